@@ -1,0 +1,57 @@
+# make          environment, pipeline, summary
+# make test     every test; make quick: those that take milliseconds
+# make lint     ruff and mypy
+# make lock     requirements again, after a change of pyproject.toml
+# make clean    everything that was made, the environment included
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: all repro test quick lint lock clean
+
+all: repro
+	@python -m mondrian.summary
+
+repro: $(VENV)/run
+	@dvc repro
+
+test: $(VENV)/dev
+	@python -m pytest
+
+quick: $(VENV)/dev
+	@python -m pytest -m "not slow"
+
+lint: $(VENV)/dev
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* metrics \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
+	  f"error: Python {v[0]}.{v[1]} found; 3.11 to 3.13 needed: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
+	@echo "installing (about a minute)"
+	@python -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "$(CURDIR)" > "$$(python -c 'import site; print(site.getsitepackages()[0])')/mondrian.pth"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.lock
+	@python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,142 @@
+"""The critique: its schema, its JSON Schema and its one canonical serialisation.
+
+Training targets, constrained decoding and validation all use this module, so a model is trained on
+exactly the text that a grammar made from `json_schema()` allows.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from hashlib import sha256
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DIMENSIONS = (
+    "Composition",
+    "Lighting",
+    "Focus & Sharpness",
+    "Color Harmony",
+    "Depth & Perspective",
+    "Visual Balance",
+    "Emotional Impact",
+)
+
+# What json.dumps writes; llguidance would take any white space without it.
+_SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# Bounds that no real critique reached, so that the longest one still fits a token limit.
+LongText = Annotated[str, Field(min_length=1, max_length=1200)]
+ShortText = Annotated[str, Field(min_length=1, max_length=300)]
+Score = Annotated[float, Field(ge=0, le=10, multiple_of=0.1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Dimension(_Strict):
+    """One of the seven things that are judged."""
+
+    name: str
+    score: Score
+    comment: LongText
+    recommendation: LongText
+
+
+class Critique(_Strict):
+    """A whole critique: the seven DIMENSIONS in their order, and what surrounds them."""
+
+    image_description: LongText
+    dimensions: tuple[Dimension, ...]
+    overall_score: Score
+    key_strengths: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=5)]
+    priority_improvements: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=5)]
+    technical_notes: LongText
+
+    @model_validator(mode="after")
+    def _seven_in_order(self) -> Critique:
+        names = tuple(d.name for d in self.dimensions)
+        if names != DIMENSIONS:
+            raise ValueError(f"dimensions are {', '.join(names) or 'none'}")
+        return self
+
+    def scores(self) -> tuple[float, ...]:
+        """The seven scores, in the order of DIMENSIONS."""
+        return tuple(d.score for d in self.dimensions)
+
+
+def canonical(critique: Critique) -> str:
+    """Serialise on one line, keys in schema order, whole scores without a fraction."""
+    return json.dumps(_plain(critique.model_dump()), ensure_ascii=False)
+
+
+def parse(text: str) -> Critique:
+    """Read a critique from exactly one JSON object.
+
+    Raises pydantic.ValidationError (a ValueError) where it is not one.
+    """
+    return Critique.model_validate_json(text)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a critique, as llguidance takes it: fixed names, keys in order."""
+    long, short = {"type": "string", "minLength": 1, "maxLength": 1200}, _texts()
+    score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
+    dimensions = [
+        _object(name={"const": name}, score=score, comment=long, recommendation=long)
+        for name in DIMENSIONS
+    ]
+    schema = _object(
+        image_description=long,
+        dimensions={
+            "type": "array",
+            "prefixItems": dimensions,
+            "items": False,
+            "minItems": len(DIMENSIONS),
+        },
+        overall_score=score,
+        key_strengths=short,
+        priority_improvements=short,
+        technical_notes=long,
+    )
+    return schema | {"x-guidance": _SEPARATORS}
+
+
+@cache
+def schema_hash() -> str:
+    """sha256 of the JSON Schema; an adapter remembers which schema it was trained on."""
+    return sha256(json.dumps(json_schema(), sort_keys=True).encode()).hexdigest()
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a validation as `where: what`."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def _texts() -> dict[str, Any]:
+    item = {"type": "string", "minLength": 1, "maxLength": 300}
+    return {"type": "array", "items": item, "minItems": 1, "maxItems": 5}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        value = round(value, 1)
+        return int(value) if value.is_integer() else value
+    return value

@@ -1,0 +1,60 @@
+"""Every error a user can cause, as one line: what is wrong, the value, where, and the way out.
+
+MondrianError
+├── ParamsError          params.yaml
+├── DataError            databases, manifests, rows: nothing usable, or not what it should be
+├── PhotoError           one picture that cannot be used
+├── BaseModelError       a base model folder that is missing or unfit
+├── AdapterError         an adapter that is not whole, not for this base, or does nothing
+└── TrainingError        a run that cannot go on
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class MondrianError(Exception):
+    """A fault the user can mend; its text is printed without a traceback."""
+
+
+class ParamsError(MondrianError):
+    pass
+
+
+class DataError(MondrianError):
+    pass
+
+
+class PhotoError(MondrianError):
+    """`reason` is the name under which the record is counted."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class BaseModelError(MondrianError):
+    pass
+
+
+class AdapterError(MondrianError):
+    pass
+
+
+class TrainingError(MondrianError):
+    pass
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; turn the faults a user can mend into one line and exit status 1."""
+    try:
+        main()
+    except MondrianError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that may not be written
+        name = f": {error.filename}" if error.filename else ""
+        sys.exit(f"error: {error.strerror or error}{name}; outputs of earlier runs are untouched")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,151 @@
+"""params.yaml as checked types. Defaults live there alone, and every key is explained there."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mondrian.errors import ParamsError
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rule = Literal["leave_out", "keep"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Application(Section):
+    db_path: str
+    source_dir: str
+    analysis_dir: str
+    html_dir: str
+
+
+class Base(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    source: str
+
+
+class Image(Section):
+    min_pixels: Annotated[int, Field(ge=1024)]
+    max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
+    phash_distance: Annotated[int, Field(ge=0, le=20)]
+
+
+class Link(Section):
+    template_scores: Rule
+    made_by_adapter: Rule
+    shared_text: Rule
+    wrong_picture: Rule
+    critiques_per_photo: AtLeastOne
+
+
+class Prepare(Section):
+    val_share: Share
+    seed: int
+    min_train: AtLeastOne
+    min_val: AtLeastOne
+    max_group_in_val: AtLeastOne
+
+
+class Train(Section):
+    lora_r: AtLeastOne
+    lora_alpha: Annotated[float, Field(gt=0)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    epochs: AtLeastOne
+    batch_size: AtLeastOne
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    max_tokens: Annotated[int, Field(ge=64)]
+    seed: int
+
+
+class Evaluate(Section):
+    max_new_tokens: AtLeastOne
+    batch_size: AtLeastOne
+
+
+class Params(Section):
+    advisors: Annotated[list[str], Field(min_length=1)]
+    personas: dict[str, Annotated[str, Field(min_length=1)]]
+    application: Application
+    base: Base
+    image: Image
+    link: Link
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+
+    def persona(self, advisor: str) -> str:
+        """The advisor's text.
+
+        Raises ParamsError where params.yaml has none.
+        """
+        if advisor not in self.personas:
+            known = ", ".join(sorted(self.personas))
+            raise ParamsError(
+                f"params.yaml: personas has no text for {advisor!r} (it has {known}); add one"
+            )
+        return self.personas[advisor]
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises ParamsError that names every fault at once.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist; run from the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} holds no sections")
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        faults = [_explain(fault) for fault in error.errors()]
+        count = f"{len(faults)} problem{'s' if len(faults) > 1 else ''}"
+        raise ParamsError("\n  ".join([f"{path}: {count}", *faults])) from None
+    for advisor in params.advisors:
+        params.persona(advisor)
+    return params
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is not a parameter{_nearest(fault['loc'])}"
+    hint = "; write 2.0e-4, YAML reads 2e-4 as text" if _is_exponent(fault["input"]) else ""
+    return f"{where} is {fault['input']!r}; {fault['msg'].removeprefix('Input ')}{hint}"
+
+
+def _is_exponent(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and "e" in value
+        and value.replace("e", "").strip("-.0123456789") == ""
+    )
+
+
+def _nearest(loc: tuple[Any, ...]) -> str:
+    model: Any = Params
+    for part in loc[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = field.annotation if field else None
+    known = list(model.model_fields) if hasattr(model, "model_fields") else []
+    near = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.4)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; {loc[0] if len(loc) > 1 else 'params.yaml'} has {', '.join(known)}" if known else ""

@@ -1,0 +1,66 @@
+"""Prepared rows: what prepare writes, train and evaluate read, and other trainers take as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from mondrian.critique import Critique, parse
+from mondrian.errors import DataError
+from mondrian.files import read_json
+
+
+class Row(BaseModel):
+    """One critique as a chat: messages and images for any trainer, provenance for us."""
+
+    model_config = ConfigDict(frozen=True)
+    messages: list[dict[str, str]]  # system, user with <image>, assistant
+    images: list[str]  # one path, from the folder the pipeline runs in
+    id: str  # advisor and job
+    photo: str  # sha256 of the original file
+    photo_group: str  # photographs that look alike share it
+    prompt_hash: str
+
+    def answer(self) -> Critique:
+        """The critique to learn from or to be held against."""
+        return parse(self.messages[-1]["content"])
+
+
+def row_file(folder: Path, advisor: str, part: str) -> Path:
+    """Where the rows of one part, train or val, lie."""
+    return folder / f"training_data_{advisor}_{part}.json"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows and find their photographs.
+
+    Raises DataError where the file is missing, is not rows, holds none, or lacks a photograph.
+    """
+    content = read_json(path)
+    try:
+        rows = [Row.model_validate(item) for item in content]
+        for row in rows:
+            row.answer()
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise DataError(f"{path} does not hold prepared rows: {first}") from None
+    if not rows:
+        raise DataError(f"{path} holds no row; run prepare again: dvc repro")
+    return [_with_photo(row, path) for row in rows]
+
+
+def rows_text(rows: list[Row]) -> str:
+    """One row a line in one JSON list."""
+    lines = [json.dumps(row.model_dump(), ensure_ascii=False) for row in rows]
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _with_photo(row: Row, path: Path) -> Row:
+    """As written, or beside the rows where the folder was moved."""
+    image = Path(row.images[0])
+    for place in (image, path.parent / image.parent.name / image.name):
+        if place.is_file():
+            return row.model_copy(update={"images": [str(place)]})
+    raise DataError(f"{path}: row {row.id} has no photograph {image}; run prepare again: dvc repro")

@@ -1,0 +1,71 @@
+"""What the last `dvc repro` found, for a person: `python -m mondrian.summary`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mondrian.errors import run
+from mondrian.files import read_json
+from mondrian.params import load_params
+
+METRICS = Path("metrics")
+
+
+def arms(advisor: str, folder: Path) -> pd.DataFrame:
+    """One row an arm: format compliance, score error and bias, cost."""
+    found = read_json(folder / advisor / "evaluate.json")
+    shown = {
+        "format_compliance": "compliance",
+        "score_mae": "score MAE",
+        "score_bias": "bias",
+        "seconds_per_critique": "s/critique",
+        "tokens_per_critique": "tokens",
+    }
+    table = pd.DataFrame({arm: found[arm] for arm in ("base", "fine_tuned", "constant")}).T
+    return table.reindex(columns=list(shown)).rename(columns=shown).astype(float)
+
+
+def told(advisor: str, folder: Path) -> str:
+    """The advisor's way through the pipeline, as text."""
+    link, prepare, train, evaluate = (
+        read_json(folder / advisor / f"{stage}.json")
+        for stage in ("link", "prepare", "train", "evaluate")
+    )
+    table = arms(advisor, folder).to_string(float_format="{:.2f}".format, na_rep="-")
+    return "\n".join(
+        [
+            f"{advisor}: {link['linked']} of {link['finished']} finished jobs linked, "
+            f"{prepare['train']} train and {prepare['val']} val critiques",
+            f"  trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
+            f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
+            *(f"  {line}" for line in table.splitlines()),
+            f"  {_said(evaluate)}",
+        ]
+    )
+
+
+def _said(found: dict[str, Any]) -> str:
+    tuned, base, constant = (found[arm]["score_mae"] for arm in ("fine_tuned", "base", "constant"))
+    if tuned is None:
+        return "the adapter's answers hold no scores"
+    beats = [name for name, mae in (("base", base), ("constant", constant)) if mae and tuned < mae]
+    count = found["photographs"]
+    if len(beats) == 2:
+        return f"on {count} photographs the adapter is nearer to the advisor than base and constant"
+    return f"on {count} photographs the adapter is nearer than {beats[0] if beats else 'neither'}"
+
+
+def main() -> None:
+    params = load_params(Path("params.yaml"))
+    print("\n\n".join(told(advisor, METRICS) for advisor in params.advisors))
+    print(
+        "\nscore MAE: mean distance from the advisor's own scores, 0 to 10; "
+        "constant says the mean of the training scores."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

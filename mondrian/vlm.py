@@ -1,0 +1,195 @@
+"""The door to mlx-vlm: load a base, encode a photograph, tokenise a row, generate.
+
+One model, one thread, one generation at a time: MLX streams belong to a thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+from mlx_vlm.models.cache import KVCache
+from PIL import Image
+
+from mondrian.errors import BaseModelError
+from mondrian.files import files_hash
+from mondrian.forward import Features, hidden_states, layers, logits, make_batch
+from mondrian.kernels import cpu_kernels
+from mondrian.prompt import chat_messages
+
+
+@dataclass(frozen=True)
+class Vlm:
+    """A loaded base. `hash` is sha256 over its weights, config and tokenizer."""
+
+    model: Any
+    processor: Any
+    source: str
+    hash: str
+    image_id: int
+    end_ids: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text; seconds is its share of the batch it was generated in."""
+
+    text: str
+    tokens: int
+    seconds: float
+    ended: bool  # by itself, not at the token limit
+
+
+def load(source: str) -> Vlm:
+    """Load a base from a folder or from the hub's cache, in float32 where only that is quick.
+
+    Raises BaseModelError where there is no such base or it is no Qwen3-VL.
+    """
+    folder = _folder(source)
+    import mlx_vlm
+
+    try:
+        model, processor = mlx_vlm.load(str(folder))
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise BaseModelError(f"{source} cannot be loaded as a base model: {first}") from None
+    if getattr(model.config, "model_type", "") != "qwen3_vl":
+        raise BaseModelError(f"{source} is a {model.config.model_type}; a Qwen3-VL is needed")
+    if sys.platform == "linux":
+        model.update(tree_map(_float32, model.parameters()))
+    model.freeze()
+    model.eval()
+    ends = model.config.eos_token_id
+    return Vlm(
+        model=model,
+        processor=processor,
+        source=source,
+        hash=base_hash(folder),
+        image_id=model.config.image_token_id,
+        end_ids=frozenset([ends] if isinstance(ends, int) else ends or [])
+        | {processor.tokenizer.eos_token_id},
+    )
+
+
+def base_hash(folder: Path) -> str:
+    """sha256 over what decides a base's answers: weights, config, tokenizer and template."""
+    kinds = (
+        "*.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "*.jinja",
+        "preprocessor_config.json",
+    )
+    return files_hash(folder, {file.name for kind in kinds for file in folder.glob(kind)})
+
+
+def encode(vlm: Vlm, picture: Image.Image) -> Features:
+    """Run the vision tower on a picture that `photo.fit` made.
+
+    Raises BaseModelError where the base's processor would resize it once more.
+    """
+    seen = vlm.processor.image_processor([picture])
+    patch = vlm.model.config.vision_config.patch_size
+    _, rows, columns = (int(n) for n in np.array(seen["image_grid_thw"])[0])
+    if (columns * patch, rows * patch) != picture.size:
+        raise BaseModelError(
+            f"{vlm.source} resizes {picture.width}x{picture.height} to {columns * patch}x"
+            f"{rows * patch}; keep image.min_pixels and max_pixels within its own bounds"
+        )
+    grid = mx.array([[1, rows, columns]])
+    merged, deep = vlm.model.vision_tower(mx.array(np.array(seen["pixel_values"])), grid)
+    mx.eval(merged, deep)
+    merge = vlm.model.config.vision_config.spatial_merge_size
+    return Features(merged, tuple(deep), (rows // merge, columns // merge))
+
+
+def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
+    """Tokens of everything before the answer, one image token a feature."""
+    text = vlm.processor.tokenizer.apply_chat_template(
+        chat_messages(messages), tokenize=False, add_generation_prompt=True
+    )
+    ids = vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    where = ids.index(vlm.image_id)
+    return [*ids[:where], *[vlm.image_id] * features.merged.shape[0], *ids[where + 1 :]]
+
+
+def answer_ids(vlm: Vlm, answer: str) -> list[int]:
+    """Tokens of an answer and of its end."""
+    tokenizer = vlm.processor.tokenizer
+    ids = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
+    """Logits of the first token of an answer; shape (vocabulary,)."""
+    batch = make_batch([prompt], [features], vlm.image_id)
+    return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
+
+
+def generate(
+    vlm: Vlm, prompts: Sequence[Sequence[int]], seen: Sequence[Features], max_new_tokens: int
+) -> list[Answer]:
+    """Greedy answers to prompts of equal length over photographs of one grid, together."""
+    started = perf_counter()
+    with cpu_kernels():
+        drawn = _decode(vlm, prompts, seen, max_new_tokens)
+    seconds = (perf_counter() - started) / len(prompts)
+    answers = []
+    for row in drawn:
+        length = next((i for i, token in enumerate(row) if token in vlm.end_ids), None)
+        ids = row if length is None else row[:length]
+        text = vlm.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        answers.append(Answer(text, len(ids), seconds, length is not None))
+    return answers
+
+
+def _decode(
+    vlm: Vlm, prompts: Sequence[Sequence[int]], seen: Sequence[Features], limit: int
+) -> list[list[int]]:
+    text = vlm.model.language_model.model
+    cache = [KVCache() for _ in text.layers]
+    batch = make_batch(prompts, seen, vlm.image_id)
+    h = hidden_states(vlm.model, batch, cache)[:, -1:]
+    place = int(batch.positions[0, 0, -1]) + 1
+    ended, columns = np.zeros(len(prompts), bool), []
+    for step in range(limit):
+        token = mx.argmax(logits(vlm.model, h)[:, -1], axis=-1)
+        columns.append(np.array(token))
+        ended |= np.isin(columns[-1], list(vlm.end_ids))
+        if ended.all() or step + 1 == limit:
+            break
+        where = mx.full((3, len(prompts), 1), place + step, mx.int32)
+        h = layers(text, text.embed_tokens(token[:, None]), where, cache=cache)
+    return [[int(t) for t in row] for row in np.stack(columns, axis=1)]
+
+
+def _float32(value: mx.array) -> mx.array:
+    """The only quick float type on a CPU; packed weights stay as they are."""
+    return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
+
+
+def _folder(source: str) -> Path:
+    folder = Path(source)
+    if not folder.is_dir():
+        if source.count("/") != 1 or source.startswith((".", "models/")):
+            raise BaseModelError(f"no base model at {source}; see base.source in params.yaml")
+        from mlx_vlm.utils import get_model_path
+
+        try:
+            folder = Path(get_model_path(source))
+        except Exception as error:
+            first = str(error).strip().splitlines()[0][:160]
+            raise BaseModelError(
+                f"{source} is neither a folder nor to be had from the hub: {first}"
+            ) from None
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"{folder} has no config.json: not a base model")
+    return folder

@@ -1,0 +1,110 @@
+"""Small real things: a rendered photograph, a database, mondrian-tiny, the application."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mondrian.critique import Critique
+from mondrian.params import Params, load_params
+from mondrian.sample.application import write_application
+from mondrian.sample.scene import draw_scene, render
+from mondrian.sample.voice import write
+
+ROOT = Path(__file__).parent.parent
+SAMPLE_SEED = 7  # not the seed of the shipped sample
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def critique() -> Critique:
+    return write("ansel", draw_scene(5, 1))
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Image.Image]:
+    """Six different rendered landscapes."""
+    return [render(draw_scene(5, i), 320, 256) for i in range(6)]
+
+
+@pytest.fixture
+def make_db(tmp_path: Path) -> Callable[..., Path]:
+    """Write an application of a few jobs: make_db({"filename": …, "advisor": …}, …)."""
+
+    def make(*rows: dict[str, Any], drop: str = "", name: str = "mondrian.db") -> Path:
+        (tmp_path / "source").mkdir(exist_ok=True)
+        columns = [
+            c
+            for c in ("id", "filename", "advisor", "status", "analysis_markdown", "llm_outputs",
+                      "prompt", "mode", "created_at", "completed_at")
+            if c != drop
+        ]  # fmt: skip
+        path = tmp_path / name
+        connection = sqlite3.connect(path)
+        connection.execute(f"CREATE TABLE jobs ({', '.join(columns)})")
+        for i, row in enumerate(rows):
+            full = {"id": f"job-{i}", "advisor": "ansel", "status": "completed", **row}
+            values = [full.get(c) for c in columns]
+            marks = ", ".join("?" for _ in columns)
+            connection.execute(f"INSERT INTO jobs VALUES ({marks})", values)
+        connection.commit()
+        connection.close()
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample application, rendered from another seed than the shipped one's."""
+    folder = tmp_path_factory.mktemp("application") / "mondrian"
+    write_application(folder, SAMPLE_SEED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """mondrian-tiny, loaded once."""
+    from mondrian import vlm
+
+    return vlm.load(str(ROOT / "models/base/mondrian-tiny"))
+
+
+@pytest.fixture
+def plain(tiny: Any) -> Iterator[Any]:
+    """mondrian-tiny without an adapter, whatever the test leaves attached."""
+    from mondrian import lora
+
+    lora.detach(tiny.model)
+    tiny.model.freeze()
+    tiny.model.eval()
+    yield tiny
+    lora.detach(tiny.model)
+
+
+def stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a stage script as a user would by hand."""
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
+
+
+def one_clear_line(run: subprocess.CompletedProcess[str], *wanted: object) -> None:
+    """The run failed with one message that holds everything wanted, and no traceback."""
+    assert run.returncode != 0, run.stdout
+    assert "Traceback" not in run.stderr, run.stderr
+    last = run.stderr.strip().splitlines()
+    message = "\n".join(line for line in last if "error:" in line or line.startswith("  "))
+    assert message.startswith("error: "), run.stderr
+    for part in wanted:
+        assert str(part) in message, (part, message)

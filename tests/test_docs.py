@@ -1,0 +1,146 @@
+"""dvc.yaml, params.yaml, flags, README and code hold each other to the truth."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mondrian.params import Params
+from mondrian.recover import Reason
+from tests.conftest import ROOT
+
+STAGES = ("link", "prepare", "train", "evaluate")
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+SAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "data/sample/dvc.yaml").read_text())["stages"]
+
+
+def imported(path: Path) -> set[Path]:
+    """Modules of this project that a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("mondrian")}
+    return {file for file in files if file.exists()}
+
+
+def reached(path: Path) -> set[str]:
+    """Every module that running a file imports."""
+    seen: set[Path] = set()
+    todo = [path]
+    while todo:
+        new = imported(todo.pop()) - seen
+        seen |= new
+        todo += new
+    return {str(file.relative_to(ROOT)) for file in seen}
+
+
+@pytest.mark.parametrize(("script", "stage"), [
+    *((f"stages/{name}.py", PIPELINE[name]) for name in STAGES),
+    ("mondrian/sample/application.py", SAMPLE["application"]),
+])  # fmt: skip
+def test_a_stage_depends_on_the_modules_it_really_imports(script: str, stage: Any) -> None:
+    modules = {dep for dep in stage["deps"] if dep.endswith(".py")}
+    wanted = reached(ROOT / script) | {script}
+    assert len(wanted) > 5
+    assert modules == wanted
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_calls_its_script_with_flags_it_has(name: str) -> None:
+    stage = PIPELINE[name]
+    assert stage["desc"]
+    flags = set(re.findall(r"--\w+", stage["cmd"]))
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT,
+                           env={"PYTHONPATH": str(ROOT), "PATH": ""}).stdout  # fmt: skip
+    assert len(flags) >= 3
+    assert flags <= set(re.findall(r"--\w+", shown))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_params_its_script_reads(name: str) -> None:
+    text = (ROOT / "stages" / f"{name}.py").read_text()
+    read = set(re.findall(r"params\.(\w+)", text)) & set(Params.model_fields)
+    if "params.persona(" in text:
+        read.add("personas")
+    declared = {param.split(".")[0] for param in PIPELINE[name]["params"]}
+    assert read
+    assert declared == read
+
+
+def test_only_dvc_yaml_knows_where_the_pipeline_keeps_its_files() -> None:
+    for name in STAGES:
+        text = (ROOT / "stages" / f"{name}.py").read_text().split('"""', 2)[2]
+        assert not re.findall(r"[\"'](data|models|metrics)/", text)
+
+
+def test_only_four_modules_and_pretraining_import_mlx() -> None:
+    users = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "mondrian").rglob("*.py")
+        if re.search(r"^\s*(import|from) mlx", file.read_text(), re.MULTILINE)
+    }
+    shared = {"vlm", "lora", "train", "forward", "kernels"}
+    allowed = {f"mondrian/{name}.py" for name in shared}
+    allowed |= {"mondrian/sample/pretrain.py", "mondrian/sample/weights.py"}
+    assert users == allowed
+
+
+def test_every_reason_is_documented() -> None:
+    text = (ROOT / "docs/reasons.md").read_text()
+    assert [r for r in Reason if f"`{r}`" not in text] == []
+    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == {str(r) for r in Reason}
+
+
+def test_the_readme_speaks_of_what_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("\n") < 200
+    targets = set(re.findall(r"(?:`|^)make ?(\w*)", readme, re.MULTILINE)) - {""}
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"test", "lint"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    paths = re.findall(r"\]\(([\w./-]+)\)", readme)
+    assert len(paths) > 3
+    assert [p for p in paths if not (ROOT / p).exists()] == []
+    scripts = set(re.findall(r"python (stages/\w+\.py)", readme))
+    modules = set(re.findall(r"python -m (mondrian[\w.]+)", readme))
+    assert scripts
+    assert all((ROOT / s).exists() for s in scripts)
+    assert all((ROOT / f"{m.replace('.', '/')}.py").exists() for m in modules)
+
+
+def test_params_that_the_documents_name_exist(params: Params) -> None:
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {
+        (section, key)
+        for document in documents
+        for section, key in re.findall(r"`(\w+)\.(\w+)[`:]", document.read_text())
+        if section in Params.model_fields
+    }
+    assert len(named) > 3
+    for section, key in named:
+        assert hasattr(getattr(params, section), key), (section, key)
+
+
+def test_no_file_is_large_or_names_a_registry() -> None:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True,
+                            text=True, cwd=ROOT, timeout=30).stdout.split()  # fmt: skip
+    assert len(listed) > 40
+    for name in listed:
+        path = ROOT / name
+        if path.is_file() and "models/base" not in name:
+            assert path.stat().st_size < 1_000_000, name
+    for lock in ROOT.glob("requirements*.lock"):
+        text = lock.read_text()
+        assert "://" not in text
+        assert text.count("--hash=sha256:") > 100
+        assert "mlx-cpu==" in text
+        assert "mlx-metal==" in text

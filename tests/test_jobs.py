@@ -1,0 +1,127 @@
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mondrian import jobs
+from mondrian.errors import DataError
+from mondrian.jobs import count_by_advisor, epoch, finished_jobs, open_jobs
+
+MakeDb = Callable[..., Path]
+
+
+def read(path: Path, advisor: str = "ansel") -> list[str]:
+    with open_jobs(path) as connection:
+        return [job.id for job in finished_jobs(connection, advisor)]
+
+
+def folder_state(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        name: (
+            sha256((folder / name).read_bytes()).hexdigest(),
+            (folder / name).stat().st_mtime_ns,
+        )
+        for name in sorted(os.listdir(folder))
+        if (folder / name).is_file()
+    }
+
+
+def test_finished_is_done_or_completed(make_db: MakeDb) -> None:
+    states = ["done", "completed", "error", "failed", "queued", "analyzing", "", None, " Done "]
+    path = make_db(*({"status": state} for state in states))
+    assert read(path) == ["job-0", "job-1", "job-8"]
+
+
+def test_jobs_for_all_and_for_several_advisors_concern_each(make_db: MakeDb) -> None:
+    fields = ["ansel", "all", "okeefe, ansel", "okeefe", "ansel2", None]
+    path = make_db(*({"advisor": field} for field in fields))
+    assert read(path) == ["job-0", "job-1", "job-2"]
+    with open_jobs(path) as connection:
+        assert count_by_advisor(connection)["okeefe"] == (1, 1)
+
+
+def test_order_is_by_the_best_time_and_then_by_id(make_db: MakeDb) -> None:
+    times = ["2026-01-02T00:00:00", "1700000000.5", None, "2025-06-01 10:00:00", "nonsense"]
+    path = make_db(*({"created_at": time} for time in times))
+    assert read(path) == ["job-1", "job-3", "job-0", "job-2", "job-4"]
+
+
+def test_a_missing_optional_column_is_normal(make_db: MakeDb) -> None:
+    assert read(make_db({}, drop="llm_outputs")) == ["job-0"]
+
+
+@pytest.mark.parametrize("column", ["id", "filename", "advisor", "status"])
+def test_a_missing_required_column_is_named(make_db: MakeDb, column: str) -> None:
+    with pytest.raises(DataError, match=f"no column {column};"):
+        read(make_db(drop=column))
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "does not exist"), (b"", "empty"), (b"x" * 5000, "not an SQLite database"),
+    (b"SQLite format 3\x00" + b"\xff" * 5000, "damaged"),
+])  # fmt: skip
+def test_what_is_no_database_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "mondrian.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read(path)
+
+
+def test_a_database_without_jobs_says_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE recipes (id)")
+    with pytest.raises(DataError, match="no table jobs .it has recipes"):
+        read(path)
+
+
+def test_a_locked_database_is_one_clear_line(
+    make_db: MakeDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_LOCK_SECONDS", 0.1)
+    path = make_db({})
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DataError, match="locked by another process"):
+            read(path)
+
+
+def test_rows_in_the_log_are_read_and_nothing_beside_the_database_changes(make_db: MakeDb) -> None:
+    path = make_db({})
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        insert = "INSERT INTO jobs (id, advisor, status) VALUES (?, ?, ?)"
+        writer.execute(insert, ("late", "ansel", "done"))
+        writer.commit()
+        before = folder_state(path.parent)
+        assert f"{path.name}-wal" in before
+        assert read(path) == ["job-0", "late"]
+        assert folder_state(path.parent) == before
+    before = folder_state(path.parent)  # closed: still in WAL mode, without a log
+    assert list(before) == [path.name]
+    assert read(path) == ["job-0", "late"]
+    assert folder_state(path.parent) == before
+
+
+def test_text_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mondrian.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE jobs (id, filename, advisor, status, analysis_markdown)")
+        insert = "INSERT INTO jobs VALUES ('a', 'b', 'ansel', 'done', CAST(x'ff41' AS TEXT))"
+        connection.execute(insert)
+        connection.commit()
+    with open_jobs(path) as connection:
+        assert [job.analysis_markdown for job in finished_jobs(connection, "ansel")] == ["�A"]
+
+
+@given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.binary()))
+def test_any_stored_time_is_seconds_or_nothing(value: object) -> None:
+    seconds = epoch(value)
+    assert seconds is None or seconds > 0

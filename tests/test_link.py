@@ -1,0 +1,160 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mondrian.critique import Critique, canonical
+from mondrian.errors import DataError
+from mondrian.link import link, summary
+from mondrian.manifest import Manifest
+from mondrian.params import Params
+from mondrian.sample.application import CLEAN
+from mondrian.sample.mess import EXAMPLE_OVERALL, EXAMPLE_SCORES, example_prompt, with_scores
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.voice import write
+from mondrian.stored import Folders
+
+MakeDb = Callable[..., Path]
+
+
+def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: str) -> Manifest:
+    beside = path.parent
+    folders = Folders(beside / "source", beside / "analysis_md", beside / "analysis")
+    settings = params.link.model_copy(update=rules)
+    return link(path, advisor, folders, settings, params.image.phash_distance)
+
+
+def reasons(manifest: Manifest) -> dict[str, str]:
+    return {r.job_id: str(r.reason) for r in manifest.rejected}
+
+
+@pytest.fixture
+def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for i, photo in enumerate(photos):
+        photo.save(folder / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("advisor", list(CLEAN))
+def test_the_truth_of_the_sample_is_met_exactly(
+    application: Path, params: Params, advisor: str
+) -> None:
+    truth = json.loads((application / "truth.json").read_text())["jobs"][advisor]
+    found = run_link(application / "mondrian.db", params, advisor)
+    told = reasons(found) | {r.job_id: "linked" for r in found.records}
+    assert told == truth
+    assert len(found.records) > 75
+    assert found.finished == len(truth) == len(found.records) + len(found.rejected)
+
+
+def test_every_finished_job_is_counted_once(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(critique)
+    path = make_db(
+        {"filename": "0.jpg", "analysis_markdown": text},
+        {"filename": "1.jpg", "analysis_markdown": ""},
+        {"filename": "missing.jpg", "analysis_markdown": text},
+        {"filename": "2.jpg", "analysis_markdown": text, "status": "queued"},
+        {"filename": "3.jpg", "analysis_markdown": text, "advisor": "okeefe"},
+    )
+    found = run_link(path, params)
+    assert (found.jobs, found.finished, len(found.records)) == (4, 3, 1)
+    assert reasons(found) == {"job-1": "no_text", "job-2": "image_missing"}
+    assert "3 finished jobs → 1 pairs of 1 photos; 2 left out" in summary(found)
+
+
+@pytest.mark.parametrize("stored", [
+    "0.jpg", "source/0.jpg", "/Users/me/0.jpg", "C:\\photos\\0.jpg", "../../source/0.jpg",
+    "uploads/0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_0.jpg",
+])  # fmt: skip
+def test_a_photograph_is_found_by_its_name_alone(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, stored: str
+) -> None:
+    path = make_db({"filename": stored, "analysis_markdown": canonical(critique)})
+    assert Path(run_link(path, params).records[0].photo.path) == source / "0.jpg"
+
+
+def test_nothing_outside_the_source_folder_is_read(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, tmp_path: Path
+) -> None:
+    (source / "0.jpg").rename(tmp_path / "secret.jpg")
+    (source / "link.jpg").symlink_to("../secret.jpg")
+    text = canonical(critique)
+    names = [
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "link.jpg",
+        "",
+        "..",
+        "a\nb.jpg",
+        "1.jpg",
+    ]
+    path = make_db(*({"filename": name, "analysis_markdown": text} for name in names))
+    found = run_link(path, params)
+    assert [r.photo.path for r in found.records] == [str(source / "1.jpg")]
+    assert reasons(found)["job-2"] == "image_outside_source"
+
+
+def test_template_scores_are_left_out_unless_kept(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
+    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": example_prompt(critique)}
+    path = make_db(row)
+    with pytest.raises(DataError, match="link.template_scores: keep"):
+        run_link(path, params)
+    kept = run_link(path, params, template_scores="keep").records[0]
+    assert kept.suspicions == ("template_scores",)
+
+
+def test_one_text_for_different_photographs_is_left_out(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    shared, own = canonical(critique), canonical(write("ansel", draw_scene(5, 2)))
+    texts = {"0.jpg": shared, "1.jpg": shared, "2.jpg": own}
+    path = make_db(*({"filename": n, "analysis_markdown": t} for n, t in texts.items()))
+    assert reasons(run_link(path, params)) == {"job-0": "shared_text", "job-1": "shared_text"}
+    assert len(run_link(path, params, shared_text="keep").records) == 3
+
+
+def test_a_copy_with_the_same_text_is_a_duplicate(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, photos: list[Image.Image]
+) -> None:
+    photos[0].save(source / "again.jpg", quality=50)
+    text = canonical(critique)
+    path = make_db(*({"filename": n, "analysis_markdown": text} for n in ("0.jpg", "again.jpg")))
+    assert reasons(run_link(path, params)) == {"job-1": "duplicate"}
+
+
+def test_many_unlike_critiques_of_one_photograph_are_left_out(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(5)]
+    rows = [{"filename": "0.jpg", "analysis_markdown": text} for text in texts[:4]]
+    path = make_db(*rows, {"filename": "1.jpg", "analysis_markdown": texts[4]})
+    assert set(reasons(run_link(path, params)).values()) == {"wrong_picture"}
+
+
+def test_an_unknown_advisor_is_told_who_there_is(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    path = make_db({"advisor": "okeefe, weston"})
+    with pytest.raises(
+        DataError, match="no job of advisor 'ansel'; its advisors are okeefe, weston"
+    ):
+        run_link(path, params)
+
+
+def test_the_manifest_comes_back_as_it_was_written(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    found = run_link(
+        make_db({"filename": "0.jpg", "analysis_markdown": canonical(critique)}), params
+    )
+    assert Manifest.model_validate_json(json.dumps(found.model_dump(mode="json"))) == found

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mondrian.errors import ParamsError
+from mondrian.params import load_params
+from tests.conftest import ROOT
+
+SHIPPED = (ROOT / "params.yaml").read_text()
+
+
+def faults(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as fault:
+        load_params(path)
+    return str(fault.value)
+
+
+def test_the_shipped_file_is_valid() -> None:
+    assert load_params(ROOT / "params.yaml").train.lora_r == 16
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    text = SHIPPED.replace("lora_r: 16", "lora_r: 0").replace("epochs:", "epoch:")
+    told = faults(tmp_path, text)
+    assert "3 problems" in told
+    assert "train.lora_r is 0" in told
+    assert "train.epoch is not a parameter; did you mean epochs?" in told
+    assert "train.epochs is missing" in told
+
+
+def test_an_exponent_that_yaml_reads_as_text_is_explained(tmp_path: Path) -> None:
+    text = SHIPPED.replace("weight_decay: 0.0", "weight_decay: 2e-4")
+    assert "YAML reads 2e-4 as text" in faults(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "train: [", "\x00", "advisors: []\n"])
+def test_a_broken_file_is_one_error(tmp_path: Path, text: str) -> None:
+    assert "params.yaml" in faults(tmp_path, text)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="run from the project's folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_advisor_without_a_text_is_named(tmp_path: Path) -> None:
+    text = SHIPPED.replace("advisors: [ansel, okeefe]", "advisors: [ansel, weston]")
+    assert "personas has no text for 'weston'" in faults(tmp_path, text)
+
+
+def test_every_value_is_explained() -> None:
+    sections = [line.split(":")[0] for line in SHIPPED.splitlines() if line[:1].isalpha()]
+    assert sections == list(yaml.safe_load(SHIPPED))
+    values = [line for line in SHIPPED.splitlines() if line.startswith("  ") and ":" in line]
+    values = [line for line in values if not line.lstrip().startswith("#")]
+    bare = [
+        line
+        for line in values
+        if "#" not in line and not line.startswith(("  ansel:", "  okeefe:", "  db_path:"))
+    ]
+    assert len(values) > 25
+    assert not bare

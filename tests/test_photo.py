@@ -1,0 +1,110 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mondrian.errors import PhotoError
+from mondrian.photo import (
+    MULTIPLE,
+    distance,
+    fit,
+    fit_size,
+    open_photo,
+    phash,
+    phashes,
+    same_pictures,
+)
+
+
+def test_exif_orientation_is_applied_and_exif_is_gone(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}  # GPS
+    path = tmp_path / "turned.jpg"
+    photos[0].transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    upright = open_photo(path)
+    assert upright.size == photos[0].size
+    assert np.abs(np.asarray(upright, int) - np.asarray(photos[0], int)).mean() < 3
+    saved = io.BytesIO()
+    upright.save(saved, "PNG")
+    assert not Image.open(saved).getexif()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and has no such pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(b"\x00")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + end
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (None, "image_missing"), (b"", "image_unreadable"), (b"no picture", "image_unreadable"),
+    (b"<svg xmlns='x'/>", "image_unreadable"), (png_header(30_000, 30_000), "image_too_large"),
+    (png_header(900, 900), "image_unreadable"),
+])  # fmt: skip
+def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PhotoError) as fault:
+        open_photo(path)
+    assert fault.value.reason == reason
+
+
+def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
+    path = tmp_path / "photo.jpg"
+    photos[0].save(path, "BMP")
+    with pytest.raises(PhotoError, match="none of JPEG"):
+        open_photo(path)
+
+
+def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
+    for size, reason in (((640, 512), "image_blank"), ((1, 1), "image_too_small")):
+        path = tmp_path / "photo.png"
+        Image.new("RGB", size, (200, 20, 20)).save(path)
+        with pytest.raises(PhotoError) as fault:
+            open_photo(path)
+        assert fault.value.reason == reason
+
+
+@given(st.integers(64, 9000), st.integers(64, 9000))
+def test_every_size_fits_the_budget_in_multiples(width: int, height: int) -> None:
+    w, h = fit_size(width, height, 4096, 20_480)
+    assert w % MULTIPLE == h % MULTIPLE == 0
+    if max(width, height) < 5 * min(width, height):
+        assert 4096 <= w * h <= 20_480
+
+
+def test_a_fitted_picture_stays_as_it_is(photos: list[Image.Image]) -> None:
+    once = fit(photos[0], 4096, 20_480)
+    assert once.size == (160, 128)
+    assert fit(once, 4096, 20_480).tobytes() == once.tobytes()
+
+
+def test_copies_are_found_and_different_photographs_are_not(photos: list[Image.Image]) -> None:
+    small = photos[0].resize((200, 160))
+    squeezed = io.BytesIO()
+    photos[0].save(squeezed, "JPEG", quality=40)
+    turned = photos[0].transpose(Image.Transpose.ROTATE_90)
+    everything = [*photos, small, Image.open(squeezed).convert("RGB"), turned]
+    groups = same_pictures([phashes(p) for p in everything], bits=10)
+    assert groups[0] == groups[6] == groups[7] == groups[8]
+    assert len(set(groups)) == len(photos)
+
+
+def test_phash_hardly_moves_when_a_photograph_is_saved_again(photos: list[Image.Image]) -> None:
+    for photo in photos:
+        assert distance(phash(photo), phash(photo.resize((640, 512)))) <= 4
