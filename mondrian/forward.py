@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray

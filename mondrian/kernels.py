@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from math import log2
 from typing import Any
 
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm.models.mlp as mlp_module

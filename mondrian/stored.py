@@ -58,12 +58,18 @@ def _other_texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str
 
 def _read_inside(folder: Path, name: str) -> str:
     """A file of the folder itself; empty where there is none or where it leads outside."""
-    if not name or "/" in name or "\x00" in name:
+    if not _is_name(name):
         return ""
     path = folder / name
     if not path.is_file() or path.resolve().parent != folder.resolve():
         return ""
     return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _is_name(name: str) -> bool:
+    """Whether a text can be the name of a file in a folder on any system."""
+    plain = name not in ("", ".", "..") and not any(c in name for c in "/\x00")
+    return plain and len(name.encode("utf-8", "replace")) <= 255
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def find_photo(stored: str, source: Path) -> tuple[Path, str]:
     Raises PhotoError (image_missing, image_outside_source).
     """
     name = stored.replace("\\", "/").rsplit("/", 1)[-1]
-    if not name or name in (".", "..") or "\x00" in name:
+    if not _is_name(name):
         raise PhotoError(Reason.IMAGE_MISSING, f"the row names no file: {stored[:80]!r}")
     bare = re.sub(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_", "", name)
     for found, candidate in (("as_stored", name), ("without_upload_prefix", bare)):

@@ -88,6 +88,8 @@ def test_nothing_outside_the_source_folder_is_read(
     text = canonical(critique)
     names = [
         "../secret.jpg",
+        "a" * 300,
+        "\x00",
         str(tmp_path / "secret.jpg"),
         "link.jpg",
         "",
@@ -98,7 +100,7 @@ def test_nothing_outside_the_source_folder_is_read(
     path = make_db(*({"filename": name, "analysis_markdown": text} for name in names))
     found = run_link(path, params)
     assert [r.photo.path for r in found.records] == [str(source / "1.jpg")]
-    assert reasons(found)["job-2"] == "image_outside_source"
+    assert reasons(found)["job-4"] == "image_outside_source"
 
 
 def test_template_scores_are_left_out_unless_kept(

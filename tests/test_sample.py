@@ -1,6 +1,8 @@
 """The sample world: scenes that show their truth, tastes and voices that differ, the base."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mondrian import vlm
 from mondrian.critique import canonical, parse
 from mondrian.evaluate import complies
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.sample.application import CLEAN, PHOTOS
 from mondrian.sample.corpus import persona
-from mondrian.sample.pretrain import patches
+from mondrian.sample.learner import patches
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.taste import TASTES, scores
 from mondrian.sample.voice import VOICES, write
@@ -89,6 +92,20 @@ def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
     card = (BASE / "README.md").read_text()
     assert "warm-up" in card
     assert "constant" in card
+
+
+@pytest.mark.slow
+def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
+    """A few steps of it: the whole command, two processes and the card included."""
+    command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]
+    few = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--held_out", "4"]
+    run = subprocess.run(
+        [str(c) for c in (*command, *few)], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    loaded = vlm.load(str(tmp_path / "base"))
+    assert loaded.hash != vlm.base_hash(BASE)
+    assert "60 rendered scenes" in (tmp_path / "base" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import Any
 from uuid import UUID
 
 from PIL import Image
@@ -34,57 +30,16 @@ from mondrian.sample.mess import (
     with_scores,
 )
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.voice import write
+from mondrian.sample.world import World, write_database
 
 OUTPUT = Path("data/sample/mondrian")
 PHOTOS = 200
 CLEAN = {"ansel": range(80), "okeefe": range(60, 140)}  # some photographs have both
 MESSY = {"ansel": range(140, 170), "okeefe": range(170, 200)}
 ASKED_ALL = range(60, 64)  # one job for both advisors
-COLUMNS = (
-    "id", "filename", "advisor", "status", "mode", "created_at", "started_at", "completed_at",
-    "analysis_markdown", "analysis_html", "llm_outputs", "llm_thinking", "prompt", "llm_prompt",
-    "critical_recommendations", "model", "adapter", "error", "retry_count",
-)  # fmt: skip
 _FORMS = ("response", "by_advisor", "fenced", "headed", "md_file", "md_path")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # stored, to be undone
-
-
-@dataclass
-class World:
-    """Everything that is written, and the truth about it."""
-
-    seed: int
-    folder: Path
-    rng: Random
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    truth: dict[str, dict[str, str]] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
-
-    def new_id(self) -> str:
-        return str(UUID(int=self.rng.getrandbits(128), version=4))
-
-    def critique(self, advisor: str, photo: int) -> Critique:
-        return write(advisor, draw_scene(self.seed, photo))
-
-    def add(self, advisor: str, filename: str, expect: str, **columns: Any) -> str:
-        """Add a finished job; expect is `linked` or a reason."""
-        job = columns.pop("id", None) or self.new_id()
-        minute = len(self.rows)
-        row = {
-            "id": job,
-            "filename": filename,
-            "advisor": advisor,
-            "status": ("completed", "done")[minute % 2],
-            "mode": "baseline",
-            "created_at": f"2026-01-{1 + minute // 60:02d}T10:{minute % 60:02d}:00",
-            "model": "qwen3-vl:8b",
-            "retry_count": 0,
-        }
-        self.rows.append(row | columns)
-        self.truth.setdefault(advisor, {})[job] = expect
-        return job
 
 
 def write_application(folder: Path, seed: int) -> None:
@@ -100,7 +55,7 @@ def write_application(folder: Path, seed: int) -> None:
             _wrong_pictures(world, advisor)
             _unfinished_jobs(world, advisor)
         _asked_all(world)
-        _write_database(world)
+        write_database(world)
         write_json(beside / "truth.json", {"photos": PHOTOS, "jobs": world.truth})
 
 
@@ -276,21 +231,6 @@ def _asked_all(world: World) -> None:
         for advisor in CLEAN:
             expect = Reason.ADVISOR_ABSENT if advisor == silent else "linked"
             world.truth[advisor][job] = expect
-
-
-def _write_database(world: World) -> None:
-    connection = sqlite3.connect(world.folder / "mondrian.db")
-    names = ", ".join(f'"{c}"' for c in COLUMNS)
-    connection.execute(f"CREATE TABLE jobs ({names}, PRIMARY KEY (id))")
-    marks = ", ".join("?" for _ in COLUMNS)
-    connection.executemany(f"INSERT INTO jobs VALUES ({marks})", _values(world))
-    connection.commit()
-    connection.close()
-
-
-def _values(world: World) -> Iterator[list[Any]]:
-    for row in world.rows:
-        yield [row.get(column) for column in COLUMNS]
 
 
 def main() -> None:

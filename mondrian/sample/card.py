@@ -20,24 +20,23 @@ from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.sample import tiny
 from mondrian.sample.corpus import persona
-from mondrian.sample.pretrain import FOLDER, Settings
+from mondrian.sample.reader import Settings
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.taste import PLAIN, scores
 
-HELD_OUT = 400  # scenes
 HELD_OUT_SEED = 900  # of no training scene and of no sample
 BATCH = 20
 
 Scores = NDArray[np.floating[Any]]
 
 
-def measure(folder: Path) -> tuple[float, float, Scores, Scores]:
+def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
     """Compliance, tokens an answer, scores told and true scores of compliant answers (n, 7)."""
     base = vlm.load(str(folder))
     rng = np.random.default_rng(HELD_OUT_SEED)
     told, true, tokens = [], [], 0
-    for first in tqdm(range(0, HELD_OUT, BATCH), "held-out scenes", unit="batch"):
-        scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, first + BATCH)]
+    for first in tqdm(range(0, count, BATCH), "held-out scenes", unit="batch"):
+        scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, min(first + BATCH, count))]
         seen = [vlm.encode(base, fit(render(s), 4096, tiny.WIDTH * tiny.HEIGHT)) for s in scenes]
         messages = row_messages(persona(rng), "")[:-1]
         prompts = [vlm.prompt_ids(base, messages, s) for s in seen]
@@ -46,11 +45,13 @@ def measure(folder: Path) -> tuple[float, float, Scores, Scores]:
             if complies(answer.text):
                 told.append(parse(answer.text).scores())
                 true.append(scores(PLAIN, scene))
-    return len(told) / HELD_OUT, tokens / HELD_OUT, np.array(told), np.array(true)
+    return len(told) / count, tokens / count, np.array(told), np.array(true)
 
 
 def table(told: Scores, true: Scores) -> str:
     """MAE and correlation a dimension, beside a predictor that says the mean of the true scores."""
+    if len(told) < 2:
+        return "No answer was a critique."
     error = np.abs(told - true).mean(axis=0)
     constant = np.abs(true - true.mean(axis=0)).mean(axis=0)
     lines = ["| dimension | MAE | MAE of a constant | correlation |", "|---|---|---|---|"]
@@ -64,23 +65,26 @@ def table(told: Scores, true: Scores) -> str:
 TEMPLATE = Path(__file__).with_suffix(".md")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its card.")
-    parser.add_argument("--base", type=Path, default=FOLDER)
-    args = parser.parse_args()
-    compliance, tokens, told, true = measure(args.base)
-    settings = Settings()
-    card = TEMPLATE.read_text().format(
+def write_card(folder: Path, settings: Settings) -> None:
+    """Measure the base in a folder and write its README.md."""
+    compliance, tokens, told, true = measure(folder, settings.held_out)
+    card = TEMPLATE.read_text(encoding="utf-8").format(
         width=tiny.WIDTH,
         height=tiny.HEIGHT,
         rows=2 * settings.batch,
-        count=HELD_OUT,
+        count=settings.held_out,
         compliance=compliance,
         tokens=tokens,
         table=table(told, true),
         **vars(settings),
     )
-    write_text(args.base / "README.md", card)
+    write_text(folder / "README.md", card)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its card.")
+    parser.add_argument("--base", type=Path, default=tiny.FOLDER)
+    write_card(parser.parse_args().base, Settings())
 
 
 if __name__ == "__main__":

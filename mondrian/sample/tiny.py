@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+FOLDER = Path("models/base/mondrian-tiny")
 VOCABULARY = 1280
 WIDTH, HEIGHT = 160, 128  # pixels of the pictures it was trained on: 5 x 4 image tokens
 PATCH, MERGE = 16, 2
+GRID = (HEIGHT // PATCH // MERGE, WIDTH // PATCH // MERGE)
+SEEN = GRID[0] * GRID[1]  # image tokens
 SPECIALS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -123,9 +126,6 @@ def _write_tokenizer(folder: Path, corpus: Iterable[str]) -> dict[str, int | Non
 
 
 def _config(ids: dict[str, int | None]) -> dict[str, Any]:
-    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
-    text = {key: value for key, value in TEXT.items() if key != "mrope_section"}
-    rope = {"mrope_interleaved": True, "mrope_section": TEXT["mrope_section"]}
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "model_type": "qwen3_vl",
@@ -135,41 +135,51 @@ def _config(ids: dict[str, int | None]) -> dict[str, Any]:
         "vision_end_token_id": ids["<|vision_end|>"],
         "tie_word_embeddings": True,
         "dtype": "float16",
-        "eos_token_id": end,
-        "pad_token_id": pad,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
         "vocab_size": VOCABULARY,
-        "text_config": {
-            "model_type": "qwen3_vl_text",
-            "vocab_size": VOCABULARY,
-            **text,
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 4096,
-            "rope_theta": 10000.0,
-            "rope_scaling": {**rope, "rope_type": "default"},
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": True,
-            "initializer_range": 0.02,
-            "use_cache": True,
-            "dtype": "float16",
-            "bos_token_id": None,
-            "eos_token_id": end,
-            "pad_token_id": pad,
-        },
-        "vision_config": {
-            "model_type": "qwen3_vl",
-            **VISION,
-            "in_channels": 3,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "out_hidden_size": HIDDEN,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": DEEPSTACK,
-            "hidden_act": "gelu_pytorch_tanh",
-            "initializer_range": 0.02,
-        },
+        "text_config": _text_config(ids),
+        "vision_config": _vision_config(),
+    }
+
+
+def _text_config(ids: dict[str, int | None]) -> dict[str, Any]:
+    text = {key: value for key, value in TEXT.items() if key != "mrope_section"}
+    rope = {"mrope_interleaved": True, "mrope_section": TEXT["mrope_section"]}
+    return {
+        "model_type": "qwen3_vl_text",
+        "vocab_size": VOCABULARY,
+        **text,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "rope_scaling": {**rope, "rope_type": "default"},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "dtype": "float16",
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+
+
+def _vision_config() -> dict[str, Any]:
+    return {
+        "model_type": "qwen3_vl",
+        **VISION,
+        "in_channels": 3,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": DEEPSTACK,
+        "hidden_act": "gelu_pytorch_tanh",
+        "initializer_range": 0.02,
     }
 
 

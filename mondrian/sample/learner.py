@@ -1,0 +1,103 @@
+"""mondrian-tiny while it learns: the model, a probe of what it sees, and the losses of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mondrian.forward import layers, logits, positions
+from mondrian.kernels import cross_entropy
+from mondrian.sample import tiny
+from mondrian.sample.reader import Critiques, Floats, Ints, Pictures
+from mondrian.sample.scene import ATTRIBUTES
+
+
+def patches(pictures: Pictures) -> mx.array:
+    """Pixels in the order of Qwen's image processor: (pictures x patches, 3 x 2 x 16 x 16)."""
+    n, height, width, _ = pictures.shape
+    p, m = tiny.PATCH, tiny.MERGE
+    x = (pictures.astype(np.float32) / 255 - 0.5) / 0.5
+    x = x.reshape(n, height // p // m, m, p, width // p // m, m, p, 3)
+    x = x.transpose(0, 1, 4, 2, 5, 7, 3, 6)[:, :, :, :, :, :, None]  # n, gy, gx, my, mx, c, t, y, x
+    return mx.array(np.repeat(x, 2, axis=6).reshape(-1, 3 * 2 * p * p))
+
+
+class Probe(nn.Module):
+    """Reads the seven attributes from what the vision tower gives; thrown away afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = tiny.HIDDEN * (1 + len(tiny.DEEPSTACK))
+        self.norm, self.narrow = nn.LayerNorm(width), nn.Linear(width, 24)
+        self.hidden, self.out = nn.Linear(24 * tiny.SEEN, 96), nn.Linear(96, len(ATTRIBUTES))
+
+    def __call__(self, merged: mx.array, deep: list[mx.array]) -> mx.array:
+        x = nn.relu(self.narrow(self.norm(mx.concatenate([merged, *deep], axis=-1))))
+        return self.out(nn.relu(self.hidden(x.reshape(x.shape[0], -1)))) + 0.5
+
+
+class Learner(nn.Module):
+    """The model and its probe as one tree of weights."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.probe = model, Probe()
+
+    def see(self, pictures: Pictures) -> tuple[mx.array, list[mx.array]]:
+        """Merged features and DeepStack levels, each (pictures, image tokens, width)."""
+        n = len(pictures)
+        grid = mx.array([[1, tiny.GRID[0] * tiny.MERGE, tiny.GRID[1] * tiny.MERGE]] * n)
+        merged, deep = self.model.vision_tower(patches(pictures), grid)
+        return merged.reshape(n, tiny.SEEN, -1), [d.reshape(n, tiny.SEEN, -1) for d in deep]
+
+    def probe_loss(self, pictures: Pictures, truth: Floats) -> mx.array:
+        return ((self.probe(*self.see(pictures)) - mx.array(truth)) ** 2).mean()
+
+    def critique_loss(self, batch: Critiques) -> mx.array:
+        """Weighted cross-entropy of the answers, and what the probe still misses."""
+        merged, deep = self.see(batch.pictures)
+        missed = ((self.probe(merged, deep) - mx.array(batch.truth)) ** 2).mean()
+        hidden, weights = self.answer_states(batch, merged, deep), mx.array(batch.weights)
+        told = cross_entropy(logits(self.model, hidden), mx.array(batch.targets))
+        return (told * weights).sum() / weights.sum() + 2.0 * missed
+
+    def answer_states(self, batch: Critiques, merged: mx.array, deep: list[mx.array]) -> mx.array:
+        """Hidden states that predict the answers; the common prefix is computed once a batch."""
+        text = self.model.language_model.model
+        n, start, length = len(batch.rows), len(batch.prefix), batch.rows.shape[1]
+        where = mx.array(positions(start + length, start, tiny.GRID))[:, None]
+        prefix = [Shared(1) for _ in text.layers]
+        layers(
+            text, text.embed_tokens(mx.array(batch.prefix)[None]), where[..., :start], (), prefix
+        )
+        embedded = text.embed_tokens(mx.array(batch.rows[:, tiny.SEEN :]))
+        h = mx.concatenate([merged, embedded], axis=1)
+        nothing = mx.zeros((n, length - tiny.SEEN, merged.shape[-1]))
+        padded = [mx.concatenate([d, nothing], axis=1) for d in deep]
+        where = mx.broadcast_to(where[..., start:], (3, n, length))
+        h = layers(text, h, where, padded, [Shared(n, p.keys, p.values) for p in prefix])
+        return h[:, batch.first - 1 : -1]
+
+    def reading_loss(self, ids: Ints) -> mx.array:
+        text = self.model.language_model.model
+        where = mx.broadcast_to(mx.arange(ids.shape[1]), (3, *ids.shape))
+        h = layers(text, text.embed_tokens(mx.array(ids)), where)
+        return cross_entropy(logits(self.model, h[:, :-1]), mx.array(ids[:, 1:])).mean()
+
+
+class Shared:
+    """A key-value cache with a gradient: keys and values of one prefix, seen by every row."""
+
+    def __init__(self, rows: int, keys: mx.array | None = None, values: Any = None) -> None:
+        self.rows, self.keys, self.values = rows, keys, values
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if self.keys is None:
+            self.keys, self.values = keys, values
+            return keys, values
+        past = [mx.repeat(p, self.rows, axis=0) for p in (self.keys, self.values)]
+        return mx.concatenate([past[0], keys], axis=2), mx.concatenate([past[1], values], axis=2)
