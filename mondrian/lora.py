@@ -20,7 +20,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from mondrian.errors import AdapterError
 
@@ -131,7 +132,7 @@ def save(folder: Path, weights: dict[str, mx.array], settings: LoraSettings, rec
         "use_rslora": False,
     }
     arrays = {name: np.array(value) for name, value in weights.items()}
-    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / RECIPE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
