@@ -13,7 +13,6 @@ from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mondrian import lora
@@ -23,7 +22,7 @@ from mondrian.forward import Features
 from mondrian.params import Evaluate
 from mondrian.recover import Recovered, recover
 from mondrian.rows import Row
-from mondrian.vlm import Answer, Vlm, encode, generate, next_logits, prompt_ids
+from mondrian.vlm import Answer, Vlm, generate, next_logits, prompt_ids, see
 
 ARMS = ("base", "fine_tuned")
 
@@ -35,7 +34,8 @@ def evaluate(vlm: Vlm, folder: Path, rows: Sequence[Row], params: Evaluate) -> d
     """
     recipe = lora.read_recipe(folder)
     _same_prompt(recipe, rows, folder)
-    photos = [_see(vlm, row) for row in tqdm(rows, desc="photographs", unit="photo", leave=False)]
+    bar = tqdm(rows, desc="photographs", unit="photo", leave=False)
+    photos = [see(vlm, row.images[0]) for row in bar]
     prompts = [
         prompt_ids(vlm, row.messages[:-1], seen) for row, seen in zip(rows, photos, strict=True)
     ]
@@ -83,11 +83,6 @@ def _same_prompt(recipe: dict[str, Any], rows: Sequence[Row], folder: Path) -> N
                 f"{folder} was trained on another prompt (sha256 {recipe['prompt_sha256'][:8]}…) "
                 f"than row {row.id} has ({row.prompt_hash[:8]}…); train again: dvc repro"
             )
-
-
-def _see(vlm: Vlm, row: Row) -> Features:
-    with Image.open(row.images[0]) as picture:
-        return encode(vlm, picture.convert("RGB"))
 
 
 def _answer_all(
@@ -149,12 +144,16 @@ def _report(
 def _judged(answer: Answer) -> dict[str, Any]:
     """An answer with its scores, where it has them: raw compliance is judged without repair."""
     found = recover(answer.text)
-    told = isinstance(found, Recovered)
+    scores, fault = (
+        (found.critique.scores(), None)
+        if isinstance(found, Recovered)
+        else (None, f"{found.reason}: {found.detail}")
+    )
     return {
         "text": answer.text,
         "compliant": complies(answer.text),
-        "scores": found.critique.scores() if isinstance(found, Recovered) else None,
-        "fault": None if told else f"{found.reason}: {found.detail}",  # type: ignore[union-attr]
+        "scores": scores,
+        "fault": fault,
         "tokens": answer.tokens,
         "seconds": round(answer.seconds, 4),
         "ended": answer.ended,

@@ -8,7 +8,7 @@ has to be non-zero, the base has to be the one it was trained on, and its answer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
@@ -142,7 +142,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
     Raises AdapterError where the folder is no adapter of this project.
     """
-    return _read(folder, RECIPE)
+    return _read(folder, RECIPE, ("advisor", "base", "prompt_sha256", "train_score_means"))
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
@@ -150,7 +150,7 @@ def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
 
     Raises AdapterError where it is not whole, was trained on another base, or does nothing.
     """
-    recipe, config = read_recipe(folder), _read(folder, CONFIG)
+    recipe, config = read_recipe(folder), _read(folder, CONFIG, ("r", "lora_alpha"))
     trained_on = recipe["base"]
     if trained_on["sha256"] != base_hash:
         raise AdapterError(
@@ -201,14 +201,16 @@ def _weights(folder: Path) -> dict[str, mx.array]:
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _read(folder: Path, name: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise AdapterError(f"{folder} has no {name}; train one first: dvc repro") from None
-    except (ValueError, AssertionError) as error:
+    except ValueError as error:
         raise AdapterError(f"{folder / name} is damaged: {error}") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise AdapterError(f"{folder / name} lacks {', '.join(missing)}; train a new adapter")
     return content
 
 

@@ -20,7 +20,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mondrian import lora
@@ -30,7 +29,7 @@ from mondrian.forward import Features, hidden_states, logits, make_batch
 from mondrian.kernels import cpu_kernels, cross_entropy
 from mondrian.params import Train
 from mondrian.rows import Row
-from mondrian.vlm import Vlm, answer_ids, encode, next_logits, prompt_ids
+from mondrian.vlm import Vlm, answer_ids, next_logits, prompt_ids, see
 
 LOG = "training_log.jsonl"
 
@@ -98,8 +97,7 @@ def examples(vlm: Vlm, rows: Sequence[Row], limit: int) -> list[Example]:
     for row in tqdm(rows, desc="photographs", unit="photo", leave=False):
         path = row.images[0]
         if path not in seen:
-            with Image.open(path) as picture:
-                seen[path] = encode(vlm, picture.convert("RGB"))
+            seen[path] = see(vlm, path)
         prompt = prompt_ids(vlm, row.messages[:-1], seen[path])
         ids = prompt + answer_ids(vlm, row.messages[-1]["content"])
         out.append(Example(ids, len(prompt), seen[path]))

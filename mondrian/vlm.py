@@ -23,6 +23,7 @@ from mondrian.errors import BaseModelError
 from mondrian.files import files_hash
 from mondrian.forward import Features, hidden_states, layers, logits, make_batch
 from mondrian.kernels import cpu_kernels
+from mondrian.photo import open_photo
 from mondrian.prompt import chat_messages
 
 
@@ -109,6 +110,14 @@ def encode(vlm: Vlm, picture: Image.Image) -> Features:
     mx.eval(merged, deep)
     merge = vlm.model.config.vision_config.spatial_merge_size
     return Features(merged, tuple(deep), (rows // merge, columns // merge))
+
+
+def see(vlm: Vlm, path: str) -> Features:
+    """Run the vision tower on a prepared picture.
+
+    Raises PhotoError where it cannot be read, and what `encode` raises.
+    """
+    return encode(vlm, open_photo(Path(path)))
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:

@@ -32,7 +32,12 @@ def folder(plain: Any, tmp_path: Path) -> Path:
     layers = lora.attach(plain.model, SETTINGS, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    recipe = {"base": {"source": plain.source, "sha256": plain.hash}}
+    recipe = {
+        "advisor": "ansel",
+        "base": {"source": plain.source, "sha256": plain.hash},
+        "prompt_sha256": "",
+        "train_score_means": {},
+    }
     path = tmp_path / "adapter"
     path.mkdir()
     lora.save(path, lora.tensors(layers), SETTINGS, recipe)
@@ -117,6 +122,18 @@ def test_another_base_is_refused_by_name(plain: Any, folder: Path) -> None:
 def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
         lora.load(plain.model, plain.hash, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    (lora.RECIPE, "{", "is damaged"), (lora.RECIPE, "[]", "lacks advisor, base"),
+    (lora.CONFIG, "{}", "lacks r, lora_alpha"),
+])  # fmt: skip
+def test_a_damaged_description_says_so(
+    plain: Any, folder: Path, name: str, text: str, words: str
+) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(AdapterError, match=words):
+        lora.load(plain.model, plain.hash, folder)
 
 
 def test_an_adapter_that_does_nothing_is_caught() -> None:

@@ -180,7 +180,6 @@ def _pictureless_jobs(world: World, advisor: str, photos: list[int]) -> None:
     Image.new("RGB", (640, 512), (200, 20, 20)).save(source / f"red-{advisor}.png")
     whole = (source / world.names[photos[0]]).read_bytes()
     (source / f"cut-{advisor}.jpg").write_bytes(whole[: len(whole) // 2])
-    (source / f"link-{advisor}.jpg").symlink_to("../truth.json")
     kinds = [
         (f"photo-{i:08x}.jpg", Reason.IMAGE_MISSING) for i in range(4)
     ] + [
@@ -188,7 +187,6 @@ def _pictureless_jobs(world: World, advisor: str, photos: list[int]) -> None:
         (f"dot-{advisor}.png", Reason.IMAGE_TOO_SMALL),
         (f"red-{advisor}.png", Reason.IMAGE_BLANK),
         (f"cut-{advisor}.jpg", Reason.IMAGE_UNREADABLE),
-        (f"link-{advisor}.jpg", Reason.IMAGE_OUTSIDE_SOURCE),
     ]  # fmt: skip
     for k, (name, reason) in enumerate(kinds):
         text = canonical(world.critique(advisor, 2000 + photos[k]))
