@@ -62,6 +62,7 @@ class Train(Section):
     batch_size: AtLeastOne
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    score_weight: Annotated[float, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
     max_tokens: Annotated[int, Field(ge=64)]

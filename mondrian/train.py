@@ -36,11 +36,15 @@ LOG = "training_log.jsonl"
 
 @dataclass(frozen=True)
 class Example:
-    """One row ready to learn from: its tokens, where the answer begins, what the tower saw."""
+    """One row ready to learn from: its tokens, where the answer begins, what the tower saw.
+
+    weights  one a token of the answer: how many times it counts in the loss
+    """
 
     ids: list[int]
     start: int
     features: Features
+    weights: list[float]
 
 
 @dataclass
@@ -87,10 +91,10 @@ class Run:
         )
 
 
-def examples(vlm: Vlm, rows: Sequence[Row], limit: int) -> list[Example]:
+def examples(vlm: Vlm, rows: Sequence[Row], params: Train) -> list[Example]:
     """Tokenise rows and look at their photographs, each once.
 
-    Raises TrainingError that names every row longer than `limit` tokens.
+    Raises TrainingError that names every row longer than train.max_tokens.
     """
     seen: dict[str, Features] = {}
     out, long = [], []
@@ -99,13 +103,15 @@ def examples(vlm: Vlm, rows: Sequence[Row], limit: int) -> list[Example]:
         if path not in seen:
             seen[path] = see(vlm, path)
         prompt = prompt_ids(vlm, row.messages[:-1], seen[path])
-        ids = prompt + answer_ids(vlm, row.messages[-1]["content"])
-        out.append(Example(ids, len(prompt), seen[path]))
-        if len(ids) > limit:
+        answer, scores = answer_ids(vlm, row.messages[-1]["content"])
+        weights = [params.score_weight if score else 1.0 for score in scores]
+        ids = prompt + answer
+        out.append(Example(ids, len(prompt), seen[path], weights))
+        if len(ids) > params.max_tokens:
             long.append(f"{row.id} ({len(ids)})")
     if long:
         raise TrainingError(
-            f"{len(long)} rows have more than train.max_tokens ({limit}) tokens: "
+            f"{len(long)} rows have more than train.max_tokens ({params.max_tokens}) tokens: "
             f"{', '.join(long[:5])}; raise it, or lower image.max_pixels"
         )
     return out
@@ -129,7 +135,7 @@ def train(vlm: Vlm, rows: Sequence[Example], val: Sequence[Example], params: Tra
 
 
 def loss(model: Any, batch: Sequence[Example], image_id: int) -> tuple[mx.array, mx.array]:
-    """Summed cross-entropy over the answers' tokens, and their number."""
+    """Weighted sum of cross-entropy over the answers' tokens, and the sum of weights."""
     inputs = make_batch([e.ids[:-1] for e in batch], [e.features for e in batch], image_id)
     hidden = hidden_states(model, inputs)
     width, length = hidden.shape[-1], hidden.shape[1]
@@ -138,8 +144,9 @@ def loss(model: Any, batch: Sequence[Example], image_id: int) -> tuple[mx.array,
     ]
     targets = [token for e in batch for token in e.ids[e.start :]]
     told = logits(model, hidden.reshape(-1, width)[mx.array(places)])  # (supervised, vocabulary)
+    weights = mx.array([w for e in batch for w in e.weights])
     each = cross_entropy(told.astype(mx.float32), mx.array(targets))
-    return each.sum(), mx.array(len(targets))
+    return (each * weights).sum(), weights.sum()
 
 
 def _epochs(
@@ -153,15 +160,15 @@ def _epochs(
     bar = tqdm(total=steps, desc="train", unit="step")
     started = perf_counter()
     for epoch in range(1, params.epochs + 1):
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         for batch in _batches(rows, params, epoch):
             optimizer.learning_rate = _rate(params, step, steps)
             value, norm = _step(vlm, optimizer, batch, params)
             step += 1
             _finite(f"the loss at step {step}", value, params)
             _finite(f"the gradient at step {step}", norm, params)
-            supervised = sum(len(e.ids) - e.start for e in batch)
-            total, count = total + value * supervised, count + supervised
+            weight = sum(sum(e.weights) for e in batch)
+            total, count = total + value * weight, count + weight
             run.tokens += sum(len(e.ids) for e in batch)
             rate = scalar(optimizer.learning_rate)
             run.log.append({"step": step, "epoch": epoch, "loss": round(value, 6), "rate": rate})
@@ -203,12 +210,12 @@ def scalar(value: mx.array) -> float:
 
 
 def validate(vlm: Vlm, rows: Sequence[Example], batch_size: int) -> float:
-    """Mean cross-entropy over every supervised token of the rows, without dropout."""
+    """Mean cross-entropy over every supervised token of the rows, weighted, without dropout."""
     vlm.model.eval()
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     for i in range(0, len(rows), batch_size):
         part, supervised = loss(vlm.model, rows[i : i + batch_size], vlm.image_id)
-        total, count = total + scalar(part), count + round(scalar(supervised))
+        total, count = total + scalar(part), count + scalar(supervised)
     return total / count
 
 

@@ -5,6 +5,7 @@ One model, one thread, one generation at a time: MLX streams belong to a thread.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from mondrian.forward import Features, hidden_states, layers, logits, make_batch
 from mondrian.kernels import cpu_kernels
 from mondrian.photo import open_photo
 from mondrian.prompt import chat_messages
+
+_SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,17 @@ def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> 
     return [*ids[:where], *[vlm.image_id] * features.merged.shape[0], *ids[where + 1 :]]
 
 
-def answer_ids(vlm: Vlm, answer: str) -> list[int]:
-    """Tokens of an answer and of its end."""
+def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[bool]]:
+    """Tokens of an answer and of its end, and which of them are digits of a score."""
     tokenizer = vlm.processor.tokenizer
-    ids = tokenizer(answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
-    return list(ids)
+    text = answer + tokenizer.eos_token
+    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [match.span(1) for match in _SCORE.finditer(answer)]
+    score = [
+        any(first < stop and start < last for first, last in spans)
+        for start, stop in told["offset_mapping"]
+    ]
+    return list(told["input_ids"]), score
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:

@@ -36,7 +36,7 @@ def test_logits_are_those_of_mlx_vlm(
     picture = photos[0].resize(size)
     seen = encode(plain, picture)
     messages = row_messages(PERSONA, "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')
+    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')[0]
     ours = logits(
         plain.model, hidden_states(plain.model, make_batch([ids], [seen], plain.image_id))
     )

@@ -31,7 +31,7 @@ def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[
     picture = fit(photos[0], 4096, 20_480)
     seen = encode(plain, picture)
     messages = row_messages("You are an editor.", "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')
+    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')[0]
     pixels = plain.processor.image_processor([picture])
     tensor = torch.tensor([ids])
     return (

@@ -43,8 +43,9 @@ def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def test_the_loss_counts_the_answer_alone(plain: Any, rows: list[Row]) -> None:
-    batch = examples(plain, rows[:2], 2000)
+def test_the_loss_counts_the_answer_alone(plain: Any, rows: list[Row], params: Params) -> None:
+    even = params.train.model_copy(update={"score_weight": 1.0})
+    batch = examples(plain, rows[:2], even)
     total, count = loss(plain.model, batch, plain.image_id)
     wanted, tokens = 0.0, 0
     for example in batch:  # the plain way: logits everywhere, then only what answers
@@ -57,8 +58,20 @@ def test_the_loss_counts_the_answer_alone(plain: Any, rows: list[Row]) -> None:
     assert scalar(total) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_answer_ends_with_the_end_of_the_turn(plain: Any, rows: list[Row]) -> None:
-    example = examples(plain, rows[:1], 2000)[0]
+def test_a_score_counts_more_than_a_word(plain: Any, rows: list[Row], params: Params) -> None:
+    heavy = params.train.model_copy(update={"score_weight": 5.0})
+    example = examples(plain, rows[:1], heavy)[0]
+    answer = zip(example.ids[example.start :], example.weights, strict=True)
+    digits = [plain.processor.tokenizer.decode([token]) for token, weight in answer if weight == 5]
+    critique = rows[0].answer()
+    told = "".join(f"{score:g}" for score in (*critique.scores(), critique.overall_score))
+    assert "".join(digits) == told
+
+
+def test_the_answer_ends_with_the_end_of_the_turn(
+    plain: Any, rows: list[Row], params: Params
+) -> None:
+    example = examples(plain, rows[:1], params.train)[0]
     tokenizer = plain.processor.tokenizer
     assert example.ids[-1] == tokenizer.eos_token_id
     answer = tokenizer.decode(example.ids[example.start : -1])
@@ -67,7 +80,7 @@ def test_the_answer_ends_with_the_end_of_the_turn(plain: Any, rows: list[Row]) -
 
 
 def test_every_row_is_seen_each_epoch_in_a_new_order(params: Params) -> None:
-    rows: Any = [Example([i], 0, None) for i in range(7)]  # type: ignore[arg-type]
+    rows: Any = [Example([i], 0, None, []) for i in range(7)]  # type: ignore[arg-type]
     epochs = [[e.ids[0] for b in _batches(rows, params.train, n) for e in b] for n in (1, 2)]
     assert [Counter(epoch) for epoch in epochs] == [Counter(range(7))] * 2
     assert epochs[0] != epochs[1]
@@ -81,15 +94,16 @@ def test_the_rate_rises_and_falls(params: Params) -> None:
     assert rates[-1] == pytest.approx(0.1 * peak, rel=0.01)
 
 
-def test_a_row_that_is_too_long_is_named(plain: Any, rows: list[Row]) -> None:
+def test_a_row_that_is_too_long_is_named(plain: Any, rows: list[Row], params: Params) -> None:
+    short = params.train.model_copy(update={"max_tokens": 100})
     with pytest.raises(TrainingError, match=r"2 rows have more .*ansel/0 .*, ansel/1"):
-        examples(plain, rows[:2], 100)
+        examples(plain, rows[:2], short)
 
 
 def test_the_base_stays_frozen_and_the_loss_falls(
     plain: Any, rows: list[Row], params: Params
 ) -> None:
-    learn = examples(plain, rows, 2000)
+    learn = examples(plain, rows, params.train)
     settings = params.train.model_copy(update={"epochs": 3, "learning_rate": 2.0e-3})
     before = {path: np.array(value) for path, value in tree_flatten(plain.model.parameters())}
     start = validate(plain, learn, 2)
@@ -106,7 +120,7 @@ def test_the_base_stays_frozen_and_the_loss_falls(
 def test_a_loss_that_is_no_number_says_what_to_change(
     plain: Any, rows: list[Row], params: Params
 ) -> None:
-    learn = examples(plain, rows[:2], 2000)
+    learn = examples(plain, rows[:2], params.train)
     settings = params.train.model_copy(update={"learning_rate": 1.0, "lora_alpha": 1e30})
     with pytest.raises(TrainingError, match=r"lower train.learning_rate"):
         train(plain, learn, learn, settings)
@@ -119,7 +133,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     data.write_text("[]")
     found = []
     for i, seed in enumerate((1, 1, 2)):
-        learn = examples(plain, rows, 2000)
+        learn = examples(plain, rows, params.train)
         settings = params.train.model_copy(update={"epochs": 1, "seed": seed})
         run = train(plain, learn, learn[:1], settings)
         made = recipe(plain.source, plain.hash, rows, data, params.image, settings)
