@@ -98,9 +98,13 @@ def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
 def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
     """A few steps of it: the whole command, two processes and the card included."""
     command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]
-    few = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--held_out", "4"]
+    few = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--refine_steps", "2"]
     run = subprocess.run(
-        [str(c) for c in (*command, *few)], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [str(c) for c in (*command, *few, "--held_out", "4")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     loaded = vlm.load(str(tmp_path / "base"))

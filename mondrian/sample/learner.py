@@ -57,13 +57,15 @@ class Learner(nn.Module):
     def probe_loss(self, pictures: Pictures, truth: Floats) -> mx.array:
         return ((self.probe(*self.see(pictures)) - mx.array(truth)) ** 2).mean()
 
-    def critique_loss(self, batch: Critiques) -> mx.array:
-        """Weighted cross-entropy of the answers, and what the probe still misses."""
+    def critique_loss(self, batch: Critiques, probing: bool) -> mx.array:
+        """Weighted cross-entropy of the answers and, while probing, what the probe misses."""
         merged, deep = self.see(batch.pictures)
-        missed = ((self.probe(merged, deep) - mx.array(batch.truth)) ** 2).mean()
         hidden, weights = self.answer_states(batch, merged, deep), mx.array(batch.weights)
         told = cross_entropy(logits(self.model, hidden), mx.array(batch.targets))
-        return (told * weights).sum() / weights.sum() + 2.0 * missed
+        loss = (told * weights).sum() / weights.sum()
+        if probing:
+            loss = loss + 2.0 * ((self.probe(merged, deep) - mx.array(batch.truth)) ** 2).mean()
+        return loss
 
     def answer_states(self, batch: Critiques, merged: mx.array, deep: list[mx.array]) -> mx.array:
         """Hidden states that predict the answers; the common prefix is computed once a batch."""

@@ -1,9 +1,10 @@
 """Pre-train mondrian-tiny from nothing: `python -m mondrian.sample.pretrain`.
 
 Rendered scenes -> models/base/mondrian-tiny. First the vision tower learns to tell the true
-attributes of a scene (warm-up), then the whole model learns to write the plain critique of it. The
-settings below and the seed fix the result on one kind of machine; two processes share the work and
-average their gradients. At the end the result is measured and its card written.
+attributes of a scene (warm-up), then the whole model learns to write the plain critique of it, and
+at last to get the scores right. The settings and the seed fix the result on one kind of machine;
+two processes share the work and average their gradients. At the end the result is measured and its
+card written.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from mondrian.sample.reader import Pictures, Reader, Settings
 from mondrian.sample.scene import draw_scene, render
 
 RANKS = 2
+PHASES = ("write", "refine")
 
 
 def render_all(settings: Settings, path: Path) -> None:
@@ -87,14 +89,14 @@ def learn(
             say(f"{name} {step + 1}/{steps}  loss {np.mean(losses[-25:]):.4f}  {pace:.2f} s a step")
 
 
-def train_rank(settings: Settings, pictures: Path, folder: Path) -> None:
-    """One of RANKS equal processes; rank 0 speaks and saves."""
+def train_rank(phase: str, settings: Settings, pictures: Path, folder: Path) -> None:
+    """One of RANKS equal processes of a phase; rank 0 speaks and saves."""
     from transformers import AutoTokenizer
 
     world = mx.distributed.init()
     say = print_line if world.rank() == 0 else silent
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reader = Reader(settings, pictures, tokenizer, world.rank())
+    reader = Reader(settings, pictures, tokenizer, world.rank(), phase)
     model = weights.build(folder, settings.seed)
     mx.random.seed(settings.seed)
     learner = Learner(model)
@@ -107,11 +109,15 @@ def train_rank(settings: Settings, pictures: Path, folder: Path) -> None:
         if step % settings.prose_every == 1:
             return learner.reading_loss, (reader.prose(),)
         any_voice = step % settings.any_voice_every == 0
-        return learner.critique_loss, (reader.critiques(any_voice),)
+        return learner.critique_loss, (reader.critiques(any_voice), phase == "write")
 
     with cpu_kernels():
-        learn("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
-        learn("write", learner, settings.steps, settings.rate, critique, say)
+        if phase == "write":
+            learn("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
+            learn("write", learner, settings.steps, settings.rate, critique, say)
+        else:
+            weights.restore(model, folder)
+            learn("refine", learner, settings.refine_steps, settings.refine_rate, critique, say)
     if world.rank() == 0:
         weights.save(model, folder)
 
@@ -164,7 +170,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--warmup_steps", type=int, default=default.warmup_steps)
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--held_out", type=int, default=default.held_out, help="to measure by")
+    parser.add_argument("--refine_steps", type=int, default=default.refine_steps)
     parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)  # of a rank
+    parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # of a rank
     return parser.parse_args()
 
 
@@ -175,18 +183,20 @@ def main() -> None:
         scenes=args.scenes,
         warmup_steps=args.warmup_steps,
         steps=args.steps,
+        refine_steps=args.refine_steps,
         held_out=args.held_out,
     )
     if args.pictures:
-        train_rank(settings, args.pictures, args.output_dir)
+        train_rank(args.phase, settings, args.pictures, args.output_dir)
         return
     with tempfile.TemporaryDirectory() as scratch, whole_folder(args.output_dir) as beside:
         pictures = Path(scratch) / "scenes.npy"
         render_all(settings, pictures)
         tiny.write_folder(beside, corpus.tokenizer_corpus(settings.seed))
-        given = {**vars(args), "output_dir": beside, "pictures": pictures}
-        flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-        start_ranks(flags, Path(scratch))
+        for phase in PHASES:
+            given = {**vars(args), "output_dir": beside, "pictures": pictures, "phase": phase}
+            flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+            start_ranks(flags, Path(scratch))
         write_card(beside, settings)
 
 

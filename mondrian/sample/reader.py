@@ -34,6 +34,10 @@ class Settings:
     any_voice_every: int = 4  # one step of so many mixes the voices, where the prompt allows it
     digit_weight: float = 4.0
     survey_weight: float = 3.0
+    refine_steps: int = 500
+    refine_rate: float = 6.0e-4
+    refine_digit_weight: float = 10.0
+    refine_survey_weight: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,15 @@ class Critiques:
 class Reader:
     """Draws batches; each rank draws its own."""
 
-    def __init__(self, settings: Settings, pictures: Path, tokenizer: Any, rank: int) -> None:
+    def __init__(
+        self, settings: Settings, pictures: Path, tokenizer: Any, rank: int, phase: str
+    ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
+        first = phase == "write"
+        self.digit_weight = settings.digit_weight if first else settings.refine_digit_weight
+        self.survey_weight = settings.survey_weight if first else settings.refine_survey_weight
         self.pictures = np.load(pictures, mmap_mode="r")
-        self.rng = np.random.default_rng((settings.seed, 2, rank))
+        self.rng = np.random.default_rng((settings.seed, 2 if first else 3, rank))
         self.image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.digits = set(tokenizer.convert_tokens_to_ids(list("0123456789")))
 
@@ -96,9 +105,8 @@ class Reader:
 
     def _weights(self, answer: list[int]) -> list[float]:
         """Scores and the survey that opens a critique say most of what was seen."""
-        s = self.settings
         return [
-            s.digit_weight if token in self.digits else s.survey_weight if k < 60 else 1.0
+            self.digit_weight if token in self.digits else self.survey_weight if k < 60 else 1.0
             for k, token in enumerate(answer)
         ]
 

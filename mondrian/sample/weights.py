@@ -10,9 +10,11 @@ from typing import Any
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_vlm.models.qwen3_vl import Model, ModelConfig
 from numpy.typing import NDArray
+
+FILE = "model.safetensors"
 
 Floats = NDArray[np.floating]
 
@@ -80,18 +82,30 @@ def cosine_filters(count: int, patch: int = 16) -> Floats:
     return np.repeat(filters[:, None], 2, axis=1) / 2  # a still picture is two equal frames
 
 
+def restore(model: Any, folder: Path) -> None:
+    """Take back what `save` wrote, in float32."""
+    kept = mx.load(str(folder / FILE))
+    assert isinstance(kept, dict)
+    names = {_hf_name(path): path for path, _ in tree_flatten(model.parameters())}
+    found = []
+    for name, value in kept.items():
+        path = names[name]
+        if path.endswith("patch_embed.proj.weight"):
+            value = value.transpose(0, 2, 3, 4, 1)
+        found.append((path, value.astype(mx.float32)))
+    model.load_weights(found, strict=True)
+
+
 def save(model: Any, folder: Path) -> None:
     """Write model.safetensors in float16 and Hugging Face's names and layout."""
     tensors = {}
     for path, value in tree_flatten(model.parameters()):
         if path.endswith("patch_embed.proj.weight"):
             value = value.transpose(0, 4, 1, 2, 3)
-        name = path.replace("language_model.model.", "model.language_model.", 1)
-        name = name.replace("vision_tower.", "model.visual.", 1)
-        tensors[name] = mx.contiguous(value.astype(mx.float16))
-    mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
+        tensors[_hf_name(path)] = mx.contiguous(value.astype(mx.float16))
+    mx.save_safetensors(str(folder / FILE), tensors, metadata={"format": "pt"})
 
 
-def as_float32(model: Any) -> None:
-    """The only quick type on a CPU."""
-    model.update(tree_map(lambda value: value.astype(mx.float32), model.parameters()))
+def _hf_name(path: str) -> str:
+    name = path.replace("language_model.model.", "model.language_model.", 1)
+    return name.replace("vision_tower.", "model.visual.", 1)
