@@ -11,6 +11,8 @@ MondrianError
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from collections.abc import Callable
 
@@ -49,12 +51,16 @@ class TrainingError(MondrianError):
 
 def run(main: Callable[[], None]) -> None:
     """Run a command; turn the faults a user can mend into one line and exit status 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-written is cleared away
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except MondrianError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that may not be written
         name = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{name}; outputs of earlier runs are untouched")
+        sys.exit(f"error: {error.strerror or error}{name}; nothing is half-written, run again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from mondrian import lora
 from mondrian.critique import DIMENSIONS, parse
 from mondrian.errors import AdapterError
+from mondrian.files import read_json
 from mondrian.forward import Features
 from mondrian.params import Evaluate
+from mondrian.recipe import RECIPE, Recipe, read_recipe
 from mondrian.recover import Recovered, recover
 from mondrian.rows import Row
 from mondrian.vlm import Answer, Vlm, generate, next_logits, prompt_ids, see
@@ -32,18 +34,20 @@ def evaluate(vlm: Vlm, folder: Path, rows: Sequence[Row], params: Evaluate) -> d
 
     Raises AdapterError where the adapter does not fit the base or the prompt of the rows.
     """
-    recipe = lora.read_recipe(folder)
+    recipe = read_recipe(folder)
     _same_prompt(recipe, rows, folder)
+    _unseen(recipe, rows, folder)
     bar = tqdm(rows, desc="photographs", unit="photo", leave=False)
     photos = [see(vlm, row.images[0]) for row in bar]
     prompts = [
         prompt_ids(vlm, row.messages[:-1], seen) for row, seen in zip(rows, photos, strict=True)
     ]
-    answers = {"base": _answer_all(vlm, "base", prompts, photos, params)}
     canary = next_logits(vlm, prompts[0], photos[0])
     lora.load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
     lora.prove_applied(next_logits(vlm, prompts[0], photos[0]), canary, folder)
+    with lora.detached(vlm.model):
+        answers = {"base": _answer_all(vlm, "base", prompts, photos, params)}
     answers["fine_tuned"] = _answer_all(vlm, "fine_tuned", prompts, photos, params)
     lora.detach(vlm.model)
     return _report(vlm, folder, recipe, rows, answers)
@@ -56,19 +60,22 @@ def metrics(report: dict[str, Any]) -> dict[str, Any]:
     out = {arm: _arm_metrics([row[arm] for row in rows], wanted) for arm in ARMS}
     means = np.array([report["train_score_means"][name] for name in DIMENSIONS])
     told = np.broadcast_to(means, wanted.shape)
-    out["constant"] = {"format_compliance": 1.0, **_score_metrics(told, wanted)}
+    constant = {"format_compliance": 1.0, "scored": len(rows)}
+    out["constant"] = constant | _score_metrics(told, wanted)
     return {"photographs": len(rows), **out}
 
 
 def summary(advisor: str, found: dict[str, Any]) -> str:
     """A table a person can read at a glance."""
-    lines = [f"evaluate {advisor}: {found['photographs']} photographs never trained on"]
-    lines.append(f"  {'':12}{'compliance':>11}{'score MAE':>11}{'bias':>8}{'s/critique':>12}")
+    lines = [f"evaluate {advisor}: {found['photographs']} photographs that were not trained on"]
+    head = f"  {'':12}{'compliance':>11}{'scored':>8}{'score MAE':>11}{'bias':>8}{'s/critique':>12}"
+    lines.append(head)
     for arm in (*ARMS, "constant"):
         one = found[arm]
         mae, bias = (_number(one[key]) for key in ("score_mae", "score_bias"))
         seconds = _number(one.get("seconds_per_critique"))
-        lines.append(f"  {arm:12}{one['format_compliance']:>11.2f}{mae:>11}{bias:>8}{seconds:>12}")
+        told = f"{one['format_compliance']:>11.2f}{one['scored']:>8}{mae:>11}{bias:>8}{seconds:>12}"
+        lines.append(f"  {arm:12}{told}")
     return "\n".join(lines)
 
 
@@ -76,12 +83,22 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _same_prompt(recipe: dict[str, Any], rows: Sequence[Row], folder: Path) -> None:
+def _same_prompt(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
     for row in rows:
-        if row.prompt_hash != recipe["prompt_sha256"]:
+        if row.prompt_hash != recipe.prompt_sha256:
             raise AdapterError(
-                f"{folder} was trained on another prompt (sha256 {recipe['prompt_sha256'][:8]}…) "
+                f"{folder} was trained on another prompt (sha256 {recipe.prompt_sha256[:8]}…) "
                 f"than row {row.id} has ({row.prompt_hash[:8]}…); train again: dvc repro"
+            )
+
+
+def _unseen(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
+    trained = set(recipe.train_photo_groups)
+    for row in rows:
+        if row.photo_group in trained:
+            raise AdapterError(
+                f"{folder} was trained on the photograph of row {row.id}; evaluate it on the val "
+                "rows of the split it was trained with, or train again: dvc repro"
             )
 
 
@@ -117,7 +134,7 @@ def _alike(
 def _report(
     vlm: Vlm,
     folder: Path,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     rows: Sequence[Row],
     answers: dict[str, list[Answer]],
 ) -> dict[str, Any]:
@@ -133,10 +150,10 @@ def _report(
         }
         photographs.append(entry | {arm: _judged(answers[arm][i]) for arm in ARMS})
     return {
-        "advisor": recipe["advisor"],
+        "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
-        "adapter": {"folder": folder.as_posix(), "recipe": recipe},
-        "train_score_means": recipe["train_score_means"],
+        "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE)},
+        "train_score_means": recipe.train_score_means,
         "photographs": photographs,
     }
 

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         beside.chmod(0o644)
         beside.replace(path)
+        sync(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -46,13 +48,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it: dvc repro") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `path` once everything in it is written."""
+def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
+    """A folder to fill that takes the place of `path` once everything in it is written.
+
+    own  patterns of the names that may be replaced
+
+    Raises DataError where `path` is a file, or holds anything else.
+    """
+    path = path.resolve()  # where a link leads
+    _replaceable(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -60,13 +69,37 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield beside
         for file in beside.rglob("*"):
             sync(file)
-        old = beside.with_name(beside.name + ".old")
-        if path.exists():
-            path.replace(old)
-        beside.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _take_place(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replaceable(path: Path, own: Sequence[str]) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; give a folder to write to")
+    names = [p.name for p in path.iterdir()]
+    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
+    if others:
+        raise DataError(
+            f"{path} holds {others[0]!r}, which this step did not write; give another folder"
+        )
+
+
+def _take_place(beside: Path, path: Path) -> None:
+    """Rename, the old folder aside first and back again where that fails."""
+    old = beside.with_name(beside.name + ".old")
+    if path.exists():
+        path.replace(old)
+    try:
+        beside.replace(path)
+    except BaseException:
+        if old.exists():
+            old.replace(path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

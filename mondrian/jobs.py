@@ -6,6 +6,8 @@ that has a log is copied, database and log together, until neither changed durin
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -22,7 +24,7 @@ from mondrian.errors import DataError
 
 REQUIRED = ("id", "filename", "advisor", "status")
 OPTIONAL = (
-    "llm_outputs", "analysis_markdown", "analysis_file", "analysis_html", "prompt", "llm_prompt",
+    "llm_outputs", "analysis_markdown", "analysis_html", "prompt", "llm_prompt",
     "mode", "model", "adapter", "created_at", "started_at", "completed_at",
 )  # fmt: skip
 TIMES = ("completed_at", "started_at", "created_at")
@@ -40,7 +42,6 @@ class Job:
     advisor: str
     llm_outputs: str = ""
     analysis_markdown: str = ""
-    analysis_file: str = ""
     analysis_html: str = ""
     prompt: str = ""
     llm_prompt: str = ""
@@ -49,9 +50,22 @@ class Job:
     adapter: str = ""
     created: str = ""
 
-    def concerns(self, advisor: str) -> bool:
-        """Whether the job asked this advisor: by id, in a comma list, or `all`."""
-        return concerns(self.advisor, advisor)
+    @property
+    def sent(self) -> str:
+        """The prompt inside llm_outputs, where newer rows keep it."""
+        return str(self.outputs().get("prompt", ""))
+
+    def outputs(self) -> dict[str, Any]:
+        """llm_outputs as an object; empty where it is none."""
+        try:
+            value = json.loads(self.llm_outputs) if self.llm_outputs.strip() else {}
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def asked_several(self) -> bool:
+        """Whether the job asked more than one advisor."""
+        return "," in self.advisor or self.advisor.strip() == "all"
 
 
 def concerns(field: str, advisor: str) -> bool:
@@ -69,10 +83,11 @@ def open_jobs(path: Path) -> Iterator[sqlite3.Connection]:
     """
     _check_file(path)
     with tempfile.TemporaryDirectory(prefix="mondrian-") as scratch:
-        readable = _snapshot(path, Path(scratch)) if _has_log(path) else path
-        connection = sqlite3.connect(
-            f"file:{quote(str(readable.resolve()))}?mode=ro", uri=True, timeout=_LOCK_SECONDS
-        )
+        real = path.resolve()  # a log lies beside the file, not beside a link to it
+        readable = _snapshot(real, Path(scratch)) if _has_log(real) else real
+        mode = "ro" if readable == real else "rw"  # a copy may have to be rolled back
+        uri = f"file:{quote(os.fsencode(readable))}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         try:
             _check_schema(connection, path)
@@ -83,32 +98,34 @@ def open_jobs(path: Path) -> Iterator[sqlite3.Connection]:
             connection.close()
 
 
-def count_by_advisor(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """Rows and finished rows for each value of the `advisor` column."""
-    finished = f"SUM(LOWER(TRIM(status)) IN ({', '.join(map(repr, FINISHED))}))"
-    query = f"SELECT COALESCE(advisor, ''), COUNT(*), {finished} FROM jobs GROUP BY 1 ORDER BY 1"
-    return {str(name): (rows, done or 0) for name, rows, done in connection.execute(query)}
+def count_by_advisor(connection: sqlite3.Connection) -> dict[str, int]:
+    """Rows for each value of the `advisor` column."""
+    query = "SELECT COALESCE(advisor, ''), COUNT(*) FROM jobs GROUP BY 1 ORDER BY 1"
+    return {_text(name): rows for name, rows in connection.execute(query)}
 
 
 def finished_jobs(connection: sqlite3.Connection, advisor: str) -> Iterator[Job]:
     """Finished jobs of an advisor, one at a time, by the best time there is and then by id."""
     columns = _columns(connection)
     have = [name for name in (*REQUIRED[:3], *OPTIONAL) if name in columns]
-    select = f"SELECT {', '.join(_quoted(name) for name in have)} FROM jobs WHERE rowid = ?"
-    for _, _, row_id in _order(connection, advisor, [t for t in TIMES if t in columns]):
-        values = dict(zip(have, connection.execute(select, (row_id,)).fetchone(), strict=True))
-        yield _job(values)
+    row_id = next(name for name in ("rowid", "_rowid_", "oid") if name not in columns)
+    select = f"SELECT {', '.join(_quoted(name) for name in have)} FROM jobs WHERE {row_id} = ?"
+    times = [name for name in TIMES if name in columns]
+    for _, _, number in _order(connection, advisor, row_id, times):
+        row = connection.execute(select, (number,)).fetchone()
+        if row is not None:  # deleted by the application meanwhile
+            yield _job(dict(zip(have, row, strict=True)))
 
 
 def _order(
-    connection: sqlite3.Connection, advisor: str, times: list[str]
+    connection: sqlite3.Connection, advisor: str, row_id: str, times: list[str]
 ) -> list[tuple[float, str, int]]:
-    chosen = ", ".join(["rowid", "id", "advisor", "status", *map(_quoted, times)])
+    chosen = ", ".join([row_id, "id", "advisor", "status", *map(_quoted, times)])
     order = []
-    for row_id, job_id, asked, status, *stamps in connection.execute(f"SELECT {chosen} FROM jobs"):
+    for number, job_id, asked, status, *stamps in connection.execute(f"SELECT {chosen} FROM jobs"):
         if _text(status).strip().lower() in FINISHED and concerns(_text(asked), advisor):
             when = next((s for s in map(epoch, stamps) if s is not None), float("inf"))
-            order.append((when, _text(job_id), row_id))
+            order.append((when, _text(job_id), number))
     return sorted(order)
 
 
@@ -143,7 +160,7 @@ def _quoted(name: str) -> str:
 
 
 def _columns(connection: sqlite3.Connection) -> list[str]:
-    return [str(row[1]) for row in connection.execute("PRAGMA table_info(jobs)")]
+    return [str(row[1]).lower() for row in connection.execute("PRAGMA table_info(jobs)")]
 
 
 def _check_file(path: Path) -> None:
@@ -167,6 +184,9 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise DataError(
             f"{path} has no table jobs (it has {has}); is it the application's database?"
         )
+    kind = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = 'jobs'").fetchone()
+    if kind[0] != "table" or "WITHOUT ROWID" in str(kind[1]).upper():
+        raise DataError(f"{path}: jobs is a {kind[0]} without row ids; give the application's own")
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise DataError(f"{path}: jobs has no column {', '.join(missing)}; it has {columns}")

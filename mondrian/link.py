@@ -6,7 +6,6 @@ silence. What can only be seen over many jobs (shared texts, wrong pictures) is 
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -36,19 +35,23 @@ def link(db_path: Path, advisor: str, folders: Folders, params: Link, bits: int)
     rejected: list[Refusal] = []
     with open_jobs(db_path) as connection:
         counts = count_by_advisor(connection)
-        jobs, finished = _known(db_path, advisor, counts)
+        jobs = sum(rows for field, rows in counts.items() if concerns(field, advisor))
         for job in finished_jobs(connection, advisor):
             outcome = _link_job(job, advisor, folders, photos, params)
             if isinstance(outcome, Record):
                 records.append(outcome)
             else:
                 rejected.append(_refusal(job.id, outcome))
+    finished = len(records) + len(rejected)
     records, late = _judge_together(records, params, bits)
     manifest = Manifest(
         advisor=advisor, jobs=jobs, finished=finished, records=records, rejected=rejected + late
     )
     if not records:
-        raise DataError(_nothing_left(db_path, manifest))
+        absent = all(r.reason == Reason.ADVISOR_ABSENT for r in manifest.rejected)
+        raise DataError(
+            _unknown(db_path, advisor, counts) if absent else _nothing_left(db_path, manifest)
+        )
     return manifest
 
 
@@ -63,15 +66,10 @@ def summary(manifest: Manifest) -> str:
     return f"{lines}\n  {reasons}" if reasons else lines
 
 
-def _known(db_path: Path, advisor: str, counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    mine = [pair for field, pair in counts.items() if concerns(field, advisor)]
-    if not any(field == advisor or advisor in re.split(r"\s*,\s*", field) for field in counts):
-        names = sorted(
-            {part.strip() for field in counts for part in field.split(",")} - {"", "all"}
-        )
-        has = ", ".join(names[:10]) or "none"
-        raise DataError(f"{db_path} has no job of advisor {advisor!r}; its advisors are {has}")
-    return sum(rows for rows, _ in mine), sum(done for _, done in mine)
+def _unknown(db_path: Path, advisor: str, counts: dict[str, int]) -> str:
+    named = {part.strip() for field in counts for part in field.split(",")} - {"", "all", advisor}
+    has = ", ".join(sorted(named)[:10]) or "none"
+    return f"{db_path} has no finished job of advisor {advisor!r}; its other advisors are {has}"
 
 
 def _link_job(
@@ -154,7 +152,8 @@ def _judge_together(
 
 
 def _refusal(job_id: str, rejected: Rejected) -> Refusal:
-    return Refusal(job_id=job_id, reason=rejected.reason, detail=rejected.detail)
+    detail = rejected.detail.encode("utf-8", "replace").decode()  # may hold half an emoji
+    return Refusal(job_id=job_id, reason=rejected.reason, detail=detail)
 
 
 def _nothing_left(db_path: Path, manifest: Manifest) -> str:

@@ -8,10 +8,10 @@ has to be non-zero, the base has to be the one it was trained on, and its answer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from mondrian.errors import AdapterError
+from mondrian.recipe import RECIPE, read_recipe
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONFIG, WEIGHTS, RECIPE = "adapter_config.json", "adapter_model.safetensors", "recipe.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -137,28 +138,19 @@ def save(folder: Path, weights: dict[str, mx.array], settings: LoraSettings, rec
     (folder / RECIPE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """How an adapter was made.
-
-    Raises AdapterError where the folder is no adapter of this project.
-    """
-    return _read(folder, RECIPE, ("advisor", "base", "prompt_sha256", "train_score_means"))
-
-
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
     """Attach the adapter in a folder.
 
     Raises AdapterError where it is not whole, was trained on another base, or does nothing.
     """
-    recipe, config = read_recipe(folder), _read(folder, CONFIG, ("r", "lora_alpha"))
-    trained_on = recipe["base"]
-    if trained_on["sha256"] != base_hash:
+    trained_on = read_recipe(folder).base
+    if trained_on.sha256 != base_hash:
         raise AdapterError(
-            f"{folder} was trained on {trained_on['source']} (sha256 {trained_on['sha256'][:8]}…), "
+            f"{folder} was trained on {trained_on.source} (sha256 {trained_on.sha256[:8]}…), "
             f"not on this base (sha256 {base_hash[:8]}…); take that base or train a new adapter"
         )
     found = _weights(folder)
-    layers = attach(model, LoraSettings(int(config["r"]), float(config["lora_alpha"])))
+    layers = attach(model, _settings(folder))
     try:
         _fill(layers, found, folder)
     except AdapterError:
@@ -168,7 +160,9 @@ def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
 
 
 def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
-    """Raise AdapterError unless a canary's logits differ with and without the adapter."""
+    """Raise AdapterError unless a canary's logits are numbers and differ from the base's."""
+    if not bool(mx.all(mx.isfinite(with_adapter))):
+        raise AdapterError(f"{folder} gives answers that are no numbers; train again")
     if bool(mx.all(with_adapter == without)):
         raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
 
@@ -185,11 +179,28 @@ def _fill(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Pat
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
+    if not all(bool(mx.all(mx.isfinite(value))) for value in found.values()):
+        raise AdapterError(f"{folder / WEIGHTS} holds weights that are no numbers; train again")
     for path, layer in layers.items():
         layer.lora_a = found[_peft_name(path, "A")].T
         layer.lora_b = found[_peft_name(path, "B")].T
     if not any(bool(mx.any(layer.lora_b != 0)) for layer in layers.values()):
         raise AdapterError(f"{folder / WEIGHTS}: every lora_B is zero; the adapter does nothing")
+
+
+def _settings(folder: Path) -> LoraSettings:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        rank, alpha = config["r"], float(config["lora_alpha"])
+    except FileNotFoundError:
+        raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise AdapterError(f"{folder / CONFIG} is damaged: {error!r}; train again") from None
+    if not (isinstance(rank, int) and rank > 0 and 0 < alpha < inf):
+        raise AdapterError(
+            f"{folder / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; train again"
+        )
+    return LoraSettings(rank, alpha)
 
 
 def _weights(folder: Path) -> dict[str, mx.array]:
@@ -199,19 +210,6 @@ def _weights(folder: Path) -> dict[str, mx.array]:
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:160]
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None
-
-
-def _read(folder: Path, name: str, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"{folder} has no {name}; train one first: dvc repro") from None
-    except ValueError as error:
-        raise AdapterError(f"{folder / name} is damaged: {error}") from None
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise AdapterError(f"{folder / name} lacks {', '.join(missing)}; train a new adapter")
-    return content
 
 
 def _places(model: Any) -> Iterator[tuple[str, Any, str]]:

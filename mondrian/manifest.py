@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mondrian.critique import Critique
+from mondrian.critique import Critique, explain
 from mondrian.errors import DataError
 from mondrian.recover import Reason
+
+Hash = Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class Photo(BaseModel):
@@ -18,8 +20,8 @@ class Photo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     path: str
-    sha256: str
-    phashes: tuple[int, int, int, int]  # of the four rotations
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    phashes: tuple[Hash, Hash, Hash, Hash]  # of the four rotations
     found: str  # how: as_stored or without_upload_prefix
 
 
@@ -74,6 +76,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run link first: dvc repro") from None
+    except ValidationError as error:
+        raise DataError(f"{path} is no manifest ({explain(error)}); run link again") from None
     except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{path} is no manifest ({first}); run link again") from None
+        raise DataError(f"{path} is no manifest ({error}); run link again") from None

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mondrian.errors import ParamsError
+from mondrian.prompt import IMAGE
 
 AtLeastOne = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 Rule = Literal["leave_out", "keep"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Application(Section):
@@ -28,7 +31,7 @@ class Application(Section):
 
 
 class Base(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     source: str
 
 
@@ -48,7 +51,7 @@ class Link(Section):
 
 class Prepare(Section):
     val_share: Share
-    seed: int
+    seed: Seed
     min_train: AtLeastOne
     min_val: AtLeastOne
     max_group_in_val: AtLeastOne
@@ -66,7 +69,16 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
     max_tokens: Annotated[int, Field(ge=64)]
-    seed: int
+    seed: Seed
+
+    def with_epochs(self, epochs: int | None) -> Train:
+        """The same with another number of epochs, where one is given.
+
+        Raises ParamsError where it is below 1.
+        """
+        if epochs is not None and epochs < 1:
+            raise ParamsError(f"--epochs is {epochs}; it must be at least 1")
+        return self.model_copy(update={"epochs": epochs or self.epochs})
 
 
 class Evaluate(Section):
@@ -75,7 +87,7 @@ class Evaluate(Section):
 
 
 class Params(Section):
-    advisors: Annotated[list[str], Field(min_length=1)]
+    advisors: Annotated[list[Name], Field(min_length=1)]
     personas: dict[str, Annotated[str, Field(min_length=1)]]
     application: Application
     base: Base
@@ -84,6 +96,18 @@ class Params(Section):
     prepare: Prepare
     train: Train
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        for advisor in self.advisors:
+            self.persona(advisor)
+        if len(set(self.advisors)) < len(self.advisors):
+            raise ValueError(f"advisors names one twice: {', '.join(self.advisors)}")
+        if self.image.min_pixels > self.image.max_pixels:
+            raise ValueError("image.min_pixels is above image.max_pixels")
+        if any(IMAGE in text or not text.strip() for text in self.personas.values()):
+            raise ValueError(f"a text of personas is empty or holds {IMAGE}")
+        return self
 
     def persona(self, advisor: str) -> str:
         """The advisor's text.
@@ -107,8 +131,8 @@ def load_params(path: Path) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path} holds no sections")
     try:
@@ -117,19 +141,20 @@ def load_params(path: Path) -> Params:
         faults = [_explain(fault) for fault in error.errors()]
         count = f"{len(faults)} problem{'s' if len(faults) > 1 else ''}"
         raise ParamsError("\n  ".join([f"{path}: {count}", *faults])) from None
-    for advisor in params.advisors:
-        params.persona(advisor)
     return params
 
 
 def _explain(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
+    if not where:
+        return str(fault["msg"].removeprefix("Value error, "))
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{where} is not a parameter{_nearest(fault['loc'])}"
     hint = "; write 2.0e-4, YAML reads 2e-4 as text" if _is_exponent(fault["input"]) else ""
-    return f"{where} is {fault['input']!r}; {fault['msg'].removeprefix('Input ')}{hint}"
+    shown = repr(fault["input"])[:80]
+    return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}{hint}"
 
 
 def _is_exponent(value: Any) -> bool:

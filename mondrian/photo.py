@@ -33,7 +33,7 @@ def open_photo(path: Path) -> Image.Image:
     Raises PhotoError with reason image_missing, image_unreadable, image_too_large, image_too_small
     or image_blank.
     """
-    picture = _upright(path)
+    picture = read_photo(path)
     if min(picture.size) < MIN_SIDE:
         size = f"{picture.width}x{picture.height}"
         raise PhotoError("image_too_small", f"{path.name} is {size} pixels; least {MIN_SIDE}")
@@ -43,7 +43,11 @@ def open_photo(path: Path) -> Image.Image:
     return picture
 
 
-def _upright(path: Path) -> Image.Image:
+def read_photo(path: Path) -> Image.Image:
+    """Open, orient and decode as RGB, whatever it shows and however small it is.
+
+    Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked below
@@ -51,7 +55,7 @@ def _upright(path: Path) -> Image.Image:
                 if file.width * file.height > MAX_PIXELS:
                     size = f"{file.width}x{file.height}"
                     raise PhotoError("image_too_large", f"{path.name} declares {size} pixels")
-                return ImageOps.exif_transpose(file).convert("RGB")
+                return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
     except FileNotFoundError:
         raise PhotoError("image_missing", f"no file {path.name}") from None
     except UnidentifiedImageError:
@@ -61,8 +65,15 @@ def _upright(path: Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise PhotoError("image_too_large", f"{path.name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # decoders and EXIF readers raise anything on damaged files
         raise PhotoError("image_unreadable", f"{path.name}: {error}") from None
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8: Pillow's own conversion would clip it to white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
 
 
 def fit_size(width: int, height: int, least: int, most: int) -> tuple[int, int]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from PIL.Image import Image as PilImage
+
 from mondrian.critique import canonical
-from mondrian.errors import DataError
+from mondrian.errors import DataError, PhotoError
 from mondrian.files import whole_folder, write_text
 from mondrian.manifest import Manifest, Record
 from mondrian.params import Image, Prepare
@@ -50,10 +52,9 @@ def split(manifest: Manifest, params: Prepare, bits: int) -> Split:
     groups = _groups(manifest.records, bits)
     order = sorted(groups)
     Random(params.seed).shuffle(order)
-    # The largest group stays in train: many critiques of one photograph are one observation.
-    order.sort(key=lambda name: len(groups[name]) > params.max_group_in_val)
-    count = max(1, round(params.val_share * len(order)))
-    val = set(order[:count])
+    # Many critiques of one photograph are one observation: such a group stays in train.
+    small = [name for name in order if len(groups[name]) <= params.max_group_in_val]
+    val = set(small[: max(1, round(params.val_share * len(order)))])
     sides: dict[str, list[tuple[Record, str]]] = defaultdict(list)
     for name in sorted(groups):
         sides["val" if name in val else "train"] += [(r, name) for r in groups[name]]
@@ -62,9 +63,15 @@ def split(manifest: Manifest, params: Prepare, bits: int) -> Split:
     return result
 
 
+def check_advisor(manifest: Manifest, advisor: str, path: Path) -> None:
+    """Raise DataError where a manifest is another advisor's."""
+    if manifest.advisor != advisor:
+        raise DataError(f"{path} is of advisor {manifest.advisor!r}, not {advisor!r}")
+
+
 def write_split(result: Split, advisor: str, persona: str, image: Image, folder: Path) -> None:
     """Write both parts and the pictures they show, at the one size, without metadata."""
-    with whole_folder(folder) as beside:
+    with whole_folder(folder, (IMAGES, "training_data_*.json")) as beside:
         (beside / IMAGES).mkdir()
         for part, records in result.parts().items():
             rows = [_row(r, group, advisor, persona, folder) for r, group in records]
@@ -118,8 +125,16 @@ def _picture_name(record: Record) -> str:
 def _write_picture(record: Record, image: Image, folder: Path) -> None:
     path = folder / _picture_name(record)
     if not path.exists():
-        picture = open_photo(Path(record.photo.path))
+        picture = _photo(record)
         fit(picture, image.min_pixels, image.max_pixels).save(path)
+
+
+def _photo(record: Record) -> PilImage:
+    try:
+        return open_photo(Path(record.photo.path))
+    except PhotoError as error:
+        where = f"job {record.job_id}, {record.photo.path}"
+        raise DataError(f"{where}: {error}; it was there when link ran: run link again") from None
 
 
 def summary(result: Split, advisor: str) -> str:

@@ -7,13 +7,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError, model_validator
 
-from mondrian.critique import DIMENSIONS, schema_hash
+from mondrian.critique import DIMENSIONS, explain, schema_hash
+from mondrian.errors import AdapterError
 from mondrian.files import file_hash
 from mondrian.params import Image, Train
 from mondrian.rows import Row
 
+RECIPE = "recipe.json"
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
+
+
+class BaseId(BaseModel):
+    source: str
+    sha256: str
+
+
+class Recipe(BaseModel):
+    """What evaluate and the service need to know of an adapter; the file holds more."""
+
+    advisor: str
+    base: BaseId
+    prompt_sha256: str
+    train_photo_groups: list[str]
+    train_score_means: dict[str, float]
+
+    @model_validator(mode="after")
+    def _a_mean_each(self) -> Recipe:
+        if set(self.train_score_means) != set(DIMENSIONS):
+            raise ValueError("train_score_means are not of the seven dimensions")
+        return self
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """How an adapter was made.
+
+    Raises AdapterError where the folder is no adapter of this project.
+    """
+    try:
+        return Recipe.model_validate_json((folder / RECIPE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise AdapterError(f"{folder} has no {RECIPE}; train one first: dvc repro") from None
+    except ValidationError as error:
+        raise AdapterError(
+            f"{folder / RECIPE} is damaged ({explain(error)}); train again"
+        ) from None
 
 
 def recipe(
@@ -28,6 +67,7 @@ def recipe(
         "schema_sha256": schema_hash(),
         "data_sha256": file_hash(data),
         "train_rows": len(rows),
+        "train_photo_groups": sorted({row.photo_group for row in rows}),
         "train_score_means": score_means(rows),
         "train": params.model_dump(),
         "packages": {name: version(name) for name in PACKAGES},

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mondrian.critique import DIMENSIONS, Critique, explain
+from mondrian.critique import DIMENSIONS, Critique, canonical, explain
 
 
 class Reason(StrEnum):
@@ -61,6 +61,8 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _KEYS = ('"image_description"', '"dimensions"', '"dimensional_analysis"', '"overall_score"')
+_HTML = re.compile(r"<(?!think|thought)")
+_CONTROL = re.compile(r"<\|\w+\|>|<image>")  # would be tokenised as what it looks like
 _TRIES = 20  # opening braces that are tried before a text counts as malformed
 
 
@@ -71,7 +73,7 @@ def recover(text: str) -> Recovered | Rejected:
         return Rejected(Reason.NO_TEXT, "empty text")
     if len(body) < 1000 and _PLACEHOLDER.search(body):
         return Rejected(Reason.ERROR_PLACEHOLDER, body[:80])
-    if body.startswith("<") or "feedback-card" in body:
+    if _HTML.match(body) or "feedback-card" in body:
         return Rejected(Reason.UNSUPPORTED_FORM, "HTML")
     if "{" not in body:
         return Rejected(Reason.UNSUPPORTED_FORM, f"no JSON: {body[:60]!r}")
@@ -87,7 +89,7 @@ def _from_json(body: str) -> Recovered | Rejected:
             break
         try:
             value, _ = decoder.raw_decode(body, start)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
             fault = fault or error
         else:
             if _is_critique(value):
@@ -127,6 +129,8 @@ def _validate(value: dict[str, Any], form: str) -> Recovered | Rejected:
         range_fault = by_score and first["type"] != "missing"
         reason = Reason.SCORE_OUT_OF_RANGE if range_fault else Reason.OTHER_SCHEMA
         return Rejected(reason, explain(error)[:120])
+    if control := _CONTROL.search(canonical(critique)):
+        return Rejected(Reason.OTHER_SCHEMA, f"holds the control token {control[0]}")
     if not _is_latin(critique.image_description):
         return Rejected(Reason.WRONG_LANGUAGE, critique.image_description[:40])
     return Recovered(critique, form)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from mondrian.critique import Critique, parse
 from mondrian.errors import DataError
 from mondrian.files import read_json
+from mondrian.prompt import IMAGE
 
 
 class Row(BaseModel):
@@ -22,6 +23,14 @@ class Row(BaseModel):
     photo: str  # sha256 of the original file
     photo_group: str  # photographs that look alike share it
     prompt_hash: str
+
+    @model_validator(mode="after")
+    def _one_photograph(self) -> Row:
+        if [m.get("role") for m in self.messages] != ["system", "user", "assistant"]:
+            raise ValueError("messages are not of system, user and assistant")
+        if len(self.images) != 1 or [m["content"].count(IMAGE) for m in self.messages] != [0, 1, 0]:
+            raise ValueError(f"a row has one image, and {IMAGE} once in the user's message")
+        return self
 
     def answer(self) -> Critique:
         """The critique to learn from or to be held against."""
@@ -58,9 +67,9 @@ def rows_text(rows: list[Row]) -> str:
 
 
 def _with_photo(row: Row, path: Path) -> Row:
-    """As written, or beside the rows where the folder was moved."""
+    """Beside the rows, wherever their folder was moved to, or as written."""
     image = Path(row.images[0])
-    for place in (image, path.parent / image.parent.name / image.name):
+    for place in (path.parent / image.parent.name / image.name, image):
         if place.is_file():
             return row.model_copy(update={"images": [str(place)]})
     raise DataError(f"{path}: row {row.id} has no photograph {image}; run prepare again: dvc repro")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mondrian.errors import PhotoError
 from mondrian.jobs import Job
@@ -25,29 +24,32 @@ class Folders:
 
 def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str]:
     """Where the critique is stored and its text: the first of the places that has one."""
-    outputs = _json_object(job.llm_outputs)
+    outputs = job.outputs()
+    own = outputs.get(advisor)
+    if own:
+        return f"llm_outputs.{advisor}", own if isinstance(own, str) else json.dumps(own)
+    if job.asked_several():  # what is not named after the advisor is another's
+        text = _read_inside(folders.analysis, f"analysis-{advisor}-{job.id}.md")
+        return ("analysis_md", _full(text)) if text.strip() else (Reason.ADVISOR_ABSENT, "")
     if isinstance(outputs.get("response"), str) and outputs["response"].strip():
         return "llm_outputs.response", outputs["response"]
-    if advisor in outputs:
-        value = outputs[advisor]
-        return f"llm_outputs.{advisor}", value if isinstance(value, str) else json.dumps(value)
-    if outputs and "," in job.advisor or outputs and job.advisor == "all":
-        return Reason.ADVISOR_ABSENT, ""
     return next(_other_texts(job, advisor, folders), ("", ""))
+
+
+def _full(markdown: str) -> str:
+    return markdown.split("## Full Analysis", 1)[-1]
 
 
 def _other_texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]]:
     markdown = job.analysis_markdown.strip()
     is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
-    if "## Full Analysis" in markdown:
-        yield "analysis_markdown", markdown.split("## Full Analysis", 1)[1]
-    elif markdown and not is_path:
-        yield "analysis_markdown", markdown
+    if markdown and not is_path:
+        yield "analysis_markdown", _full(markdown)
     names = [Path(markdown.replace("\\", "/")).name] if is_path else []
     for name in [*names, f"analysis-{advisor}-{job.id}.md"]:
         text = _read_inside(folders.analysis, name)
         if text.strip():
-            yield "analysis_md", text.split("## Full Analysis", 1)[-1]
+            yield "analysis_md", _full(text)
     if job.analysis_html.strip():
         yield "analysis_html", job.analysis_html
     stem = Path(job.filename.replace("\\", "/")).stem
@@ -70,14 +72,6 @@ def _is_name(name: str) -> bool:
     """Whether a text can be the name of a file in a folder on any system."""
     plain = name not in ("", ".", "..") and not any(c in name for c in "/\x00")
     return plain and len(name.encode("utf-8", "replace")) <= 255
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def find_photo(stored: str, source: Path) -> tuple[Path, str]:

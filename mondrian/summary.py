@@ -19,6 +19,7 @@ def arms(advisor: str, folder: Path) -> pd.DataFrame:
     found = read_json(folder / advisor / "evaluate.json")
     shown = {
         "format_compliance": "compliance",
+        "scored": "scored",
         "score_mae": "score MAE",
         "score_bias": "bias",
         "seconds_per_critique": "s/critique",

@@ -16,8 +16,8 @@ from mondrian.jobs import Job
 def of_one(job: Job, critique: Critique) -> tuple[str, ...]:
     """What one job shows by itself; names are keys of params.yaml: link."""
     found = []
-    example = _example_scores(job.prompt or job.llm_prompt)
-    if example and example == [*critique.scores(), critique.overall_score]:
+    told = [*critique.scores(), critique.overall_score]
+    if any(told == _example_scores(prompt) for prompt in (job.prompt, job.llm_prompt, job.sent)):
         found.append("template_scores")
     if "lora" in job.mode.lower() or job.adapter:
         found.append("made_by_adapter")

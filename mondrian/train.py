@@ -1,8 +1,8 @@
 """train: prepared rows -> a LoRA adapter on a frozen base.
 
 The vision tower runs once a photograph; the loss counts the answer's tokens alone, and lm_head runs
-at those positions alone. Every row is seen in every epoch, in an order that the seed fixes; the
-weights of the epoch with the lowest val loss are kept.
+at those positions alone. Every row is seen in every epoch, in an order that the seed fixes. The
+weights of the last epoch are kept: val judges, so it chooses nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mondrian.files import whole_folder
 from mondrian.forward import Features, hidden_states, logits, make_batch
 from mondrian.kernels import cpu_kernels, cross_entropy
 from mondrian.params import Train
+from mondrian.recipe import RECIPE
 from mondrian.rows import Row
 from mondrian.vlm import Vlm, answer_ids, next_logits, prompt_ids, see
 
@@ -52,20 +53,17 @@ class Run:
     """What a training run leaves behind besides the weights."""
 
     log: list[dict[str, float | int]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    best: dict[str, mx.array] = field(default_factory=dict)
+    weights: dict[str, mx.array] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
 
     def metrics(self) -> dict[str, Any]:
-        """What metrics/<advisor>/train.json holds."""
-        last = [e["train_loss"] for e in self.log if "val_loss" in e]
+        """What metrics/<advisor>/train.json holds; the losses are those of the last epoch."""
+        last = self.log[-1]
         return {
-            "train_loss": last[self.best_epoch - 1],
-            "val_loss": self.best_loss,
-            "best_epoch": self.best_epoch,
-            "steps": max(e["step"] for e in self.log),
+            "train_loss": last["train_loss"],
+            "val_loss": last["val_loss"],
+            "steps": last["step"],
             "tokens_per_second": round(self.tokens / self.seconds, 1),
             "peak_memory_gb": round(mx.get_peak_memory() / 1e9, 3),
             "seconds": round(self.seconds, 1),
@@ -85,8 +83,8 @@ class Run:
         """What a person wants to know, in one line."""
         m = self.metrics()
         return (
-            f"train {folder}: val loss {m['val_loss']:.3f} after epoch {m['best_epoch']}, "
-            f"{m['steps']} steps in {m['seconds']:.0f} s, {m['tokens_per_second']:.0f} tokens/s, "
+            f"train {folder}: val loss {m['val_loss']:.3f} after {m['steps']} steps "
+            f"in {m['seconds']:.0f} s, {m['tokens_per_second']:.0f} tokens/s, "
             f"peak {m['peak_memory_gb']:.2f} GB"
         )
 
@@ -118,7 +116,7 @@ def examples(vlm: Vlm, rows: Sequence[Row], params: Train) -> list[Example]:
 
 
 def train(vlm: Vlm, rows: Sequence[Example], val: Sequence[Example], params: Train) -> Run:
-    """Train an adapter; `best` of the run holds the weights of its best epoch.
+    """Train an adapter; the run holds its weights.
 
     Raises TrainingError where the loss is no longer a number.
     """
@@ -180,12 +178,9 @@ def _epochs(
         entry["val_loss"] = round(validate(vlm, val, params.batch_size), 6)
         _finite(f"the val loss of epoch {epoch}", entry["val_loss"], params)
         run.log.append(entry)
-        if entry["val_loss"] < run.best_loss:
-            run.best_loss, run.best_epoch = float(entry["val_loss"]), epoch
-            run.best = lora.tensors(layers)
-            mx.eval(run.best)
     bar.close()
     run.seconds = perf_counter() - started
+    run.weights = lora.tensors(layers)
     return run
 
 
@@ -250,8 +245,8 @@ def save(vlm: Vlm, run: Run, canary: Example, recipe: dict[str, Any], folder: Pa
     """
     train = recipe["train"]
     settings = lora.LoraSettings(train["lora_r"], train["lora_alpha"], train["lora_dropout"])
-    with whole_folder(folder) as beside:
-        lora.save(beside, run.best, settings, recipe)
+    with whole_folder(folder, (lora.CONFIG, lora.WEIGHTS, RECIPE, LOG)) as beside:
+        lora.save(beside, run.weights, settings, recipe)
         (beside / LOG).write_text(run.log_text())
         check_saved(vlm, beside, canary)
 

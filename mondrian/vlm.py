@@ -21,10 +21,10 @@ from mlx_vlm.models.cache import KVCache
 from PIL import Image
 
 from mondrian.errors import BaseModelError
-from mondrian.files import files_hash
+from mondrian.files import files_hash, read_json
 from mondrian.forward import Features, hidden_states, layers, logits, make_batch
 from mondrian.kernels import cpu_kernels
-from mondrian.photo import open_photo
+from mondrian.photo import read_photo
 from mondrian.prompt import chat_messages
 
 _SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
@@ -58,15 +58,14 @@ def load(source: str) -> Vlm:
     Raises BaseModelError where there is no such base or it is no Qwen3-VL.
     """
     folder = _folder(source)
+    _check_config(source, folder)
     import mlx_vlm
 
     try:
         model, processor = mlx_vlm.load(str(folder))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0][:200]
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:200]
         raise BaseModelError(f"{source} cannot be loaded as a base model: {first}") from None
-    if getattr(model.config, "model_type", "") != "qwen3_vl":
-        raise BaseModelError(f"{source} is a {model.config.model_type}; a Qwen3-VL is needed")
     if sys.platform == "linux":
         model.update(tree_map(_float32, model.parameters()))
     model.freeze()
@@ -85,13 +84,7 @@ def load(source: str) -> Vlm:
 
 def base_hash(folder: Path) -> str:
     """sha256 over what decides a base's answers: weights, config, tokenizer and template."""
-    kinds = (
-        "*.safetensors",
-        "config.json",
-        "tokenizer.json",
-        "*.jinja",
-        "preprocessor_config.json",
-    )
+    kinds = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
     return files_hash(folder, {file.name for kind in kinds for file in folder.glob(kind)})
 
 
@@ -120,7 +113,7 @@ def see(vlm: Vlm, path: str) -> Features:
 
     Raises PhotoError where it cannot be read, and what `encode` raises.
     """
-    return encode(vlm, open_photo(Path(path)))
+    return encode(vlm, read_photo(Path(path)))
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
@@ -187,6 +180,21 @@ def _decode(
         where = mx.full((3, len(prompts), 1), place + step, mx.int32)
         h = layers(text, text.embed_tokens(token[:, None]), where, cache=cache)
     return [[int(t) for t in row] for row in np.stack(columns, axis=1)]
+
+
+def _check_config(source: str, folder: Path) -> None:
+    """Raise BaseModelError unless the folder is of a Qwen3-VL with all the files it needs."""
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "qwen3_vl":
+        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
+    missing = [
+        n
+        for n in ("preprocessor_config.json", "tokenizer_config.json")
+        if not (folder / n).is_file()
+    ]
+    if missing:
+        raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
 
 
 def _float32(value: mx.array) -> mx.array:

@@ -7,7 +7,7 @@ from mondrian.errors import run
 from mondrian.files import write_json
 from mondrian.manifest import read_manifest
 from mondrian.params import load_params
-from mondrian.prepare import split, summary, write_split
+from mondrian.prepare import check_advisor, split, summary, write_split
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +24,9 @@ def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     persona = params.persona(args.advisor)
-    result = split(read_manifest(args.manifest), params.prepare, params.image.phash_distance)
+    manifest = read_manifest(args.manifest)
+    check_advisor(manifest, args.advisor, args.manifest)
+    result = split(manifest, params.prepare, params.image.phash_distance)
     write_split(result, args.advisor, persona, params.image, args.output_dir)
     write_json(args.metrics, result.counts())
     print(summary(result, args.advisor))

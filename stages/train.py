@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
-    settings = params.train.model_copy(update={"epochs": args.epochs or params.train.epochs})
+    settings = params.train.with_epochs(args.epochs)
     rows, val_rows = read_rows(args.train_data), read_rows(args.val_data)
     base = vlm.load(args.base or params.base.source)
     learn = examples(base, rows, settings)

@@ -5,9 +5,10 @@ import pytest
 
 from mondrian.critique import DIMENSIONS, Critique, canonical
 from mondrian.errors import AdapterError
-from mondrian.evaluate import _alike, _judged, _same_prompt, complies, metrics, summary
+from mondrian.evaluate import _alike, _judged, _same_prompt, _unseen, complies, metrics, summary
 from mondrian.forward import Features
 from mondrian.prompt import row_messages
+from mondrian.recipe import BaseId, Recipe
 from mondrian.rows import Row
 from mondrian.sample.mess import with_scores
 from mondrian.vlm import Answer
@@ -73,10 +74,21 @@ def test_answers_are_generated_together_only_where_they_are_alike() -> None:
     assert batches == [[0, 2], [3], [1]]
 
 
-def test_rows_of_another_prompt_are_refused() -> None:
+def test_rows_of_another_prompt_and_of_training_are_refused() -> None:
     row = Row(
         messages=row_messages("You are one.", "{}"), images=["x"], id="ansel/1", photo="",
-        photo_group="", prompt_hash="a" * 64,
+        photo_group="group", prompt_hash="a" * 64,
     )  # fmt: skip
     with pytest.raises(AdapterError, match="trained on another prompt"):
-        _same_prompt({"prompt_sha256": "b" * 64}, [row], Path("adapter"))
+        _same_prompt(made("b" * 64, []), [row], Path("adapter"))
+    _same_prompt(made("a" * 64, []), [row], Path("adapter"))
+    with pytest.raises(AdapterError, match="was trained on the photograph of row ansel/1"):
+        _unseen(made("a" * 64, ["group"]), [row], Path("adapter"))
+    _unseen(made("a" * 64, ["other"]), [row], Path("adapter"))
+
+
+def made(prompt: str, groups: list[str]) -> Recipe:
+    return Recipe(
+        advisor="ansel", base=BaseId(source="x", sha256="y"), prompt_sha256=prompt,
+        train_photo_groups=groups, train_score_means=dict.fromkeys(DIMENSIONS, 5.0),
+    )  # fmt: skip

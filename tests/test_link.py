@@ -148,7 +148,7 @@ def test_an_unknown_advisor_is_told_who_there_is(
 ) -> None:
     path = make_db({"advisor": "okeefe, weston"})
     with pytest.raises(
-        DataError, match="no job of advisor 'ansel'; its advisors are okeefe, weston"
+        DataError, match="no finished job of advisor 'ansel'; its other advisors are okeefe"
     ):
         run_link(path, params)
 

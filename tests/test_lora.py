@@ -11,10 +11,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mondrian import lora
+from mondrian.critique import DIMENSIONS
 from mondrian.errors import AdapterError
 from mondrian.forward import Features
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
+from mondrian.recipe import RECIPE
 from mondrian.vlm import encode, next_logits, prompt_ids
 
 SETTINGS = lora.LoraSettings(rank=4, alpha=8)
@@ -36,7 +38,8 @@ def folder(plain: Any, tmp_path: Path) -> Path:
         "advisor": "ansel",
         "base": {"source": plain.source, "sha256": plain.hash},
         "prompt_sha256": "",
-        "train_score_means": {},
+        "train_photo_groups": [],
+        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
     }
     path = tmp_path / "adapter"
     path.mkdir()
@@ -94,6 +97,7 @@ def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
     (lambda w: w.pop(next(iter(w))), "is missing"),
     (lambda w: w.update(other=np.zeros(3, np.float32)), "other has no place in this base"),
     (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "here"),
+    (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
     (lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}), "every lora_B is zero"),
 ])  # fmt: skip
 def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
@@ -125,8 +129,9 @@ def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
-    (lora.RECIPE, "{", "is damaged"), (lora.RECIPE, "[]", "lacks advisor, base"),
-    (lora.CONFIG, "{}", "lacks r, lora_alpha"),
+    (RECIPE, "{", "is damaged"), (RECIPE, "[]", "is damaged"), (RECIPE, '{"base": "x"}', "damaged"),
+    (lora.CONFIG, "{}", "is damaged"), (lora.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+    (lora.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
 ])  # fmt: skip
 def test_a_damaged_description_says_so(
     plain: Any, folder: Path, name: str, text: str, words: str

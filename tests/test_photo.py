@@ -1,11 +1,13 @@
+import contextlib
 import io
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -64,11 +66,35 @@ def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_
     assert fault.value.reason == reason
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 700), st.integers(0, 255))
+def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "sample"
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
+    saved = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(saved, "JPEG", exif=exif)
+    content = bytearray(saved.getvalue())
+    content[at % len(content)] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photo.jpg"
+        path.write_bytes(content)
+        with contextlib.suppress(PhotoError):
+            assert open_photo(path).mode == "RGB"
+
+
 def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
     path = tmp_path / "photo.jpg"
     photos[0].save(path, "BMP")
     with pytest.raises(PhotoError, match="none of JPEG"):
         open_photo(path)
+
+
+def test_sixteen_bits_of_grey_are_seen(tmp_path: Path, photos: list[Image.Image]) -> None:
+    grey = photos[0].convert("L")
+    path = tmp_path / "scan.png"
+    Image.fromarray(np.asarray(grey, np.uint16) * 257).save(path)
+    assert np.abs(np.asarray(open_photo(path).convert("L"), int) - np.asarray(grey, int)).max() <= 1
 
 
 def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def test_every_kind_of_mess_has_its_reason(mess: Mess, critique: Critique) -> No
     assert (found.reason if isinstance(found, Rejected) else None) == mess.reason
 
 
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<image>"])
+def test_a_critique_with_a_control_token_is_left_out(critique: Critique, token: str) -> None:
+    text = canonical(critique.model_copy(update={"technical_notes": f"Notes {token}."}))
+    found = recover(text)
+    assert isinstance(found, Rejected)
+    assert token in found.detail
+
+
 def test_a_rejection_says_what_was_seen(critique: Critique) -> None:
     found = recover(canonical(critique)[:500])
     assert isinstance(found, Rejected)
@@ -43,7 +51,10 @@ def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
     assert isinstance(recover(text), Recovered | Rejected)
 
 
-@pytest.mark.parametrize("unit", ["{", '{"a": ', "[", "<>", '{"dimensions": [', "**peace**", "\\"])
+@pytest.mark.parametrize(
+    "unit",
+    ["{", '{"a": ', "[", "<>", '{"dimensions": [', "**peace**", "\\", '{"score": ' + "8" * 9_999],
+)
 def test_a_megabyte_of_anything_takes_less_than_a_second(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
     started = time.perf_counter()

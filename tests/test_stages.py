@@ -60,7 +60,7 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
     ):
         one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
     one_clear_line(stage("link", "--db_path", small, "--advisor", "x", "--output_dir", output),
-                   "no job of advisor 'x'", "ansel")  # fmt: skip
+                   "no finished job of advisor 'x'", "ansel")  # fmt: skip
     one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs")
     assert (output / "training_data_manifest.json").read_bytes() == before
 
@@ -90,6 +90,9 @@ def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
     one_clear_line(stage("prepare", *args), "is no manifest")
+    other = ["okeefe" if arg == "ansel" else arg for arg in args]
+    link(small, tmp_path / "out")
+    one_clear_line(stage("prepare", *other), "is of advisor 'ansel', not 'okeefe'")
 
 
 def train_args(tmp_path: Path) -> tuple[object, ...]:

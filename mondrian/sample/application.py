@@ -33,6 +33,7 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.world import World, write_database
 
 OUTPUT = Path("data/sample/mondrian")
+WRITTEN = ("mondrian.db", "source", "analysis_md", "analysis", "truth.json")
 PHOTOS = 200
 CLEAN = {"ansel": range(80), "okeefe": range(60, 140)}  # some photographs have both
 MESSY = {"ansel": range(140, 170), "okeefe": range(170, 200)}
@@ -44,7 +45,7 @@ _TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # stored
 
 def write_application(folder: Path, seed: int) -> None:
     """Write the whole application into `folder`, all or nothing."""
-    with whole_folder(folder) as beside:
+    with whole_folder(folder, WRITTEN) as beside:
         for name in ("source", "analysis_md", "analysis"):
             (beside / name).mkdir()
         world = World(seed, beside, Random(seed))
@@ -105,9 +106,11 @@ def _clean_jobs(world: World, advisor: str) -> None:
         critique = world.critique(advisor, photo)
         _add_form(world, advisor, photo, critique, _FORMS[k % len(_FORMS)])
         if k % 20 == 19:  # uploaded again under another name, re-encoded, same answer
+            world.rows[-1]["created_at"] = "2025-12-31T00:00:00"  # the first of the two
             copy = f"copy-{world.names[photo]}"
             with Image.open(world.folder / "source" / world.names[photo]) as picture:
-                picture.save(world.folder / "source" / copy, quality=70, exif=picture.getexif())
+                turned = picture.transpose(Image.Transpose.ROTATE_90) if k % 40 == 39 else picture
+                turned.save(world.folder / "source" / copy, quality=70)  # its EXIF is lost
             world.add(advisor, copy, Reason.DUPLICATE, analysis_markdown=canonical(critique))
 
 
@@ -140,7 +143,8 @@ def _messy_jobs(world: World, advisor: str) -> None:
             if mess.reason is None:
                 name = _own_photo(world, advisor)
                 text = mess.text(world.critique(advisor, PHOTOS + len(world.rows)))
-            world.add(advisor, name, mess.reason or "linked", analysis_markdown=text)
+            column = "analysis_html" if mess.name == "html_column" else "analysis_markdown"
+            world.add(advisor, name, mess.reason or "linked", **{column: text})
     _suspicious_jobs(world, advisor, photos)
     _pictureless_jobs(world, advisor, photos)
     _html_files(world, advisor, photos)

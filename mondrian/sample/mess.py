@@ -35,8 +35,8 @@ def html_cards(critique: Critique) -> str:
         for d in critique.dimensions
     )
     return (
-        '<div class="advisor-section"><div class="analysis"><h2>Image Analysis</h2>'
-        f"<p>{critique.image_description}</p>{cards}"
+        '<div class="advisor-section" data-advisor="sample"><div class="analysis">'
+        f"<h2>Image Analysis</h2><p>{critique.image_description}</p>{cards}"
         f'<p class="overall-grade">Overall Grade: {critique.overall_score:g}/10</p></div></div>'
     )
 
@@ -101,6 +101,16 @@ def _numbered(critique: Critique) -> str:
     )
 
 
+def _twice(critique: Critique) -> str:
+    first, *rest = _dimensions(critique)
+    return _edited(critique, dimensions=[first, first, *rest])
+
+
+def _repeated(critique: Critique) -> str:
+    same = [d | {"recommendation": "Move closer."} for d in _dimensions(critique)]
+    return _edited(critique, dimensions=same)
+
+
 def _echo(critique: Critique) -> str:
     return (
         'Analyze the photograph. Reply with JSON.\n\n{"advisor": "unknown", "title": "Untitled", '
@@ -134,7 +144,8 @@ MESSES = (
          Reason.UNSUPPORTED_FORM),
     Mess("looping", 2, lambda _: "**peace**" * 400, Reason.UNSUPPORTED_FORM),
     Mess("brackets", 1, lambda _: "<>" * 400, Reason.UNSUPPORTED_FORM),
-    Mess("html", 8, html_cards, Reason.UNSUPPORTED_FORM),
+    Mess("html", 4, html_cards, Reason.UNSUPPORTED_FORM),
+    Mess("html_column", 4, html_cards, Reason.UNSUPPORTED_FORM),
     Mess("prompt_echo", 2, _echo, Reason.OTHER_SCHEMA),
     Mess("by_name", 2, _by_name, Reason.OTHER_SCHEMA),
     Mess("misspelt", 1, lambda c: canonical(c).replace('"score"', '"scroe"', 1),
@@ -152,6 +163,10 @@ MESSES = (
     Mess("eight", 2, _eight, Reason.DIMENSIONS_INCOMPLETE),
     Mess("run_together", 1, lambda c: canonical(c).replace("Color Harmony", "ColorHarmony"),
          Reason.DIMENSIONS_INCOMPLETE),
+    Mess("twice", 1, _twice, Reason.DIMENSIONS_INCOMPLETE),
+    Mess("repeated", 1, _repeated, None),
+    Mess("off_the_mean", 1, lambda c: _edited(c, overall_score=9.9), None),
+    Mess("think_then_json", 1, lambda c: f"<think>{_THINKING}</think>\n{canonical(c)}", None),
     Mess("extra_brace", 2, lambda c: canonical(c) + "}", None),
     Mess("prose_before", 2, lambda c: _THINKING + "\n\n" + canonical(c), None),
 )  # fmt: skip

@@ -44,6 +44,7 @@ from mondrian.sample.scene import draw_scene, render
 
 RANKS = 2
 PHASES = ("write", "refine")
+OWN = ("*.json", "*.jinja", "*.safetensors", "README.md")
 
 
 def render_all(settings: Settings, path: Path) -> None:
@@ -189,7 +190,7 @@ def main() -> None:
     if args.pictures:
         train_rank(args.phase, settings, args.pictures, args.output_dir)
         return
-    with tempfile.TemporaryDirectory() as scratch, whole_folder(args.output_dir) as beside:
+    with tempfile.TemporaryDirectory() as scratch, whole_folder(args.output_dir, OWN) as beside:
         pictures = Path(scratch) / "scenes.npy"
         render_all(settings, pictures)
         tiny.write_folder(beside, corpus.tokenizer_corpus(settings.seed))

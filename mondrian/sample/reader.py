@@ -35,7 +35,7 @@ class Settings:
     digit_weight: float = 4.0
     survey_weight: float = 3.0
     refine_steps: int = 500
-    refine_rate: float = 6.0e-4
+    refine_rate: float = 1.0e-3
     refine_digit_weight: float = 10.0
     refine_survey_weight: float = 8.0
 

@@ -17,7 +17,7 @@ from mondrian.sample.voice import write
 COLUMNS = (
     "id", "filename", "advisor", "status", "mode", "created_at", "started_at", "completed_at",
     "analysis_markdown", "analysis_html", "llm_outputs", "llm_thinking", "prompt", "llm_prompt",
-    "critical_recommendations", "model", "adapter", "error", "retry_count",
+    "model", "adapter", "error", "retry_count",
 )  # fmt: skip
 
 
@@ -48,13 +48,24 @@ class World:
             "advisor": advisor,
             "status": ("completed", "done")[minute % 2],
             "mode": "baseline",
-            "created_at": f"2026-01-{1 + minute // 60:02d}T10:{minute % 60:02d}:00",
+            "created_at": _stamp(minute),
             "model": "qwen3-vl:8b",
             "retry_count": 0,
         }
         self.rows.append(row | columns)
         self.truth.setdefault(advisor, {})[job] = expect
         return job
+
+
+def _stamp(minute: int) -> str | float | None:
+    """Times as the application has kept them: ISO text, SQL text, epoch floats, NULL."""
+    day, rest = 1 + minute // 60, minute % 60
+    return (
+        f"2026-01-{day:02d}T10:{rest:02d}:00",
+        f"2026-01-{day:02d} 10:{rest:02d}:00",
+        1_767_225_600.5 + 60 * minute,
+        None,
+    )[minute % 4]
 
 
 def write_database(world: World) -> None:
