@@ -2,7 +2,7 @@
 # make test     every test; make quick: those that take milliseconds
 # make lint     ruff and mypy
 # make lock     requirements again, after a change of pyproject.toml
-# make clean    everything that was made, the environment included
+# make clean    what was made and is not for git, the environment included
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,7 +36,7 @@ lock:
 	  --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* metrics dvc_plots dvc.lock data/sample/dvc.lock \
+	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* dvc_plots \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -111,10 +111,20 @@ def test_the_readme_speaks_of_what_exists() -> None:
     assert len(paths) > 3
     assert [p for p in paths if not (ROOT / p).exists()] == []
     scripts = set(re.findall(r"python (stages/\w+\.py)", readme))
-    modules = set(re.findall(r"python -m (mondrian[\w.]+)", readme))
     assert scripts
     assert all((ROOT / s).exists() for s in scripts)
-    assert all((ROOT / f"{m.replace('.', '/')}.py").exists() for m in modules)
+
+
+def test_every_value_for_the_4b_is_listed_in_the_readme() -> None:
+    section, keys = "", set()
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        if line[:1].isalpha():
+            section = line.split(":")[0]
+        elif "for the 4B" in line and line.startswith("  "):
+            keys.add(f"{section}.{line.split(':')[0].strip()}")
+    listed = (ROOT / "README.md").read_text().split("## The real model")[1].split("##")[0]
+    assert len(keys) == 8
+    assert set(re.findall(r"`(\w+\.\w+)`", listed)) == keys
 
 
 def test_params_that_the_documents_name_exist(params: Params) -> None:

@@ -26,6 +26,7 @@ from mondrian.sample.taste import PLAIN, scores
 
 HELD_OUT_SEED = 900  # of no training scene and of no sample
 BATCH = 20
+SEEN = 0.5  # a lower correlation counts as blind
 
 Scores = NDArray[np.floating[Any]]
 
@@ -65,6 +66,18 @@ def table(told: Scores, true: Scores) -> str:
 TEMPLATE = Path(__file__).with_suffix(".md")
 
 
+def blind(told: Scores, true: Scores) -> str:
+    """The dimensions whose scores hardly follow the picture, in words."""
+    poor = [
+        name
+        for i, name in enumerate(DIMENSIONS)
+        if len(told) < 2 or not np.corrcoef(told[:, i], true[:, i])[0, 1] > SEEN
+    ]
+    if not poor:
+        return "It sees something of all seven."
+    return f"It does not see {', '.join(poor)}: its scores there are guesses."
+
+
 def write_card(folder: Path, settings: Settings) -> None:
     """Measure the base in a folder and write its README.md."""
     compliance, tokens, told, true = measure(folder, settings.held_out)
@@ -76,6 +89,7 @@ def write_card(folder: Path, settings: Settings) -> None:
         compliance=compliance,
         tokens=tokens,
         table=table(told, true),
+        blind=blind(told, true),
         **vars(settings),
     )
     write_text(folder / "README.md", card)
