@@ -26,7 +26,8 @@ def arms(advisor: str, folder: Path) -> pd.DataFrame:
         "tokens_per_critique": "tokens",
     }
     table = pd.DataFrame({arm: found[arm] for arm in ("base", "fine_tuned", "constant")}).T
-    return table.reindex(columns=list(shown)).rename(columns=shown).astype(float)
+    table = table.reindex(columns=list(shown)).rename(columns=shown).astype(float)
+    return table.astype({"scored": int})
 
 
 def told(advisor: str, folder: Path) -> str:
