@@ -19,7 +19,7 @@ repro: $(VENV)/run
 	@dvc repro
 
 test: $(VENV)/dev
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 quick: $(VENV)/dev
 	@python -m pytest -m "not slow"

@@ -142,7 +142,8 @@ def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[bool]]:
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
     """Logits of the first token of an answer; shape (vocabulary,)."""
     batch = make_batch([prompt], [features], vlm.image_id)
-    return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
+    with cpu_kernels():
+        return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
 def generate(

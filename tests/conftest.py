@@ -21,6 +21,11 @@ ROOT = Path(__file__).parent.parent
 SAMPLE_SEED = 7  # not the seed of the shipped sample
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole pipeline first: it takes as long as all else together, on the other core."""
+    items.sort(key=lambda item: "test_pipeline" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def params() -> Params:
     return load_params(ROOT / "params.yaml")
