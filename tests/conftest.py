@@ -108,8 +108,10 @@ def one_clear_line(run: subprocess.CompletedProcess[str], *wanted: object) -> No
     """The run failed with one message that holds everything wanted, and no traceback."""
     assert run.returncode != 0, run.stdout
     assert "Traceback" not in run.stderr, run.stderr
-    last = run.stderr.strip().splitlines()
-    message = "\n".join(line for line in last if "error:" in line or line.startswith("  "))
-    assert message.startswith("error: "), run.stderr
+    lines = run.stderr.splitlines()  # a progress bar may stand before it
+    start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines))
+    message = "\n".join(lines[start:])
+    assert message, run.stderr
+    assert all(line.startswith("  ") for line in lines[start + 1 :]), message
     for part in wanted:
         assert str(part) in message, (part, message)
