@@ -61,6 +61,6 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that may not be written
         name = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{name}; nothing is half-written, run again")
+        sys.exit(f"error: {error.strerror or error}{name}; mend it and run again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -29,9 +29,9 @@ def write_text(path: Path, text: str) -> None:
         beside.chmod(0o644)
         beside.replace(path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
-        raise
+        raise _named(error, path) from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -70,8 +70,19 @@ def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
         for file in beside.rglob("*"):
             sync(file)
         _take_place(beside, path)
+    except OSError as error:
+        if str(error.filename or "").startswith(str(beside)):
+            error.filename = None  # a name the user never gave
+        raise _named(error, path) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _named(error: BaseException, path: Path) -> BaseException:
+    """A full disk says nothing of where: let the error name what was written."""
+    if isinstance(error, OSError) and not error.filename:
+        error.filename = str(path)
+    return error
 
 
 def _replaceable(path: Path, own: Sequence[str]) -> None:

@@ -155,7 +155,7 @@ def _epochs(
         params.learning_rate, weight_decay=params.weight_decay, bias_correction=True
     )
     steps = params.epochs * -(-len(rows) // params.batch_size)
-    bar = tqdm(total=steps, desc="train", unit="step")
+    bar = tqdm(total=steps, desc="train", unit="step", mininterval=0.5)
     started = perf_counter()
     for epoch in range(1, params.epochs + 1):
         total, count = 0.0, 0.0
@@ -172,7 +172,8 @@ def _epochs(
             run.log.append({"step": step, "epoch": epoch, "loss": round(value, 6), "rate": rate})
             pace = run.tokens / (perf_counter() - started)
             memory = mx.get_peak_memory() / 1e9
-            bar.set_postfix_str(f"loss {value:.3f}, {pace:.0f} tokens/s, {memory:.1f} GB")
+            told = f"loss {value:.3f}, {pace:.0f} tokens/s, {memory:.1f} GB"
+            bar.set_postfix_str(told, refresh=False)
             bar.update()
         entry = {"step": step, "epoch": epoch, "train_loss": round(total / count, 6)}
         entry["val_loss"] = round(validate(vlm, val, params.batch_size), 6)

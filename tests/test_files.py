@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) 
         cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert run.returncode == 1
-    assert run.stderr.startswith("error: File too large")
+    assert run.stderr.startswith(f"error: File too large: {folder}")
     assert run.stderr.count("\n") == 1
     assert (folder / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
