@@ -2,9 +2,9 @@
 
 Rendered scenes -> models/base/mondrian-tiny. First the vision tower learns to tell the true
 attributes of a scene (warm-up), then the whole model learns to write the plain critique of it, and
-at last to get the scores right. The settings and the seed fix the result on one kind of machine;
-two processes share the work and average their gradients. At the end the result is measured and its
-card written.
+at last to get the scores right. The seed fixes scenes, order and first weights, yet two runs are
+not bitwise equal (docs/limits.md). Two processes share the work and average their gradients. At the
+end the result is measured and its card written.
 """
 
 from __future__ import annotations
