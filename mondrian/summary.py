@@ -55,9 +55,10 @@ def _said(found: dict[str, Any]) -> str:
         return "the adapter's answers hold no scores"
     beats = [name for name, mae in (("base", base), ("constant", constant)) if mae and tuned < mae]
     count = found["photographs"]
+    nearer = f"on {count} photographs the adapter is on average nearer"
     if len(beats) == 2:
-        return f"on {count} photographs the adapter is nearer to the advisor than base and constant"
-    return f"on {count} photographs the adapter is nearer than {beats[0] if beats else 'neither'}"
+        return f"{nearer} to the advisor than base and constant"
+    return f"{nearer} than {beats[0] if beats else 'neither'}"
 
 
 def main() -> None:
@@ -65,7 +66,9 @@ def main() -> None:
     print("\n\n".join(told(advisor, METRICS) for advisor in params.advisors))
     print(
         "\nscore MAE: mean distance from the advisor's own scores, 0 to 10; "
-        "constant says the mean of the training scores."
+        "constant says the mean of the training scores.\n"
+        "compliance: share of answers that fit the schema; scored: answers with scores; "
+        "bias above 0: too kind."
     )
 
 

@@ -15,10 +15,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--db_path", type=Path, required=True, help="the application's database")
     parser.add_argument("--advisor", required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--source_dir", type=Path, help="photographs; beside the database")
-    parser.add_argument("--analysis_dir", type=Path, help="analysis_md; beside the database")
-    parser.add_argument("--html_dir", type=Path, help="analysis; beside the database")
-    parser.add_argument("--metrics", type=Path, help="counts; in the output folder")
+    parser.add_argument(
+        "--source_dir", type=Path, help="photographs; default: source/ beside the database"
+    )
+    parser.add_argument(
+        "--analysis_dir", type=Path, help="default: analysis_md/ beside the database"
+    )
+    parser.add_argument("--html_dir", type=Path, help="default: analysis/ beside the database")
+    parser.add_argument(
+        "--metrics", type=Path, help="counts; default: link.json in the output folder"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
