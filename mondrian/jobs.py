@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -53,8 +54,9 @@ class Job:
     @property
     def sent(self) -> str:
         """The prompt inside llm_outputs, where newer rows keep it."""
-        return str(self.outputs().get("prompt", ""))
+        return str(self.outputs.get("prompt", ""))
 
+    @cached_property
     def outputs(self) -> dict[str, Any]:
         """llm_outputs as an object; empty where it is none."""
         try:

@@ -24,7 +24,7 @@ class Folders:
 
 def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str]:
     """Where the critique is stored and its text: the first of the places that has one."""
-    outputs = job.outputs()
+    outputs = job.outputs
     own = outputs.get(advisor)
     if own:
         return f"llm_outputs.{advisor}", own if isinstance(own, str) else json.dumps(own)
