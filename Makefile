@@ -36,7 +36,7 @@ lock:
 	  --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* dvc_plots \
+	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* dvc_plots .cache \
 	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,166 +1,258 @@
-"""link: jobs database + photographs -> one record a critique, or a named reason why not.
+"""link: jobs + photographs -> one record a critique, or a named reason why not.
 
-Every finished job of the advisor ends either in `records` or in `rejected`; nothing is dropped in
-silence. What can only be seen over many jobs (shared texts, wrong pictures) is judged at the end.
+Every finished job of the advisor ends as a record or under a reason; nothing is dropped in silence.
+A job's text is examined in parallel processes, its photograph once for all jobs that name it, and
+what only many jobs show (shared texts, wrong pictures, duplicates) at the end.
 """
 
 from __future__ import annotations
 
-from hashlib import sha256
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
+from mondrian.album import Album
+from mondrian.alike import SIDE, same_pictures
 from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
-from mondrian.files import file_hash
-from mondrian.jobs import Job, concerns, count_by_advisor, finished_jobs, open_jobs
-from mondrian.manifest import Manifest, Photo, Record, Refusal
-from mondrian.params import Link
-from mondrian.photo import open_photo, phashes, same_pictures
-from mondrian.recover import Reason, Recovered, Rejected, recover
-from mondrian.stored import Folders, find_photo, stored_text
-from mondrian.suspicion import of_many, of_one
+from mondrian.jobs import Job, concerns
+from mondrian.ledger import Examined, Ledger, Pair
+from mondrian.look import look_all
+from mondrian.manifest import write_manifest
+from mondrian.parallel import spread
+from mondrian.params import Image, Link
+from mondrian.reason import Reason, Rejected
+from mondrian.recover import recover
+from mondrian.source import open_source
+from mondrian.stored import Folders, stored_text
+from mondrian.suspicion import COSTS, FLAGS, Vocabulary, of_one, words_hash
 
-_KEEP = "kept where params.yaml says so under link"
+MANIFEST = "training_data_manifest.json"
+_BATCH, _ALONE = 250, 4  # jobs examined at a time, and batches that are not worth a process
+_DESCRIPTIONS = 2000  # from which the rarity of words is learned
 
 
-def link(db_path: Path, advisor: str, folders: Folders, params: Link, bits: int) -> Manifest:
-    """Account for every finished job of the advisor; `bits` is image.phash_distance.
+@dataclass(frozen=True)
+class Desk:
+    """What the examination of one job needs."""
 
-    Raises DataError where the database cannot be used, knows no such advisor, or yields no pair.
+    advisor: str
+    folders: Folders
+    params: Link
+
+    @cached_property
+    def album(self) -> Album:
+        """The photographs, listed once a process."""
+        return Album(self.folders.source, self.params.thumbnails == "use")
+
+
+def link(source: Path, desk: Desk, image: Image, cache: Path, output_dir: Path) -> dict[str, Any]:
+    """Account for every finished job of the advisor; returns the counts.
+
+    source      a database or list, as source.locate gives it
+    cache       folder that remembers photographs from run to run
+    output_dir  gets training_data_manifest.json
+
+    Raises DataError where the source cannot be used, knows no such advisor, or yields no pair.
     """
-    if not folders.source.is_dir():
-        raise DataError(f"{folders.source} is no folder of photographs; give it with --source_dir")
-    photos: dict[Path, Photo | PhotoError] = {}
-    records: list[Record] = []
-    rejected: list[Refusal] = []
-    with open_jobs(db_path) as connection:
-        counts = count_by_advisor(connection)
-        jobs = sum(rows for field, rows in counts.items() if concerns(field, advisor))
-        for job in finished_jobs(connection, advisor):
-            outcome = _link_job(job, advisor, folders, photos, params)
-            if isinstance(outcome, Record):
-                records.append(outcome)
-            else:
-                rejected.append(_refusal(job.id, outcome))
-    finished = len(records) + len(rejected)
-    records, late = _judge_together(records, params, bits)
-    manifest = Manifest(
-        advisor=advisor, jobs=jobs, finished=finished, records=records, rejected=rejected + late
-    )
-    if not records:
-        absent = all(r.reason == Reason.ADVISOR_ABSENT for r in manifest.rejected)
-        raise DataError(
-            _unknown(db_path, advisor, counts) if absent else _nothing_left(db_path, manifest)
-        )
-    return manifest
+    _ = desk.album  # no photographs, no work
+    with Ledger() as ledger:
+        rows = _examine(source, desk, ledger)
+        ledger.enter_photos(look_all(ledger.paths(), cache))
+        ledger.enter_pictures(_pictures(ledger.thumbnails(), image))
+        flags = _judge(ledger, desk.params)
+        counts = _count(ledger, desk.advisor, rows, flags)
+        if not counts["linked"]:
+            raise DataError(_nothing_left(source, desk.advisor, rows, counts, ledger))
+        lists = {
+            "records": ledger.records(left_out=False),
+            "left_out": ledger.records(left_out=True),
+            "rejected": ledger.refusals(),
+        }
+        write_manifest(output_dir / MANIFEST, desk.advisor, counts, lists)
+    return counts
 
 
-def summary(manifest: Manifest) -> str:
-    """What a person wants to know, in two lines."""
-    counts = manifest.counts()
-    lines = (
-        f"link {manifest.advisor}: {manifest.finished} finished jobs → {counts['linked']} pairs "
-        f"of {counts['photos']} photos; {len(manifest.rejected)} left out"
-    )
-    reasons = " · ".join(f"{reason} {count}" for reason, count in counts["rejected"].items())
-    return f"{lines}\n  {reasons}" if reasons else lines
+def summary(advisor: str, counts: dict[str, Any]) -> str:
+    """What a person wants to know, in a few lines."""
+    out = sum(counts["rejected"].values())
+    lines = [
+        f"link {advisor}: {counts['finished']} finished jobs → {counts['linked']} pairs "
+        f"of {counts['photos']} photos; {out} left out"
+    ]
+    for start in range(0, len(counts["rejected"]), 6):
+        some = list(counts["rejected"].items())[start : start + 6]
+        lines.append("  " + " · ".join(f"{reason} {count}" for reason, count in some))
+    if suspect := [name for name in FLAGS if name in counts["rejected"]]:
+        lines.append(f"  kept where params.yaml says link.NAME: keep: {', '.join(suspect)}")
+    return "\n".join(lines)
 
 
-def _unknown(db_path: Path, advisor: str, counts: dict[str, int]) -> str:
-    named = {part.strip() for field in counts for part in field.split(",")} - {"", "all", advisor}
-    has = ", ".join(sorted(named)[:10]) or "none"
-    return f"{db_path} has no finished job of advisor {advisor!r}; its other advisors are {has}"
+def _examine(source: Path, desk: Desk, ledger: Ledger) -> dict[str, int]:
+    """Enter every finished job; returns the rows for each value of the advisor field."""
+    with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
+        rows = jobs.by_advisor()
+        bar.total = _concerned(rows, desk.advisor)  # at most: not all of them are finished
+        finished = jobs.finished(desk.advisor)
+        batches = iter(lambda: list(islice(finished, _BATCH)), [])
+        for examined in spread(_examine_some, desk, batches, _ALONE):
+            ledger.enter(examined)
+            bar.update(len(examined))
+    return rows
 
 
-def _link_job(
-    job: Job, advisor: str, folders: Folders, photos: dict[Path, Photo | PhotoError], params: Link
-) -> Record | Rejected:
-    text_from, text = stored_text(job, advisor, folders)
-    found = (
-        recover(text)
-        if text_from != Reason.ADVISOR_ABSENT
-        else Rejected(
-            Reason.ADVISOR_ABSENT, f"{job.advisor!r} asked several; {advisor} did not answer"
-        )
-    )
+def _examine_some(desk: Desk, jobs: list[Job]) -> list[Examined]:
+    return [_examine_one(desk, job) for job in jobs]
+
+
+def _examine_one(desk: Desk, job: Job) -> Examined:
+    stored = stored_text(job, desk.advisor, desk.folders)
+    if isinstance(stored, Rejected):
+        return _refused(job, stored)
+    place, text = stored
+    found = recover(text, desk.advisor, job.prompts())
     if isinstance(found, Rejected):
-        return found
-    suspicions = of_one(job, found.critique)
-    for reason in suspicions:
-        if getattr(params, reason) == "leave_out":
-            return Rejected(Reason(reason), _KEEP)
+        return _refused(job, found)
     try:
-        photo = _photo(job, folders.source, photos)
+        path, how = desk.album.find(job.filename)
     except PhotoError as error:
-        return Rejected(Reason(error.reason), str(error))
-    return _record(job, photo, found, text_from, suspicions)
-
-
-def _record(
-    job: Job, photo: Photo, found: Recovered, text_from: str, suspicions: tuple[str, ...]
-) -> Record:
-    return Record(
-        job_id=job.id,
-        photo=photo,
-        critique=found.critique,
-        text_from=text_from,
-        form=found.form,
-        created=job.created,
-        mode=job.mode,
-        model=job.model,
-        suspicions=suspicions,
+        return _refused(job, Rejected(Reason(error.reason), str(error)))
+    flags = of_one(job, found, desk.params.overall_tolerance)
+    words = words_hash(found.critique)
+    record = {
+        "job_id": _sound(job.id),
+        "critique": json.loads(canonical(found.critique)),
+        "words": words,
+        "text_from": place,
+        "form": found.form,
+        "repairs": found.repairs,
+        "created": job.created(),
+        "mode": _sound(job.mode),
+        "model": _sound(job.model),
+    }
+    return Examined(
+        job.when, _sound(job.id), "", "", str(path), how, words, " ".join(flags), json.dumps(record)
     )
 
 
-def _photo(job: Job, source: Path, seen: dict[Path, Photo | PhotoError]) -> Photo:
-    path, found = find_photo(job.filename, source)
-    if path not in seen:
-        try:
-            hashes = phashes(open_photo(path))
-            seen[path] = Photo(path=str(path), sha256=file_hash(path), phashes=hashes, found=found)
-        except PhotoError as error:
-            seen[path] = error
-    known = seen[path]
-    if isinstance(known, PhotoError):
-        raise known
-    return known
+def _refused(job: Job, why: Rejected) -> Examined:
+    return Examined(job.when, _sound(job.id), str(why.reason), _sound(why.detail))
 
 
-def _judge_together(
-    records: list[Record], params: Link, bits: int
-) -> tuple[list[Record], list[Refusal]]:
-    """Leave out duplicates and, by setting, what is suspicious beside other records."""
-    pictures = same_pictures([r.photo.phashes for r in records], bits)
-    texts = [sha256(canonical(r.critique).encode()).hexdigest() for r in records]
-    suspicions = of_many(pictures, texts, params.critiques_per_photo)
-    kept: list[Record] = []
-    rejected: list[Refusal] = []
-    seen: set[tuple[int, str]] = set()
-    for record, pair, found in zip(
-        records, zip(pictures, texts, strict=True), suspicions, strict=True
-    ):
-        out = [name for name in found if getattr(params, name) == "leave_out"]
-        if out:
-            rejected.append(_refusal(record.job_id, Rejected(Reason(out[0]), _KEEP)))
-        elif pair in seen:
-            detail = "the same text about the same photograph, linked from an earlier job"
-            rejected.append(_refusal(record.job_id, Rejected(Reason.DUPLICATE, detail)))
-        else:
-            kept.append(record.model_copy(update={"suspicions": (*record.suspicions, *found)}))
-        seen.add(pair)
-    return kept, rejected
+def _sound(text: str) -> str:
+    """Without half an emoji, which no file could hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
-def _refusal(job_id: str, rejected: Rejected) -> Refusal:
-    detail = rejected.detail.encode("utf-8", "replace").decode()  # may hold half an emoji
-    return Refusal(job_id=job_id, reason=rejected.reason, detail=detail)
+def _pictures(thumbnails: dict[str, bytes], image: Image) -> dict[str, str]:
+    """The picture that each content shows, named after the first content that shows it."""
+    contents = list(thumbnails)
+    pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(-1, SIDE, SIDE)
+    numbers = same_pictures(pixels, image.phash_distance, image.likeness)
+    first: dict[int, str] = {}
+    for content, number in zip(contents, numbers, strict=True):
+        first.setdefault(number, content[:16])
+    return dict(zip(contents, (first[number] for number in numbers), strict=True))
 
 
-def _nothing_left(db_path: Path, manifest: Manifest) -> str:
-    reasons = ", ".join(f"{reason} {n}" for reason, n in manifest.counts()["rejected"].items())
-    switches = [r for r in Link.model_fields if r in manifest.counts()["rejected"]]
-    way = f"; keep some with link.{switches[0]}: keep in params.yaml" if switches else ""
-    return (
-        f"{db_path}: none of {manifest.finished} finished jobs of {manifest.advisor!r} gives a "
-        f"pair ({reasons or 'no finished job'}){way}"
-    )
+def _judge(ledger: Ledger, params: Link) -> Counter[str]:
+    """Leave out duplicates and, by setting, what is suspicious; returns how often each flag was."""
+    shared, unlike = ledger.shared_words(), _wrong_pictures(ledger, params.critiques_per_photo)
+    flags: Counter[str] = Counter()
+    seen: dict[tuple[str, str], Pair] = {}
+
+    def verdict(pair: Pair) -> tuple[str, str, str, int]:
+        many = {"shared_text": pair.words in shared, "wrong_picture": pair.picture in unlike}
+        true = {*pair.flags, *(name for name, holds in many.items() if holds)}
+        flags.update(true)
+        told = [name for name in FLAGS if name in true]
+        if out := [name for name in told if getattr(params, name) == "leave_out"]:
+            return out[0], f"flags {', '.join(told)}", " ".join(told), pair.number
+        first = seen.setdefault((pair.picture, pair.words), pair)
+        if first is not pair:
+            detail = f"the text and photograph of job {first.id}"
+            return Reason.DUPLICATE.value, detail, " ".join(told), pair.number
+        return "", "", " ".join(told), pair.number
+
+    ledger.judge([verdict(pair) for pair in ledger.pairs()])
+    return flags
+
+
+def _wrong_pictures(ledger: Ledger, most: int) -> set[str]:
+    """Pictures of which more unlike things are said than honest critiques would say."""
+    much_told = ledger.much_told(most)
+    if not much_told:
+        return set()
+    vocabulary = Vocabulary(ledger.descriptions(_DESCRIPTIONS))
+    return {
+        picture
+        for picture in much_told
+        if vocabulary.unlike(ledger.descriptions_of(picture, _DESCRIPTIONS)) > most
+    }
+
+
+def _count(
+    ledger: Ledger, advisor: str, rows: dict[str, int], flags: Counter[str]
+) -> dict[str, Any]:
+    """What metrics/<advisor>/link.json holds."""
+    photos: set[str] = set()
+    forms: Counter[str] = Counter()
+    repairs: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    linked = 0
+    for line in ledger.records(left_out=False):
+        record = json.loads(line)
+        linked += 1
+        photos.add(record["photo"]["group"])
+        forms[record["form"]] += 1
+        found[record["photo"]["found"]] += 1
+        repairs.update({repair.split(" ")[0] for repair in record["repairs"]})
+    rejected = ledger.reasons()
+    return {
+        "jobs": _concerned(rows, advisor),
+        "finished": linked + sum(rejected.values()),
+        "linked": linked,
+        "photos": len(photos),
+        "rejected": rejected,
+        "suspicions": dict(sorted(flags.items())),
+        "forms": dict(sorted(forms.items())),
+        "repairs": dict(sorted(repairs.items())),
+        "found": dict(sorted(found.items())),
+    }
+
+
+def _concerned(rows: dict[str, int], advisor: str) -> int:
+    return sum(count for field, count in rows.items() if concerns(field, advisor))
+
+
+def _nothing_left(
+    source: Path, advisor: str, rows: dict[str, int], counts: dict[str, Any], ledger: Ledger
+) -> str:
+    if not counts["finished"] or set(counts["rejected"]) == {Reason.ADVISOR_ABSENT}:
+        named = {part.strip() for field in rows for part in field.split(",")} - {"", "all", advisor}
+        has = ", ".join(sorted(named)[:10]) or "none"
+        return f"{source} has no finished job of advisor {advisor!r}; its other advisors are {has}"
+    reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
+    lines = [
+        f"{source}: none of {counts['finished']} finished jobs of {advisor!r} gives a pair "
+        f"({reasons})"
+    ]
+    for flags, count in ledger.left_out_for().most_common(5):
+        cost = "; ".join(COSTS[name] for name in flags)
+        switches = ", ".join(f"link.{name}: keep" for name in flags)
+        lines.append(f"  {switches} in params.yaml gives up to {count}: {cost}")
+    return "\n".join(lines)
+
+
+def plot_rows(counts: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Bars of the counts: what was linked, then each reason."""
+    yield "linked", counts["linked"]
+    yield from counts["rejected"].items()

@@ -1,82 +1,133 @@
-"""The manifest that link writes and prepare reads: training_data_manifest.json."""
+"""The manifest that link writes and prepare reads: training_data_manifest.json.
+
+It is one JSON object with one record a line, so that neither side ever holds all texts at once.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mondrian.critique import Critique, explain
 from mondrian.errors import DataError
-from mondrian.recover import Reason
+from mondrian.files import writing
+from mondrian.reason import Reason
 
-Hash = Annotated[int, Field(ge=0, lt=2**64)]
+LISTS = ("records", "left_out", "rejected")
+Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Frozen = ConfigDict(frozen=True, extra="forbid")
+Line = TypeVar("Line", bound=BaseModel)
+Lists = Mapping[str, Iterable[str]]  # each line a record as JSON
 
 
 class Photo(BaseModel):
     """A photograph that was opened and seen to be one."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = Frozen
     path: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    phashes: tuple[Hash, Hash, Hash, Hash]  # of the four rotations
-    found: str  # how: as_stored or without_upload_prefix
+    sha256: Hex
+    width: int  # pixels, as stored
+    height: int
+    group: str  # photographs that show the same share it
+    found: str  # how the row's name led to it, as in album.Album.find
 
 
 class Record(BaseModel):
     """A pair of photograph and critique, and where both came from."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = Frozen
     job_id: str
     photo: Photo
     critique: Critique
+    words: Hex  # of the critique's text: suspicion.words_hash
     text_from: str
-    form: str
+    form: str  # json or cards
+    repairs: tuple[str, ...]  # what was done to read it
     created: str
     mode: str
     model: str
-    suspicions: tuple[str, ...] = ()  # those that params.yaml says to keep
+    suspicions: tuple[str, ...]
+    reason: Reason | None = None  # why it is left out
 
 
 class Refusal(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    """A finished job that gives no record."""
+
+    model_config = Frozen
     job_id: str
     reason: Reason
     detail: str
 
 
-class Manifest(BaseModel):
-    """training_data_manifest.json."""
+class Head(BaseModel):
+    """The first line: whose manifest it is and what was counted, as in metrics/.../link.json."""
 
+    model_config = Frozen
     advisor: str
-    jobs: int  # rows that concern the advisor
-    finished: int
-    records: list[Record]
-    rejected: list[Refusal]
-
-    def counts(self) -> dict[str, Any]:
-        """What metrics/<advisor>/link.json holds."""
-        return {
-            "jobs": self.jobs,
-            "finished": self.finished,
-            "linked": len(self.records),
-            "photos": len({r.photo.sha256 for r in self.records}),
-            "rejected": dict(Counter(str(r.reason) for r in self.rejected).most_common()),
-        }
+    counts: dict[str, Any]
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read training_data_manifest.json.
+class Manifest:
+    """A manifest on the disk; each list is read anew, one record at a time."""
 
-    Raises DataError where it is missing or is no manifest.
+    def __init__(self, path: Path) -> None:
+        """Raises DataError where the file is missing or is no manifest."""
+        self.path = path
+        self.head = next(self._lines("head", Head), None) or self._not_one("it is empty")
+        self.advisor, self.counts = self.head.advisor, self.head.counts
+
+    def records(self) -> Iterator[Record]:
+        """What can be trained on."""
+        return self._lines("records", Record)
+
+    def left_out(self) -> Iterator[Record]:
+        """Whole records that are left out: suspicious ones by setting, and duplicates."""
+        return self._lines("left_out", Record)
+
+    def rejected(self) -> Iterator[Refusal]:
+        """Every job that gives no record of `records`, with its reason."""
+        return self._lines("rejected", Refusal)
+
+    def _lines(self, wanted: str, kind: type[Line]) -> Iterator[Line]:
+        section = "head"
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                for line in file:
+                    text = line.strip().rstrip(",")
+                    if section != "head" and text in ("]", "]}"):
+                        section = "between"
+                    elif text.startswith('"') and text.endswith("["):
+                        section = json.loads(text[:-1].rstrip(": "))
+                    elif section == wanted:
+                        yield kind.model_validate_json(text + "}" if wanted == "head" else text)
+                if section != "between":
+                    self._not_one("it is cut off")
+        except FileNotFoundError:
+            raise DataError(f"{self.path} does not exist; run link first: dvc repro") from None
+        except ValidationError as error:
+            self._not_one(explain(error)[:200])
+        except ValueError as error:
+            self._not_one(str(error)[:200])
+
+    def _not_one(self, why: str) -> Any:
+        raise DataError(f"{self.path} is no manifest as link writes it ({why}); run link again")
+
+
+def write_manifest(path: Path, advisor: str, counts: Any, lists: Lists) -> None:
+    """Write a manifest, all or nothing.
+
+    lists  records, left_out and rejected
     """
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run link first: dvc repro") from None
-    except ValidationError as error:
-        raise DataError(f"{path} is no manifest ({explain(error)}); run link again") from None
-    except ValueError as error:
-        raise DataError(f"{path} is no manifest ({error}); run link again") from None
+    head = json.dumps({"advisor": advisor, "counts": counts}, ensure_ascii=False)
+    with writing(path) as file:
+        file.write(head[:-1])
+        for name in LISTS:
+            file.write(f',\n"{name}": [')
+            for i, line in enumerate(lists[name]):
+                file.write((",\n" if i else "\n") + line)
+            file.write("\n]")
+        file.write("}\n")

@@ -38,22 +38,31 @@ class Base(Section):
 class Image(Section):
     min_pixels: Annotated[int, Field(ge=1024)]
     max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
-    phash_distance: Annotated[int, Field(ge=0, le=20)]
+    phash_distance: Annotated[int, Field(ge=0, le=24)]
+    likeness: Annotated[float, Field(gt=0.5, le=1)]
 
 
 class Link(Section):
-    template_scores: Rule
     made_by_adapter: Rule
+    template_scores: Rule
     shared_text: Rule
     wrong_picture: Rule
     critiques_per_photo: AtLeastOne
+    dimension_twice: Rule
+    repeated_advice: Rule
+    overall_off_mean: Rule
+    overall_tolerance: Annotated[float, Field(ge=0, le=10)]
+    thumbnails: Literal["use", "leave_out"]
 
 
 class Prepare(Section):
     val_share: Share
+    test_share: Annotated[float, Field(ge=0, lt=1)]
+    folds: Annotated[int, Field(ge=0, le=50)]
     seed: Seed
     min_train: AtLeastOne
     min_val: AtLeastOne
+    min_test: AtLeastOne
     max_group_in_val: AtLeastOne
 
 

@@ -1,21 +1,18 @@
 """The one way a picture enters, for link, train, evaluate and service.
 
 Allow-listed formats, a bound on pixels before decoding, EXIF orientation applied and the rest of
-EXIF dropped, then one size for the model. Also the 64-bit perceptual hash that finds one photograph
-under many names.
+EXIF dropped, then one size for the model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil, floor, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mondrian.errors import PhotoError
@@ -24,7 +21,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
 MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # anything smaller is no photograph
+GLANCE = 256  # pixels that the sides of a glance have at least, where the photograph has them
 BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is to be seen
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
 def open_photo(path: Path) -> Image.Image:
@@ -34,12 +33,8 @@ def open_photo(path: Path) -> Image.Image:
     or image_blank.
     """
     picture = read_photo(path)
-    if min(picture.size) < MIN_SIDE:
-        size = f"{picture.width}x{picture.height}"
-        raise PhotoError("image_too_small", f"{path.name} is {size} pixels; least {MIN_SIDE}")
-    thumbnail = np.asarray(picture.convert("L").resize((64, 64)), np.float32)
-    if thumbnail.std() < BLANK_SPREAD:
-        raise PhotoError("image_blank", f"{path.name} shows nothing: one even tone")
+    _check_size(picture.size)
+    _check_content(picture.convert("L"))
     return picture
 
 
@@ -48,25 +43,79 @@ def read_photo(path: Path) -> Image.Image:
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
+    with _opened(path) as file:
+        return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+
+
+def glance(path: Path) -> tuple[tuple[int, int], Image.Image]:
+    """The size of a photograph and a small grey picture of it, oriented.
+
+    A JPEG is decoded at a fraction of its size, to its last byte all the same.
+
+    Raises PhotoError as `open_photo` does.
+    """
+    with _opened(path) as file:
+        size = file.size
+        _check_size(size)
+        file.draft("L", (GLANCE, GLANCE))
+        grey = _eight_bits(ImageOps.exif_transpose(file)).convert("L")
+    _check_content(grey)
+    return size, grey
+
+
+def small(path: Path, side: int) -> Image.Image:
+    """A picture for a page, of at most `side` pixels, oriented and without metadata.
+
+    Raises PhotoError as `read_photo` does.
+    """
+    with _opened(path) as file:
+        file.draft("RGB", (side, side))
+        picture = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    picture.thumbnail((side, side))
+    picture.info.clear()
+    return picture
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if min(size) < MIN_SIDE:
+        told = f"{size[0]}x{size[1]} pixels; least {MIN_SIDE}"
+        raise PhotoError("image_too_small", told)
+
+
+def _check_content(grey: Image.Image) -> None:
+    if np.asarray(grey.resize((64, 64)), np.float32).std() < BLANK_SPREAD:
+        raise PhotoError("image_blank", "one even tone: nothing is to be seen")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file with its header read, and every fault of its decoding named."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked below
+            warnings.simplefilter("ignore")  # of odd EXIF and the like: it decodes or it does not
             with Image.open(path, formats=FORMATS) as file:
                 if file.width * file.height > MAX_PIXELS:
                     size = f"{file.width}x{file.height}"
-                    raise PhotoError("image_too_large", f"{path.name} declares {size} pixels")
-                return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+                    raise PhotoError(
+                        "image_too_large", f"{size} pixels declared; most {MAX_PIXELS:,}"
+                    )
+                yield file
     except FileNotFoundError:
-        raise PhotoError("image_missing", f"no file {path.name}") from None
+        raise PhotoError("image_missing", "no such file") from None
     except UnidentifiedImageError:
-        kinds = ", ".join(FORMATS)
-        raise PhotoError("image_unreadable", f"{path.name} is none of {kinds}") from None
+        raise PhotoError("image_unreadable", _kind(path)) from None
     except PhotoError:
         raise
-    except Image.DecompressionBombError as error:
-        raise PhotoError("image_too_large", f"{path.name}: {error}") from None
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
-        raise PhotoError("image_unreadable", f"{path.name}: {error}") from None
+        raise PhotoError("image_unreadable", str(error)[:200]) from None
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[4:8] == b"ftyp":
+        return "HEIC, which is not read; export it as JPEG (on a Mac: sips -s format jpeg)"
+    return f"none of {', '.join(FORMATS)}"
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -96,54 +145,3 @@ def fit(picture: Image.Image, least: int, most: int) -> Image.Image:
     """Resize to `fit_size`; the one resampling of training and service."""
     size = fit_size(picture.width, picture.height, least, most)
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def phash(picture: Image.Image) -> int:
-    """64-bit perceptual hash: signs of the 8 x 8 lowest DCT terms of a 32 x 32 grey thumbnail.
-
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), section
-    3.2.1, with the median of the terms as threshold.
-    """
-    grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
-    terms = (_dct() @ grey @ _dct().T)[:8, :8].ravel()
-    bits = terms > np.median(terms[1:])
-    return int("".join("1" if bit else "0" for bit in bits), 2)
-
-
-def phashes(picture: Image.Image) -> tuple[int, int, int, int]:
-    """phash of the four rotations: thumbnails may have lost their orientation."""
-    turned = (picture, *(picture.transpose(Image.Transpose(turn)) for turn in (2, 3, 4)))
-    first, second, third, fourth = (phash(p) for p in turned)
-    return first, second, third, fourth
-
-
-def distance(a: int, b: int) -> int:
-    """Hamming distance of two hashes, 0 to 64."""
-    return (a ^ b).bit_count()
-
-
-def same_pictures(hashes: Sequence[tuple[int, ...]], bits: int) -> list[int]:
-    """A group number for each photograph; those within `bits` in any rotation share one.
-
-    hashes  phashes() of each photograph, the upright one first
-    """
-    group = list(range(len(hashes)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            group[i] = i = group[group[i]]
-        return i
-
-    upright = np.array([h[0] for h in hashes], np.uint64)
-    for i, turned in enumerate(hashes):
-        for turn in turned:
-            near = np.bitwise_count(upright[i + 1 :] ^ np.uint64(turn)) <= bits
-            for j in np.flatnonzero(near) + i + 1:
-                group[root(int(j))] = root(i)
-    return [root(i) for i in range(len(hashes))]
-
-
-@cache
-def _dct(size: int = 32) -> NDArray[Any]:
-    k = np.arange(size)
-    return np.cos(np.pi * (k[None] + 0.5) * k[:, None] / size)

@@ -1,149 +1,157 @@
 """Any stored text -> Critique, or the named reason why not.
 
-Understood now: a critique as JSON, alone, in a fence, or behind headings or prose. Every other form
-is named, so that a record is left out by its reason and never in silence.
+JSON is read alone, in a fence, behind headings, prose or thoughts, and in the older spellings of
+its keys; HTML in the cards of the application. What had to be repaired is told. Every other form
+has its reason, so that a record is left out by name and never in silence.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
 from pydantic import ValidationError
 
-from mondrian.critique import DIMENSIONS, Critique, canonical, explain
+from mondrian.cards import read_cards
+from mondrian.critique import Critique, parse
+from mondrian.reason import Reason, Rejected
+from mondrian.repair import find_object
+from mondrian.shape import shape
 
-
-class Reason(StrEnum):
-    """Why a finished job gives no training pair: the closed list."""
-
-    NO_TEXT = "no_text"  # no critique anywhere
-    ERROR_PLACEHOLDER = "error_placeholder"  # an error message saved as if it were a critique
-    UNSUPPORTED_FORM = "unsupported_form"  # HTML, tables, prose: not JSON
-    TRUNCATED = "truncated"  # JSON that is cut off
-    MALFORMED_JSON = "malformed_json"
-    OTHER_SCHEMA = "other_schema"  # JSON, but not of a critique
-    DIMENSIONS_INCOMPLETE = "dimensions_incomplete"  # not exactly the seven
-    WRONG_LANGUAGE = "wrong_language"  # most letters are not Latin
-    SCORE_OUT_OF_RANGE = "score_out_of_range"
-    ADVISOR_ABSENT = "advisor_absent"  # asked of several advisors, this one did not answer
-    IMAGE_MISSING = "image_missing"
-    IMAGE_OUTSIDE_SOURCE = "image_outside_source"
-    IMAGE_UNREADABLE = "image_unreadable"
-    IMAGE_TOO_LARGE = "image_too_large"
-    IMAGE_TOO_SMALL = "image_too_small"
-    IMAGE_BLANK = "image_blank"
-    TEMPLATE_SCORES = "template_scores"  # the scores of the example in its own prompt
-    MADE_BY_ADAPTER = "made_by_adapter"  # written by an earlier fine-tuned model
-    SHARED_TEXT = "shared_text"  # one text for different photographs
-    WRONG_PICTURE = "wrong_picture"  # one photograph, many unlike critiques
-    DUPLICATE = "duplicate"  # the same photograph with the same text again
-
-
-@dataclass(frozen=True)
-class Rejected:
-    reason: Reason
-    detail: str
+MAX_CHARACTERS = 1_000_000  # the longest real text, thoughts and prompt included, had 60,000
 
 
 @dataclass(frozen=True)
 class Recovered:
+    """A critique, the form it had (json or cards), and what was repaired, by name."""
+
     critique: Critique
-    form: str  # json, fenced or headed
+    form: str
+    repairs: tuple[str, ...] = ()
 
 
 _PLACEHOLDER = re.compile(
-    r"^\W*(?:p>)?\s*(?:error\b|failed to parse model response)|cannot connect to ai service"
-    r"|API returned [45]\d\d|Advisor not found in database",
+    r"^\W{0,20}(?:p>)?\s{0,20}(?:error\b|failed to parse model response)"
+    r"|cannot connect to ai service|API returned [45]\d\d|Advisor not found in database",
     re.IGNORECASE,
 )
-_KEYS = ('"image_description"', '"dimensions"', '"dimensional_analysis"', '"overall_score"')
-_HTML = re.compile(r"<(?!think|thought)")
-_CONTROL = re.compile(r"<\|\w+\|>|<image>")  # would be tokenised as what it looks like
-_TRIES = 20  # opening braces that are tried before a text counts as malformed
+_THINKING = re.compile(
+    r"\W{0,9}(?:<th|okay|ok,|alright|hmm|wait,|let me|let's|so,|first, (?:i|let)|got it|the user"
+    r"|(?:i|we) need to|now,)",
+    re.IGNORECASE,
+)
+_INSTRUCTION = re.compile(
+    r"(?:analy[sz]e|evaluate|critique) (?:the|this) (?:photo|image|picture)|your task is"
+    r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
+    re.IGNORECASE,
+)
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as what it looks like
+_LOOP_WINDOW, _LOOP_LEAST = 4000, 300  # characters at the end that are examined, and fewest
+_LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
 
 
-def recover(text: str) -> Recovered | Rejected:
-    """Find the critique in a stored text."""
+def recover(text: str, advisor: str = "", prompts: Sequence[str] = ()) -> Recovered | Rejected:
+    """Find the critique in a stored text.
+
+    advisor  whose part is wanted where HTML has one for each of several
+    prompts  what the job asked, to know an echo of it
+    """
+    if len(text) > MAX_CHARACTERS:
+        return Rejected(Reason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
     body = text.strip()
     if not body:
         return Rejected(Reason.NO_TEXT, "empty text")
+    if "\ufffd" in body:
+        return Rejected(Reason.NOT_UTF8, f"unreadable at character {body.index(chr(0xFFFD))}")
     if len(body) < 1000 and _PLACEHOLDER.search(body):
         return Rejected(Reason.ERROR_PLACEHOLDER, body[:80])
-    if _HTML.match(body) or "feedback-card" in body:
-        return Rejected(Reason.UNSUPPORTED_FORM, "HTML")
-    if "{" not in body:
-        return Rejected(Reason.UNSUPPORTED_FORM, f"no JSON: {body[:60]!r}")
-    return _from_json(body)
+    found = _found(body, advisor)
+    if found is None:
+        return _prose(body, prompts)
+    if isinstance(found, Recovered):
+        return _fault(found.critique) or found
+    if found.reason in (Reason.TRUNCATED, Reason.MALFORMED_JSON) and _loops(body):
+        return Rejected(Reason.LOOPING, f"ends in {body[-40:]!r}")
+    if found.reason == Reason.OTHER_SCHEMA and _echoes(body, prompts):
+        return Rejected(Reason.PROMPT_ECHO, found.detail)
+    return found
 
 
-def _from_json(body: str) -> Recovered | Rejected:
-    decoder, fault, other = json.JSONDecoder(), None, ""
-    start = body.find("{")
-    form = "json" if start == 0 else "fenced" if body.startswith("```") else "headed"
-    for _ in range(_TRIES):
-        if start < 0:
-            break
-        try:
-            value, _ = decoder.raw_decode(body, start)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-            fault = fault or error
-        else:
-            if _is_critique(value):
-                return _validate(value, form)
-            other = other or f"keys {', '.join(list(value)[:6])}"
-        start = body.find("{", start + 1)
-    if other and not fault:
-        return Rejected(Reason.OTHER_SCHEMA, other)
-    return _broken(body, fault)
-
-
-def _is_critique(value: Any) -> bool:
-    """An object of a critique's outer level, not one of its dimensions."""
-    return any(key in value for key in ("dimensions", "dimensional_analysis", "image_description"))
-
-
-def _broken(body: str, fault: Exception | None) -> Rejected:
-    if not any(key in body for key in _KEYS):
-        return Rejected(Reason.UNSUPPORTED_FORM, f"no JSON of a critique: {body[:60]!r}")
-    tail = body.rstrip("`\n ")
-    if isinstance(fault, json.JSONDecodeError) and not tail.endswith("}"):
-        return Rejected(Reason.TRUNCATED, f"cut off after {tail[-40:]!r}")
-    return Rejected(Reason.MALFORMED_JSON, str(fault)[:120])
-
-
-def _validate(value: dict[str, Any], form: str) -> Recovered | Rejected:
-    names = _names(value.get("dimensions"))
-    if names is None:
-        return Rejected(Reason.OTHER_SCHEMA, "dimensions is not a list of named objects")
-    if names != list(DIMENSIONS):
-        return Rejected(Reason.DIMENSIONS_INCOMPLETE, f"{len(names)}: {', '.join(names)[:100]}")
+def _found(body: str, advisor: str) -> Recovered | Rejected | None:
     try:
-        critique = Critique.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        by_score = first["loc"][-1:] in (("score",), ("overall_score",))
-        range_fault = by_score and first["type"] != "missing"
-        reason = Reason.SCORE_OUT_OF_RANGE if range_fault else Reason.OTHER_SCHEMA
-        return Rejected(reason, explain(error)[:120])
-    if control := _CONTROL.search(canonical(critique)):
+        critique = parse(body)  # as it should be, and the quick way
+        if all(text.strip() for text in _texts(critique)):
+            return Recovered(critique, "json")
+    except ValidationError:
+        pass
+    value = read_cards(body, advisor)
+    if isinstance(value, Rejected):
+        return value
+    if value is not None:
+        return _shaped(value, "cards", ())
+    found = find_object(body)
+    if found is None or isinstance(found, Rejected):
+        return found
+    return _shaped(found.value, "json", found.repairs)
+
+
+def _shaped(value: dict[str, object], form: str, before: tuple[str, ...]) -> Recovered | Rejected:
+    shaped = shape(value)
+    if isinstance(shaped, Rejected):
+        return shaped
+    critique, repairs = shaped
+    return Recovered(critique, form, (*before, *repairs))
+
+
+def _fault(critique: Critique) -> Rejected | None:
+    """What spoils a critique that is otherwise whole."""
+    texts = list(_texts(critique))
+    whole = "\n".join(texts)
+    if control := _CONTROL.search(whole):
         return Rejected(Reason.OTHER_SCHEMA, f"holds the control token {control[0]}")
-    if not _is_latin(critique.image_description):
+    if not _is_latin(whole):
         return Rejected(Reason.WRONG_LANGUAGE, critique.image_description[:40])
-    return Recovered(critique, form)
+    looping = next((text for text in texts if _loops(text)), None)
+    return Rejected(Reason.LOOPING, f"ends in {looping[-40:]!r}") if looping else None
+
+
+def _texts(critique: Critique) -> Iterable[str]:
+    yield critique.image_description
+    for dimension in critique.dimensions:
+        yield from (dimension.comment, dimension.recommendation)
+    yield from (*critique.key_strengths, *critique.priority_improvements)
+    yield critique.technical_notes
+
+
+def _prose(body: str, prompts: Sequence[str]) -> Rejected:
+    """Name a text that holds no JSON and no cards."""
+    start = f"{body[:60]!r}"
+    if _loops(body):
+        return Rejected(Reason.LOOPING, f"ends in {body[-40:]!r}")
+    if not _is_latin(body):
+        return Rejected(Reason.WRONG_LANGUAGE, start)
+    if _THINKING.match(body):
+        return Rejected(Reason.THINKING_ONLY, start)
+    if _echoes(body, prompts):
+        return Rejected(Reason.PROMPT_ECHO, start)
+    return Rejected(Reason.UNSCORED, start)
+
+
+def _echoes(body: str, prompts: Sequence[str]) -> bool:
+    starts = (prompt.strip()[:100] for prompt in prompts)
+    return any(s and s in body for s in starts) or bool(_INSTRUCTION.search(body[:4000]))
+
+
+def _loops(text: str) -> bool:
+    """Whether the end of a text says the same over and over."""
+    tail = text[-_LOOP_WINDOW:].encode("utf-8", "replace")
+    return len(tail) >= _LOOP_LEAST and len(tail) > _LOOP_RATIO * len(zlib.compress(tail, 1))
 
 
 def _is_latin(text: str) -> bool:
+    if text.isascii():
+        return True
     letters = [c for c in text if c.isalpha()]
     return 2 * sum(ord(c) < 0x250 for c in letters) >= len(letters)
-
-
-def _names(dimensions: Any) -> list[str] | None:
-    if not isinstance(dimensions, list):
-        return None
-    if not all(isinstance(d, dict) and isinstance(d.get("name"), str) for d in dimensions):
-        return None
-    return [d["name"] for d in dimensions]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -21,7 +20,8 @@ class Row(BaseModel):
     images: list[str]  # one path, from the folder the pipeline runs in
     id: str  # advisor and job
     photo: str  # sha256 of the original file
-    photo_group: str  # photographs that look alike share it
+    photo_group: str  # photographs that look alike, or share a text, share it
+    fold: int | None = None  # for cross-validation, where params.yaml asks for it
     prompt_hash: str
 
     @model_validator(mode="after")
@@ -58,12 +58,6 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path} holds no row; run prepare again: dvc repro")
     return [_with_photo(row, path) for row in rows]
-
-
-def rows_text(rows: list[Row]) -> str:
-    """One row a line in one JSON list."""
-    lines = [json.dumps(row.model_dump(), ensure_ascii=False) for row in rows]
-    return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def _with_photo(row: Row, path: Path) -> Row:

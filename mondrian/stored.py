@@ -1,4 +1,4 @@
-"""Where the application keeps the text and the photograph of a job; never outside its folders."""
+"""Where the application keeps the text of a job's critique; never outside its folders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mondrian.errors import PhotoError
+from mondrian.album import UPLOAD
 from mondrian.jobs import Job
-from mondrian.recover import Reason
+from mondrian.reason import Reason, Rejected
+from mondrian.recover import MAX_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -22,40 +24,76 @@ class Folders:
     html: Path
 
 
-def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str]:
-    """Where the critique is stored and its text: the first of the places that has one."""
-    outputs = job.outputs
-    own = outputs.get(advisor)
+def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str] | Rejected:
+    """Where the critique is stored and its text: the first of the places that has one.
+
+    Rejected: advisor_absent where several were asked and this one has no text, too_long where the
+    only text is beyond reading.
+    """
+    place, text = next(_texts(job, advisor, folders), ("", ""))
+    if text:
+        return place, text
+    if job.too_long:
+        return Rejected(Reason.TOO_LONG, job.too_long)
+    if job.asked_several():
+        told = f"{job.advisor[:80]!r} asked several; {advisor} did not answer"
+        return Rejected(Reason.ADVISOR_ABSENT, told)
+    return "", ""
+
+
+def _texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]]:
+    if job.text_from:
+        yield job.text_from, job.text
+        return
+    own = job.outputs.get(advisor)
     if own:
-        return f"llm_outputs.{advisor}", own if isinstance(own, str) else json.dumps(own)
+        yield f"llm_outputs.{advisor}", _answer(own)
+    file = f"analysis-{advisor}-{job.id}.md"
     if job.asked_several():  # what is not named after the advisor is another's
-        text = _read_inside(folders.analysis, f"analysis-{advisor}-{job.id}.md")
-        return ("analysis_md", _full(text)) if text.strip() else (Reason.ADVISOR_ABSENT, "")
-    if isinstance(outputs.get("response"), str) and outputs["response"].strip():
-        return "llm_outputs.response", outputs["response"]
-    return next(_other_texts(job, advisor, folders), ("", ""))
+        yield from _told("analysis_md", _full(_read_inside(folders.analysis, file)))
+        for place, page in (
+            ("analysis_html", job.analysis_html),
+            ("analysis", _page(job, folders)),
+        ):
+            if re.search(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b", page):
+                yield place, page
+        return
+    yield from _told("llm_outputs.response", _answer(job.outputs.get("response", "")))
+    markdown = job.analysis_markdown.strip()
+    is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
+    if not is_path:
+        yield from _told("analysis_markdown", _full(markdown))
+    names = [Path(markdown.replace("\\", "/")).name] if is_path else []
+    for name in [*names, file]:
+        yield from _told("analysis_md", _full(_read_inside(folders.analysis, name)))
+    yield from _told("analysis_html", job.analysis_html)
+    yield from _told("analysis", _page(job, folders))
+
+
+def _told(place: str, text: str) -> Iterator[tuple[str, str]]:
+    if text.strip():
+        yield place, text
+
+
+def _answer(stored: Any) -> str:
+    """What an advisor answered: text, an object with a response, or the critique itself."""
+    if not stored:
+        return ""
+    if isinstance(stored, dict) and isinstance(stored.get("response"), str):
+        stored = stored["response"]
+    return stored if isinstance(stored, str) else json.dumps(stored)
 
 
 def _full(markdown: str) -> str:
     return markdown.split("## Full Analysis", 1)[-1]
 
 
-def _other_texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]]:
-    markdown = job.analysis_markdown.strip()
-    is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
-    if markdown and not is_path:
-        yield "analysis_markdown", _full(markdown)
-    names = [Path(markdown.replace("\\", "/")).name] if is_path else []
-    for name in [*names, f"analysis-{advisor}-{job.id}.md"]:
-        text = _read_inside(folders.analysis, name)
-        if text.strip():
-            yield "analysis_md", _full(text)
-    if job.analysis_html.strip():
-        yield "analysis_html", job.analysis_html
-    stem = Path(job.filename.replace("\\", "/")).stem
-    text = _read_inside(folders.html, f"analysis-{stem[:10]}-{job.id[:6]}.html")
-    if text.strip():
-        yield "analysis", text
+def _page(job: Job, folders: Folders) -> str:
+    """The HTML file named after the photograph, with or without its upload's prefix."""
+    name = Path(job.filename.replace("\\", "/")).name
+    stems = dict.fromkeys(Path(n).stem[:10] for n in (name, UPLOAD.sub("", name)))
+    files = (f"analysis-{stem}-{job.id[:6]}.html" for stem in stems)
+    return next(filter(str.strip, (_read_inside(folders.html, file) for file in files)), "")
 
 
 def _read_inside(folder: Path, name: str) -> str:
@@ -65,29 +103,11 @@ def _read_inside(folder: Path, name: str) -> str:
     path = folder / name
     if not path.is_file() or path.resolve().parent != folder.resolve():
         return ""
-    return path.read_text(encoding="utf-8", errors="replace")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(MAX_CHARACTERS + 1)  # one more, so that `recover` sees it is too long
 
 
 def _is_name(name: str) -> bool:
     """Whether a text can be the name of a file in a folder on any system."""
     plain = name not in ("", ".", "..") and not any(c in name for c in "/\x00")
     return plain and len(name.encode("utf-8", "replace")) <= 255
-
-
-def find_photo(stored: str, source: Path) -> tuple[Path, str]:
-    """The photograph a row names, whatever folders the name speaks of, and how it was found.
-
-    Raises PhotoError (image_missing, image_outside_source).
-    """
-    name = stored.replace("\\", "/").rsplit("/", 1)[-1]
-    if not _is_name(name):
-        raise PhotoError(Reason.IMAGE_MISSING, f"the row names no file: {stored[:80]!r}")
-    bare = re.sub(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_", "", name)
-    for found, candidate in (("as_stored", name), ("without_upload_prefix", bare)):
-        path = source / candidate
-        if not path.is_file():
-            continue
-        if path.resolve().parent != source.resolve():
-            raise PhotoError(Reason.IMAGE_OUTSIDE_SOURCE, f"{candidate} leads outside {source}")
-        return path, found
-    raise PhotoError(Reason.IMAGE_MISSING, f"no {name} in {source}")

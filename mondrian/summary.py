@@ -40,7 +40,8 @@ def told(advisor: str, folder: Path) -> str:
     return "\n".join(
         [
             f"{advisor}: {link['linked']} of {link['finished']} finished jobs linked, "
-            f"{prepare['train']} train and {prepare['val']} val critiques",
+            f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
+            f"{prepare['test']['critiques']} test critiques",
             f"  trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
             f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
             *(f"  {line}" for line in table.splitlines()),

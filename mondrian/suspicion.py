@@ -1,50 +1,107 @@
 """Records that parse and still spoil training: what one job shows, and what only many show.
 
-Each suspicion is a key of `link` in params.yaml, which says whether such a record is kept.
+Each suspicion is a flag on the record and a key of `link` in params.yaml, which says whether such a
+record is kept.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from random import Random
 
 from mondrian.critique import Critique
 from mondrian.jobs import Job
+from mondrian.recover import Recovered
+
+COSTS = {  # what is lost by keeping such records
+    "made_by_adapter": "the adapter learns from an adapter",
+    "template_scores": "they teach constant scores",
+    "shared_text": "a text about other photographs is learned",
+    "wrong_picture": "the text speaks of another picture than is shown",
+    "dimension_twice": "the first of two judgements counts",
+    "repeated_advice": "they teach to repeat oneself",
+    "overall_off_mean": "the overall score no longer follows from the seven",
+}
+FLAGS = tuple(COSTS)  # in this order the first that is left out names the reason
+_ALIKE = 0.3  # weighted share of words in common from which two descriptions speak of one thing
+_PAIRS = 2000  # of descriptions, drawn to learn what those of different pictures have in common
+_TUNED = ("lora", "fine_tuned", "fine-tuned")
+_SCORE = re.compile(r'"score"\s{0,9}:\s{0,9}(\d{1,2}(?:\.\d{1,2})?)')
+_GRADE = re.compile(r"(\d{1,2}(?:\.\d{1,2})?)\s?/\s?10\b")
 
 
-def of_one(job: Job, critique: Critique) -> tuple[str, ...]:
+def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, ...]:
     """What one job shows by itself; names are keys of params.yaml: link."""
-    found = []
-    told = [*critique.scores(), critique.overall_score]
-    if any(told == _example_scores(prompt) for prompt in (job.prompt, job.llm_prompt, job.sent)):
-        found.append("template_scores")
-    if "lora" in job.mode.lower() or job.adapter:
-        found.append("made_by_adapter")
-    return tuple(found)
+    critique = found.critique
+    scores = critique.scores()
+    advice = [" ".join(d.recommendation.lower().split()) for d in critique.dimensions]
+    made_with = f"{job.mode} {job.model_used} {job.model}".lower()
+    off = abs(critique.overall_score - sum(scores) / len(scores))
+    true = {
+        "made_by_adapter": bool(job.adapter) or any(name in made_with for name in _TUNED),
+        "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
+        "dimension_twice": "dimension_twice" in found.repairs,
+        "repeated_advice": len(set(advice)) < len(advice),
+        "overall_off_mean": off > overall_tolerance + 1e-9,
+    }
+    return tuple(name for name, holds in true.items() if holds)
 
 
-def _example_scores(prompt: str) -> list[float]:
-    """The scores of the example in a prompt, the overall one last."""
-    numbers = r'"{}"\s*:\s*(\d+(?:\.\d+)?)'
-    scores = re.findall(numbers.format("score"), prompt)
-    overall = re.findall(numbers.format("overall_score"), prompt)
-    return [float(n) for n in (*scores[:7], *overall[:1])]
+@lru_cache(maxsize=256)
+def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
+    """The first seven scores of the example in a prompt, as JSON and as HTML tells them."""
+    told = ([float(n) for n in pattern.findall(prompt)[:7]] for pattern in (_SCORE, _GRADE))
+    return frozenset(tuple(scores) for scores in told if len(scores) == 7)
 
 
-def of_many(
-    pictures: Sequence[int], texts: Sequence[str], critiques_per_photo: int
-) -> list[tuple[str, ...]]:
-    """What records show beside each other: the picture (its group) and the text of each."""
-    shown, told = defaultdict(set), defaultdict(set)
-    for picture, text in zip(pictures, texts, strict=True):
-        shown[text].add(picture)
-        told[picture].add(text)
-    out = []
-    for picture, text in zip(pictures, texts, strict=True):
-        true = {
-            "shared_text": len(shown[text]) > 1,
-            "wrong_picture": len(told[picture]) > critiques_per_photo,
-        }
-        out.append(tuple(name for name, holds in true.items() if holds))
-    return out
+def words_hash(critique: Critique) -> str:
+    """sha256 of a critique's words, whatever their case and its scores."""
+    parts = [critique.image_description, critique.technical_notes]
+    parts += [f"{d.comment} {d.recommendation}" for d in critique.dimensions]
+    parts += [*critique.key_strengths, *critique.priority_improvements]
+    return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
+
+
+class Vocabulary:
+    """What an advisor's descriptions have in common, and so what being alike means for them.
+
+    told  descriptions, each with the picture it is stored for
+    """
+
+    def __init__(self, told: Sequence[tuple[str, str]]) -> None:
+        count = Counter(word for _, text in told for word in _words(text))
+        self._weights = {w: math.log(len(told) / n) for w, n in count.items()}
+        self._alike = self._threshold(told)
+
+    def unlike(self, descriptions: Sequence[str]) -> int:
+        """How many things, at least, descriptions speak of: those unlike all that came before."""
+        kinds: list[set[str]] = []
+        for words in map(_words, descriptions):
+            if not any(self._likeness(words, kind) >= self._alike for kind in kinds):
+                kinds.append(words)
+        return len(kinds)
+
+    def _threshold(self, told: Sequence[tuple[str, str]]) -> float:
+        """Alike are two descriptions that have more in common than those of different pictures."""
+        rng = Random(0)
+        pairs = [rng.sample(told, 2) for _ in range(_PAIRS)] if len(told) > 1 else []
+        apart = sorted(self._likeness(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q)
+        return max(_ALIKE, apart[int(0.99 * len(apart))]) if len(apart) >= _PAIRS / 4 else _ALIKE
+
+    def _likeness(self, a: set[str], b: set[str]) -> float:
+        """Jaccard index of two sets of words, each weighted with its inverse document frequency."""
+        every = self._weight(a | b)
+        return self._weight(a & b) / every if every else 1.0
+
+    def _weight(self, words: set[str]) -> float:
+        return sum(self._weights.get(word, 0.0) for word in words)
+
+
+def _words(text: str) -> set[str]:
+    """The first four letters of each longer word, so that rock and rocky are one."""
+    return {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}

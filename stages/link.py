@@ -1,49 +1,60 @@
-"""link: mondrian.db + source/ -> data/linked/<advisor>/, metrics/<advisor>/link.json"""
+"""link: database or list + photographs -> data/linked/<advisor>/, metrics/<advisor>/link.*"""
 
 import argparse
 from pathlib import Path
 
 from mondrian.errors import run
-from mondrian.files import write_json
-from mondrian.link import link, summary
+from mondrian.files import write_csv, write_json
+from mondrian.link import Desk, link, plot_rows, summary
 from mondrian.params import load_params
+from mondrian.source import locate, photographs
 from mondrian.stored import Folders
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Link finished jobs to their photographs.")
-    parser.add_argument("--db_path", type=Path, required=True, help="the application's database")
-    parser.add_argument("--advisor", required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument(
-        "--source_dir", type=Path, help="photographs; default: source/ beside the database"
+    add = parser.add_argument
+    add(
+        "--db_path",
+        type=Path,
+        required=True,
+        help="mondrian.db, or a list: .jsonl, .csv, PCCD's guru.json, or its folder",
     )
-    parser.add_argument(
-        "--analysis_dir", type=Path, help="default: analysis_md/ beside the database"
+    add("--advisor", required=True)
+    add("--output_dir", type=Path, required=True)
+    add(
+        "--source_dir",
+        type=Path,
+        help="photographs; default: source/ beside a database, the folder of a list",
     )
-    parser.add_argument("--html_dir", type=Path, help="default: analysis/ beside the database")
-    parser.add_argument(
-        "--metrics", type=Path, help="counts; default: link.json in the output folder"
+    add("--analysis_dir", type=Path, help="default: analysis_md/ beside the database")
+    add("--html_dir", type=Path, help="default: analysis/ beside the database")
+    add(
+        "--cache_dir",
+        type=Path,
+        default=Path(".cache"),
+        help="remembers photographs; default: .cache",
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    add("--metrics", type=Path, help="counts; default: link.json in the output folder")
+    add("--plot", type=Path, help="counts as bars; default: reasons.csv in the output folder")
+    add("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
-    beside = args.db_path.parent
+    source = locate(args.db_path)
     folders = Folders(
-        source=args.source_dir or beside / "source",
-        analysis=args.analysis_dir or beside / "analysis_md",
-        html=args.html_dir or beside / "analysis",
+        source=args.source_dir or photographs(source),
+        analysis=args.analysis_dir or source.parent / "analysis_md",
+        html=args.html_dir or source.parent / "analysis",
     )
-    bits = params.image.phash_distance
-    manifest = link(args.db_path, args.advisor, folders, params.link, bits)
-    content = manifest.model_dump(mode="json")
-    write_json(args.output_dir / "training_data_manifest.json", content)
-    write_json(args.metrics or args.output_dir / "link.json", manifest.counts())
-    print(summary(manifest))
+    desk = Desk(args.advisor, folders, params.link)
+    counts = link(source, desk, params.image, args.cache_dir, args.output_dir)
+    write_json(args.metrics or args.output_dir / "link.json", counts)
+    write_csv(args.plot or args.output_dir / "reasons.csv", ("reason", "jobs"), plot_rows(counts))
+    print(summary(args.advisor, counts))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""prepare: data/linked/<advisor>/ -> data/prepared/<advisor>/, metrics/<advisor>/prepare.json"""
+"""prepare: data/linked/<advisor>/ -> data/prepared/<advisor>/, prepare.json, data_report.html"""
 
 import argparse
 from pathlib import Path
 
+from mondrian.data_report import data_report
 from mondrian.errors import run
-from mondrian.files import write_json
-from mondrian.manifest import read_manifest
+from mondrian.files import write_json, write_text
+from mondrian.manifest import Manifest
 from mondrian.params import load_params
-from mondrian.prepare import check_advisor, split, summary, write_split
+from mondrian.prepare import check_advisor, summary, write_split
+from mondrian.split import split
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--advisor", required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--report", type=Path, help="default: data_report.html beside the metrics")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
@@ -24,10 +27,12 @@ def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     persona = params.persona(args.advisor)
-    manifest = read_manifest(args.manifest)
-    check_advisor(manifest, args.advisor, args.manifest)
-    result = split(manifest, params.prepare, params.image.phash_distance)
-    write_split(result, args.advisor, persona, params.image, args.output_dir)
+    manifest = Manifest(args.manifest)
+    check_advisor(manifest, args.advisor)
+    result = split(args.advisor, manifest.records(), params.prepare)
+    write_split(manifest, result, persona, params.image, args.output_dir)
+    report = args.report or args.metrics.parent / "data_report.html"
+    write_text(report, data_report(manifest, result))
     write_json(args.metrics, result.counts())
     print(summary(result, args.advisor))
 

@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mondrian.errors import PhotoError
-from mondrian.photo import (
-    MULTIPLE,
-    distance,
-    fit,
-    fit_size,
-    open_photo,
-    phash,
-    phashes,
-    same_pictures,
-)
+from mondrian.photo import MULTIPLE, fit, fit_size, glance, open_photo, small
 
 
 def test_exif_orientation_is_applied_and_exif_is_gone(
@@ -120,17 +111,44 @@ def test_a_fitted_picture_stays_as_it_is(photos: list[Image.Image]) -> None:
     assert fit(once, 4096, 20_480).tobytes() == once.tobytes()
 
 
-def test_copies_are_found_and_different_photographs_are_not(photos: list[Image.Image]) -> None:
-    small = photos[0].resize((200, 160))
-    squeezed = io.BytesIO()
-    photos[0].save(squeezed, "JPEG", quality=40)
-    turned = photos[0].transpose(Image.Transpose.ROTATE_90)
-    everything = [*photos, small, Image.open(squeezed).convert("RGB"), turned]
-    groups = same_pictures([phashes(p) for p in everything], bits=10)
-    assert groups[0] == groups[6] == groups[7] == groups[8]
-    assert len(set(groups)) == len(photos)
+def test_a_glance_is_what_the_whole_photograph_shows(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = photos[0].resize((1600, 1280))
+    large.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    size, grey = glance(tmp_path / "a.jpg")
+    assert size == (1280, 1600)  # as stored
+    assert grey.size == (400, 320)  # upright
+    seen, told = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
+    assert np.abs(seen - told).mean() < 2
 
 
-def test_phash_hardly_moves_when_a_photograph_is_saved_again(photos: list[Image.Image]) -> None:
-    for photo in photos:
-        assert distance(phash(photo), phash(photo.resize((640, 512)))) <= 4
+def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Image]) -> None:
+    path = tmp_path / "cut.jpg"
+    photos[0].resize((1600, 1280)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(PhotoError, match="truncated"):
+        glance(path)
+
+
+def test_a_heic_photograph_is_told_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500)
+    with pytest.raises(PhotoError, match="HEIC, which is not read; export it as JPEG"):
+        glance(path)
+
+
+def test_a_small_picture_for_a_page_has_no_metadata(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
+    photos[0].save(tmp_path / "a.jpg", exif=exif, comment=b"secret")
+    saved = io.BytesIO()
+    picture = small(tmp_path / "a.jpg", 120)
+    picture.save(saved, "JPEG")
+    assert max(picture.size) == 120
+    assert not Image.open(saved).getexif()
+    assert b"secret" not in saved.getvalue()

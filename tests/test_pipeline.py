@@ -83,9 +83,12 @@ def test_the_counts_of_all_stages_agree(clone: Clone, advisor: str) -> None:
         clone.metrics(advisor, stage) for stage in ("link", "prepare", "train", "evaluate")
     )
     assert link["linked"] + sum(link["rejected"].values()) == link["finished"] <= link["jobs"]
-    assert prepare["train"] + prepare["val"] == link["linked"]
-    assert prepare["train_photo_groups"] + prepare["val_photo_groups"] == prepare["photo_groups"]
-    assert evaluate["photographs"] == prepare["val"]
+    parts = [prepare[part] for part in ("train", "val", "test")]
+    assert sum(part["critiques"] for part in parts) == link["linked"]
+    assert sum(part["photo_groups"] for part in parts) == prepare["photo_groups"]
+    assert evaluate["photographs"] == prepare["val"]["critiques"]
+    page = (clone.folder / "metrics" / advisor / "data_report.html").read_text()
+    assert f"<strong>{link['linked']} pairs</strong>" in page
     assert {"train_loss", "val_loss", "tokens_per_second", "peak_memory_gb"} <= set(train)
 
 

@@ -1,27 +1,199 @@
+import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mondrian.critique import Critique, canonical
-from mondrian.recover import Reason, Recovered, Rejected, recover
-from mondrian.sample.mess import MESSES, Mess
+from mondrian.critique import DIMENSIONS, Critique, canonical
+from mondrian.reason import Reason, Rejected
+from mondrian.recover import Recovered, recover
+from mondrian.sample.mess import MESSES, Mess, html_cards
+from mondrian.suspicion import FLAGS
 
 
-@pytest.mark.parametrize("wrap", [
-    "{}", "```json\n{}\n```", "# Ansel\n\n## Full Analysis\n{}\n", "Okay, let me look.\n{}",
+def repairs(text: str) -> tuple[str, ...]:
+    found = recover(text)
+    assert isinstance(found, Recovered), found
+    return found.repairs
+
+
+def refused(text: str, **asked: Any) -> Rejected:
+    found = recover(text, **asked)
+    assert isinstance(found, Rejected), found
+    return found
+
+
+def edited(critique: Critique, change: Callable[[dict[str, Any]], Any]) -> str:
+    value = json.loads(canonical(critique))
+    change(value)
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(("wrap", "done"), [
+    ("{}", ()),
+    ("```json\n{}\n```", ("fence",)),
+    ("# Ansel\n\n## Full Analysis\n{}\n", ("text_before",)),
+    ("Okay, let me look {closely}.\n{}", ("text_before",)),
+    ("<think>Okay {now}.</think>{}", ("thoughts",)),
+    ("<thought>\nwide\n</thought>\n```\n{}\n```", ("thoughts", "fence")),
+    ("{}}", ("extra_brace",)), ("{}\nI hope this helps!", ("text_after",)),
 ])  # fmt: skip
-def test_json_is_found_where_the_application_puts_it(wrap: str, critique: Critique) -> None:
-    found = recover(wrap.replace("{}", canonical(critique)))
+def test_json_is_found_where_the_application_puts_it(
+    wrap: str, done: tuple[str, ...], critique: Critique
+) -> None:
+    found = recover(wrap.replace("{}", canonical(critique), 1))
+    assert found == Recovered(critique, "json", done)
+
+
+@pytest.mark.parametrize(("old", "new", "done"), [
+    ('"score": 6', '"score": 6.', "number"), ('"score": 6', '"score": 6..0', "number"),
+    ('"score": 6', '"score": "6/10"', "score_as_text"),
+    ('"score": 6', '"score": 6.04', "rounded"),
+    ('"score"', '"scroe"', "key scroe"),
+    ("overall_score", "overall_grade", "key overall_grade"),
+    ("Color Harmony", "ColorHarmony", "name ColorHarmony"),
+    ("Color Harmony", "Colour Harmony", "name Colour Harmony"),
+    ("Focus & Sharpness", "Focus and Sharpness", "name Focus and Sharpness"),
+    ('{"image_description"', '{"title": "A", "image_description"', "extra_key title"),
+    ('}, {"name"', '} {"name"', "punctuation"),
+    (", and", ",\n and", "control_character"), ("; the", "\t the", "control_character"),
+])  # fmt: skip
+def test_a_certain_repair_gives_the_critique_and_is_told(
+    old: str, new: str, done: str, critique: Critique
+) -> None:
+    text = canonical(critique)
+    if old not in text:
+        old, new = "the", new.replace("; the", "the").replace(", and", "the")
+    found = recover(text.replace(old, new, 1))
+    assert isinstance(found, Recovered), found
+    assert done in found.repairs
+    assert found.critique.scores() == critique.scores()
+
+
+def test_dimensions_come_in_any_order_and_with_an_eighth(critique: Critique) -> None:
+    assert repairs(edited(critique, lambda v: v["dimensions"].reverse())) == ("order",)
+    eighth = {"name": "Subject Isolation", "score": 5, "comment": "a", "recommendation": "b"}
+    told = repairs(edited(critique, lambda v: v["dimensions"].insert(3, eighth)))
+    assert told == ("extra_dimension Subject Isolation",)
+
+
+def test_html_cards_say_the_same_as_json(critique: Critique) -> None:
+    found = recover(html_cards(critique))
     assert isinstance(found, Recovered)
-    assert found.critique == critique
+    assert found.form == "cards"
+    assert found.critique.dimensions == critique.dimensions
+    assert found.critique.image_description == critique.image_description
+    assert found.critique.overall_score == critique.overall_score
+    order = sorted(critique.dimensions, key=lambda d: -d.score)
+    best, *_, worst = order
+    assert found.critique.key_strengths[0].startswith(f"{best.name}: ")
+    assert found.critique.priority_improvements[0].startswith(f"{worst.name}: ")
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("</h3>", ""), ("<h3>", "<h3><b><i>"), ("<span>(", "<span class='s'>("), ("</p>", ""),
+    ("How to Improve:", "Recommendation:"), ("overall-grade", "overall-grade-box"),
+    ("/10)", " / 10)"), ("</div></div>", ""), ("<p class", "\x00<p\nclass"),
+])  # fmt: skip
+def test_html_that_is_not_whole_is_read_all_the_same(
+    old: str, new: str, critique: Critique
+) -> None:
+    text = html_cards(critique)
+    assert old in text
+    found = recover(text.replace(old, new))
+    assert isinstance(found, Recovered), found
+    assert found.critique.scores() == critique.scores()
+    assert [d.recommendation for d in found.critique.dimensions] == [
+        d.recommendation for d in critique.dimensions
+    ]
+
+
+def test_a_page_of_several_advisors_gives_each_its_own(critique: Critique) -> None:
+    mine = html_cards(critique).replace('data-advisor="sample"', 'data-advisor="ansel"')
+    other = critique.model_copy(update={"image_description": "Another."})
+    both = html_cards(other) + mine
+    found = recover(both, "ansel")
+    assert isinstance(found, Recovered)
+    assert found.critique.image_description == critique.image_description
+    assert refused(both, advisor="weston").reason == Reason.ADVISOR_ABSENT
+
+
+def test_cards_without_scores_are_unscored(critique: Critique) -> None:
+    assert refused(html_cards(critique).replace("/10", "")).reason == Reason.UNSCORED
 
 
 @pytest.mark.parametrize("mess", MESSES, ids=lambda mess: mess.name)
 def test_every_kind_of_mess_has_its_reason(mess: Mess, critique: Critique) -> None:
     found = recover(mess.text(critique))
-    assert (found.reason if isinstance(found, Rejected) else None) == mess.reason
+    wanted = None if mess.reason in FLAGS else mess.reason  # flags are for link to judge
+    assert (found.reason if isinstance(found, Rejected) else None) == wanted
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("  \n", "no_text"), ("Broken \ufffd text", "not_utf8"), ("x" * 1_000_001, "too_long"),
+    ("Okay, I will describe it.", "thinking_only"), ("Alright. " * 9, "thinking_only"),
+    ("<think>hm", "thinking_only"), ("Analyze this image. Reply with JSON.", "prompt_echo"),
+    ("You see the tone. Composition 8. Light 7.", "unscored"),
+    ('{"scene": "a", "mood": "b"}', "other_schema"), ('{"scene": "a", "mo', "truncated"),
+    ("构图非常稳定，光线柔和。" * 3, "wrong_language"),
+    ('{"image_description": "' + "so so " * 200, "looping"),
+    (r"$$\begin{array}{l} a \end{array}$$", "unscored"), ("{braces} in prose", "unscored"),
+    ("<p>Nice light.</p>", "unscored"), ("# ERROR: Ollama API returned 400", "error_placeholder"),
+])  # fmt: skip
+def test_what_is_no_critique_is_named(text: str, reason: str) -> None:
+    assert refused(text).reason == reason
+
+
+def test_an_echo_is_known_by_the_prompt_of_its_job() -> None:
+    prompt = "Look at my picture and be kind about every single thing in it."
+    assert refused(f"{prompt} The sky.", prompts=(prompt,)).reason == Reason.PROMPT_ECHO
+    assert refused(f"{prompt} The sky.").reason == Reason.UNSCORED
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda v: v["dimensions"][2].update(score=11), "score_out_of_range"),
+    (lambda v: v["dimensions"][2].update(score=True), "score_out_of_range"),
+    (lambda v: v["dimensions"][2].update(score="B+"), "score_out_of_range"),
+    (lambda v: v["dimensions"][2].pop("score"), "unscored"),
+    (lambda v: v["dimensions"][2].update(comment=" "), "dimensions_incomplete"),
+    (lambda v: v["dimensions"].pop(), "dimensions_incomplete"),
+    (lambda v: v.update(dimensions=7), "other_schema"),
+    (lambda v: v.pop("image_description"), "other_schema"),
+    (lambda v: v.pop("overall_score"), "unscored"),
+    (lambda v: v["dimensions"][2].update(comment="word " * 300), "too_long"),
+    (lambda v: v["dimensions"][2].update(comment="sky " * 200), "looping"),
+])  # fmt: skip
+def test_a_critique_that_is_not_whole_is_named(
+    change: Callable[[dict[str, Any]], Any], reason: str, critique: Critique
+) -> None:
+    assert refused(edited(critique, change)).reason == reason
+
+
+def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(critique: Critique) -> None:
+    text = canonical(critique)
+    for end in range(30, len(text) - 1, 7):
+        for tail in ("", "\n```"):
+            assert refused(text[:end] + tail).reason in ("truncated", "malformed_json"), end
+
+
+def test_the_last_resort_changes_nothing_but_punctuation(critique: Critique) -> None:
+    quoted = canonical(critique).replace("the ", 'the "so called" ', 1)
+    found = recover(quoted)
+    if isinstance(found, Recovered):
+        assert "so called" in found.critique.image_description
+
+
+def test_what_older_forms_lack_is_said_in_the_critiques_own_words(critique: Critique) -> None:
+    found = recover(edited(critique, lambda v: (v.pop("key_strengths"), v.pop("technical_notes"))))
+    assert isinstance(found, Recovered)
+    assert found.repairs == ("summary key_strengths", "summary technical_notes")
+    words = " ".join(d.comment for d in critique.dimensions)
+    strengths = [s.split(": ", 1) for s in found.critique.key_strengths]
+    assert {name for name, _ in strengths} <= set(DIMENSIONS)
+    assert all(said in words for _, said in strengths)
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<image>"])
@@ -41,11 +213,12 @@ def test_a_rejection_says_what_was_seen(critique: Critique) -> None:
 
 pieces = st.sampled_from(
     ['{"', '"dimensions": [', '{"name": "Lighting", ', '"score": 9', "}", "]", "```json\n",
-     "<div>", "\\", '"', "<think>", "Okay, ", '"image_description": "', "\x00", "光"]
+     "<div class='feedback-card'><h3>Lighting (8/10)", "<p class='feedback-comment'>",
+     "</div>", "\\", '"', "<think>", "Okay, ", '"image_description": "', "\x00", "光"]
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=500, deadline=1000)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=60).map("".join)))
 def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
     assert isinstance(recover(text), Recovered | Rejected)
@@ -53,7 +226,28 @@ def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["{", '{"a": ', "[", "<>", '{"dimensions": [', "**peace**", "\\", '{"score": ' + "8" * 9_999],
+    [
+        "<div class='feedback-card'><h3>X (8/10)",
+        "<p>feedback-card",
+        "feedback-card<b><i>",
+        "<!-- feedback-card",
+        '"score"  :  9.',
+        '{"dimensions": [}',
+        '{"dimensions": {}} }',
+        "</think>{",
+        "okay ",
+        "光",
+        '{"dimensions": 1, "a" 2}',
+        "feedback-card<table><td>",
+        "{",
+        '{"a": ',
+        "[",
+        "<>",
+        '{"dimensions": [',
+        "**peace**",
+        "\\",
+        '{"score": ' + "8" * 9_999,
+    ],
 )
 def test_a_megabyte_of_anything_takes_less_than_a_second(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))

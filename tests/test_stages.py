@@ -33,7 +33,7 @@ def small(make_db: MakeDb, photos: list[Image.Image], tmp_path: Path) -> Path:
 
 def link(path: Path, output: Path, *more: object) -> "subprocess.CompletedProcess[str]":
     args = ("--db_path", path, "--advisor", "ansel", "--output_dir", output)
-    return stage("link", *args, *more)
+    return stage("link", *args, "--cache_dir", output.parent / "cache", *more)
 
 
 def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
@@ -43,7 +43,11 @@ def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
     assert {"records", "rejected"} <= set(manifest)
     counts = json.loads((tmp_path / "out/link.json").read_text())
-    assert counts == {"jobs": 6, "finished": 6, "linked": 6, "photos": 6, "rejected": {}}
+    wanted = {"jobs": 6, "finished": 6, "linked": 6, "photos": 6, "rejected": {}}
+    assert counts == wanted | {
+        "suspicions": {}, "forms": {"json": 6}, "repairs": {}, "found": {"as_stored": 6}
+    }  # fmt: skip
+    assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
 
 
 def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
         (tmp_path, "is a folder"),
     ):
         one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
-    one_clear_line(stage("link", "--db_path", small, "--advisor", "x", "--output_dir", output),
+    one_clear_line(link(small, output, "--advisor", "x"),
                    "no finished job of advisor 'x'", "ansel")  # fmt: skip
     one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs")
     assert (output / "training_data_manifest.json").read_bytes() == before
@@ -86,7 +90,7 @@ def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
         "--manifest", tmp_path / "out/training_data_manifest.json", "--advisor", "ansel",
         "--output_dir", tmp_path / "rows", "--metrics", tmp_path / "prepare.json",
     )  # fmt: skip
-    one_clear_line(stage("prepare", *args), "train has 5, at least 20", "params.yaml")
+    one_clear_line(stage("prepare", *args), "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
     one_clear_line(stage("prepare", *args), "is no manifest")
@@ -109,7 +113,7 @@ def prepared(small: Path, tmp_path: Path) -> Path:
     link(small, tmp_path / "out")
     params = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
-    text = re.sub(r"min_train: \d+", "min_train: 4", re.sub(r"min_val: \d+", "min_val: 1", text))
+    text = re.sub(r"min_(train|val|test): \d+", r"min_\1: 1", text)
     params.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
     run = stage(
         "prepare", "--manifest", tmp_path / "out/training_data_manifest.json", "--advisor", "ansel",

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mondrian.critique import Critique, canonical
 from mondrian.errors import run
 from mondrian.files import whole_folder, write_json
-from mondrian.recover import Reason
+from mondrian.reason import Reason
 from mondrian.sample.mess import (
     EXAMPLE_OVERALL,
     EXAMPLE_SCORES,
@@ -203,7 +203,7 @@ def _html_files(world: World, advisor: str, photos: list[int]) -> None:
         file = f"analysis-{Path(name).stem[:10]}-{job[:6]}.html"
         html = html_cards(world.critique(advisor, photo))
         (world.folder / "analysis" / file).write_text(html)
-        world.add(advisor, name, Reason.UNSUPPORTED_FORM, id=job)
+        world.add(advisor, name, "linked", id=job)
 
 
 def _wrong_pictures(world: World, advisor: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mondrian.critique import Critique, canonical
-from mondrian.recover import Reason
+from mondrian.reason import Reason
 
 EXAMPLE_SCORES = (8, 7, 9, 6, 7, 8, 7)  # of the example in the application's own prompt
 EXAMPLE_OVERALL = 7.4
@@ -118,8 +118,21 @@ def _echo(critique: Critique) -> str:
     )
 
 
+def _other(critique: Critique) -> str:
+    return json.dumps({"title": "Untitled", "notes": critique.technical_notes})
+
+
+def _html_table(critique: Critique) -> str:
+    rows = "".join(f"<tr><td>{d.name}</td><td>{d.comment}</td></tr>" for d in critique.dimensions)
+    return f"<table>{rows}</table>"
+
+
+def _two_dots(critique: Critique) -> str:
+    return canonical(critique).replace(', "comment"', '..0, "comment"', 1)
+
+
 def _dot(critique: Critique) -> str:
-    return canonical(critique).replace(f'"score": {critique.scores()[0]:g}', '"score": 9.', 1)
+    return canonical(critique).replace(', "comment"', '., "comment"', 1)
 
 
 _THINKING = (
@@ -136,36 +149,36 @@ MESSES = (
     *(Mess(f"placeholder_{i}", 2, lambda _, t=t: t, Reason.ERROR_PLACEHOLDER)  # type: ignore[misc]
       for i, t in enumerate(_PLACEHOLDERS)),
     Mess("empty", 3, lambda _: "", Reason.NO_TEXT),
-    Mess("thinking", 2, lambda _: _THINKING * 3, Reason.UNSUPPORTED_FORM),
-    Mess("think_tag", 1, lambda _: f"<think>{_THINKING}</think>", Reason.UNSUPPORTED_FORM),
-    Mess("table", 2, _table, Reason.UNSUPPORTED_FORM),
-    Mess("numbered", 1, _numbered, Reason.UNSUPPORTED_FORM),
-    Mess("latex", 1, lambda _: r"$$\begin{array}{l} Light & good \end{array}$$",
-         Reason.UNSUPPORTED_FORM),
-    Mess("looping", 2, lambda _: "**peace**" * 400, Reason.UNSUPPORTED_FORM),
-    Mess("brackets", 1, lambda _: "<>" * 400, Reason.UNSUPPORTED_FORM),
-    Mess("html", 4, html_cards, Reason.UNSUPPORTED_FORM),
-    Mess("html_column", 4, html_cards, Reason.UNSUPPORTED_FORM),
-    Mess("prompt_echo", 2, _echo, Reason.OTHER_SCHEMA),
-    Mess("by_name", 2, _by_name, Reason.OTHER_SCHEMA),
-    Mess("misspelt", 1, lambda c: canonical(c).replace('"score"', '"scroe"', 1),
-         Reason.OTHER_SCHEMA),
-    Mess("grade", 1, lambda c: canonical(c).replace("overall_score", "overall_grade"),
-         Reason.OTHER_SCHEMA),
+    Mess("thinking", 2, lambda _: _THINKING * 2, Reason.THINKING_ONLY),
+    Mess("think_tag", 1, lambda _: f"<think>{_THINKING}</think>", Reason.THINKING_ONLY),
+    Mess("table", 2, _table, Reason.UNSCORED),
+    Mess("numbered", 1, _numbered, Reason.UNSCORED),
+    Mess("latex", 1, lambda _: r"$$\begin{array}{l} Light & good \end{array}$$", Reason.UNSCORED),
+    Mess("html_table", 1, _html_table, Reason.UNSCORED),
+    Mess("looping", 2, lambda _: "**peace**" * 400, Reason.LOOPING),
+    Mess("brackets", 1, lambda _: "<>" * 400, Reason.LOOPING),
+    Mess("prompt_echo", 2, _echo, Reason.PROMPT_ECHO),
+    Mess("other_schema", 1, _other, Reason.OTHER_SCHEMA),
     Mess("truncated", 4, lambda c: canonical(c)[:700], Reason.TRUNCATED),
-    Mess("dot", 1, _dot, Reason.MALFORMED_JSON),
-    Mess("two_dots", 1, lambda c: canonical(c).replace('"score": ', '"score": 9..0', 1),
+    Mess("lost_quote", 1, lambda c: canonical(c).replace('"score"', 'score" 9', 1),
          Reason.MALFORMED_JSON),
     Mess("chinese", 2, _chinese, Reason.WRONG_LANGUAGE),
     Mess("hundred", 2, _hundred, Reason.SCORE_OUT_OF_RANGE),
     Mess("six", 2, lambda c: _edited(c, dimensions=_dimensions(c)[:6]),
          Reason.DIMENSIONS_INCOMPLETE),
-    Mess("eight", 2, _eight, Reason.DIMENSIONS_INCOMPLETE),
-    Mess("run_together", 1, lambda c: canonical(c).replace("Color Harmony", "ColorHarmony"),
-         Reason.DIMENSIONS_INCOMPLETE),
-    Mess("twice", 1, _twice, Reason.DIMENSIONS_INCOMPLETE),
-    Mess("repeated", 1, _repeated, None),
-    Mess("off_the_mean", 1, lambda c: _edited(c, overall_score=9.9), None),
+    Mess("twice", 1, _twice, Reason.DIMENSION_TWICE),
+    Mess("repeated", 1, _repeated, Reason.REPEATED_ADVICE),
+    Mess("off_the_mean", 1, lambda c: _edited(c, overall_score=9.9), Reason.OVERALL_OFF_MEAN),
+    Mess("html", 4, html_cards, None),
+    Mess("html_column", 4, html_cards, None),
+    Mess("by_name", 2, _by_name, None),
+    Mess("misspelt", 1, lambda c: canonical(c).replace('"score"', '"scroe"', 1), None),
+    Mess("grade", 1, lambda c: canonical(c).replace("overall_score", "overall_grade"), None),
+    Mess("dot", 1, _dot, None),
+    Mess("two_dots", 1, _two_dots, None),
+    Mess("lost_comma", 1, lambda c: canonical(c).replace("}, {", "} {", 1), None),
+    Mess("eight", 2, _eight, None),
+    Mess("run_together", 1, lambda c: canonical(c).replace("Color Harmony", "ColorHarmony"), None),
     Mess("think_then_json", 1, lambda c: f"<think>{_THINKING}</think>\n{canonical(c)}", None),
     Mess("extra_brace", 2, lambda c: canonical(c) + "}", None),
     Mess("prose_before", 2, lambda c: _THINKING + "\n\n" + canonical(c), None),

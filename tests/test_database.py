@@ -11,16 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian import jobs
+from mondrian import database
+from mondrian.database import open_database
 from mondrian.errors import DataError
-from mondrian.jobs import count_by_advisor, epoch, finished_jobs, open_jobs
+from mondrian.jobs import epoch
+from mondrian.recover import MAX_CHARACTERS
 
 MakeDb = Callable[..., Path]
 
 
 def read(path: Path, advisor: str = "ansel") -> list[str]:
-    with open_jobs(path) as connection:
-        return [job.id for job in finished_jobs(connection, advisor)]
+    with open_database(path) as jobs:
+        found = sorted(jobs.finished(advisor), key=lambda job: (job.when, job.id))
+        return [job.id for job in found]
 
 
 def folder_state(folder: Path) -> dict[str, tuple[str, int]]:
@@ -44,8 +47,8 @@ def test_jobs_for_all_and_for_several_advisors_concern_each(make_db: MakeDb) -> 
     fields = ["ansel", "all", "okeefe, ansel", "okeefe", "ansel2", None]
     path = make_db(*({"advisor": field} for field in fields))
     assert read(path) == ["job-0", "job-1", "job-2"]
-    with open_jobs(path) as connection:
-        assert count_by_advisor(connection)["okeefe"] == 1
+    with open_database(path) as jobs:
+        assert jobs.by_advisor()["okeefe"] == 1
 
 
 def test_order_is_by_the_best_time_and_then_by_id(make_db: MakeDb) -> None:
@@ -87,7 +90,7 @@ def test_a_database_without_jobs_says_what_it_has(tmp_path: Path) -> None:
 def test_a_locked_database_is_one_clear_line(
     make_db: MakeDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(database, "_LOCK_SECONDS", 0.1)
     path = make_db({})
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
@@ -137,24 +140,45 @@ def test_a_transaction_that_a_crash_left_is_rolled_back_in_a_copy(make_db: MakeD
     assert folder_state(path.parent) == before
 
 
-def test_a_view_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mondrian.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE t (id, filename, advisor, status)")
-        connection.execute("CREATE VIEW jobs AS SELECT * FROM t")
-    with pytest.raises(DataError, match="jobs is a view"):
-        read(path)
-
-
-def test_a_row_deleted_meanwhile_is_passed_over(make_db: MakeDb) -> None:
+def test_a_writer_beside_changes_nothing_of_what_is_read(make_db: MakeDb) -> None:
     path = make_db({}, {}, {})
-    with open_jobs(path) as connection:
-        jobs_ = finished_jobs(connection, "ansel")
-        first = next(jobs_).id
-        with closing(sqlite3.connect(path)) as writer:
+    with open_database(path) as jobs:
+        found = jobs.finished("ansel")
+        first = next(found).id
+        with closing(sqlite3.connect(path, timeout=0.1)) as writer:
             writer.execute("DELETE FROM jobs WHERE id = 'job-1'")
-            writer.commit()
-        assert [first, *(job.id for job in jobs_)] == ["job-0", "job-2"]
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                writer.commit()
+        assert [first, *(job.id for job in found)] == ["job-0", "job-1", "job-2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_a_database_that_is_written_to_is_read_as_it_was_at_one_moment(
+    make_db: MakeDb, mode: str
+) -> None:
+    path = make_db(*({"analysis_markdown": "x" * 2000} for _ in range(300)))
+    writer = (  # every transaction renames all jobs at once
+        "import sqlite3, sys, time\nc = sqlite3.connect(sys.argv[1], timeout=30)\n"
+        "c.execute(f'PRAGMA journal_mode = {sys.argv[2]}')\nend = time.time() + 60\n"
+        "n = 0\nprint('go', flush=True)\nwhile time.time() < end:\n    n += 1\n"
+        "    c.execute('UPDATE jobs SET filename = ?', (f'{n}.jpg',))\n    c.commit()"
+    )
+    command = [sys.executable, "-c", writer, str(path), mode]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            seen = []
+            for _ in range(20):
+                with open_database(path) as jobs:
+                    names = [job.filename for job in jobs.finished("ansel")]
+                assert len(names) == 300
+                assert len(set(names)) == 1
+                seen.append(names[0])
+            assert len(set(seen)) > 1
+        finally:
+            process.kill()
 
 
 def test_text_that_is_not_utf8_is_read(tmp_path: Path) -> None:
@@ -164,8 +188,16 @@ def test_text_that_is_not_utf8_is_read(tmp_path: Path) -> None:
         insert = "INSERT INTO jobs VALUES ('a', 'b', 'ansel', 'done', CAST(x'ff41' AS TEXT))"
         connection.execute(insert)
         connection.commit()
-    with open_jobs(path) as connection:
-        assert [job.analysis_markdown for job in finished_jobs(connection, "ansel")] == ["�A"]
+    with open_database(path) as jobs:
+        assert [job.analysis_markdown for job in jobs.finished("ansel")] == ["\ufffdA"]
+
+
+def test_a_text_beyond_reading_is_told_by_its_length(make_db: MakeDb) -> None:
+    path = make_db({"analysis_markdown": "x" * (MAX_CHARACTERS + 1)}, {"filename": "b.jpg"})
+    with open_database(path) as jobs:
+        long, other = jobs.finished("ansel")
+    assert (long.analysis_markdown, other.too_long) == ("", "")
+    assert long.too_long == "analysis_markdown has 1,000,001 characters; most 1,000,000"
 
 
 @given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.binary()))

@@ -1,0 +1,160 @@
+"""What link has to know of each photograph: hash of the bytes, size, thumbnail, or why not.
+
+Looked at in parallel processes, and remembered in a cache that is keyed by content: a photograph
+that was seen before under any name is not decoded again, and one whose file did not change is not
+even read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mondrian.alike import thumbnail
+from mondrian.errors import DataError, PhotoError
+from mondrian.files import file_hash
+from mondrian.parallel import spread
+from mondrian.photo import glance
+
+VERSION = 1  # of what is kept for a photograph; another one makes the cache anew
+CACHE = "photos.sqlite"
+_BATCH, _ALONE = 16, 16
+_TABLES = """
+    CREATE TABLE IF NOT EXISTS files (
+        path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
+    CREATE TABLE IF NOT EXISTS looks (
+        sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, thumbnail BLOB,
+        reason TEXT, detail TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A photograph as it lies in a file; `reason` says why it cannot be used."""
+
+    sha256: str
+    width: int = 0
+    height: int = 0
+    thumbnail: bytes = b""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What changes with a file's content, as far as the file system tells."""
+
+    path: str
+    size: int
+    mtime: int
+    ctime: int
+
+
+def look_all(paths: Sequence[Path], cache: Path) -> Iterator[tuple[Path, Look]]:
+    """Each photograph and its look, in any order; `cache` is a folder.
+
+    Raises DataError where the cache cannot be used.
+    """
+    try:
+        yield from _look_all(paths, cache / CACHE)
+    except sqlite3.Error as error:
+        raise DataError(f"{cache / CACHE}: {error}; delete this cache, it is made again") from None
+
+
+def _look_all(paths: Sequence[Path], cache: Path) -> Iterator[tuple[Path, Look]]:
+    with closing(_open(cache)) as known:
+        unread: list[Path] = []
+        for path in paths:
+            found = _remembered(known, path)
+            if found is None:
+                unread.append(path)
+            else:
+                yield path, found
+        batches = (unread[i : i + _BATCH] for i in range(0, len(unread), _BATCH))
+        with tqdm(total=len(unread), desc="photographs", unit="photo", leave=False) as bar:
+            seen = _hashes(known)
+            for looks in spread(_look_some, seen, batches, _ALONE):
+                yield from _remember(known, looks)
+                bar.update(len(looks))
+
+
+def look(path: Path, sha256: str) -> Look:
+    """Decode a photograph and keep what is needed of it."""
+    try:
+        (width, height), grey = glance(path)
+    except PhotoError as error:
+        return Look(sha256, reason=str(error.reason), detail=str(error))
+    return Look(sha256, width, height, thumbnail(grey))
+
+
+def _look_some(seen: frozenset[str], paths: list[Path]) -> list[tuple[Path, _Stamp | None, Look]]:
+    """The work of one process: no look for a content that is known already."""
+    out: list[tuple[Path, _Stamp | None, Look]] = []
+    for path in paths:
+        try:
+            stamp = _stamp(path)  # before it is read: a change meanwhile is seen the next time
+            sha256 = file_hash(path)
+        except OSError as error:
+            out.append((path, None, Look("", reason="image_unreadable", detail=str(error))))
+            continue
+        out.append((path, stamp, Look(sha256) if sha256 in seen else look(path, sha256)))
+    return out
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return _Stamp(str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+        connection.executescript(f"""
+            DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS looks; {_TABLES}
+            PRAGMA user_version = {VERSION};
+        """)
+    connection.execute("PRAGMA synchronous = OFF")  # it can be made again
+    return connection
+
+
+def _remembered(known: sqlite3.Connection, path: Path) -> Look | None:
+    try:
+        stamp = _stamp(path)
+    except OSError:
+        return None
+    row = known.execute(
+        "SELECT looks.* FROM files JOIN looks USING (sha256) "
+        "WHERE path = ? AND size = ? AND mtime = ? AND ctime = ?",
+        (stamp.path, stamp.size, stamp.mtime, stamp.ctime),
+    ).fetchone()
+    return None if row is None else Look(*row)
+
+
+def _hashes(known: sqlite3.Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in known.execute("SELECT sha256 FROM looks"))
+
+
+def _remember(
+    known: sqlite3.Connection, looks: Iterable[tuple[Path, _Stamp | None, Look]]
+) -> Iterator[tuple[Path, Look]]:
+    known.execute("BEGIN IMMEDIATE")
+    out = []
+    for path, stamp, seen in looks:
+        if stamp is None:
+            out.append((path, seen))
+            continue
+        row = (seen.sha256, seen.width, seen.height, seen.thumbnail, seen.reason, seen.detail)
+        if seen.thumbnail or seen.reason:
+            known.execute("INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?)", row)
+        stamped = (stamp.path, stamp.size, stamp.mtime, stamp.ctime, seen.sha256)
+        known.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
+        kept = known.execute("SELECT * FROM looks WHERE sha256 = ?", (seen.sha256,)).fetchone()
+        out.append((path, Look(*kept)))
+    known.execute("COMMIT")
+    yield from out

@@ -1,0 +1,38 @@
+"""Self-contained pages for people: templates of mondrian/pages, pictures inside them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from mondrian.errors import PhotoError
+from mondrian.photo import small
+
+THUMBNAIL = 240  # pixels of the longer side
+
+
+def page(template: str, **content: Any) -> str:
+    """Fill a template; every value is escaped."""
+    pages = Environment(
+        loader=PackageLoader("mondrian", "pages"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template(template).render(**content)
+
+
+def thumbnail_url(path: Path) -> str | None:
+    """A small JPEG as a data: URL, nothing of its EXIF in it; None where it cannot be read."""
+    try:
+        picture = small(path, THUMBNAIL)
+    except PhotoError:
+        return None
+    content = BytesIO()
+    picture.save(content, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + b64encode(content.getvalue()).decode()

@@ -1,0 +1,45 @@
+"""Where critiques come from, told by kind: a jobs database, a JSONL or CSV list, or the PCCD."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mondrian.database import open_database
+from mondrian.errors import DataError
+from mondrian.jobs import Jobs
+from mondrian.listed import open_list
+
+LISTS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
+_ENDINGS = (".jsonl", ".csv", ".json")
+
+
+def locate(path: Path) -> Path:
+    """The file that holds the critiques: the path itself, or the list in the folder it names.
+
+    Raises DataError where the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    found = [path / name for name in LISTS if (path / name).is_file()]
+    if found:
+        return found[0]
+    database = next(iter(sorted(path.glob("*.db"))), path / "mondrian.db")
+    raise DataError(
+        f"{path} is a folder without {', '.join(LISTS)}; give the database file, such as {database}"
+    )
+
+
+def photographs(path: Path) -> Path:
+    """The folder where the photographs of a source lie unless another is given."""
+    if path.suffix not in _ENDINGS:
+        return path.parent / "source"
+    return path.parent / LISTS.get(path.name, ".")
+
+
+def open_source(path: Path) -> AbstractContextManager[Jobs]:
+    """Open what `locate` found.
+
+    Raises DataError where it cannot be read as what it is.
+    """
+    return open_list(path) if path.suffix in _ENDINGS else open_database(path)

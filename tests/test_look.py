@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mondrian import look
+from mondrian.errors import DataError
+from mondrian.look import CACHE, Look, look_all
+
+
+@pytest.fixture
+def files(tmp_path: Path, photos: list[Image.Image]) -> list[Path]:
+    paths = [tmp_path / f"{i}.jpg" for i in range(len(photos))]
+    for path, photo in zip(paths, photos, strict=True):
+        photo.save(path)
+    (tmp_path / "broken.jpg").write_bytes(b"no photograph")
+    return [*paths, tmp_path / "broken.jpg"]
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the photographs that are really decoded."""
+    seen: list[str] = []
+    real = look.look
+
+    def counted(path: Path, sha256: str) -> Look:
+        seen.append(path.name)
+        return real(path, sha256)
+
+    monkeypatch.setattr(look, "look", counted)
+    return seen
+
+
+def test_a_photograph_is_looked_at_once_and_a_new_one_alone(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: list[Image.Image]
+) -> None:
+    seen = count_looks(monkeypatch)
+    cache = tmp_path / "cache"
+    first = dict(look_all(files, cache))
+    assert sorted(seen) == sorted(path.name for path in files)
+    assert first[files[-1]].reason == "image_unreadable"
+    assert (first[files[0]].width, first[files[0]].height) == photos[0].size
+    seen.clear()
+    assert dict(look_all(files, cache)) == first
+    files[0].rename(tmp_path / "renamed.jpg")  # known by its content
+    files[1].write_bytes(files[2].read_bytes())  # another content that is known
+    photos[0].resize((300, 240)).save(files[3])  # a new one
+    again = dict(look_all([tmp_path / "renamed.jpg", *files[1:]], cache))
+    assert seen == ["3.jpg"]
+    assert again[tmp_path / "renamed.jpg"] == first[files[0]]
+    assert again[files[1]] == first[files[2]]
+    assert again[files[3]].width == 300
+
+
+def test_many_are_looked_at_in_processes_with_the_same_result(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = dict(look_all(files, tmp_path / "one"))
+    monkeypatch.setattr(look, "_ALONE", 0)
+    assert dict(look_all(files, tmp_path / "two")) == alone
+
+
+def test_a_photograph_that_is_gone_has_its_reason(tmp_path: Path) -> None:
+    ((path, found),) = look_all([tmp_path / "gone.jpg"], tmp_path / "cache")
+    assert path.name == "gone.jpg"
+    assert found.reason == "image_unreadable"
+
+
+def test_a_cache_that_cannot_be_used_is_one_clear_line(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / CACHE).write_bytes(b"x" * 4096)
+    with pytest.raises(DataError, match="delete this cache"):
+        list(look_all(files, tmp_path))
+
+
+def test_a_cache_of_another_version_is_made_anew(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(look_all(files, tmp_path))
+    monkeypatch.setattr(look, "VERSION", look.VERSION + 1)
+    seen = count_looks(monkeypatch)
+    list(look_all(files, tmp_path))
+    assert len(seen) == len(files)
