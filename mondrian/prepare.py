@@ -81,6 +81,7 @@ def _row(record: Record, result: Split, i: int, advisor: str, persona: str, fold
         id=f"{advisor}/{record.job_id}",
         photo=record.photo.sha256,
         photo_group=result.groups[i],
+        derived=[r.split()[1] for r in record.repairs if r.startswith("summary ")],
         fold=result.folds[i],
         prompt_hash=prompt_hash(persona),
     )

@@ -21,6 +21,7 @@ class Row(BaseModel):
     id: str  # advisor and job
     photo: str  # sha256 of the original file
     photo_group: str  # photographs that look alike, or share a text, share it
+    derived: list[str] = []  # keys of the critique that are not in the advisor's own words
     fold: int | None = None  # for cross-validation, where params.yaml asks for it
     prompt_hash: str
 

@@ -30,6 +30,7 @@ from mondrian.kernels import cpu_kernels, cross_entropy
 from mondrian.params import Train
 from mondrian.recipe import RECIPE
 from mondrian.rows import Row
+from mondrian.supervision import token_weights
 from mondrian.vlm import Vlm, answer_ids, next_logits, prompt_ids, see
 
 LOG = "training_log.jsonl"
@@ -101,9 +102,10 @@ def examples(vlm: Vlm, rows: Sequence[Row], params: Train) -> list[Example]:
         if path not in seen:
             seen[path] = see(vlm, path)
         prompt = prompt_ids(vlm, row.messages[:-1], seen[path])
-        answer, scores = answer_ids(vlm, row.messages[-1]["content"])
-        weights = [params.score_weight if score else 1.0 for score in scores]
+        text = row.messages[-1]["content"]
+        answer, spans = answer_ids(vlm, text)
         ids = prompt + answer
+        weights = token_weights(text, spans, row.derived, params.score_weight)
         out.append(Example(ids, len(prompt), seen[path], weights))
         if len(ids) > params.max_tokens:
             long.append(f"{row.id} ({len(ids)})")

@@ -5,7 +5,6 @@ One model, one thread, one generation at a time: MLX streams belong to a thread.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from mondrian.forward import Features, hidden_states, layers, logits, make_batch
 from mondrian.kernels import cpu_kernels
 from mondrian.photo import read_photo
 from mondrian.prompt import chat_messages
-
-_SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 
 @dataclass(frozen=True)
@@ -126,17 +123,12 @@ def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> 
     return [*ids[:where], *[vlm.image_id] * features.merged.shape[0], *ids[where + 1 :]]
 
 
-def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[bool]]:
-    """Tokens of an answer and of its end, and which of them are digits of a score."""
+def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens of an answer and of its end, and the characters that each stands for."""
     tokenizer = vlm.processor.tokenizer
     text = answer + tokenizer.eos_token
     told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [match.span(1) for match in _SCORE.finditer(answer)]
-    score = [
-        any(first < stop and start < last for first, last in spans)
-        for start, stop in told["offset_mapping"]
-    ]
-    return list(told["input_ids"]), score
+    return list(told["input_ids"]), list(told["offset_mapping"])
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
