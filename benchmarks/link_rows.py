@@ -44,7 +44,7 @@ def rows(count: int) -> Iterator[tuple[str, ...]]:
     """Half the rows are clean, the other half go through every kind of mess."""
     clean = [canonical(long_critique(i)) for i in range(400)]
     messy = [mess.text(long_critique(i)) for i, mess in enumerate(MESSES * 8)]
-    prompt = example_prompt(write("ansel", draw_scene(1, 0)))
+    prompt = example_prompt()
     for i in range(count):
         with_photo = i % (count // PHOTOS) == 0
         text = messy[i % len(messy)] if i % 2 and not with_photo else clean[i % len(clean)]

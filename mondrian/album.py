@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
@@ -15,8 +16,9 @@ from mondrian.errors import DataError, PhotoError
 from mondrian.reason import Reason
 
 UPLOAD = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_", re.IGNORECASE)
+_LONGEST = 255  # characters; no file system knows a longer name
 _THUMB_FOLDERS = ("thumbnails", "thumbs", "thumb")
-_THUMB_NAME = re.compile(r"^thumb(?:nail)?[-_]|[-_]thumb(?:nail)?\.\w+$", re.IGNORECASE)
+_THUMB_NAME = re.compile(r"^thumb(?:nail)?_|[-_]thumb(?:nail)?\.\w+$", re.IGNORECASE)
 
 
 class Album:
@@ -28,10 +30,10 @@ class Album:
             raise DataError(f"{folder} is no folder of photographs; give it with --source_dir")
         self._folder, self._real = folder, folder.resolve()
         with os.scandir(folder) as entries:
-            listed = {entry.name: entry for entry in entries}
-        self._names = {name for name, e in listed.items() if e.is_file()}
+            listed = {entry.name: entry for entry in entries if _is_text(entry.name)}
+        self._names = {name for name, e in listed.items() if _is(e.is_file)}
         self._links = {name for name, e in listed.items() if e.is_symlink()}
-        self._folders = {name for name, e in listed.items() if e.is_dir()}
+        self._folders = {name for name, e in listed.items() if _is(e.is_dir)}
         self._thumbnails = thumbnails
         alike = Counter(map(_plain, self._names))
         self._spelt = {_plain(n): n for n in self._names if alike[_plain(n)] == 1}
@@ -44,10 +46,10 @@ class Album:
         """
         told = stored.replace("\\", "/")
         name = told.rsplit("/", 1)[-1]
-        path = self._below(told) or self._named(name)
+        path = (self._below(told) or self._named(name)) if len(name) <= _LONGEST else None
         if path is not None and (self._thumbnails or not _is_thumbnail(path[0])):
             return self._checked(*path)
-        thumbnail = self._thumbnail(UPLOAD.sub("", name))
+        thumbnail = self._thumbnail(UPLOAD.sub("", name)) if len(name) <= _LONGEST else None
         if thumbnail is not None and self._thumbnails:
             return self._checked(thumbnail, "thumbnail")
         only = "" if path is None and thumbnail is None else (
@@ -78,7 +80,7 @@ class Album:
 
     def _thumbnail(self, name: str) -> Path | None:
         stem, dot, ending = name.rpartition(".")
-        beside = (f"{start}{name}" for start in ("thumb_", "thumb-", "thumbnail_"))
+        beside = (f"{start}{name}" for start in ("thumb_", "thumbnail_"))
         ends = (f"{stem}{end}.{ending}" for end in ("_thumb", "-thumb", "_thumbnail") if dot)
         for candidate in (*beside, *ends):
             if candidate in self._names:
@@ -96,6 +98,21 @@ class Album:
             where = f"{path.relative_to(self._folder)} leads outside {self._folder}"
             raise PhotoError(Reason.IMAGE_OUTSIDE_SOURCE, where)
         return path, how
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name could be written into the manifest."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_thumbnail(path: Path) -> bool:

@@ -13,17 +13,19 @@ from lxml import etree, html
 
 from mondrian.reason import Reason, Rejected
 
-_GRADE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)\s{0,9}/\s{0,9}10\b")
+_GRADE = re.compile(r"(?<![\d.,/+~−–-])(\d{1,2}(?:[.,]\d{1,2})?)\s{0,9}/\s{0,9}10(?![.,]?\d)")
 _LABEL = re.compile(r"^(?:recommendation|how to improve)\s{0,9}:\s{0,9}", re.IGNORECASE)
-_ENDS = {"feedback-card", "overall-grade", "overall-grade-box"}  # what no part of a card holds
+_END = re.compile(r"</(?:div|p|li|section|article)\b")
+_OVERALL = {"overall-grade", "overall-grade-box"}
+_ENDS = {"feedback-card", "feedback-comment", "feedback-recommendation"} | _OVERALL
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 def read_cards(text: str, advisor: str) -> dict[str, Any] | Rejected | None:
     """The critique in the section of the advisor, or in the only one; None where no cards are.
 
-    Rejected: advisor_absent where the sections are other advisors', unscored where a card has no
-    score.
+    Rejected: advisor_absent where the sections are other advisors', unscored where no card has a
+    score, truncated where the last card does not end.
     """
     if "feedback-card" not in text:
         return None
@@ -33,18 +35,18 @@ def read_cards(text: str, advisor: str) -> dict[str, Any] | Rejected | None:
     section = _section(page, advisor)
     if isinstance(section, Rejected):
         return section
-    cards = _with_class(section, "feedback-card")
-    if not cards:
+    dimensions = _dimensions(section)
+    if not dimensions:
         return None
-    dimensions = [_dimension(card) for card in cards]
-    unscored = [d["name"] for d in dimensions if "score" not in d]
-    if len(unscored) == len(dimensions):
-        return Rejected(Reason.UNSCORED, f"HTML cards without scores: {', '.join(unscored)[:80]}")
+    if not any("score" in dimension for dimension in dimensions):
+        names = ", ".join(dimension["name"] for dimension in dimensions)
+        return Rejected(Reason.UNSCORED, f"HTML cards without scores: {names[:80]}")
+    if not _END.search(text, text.rfind("feedback-recommendation")):
+        return Rejected(Reason.TRUNCATED, f"HTML cut off after {text[-40:]!r}")
     value: dict[str, Any] = {"image_description": _description(section), "dimensions": dimensions}
-    grades = [_GRADE.search(_text(box)) for box in _with_class(section, "overall-grade")]
-    grades += [_GRADE.search(_text(box)) for box in _with_class(section, "overall-grade-box")]
-    told = [float(grade[1]) for grade in grades if grade]
-    return value | ({"overall_score": told[0]} if told else {})
+    grades = (_grade(_text(box)) for box in section.iter("p", "div") if _classes(box) & _OVERALL)
+    told = next((grade for grade in grades if grade is not None), None)
+    return value if told is None else value | {"overall_score": told}
 
 
 def _parse(text: str) -> Any:
@@ -56,27 +58,48 @@ def _parse(text: str) -> Any:
 
 
 def _section(page: Any, advisor: str) -> Any:
-    """The advisor's part of the page, or all of it where it has one part only."""
-    sections = _with_class(page, "advisor-section")
+    """The advisor's part of the page; all of it where no part is named, or none is asked for."""
+    sections = [e for e in page.iter("div", "section") if "advisor-section" in _classes(e)]
     named = {str(s.get("data-advisor", "")).strip().lower(): s for s in reversed(sections)}
-    if advisor.lower() in named:
-        return named[advisor.lower()]
-    if len(named) > 1:
+    named.pop("", None)
+    for name, section in named.items():
+        if advisor and advisor.lower() in (name, *name.split()):  # an id, or Ansel Adams
+            return section
+    if named and advisor:
         detail = f"HTML of {', '.join(sorted(named))[:80]}, none of {advisor}"
         return Rejected(Reason.ADVISOR_ABSENT, detail)
     return page
 
 
-def _dimension(card: Any) -> dict[str, Any]:
-    heading = next((_text(h) for h in card.iter("h3", "h4")), "") or _text(card)
-    grade = _GRADE.search(heading)
-    name = heading[: grade.start()] if grade else heading[:80]
-    parts: dict[str, Any] = {"name": name.strip(" (:-–\xa0")}
-    if grade:
-        parts["score"] = float(grade[1])
-    parts["comment"] = _first(card, "feedback-comment")
-    parts["recommendation"] = _LABEL.sub("", _first(card, "feedback-recommendation"))
-    return parts
+def _dimensions(section: Any) -> list[dict[str, Any]]:
+    """The cards, in one walk over the section: a part belongs to the card that began last."""
+    cards: list[dict[str, Any]] = []
+    for element in section.iter("div", "p", "section", "h3", "h4"):
+        classes = _classes(element)
+        if "feedback-card" in classes:
+            cards.append({"name": "", "comment": "", "recommendation": ""})
+        elif not cards:
+            continue
+        elif element.tag in ("h3", "h4"):
+            if not cards[-1]["name"]:
+                cards[-1] |= _heading(_text(element))
+        elif "feedback-comment" in classes and not cards[-1]["comment"]:
+            cards[-1]["comment"] = _text(element)
+        elif "feedback-recommendation" in classes and not cards[-1]["recommendation"]:
+            cards[-1]["recommendation"] = _LABEL.sub("", _text(element))
+    return cards
+
+
+def _heading(text: str) -> dict[str, Any]:
+    """The name of a dimension, and its score where one and only one is told."""
+    score = _grade(text)
+    name = _GRADE.split(text, maxsplit=1)[0].strip(" (:-–\xa0")
+    return {"name": name or text[:80]} | ({} if score is None else {"score": score})
+
+
+def _grade(text: str) -> float | None:
+    told = {float(number.replace(",", ".")) for number in _GRADE.findall(text)}
+    return told.pop() if len(told) == 1 else None
 
 
 def _description(section: Any) -> str:
@@ -85,28 +108,24 @@ def _description(section: Any) -> str:
         if "image analysis" in _text(heading).lower():
             paragraphs = []
             for beside in heading.itersiblings():
-                if beside.tag != "p" or "overall-grade" in str(beside.get("class", "")).split():
+                if beside.tag != "p" or _classes(beside) & _OVERALL:
                     break
                 paragraphs.append(_text(beside))
             return " ".join(paragraphs)
     return ""
 
 
-def _first(card: Any, name: str) -> str:
-    return next((_text(part) for part in _with_class(card, name)), "")
-
-
-def _with_class(element: Any, name: str) -> list[Any]:
-    return [e for e in element.iter("div", "p", "section") if name in str(e.get("class")).split()]
+def _classes(element: Any) -> set[str]:
+    return set(str(element.get("class")).split())
 
 
 def _text(element: Any) -> str:
-    """What an element says, up to what follows it where it was never closed."""
+    """What an element says, up to the next part where it was never closed."""
     parts = []
     for event, part in etree.iterwalk(element, events=("start", "end")):
         if event == "end":
             parts.append(part.tail or "" if part is not element else "")
-        elif part is not element and _ENDS & set(str(part.get("class")).split()):
+        elif part is not element and _ENDS & _classes(part):
             break
         elif isinstance(part.tag, str):  # no comment
             parts.append(part.text or "")

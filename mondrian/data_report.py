@@ -36,7 +36,7 @@ class _Shown:
 def data_report(manifest: Manifest, result: Split) -> str:
     """The page as HTML."""
     shown = _pick(manifest, result)
-    counts, told = manifest.counts, result.counts()
+    counts, told = manifest.counts.model_dump(), result.counts()
     return page(
         "data_report.html",
         advisor=manifest.advisor,

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mondrian.errors import DataError
-from mondrian.jobs import Job, concerns, earliest
+from mondrian.jobs import Job, best_time, concerns
 from mondrian.recover import MAX_CHARACTERS
 
 REQUIRED = ("id", "filename", "advisor", "status")
@@ -60,7 +60,7 @@ class Database:
             values = dict(zip(texts, row, strict=False))
             status = _text(row[-1]).strip().lower()
             if status in FINISHED and concerns(_text(values["advisor"]), advisor):
-                yield _job(values, earliest(row[len(texts) : -1]))
+                yield _job(values, best_time(row[len(texts) : -1]))
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _text(value: Any) -> str:
 
 
 def _columns(connection: sqlite3.Connection) -> list[str]:
-    return [str(row[1]).lower() for row in connection.execute("PRAGMA table_info(jobs)")]
+    return [str(row[1]).lower() for row in connection.execute("PRAGMA table_xinfo(jobs)")]
 
 
 def _check_file(path: Path) -> None:
@@ -162,7 +162,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 def _in_wal_mode(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(18)
-        return file.read(2) == b"\x02\x02"
+        return b"\x02" in file.read(2)  # the versions for writing and for reading
 
 
 def _snapshot(path: Path, folder: Path) -> Path:

@@ -49,6 +49,15 @@ class TrainingError(MondrianError):
     pass
 
 
+def _check_arguments() -> None:
+    """Names that are no text could be read, and never be written down."""
+    for told in sys.argv[1:]:
+        try:
+            told.encode()
+        except UnicodeEncodeError:
+            raise MondrianError(f"{told!r} is not UTF-8; rename it") from None
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command; turn the faults a user can mend into one line and exit status 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half-written is cleared away
@@ -56,6 +65,7 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        _check_arguments()
         main()
     except MondrianError as error:
         sys.exit(f"error: {error}")

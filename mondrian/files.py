@@ -72,11 +72,12 @@ def read_json(path: Path) -> Any:
 def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
     """A folder to fill that takes the place of `path` once everything in it is written.
 
-    own  patterns of the names that may be replaced
+    own  patterns of the files that may be replaced, as paths below the folder
 
     Raises DataError where `path` is a file, or holds anything else.
     """
     path = path.resolve()  # where a link leads
+    _bring_back(path)
     _replaceable(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -106,12 +107,19 @@ def _replaceable(path: Path, own: Sequence[str]) -> None:
         return
     if not path.is_dir():
         raise DataError(f"{path} is a file; give a folder to write to")
-    names = [p.name for p in path.iterdir()]
+    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
     others = [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
     if others:
         raise DataError(
             f"{path} holds {others[0]!r}, which this step did not write; give another folder"
         )
+
+
+def _bring_back(path: Path) -> None:
+    """The old folder, where a run was killed between the two renames of `_take_place`."""
+    aside = sorted(path.parent.glob(f".{path.name}.*.old")) if not path.exists() else []
+    if aside:
+        aside[-1].replace(path)
 
 
 def _take_place(beside: Path, path: Path) -> None:

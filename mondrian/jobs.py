@@ -36,7 +36,8 @@ class Job:
     @property
     def sent(self) -> str:
         """The prompt inside llm_outputs, where newer rows keep it."""
-        return str(self.outputs.get("prompt", ""))
+        sent = self.outputs.get("prompt")
+        return sent if isinstance(sent, str) else ""
 
     @cached_property
     def outputs(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def epoch(value: Any) -> float | None:
     """Seconds since 1970 of a float, ISO text or SQL text (taken as UTC); None of anything else."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(str(value).strip())
             seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
@@ -89,6 +90,6 @@ def epoch(value: Any) -> float | None:
     return seconds if 0 < seconds < 253_402_300_800 else None  # the year 9999
 
 
-def earliest(values: Any) -> float:
+def best_time(values: Any) -> float:
     """The first of several times that is one."""
     return next((when for when in map(epoch, values) if when is not None), NEVER)

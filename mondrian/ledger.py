@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from mondrian.errors import DataError
 from mondrian.look import Look
+from mondrian.reason import Reason
 
 _TABLES = """
     CREATE TABLE jobs (
@@ -47,7 +48,6 @@ class Pair(NamedTuple):
     """A record and the facts that it is judged by beside the others."""
 
     number: int
-    id: str
     picture: str  # the group of its photograph
     words: str
     flags: tuple[str, ...]
@@ -124,14 +124,22 @@ class Ledger:
         return [row[0] for row in self._books.execute(query, [picture, most])]
 
     def pairs(self) -> Iterator[Pair]:
-        """Records in the order of time, the first told of a picture first."""
-        query = f"SELECT number, id, picture, words, flags FROM {_PAIRS} ORDER BY moment, id"
-        for number, job, picture, words, flags in self._books.execute(query):
-            yield Pair(number, job, picture, words, tuple(flags.split()))
+        """Every record, in any order."""
+        for number, picture, words, flags in self._books.execute(
+            f"SELECT number, picture, words, flags FROM {_PAIRS}"
+        ):
+            yield Pair(number, picture, words, tuple(flags.split()))
 
     def judge(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
-        """Enter reason, detail and flags of records, by number."""
+        """Enter reason, detail and flags of records, by number; then reject duplicates."""
         self._many("UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?", verdicts)
+        self._books.execute(
+            f"UPDATE jobs SET reason = '{Reason.DUPLICATE}', detail = "
+            "'the text and photograph of job ' || again.first FROM (SELECT number, "
+            f"FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM {_PAIRS} "
+            "WINDOW same AS (PARTITION BY picture, words ORDER BY moment, id, number)) AS again "
+            "WHERE again.number = jobs.number AND again.nth > 1"
+        )
 
     def reasons(self) -> dict[str, int]:
         """Jobs for each reason, the most frequent first."""

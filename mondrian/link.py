@@ -8,12 +8,14 @@ what only many jobs show (shared texts, wrong pictures, duplicates) at the end.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from mondrian.alike import SIDE, same_pictures
 from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
 from mondrian.jobs import Job, concerns
-from mondrian.ledger import Examined, Ledger, Pair
+from mondrian.ledger import Examined, Ledger
 from mondrian.look import look_all
 from mondrian.manifest import write_manifest
 from mondrian.parallel import spread
@@ -64,12 +66,20 @@ def link(source: Path, desk: Desk, image: Image, cache: Path, output_dir: Path) 
     Raises DataError where the source cannot be used, knows no such advisor, or yields no pair.
     """
     _ = desk.album  # no photographs, no work
+    try:
+        return _link(source, desk, image, cache, output_dir / MANIFEST)
+    except sqlite3.Error as error:  # of the ledger; source and cache name their own
+        raise DataError(f"{gettempdir()}: {error}; make room there, or set TMPDIR") from None
+
+
+def _link(source: Path, desk: Desk, image: Image, cache: Path, manifest: Path) -> dict[str, Any]:
     with Ledger() as ledger:
-        rows = _examine(source, desk, ledger)
+        rows, finished = _examine(source, desk, ledger)
         ledger.enter_photos(look_all(ledger.paths(), cache))
         ledger.enter_pictures(_pictures(ledger.thumbnails(), image))
         flags = _judge(ledger, desk.params)
         counts = _count(ledger, desk.advisor, rows, flags)
+        assert counts["finished"] == finished, f"{counts} of {finished} finished jobs"
         if not counts["linked"]:
             raise DataError(_nothing_left(source, desk.advisor, rows, counts, ledger))
         lists = {
@@ -77,7 +87,7 @@ def link(source: Path, desk: Desk, image: Image, cache: Path, output_dir: Path) 
             "left_out": ledger.records(left_out=True),
             "rejected": ledger.refusals(),
         }
-        write_manifest(output_dir / MANIFEST, desk.advisor, counts, lists)
+        write_manifest(manifest, desk.advisor, counts, lists)
     return counts
 
 
@@ -96,17 +106,21 @@ def summary(advisor: str, counts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _examine(source: Path, desk: Desk, ledger: Ledger) -> dict[str, int]:
-    """Enter every finished job; returns the rows for each value of the advisor field."""
+def _examine(source: Path, desk: Desk, ledger: Ledger) -> tuple[dict[str, int], int]:
+    """Enter every finished job; returns the rows for each value of the advisor field, and how many
+    were finished.
+    """
+    entered = 0
     with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
         rows = jobs.by_advisor()
         bar.total = _concerned(rows, desk.advisor)  # at most: not all of them are finished
         finished = jobs.finished(desk.advisor)
         batches = iter(lambda: list(islice(finished, _BATCH)), [])
-        for examined in spread(_examine_some, desk, batches, _ALONE):
+        for examined in spread(_examine_some, replace(desk), batches, _ALONE):
             ledger.enter(examined)
+            entered += len(examined)
             bar.update(len(examined))
-    return rows
+    return rows, entered
 
 
 def _examine_some(desk: Desk, jobs: list[Job]) -> list[Examined]:
@@ -128,19 +142,18 @@ def _examine_one(desk: Desk, job: Job) -> Examined:
     flags = of_one(job, found, desk.params.overall_tolerance)
     words = words_hash(found.critique)
     record = {
-        "job_id": _sound(job.id),
+        "job_id": job.id,
         "critique": json.loads(canonical(found.critique)),
         "words": words,
         "text_from": place,
         "form": found.form,
         "repairs": found.repairs,
         "created": job.created(),
-        "mode": _sound(job.mode),
-        "model": _sound(job.model),
+        "mode": job.mode,
+        "model": job.model,
     }
-    return Examined(
-        job.when, _sound(job.id), "", "", str(path), how, words, " ".join(flags), json.dumps(record)
-    )
+    line = _sound(json.dumps(record, ensure_ascii=False))
+    return Examined(job.when, _sound(job.id), "", "", str(path), how, words, " ".join(flags), line)
 
 
 def _refused(job: Job, why: Rejected) -> Examined:
@@ -167,22 +180,17 @@ def _judge(ledger: Ledger, params: Link) -> Counter[str]:
     """Leave out duplicates and, by setting, what is suspicious; returns how often each flag was."""
     shared, unlike = ledger.shared_words(), _wrong_pictures(ledger, params.critiques_per_photo)
     flags: Counter[str] = Counter()
-    seen: dict[tuple[str, str], Pair] = {}
-
-    def verdict(pair: Pair) -> tuple[str, str, str, int]:
+    verdicts = []
+    for pair in ledger.pairs():
         many = {"shared_text": pair.words in shared, "wrong_picture": pair.picture in unlike}
         true = {*pair.flags, *(name for name, holds in many.items() if holds)}
-        flags.update(true)
-        told = [name for name in FLAGS if name in true]
-        if out := [name for name in told if getattr(params, name) == "leave_out"]:
-            return out[0], f"flags {', '.join(told)}", " ".join(told), pair.number
-        first = seen.setdefault((pair.picture, pair.words), pair)
-        if first is not pair:
-            detail = f"the text and photograph of job {first.id}"
-            return Reason.DUPLICATE.value, detail, " ".join(told), pair.number
-        return "", "", " ".join(told), pair.number
-
-    ledger.judge([verdict(pair) for pair in ledger.pairs()])
+        if true:
+            flags.update(true)
+            told = [name for name in FLAGS if name in true]
+            out = [name for name in told if getattr(params, name) == "leave_out"]
+            detail = f"flags {', '.join(told)}" if out else ""
+            verdicts.append(("".join(out[:1]), detail, " ".join(told), pair.number))
+    ledger.judge(verdicts)
     return flags
 
 
@@ -195,7 +203,7 @@ def _wrong_pictures(ledger: Ledger, most: int) -> set[str]:
     return {
         picture
         for picture in much_told
-        if vocabulary.unlike(ledger.descriptions_of(picture, _DESCRIPTIONS)) > most
+        if vocabulary.unlike(ledger.descriptions_of(picture, _DESCRIPTIONS), most)
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from mondrian.critique import DIMENSIONS
 from mondrian.errors import DataError
 from mondrian.files import read_json
-from mondrian.jobs import Job, concerns, earliest
+from mondrian.jobs import Job, best_time, concerns
 from mondrian.recover import MAX_CHARACTERS
 from mondrian.repair import KEYS
 
@@ -39,6 +39,7 @@ PCCD_ASPECTS = {  # the nearest aspect of each dimension
     "Emotional Impact": "general_impression",
 }
 _ENDING = re.compile(r"(?<=[.!?])\s+(?=\S)")
+_ABOUT = {*PHOTO, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
 _LISTS = ("key_strengths", "priority_improvements")
 
 
@@ -90,7 +91,7 @@ def read_jsonl(path: Path) -> Iterator[Job]:
 
 
 def _from_line(line: str, number: int, length: int) -> Job:
-    name = f"line-{number}"
+    name = f"line-{number:06}"
     if length > MAX_CHARACTERS:
         told = f"line {number} has {length:,} characters; most {MAX_CHARACTERS:,}"
         return Job(id=name, filename="", too_long=told, text_from="jsonl")
@@ -108,7 +109,7 @@ def read_csv(path: Path) -> Iterator[Job]:
 
     Raises DataError where no column names a photograph, or where it is no CSV.
     """
-    csv.field_size_limit(4 * MAX_CHARACTERS)
+    csv.field_size_limit(2**31 - 1)  # what is too long is counted, and does not end the list
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, restkey="", strict=True)
         try:
@@ -116,10 +117,13 @@ def read_csv(path: Path) -> Iterator[Job]:
             if not set(PHOTO) & set(columns):
                 has = ", ".join(columns)[:200] or "nothing"
                 raise DataError(f"{path} has no column {' or '.join(PHOTO[:4])}; it has {has}")
+            twice = [name for name, times in Counter(columns).items() if times > 1 and name]
+            if twice:
+                raise DataError(f"{path} has the column {twice[0]} twice; rename one")
             reader.fieldnames = columns
             for number, row in enumerate(reader, 1):
                 entry = {name: value for name, value in row.items() if name and value}
-                yield _from_entry(_gathered(entry), f"row-{number}", "csv")
+                yield _from_entry(_gathered(entry), f"row-{number:06}", "csv")
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: {error}; is it a CSV?") from None
 
@@ -141,17 +145,26 @@ def _gathered(entry: dict[str, Any]) -> dict[str, Any]:
 def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:
     text = next((entry[key] for key in TEXT if entry.get(key)), None)
     if text is None and any(key in entry for key in KEYS):
-        text = entry
-    plain = {key: str(entry.get(key) or "") for key in ("advisor", "prompt", "mode", "model")}
+        text = {key: value for key, value in entry.items() if key not in _ABOUT}
+    plain = {key: str(entry.get(key) or "") for key in ("prompt", "mode", "model")}
+    asked = entry.get("advisor") or ""
+    plain["advisor"] = ", ".join(map(str, asked)) if isinstance(asked, list) else str(asked)
     return Job(
         id=str(entry.get("id") or name),
         filename=str(next((entry[key] for key in PHOTO if entry.get(key)), "")),
-        text=text if isinstance(text, str) else json.dumps(text) if text else "",
+        text=_as_text(text),
         text_from=kind,
         adapter=str(entry.get("adapter") or ""),
-        when=earliest([entry.get("created_at")]),
+        when=best_time([entry.get("created_at")]),
         **plain,
     )
+
+
+def _as_text(stored: Any) -> str:
+    try:
+        return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
+    except RecursionError:  # lists within lists
+        return "{"
 
 
 def read_pccd(path: Path) -> Iterator[Job]:
@@ -171,7 +184,7 @@ def read_pccd(path: Path) -> Iterator[Job]:
     for number, entry in enumerate(entries, 1):
         photo = str(entry.get("title") or entry.get("im_name") or "")
         value = json.dumps(_pccd_critique(entry))
-        yield Job(id=f"entry-{number}", filename=photo, text=value, text_from="pccd")
+        yield Job(id=f"entry-{number:06}", filename=photo, text=value, text_from="pccd")
 
 
 def _pccd_critique(entry: dict[str, Any]) -> dict[str, Any]:

@@ -12,18 +12,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from mondrian.alike import thumbnail
+from mondrian.alike import SIDE, thumbnail
 from mondrian.errors import DataError, PhotoError
 from mondrian.files import file_hash
 from mondrian.parallel import spread
 from mondrian.photo import glance
+from mondrian.reason import Reason
 
 VERSION = 1  # of what is kept for a photograph; another one makes the cache anew
 CACHE = "photos.sqlite"
 _BATCH, _ALONE = 16, 16
+_LOOK = "sha256, width, height, thumbnail, reason, detail"
 _TABLES = """
     CREATE TABLE IF NOT EXISTS files (
         path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
@@ -129,15 +132,24 @@ def _remembered(known: sqlite3.Connection, path: Path) -> Look | None:
     except OSError:
         return None
     row = known.execute(
-        "SELECT looks.* FROM files JOIN looks USING (sha256) "
+        f"SELECT {_LOOK} FROM files JOIN looks USING (sha256) "
         "WHERE path = ? AND size = ? AND mtime = ? AND ctime = ?",
         (stamp.path, stamp.size, stamp.mtime, stamp.ctime),
     ).fetchone()
-    return None if row is None else Look(*row)
+    return _checked(row)
+
+
+def _checked(row: tuple[Any, ...] | None) -> Look | None:
+    """A look as this program enters it, or None where somebody else did."""
+    whole = row is not None and (
+        (isinstance(row[3], bytes) and len(row[3]) == SIDE * SIDE) or row[4] in set(Reason)
+    )
+    return Look(*row) if row is not None and whole else None
 
 
 def _hashes(known: sqlite3.Connection) -> frozenset[str]:
-    return frozenset(row[0] for row in known.execute("SELECT sha256 FROM looks"))
+    rows = known.execute(f"SELECT {_LOOK} FROM looks")
+    return frozenset(row[0] for row in rows if _checked(row))
 
 
 def _remember(
@@ -150,11 +162,14 @@ def _remember(
             out.append((path, seen))
             continue
         row = (seen.sha256, seen.width, seen.height, seen.thumbnail, seen.reason, seen.detail)
-        if seen.thumbnail or seen.reason:
-            known.execute("INSERT OR IGNORE INTO looks VALUES (?, ?, ?, ?, ?, ?)", row)
+        if seen.thumbnail or seen.reason not in ("", Reason.IMAGE_UNREADABLE):  # it may be mended
+            known.execute(f"INSERT OR REPLACE INTO looks ({_LOOK}) VALUES (?, ?, ?, ?, ?, ?)", row)
         stamped = (stamp.path, stamp.size, stamp.mtime, stamp.ctime, seen.sha256)
         known.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
-        kept = known.execute("SELECT * FROM looks WHERE sha256 = ?", (seen.sha256,)).fetchone()
-        out.append((path, Look(*kept)))
+        if not seen.thumbnail and not seen.reason:  # known by its content
+            query = f"SELECT {_LOOK} FROM looks WHERE sha256 = ?"
+            kept = _checked(known.execute(query, (seen.sha256,)).fetchone())
+            seen = kept or look(path, seen.sha256)
+        out.append((path, seen))
     known.execute("COMMIT")
     yield from out

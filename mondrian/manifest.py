@@ -63,12 +63,27 @@ class Refusal(BaseModel):
     detail: str
 
 
+class Counts(BaseModel):
+    """What metrics/<advisor>/link.json holds."""
+
+    model_config = Frozen
+    jobs: int  # rows that concern the advisor
+    finished: int
+    linked: int
+    photos: int  # different ones that are linked
+    rejected: dict[Reason, int]
+    suspicions: dict[str, int]  # how often each flag is borne, by records kept or not
+    forms: dict[str, int]
+    repairs: dict[str, int]
+    found: dict[str, int]
+
+
 class Head(BaseModel):
     """The first line: whose manifest it is and what was counted, as in metrics/.../link.json."""
 
     model_config = Frozen
     advisor: str
-    counts: dict[str, Any]
+    counts: Counts
 
 
 class Manifest:
@@ -99,12 +114,12 @@ class Manifest:
                 for line in file:
                     text = line.strip().rstrip(",")
                     if section != "head" and text in ("]", "]}"):
-                        section = "between"
+                        section = "end" if text == "]}" else "between"
                     elif text.startswith('"') and text.endswith("["):
                         section = json.loads(text[:-1].rstrip(": "))
                     elif section == wanted:
                         yield kind.model_validate_json(text + "}" if wanted == "head" else text)
-                if section != "between":
+                if section != "end":
                     self._not_one("it is cut off")
         except FileNotFoundError:
             raise DataError(f"{self.path} does not exist; run link first: dvc repro") from None

@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
 MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # anything smaller is no photograph
+MAX_RATIO = 20  # of the sides; a model would see a line of a narrower picture
 GLANCE = 256  # pixels that the sides of a glance have at least, where the photograph has them
 BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is to be seen
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
@@ -44,7 +45,9 @@ def read_photo(path: Path) -> Image.Image:
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
     with _opened(path) as file:
-        return _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+        picture = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    picture.info.clear()
+    return picture
 
 
 def glance(path: Path) -> tuple[tuple[int, int], Image.Image]:
@@ -77,6 +80,9 @@ def small(path: Path, side: int) -> Image.Image:
 
 
 def _check_size(size: tuple[int, int]) -> None:
+    if max(size) > MAX_RATIO * min(size):
+        told = f"{size[0]}x{size[1]} pixels; one side is over {MAX_RATIO} times the other"
+        raise PhotoError("image_too_small", told)
     if min(size) < MIN_SIDE:
         told = f"{size[0]}x{size[1]} pixels; least {MIN_SIDE}"
         raise PhotoError("image_too_small", told)

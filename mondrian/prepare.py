@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
-from mondrian.files import whole_folder
+from mondrian.files import file_hash, whole_folder
 from mondrian.manifest import Manifest, Photo, Record
 from mondrian.parallel import spread
 from mondrian.params import Image
-from mondrian.photo import fit, open_photo
+from mondrian.photo import fit, read_photo
 from mondrian.prompt import prompt_hash, row_messages
 from mondrian.rows import Row, row_file
 from mondrian.split import PARTS, Split
 
 IMAGES = "images"
+OWN = (f"{IMAGES}/{'[0-9a-f]' * 16}.png", "training_data_*.json")
 _BATCH, _ALONE = 8, 8  # pictures written at a time, and batches that are not worth a process
 
 
@@ -39,7 +40,7 @@ def write_split(
 
     Raises DataError where a photograph is no longer what link saw.
     """
-    with whole_folder(folder, (IMAGES, "training_data_*.json")) as beside:
+    with whole_folder(folder, OWN) as beside:
         (beside / IMAGES).mkdir()
         photos = {}
         with ExitStack() as stack:
@@ -81,7 +82,7 @@ def _row(record: Record, result: Split, i: int, advisor: str, persona: str, fold
         id=f"{advisor}/{record.job_id}",
         photo=record.photo.sha256,
         photo_group=result.groups[i],
-        derived=[r.split()[1] for r in record.repairs if r.startswith("summary ")],
+        derived=[r.removeprefix("summary ") for r in record.repairs if r.startswith("summary ")],
         fold=result.folds[i],
         prompt_hash=prompt_hash(persona),
     )
@@ -108,12 +109,13 @@ def _write_pictures(photos: Sequence[Photo], image: Image, folder: Path) -> None
 
 def _write_some(frame: _Frame, photos: list[Photo]) -> int:
     for photo in photos:
+        path = Path(photo.path)
         try:
-            picture = open_photo(Path(photo.path))
+            picture = read_photo(path)  # link has judged what it shows
         except PhotoError as error:
-            raise DataError(
-                f"{photo.path}: {error}; it was there when link ran: run link again"
-            ) from None
+            raise DataError(f"{path}: {error}; link found it whole: run link again") from None
+        if file_hash(path) != photo.sha256:
+            raise DataError(f"{path} is another photograph than when link ran: run link again")
         small = fit(picture, frame.image.min_pixels, frame.image.max_pixels)
         small.save(frame.folder / _picture_name(photo))
     return len(photos)

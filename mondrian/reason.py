@@ -60,7 +60,7 @@ MEANING = {
     Reason.IMAGE_OUTSIDE_SOURCE: "a link that leads out of the folder of photographs",
     Reason.IMAGE_UNREADABLE: "a damaged file, or none of JPEG, PNG, WebP and TIFF",
     Reason.IMAGE_TOO_LARGE: "declares more than 200 million pixels: not decoded",
-    Reason.IMAGE_TOO_SMALL: "a side under 64 pixels",
+    Reason.IMAGE_TOO_SMALL: "a side under 64 pixels, or under a twentieth of the other",
     Reason.IMAGE_BLANK: "one even tone",
     Reason.DUPLICATE: "the same text about the same photograph as an earlier job",
     Reason.MADE_BY_ADAPTER: "written by an earlier fine-tuned model",

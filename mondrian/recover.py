@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.cards import read_cards
-from mondrian.critique import Critique, parse
+from mondrian.critique import Critique, Dimension, parse
 from mondrian.reason import Reason, Rejected
 from mondrian.repair import find_object
 from mondrian.shape import shape
@@ -47,6 +47,7 @@ _INSTRUCTION = re.compile(
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
     re.IGNORECASE,
 )
+_KEYS = dict.fromkeys(Critique.model_fields, 1) | dict.fromkeys(Dimension.model_fields, 7)
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as what it looks like
 _LOOP_WINDOW, _LOOP_LEAST = 4000, 300  # characters at the end that are examined, and fewest
 _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
@@ -71,7 +72,7 @@ def recover(text: str, advisor: str = "", prompts: Sequence[str] = ()) -> Recove
     if found is None:
         return _prose(body, prompts)
     if isinstance(found, Recovered):
-        return _fault(found.critique) or found
+        return _fault(found, prompts) or found
     if found.reason in (Reason.TRUNCATED, Reason.MALFORMED_JSON) and _loops(body):
         return Rejected(Reason.LOOPING, f"ends in {body[-40:]!r}")
     if found.reason == Reason.OTHER_SCHEMA and _echoes(body, prompts):
@@ -82,7 +83,7 @@ def recover(text: str, advisor: str = "", prompts: Sequence[str] = ()) -> Recove
 def _found(body: str, advisor: str) -> Recovered | Rejected | None:
     try:
         critique = parse(body)  # as it should be, and the quick way
-        if all(text.strip() for text in _texts(critique)):
+        if _plain(body) and all(text.strip() for text in _texts(critique)):
             return Recovered(critique, "json")
     except ValidationError:
         pass
@@ -97,6 +98,14 @@ def _found(body: str, advisor: str) -> Recovered | Rejected | None:
     return _shaped(found.value, "json", found.repairs)
 
 
+def _plain(body: str) -> bool:
+    """Whether each key stands as often as it has to: of one that stands twice the last would count.
+
+    A text may quote a key; then the critique is read the slow way.
+    """
+    return all(body.count(f'"{key}"') == times for key, times in _KEYS.items())
+
+
 def _shaped(value: dict[str, object], form: str, before: tuple[str, ...]) -> Recovered | Rejected:
     shaped = shape(value)
     if isinstance(shaped, Rejected):
@@ -105,9 +114,16 @@ def _shaped(value: dict[str, object], form: str, before: tuple[str, ...]) -> Rec
     return Recovered(critique, form, (*before, *repairs))
 
 
-def _fault(critique: Critique) -> Rejected | None:
+def _fault(found: Recovered, prompts: Sequence[str]) -> Rejected | None:
     """What spoils a critique that is otherwise whole."""
+    critique = found.critique
     texts = list(_texts(critique))
+    if any(critique.image_description in prompt for prompt in prompts):
+        return Rejected(Reason.PROMPT_ECHO, "it is the example of its own prompt")
+    if wordless := next((text for text in texts if not any(map(str.isalpha, text))), None):
+        return Rejected(Reason.DIMENSIONS_INCOMPLETE, f"a text without a word: {wordless[:40]!r}")
+    if "punctuation" in found.repairs and any(r.startswith("extra") for r in found.repairs):
+        return Rejected(Reason.MALFORMED_JSON, "its parts cannot be told from each other")
     whole = "\n".join(texts)
     if control := _CONTROL.search(whole):
         return Rejected(Reason.OTHER_SCHEMA, f"holds the control token {control[0]}")

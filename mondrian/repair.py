@@ -17,9 +17,12 @@ from mondrian.reason import Reason, Rejected
 
 KEYS = ("dimensions", "dimensional_analysis", "image_description")  # one of them marks a critique
 _TRIES = 20  # opening braces that are tried before a text counts as malformed
-_LAST_RESORT = 30_000  # characters up to which json-repair, which is slow, is asked
+_SCANNED = 3_000_000  # characters that are read in all these tries
+_LAST_RESORT = 6_000  # characters up to which json-repair, which can be slow, is asked
 _THOUGHT = re.compile(r"</(?:think|thought|thinking)>")
 _DOTS = re.compile(r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])')
+_THINKING = re.compile(r"<(?:think|thought|thinking)>")
+_NUMBER = re.compile(r"[-+~.\d]*\d[.\d]*")
 _FENCE = re.compile(r"```\w{0,10}")
 
 
@@ -32,12 +35,14 @@ class Found:
 
 
 def find_object(text: str) -> Found | Rejected | None:
-    """The first JSON object that is a critique's outer level; None where nothing speaks of one.
+    """The last JSON object that is a critique's outer level; None where nothing speaks of one.
 
-    Rejected where JSON is there, with why it is no critique: truncated, malformed_json or
-    other_schema.
+    Rejected where JSON is there, with why it is no critique: truncated, malformed_json,
+    other_schema, or thinking_only where it stands in thoughts that never end.
     """
     body = _THOUGHT.split(text)[-1]
+    if _THINKING.search(body):
+        return Rejected(Reason.THINKING_ONLY, f"thoughts without an end: {body[-40:]!r}")
     thoughts = () if body == text else ("thoughts",)
     found = _decode(body)
     if isinstance(found, Found):
@@ -48,44 +53,75 @@ def find_object(text: str) -> Found | Rejected | None:
         return Found(again.value, (*thoughts, *again.repairs, "number"))
     if found is None or not _is_json(body):
         return found if found and found.reason == Reason.OTHER_SCHEMA else None
-    tail = body.rstrip("`\n\r\t ")
-    if found.reason == Reason.OTHER_SCHEMA:
+    if found.reason != Reason.MALFORMED_JSON:
         return found
-    if not tail.endswith("}"):
+    if body.count("{") > body.count("}"):
+        tail = body.rstrip("`\n\r\t ")
         return Rejected(Reason.TRUNCATED, f"cut off after {tail[-40:]!r}")
     return _last_resort(mended[mended.find("{") : mended.rfind("}") + 1]) or found
 
 
 def _decode(body: str) -> Found | Rejected | None:
-    """Try the first opening braces one after the other."""
-    fault, other = "", ""
+    """Try the first opening braces one after the other; where several objects do, the last counts.
+
+    A model repeats the example that it was given, or drafts, before it says what it means.
+    """
+    fault, other, scanned = "", "", 0
     start = body.find("{")
     for _ in range(_TRIES):
-        if start < 0:
+        if start < 0 or scanned > _SCANNED:
             break
-        for strict in (True, False):
-            try:
-                value, end = json.JSONDecoder(strict=strict).raw_decode(body, start)
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # or 5,000 digits
-                fault = fault or str(error)[:120]
-                continue
-            if any(key in value for key in KEYS):
-                lenient = () if strict else ("control_character",)
-                return Found(value, (*_around(body[:start], body[end:]), *lenient))
+        value, end, told = _object(body, start)
+        scanned += end - start
+        if value is None:
+            fault = fault or told[0]
+        elif any(key in value for key in KEYS):
+            later = _decode(body[end:]) if _speaks(body[end:]) else None
+            if isinstance(later, Found):
+                return Found(later.value, tuple(dict.fromkeys(("text_before", *later.repairs))))
+            return later or Found(value, (*_around(body[:start], body[end:]), *told))
+        else:
             other = other or f"keys {', '.join(list(value)[:6])}"
-            break
         start = body.find("{", start + 1)
     if other and not fault:
         return Rejected(Reason.OTHER_SCHEMA, other[:120])
     return Rejected(Reason.MALFORMED_JSON, fault) if fault else None
 
 
+def _object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[str, ...]]:
+    """The object that begins at a brace, where it ends, and repairs; or None, and the fault."""
+    for strict in (True, False):
+        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_once)
+        try:
+            value, end = decoder.raw_decode(body, start)
+        except json.JSONDecodeError as error:
+            end, fault = error.pos, str(error)[:120]
+            if not fault.startswith("Invalid control character"):
+                break
+        except (ValueError, RecursionError) as error:  # a key twice, a number of 5,000 digits
+            end, fault = len(body), str(error)[:120]
+            break
+        else:
+            return value, end, () if strict else ("control_character",)
+    return None, end, (fault,)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless it says two things under one key."""
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if out.setdefault(key, value) != value:
+            raise ValueError(f"{key[:40]!r} stands twice, with different values")
+    return out
+
+
+def _speaks(body: str) -> bool:
+    return any(f'"{key}"' in body for key in KEYS)
+
+
 def _is_json(body: str) -> bool:
     """Whether the braces are those of an object, not of LaTeX or of prose."""
-    return any(f'"{key}"' in body for key in KEYS) or _FENCE.sub("", body).lstrip().startswith('{"')
+    return _speaks(body) or _FENCE.sub("", body).lstrip().startswith('{"')
 
 
 def _around(before: str, after: str) -> tuple[str, ...]:
@@ -102,11 +138,14 @@ def _around(before: str, after: str) -> tuple[str, ...]:
 
 
 def _last_resort(span: str) -> Found | None:
-    if len(span) > _LAST_RESORT:
+    """Ask json-repair, of what is whole: as many ends as beginnings."""
+    quotes = len(re.findall(r'(?<!\\)(?:\\\\)*"', span))
+    whole = span.count("{") == span.count("}") and span.count("[") == span.count("]")
+    if len(span) > _LAST_RESORT or not whole or quotes % 2:
         return None
     try:
         value = json_repair.loads(span)
-        same = _letters(span) == _letters(json.dumps(value, ensure_ascii=False))
+        same = _content(span) == _content(json.dumps(value, ensure_ascii=False))
     except (ValueError, RecursionError, IndexError):
         return None
     if not same or not isinstance(value, dict) or not any(key in value for key in KEYS):
@@ -114,5 +153,6 @@ def _last_resort(span: str) -> Found | None:
     return Found(value, ("punctuation",))
 
 
-def _letters(text: str) -> str:
-    return "".join(c for c in text if c.isalnum())
+def _content(text: str) -> tuple[str, list[str]]:
+    """All letters and digits, and each number with its sign and point."""
+    return "".join(c for c in text if c.isalnum()), _NUMBER.findall(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,6 +45,11 @@ def _key(name: str) -> str:
 _NAMES = {_key(name): name for name in DIMENSIONS}
 
 
+def dimension_name(told: str) -> str | None:
+    """The dimension that a name means, however it is spelt."""
+    return _NAMES.get(_key(told))
+
+
 def shape(value: Parts) -> tuple[Critique, tuple[str, ...]] | Rejected:
     """Set right what is certain; Rejected where something of the critique itself is not there."""
     repairs: list[str] = []
@@ -56,16 +62,27 @@ def shape(value: Parts) -> tuple[Critique, tuple[str, ...]] | Rejected:
         return overall
     outer |= {"dimensions": dimensions, "overall_score": overall}
     for name, made in _summary(dimensions).items():
-        if not outer.get(name):
+        if _is_blank(outer.get(name)):
             outer[name] = made
             repairs.append(f"summary {name}")
+    if _is_blank(outer.get("image_description")):
+        return Rejected(Reason.OTHER_SCHEMA, "there is no image_description")
     try:
         critique = Critique.model_validate_json(json.dumps(outer))
+    except RecursionError:
+        return Rejected(Reason.OTHER_SCHEMA, "lists within lists without end")
     except ValidationError as error:
         too_long = error.errors()[0]["type"] in ("string_too_long", "too_long")
         reason = Reason.TOO_LONG if too_long else Reason.OTHER_SCHEMA
         return Rejected(reason, explain(error)[:120])
     return critique, tuple(dict.fromkeys(repairs))
+
+
+def _is_blank(stored: Any) -> bool:
+    """Nothing, white space, or a list of which an item says nothing."""
+    if isinstance(stored, list):
+        return not stored or any(isinstance(item, str) and not item.strip() for item in stored)
+    return not stored or (isinstance(stored, str) and not stored.strip())
 
 
 def _known_keys(value: Parts, wanted: Iterable[str], repairs: list[str]) -> Parts:
@@ -87,7 +104,7 @@ def _dimensions(stored: Any, repairs: list[str]) -> list[Parts] | Rejected:
         return named
     out: dict[str, Parts] = {}
     for told, parts in named:
-        name = _NAMES.get(_key(told))
+        name = dimension_name(told)
         if name is None:
             repairs.append(f"extra_dimension {told[:40]}")
         elif name in out:
@@ -137,7 +154,7 @@ def _score(stored: Any, name: str, repairs: list[str]) -> float | Rejected:
     if value is None:
         return Rejected(Reason.UNSCORED, f"{name} has no score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10:
-        return Rejected(Reason.SCORE_OUT_OF_RANGE, f"{name}: {str(stored)[:40]} of 10")
+        return Rejected(Reason.SCORE_OUT_OF_RANGE, f"{name}: {reprlib.repr(stored)} of 10")
     repairs += ["rounded"] if round(value, 1) != value else []
     return round(value, 1)
 

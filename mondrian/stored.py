@@ -45,9 +45,7 @@ def _texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]
     if job.text_from:
         yield job.text_from, job.text
         return
-    own = job.outputs.get(advisor)
-    if own:
-        yield f"llm_outputs.{advisor}", _answer(own)
+    yield from _told(f"llm_outputs.{advisor}", _answer(job.outputs.get(advisor)))
     file = f"analysis-{advisor}-{job.id}.md"
     if job.asked_several():  # what is not named after the advisor is another's
         yield from _told("analysis_md", _full(_read_inside(folders.analysis, file)))
@@ -81,7 +79,10 @@ def _answer(stored: Any) -> str:
         return ""
     if isinstance(stored, dict) and isinstance(stored.get("response"), str):
         stored = stored["response"]
-    return stored if isinstance(stored, str) else json.dumps(stored)
+    try:
+        return stored if isinstance(stored, str) else json.dumps(stored)
+    except RecursionError:  # lists within lists
+        return "{"
 
 
 def _full(markdown: str) -> str:

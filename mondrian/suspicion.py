@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from random import Random
 
-from mondrian.critique import Critique
+from mondrian.critique import DIMENSIONS, Critique
 from mondrian.jobs import Job
 from mondrian.recover import Recovered
+from mondrian.shape import dimension_name
 
 COSTS = {  # what is lost by keeping such records
     "made_by_adapter": "the adapter learns from an adapter",
@@ -30,9 +32,16 @@ COSTS = {  # what is lost by keeping such records
 FLAGS = tuple(COSTS)  # in this order the first that is left out names the reason
 _ALIKE = 0.3  # weighted share of words in common from which two descriptions speak of one thing
 _PAIRS = 2000  # of descriptions, drawn to learn what those of different pictures have in common
-_TUNED = ("lora", "fine_tuned", "fine-tuned")
-_SCORE = re.compile(r'"score"\s{0,9}:\s{0,9}(\d{1,2}(?:\.\d{1,2})?)')
-_GRADE = re.compile(r"(\d{1,2}(?:\.\d{1,2})?)\s?/\s?10\b")
+_TUNED = re.compile(r"(?<![a-z])lora(?![a-z])|fine[-_ ]?tuned", re.IGNORECASE)
+_NO_ADAPTER = ("", "none", "null", "base", "false", "0")
+_NUMBERS = 200  # scores in a prompt that are looked at
+_SCORE = re.compile(
+    r'(?:"name"\s{0,9}:\s{0,9}"([^"]{0,40})"\s{0,9},\s{0,9})?'
+    r'"score"\s{0,9}:\s{0,9}(\d{1,2}(?:\.\d{1,2})?)'
+)
+_GRADE = re.compile(r"(?<![\d.,/-])(\d{1,2}(?:\.\d{1,2})?)\s?/\s?10(?![.,]?\d)")
+_NAME = re.compile(r"([A-Za-z][A-Za-z &]*)[^A-Za-z]*$")  # the last words before a grade
+_TAG = re.compile(r"<[^<>]{0,60}>")
 
 
 def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, ...]:
@@ -40,10 +49,11 @@ def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, .
     critique = found.critique
     scores = critique.scores()
     advice = [" ".join(d.recommendation.lower().split()) for d in critique.dimensions]
-    made_with = f"{job.mode} {job.model_used} {job.model}".lower()
+    made_with = f"{job.mode} {job.model_used} {job.model}"
     off = abs(critique.overall_score - sum(scores) / len(scores))
     true = {
-        "made_by_adapter": bool(job.adapter) or any(name in made_with for name in _TUNED),
+        "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
+        or bool(_TUNED.search(made_with)),
         "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in found.repairs,
         "repeated_advice": len(set(advice)) < len(advice),
@@ -54,16 +64,37 @@ def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, .
 
 @lru_cache(maxsize=256)
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
-    """The first seven scores of the example in a prompt, as JSON and as HTML tells them."""
-    told = ([float(n) for n in pattern.findall(prompt)[:7]] for pattern in (_SCORE, _GRADE))
-    return frozenset(tuple(scores) for scores in told if len(scores) == 7)
+    """Scores that an example in a prompt may give to the seven: by name, or any seven in a row."""
+    out = set()
+    for told in (_in_json(prompt), _in_html(prompt)):
+        numbers = [score for _, score in told]
+        out |= {tuple(numbers[i : i + 7]) for i in range(len(numbers) - 6)}
+        named = {dimension_name(name): score for name, score in reversed(told)}
+        out.add(tuple(named.get(name, -1.0) for name in DIMENSIONS))
+    return frozenset(out)
+
+
+def _in_json(prompt: str) -> list[tuple[str, float]]:
+    found = islice(_SCORE.finditer(prompt), _NUMBERS)
+    return [(match[1] or "", float(match[2])) for match in found]
+
+
+def _in_html(prompt: str) -> list[tuple[str, float]]:
+    out = []
+    for match in islice(_GRADE.finditer(prompt), _NUMBERS):
+        before = _TAG.sub(" ", prompt[max(0, match.start() - 80) : match.start()])
+        name = _NAME.search(before)
+        out.append((name[1] if name else "", float(match[1])))
+    return out
 
 
 def words_hash(critique: Critique) -> str:
-    """sha256 of a critique's words, whatever their case and its scores."""
-    parts = [critique.image_description, critique.technical_notes]
+    """sha256 of a critique's words, whatever their case and its scores.
+
+    Only of what each form has: the summary at its end may have been made from the scores.
+    """
+    parts = [critique.image_description]
     parts += [f"{d.comment} {d.recommendation}" for d in critique.dimensions]
-    parts += [*critique.key_strengths, *critique.priority_improvements]
     return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
 
 
@@ -78,13 +109,15 @@ class Vocabulary:
         self._weights = {w: math.log(len(told) / n) for w, n in count.items()}
         self._alike = self._threshold(told)
 
-    def unlike(self, descriptions: Sequence[str]) -> int:
-        """How many things, at least, descriptions speak of: those unlike all that came before."""
+    def unlike(self, descriptions: Sequence[str], most: int) -> bool:
+        """Whether descriptions speak of more than so many things, each unlike all before it."""
         kinds: list[set[str]] = []
         for words in map(_words, descriptions):
             if not any(self._likeness(words, kind) >= self._alike for kind in kinds):
                 kinds.append(words)
-        return len(kinds)
+            if len(kinds) > most:
+                return True
+        return False
 
     def _threshold(self, told: Sequence[tuple[str, str]]) -> float:
         """Alike are two descriptions that have more in common than those of different pictures."""

@@ -30,9 +30,9 @@ def main() -> None:
     manifest = Manifest(args.manifest)
     check_advisor(manifest, args.advisor)
     result = split(args.advisor, manifest.records(), params.prepare)
+    page = data_report(manifest, result)
     write_split(manifest, result, persona, params.image, args.output_dir)
-    report = args.report or args.metrics.parent / "data_report.html"
-    write_text(report, data_report(manifest, result))
+    write_text(args.report or args.metrics.parent / "data_report.html", page)
     write_json(args.metrics, result.counts())
     print(summary(result, args.advisor))
 

@@ -55,9 +55,12 @@ def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
     records = []
     for i in range(40):
         one = record(i, f"p{i}")
-        photo = one.photo.model_copy(update={"path": f"<script>alert({i})</script>.jpg"})
+        photo = one.photo.model_copy(update={"path": f"<b>{i}.jpg"})
         flags = ("repeated_advice",) if i == 0 else ()
-        records.append(one.model_copy(update={"photo": photo, "suspicions": flags}))
+        script = {"image_description": "<script>alert(1)</script>"}
+        critique = one.critique.model_copy(update=script)
+        changed = {"photo": photo, "suspicions": flags, "job_id": "<i>job", "critique": critique}
+        records.append(one.model_copy(update=changed))
     told = [r.model_dump_json() for r in records]
     lists: dict[str, list[str]] = {name: told if name == "records" else [] for name in LISTS}
     counts = {
@@ -68,5 +71,7 @@ def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
     manifest = Manifest(tmp_path / "m.json")
     settings = params.prepare.model_copy(update={"min_test": 4})
     text = data_report(manifest, split("ansel", manifest.records(), settings))
-    assert "<script>" not in text
+    for raw in ("<script>", "<b>0.jpg", "<i>job"):
+        assert raw not in text
+        assert raw.replace("<", "&lt;").replace(">", "&gt;") in text
     assert "not readable" in text

@@ -40,7 +40,7 @@ def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -
     with TemporaryDirectory() as made:
         counts = link(path, desk, params.image, Path(made, "cache"), Path(made))
         found = Manifest(Path(made, MANIFEST))
-        assert found.counts == counts
+        assert found.counts.model_dump(mode="json") == counts
         assert counts["linked"] + sum(counts["rejected"].values()) == counts["finished"]
         return Linked(
             counts,
@@ -127,7 +127,7 @@ def test_template_scores_are_left_out_unless_kept(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
     text = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": example_prompt(critique)}
+    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": example_prompt()}
     path = make_db(row)
     with pytest.raises(DataError, match="link.template_scores: keep"):
         run_link(path, params)

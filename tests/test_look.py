@@ -45,7 +45,7 @@ def test_a_photograph_is_looked_at_once_and_a_new_one_alone(
     files[1].write_bytes(files[2].read_bytes())  # another content that is known
     photos[0].resize((300, 240)).save(files[3])  # a new one
     again = dict(look_all([tmp_path / "renamed.jpg", *files[1:]], cache))
-    assert seen == ["3.jpg"]
+    assert [name for name in seen if name != "broken.jpg"] == ["3.jpg"]  # it may be mended
     assert again[tmp_path / "renamed.jpg"] == first[files[0]]
     assert again[files[1]] == first[files[2]]
     assert again[files[3]].width == 300

@@ -2,19 +2,22 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mondrian.errors import DataError
 from mondrian.manifest import LISTS, Manifest, Record, write_manifest
 from tests.test_split import record
+
+COUNTS = {
+    "jobs": 3, "finished": 3, "linked": 3, "photos": 3, "rejected": {}, "suspicions": {},
+    "forms": {"json": 3}, "repairs": {}, "found": {},
+}  # fmt: skip
 
 
 def write(path: Path, records: list[Record]) -> Path:
     lines = [r.model_dump_json() for r in records]
     refusal = json.dumps({"job_id": "x", "reason": "no_text", "detail": "]\n[,"})
     lists = {"records": lines, "left_out": lines[:1], "rejected": [refusal]}
-    write_manifest(path, "ansel", {"finished": 3}, lists)
+    write_manifest(path, "ansel", COUNTS, lists)
     return path
 
 
@@ -22,7 +25,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     records = [record(i, f"p{i}") for i in range(3)]
     path = write(tmp_path / "m.json", records)
     found = Manifest(path)
-    assert (found.advisor, found.counts) == ("ansel", {"finished": 3})
+    assert (found.advisor, found.counts.model_dump()) == ("ansel", COUNTS)
     assert list(found.records()) == records
     assert list(found.left_out()) == records[:1]
     assert [r.detail for r in found.rejected()] == ["]\n[,"]
@@ -30,19 +33,17 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_empty_lists_come_back(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "m.json", "ansel", {}, dict.fromkeys(LISTS, []))
+    write_manifest(tmp_path / "m.json", "ansel", COUNTS, dict.fromkeys(LISTS, []))
     assert [*Manifest(tmp_path / "m.json").records()] == []
 
 
-@given(st.integers(0, 6000))
-def test_a_manifest_that_is_cut_off_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, end: int
-) -> None:
-    path = tmp_path_factory.mktemp("m") / "m.json"
-    text = write(path, [record(i, f"p{i}") for i in range(3)]).read_text()
-    path.write_text(text[: min(end, len(text) - 3)])
-    with pytest.raises(DataError, match="run link again"):
-        [*Manifest(path).records(), *Manifest(path).rejected()]
+def test_a_manifest_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    text = write(path, [record(0, "p0")]).read_text()
+    for end in range(len(text) - 2):
+        path.write_text(text[:end])
+        with pytest.raises(DataError, match="run link again"):
+            [*Manifest(path).records(), *Manifest(path).rejected()]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"advisor": 1}', "no", '{"a": [\n]}'])

@@ -13,6 +13,7 @@ from mondrian.prepare import check_advisor, write_split
 from mondrian.rows import read_rows, row_file
 from mondrian.sample.scene import draw_scene, render
 from mondrian.split import Split, split
+from tests.test_manifest import COUNTS
 from tests.test_split import record
 
 
@@ -33,7 +34,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def write(path: Path, records: list[Record]) -> None:
     told = [r.model_dump_json() for r in records]
     lists: dict[str, list[str]] = {name: told if name == "records" else [] for name in LISTS}
-    write_manifest(path, "ansel", {}, lists)
+    write_manifest(path, "ansel", COUNTS, lists)
 
 
 @pytest.fixture
@@ -98,6 +99,30 @@ def test_a_photograph_that_is_gone_leaves_the_old_rows(
     with pytest.raises(DataError, match=r"gone\.jpg: no such file; .*run link again"):
         write_split(Manifest(tmp_path / "m.json"), dealt, "You.", params.image, tmp_path / "rows")
     assert sorted(p.name for p in (tmp_path / "rows").rglob("*")) == before
+
+
+def test_another_photograph_under_the_name_is_not_taken_for_it(
+    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+) -> None:
+    records = list(manifest.records())
+    other = tmp_path / "other.jpg"
+    other.write_bytes(Path(records[0].photo.path).read_bytes())
+    swapped = records[3].photo.model_copy(update={"path": str(other)})
+    records[3] = records[3].model_copy(update={"photo": swapped})
+    write(tmp_path / "m.json", records)
+    with pytest.raises(DataError, match="is another photograph than when link ran"):
+        write_split(Manifest(tmp_path / "m.json"), dealt, "You.", params.image, tmp_path / "rows")
+
+
+def test_pictures_that_prepare_did_not_write_are_not_deleted(
+    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+) -> None:
+    holiday = tmp_path / "rows" / "images" / "holiday.png"
+    holiday.parent.mkdir(parents=True)
+    holiday.touch()
+    with pytest.raises(DataError, match=r"images/holiday\.png.*which this step did not write"):
+        write_split(manifest, dealt, "You.", params.image, tmp_path / "rows")
+    assert holiday.exists()
 
 
 def test_a_manifest_of_another_advisor_is_refused(manifest: Manifest) -> None:

@@ -172,11 +172,110 @@ def test_a_critique_that_is_not_whole_is_named(
     assert refused(edited(critique, change)).reason == reason
 
 
-def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(critique: Critique) -> None:
-    text = canonical(critique)
-    for end in range(30, len(text) - 1, 7):
-        for tail in ("", "\n```"):
-            assert refused(text[:end] + tail).reason in ("truncated", "malformed_json"), end
+@pytest.mark.parametrize("tail", ["", "\n```", "}", "\n} ", "…"])
+def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(
+    tail: str, critique: Critique
+) -> None:
+    value = json.loads(canonical(critique))
+    last = json.dumps(value | {"dimensions": value.pop("dimensions")})  # at the end
+    for text in (canonical(critique), last):
+        for end in range(20, len(text) - 1):
+            found = recover(text[:end] + tail)
+            if isinstance(found, Rejected):
+                assert "}" in tail or found.reason == Reason.TRUNCATED, found
+            else:  # a brace may end an older form, where no text was cut
+                assert "}" in tail
+                for key, told in critique:
+                    made = f"summary {key}" in found.repairs
+                    made = made or key == "overall_score"  # cut after 5. of 5.1 it says 5
+                    assert made or getattr(found.critique, key) == told, (end, key)
+
+
+def test_html_that_is_cut_off_stays_rejected(critique: Critique) -> None:
+    text = html_cards(critique)
+    grade = '<p class="overall-grade">Overall Grade: 5/10</p>'
+    for page in (text, text.replace("<h2>", grade + "<h2>", 1)):
+        start = page.rindex("Improve:")
+        for end in range(start, page.index("</div>", start)):
+            assert isinstance(recover(page[:end]), Rejected), end
+
+
+@pytest.mark.parametrize("text", [
+    "The format is: {example} My critique: {real}", "```json\n{example}\n```\n```json\n{real}\n```",
+    "<think>A draft: {example}</think>{real}", "Draft: {example}\nNo, too kind.\n{real}",
+])  # fmt: skip
+def test_of_several_critiques_the_last_is_meant(text: str, critique: Critique) -> None:
+    example = critique.model_copy(update={"image_description": "An example of a description."})
+    told = text.replace("{example}", canonical(example)).replace("{real}", canonical(critique))
+    found = recover(told)
+    assert isinstance(found, Recovered), found
+    assert found.critique == critique
+    assert isinstance(recover(told[:-60]), Rejected)  # the last is cut off: not the first instead
+
+
+@pytest.mark.parametrize("text", [
+    "<think>A draft: {} No, too kind.", "<think>{}", "<thought>Hm. {}\n```",
+])  # fmt: skip
+def test_thoughts_that_never_end_hold_no_critique(text: str, critique: Critique) -> None:
+    assert refused(text.replace("{}", canonical(critique))).reason == Reason.THINKING_ONLY
+
+
+def test_the_example_of_the_prompt_is_no_critique(critique: Critique) -> None:
+    prompt = f"Answer like this: {canonical(critique)}"
+    assert refused(prompt, prompts=(prompt,)).reason == Reason.PROMPT_ECHO
+    dots = edited(critique, lambda v: [d.update(comment="…") for d in v["dimensions"]])
+    assert refused(dots).reason == Reason.DIMENSIONS_INCOMPLETE
+
+
+@pytest.mark.parametrize(("heading", "score"), [
+    ("8/10", 8), ("8.5 / 10", 8.5), ("8,5/10", 8.5), ("<b>7</b>/10", 7), ("8/10 (8/10)", 8),
+    ("-3/10", None), ("7.5.5/10", None), ("8–9/10", None), ("8/10.5", None), ("18/100", None),
+    ("<del>3/10</del> 8/10", None), ("12345/10", None), ("good", None),
+])  # fmt: skip
+def test_a_grade_in_html_is_read_as_it_stands(
+    heading: str, score: float | None, critique: Critique
+) -> None:
+    first = f"({critique.scores()[0]:g}/10)"
+    found = recover(html_cards(critique).replace(first, heading, 1))
+    if score is None:
+        assert isinstance(found, Rejected)
+        assert found.reason in (Reason.UNSCORED, Reason.DIMENSIONS_INCOMPLETE)
+    else:
+        assert isinstance(found, Recovered), found
+        assert found.critique.scores()[0] == score
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.replace('"score"', '"score": 1, "score"', 1),
+    lambda t: t.replace('"overall_score"', '"overall_score": 2, "overall_score"', 1),
+    lambda t: t.replace('"score": ', '"score": -', 1).replace("}, {", "} {", 1),
+    lambda t: t.replace('"comment": "', '"comment": "Strong "leading", "lines": here.", "x": "', 1),
+])  # fmt: skip
+def test_what_could_mean_two_things_is_not_guessed(
+    change: Callable[[str], str], critique: Critique
+) -> None:
+    text = change(canonical(critique))
+    assert isinstance(recover(text), Rejected)
+    assert isinstance(recover(text + "}"), Rejected)
+
+
+@pytest.mark.parametrize("key", ["image_description", "key_strengths", "technical_notes"])
+def test_white_space_is_no_text(key: str, critique: Critique) -> None:
+    blank: Any = [" "] if key == "key_strengths" else "  "
+    found = recover(edited(critique, lambda v: v.update({key: blank})))
+    if key == "image_description":
+        assert isinstance(found, Rejected)
+    else:
+        assert isinstance(found, Recovered)
+        assert found.repairs == (f"summary {key}",)
+
+
+def test_lists_within_lists_are_no_fault(critique: Critique) -> None:
+    for depth in (300, 900, 1000, 5000):
+        nested = "[" * depth + "]" * depth
+        for key in ("key_strengths", "overall_score", "dimensions"):
+            text = edited(critique, lambda v, k=key: v.update({k: "HERE"}))  # type: ignore[misc]
+            assert isinstance(recover(text.replace('"HERE"', nested)), Rejected)
 
 
 def test_the_last_resort_changes_nothing_but_punctuation(critique: Critique) -> None:
@@ -251,6 +350,17 @@ def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
 )
 def test_a_megabyte_of_anything_takes_less_than_a_second(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
+    started = time.perf_counter()
+    recover(text)
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("text", [
+    '<div class="feedback-card">' * 240 + "<p>" * 240_000,
+    '<div class="feedback-card"><p class="feedback-comment">' * 240 + "<div></div>" * 80_000,
+    *('{"dimensions":["' + p * (5_900 // len(p)) + '"]}' for p in ('"a"b', '{"a":', 'x" ', "{1,")),
+])  # fmt: skip
+def test_no_shape_of_text_takes_more_than_a_second(text: str) -> None:
     started = time.perf_counter()
     recover(text)
     assert time.perf_counter() - started < 1

@@ -33,7 +33,7 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.world import World, write_database
 
 OUTPUT = Path("data/sample/mondrian")
-WRITTEN = ("mondrian.db", "source", "analysis_md", "analysis", "truth.json")
+WRITTEN = ("mondrian.db", "source/*", "analysis_md/*", "analysis/*", "truth.json")
 PHOTOS = 200
 CLEAN = {"ansel": range(80), "okeefe": range(60, 140)}  # some photographs have both
 MESSY = {"ansel": range(140, 170), "okeefe": range(170, 200)}
@@ -143,6 +143,7 @@ def _messy_jobs(world: World, advisor: str) -> None:
             if mess.reason is None:
                 name = _own_photo(world, advisor)
                 text = mess.text(world.critique(advisor, PHOTOS + len(world.rows)))
+            text = text.replace('data-advisor="sample"', f'data-advisor="{advisor}"')
             column = "analysis_html" if mess.name == "html_column" else "analysis_markdown"
             world.add(advisor, name, mess.reason or "linked", **{column: text})
     _suspicious_jobs(world, advisor, photos)
@@ -162,7 +163,7 @@ def _suspicious_jobs(world: World, advisor: str, photos: list[int]) -> None:
     for photo in photos[:6]:
         critique = world.critique(advisor, photo)
         text = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-        prompt = example_prompt(critique)
+        prompt = example_prompt()
         world.add(
             advisor, world.names[photo], Reason.TEMPLATE_SCORES,
             analysis_markdown=text, prompt=prompt,
@@ -201,7 +202,7 @@ def _html_files(world: World, advisor: str, photos: list[int]) -> None:
     for photo in photos[13:16]:
         job, name = world.new_id(), world.names[photo]
         file = f"analysis-{Path(name).stem[:10]}-{job[:6]}.html"
-        html = html_cards(world.critique(advisor, photo))
+        html = html_cards(world.critique(advisor, photo)).replace("sample", advisor, 1)
         (world.folder / "analysis" / file).write_text(html)
         world.add(advisor, name, "linked", id=job)
 

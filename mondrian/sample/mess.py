@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mondrian.critique import Critique, canonical
+from mondrian.critique import DIMENSIONS, Critique, canonical
 from mondrian.reason import Reason
 
 EXAMPLE_SCORES = (8, 7, 9, 6, 7, 8, 7)  # of the example in the application's own prompt
@@ -49,10 +49,21 @@ def with_scores(critique: Critique, scores: tuple[float, ...], overall: float) -
     return critique.model_copy(update={"dimensions": dimensions, "overall_score": overall})
 
 
-def example_prompt(critique: Critique) -> str:
-    """The application's prompt: instructions and an example with fixed scores."""
-    example = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-    return f"Analyze the photograph. Reply with JSON like this:\n{example}"
+def example_prompt() -> str:
+    """The application's prompt: instructions, and an example with fixed scores and no content."""
+    parts = zip(DIMENSIONS, EXAMPLE_SCORES, strict=True)
+    example = {
+        "image_description": "What the photograph shows, in two sentences.",
+        "dimensions": [
+            {"name": n, "score": s, "comment": f"On {n}.", "recommendation": f"To improve {n}."}
+            for n, s in parts
+        ],
+        "overall_score": EXAMPLE_OVERALL,
+        "key_strengths": ["First strength", "Second strength"],
+        "priority_improvements": ["First priority", "Second priority"],
+        "technical_notes": "What is to be said of the technique.",
+    }
+    return f"Analyze the photograph. Reply with JSON like this:\n{json.dumps(example)}"
 
 
 def _edited(critique: Critique, **changes: object) -> str:
