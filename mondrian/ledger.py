@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from mondrian.errors import DataError
@@ -19,6 +20,7 @@ from mondrian.look import Look
 from mondrian.reason import Reason
 
 _TABLES = """
+    PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, moment REAL, id TEXT, reason TEXT, detail TEXT,
         path TEXT, found TEXT, words TEXT, flags TEXT, record TEXT);
@@ -56,17 +58,19 @@ class Pair(NamedTuple):
 class Ledger:
     """Entered job by job, then photograph by photograph; read in the order of time."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mondrian-")
-        self._books = sqlite3.connect(Path(self._folder.name) / "ledger", isolation_level=None)
-        self._books.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
-
     def __enter__(self) -> Ledger:
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(TemporaryDirectory(prefix="mondrian-"))
+            path = Path(self._folder) / "ledger"
+            self._books = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+            self._books.executescript(
+                f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;{_TABLES}"
+            )
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._books.close()
-        self._folder.cleanup()
+        self._open.close()
 
     def enter(self, jobs: Iterable[Examined]) -> None:
         """Add jobs."""
@@ -181,8 +185,7 @@ class Ledger:
             self._books.executemany(query, rows)
             self._books.execute("COMMIT")
         except sqlite3.Error as error:
-            where = self._folder.name
-            raise DataError(f"{where}: {error}; make room there, or set TMPDIR") from None
+            raise DataError(f"{self._folder}: {error}; make room there, or set TMPDIR") from None
 
 
 _JOB_COLUMNS = ", ".join(Examined._fields)

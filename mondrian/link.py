@@ -2,7 +2,7 @@
 
 Every finished job of the advisor ends as a record or under a reason; nothing is dropped in silence.
 A job's text is examined in parallel processes, its photograph once for all jobs that name it, and
-what only many jobs show (shared texts, wrong pictures, duplicates) at the end.
+what only many jobs show at the end (judge.py).
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from mondrian.album import Album
-from mondrian.alike import SIDE, same_pictures
 from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
 from mondrian.jobs import Job, concerns
+from mondrian.judge import judge, pictures
 from mondrian.ledger import Examined, Ledger
 from mondrian.look import look_all
 from mondrian.manifest import write_manifest
@@ -35,11 +34,10 @@ from mondrian.reason import Reason, Rejected
 from mondrian.recover import recover
 from mondrian.source import open_source
 from mondrian.stored import Folders, stored_text
-from mondrian.suspicion import COSTS, FLAGS, Vocabulary, of_one, words_hash
+from mondrian.suspicion import COSTS, FLAGS, of_one, words_hash
 
 MANIFEST = "training_data_manifest.json"
 _BATCH, _ALONE = 250, 4  # jobs examined at a time, and batches that are not worth a process
-_DESCRIPTIONS = 2000  # from which the rarity of words is learned
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,8 @@ def _link(source: Path, desk: Desk, image: Image, cache: Path, manifest: Path) -
     with Ledger() as ledger:
         rows, finished = _examine(source, desk, ledger)
         ledger.enter_photos(look_all(ledger.paths(), cache))
-        ledger.enter_pictures(_pictures(ledger.thumbnails(), image))
-        flags = _judge(ledger, desk.params)
+        ledger.enter_pictures(pictures(ledger.thumbnails(), image))
+        flags = judge(ledger, desk.params)
         counts = _count(ledger, desk.advisor, rows, flags)
         assert counts["finished"] == finished, f"{counts} of {finished} finished jobs"
         if not counts["linked"]:
@@ -163,48 +161,6 @@ def _refused(job: Job, why: Rejected) -> Examined:
 def _sound(text: str) -> str:
     """Without half an emoji, which no file could hold."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _pictures(thumbnails: dict[str, bytes], image: Image) -> dict[str, str]:
-    """The picture that each content shows, named after the first content that shows it."""
-    contents = list(thumbnails)
-    pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(-1, SIDE, SIDE)
-    numbers = same_pictures(pixels, image.phash_distance, image.likeness)
-    first: dict[int, str] = {}
-    for content, number in zip(contents, numbers, strict=True):
-        first.setdefault(number, content[:16])
-    return dict(zip(contents, (first[number] for number in numbers), strict=True))
-
-
-def _judge(ledger: Ledger, params: Link) -> Counter[str]:
-    """Leave out duplicates and, by setting, what is suspicious; returns how often each flag was."""
-    shared, unlike = ledger.shared_words(), _wrong_pictures(ledger, params.critiques_per_photo)
-    flags: Counter[str] = Counter()
-    verdicts = []
-    for pair in ledger.pairs():
-        many = {"shared_text": pair.words in shared, "wrong_picture": pair.picture in unlike}
-        true = {*pair.flags, *(name for name, holds in many.items() if holds)}
-        if true:
-            flags.update(true)
-            told = [name for name in FLAGS if name in true]
-            out = [name for name in told if getattr(params, name) == "leave_out"]
-            detail = f"flags {', '.join(told)}" if out else ""
-            verdicts.append(("".join(out[:1]), detail, " ".join(told), pair.number))
-    ledger.judge(verdicts)
-    return flags
-
-
-def _wrong_pictures(ledger: Ledger, most: int) -> set[str]:
-    """Pictures of which more unlike things are said than honest critiques would say."""
-    much_told = ledger.much_told(most)
-    if not much_told:
-        return set()
-    vocabulary = Vocabulary(ledger.descriptions(_DESCRIPTIONS))
-    return {
-        picture
-        for picture in much_told
-        if vocabulary.unlike(ledger.descriptions_of(picture, _DESCRIPTIONS), most)
-    }
 
 
 def _count(

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -198,6 +199,36 @@ def test_a_text_beyond_reading_is_told_by_its_length(make_db: MakeDb) -> None:
         long, other = jobs.finished("ansel")
     assert (long.analysis_markdown, other.too_long) == ("", "")
     assert long.too_long == "analysis_markdown has 1,000,001 characters; most 1,000,000"
+
+
+def test_a_view_without_rowids_and_computed_columns_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "mondrian.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("""
+            CREATE TABLE t (id PRIMARY KEY, f, st, am, filename AS (f), status AS (st),
+                            analysis_markdown AS (am) STORED, advisor) WITHOUT ROWID;
+            CREATE VIEW jobs AS SELECT * FROM t;
+            INSERT INTO t (id, f, st, am, advisor) VALUES ('1', 'a.jpg', 'done', 'text', 'ansel');
+        """)
+    with open_database(path) as jobs:
+        (job,) = jobs.finished("ansel")
+    assert (job.filename, job.analysis_markdown) == ("a.jpg", "text")
+
+
+def test_a_database_that_is_read_through_a_log_is_copied_whatever_its_first_byte_says(
+    make_db: MakeDb,
+) -> None:
+    path = make_db({})
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+    content = bytearray(path.read_bytes())
+    assert content[18:20] == b"\x02\x02"
+    content[18] = 1
+    path.write_bytes(content)
+    before = folder_state(path.parent)
+    with contextlib.suppress(DataError):
+        read(path)
+    assert folder_state(path.parent) == before
 
 
 @given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.binary()))

@@ -113,3 +113,24 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
         (beside / "rows").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "rows").read_text() == "new"
+
+
+def test_a_run_killed_between_its_two_renames_is_mended_by_the_next(tmp_path: Path) -> None:
+    old = tmp_path / ".rows.abc.old"
+    old.mkdir()
+    (old / "a.json").write_text("old")
+    rows = tmp_path / "rows"
+    with whole_folder(rows, ("*.json",)) as beside:
+        assert (rows / "a.json").read_text() == "old"
+        (beside / "a.json").write_text("new")
+    assert (rows / "a.json").read_text() == "new"
+
+
+def test_a_file_of_somebody_else_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rows" / "images").mkdir(parents=True)
+    (tmp_path / "rows" / "images" / "mine.jpg").touch()
+    with (
+        pytest.raises(DataError, match=r"images/mine\.jpg"),
+        whole_folder(tmp_path / "rows", ("images/*.png", "*.json")),
+    ):
+        pass

@@ -1,8 +1,10 @@
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,13 @@ from mondrian.link import MANIFEST, Desk, link, summary
 from mondrian.manifest import Manifest, Record
 from mondrian.params import Params
 from mondrian.sample.application import CLEAN
-from mondrian.sample.mess import EXAMPLE_OVERALL, EXAMPLE_SCORES, example_prompt, with_scores
+from mondrian.sample.mess import (
+    EXAMPLE_OVERALL,
+    EXAMPLE_SCORES,
+    example_prompt,
+    html_cards,
+    with_scores,
+)
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.voice import write
 from mondrian.stored import Folders
@@ -171,3 +179,78 @@ def test_an_unknown_advisor_is_told_who_there_is(
         DataError, match="no finished job of advisor 'ansel'; its other advisors are okeefe"
     ):
         run_link(path, params)
+
+
+def test_an_empty_answer_does_not_hide_the_text_that_is_there(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(critique)
+    answers = [{"ansel": {"response": ""}}, {"ansel": "  "}, {"response": " "}, {"ansel": None}]
+    rows = [
+        {"filename": f"{i}.jpg", "llm_outputs": json.dumps(a), "analysis_markdown":
+         canonical(write("ansel", draw_scene(6, i)))} for i, a in enumerate(answers)
+    ]  # fmt: skip
+    rows.append({"filename": "4.jpg", "llm_outputs": json.dumps({"ansel": {"response": text}})})
+    assert len(run_link(make_db(*rows), params).records) == 5
+
+
+def test_the_page_of_another_advisor_is_not_taken(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    page = html_cards(critique)
+    pages = [page.replace('"sample"', f'"{name}"') for name in ("okeefe", "ansel", "Ansel Adams")]
+    rows = [
+        {"filename": f"{i}.jpg", "analysis_markdown": p.replace("Leave", f"Leave {i}")}
+        for i, p in enumerate(pages)
+    ]
+    found = run_link(make_db(*rows), params, shared_text="keep")
+    assert found.reasons == {"job-0": "advisor_absent"}
+
+
+def test_half_an_emoji_and_names_of_other_encodings_end_no_run(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    odd = canonical(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
+    (source / "caf\udce9.jpg").write_bytes((source / "1.jpg").read_bytes())
+    other = canonical(write("ansel", draw_scene(6, 1)))
+    path = source.parent / "critiques.jsonl"
+    entries = [{"photo": "0.jpg", "critique": odd}, {"photo": "caf\udce9.jpg", "critique": other}]
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    found = run_link(path, params, source=source)
+    assert [r.photo.path for r in found.records] == [str(source / "0.jpg")]
+    assert list(found.reasons.values()) == ["image_missing"]
+
+
+def test_a_scratch_disk_without_room_is_one_clear_line(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    path = make_db({"filename": "0.jpg", "analysis_markdown": canonical(critique)})
+    for step in ("executescript", "executemany", "execute"):
+        with monkeypatch.context() as patch:
+            full = SimpleNamespace(connect=lambda *a, s=step, **k: Full(s), Error=sqlite3.Error)
+            patch.setattr("mondrian.ledger.sqlite3", full)
+            with pytest.raises(DataError, match="make room there, or set TMPDIR"):
+                run_link(path, params)
+
+
+class Full(sqlite3.Connection):
+    """A scratch database whose disk is full when a certain method is called."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(":memory:", isolation_level=None)
+        self.step = step
+
+    def executescript(self, *told: Any) -> Any:
+        return self._unless("executescript", *told)
+
+    def executemany(self, *told: Any) -> Any:
+        return self._unless("executemany", *told)
+
+    def execute(self, *told: Any) -> Any:
+        return self._unless("execute", *told)
+
+    def _unless(self, step: str, *told: Any) -> Any:
+        if step == self.step:
+            raise sqlite3.OperationalError("database or disk is full")
+        return getattr(super(), step)(*told)

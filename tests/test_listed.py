@@ -88,6 +88,7 @@ def test_a_table_holds_its_critique_in_one_column_or_in_many(
     ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
     ("a.csv", b"", "it has nothing"),
     ("a.csv", b'photo,critique\n"a', "is it a CSV"),
+    ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
     ("guru.json", b"{}", "not a PCCD list"), ("guru.json", b"[{}]", "not a PCCD list"),
     ("guru.json", b"[", "not JSON"),
 ])  # fmt: skip
@@ -127,3 +128,11 @@ def test_a_folder_leads_to_its_list_and_photographs(tmp_path: Path) -> None:
     assert photographs(tmp_path / "critiques.csv") == tmp_path
     assert photographs(tmp_path / "guru.json") == tmp_path / "images" / "full"
     assert photographs(tmp_path / "mondrian.db") == tmp_path / "source"
+
+
+def test_odd_values_of_a_line_are_no_fault(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", {"photo": "a.jpg", "advisor": ["okeefe", "ansel"]})
+    with path.open("a") as file:
+        file.write('{"photo": "b.jpg", "created_at": 1' + "0" * 400 + "}\n")
+        file.write('{"photo": "c.jpg", "critique": ' + "[" * 950 + "]" * 950 + "}\n")
+    assert [job.filename for job in jobs(path)] == ["a.jpg", "b.jpg", "c.jpg"]

@@ -1,10 +1,12 @@
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mondrian import look
-from mondrian.errors import DataError
+from mondrian.errors import DataError, PhotoError
 from mondrian.look import CACHE, Look, look_all
 
 
@@ -79,3 +81,30 @@ def test_a_cache_of_another_version_is_made_anew(
     seen = count_looks(monkeypatch)
     list(look_all(files, tmp_path))
     assert len(seen) == len(files)
+
+
+@pytest.mark.parametrize("spoil", [
+    "UPDATE looks SET thumbnail = x'00'", "UPDATE looks SET thumbnail = NULL",
+    "UPDATE looks SET reason = 'bogus', thumbnail = x''", "ALTER TABLE looks ADD COLUMN more",
+    "DELETE FROM looks",
+])  # fmt: skip
+def test_a_cache_that_somebody_changed_is_not_believed(
+    files: list[Path], tmp_path: Path, spoil: str
+) -> None:
+    first = dict(look_all(files, tmp_path))
+    with closing(sqlite3.connect(tmp_path / CACHE)) as cache:
+        cache.execute(spoil)
+        cache.commit()
+    assert dict(look_all(files, tmp_path)) == first
+
+
+def test_a_fault_that_may_pass_is_not_remembered(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(path: Path) -> None:
+        raise PhotoError("image_unreadable", "no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(look, "glance", short_of_memory)
+        assert {found.reason for _, found in look_all(files, tmp_path)} == {"image_unreadable"}
+    assert [found.reason for _, found in look_all(files[:-1], tmp_path)] == [""] * (len(files) - 1)
