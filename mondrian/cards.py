@@ -115,8 +115,9 @@ def _description(section: Any) -> str:
     return ""
 
 
-def _classes(element: Any) -> set[str]:
-    return set(str(element.get("class")).split())
+def _classes(element: Any) -> frozenset[str]:
+    told = element.get("class")
+    return frozenset(told.split()) if told else frozenset()
 
 
 def _text(element: Any) -> str:

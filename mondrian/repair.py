@@ -18,7 +18,7 @@ from mondrian.reason import Reason, Rejected
 KEYS = ("dimensions", "dimensional_analysis", "image_description")  # one of them marks a critique
 _TRIES = 20  # opening braces that are tried before a text counts as malformed
 _SCANNED = 3_000_000  # characters that are read in all these tries
-_LAST_RESORT = 6_000  # characters up to which json-repair, which can be slow, is asked
+_LAST_RESORT, _QUOTES = 12_000, 400  # length up to which json-repair, which can be slow, is asked
 _THOUGHT = re.compile(r"</(?:think|thought|thinking)>")
 _DOTS = re.compile(r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])')
 _THINKING = re.compile(r"<(?:think|thought|thinking)>")
@@ -66,23 +66,26 @@ def _decode(body: str) -> Found | Rejected | None:
 
     A model repeats the example that it was given, or drafts, before it says what it means.
     """
-    fault, other, scanned = "", "", 0
+    found, fault, other, scanned = None, "", "", 0
     start = body.find("{")
     for _ in range(_TRIES):
         if start < 0 or scanned > _SCANNED:
             break
         value, end, told = _object(body, start)
         scanned += end - start
+        after = start + 1
         if value is None:
             fault = fault or told[0]
         elif any(key in value for key in KEYS):
-            later = _decode(body[end:]) if _speaks(body[end:]) else None
-            if isinstance(later, Found):
-                return Found(later.value, tuple(dict.fromkeys(("text_before", *later.repairs))))
-            return later or Found(value, (*_around(body[:start], body[end:]), *told))
+            found = Found(value, (*_around(body[:start], body[end:]), *told))
+            fault, after = "", end
+            if not _speaks(body, end):
+                return found
         else:
             other = other or f"keys {', '.join(list(value)[:6])}"
-        start = body.find("{", start + 1)
+        start = body.find("{", after)
+    if found:  # and another after it that cannot be read
+        fault = fault or f"more than {_TRIES} objects"
     if other and not fault:
         return Rejected(Reason.OTHER_SCHEMA, other[:120])
     return Rejected(Reason.MALFORMED_JSON, fault) if fault else None
@@ -115,8 +118,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _speaks(body: str) -> bool:
-    return any(f'"{key}"' in body for key in KEYS)
+def _speaks(body: str, start: int = 0) -> bool:
+    return any(body.find(f'"{key}"', start) >= 0 for key in KEYS)
 
 
 def _is_json(body: str) -> bool:
@@ -141,7 +144,7 @@ def _last_resort(span: str) -> Found | None:
     """Ask json-repair, of what is whole: as many ends as beginnings."""
     quotes = len(re.findall(r'(?<!\\)(?:\\\\)*"', span))
     whole = span.count("{") == span.count("}") and span.count("[") == span.count("]")
-    if len(span) > _LAST_RESORT or not whole or quotes % 2:
+    if len(span) > _LAST_RESORT or quotes > _QUOTES or not whole or quotes % 2:
         return None
     try:
         value = json_repair.loads(span)
