@@ -44,6 +44,8 @@ class Album:
 
         Raises PhotoError (image_missing, image_outside_source).
         """
+        if not stored:
+            raise PhotoError(Reason.IMAGE_MISSING, "no photograph is named")
         told = stored.replace("\\", "/")
         name = told.rsplit("/", 1)[-1]
         path = (self._below(told) or self._named(name)) if len(name) <= _LONGEST else None

@@ -19,6 +19,7 @@ from mondrian.suspicion import COSTS, FLAGS
 
 _COPIES, _COPY_GROUPS = 6, 24  # files shown of one photograph, and photographs that have copies
 _FLAGGED = 4  # records shown for each suspicion
+_REFUSALS = 500  # jobs that are left out, listed with their detail
 _SHOWN = 18  # photographs shown of each part
 _BINS = np.arange(-0.5, 11)  # a bar for each whole score
 
@@ -46,6 +47,7 @@ def data_report(manifest: Manifest, result: Split) -> str:
         bars=_bars(counts),
         meaning={str(reason): text for reason, text in MEANING.items()},
         scores=_score_charts(result),
+        refusals=list(islice(manifest.rejected(), _REFUSALS)),
         copies=_copies(shown),
         flagged=_flagged(shown, counts),
         photographs={

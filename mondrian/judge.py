@@ -9,6 +9,7 @@ import numpy as np
 from mondrian.alike import SIDE, same_pictures
 from mondrian.ledger import Ledger
 from mondrian.params import Image, Link
+from mondrian.reason import MEANING, Reason
 from mondrian.suspicion import FLAGS, Vocabulary
 
 _DESCRIPTIONS = 2000  # from which the rarity of words is learned
@@ -37,7 +38,7 @@ def judge(ledger: Ledger, params: Link) -> Counter[str]:
             flags.update(true)
             told = [name for name in FLAGS if name in true]
             out = [name for name in told if getattr(params, name) == "leave_out"]
-            detail = f"flags {', '.join(told)}" if out else ""
+            detail = "; ".join(MEANING[Reason(name)] for name in told) if out else ""
             verdicts.append(("".join(out[:1]), detail, " ".join(told), pair.number))
     ledger.judge(verdicts)
     return flags

@@ -100,7 +100,7 @@ def summary(advisor: str, counts: dict[str, Any]) -> str:
         some = list(counts["rejected"].items())[start : start + 6]
         lines.append("  " + " · ".join(f"{reason} {count}" for reason, count in some))
     if suspect := [name for name in FLAGS if name in counts["rejected"]]:
-        lines.append(f"  kept where params.yaml says link.NAME: keep: {', '.join(suspect)}")
+        lines.append(f"  link.NAME: keep in params.yaml would take {', '.join(suspect)}")
     return "\n".join(lines)
 
 

@@ -40,6 +40,7 @@ PCCD_ASPECTS = {  # the nearest aspect of each dimension
 }
 _ENDING = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _ABOUT = {*PHOTO, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
+_PARTS = ("score", "comment", "recommendation")
 _LISTS = ("key_strengths", "priority_improvements")
 
 
@@ -116,7 +117,14 @@ def read_csv(path: Path) -> Iterator[Job]:
             columns = [str(name).strip().lower() for name in reader.fieldnames or ()]
             if not set(PHOTO) & set(columns):
                 has = ", ".join(columns)[:200] or "nothing"
-                raise DataError(f"{path} has no column {' or '.join(PHOTO[:4])}; it has {has}")
+                raise DataError(
+                    f"{path} has no column {' or '.join(PHOTO[:4])}; it has {has} "
+                    "(columns are divided by commas)"
+                )
+            parts = [f"{start}_{key}" for start in map(_start, DIMENSIONS) for key in _PARTS]
+            lacking = [name for name in parts if name not in columns]
+            if 0 < len(lacking) < len(parts):
+                raise DataError(f"{path} has no column {', '.join(lacking[:5])}; add it")
             twice = [name for name, times in Counter(columns).items() if times > 1 and name]
             if twice:
                 raise DataError(f"{path} has the column {twice[0]} twice; rename one")
@@ -132,14 +140,16 @@ def _gathered(entry: dict[str, Any]) -> dict[str, Any]:
     """Columns such as composition_score and composition_comment as one critique."""
     dimensions = []
     for name in DIMENSIONS:
-        start = re.sub(r"[^a-z]+", "_", name.lower())
-        parts = {key: entry.pop(f"{start}_{key}", None) for key in
-                 ("score", "comment", "recommendation")}  # fmt: skip
+        parts = {key: entry.pop(f"{_start(name)}_{key}", None) for key in _PARTS}
         dimensions += [{"name": name, **parts}] if any(parts.values()) else []
     for key in _LISTS:
         if key in entry:
             entry[key] = [item.strip() for item in re.split(r"[;\n]", entry[key]) if item.strip()]
     return entry | ({"dimensions": dimensions} if dimensions else {})
+
+
+def _start(dimension: str) -> str:
+    return re.sub(r"[^a-z]+", "_", dimension.lower())
 
 
 def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:

@@ -17,8 +17,10 @@ _ENDINGS = (".jsonl", ".csv", ".json")
 def locate(path: Path) -> Path:
     """The file that holds the critiques: the path itself, or the list in the folder it names.
 
-    Raises DataError where the folder has none.
+    Raises DataError where there is no such path, or the folder has none.
     """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
     if not path.is_dir():
         return path
     found = [path / name for name in LISTS if (path / name).is_file()]

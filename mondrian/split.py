@@ -79,11 +79,8 @@ def item(record: Record) -> Item:
     return Item(record.photo.group, record.words, scores)
 
 
-def split(advisor: str, records: Iterable[Record], params: Prepare) -> Split:
-    """Deal whole groups to train, val and test, and to folds where they are asked for.
-
-    Raises DataError where a part has fewer than params.yaml asks for.
-    """
+def split(records: Iterable[Record], params: Prepare) -> Split:
+    """Deal whole groups to train, val and test, and to folds where they are asked for."""
     items = [item(record) for record in records]
     groups = _groups(items)
     members = defaultdict(list)
@@ -95,11 +92,9 @@ def split(advisor: str, records: Iterable[Record], params: Prepare) -> Split:
     small = [name for name in order if len(members[name]) <= params.max_group_in_val]
     held = _held_out(means, small, params)
     folds = _folds([name for name in order if held.get(name) != "test"], params)
-    result = Split(
+    return Split(
         items, groups, [held.get(name, "train") for name in groups], [folds.get(n) for n in groups]
     )
-    _enough(advisor, result, params)
-    return result
 
 
 def _groups(items: Sequence[Item]) -> list[str]:
@@ -157,7 +152,8 @@ def _folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
     return out
 
 
-def _enough(advisor: str, result: Split, params: Prepare) -> None:
+def check_enough(advisor: str, result: Split, params: Prepare) -> None:
+    """Raise DataError where a part has fewer than params.yaml asks for."""
     counts = result.counts()
     wanted = [
         ("train", "critiques", params.min_train),
@@ -172,7 +168,8 @@ def _enough(advisor: str, result: Split, params: Prepare) -> None:
     if faults:
         raise DataError(
             f"prepare {advisor}: too few photographs of {counts['photo_groups']} groups: "
-            f"{'; '.join(faults)}; link more critiques or lower the numbers in params.yaml"
+            f"{'; '.join(faults)}; link more critiques, lower the numbers in params.yaml, or do "
+            "without a test part (prepare.test_share: 0); the data report shows what is there"
         )
     if params.folds > (dealt := len(result.groups_of("train") | result.groups_of("val"))):
         raise DataError(

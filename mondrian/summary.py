@@ -36,6 +36,7 @@ def told(advisor: str, folder: Path) -> str:
         read_json(folder / advisor / f"{stage}.json")
         for stage in ("link", "prepare", "train", "evaluate")
     )
+    stale = evaluate["photographs"] != prepare["val"]["critiques"]
     table = arms(advisor, folder).to_string(float_format="{:.2f}".format, na_rep="-")
     return "\n".join(
         [
@@ -46,6 +47,7 @@ def told(advisor: str, folder: Path) -> str:
             f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
             *(f"  {line}" for line in table.splitlines()),
             f"  {_said(evaluate)}",
+            *(["  trained and evaluated on other data than these: run dvc repro"] if stale else []),
         ]
     )
 

@@ -9,7 +9,7 @@ from mondrian.files import write_json, write_text
 from mondrian.manifest import Manifest
 from mondrian.params import load_params
 from mondrian.prepare import check_advisor, summary, write_split
-from mondrian.split import split
+from mondrian.split import check_enough, split
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,10 +29,11 @@ def main() -> None:
     persona = params.persona(args.advisor)
     manifest = Manifest(args.manifest)
     check_advisor(manifest, args.advisor)
-    result = split(args.advisor, manifest.records(), params.prepare)
-    page = data_report(manifest, result)
+    result = split(manifest.records(), params.prepare)
+    report = args.report or args.metrics.parent / "data_report.html"
+    write_text(report, data_report(manifest, result))  # first: it helps most where data are few
+    check_enough(args.advisor, result, params.prepare)
     write_split(manifest, result, persona, params.image, args.output_dir)
-    write_text(args.report or args.metrics.parent / "data_report.html", page)
     write_json(args.metrics, result.counts())
     print(summary(result, args.advisor))
 

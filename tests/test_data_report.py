@@ -26,7 +26,7 @@ def test_the_report_shows_what_became_of_each_job_and_stands_alone(
     desk = Desk("ansel", folders, params.link)
     counts = link(application / "mondrian.db", desk, params.image, tmp_path, tmp_path)
     manifest = Manifest(tmp_path / MANIFEST)
-    text = data_report(manifest, split("ansel", manifest.records(), params.prepare))
+    text = data_report(manifest, split(manifest.records(), params.prepare))
     page = html.document_fromstring(text)
     bars = dict(zip(
         page.xpath("//div[@class='bars']/b/text()"),
@@ -70,7 +70,7 @@ def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
     write_manifest(tmp_path / "m.json", "ansel", counts, lists)
     manifest = Manifest(tmp_path / "m.json")
     settings = params.prepare.model_copy(update={"min_test": 4})
-    text = data_report(manifest, split("ansel", manifest.records(), settings))
+    text = data_report(manifest, split(manifest.records(), settings))
     for raw in ("<script>", "<b>0.jpg", "<i>job"):
         assert raw not in text
         assert raw.replace("<", "&lt;").replace(">", "&gt;") in text

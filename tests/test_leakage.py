@@ -59,6 +59,6 @@ def test_no_copy_crosses_the_split_and_no_two_photographs_are_taken_for_one(
     assert len(set(group.values())) == PHOTOS
     for seed in range(5):
         settings = params.prepare.model_copy(update={"seed": seed})
-        found = split("ansel", records, settings)
+        found = split(records, settings)
         part = {int(r.job_id): p for r, p in zip(records, found.parts, strict=True)}
         assert [i for i in range(PHOTOS, PHOTOS + COPIES) if part[i] != part[i - PHOTOS]] == []

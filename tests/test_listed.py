@@ -88,6 +88,8 @@ def test_a_table_holds_its_critique_in_one_column_or_in_many(
     ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
     ("a.csv", b"", "it has nothing"),
     ("a.csv", b'photo,critique\n"a', "is it a CSV"),
+    ("a.csv", b"photo;critique\na;b\n", "columns are divided by commas"),
+    ("a.csv", b"photo,composition_score,light_score\na,1,2\n", "no column composition_comment, "),
     ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
     ("guru.json", b"{}", "not a PCCD list"), ("guru.json", b"[{}]", "not a PCCD list"),
     ("guru.json", b"[", "not JSON"),

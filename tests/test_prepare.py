@@ -40,7 +40,7 @@ def write(path: Path, records: list[Record]) -> None:
 @pytest.fixture
 def dealt(manifest: Manifest, params: Params) -> Split:
     settings = params.prepare.model_copy(update={"folds": 3})
-    return split("ansel", manifest.records(), settings)
+    return split(manifest.records(), settings)
 
 
 def test_rows_are_what_other_trainers_read(
@@ -69,7 +69,7 @@ def test_without_a_test_share_there_is_no_test_file(
     manifest: Manifest, params: Params, tmp_path: Path
 ) -> None:
     settings = params.prepare.model_copy(update={"test_share": 0.0})
-    result = split("ansel", manifest.records(), settings)
+    result = split(manifest.records(), settings)
     write_split(manifest, result, "You are Ansel.", params.image, tmp_path / "rows")
     assert not row_file(tmp_path / "rows", "ansel", "test").exists()
 

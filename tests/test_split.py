@@ -11,7 +11,7 @@ from mondrian.manifest import Photo, Record
 from mondrian.params import Prepare, load_params
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.voice import write
-from mondrian.split import Split, split
+from mondrian.split import Split, check_enough, split
 from mondrian.suspicion import words_hash
 from tests.conftest import ROOT
 
@@ -31,7 +31,10 @@ def record(i: int, picture: str, text: int | None = None) -> Record:
 
 
 def dealt(records: list[Record], **changes: object) -> Split:
-    return split("ansel", records, Prepare.model_validate(PREPARE.model_dump() | changes))
+    params = Prepare.model_validate(PREPARE.model_dump() | changes)
+    found = split(records, params)
+    check_enough("ansel", found, params)
+    return found
 
 
 def many(count: int = 120) -> list[Record]:

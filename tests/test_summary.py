@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from mondrian.files import write_json
+from mondrian.summary import told
+
+
+@pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
+def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bool) -> None:
+    arm = {
+        "format_compliance": 1.0, "scored": 21, "score_mae": 1.0, "score_bias": 0.0,
+        "seconds_per_critique": 0.1, "tokens_per_critique": 300.0,
+    }  # fmt: skip
+    part = {"critiques": 9}
+    found = {
+        "link": {"linked": 40, "finished": 50},
+        "prepare": {"train": part, "val": {"critiques": val}, "test": part},
+        "train": {"seconds": 9.0, "tokens_per_second": 9.0, "val_loss": 1.0, "peak_memory_gb": 1.0},
+        "evaluate": {"photographs": 21, "base": arm, "fine_tuned": arm, "constant": arm},
+    }
+    for stage, content in found.items():
+        write_json(tmp_path / "ansel" / f"{stage}.json", content)
+    assert ("run dvc repro" in told("ansel", tmp_path)) == stale
