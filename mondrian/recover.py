@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.cards import read_cards
-from mondrian.critique import Critique, Dimension, parse
+from mondrian.critique import DIMENSIONS, Critique, Dimension, parse
 from mondrian.reason import Reason, Rejected
 from mondrian.repair import find_object
 from mondrian.shape import shape
@@ -45,9 +45,8 @@ _THINKING = re.compile(
 _INSTRUCTION = re.compile(
     r"(?:analy[sz]e|evaluate|critique) (?:the|this) (?:photo|image|picture)|your task is"
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
-    re.IGNORECASE,
 )
-_KEYS = dict.fromkeys(Critique.model_fields, 1) | dict.fromkeys(Dimension.model_fields, 7)
+_KEYS = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as what it looks like
 _LOOP_WINDOW, _LOOP_LEAST = 4000, 300  # characters at the end that are examined, and fewest
 _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
@@ -99,11 +98,11 @@ def _found(body: str, advisor: str) -> Recovered | Rejected | None:
 
 
 def _plain(body: str) -> bool:
-    """Whether each key stands as often as it has to: of one that stands twice the last would count.
+    """Whether no key stands twice, of which the last would count: so many keys, so many colons.
 
     A text may quote a key; then the critique is read the slow way.
     """
-    return all(body.count(f'"{key}"') == times for key, times in _KEYS.items())
+    return body.count('":') == _KEYS
 
 
 def _shaped(value: dict[str, object], form: str, before: tuple[str, ...]) -> Recovered | Rejected:
@@ -157,11 +156,14 @@ def _prose(body: str, prompts: Sequence[str]) -> Rejected:
 
 def _echoes(body: str, prompts: Sequence[str]) -> bool:
     starts = (prompt.strip()[:100] for prompt in prompts)
-    return any(s and s in body for s in starts) or bool(_INSTRUCTION.search(body[:4000]))
+    return any(s and s in body for s in starts) or bool(_INSTRUCTION.search(body[:4000].lower()))
 
 
 def _loops(text: str) -> bool:
     """Whether the end of a text says the same over and over."""
+    words = text[-_LOOP_WINDOW:].split()
+    if len(words) > 20 and 3 * len(set(words)) > len(words):
+        return False  # too many different ones
     tail = text[-_LOOP_WINDOW:].encode("utf-8", "replace")
     return len(tail) >= _LOOP_LEAST and len(tail) > _LOOP_RATIO * len(zlib.compress(tail, 1))
 
