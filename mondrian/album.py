@@ -71,6 +71,8 @@ class Album:
 
     def _below(self, told: str) -> tuple[Path, str] | None:
         """A file in a folder of the album, named by its path from there."""
+        if "/" not in told:  # as most names
+            return None
         parts = PurePosixPath(told).parts
         if len(parts) < 2 or parts[0] not in self._folders or ".." in parts or "\x00" in told:
             return None
@@ -87,7 +89,7 @@ class Album:
         for candidate in (*beside, *ends):
             if candidate in self._names:
                 return self._folder / candidate
-        for folder in _THUMB_FOLDERS:
+        for folder in filter(self._folders.__contains__, _THUMB_FOLDERS):
             found = self._below(f"{folder}/{name}")
             if found is not None:
                 return found[0]

@@ -27,8 +27,9 @@ DIMENSIONS = (
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 # Bounds that no real critique reached, so that the longest one still fits a token limit.
-LongText = Annotated[str, Field(min_length=1, max_length=1200)]
-ShortText = Annotated[str, Field(min_length=1, max_length=300)]
+LONG, SHORT = 1200, 300  # characters
+LongText = Annotated[str, Field(min_length=1, max_length=LONG)]
+ShortText = Annotated[str, Field(min_length=1, max_length=SHORT)]
 Score = Annotated[float, Field(ge=0, le=10, multiple_of=0.1, allow_inf_nan=False)]
 
 
@@ -82,7 +83,7 @@ def parse(text: str) -> Critique:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a critique, as llguidance takes it: fixed names, keys in order."""
-    long, short = {"type": "string", "minLength": 1, "maxLength": 1200}, _texts()
+    long, short = {"type": "string", "minLength": 1, "maxLength": LONG}, _texts()
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [
         _object(name={"const": name}, score=score, comment=long, recommendation=long)
@@ -118,7 +119,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _texts() -> dict[str, Any]:
-    item = {"type": "string", "minLength": 1, "maxLength": 300}
+    item = {"type": "string", "minLength": 1, "maxLength": SHORT}
     return {"type": "array", "items": item, "minItems": 1, "maxItems": 5}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mondrian.critique import DIMENSIONS
-from mondrian.manifest import Manifest, Record
+from mondrian.manifest import Manifest, Record, outcomes
 from mondrian.reason import MEANING, Reason
 from mondrian.report import page, thumbnail_url
 from mondrian.split import PARTS, Split
@@ -72,7 +72,7 @@ def _pick(manifest: Manifest, result: Split) -> _Shown:
 
 def _bars(counts: dict[str, Any]) -> list[dict[str, Any]]:
     """What became of the jobs: a name, a number and its share of the longest bar."""
-    told = {"linked": counts["linked"], **counts["rejected"]}
+    told = outcomes(counts)
     longest = max(told.values())
     return [{"name": n, "jobs": k, "width": 100 * k / longest} for n, k in told.items()]
 
@@ -80,11 +80,12 @@ def _bars(counts: dict[str, Any]) -> list[dict[str, Any]]:
 def _score_charts(result: Split) -> list[dict[str, Any]]:
     """For each dimension and the overall score: the share of each whole score in each part."""
     out = []
+    scores = {part: result.scores(part) for part in PARTS}
     for i, name in enumerate((*DIMENSIONS, "Overall")):
         rows = []
         highest = 0.0
         for part in PARTS:
-            told = result.scores(part)[:, i]
+            told = scores[part][:, i]
             if len(told):
                 shares = np.histogram(told, _BINS)[0] / len(told)
                 highest = max(highest, round(100 * float(shares.max()), 1))

@@ -71,6 +71,14 @@ class Jobs(Protocol):
         """Finished jobs that concern an advisor, one at a time, in any order."""
 
 
+def as_text(stored: Any) -> str:
+    """A stored answer as text: as it is, or as JSON; empty where there is none."""
+    try:
+        return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
+    except RecursionError:  # lists within lists
+        return "{"
+
+
 def concerns(field: str, advisor: str) -> bool:
     """Whether a row's `advisor` field names the advisor."""
     asked = [part.strip() for part in field.split(",")]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mondrian.errors import DataError
 from mondrian.look import Look
@@ -63,9 +63,7 @@ class Ledger:
             self._folder = stack.enter_context(TemporaryDirectory(prefix="mondrian-"))
             path = Path(self._folder) / "ledger"
             self._books = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
-            self._books.executescript(
-                f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;{_TABLES}"
-            )
+            self._books.executescript(_TABLES)
             self._open = stack.pop_all()
         return self
 
@@ -148,6 +146,28 @@ class Ledger:
     def reasons(self) -> dict[str, int]:
         """Jobs for each reason, the most frequent first."""
         query = "SELECT reason, COUNT(*) FROM jobs WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
+        return dict(self._books.execute(query))
+
+    def kept(self) -> dict[str, Any]:
+        """How many records are kept, of how many pictures, and how they were read and found."""
+        query = f"SELECT COUNT(*), COUNT(DISTINCT picture) FROM {_PAIRS}"
+        linked, photos = self._books.execute(query).fetchone()
+        repairs: Counter[str] = Counter()
+        for (told,) in self._books.execute(
+            f"SELECT json_extract(record, '$.repairs') FROM {_PAIRS}"
+        ):
+            repairs.update({repair.split(" ")[0] for repair in json.loads(told)})
+        return {
+            "linked": linked,
+            "photos": photos,
+            "forms": self._tally("json_extract(record, '$.form')"),
+            "repairs": dict(sorted(repairs.items())),
+            "found": self._tally("found"),
+        }
+
+    def _tally(self, name: str) -> dict[str, int]:
+        """Records that are kept for each value of an expression."""
+        query = f"SELECT {name}, COUNT(*) FROM {_PAIRS} GROUP BY 1 ORDER BY 1"
         return dict(self._books.execute(query))
 
     def left_out_for(self) -> Counter[tuple[str, ...]]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -28,7 +26,7 @@ from mondrian.judge import judge, pictures
 from mondrian.ledger import Examined, Ledger
 from mondrian.look import look_all
 from mondrian.manifest import write_manifest
-from mondrian.parallel import spread
+from mondrian.parallel import batches, spread
 from mondrian.params import Image, Link
 from mondrian.reason import Reason, Rejected
 from mondrian.recover import recover
@@ -112,9 +110,8 @@ def _examine(source: Path, desk: Desk, ledger: Ledger) -> tuple[dict[str, int], 
     with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
         rows = jobs.by_advisor()
         bar.total = _concerned(rows, desk.advisor)  # at most: not all of them are finished
-        finished = jobs.finished(desk.advisor)
-        batches = iter(lambda: list(islice(finished, _BATCH)), [])
-        for examined in spread(_examine_some, replace(desk), batches, _ALONE):
+        some = batches(jobs.finished(desk.advisor), _BATCH)
+        for examined in spread(_examine_some, replace(desk), some, _ALONE):
             ledger.enter(examined)
             entered += len(examined)
             bar.update(len(examined))
@@ -167,29 +164,17 @@ def _count(
     ledger: Ledger, advisor: str, rows: dict[str, int], flags: Counter[str]
 ) -> dict[str, Any]:
     """What metrics/<advisor>/link.json holds."""
-    photos: set[str] = set()
-    forms: Counter[str] = Counter()
-    repairs: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    linked = 0
-    for line in ledger.records(left_out=False):
-        record = json.loads(line)
-        linked += 1
-        photos.add(record["photo"]["group"])
-        forms[record["form"]] += 1
-        found[record["photo"]["found"]] += 1
-        repairs.update({repair.split(" ")[0] for repair in record["repairs"]})
-    rejected = ledger.reasons()
+    kept, rejected = ledger.kept(), ledger.reasons()
     return {
         "jobs": _concerned(rows, advisor),
-        "finished": linked + sum(rejected.values()),
-        "linked": linked,
-        "photos": len(photos),
+        "finished": kept["linked"] + sum(rejected.values()),
+        "linked": kept["linked"],
+        "photos": kept["photos"],
         "rejected": rejected,
         "suspicions": dict(sorted(flags.items())),
-        "forms": dict(sorted(forms.items())),
-        "repairs": dict(sorted(repairs.items())),
-        "found": dict(sorted(found.items())),
+        "forms": kept["forms"],
+        "repairs": kept["repairs"],
+        "found": kept["found"],
     }
 
 
@@ -214,9 +199,3 @@ def _nothing_left(
         switches = ", ".join(f"link.{name}: keep" for name in flags)
         lines.append(f"  {switches} in params.yaml gives up to {count}: {cost}")
     return "\n".join(lines)
-
-
-def plot_rows(counts: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Bars of the counts: what was linked, then each reason."""
-    yield "linked", counts["linked"]
-    yield from counts["rejected"].items()

@@ -19,9 +19,10 @@ from typing import Any
 from mondrian.critique import DIMENSIONS
 from mondrian.errors import DataError
 from mondrian.files import read_json
-from mondrian.jobs import Job, best_time, concerns
+from mondrian.jobs import Job, as_text, best_time, concerns
 from mondrian.recover import MAX_CHARACTERS
-from mondrian.repair import KEYS
+from mondrian.repair import is_critique
+from mondrian.shape import SENTENCE_END
 
 PHOTO = ("photo", "image", "filename", "file", "title")
 TEXT = ("critique", "text", "response", "analysis")
@@ -38,7 +39,6 @@ PCCD_ASPECTS = {  # the nearest aspect of each dimension
     "Visual Balance": "subject_of_photo",
     "Emotional Impact": "general_impression",
 }
-_ENDING = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _ABOUT = {*PHOTO, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
 _PARTS = ("score", "comment", "recommendation")
 _LISTS = ("key_strengths", "priority_improvements")
@@ -154,7 +154,7 @@ def _start(dimension: str) -> str:
 
 def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:
     text = next((entry[key] for key in TEXT if entry.get(key)), None)
-    if text is None and any(key in entry for key in KEYS):
+    if text is None and is_critique(entry):
         text = {key: value for key, value in entry.items() if key not in _ABOUT}
     plain = {key: str(entry.get(key) or "") for key in ("prompt", "mode", "model")}
     asked = entry.get("advisor") or ""
@@ -162,19 +162,12 @@ def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:
     return Job(
         id=str(entry.get("id") or name),
         filename=str(next((entry[key] for key in PHOTO if entry.get(key)), "")),
-        text=_as_text(text),
+        text=as_text(text),
         text_from=kind,
         adapter=str(entry.get("adapter") or ""),
         when=best_time([entry.get("created_at")]),
         **plain,
     )
-
-
-def _as_text(stored: Any) -> str:
-    try:
-        return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
-    except RecursionError:  # lists within lists
-        return "{"
 
 
 def read_pccd(path: Path) -> Iterator[Job]:
@@ -202,7 +195,7 @@ def _pccd_critique(entry: dict[str, Any]) -> dict[str, Any]:
     scores = dict(zip(PCCD_SCORED, stored if isinstance(stored, list) else [], strict=False))
     dimensions = []
     for name, aspect in PCCD_ASPECTS.items():
-        *first, last = _ENDING.split(str(entry[aspect] or "").strip())
+        *first, last = SENTENCE_END.split(str(entry[aspect] or "").strip())
         parts = {"comment": " ".join(first) or last, "recommendation": last if first else ""}
         dimensions.append({"name": name, "score": scores.get(aspect), **parts})
     overall = entry.get("overall", scores.get("general_impression"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from tqdm import tqdm
 from mondrian.alike import SIDE, thumbnail
 from mondrian.errors import DataError, PhotoError
 from mondrian.files import file_hash
-from mondrian.parallel import spread
+from mondrian.parallel import batches, spread
 from mondrian.photo import glance
 from mondrian.reason import Reason
 
 VERSION = 1  # of what is kept for a photograph; another one makes the cache anew
 CACHE = "photos.sqlite"
 _BATCH, _ALONE = 16, 16
+_REASONS = frozenset(Reason)
 _LOOK = "sha256, width, height, thumbnail, reason, detail"
 _TABLES = """
     CREATE TABLE IF NOT EXISTS files (
@@ -78,10 +79,10 @@ def _look_all(paths: Sequence[Path], cache: Path) -> Iterator[tuple[Path, Look]]
                 unread.append(path)
             else:
                 yield path, found
-        batches = (unread[i : i + _BATCH] for i in range(0, len(unread), _BATCH))
+        if not unread:
+            return
         with tqdm(total=len(unread), desc="photographs", unit="photo", leave=False) as bar:
-            seen = _hashes(known)
-            for looks in spread(_look_some, seen, batches, _ALONE):
+            for looks in spread(_look_some, _hashes(known), batches(unread, _BATCH), _ALONE):
                 yield from _remember(known, looks)
                 bar.update(len(looks))
 
@@ -134,7 +135,7 @@ def _remembered(known: sqlite3.Connection, path: Path) -> Look | None:
     row = known.execute(
         f"SELECT {_LOOK} FROM files JOIN looks USING (sha256) "
         "WHERE path = ? AND size = ? AND mtime = ? AND ctime = ?",
-        (stamp.path, stamp.size, stamp.mtime, stamp.ctime),
+        astuple(stamp),
     ).fetchone()
     return _checked(row)
 
@@ -142,7 +143,7 @@ def _remembered(known: sqlite3.Connection, path: Path) -> Look | None:
 def _checked(row: tuple[Any, ...] | None) -> Look | None:
     """A look as this program enters it, or None where somebody else did."""
     whole = row is not None and (
-        (isinstance(row[3], bytes) and len(row[3]) == SIDE * SIDE) or row[4] in set(Reason)
+        (isinstance(row[3], bytes) and len(row[3]) == SIDE * SIDE) or row[4] in _REASONS
     )
     return Look(*row) if row is not None and whole else None
 
@@ -161,10 +162,10 @@ def _remember(
         if stamp is None:
             out.append((path, seen))
             continue
-        row = (seen.sha256, seen.width, seen.height, seen.thumbnail, seen.reason, seen.detail)
         if seen.thumbnail or seen.reason not in ("", Reason.IMAGE_UNREADABLE):  # it may be mended
-            known.execute(f"INSERT OR REPLACE INTO looks ({_LOOK}) VALUES (?, ?, ?, ?, ?, ?)", row)
-        stamped = (stamp.path, stamp.size, stamp.mtime, stamp.ctime, seen.sha256)
+            query = f"INSERT OR REPLACE INTO looks ({_LOOK}) VALUES (?, ?, ?, ?, ?, ?)"
+            known.execute(query, astuple(seen))
+        stamped = (*astuple(stamp), seen.sha256)
         known.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
         if not seen.thumbnail and not seen.reason:  # known by its content
             query = f"SELECT {_LOOK} FROM looks WHERE sha256 = ?"

@@ -92,8 +92,8 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         """Raises DataError where the file is missing or is no manifest."""
         self.path = path
-        self.head = next(self._lines("head", Head), None) or self._not_one("it is empty")
-        self.advisor, self.counts = self.head.advisor, self.head.counts
+        head = next(self._lines("head", Head), None) or self._not_one("it is empty")
+        self.advisor, self.counts = head.advisor, head.counts
 
     def records(self) -> Iterator[Record]:
         """What can be trained on."""
@@ -130,6 +130,11 @@ class Manifest:
 
     def _not_one(self, why: str) -> Any:
         raise DataError(f"{self.path} is no manifest as link writes it ({why}); run link again")
+
+
+def outcomes(counts: Mapping[str, Any]) -> dict[str, int]:
+    """What became of the finished jobs: how many are linked, and how many have each reason."""
+    return {"linked": counts["linked"], **counts["rejected"]}
 
 
 def write_manifest(path: Path, advisor: str, counts: Any, lists: Lists) -> None:

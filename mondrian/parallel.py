@@ -18,9 +18,17 @@ from mondrian.errors import MondrianError
 State = TypeVar("State")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
+Thing = TypeVar("Thing")
 
 _WAITING = 3  # batches a process that are done or under way
 _kept: tuple[Callable[[Any, Any], Any], Any]
+
+
+def batches(things: Iterable[Thing], size: int) -> Iterator[list[Thing]]:
+    """Things in lists of so many, drawn as they are wanted."""
+    rest = iter(things)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def spread(

@@ -27,20 +27,8 @@ BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
-def open_photo(path: Path) -> Image.Image:
-    """Open, orient and decode as RGB, without metadata.
-
-    Raises PhotoError with reason image_missing, image_unreadable, image_too_large, image_too_small
-    or image_blank.
-    """
-    picture = read_photo(path)
-    _check_size(picture.size)
-    _check_content(picture.convert("L"))
-    return picture
-
-
 def read_photo(path: Path) -> Image.Image:
-    """Open, orient and decode as RGB, whatever it shows and however small it is.
+    """Open, orient and decode as RGB, without metadata, whatever it shows and however small it is.
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
@@ -55,7 +43,7 @@ def glance(path: Path) -> tuple[tuple[int, int], Image.Image]:
 
     A JPEG is decoded at a fraction of its size, to its last byte all the same.
 
-    Raises PhotoError as `open_photo` does.
+    Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
     with _opened(path) as file:
         size = file.size

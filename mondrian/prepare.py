@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
 from mondrian.files import file_hash, whole_folder
 from mondrian.manifest import Manifest, Photo, Record
-from mondrian.parallel import spread
+from mondrian.parallel import batches, spread
 from mondrian.params import Image
 from mondrian.photo import fit, read_photo
 from mondrian.prompt import prompt_hash, row_messages
@@ -99,11 +99,8 @@ class _Frame:
 
 
 def _write_pictures(photos: Sequence[Photo], image: Image, folder: Path) -> None:
-    batches: Iterator[list[Photo]] = (
-        list(photos[i : i + _BATCH]) for i in range(0, len(photos), _BATCH)
-    )
     with tqdm(total=len(photos), desc="pictures", unit="photo", leave=False) as bar:
-        for written in spread(_write_some, _Frame(image, folder), batches, _ALONE):
+        for written in spread(_write_some, _Frame(image, folder), batches(photos, _BATCH), _ALONE):
             bar.update(written)
 
 

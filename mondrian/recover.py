@@ -161,10 +161,11 @@ def _echoes(body: str, prompts: Sequence[str]) -> bool:
 
 def _loops(text: str) -> bool:
     """Whether the end of a text says the same over and over."""
-    words = text[-_LOOP_WINDOW:].split()
+    end = text[-_LOOP_WINDOW:]
+    words = end.split()
     if len(words) > 20 and 3 * len(set(words)) > len(words):
         return False  # too many different ones
-    tail = text[-_LOOP_WINDOW:].encode("utf-8", "replace")
+    tail = end.encode("utf-8", "replace")
     return len(tail) >= _LOOP_LEAST and len(tail) > _LOOP_RATIO * len(zlib.compress(tail, 1))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,11 @@ class Found:
 
     value: dict[str, Any]
     repairs: tuple[str, ...]
+
+
+def is_critique(value: Mapping[str, Any]) -> bool:
+    """Whether an object is the outer level of a critique, not one of its dimensions."""
+    return any(key in value for key in KEYS)
 
 
 def find_object(text: str) -> Found | Rejected | None:
@@ -76,7 +82,7 @@ def _decode(body: str) -> Found | Rejected | None:
         after = start + 1
         if value is None:
             fault = fault or told[0]
-        elif any(key in value for key in KEYS):
+        elif is_critique(value):
             found = Found(value, (*_around(body[:start], body[end:]), *told))
             fault, after = "", end
             if not _speaks(body, end):
@@ -151,7 +157,7 @@ def _last_resort(span: str) -> Found | None:
         same = _content(span) == _content(json.dumps(value, ensure_ascii=False))
     except (ValueError, RecursionError, IndexError):
         return None
-    if not same or not isinstance(value, dict) or not any(key in value for key in KEYS):
+    if not same or not isinstance(value, dict) or not is_critique(value):
         return None
     return Found(value, ("punctuation",))
 

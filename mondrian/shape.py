@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mondrian.critique import DIMENSIONS, Critique, explain
+from mondrian.critique import DIMENSIONS, SHORT, Critique, explain
 from mondrian.reason import Reason, Rejected
 
 _OUTER = frozenset(Critique.model_fields)
@@ -32,8 +32,7 @@ _SPELT = {
     "recommendations": "recommendation", "recommendaton": "recommendation",
 }  # fmt: skip
 _SCORE = re.compile(r"\s{0,9}(\d{1,3}(?:\.\d{1,3})?)\s{0,9}(?:/\s{0,9}10)?\s{0,9}")
-_SENTENCE = re.compile(r"(?<=[.!?])\s")
-_SHORT = 300  # characters of a list's item, as in critique.ShortText
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 Parts = dict[str, Any]
 
 
@@ -178,9 +177,9 @@ def _summary(dimensions: list[Parts]) -> Parts:
 
 
 def _first(text: str) -> str:
-    return _SENTENCE.split(text.strip(), 1)[0]
+    return SENTENCE_END.split(text.strip(), 1)[0]
 
 
 def _short(text: str) -> str:
     """Whole words that fit into an item of a list."""
-    return text if len(text) <= _SHORT else text[: _SHORT - 1].rsplit(" ", 1)[0] + "…"
+    return text if len(text) <= SHORT else text[: SHORT - 1].rsplit(" ", 1)[0] + "…"

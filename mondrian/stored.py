@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.album import UPLOAD
-from mondrian.jobs import Job
+from mondrian.jobs import Job, as_text
 from mondrian.reason import Reason, Rejected
 from mondrian.recover import MAX_CHARACTERS
 
@@ -56,7 +55,7 @@ def _texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]
             if re.search(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b", page):
                 yield place, page
         return
-    yield from _told("llm_outputs.response", _answer(job.outputs.get("response", "")))
+    yield from _told("llm_outputs.response", _answer(job.outputs.get("response")))
     markdown = job.analysis_markdown.strip()
     is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
     if not is_path:
@@ -75,14 +74,9 @@ def _told(place: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _answer(stored: Any) -> str:
     """What an advisor answered: text, an object with a response, or the critique itself."""
-    if not stored:
-        return ""
     if isinstance(stored, dict) and isinstance(stored.get("response"), str):
         stored = stored["response"]
-    try:
-        return stored if isinstance(stored, str) else json.dumps(stored)
-    except RecursionError:  # lists within lists
-        return "{"
+    return as_text(stored)
 
 
 def _full(markdown: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mondrian.errors import run
 from mondrian.files import write_csv, write_json
-from mondrian.link import Desk, link, plot_rows, summary
+from mondrian.link import Desk, link, summary
+from mondrian.manifest import outcomes
 from mondrian.params import load_params
 from mondrian.source import locate, photographs
 from mondrian.stored import Folders
@@ -53,7 +54,8 @@ def main() -> None:
     desk = Desk(args.advisor, folders, params.link)
     counts = link(source, desk, params.image, args.cache_dir, args.output_dir)
     write_json(args.metrics or args.output_dir / "link.json", counts)
-    write_csv(args.plot or args.output_dir / "reasons.csv", ("reason", "jobs"), plot_rows(counts))
+    plot = args.plot or args.output_dir / "reasons.csv"
+    write_csv(plot, ("reason", "jobs"), outcomes(counts).items())
     print(summary(args.advisor, counts))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mondrian.errors import PhotoError
-from mondrian.photo import MULTIPLE, fit, fit_size, glance, open_photo, small
+from mondrian.photo import MULTIPLE, fit, fit_size, glance, read_photo, small
 
 
 def test_exif_orientation_is_applied_and_exif_is_gone(
@@ -23,7 +23,7 @@ def test_exif_orientation_is_applied_and_exif_is_gone(
     exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}  # GPS
     path = tmp_path / "turned.jpg"
     photos[0].transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
-    upright = open_photo(path)
+    upright = read_photo(path)
     assert upright.size == photos[0].size
     assert np.abs(np.asarray(upright, int) - np.asarray(photos[0], int)).mean() < 3
     saved = io.BytesIO()
@@ -53,7 +53,7 @@ def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(PhotoError) as fault:
-        open_photo(path)
+        read_photo(path)
     assert fault.value.reason == reason
 
 
@@ -71,21 +71,22 @@ def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
         path = Path(folder) / "photo.jpg"
         path.write_bytes(content)
         with contextlib.suppress(PhotoError):
-            assert open_photo(path).mode == "RGB"
+            assert read_photo(path).mode == "RGB"
+            glance(path)
 
 
 def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
     path = tmp_path / "photo.jpg"
     photos[0].save(path, "BMP")
     with pytest.raises(PhotoError, match="none of JPEG"):
-        open_photo(path)
+        read_photo(path)
 
 
 def test_sixteen_bits_of_grey_are_seen(tmp_path: Path, photos: list[Image.Image]) -> None:
     grey = photos[0].convert("L")
     path = tmp_path / "scan.png"
     Image.fromarray(np.asarray(grey, np.uint16) * 257).save(path)
-    assert np.abs(np.asarray(open_photo(path).convert("L"), int) - np.asarray(grey, int)).max() <= 1
+    assert np.abs(np.asarray(read_photo(path).convert("L"), int) - np.asarray(grey, int)).max() <= 1
 
 
 def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "photo.png"
         Image.new("RGB", size, (200, 20, 20)).save(path)
         with pytest.raises(PhotoError) as fault:
-            open_photo(path)
+            glance(path)
         assert fault.value.reason == reason
 
 

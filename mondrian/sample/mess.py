@@ -138,12 +138,9 @@ def _html_table(critique: Critique) -> str:
     return f"<table>{rows}</table>"
 
 
-def _two_dots(critique: Critique) -> str:
-    return canonical(critique).replace(', "comment"', '..0, "comment"', 1)
-
-
-def _dot(critique: Critique) -> str:
-    return canonical(critique).replace(', "comment"', '., "comment"', 1)
+def _dotted(critique: Critique, dots: str) -> str:
+    """With something behind the first score."""
+    return canonical(critique).replace(', "comment"', f'{dots}, "comment"', 1)
 
 
 _THINKING = (
@@ -185,8 +182,8 @@ MESSES = (
     Mess("by_name", 2, _by_name, None),
     Mess("misspelt", 1, lambda c: canonical(c).replace('"score"', '"scroe"', 1), None),
     Mess("grade", 1, lambda c: canonical(c).replace("overall_score", "overall_grade"), None),
-    Mess("dot", 1, _dot, None),
-    Mess("two_dots", 1, _two_dots, None),
+    Mess("dot", 1, lambda c: _dotted(c, "."), None),
+    Mess("two_dots", 1, lambda c: _dotted(c, "..0"), None),
     Mess("lost_comma", 1, lambda c: canonical(c).replace("}, {", "} {", 1), None),
     Mess("eight", 2, _eight, None),
     Mess("run_together", 1, lambda c: canonical(c).replace("Color Harmony", "ColorHarmony"), None),
