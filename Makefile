@@ -2,6 +2,8 @@
 # make test     every test; make quick: those that take milliseconds
 # make lint     ruff and mypy
 # make lock     requirements again, after a change of pyproject.toml
+# The locks hold every package, so pip is to look for none: an older pip would ask for a newer release
+# of a package that another one names with an extra, and refuse it for want of a hash.
 # make clean    what was made and is not for git, the environment included
 
 PYTHON ?= python3
@@ -48,10 +50,10 @@ $(VENV)/python:
 
 $(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
 	@echo "installing (about a minute)"
-	@python -m pip install --quiet --require-hashes -r requirements.lock
+	@python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@echo "$(CURDIR)" > "$$(python -c 'import site; print(site.getsitepackages()[0])')/mondrian.pth"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.lock
-	@python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
