@@ -105,6 +105,15 @@ def json_schema() -> dict[str, Any]:
     return schema | {"x-guidance": _SEPARATORS}
 
 
+def complies(text: str) -> bool:
+    """Whether a text is a critique as it stands."""
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
 @cache
 def schema_hash() -> str:
     """sha256 of the JSON Schema; an adapter remembers which schema it was trained on."""

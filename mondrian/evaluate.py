@@ -15,21 +15,24 @@ import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import numpy as np
 from tqdm import tqdm
 
-from mondrian import lora
-from mondrian.critique import DIMENSIONS, parse
+from mondrian import adapter, lora
+from mondrian.critique import DIMENSIONS, complies
 from mondrian.errors import AdapterError
+from mondrian.features import FeatureCache
 from mondrian.files import read_json
 from mondrian.forward import Features
 from mondrian.params import Evaluate
 from mondrian.recipe import RECIPE, Recipe, read_recipe
 from mondrian.recover import Recovered, recover
 from mondrian.rows import Row
-from mondrian.vlm import Answer, Vlm, generate, next_logits, prompt_ids, see
+from mondrian.vlm import Answer, Vlm, generate, next_logits, prompt_ids
 
 ARMS = ("base", "fine_tuned")
 
 
-def evaluate(vlm: Vlm, folder: Path, rows: Sequence[Row], params: Evaluate) -> dict[str, Any]:
+def evaluate(
+    features: FeatureCache, folder: Path, rows: Sequence[Row], params: Evaluate
+) -> dict[str, Any]:
     """Answers of both arms and their metrics, ready for comparison_report.json.
 
     Raises AdapterError where the adapter does not fit the base or the prompt of the rows.
@@ -37,15 +40,16 @@ def evaluate(vlm: Vlm, folder: Path, rows: Sequence[Row], params: Evaluate) -> d
     recipe = read_recipe(folder)
     _same_prompt(recipe, rows, folder)
     _unseen(recipe, rows, folder)
-    bar = tqdm(rows, desc="photographs", unit="photo", leave=False)
-    photos = [see(vlm, row.images[0]) for row in bar]
+    vlm = features.vlm
+    features.look([row.images[0] for row in rows])
+    photos = [features.get(row.images[0]) for row in rows]
     prompts = [
         prompt_ids(vlm, row.messages[:-1], seen) for row, seen in zip(rows, photos, strict=True)
     ]
     canary = next_logits(vlm, prompts[0], photos[0])
-    lora.load(vlm.model, vlm.hash, folder)
+    adapter.load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
-    lora.prove_applied(next_logits(vlm, prompts[0], photos[0]), canary, folder)
+    adapter.prove_applied(next_logits(vlm, prompts[0], photos[0]), canary, folder)
     with lora.detached(vlm.model):
         answers = {"base": _answer_all(vlm, "base", prompts, photos, params)}
     answers["fine_tuned"] = _answer_all(vlm, "fine_tuned", prompts, photos, params)
@@ -175,15 +179,6 @@ def _judged(answer: Answer) -> dict[str, Any]:
         "seconds": round(answer.seconds, 4),
         "ended": answer.ended,
     }
-
-
-def complies(text: str) -> bool:
-    """Whether a text is a critique as it stands."""
-    try:
-        parse(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _arm_metrics(told: list[dict[str, Any]], wanted: np.ndarray[Any, Any]) -> dict[str, Any]:

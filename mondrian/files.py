@@ -23,17 +23,32 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; a crash or a full disk leaves the old one as it was."""
+    with _beside(path) as beside:
+        with beside.open("wb") as file:
+            file.write(content)
+        sync(beside)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
     """A text file to fill that takes the place of `path` once everything in it is written."""
+    with _beside(path) as beside:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        sync(beside)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A file to fill that takes the place of `path` when the context ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     beside = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
         beside.chmod(0o644)
         beside.replace(path)
         sync(path.parent)

@@ -2,19 +2,22 @@
 
 mlx-vlm's own forward runs the vision tower each time and evaluates inside itself, so it can be
 neither cached nor compiled. This one takes what the tower returned (merged features and every
-DeepStack level) and is equal to it.
+DeepStack level) and is equal to it. mondrian/packing.py lays out rows for training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import numpy as np
+from mlx_vlm.models.qwen3_vl.language import apply_multimodal_rotary_pos_emb
 from numpy.typing import NDArray
+
+from mondrian.kernels import Mask, attention, swiglu
 
 Ints = NDArray[np.int32]
 
@@ -26,11 +29,13 @@ class Features:
     merged   (image tokens, width)                 takes the place of the image tokens' embeddings
     deep     a level of DeepStack each, same shape  added after the first layers
     grid     (rows, columns) of image tokens
+    raw      what enters the merger, where an adapter on it makes `merged` anew
     """
 
     merged: mx.array
     deep: tuple[mx.array, ...]
     grid: tuple[int, int]
+    raw: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,13 @@ class Batch:
     ids        (batch, tokens)
     positions  (3, batch, tokens)   mRoPE: time, height, width
     lookup     (batch, tokens)      row of `features` at an image token, else the last row (zeros)
-    features   merged, then each DeepStack level: (image tokens of all rows + 1, width)
+    seen       of each row's photograph
     """
 
     ids: Ints
     positions: Ints
     lookup: Ints
-    features: tuple[mx.array, ...]
-    image: NDArray[np.bool_]
+    seen: tuple[Features, ...]
 
 
 def positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
@@ -81,23 +85,30 @@ def make_batch(rows: Sequence[Sequence[int]], seen: Sequence[Features], image_id
         where[:, i] = positions(length, start, features.grid)
         lookup[i, start : start + count] = np.arange(first, first + count)
         first += count
-    return Batch(ids, where, lookup, _stack(seen), lookup < total)
-
-
-def _stack(seen: Sequence[Features]) -> tuple[mx.array, ...]:
-    levels = [[f.merged for f in seen], *map(list, zip(*(f.deep for f in seen), strict=True))]
-    zero = mx.zeros((1, seen[0].merged.shape[1]), seen[0].merged.dtype)
-    return tuple(mx.concatenate([*level, zero]) for level in levels)
+    return Batch(ids, where, lookup, tuple(seen))
 
 
 def hidden_states(model: Any, batch: Batch, cache: Sequence[Any] | None = None) -> mx.array:
     """Last hidden states, normed; shape (batch, tokens, width). The cache is filled where given."""
-    text = model.language_model.model
-    embedded = text.embed_tokens(mx.array(batch.ids))
-    lookup, image = mx.array(batch.lookup), mx.array(batch.image)[:, :, None]
-    merged, *deep = batch.features
-    h = mx.where(image, merged[lookup].astype(embedded.dtype), embedded)
-    return layers(text, h, mx.array(batch.positions), [d[lookup] for d in deep], cache)
+    h, deep = embed(model, batch.ids, batch.lookup, batch.seen)
+    return layers(model.language_model.model, h, mx.array(batch.positions), deep, cache)
+
+
+def embed(
+    model: Any, ids: Ints, lookup: Ints, seen: Sequence[Features]
+) -> tuple[mx.array, list[mx.array]]:
+    """What enters the first layer, and what DeepStack adds after the first ones."""
+    embedded = model.language_model.model.embed_tokens(mx.array(ids))
+    merger = model.vision_tower.merger
+    merged = [f.merged if f.raw is None else merger(f.raw) for f in seen]
+    levels = [merged, *map(list, zip(*(f.deep for f in seen), strict=True))]
+    zero = mx.zeros((1, embedded.shape[-1]), embedded.dtype)
+    found = mx.array(lookup)
+    first, *deep = (
+        mx.concatenate([*(a.astype(zero.dtype) for a in level), zero])[found] for level in levels
+    )
+    image = mx.array(lookup < sum(f.merged.shape[0] for f in seen))[:, :, None]
+    return mx.where(image, first, embedded), deep
 
 
 def layers(
@@ -108,14 +119,68 @@ def layers(
     cache: Sequence[Any] | None = None,
 ) -> mx.array:
     """All decoder layers and the last norm. deep[i] is added to the output of layer i."""
-    mask = "causal" if h.shape[1] > 1 else None
-    rotary = text.layers[0].self_attn.rotary_emb
-    embeddings = None if rotary.fused_apply else rotary(h, where)
+    mask: Mask = "causal" if h.shape[1] > 1 else None
+    turn = rotation(text, h, where)
     for i, layer in enumerate(text.layers):
-        h = layer(h, mask, cache[i] if cache else None, where, embeddings)
+        h = decoder(layer, h, mask, turn, cache=cache[i] if cache else None)
         if i < len(deep):
-            h = h + deep[i].astype(h.dtype)
+            h = h + deep[i]
     return text.norm(h)
+
+
+Rotation = Callable[[Any, mx.array, mx.array, Any], tuple[mx.array, mx.array]]
+
+
+def rotation(text: Any, h: mx.array, where: mx.array) -> Rotation:
+    """Turns queries and keys to their positions; `chosen` takes those of some queries alone."""
+    rotary = text.layers[0].self_attn.rotary_emb
+    if rotary.fused_apply:
+        return lambda attn, q, k, chosen: (
+            attn.rotary_emb.apply_rotary(q, q, where if chosen is None else where[:, :, chosen])[0],
+            attn.rotary_emb.apply_rotary(k, k, where)[0],
+        )
+    cos, sin = rotary(h, where)
+
+    def turn(_: Any, q: mx.array, k: mx.array, chosen: Any) -> tuple[mx.array, mx.array]:
+        if chosen is None:
+            return apply_multimodal_rotary_pos_emb(q, k, cos, sin)
+        some = apply_multimodal_rotary_pos_emb(q, q, cos[:, chosen], sin[:, chosen])[0]
+        return some, apply_multimodal_rotary_pos_emb(k, k, cos, sin)[0]
+
+    return turn
+
+
+def decoder(
+    layer: Any,
+    h: mx.array,
+    mask: Mask,
+    turn: Rotation,
+    chosen: mx.array | None = None,
+    cache: Any = None,
+) -> mx.array:
+    """One decoder layer; with `chosen`, the outputs of those positions alone, (1, chosen, width).
+
+    All positions give keys and values, so that the outputs are what they are without `chosen`.
+    """
+    attn = layer.self_attn
+    x = layer.input_layernorm(h)
+    asked = x if chosen is None else x[:, chosen]
+    q = _heads(attn.q_proj(asked), attn.n_heads, attn.q_norm)
+    k = _heads(attn.k_proj(x), attn.n_kv_heads, attn.k_norm)
+    v = _heads(attn.v_proj(x), attn.n_kv_heads, None)
+    q, k = turn(attn, q, k, chosen)
+    if cache is not None:
+        k, v = cache.update_and_fetch(k, v)
+    out = attention(q, k, v, attn.scale, mask).transpose(0, 2, 1, 3)
+    kept = h if chosen is None else h[:, chosen]
+    h = kept + attn.o_proj(out.reshape(*out.shape[:2], -1))
+    x = layer.post_attention_layernorm(h)
+    return h + layer.mlp.down_proj(swiglu(layer.mlp.gate_proj(x), layer.mlp.up_proj(x)))
+
+
+def _heads(x: mx.array, count: int, norm: Any) -> mx.array:
+    x = x.reshape(*x.shape[:2], count, -1)
+    return (norm(x) if norm is not None else x).transpose(0, 2, 1, 3)
 
 
 def logits(model: Any, hidden: mx.array) -> mx.array:

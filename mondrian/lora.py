@@ -1,67 +1,91 @@
-"""LoRA adapters: attach, detach, save, load and verify.
+"""LoRA layers: attach and detach them, and their weights by PEFT's names.
 
-An adapter folder is PEFT's layout (adapter_config.json, adapter_model.safetensors) with recipe.json
-beside it. An adapter is never assumed to be applied: each tensor has to be consumed, some lora_B
-has to be non-zero, the base has to be the one it was trained on, and its answer has to differ.
+A layer keeps its base linear as it is, packed or not, and never folds into it: taking the adapter
+off gives the base back bitwise. mondrian/adapter.py keeps adapters in folders.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf, sqrt
-from pathlib import Path
+from math import sqrt
 from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as to_bytes
 
-from mondrian.errors import AdapterError
-from mondrian.recipe import RECIPE, read_recipe
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """rank, alpha and dropout; the output is scaled by alpha / rank."""
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
+from mondrian.lora_settings import PROJECTIONS, PROJECTOR, LoraSettings
 
 
 class LoraLinear(nn.Module):
     """A frozen linear layer plus scale * dropout(x) A B (Hu et al. 2021, arXiv:2106.09685, eq. 3).
 
-    lora_a (in, rank) uniform in +-1/sqrt(in) as PEFT begins; lora_b (rank, out) zero.
+    lora_a (in, rank) uniform in +-1/sqrt(in) as PEFT begins; lora_b (rank, out) zero; with dora
+    magnitude (out,), the lengths of the base's weights.
     """
 
     def __init__(self, linear: nn.Module, settings: LoraSettings, key: mx.array | None) -> None:
         super().__init__()
         out, inner = linear_shape(linear)
         self.linear = linear
-        self.dropout = nn.Dropout(settings.dropout)
-        self.scale = settings.alpha / settings.rank
+        self.share_kept = 1 - settings.dropout
+        self.scale = settings.scale
+        self._mask_key: mx.array | None = None  # of this step's dropout; none outside training
         bound = 1 / sqrt(inner)
         shape = (inner, settings.rank)
         self.lora_a = (
             mx.random.uniform(-bound, bound, shape, key=key) if key is not None else mx.zeros(shape)
         )
         self.lora_b = mx.zeros((settings.rank, out))
+        if settings.dora:
+            self._lengths = mx.square(_dense(linear)).sum(1)
+            self.magnitude = mx.sqrt(self._lengths)
 
     def __call__(self, x: mx.array) -> mx.array:
         plain = self.linear(x)
-        added = (self.dropout(x) @ self.lora_a) @ self.lora_b
-        return plain + (self.scale * added).astype(plain.dtype)
+        low = self._dropped(x) @ self.lora_a.astype(x.dtype)
+        lift = self.lora_b.astype(x.dtype)
+        if "magnitude" not in self:
+            return mx.addmm(plain, low, lift, self.scale)
+        bias = self.linear.bias if "bias" in self.linear else mx.array(0.0, x.dtype)
+        turned = mx.addmm(plain - bias, low, lift, self.scale)
+        return turned * (self.magnitude / self._norm()).astype(x.dtype) + bias
+
+    def _dropped(self, x: mx.array) -> mx.array:
+        """Dropout by a key of its own: a layer that is computed again drops the same."""
+        if self._mask_key is None or self.share_kept == 1:
+            return x
+        kept = mx.random.bernoulli(self.share_kept, x.shape, self._mask_key)
+        return mx.where(kept, x * (1 / self.share_kept), mx.array(0.0, x.dtype))
+
+    def _norm(self) -> mx.array:
+        """Lengths of W + scale B A by rows, (out,); no gradient through it (DoRA, section 4.3).
+
+        |W + sBA|^2 = |W|^2 + 2s (W A).B + s^2 B'(A'A)B, which never makes the sum itself.
+        """
+        a, b, s = mx.stop_gradient(self.lora_a), mx.stop_gradient(self.lora_b), self.scale
+        plain = self.linear
+        image = plain(a.T) - (plain.bias if "bias" in plain else 0)  # (rank, out)
+        cross = (image.astype(mx.float32) * b).sum(0)
+        own = (b * ((a.T @ a) @ b)).sum(0)
+        return mx.stop_gradient(mx.sqrt(self._lengths + 2 * s * cross + s * s * own))
+
+    def update_weight(self) -> mx.array:
+        """What the adapter adds to the base's weight, (out, in), in float32."""
+        added = self.scale * (self.lora_a @ self.lora_b).T
+        if "magnitude" not in self:
+            return added
+        dense = _dense(self.linear)
+        return (dense + added) * (self.magnitude / self._norm())[:, None] - dense
+
+
+def _dense(linear: Any) -> mx.array:
+    """The weight in float32, unpacked where it is packed."""
+    if not hasattr(linear, "bits"):
+        return linear.weight.astype(mx.float32)
+    packed = (linear.weight, linear.scales, linear.biases)
+    return mx.dequantize(*packed, linear.group_size, linear.bits).astype(mx.float32)
 
 
 def linear_shape(linear: Any) -> tuple[int, int]:
@@ -73,12 +97,12 @@ def linear_shape(linear: Any) -> tuple[int, int]:
 def attach(
     model: Any, settings: LoraSettings, key: mx.array | None = None
 ) -> dict[str, LoraLinear]:
-    """Put an adapter on the language layers' projections; by name, in a fixed order.
+    """Put an adapter on a model's projections; by PEFT's name of each, in a fixed order.
 
     key  seeds lora_a; without one it is zero, to be loaded
     """
     added = {}
-    places = list(_places(model))
+    places = list(_places(model, settings))
     keys: Any = mx.random.split(key, len(places)) if key is not None else [None] * len(places)
     for (path, parent, name), one in zip(places, keys, strict=True):
         added[path] = LoraLinear(getattr(parent, name), settings, one)
@@ -88,7 +112,7 @@ def attach(
 
 def detach(model: Any) -> None:
     """Take the adapter off; the base is bitwise what it was."""
-    for _, parent, name in _places(model):
+    for _, parent, name in _places(model, None):
         layer = getattr(parent, name)
         if isinstance(layer, LoraLinear):
             setattr(parent, name, layer.linear)
@@ -97,7 +121,7 @@ def detach(model: Any) -> None:
 @contextmanager
 def detached(model: Any) -> Iterator[None]:
     """The plain base for as long as the context lasts."""
-    kept = [(parent, name, getattr(parent, name)) for _, parent, name in _places(model)]
+    kept = [(parent, name, getattr(parent, name)) for _, parent, name in _places(model, None)]
     detach(model)
     try:
         yield
@@ -106,120 +130,57 @@ def detached(model: Any) -> Iterator[None]:
             setattr(parent, name, layer)
 
 
+def learnable(layers: dict[str, LoraLinear]) -> None:
+    """Let the adapter's weights learn, and nothing else."""
+    for layer in layers.values():
+        layer.unfreeze(keys=["lora_a", "lora_b", "magnitude"], recurse=False)
+
+
+def drop_by(layers: dict[str, LoraLinear], key: mx.array | None) -> None:
+    """Set the dropout of the next pass by a key; None for no dropout."""
+    keys: Any = [None] * len(layers) if key is None else mx.random.split(key, len(layers))
+    for layer, one in zip(layers.values(), keys, strict=True):
+        layer._mask_key = one
+
+
 def tensors(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
     """Weights under PEFT's names and in its layout: lora_A (rank, in), lora_B (out, rank)."""
     out = {}
     for path, layer in layers.items():
-        out[_peft_name(path, "A")] = mx.contiguous(layer.lora_a.T.astype(mx.float32))
-        out[_peft_name(path, "B")] = mx.contiguous(layer.lora_b.T.astype(mx.float32))
+        for name, value in _named(path, layer).items():
+            turned = value.T if value.ndim == 2 else value
+            out[name] = mx.contiguous(turned.astype(mx.float32))
     return out
 
 
-def save(folder: Path, weights: dict[str, mx.array], settings: LoraSettings, recipe: Any) -> None:
-    """Write an adapter into an empty folder."""
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": recipe["base"]["source"],
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "target_modules": list(TARGETS),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "modules_to_save": None,
-        "use_dora": False,
-        "use_rslora": False,
-    }
-    arrays = {name: np.array(value) for name, value in weights.items()}
-    (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / RECIPE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
-
-
-def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
-    """Attach the adapter in a folder.
-
-    Raises AdapterError where it is not whole, was trained on another base, or does nothing.
-    """
-    trained_on = read_recipe(folder).base
-    if trained_on.sha256 != base_hash:
-        raise AdapterError(
-            f"{folder} was trained on {trained_on.source} (sha256 {trained_on.sha256[:8]}…), "
-            f"not on this base (sha256 {base_hash[:8]}…); take that base or train a new adapter"
-        )
-    found = _weights(folder)
-    layers = attach(model, _settings(folder))
-    try:
-        _fill(layers, found, folder)
-    except AdapterError:
-        detach(model)
-        raise
-    return layers
-
-
-def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
-    """Raise AdapterError unless a canary's logits are numbers and differ from the base's."""
-    if not bool(mx.all(mx.isfinite(with_adapter))):
-        raise AdapterError(f"{folder} gives answers that are no numbers; train again")
-    if bool(mx.all(with_adapter == without)):
-        raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
-
-
-def _fill(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Path) -> None:
-    wanted = {name: value.shape for name, value in tensors(layers).items()}
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} has no place in this base" for name in found if name not in wanted]
-    faults += [
-        f"{name} is {found[name].shape}, here {wanted[name]}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name]
-    ]
-    if faults:
-        more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
-    if not all(bool(mx.all(mx.isfinite(value))) for value in found.values()):
-        raise AdapterError(f"{folder / WEIGHTS} holds weights that are no numbers; train again")
+def fill(layers: dict[str, LoraLinear], found: dict[str, mx.array]) -> None:
+    """Take weights that `tensors` gave; all of them have to be there."""
     for path, layer in layers.items():
-        layer.lora_a = found[_peft_name(path, "A")].T
-        layer.lora_b = found[_peft_name(path, "B")].T
-    if not any(bool(mx.any(layer.lora_b != 0)) for layer in layers.values()):
-        raise AdapterError(f"{folder / WEIGHTS}: every lora_B is zero; the adapter does nothing")
+        a, b, *magnitude = (found[name] for name in _named(path, layer))
+        layer.lora_a, layer.lora_b = a.T, b.T
+        if magnitude:
+            layer.magnitude = magnitude[0]
 
 
-def _settings(folder: Path) -> LoraSettings:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        rank, alpha = config["r"], float(config["lora_alpha"])
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise AdapterError(f"{folder / CONFIG} is damaged: {error!r}; train again") from None
-    if not (isinstance(rank, int) and rank > 0 and 0 < alpha < inf):
-        raise AdapterError(
-            f"{folder / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; train again"
-        )
-    return LoraSettings(rank, alpha)
+def _named(path: str, layer: LoraLinear) -> dict[str, mx.array]:
+    prefix = f"base_model.model.model.{path}"
+    named = {f"{prefix}.lora_A.weight": layer.lora_a, f"{prefix}.lora_B.weight": layer.lora_b}
+    if "magnitude" in layer:
+        named[f"{prefix}.lora_magnitude_vector"] = layer.magnitude
+    return named
 
 
-def _weights(folder: Path) -> dict[str, mx.array]:
-    """Read whole, by a library that checks every length: a cut file is an error, not garbage."""
-    try:
-        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:160]
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None
-
-
-def _places(model: Any) -> Iterator[tuple[str, Any, str]]:
-    for i, layer in enumerate(model.language_model.model.layers):
+def _places(model: Any, settings: LoraSettings | None) -> Iterator[tuple[str, Any, str]]:
+    """PEFT's path, parent and name of each layer that is adapted; of all that may be, for None."""
+    layers = model.language_model.model.layers
+    count = settings.last_layers if settings and settings.last_layers else len(layers)
+    names = settings.targets if settings else PROJECTIONS["both"]
+    for i in range(len(layers) - count, len(layers)):
         for block in ("self_attn", "mlp"):
-            parent = getattr(layer, block)
-            for name in TARGETS:
+            parent = getattr(layers[i], block)
+            for name in names:
                 if name in parent:
-                    yield f"layers.{i}.{block}.{name}", parent, name
-
-
-def _peft_name(path: str, side: str) -> str:
-    return f"base_model.model.model.language_model.{path}.lora_{side}.weight"
+                    yield f"language_model.layers.{i}.{block}.{name}", parent, name
+    if settings is None or settings.projector:
+        for name in PROJECTOR:
+            yield f"visual.merger.{name}", model.vision_tower.merger, name

@@ -70,14 +70,28 @@ class Train(Section):
     lora_r: AtLeastOne
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Literal["attention", "mlp", "both"]
+    projector: bool
+    last_layers: Annotated[int, Field(ge=0)]
+    rslora: bool
+    dora: bool
+    lora_plus_ratio: Annotated[float, Field(ge=1)]
     epochs: AtLeastOne
     batch_size: AtLeastOne
+    accumulate: AtLeastOne
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["cosine", "linear", "constant"]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     score_weight: Annotated[float, Field(ge=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Annotated[float, Field(gt=0)]
     max_tokens: Annotated[int, Field(ge=64)]
+    keep: Literal["best", "last"]
+    patience: Annotated[int, Field(ge=0)]
+    val_generate: Annotated[int, Field(ge=0)]
+    gradient_checkpointing: bool
+    head_chunk: AtLeastOne
+    compile: bool
     seed: Seed
 
     def with_epochs(self, epochs: int | None) -> Train:
@@ -95,6 +109,14 @@ class Evaluate(Section):
     batch_size: AtLeastOne
 
 
+class Machine(Section):
+    feature_cache_gb: Annotated[float, Field(ge=0)]
+    checkpoint_steps: AtLeastOne
+    ranks: Annotated[int, Field(ge=1, le=64)]
+    collective_seconds: AtLeastOne
+    tracker: Literal["none", "tensorboard", "wandb"]
+
+
 class Params(Section):
     advisors: Annotated[list[Name], Field(min_length=1)]
     personas: dict[str, Annotated[str, Field(min_length=1)]]
@@ -105,6 +127,7 @@ class Params(Section):
     prepare: Prepare
     train: Train
     evaluate: Evaluate
+    machine: Machine
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:

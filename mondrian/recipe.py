@@ -70,8 +70,13 @@ def recipe(
         "train_photo_groups": sorted({row.photo_group for row in rows}),
         "train_score_means": score_means(rows),
         "train": params.model_dump(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": packages(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what decides the bytes of an adapter."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def score_means(rows: list[Row]) -> dict[str, float]:

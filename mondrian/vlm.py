@@ -22,8 +22,6 @@ from PIL import Image
 from mondrian.errors import BaseModelError
 from mondrian.files import files_hash, read_json
 from mondrian.forward import Features, hidden_states, layers, logits, make_batch
-from mondrian.kernels import cpu_kernels
-from mondrian.photo import read_photo
 from mondrian.prompt import chat_messages
 
 
@@ -85,8 +83,10 @@ def base_hash(folder: Path) -> str:
     return files_hash(folder, {file.name for kind in kinds for file in folder.glob(kind)})
 
 
-def encode(vlm: Vlm, picture: Image.Image) -> Features:
+def encode(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
     """Run the vision tower on a picture that `photo.fit` made.
+
+    raw  keep what enters the merger too, for an adapter that is on it
 
     Raises BaseModelError where the base's processor would resize it once more.
     """
@@ -98,19 +98,23 @@ def encode(vlm: Vlm, picture: Image.Image) -> Features:
             f"{vlm.source} resizes {picture.width}x{picture.height} to {columns * patch}x"
             f"{rows * patch}; keep image.min_pixels and max_pixels within its own bounds"
         )
-    grid = mx.array([[1, rows, columns]])
-    merged, deep = vlm.model.vision_tower(mx.array(np.array(seen["pixel_values"])), grid)
-    mx.eval(merged, deep)
+    grid, pixels = mx.array([[1, rows, columns]]), mx.array(np.array(seen["pixel_values"]))
+    before, merged, deep = _tower(vlm.model.vision_tower, pixels, grid)
+    mx.eval(before, merged, deep)
     merge = vlm.model.config.vision_config.spatial_merge_size
-    return Features(merged, tuple(deep), (rows // merge, columns // merge))
+    shape = (rows // merge, columns // merge)
+    return Features(merged, tuple(deep), shape, before if raw else None)
 
 
-def see(vlm: Vlm, path: str) -> Features:
-    """Run the vision tower on a prepared picture.
-
-    Raises PhotoError where it cannot be read, and what `encode` raises.
-    """
-    return encode(vlm, read_photo(Path(path)))
+def _tower(tower: Any, pixels: mx.array, grid: mx.array) -> tuple[mx.array, mx.array, Any]:
+    """What enters the merger, what leaves it, and every DeepStack level."""
+    merger = tower.merger
+    tower.merger = lambda states: states
+    try:
+        before, deep = tower(pixels, grid)
+    finally:
+        tower.merger = merger
+    return before, merger(before), deep
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
@@ -134,8 +138,7 @@ def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[tuple[int, int]]]
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
     """Logits of the first token of an answer; shape (vocabulary,)."""
     batch = make_batch([prompt], [features], vlm.image_id)
-    with cpu_kernels():
-        return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
+    return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
 def generate(
@@ -143,8 +146,7 @@ def generate(
 ) -> list[Answer]:
     """Greedy answers to prompts of equal length over photographs of one grid, together."""
     started = perf_counter()
-    with cpu_kernels():
-        drawn = _decode(vlm, prompts, seen, max_new_tokens)
+    drawn = _decode(vlm, prompts, seen, max_new_tokens)
     seconds = (perf_counter() - started) / len(prompts)
     answers = []
     for row in drawn:

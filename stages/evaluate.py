@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 
 from mondrian import vlm
+from mondrian.adapter import wants_raw
 from mondrian.errors import run
 from mondrian.evaluate import evaluate, metrics, summary
+from mondrian.features import FeatureCache
 from mondrian.files import write_json
 from mondrian.params import load_params
 from mondrian.rows import read_rows
@@ -17,6 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--val_data", type=Path, required=True)
     parser.add_argument("--output_report", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
     parser.add_argument("--base", help="instead of base.source of params.yaml")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
@@ -27,7 +30,9 @@ def main() -> None:
     params = load_params(args.params)
     rows = read_rows(args.val_data)
     base = vlm.load(args.base or params.base.source)
-    report = evaluate(base, args.lora_path, rows, params.evaluate)
+    limit = params.machine.feature_cache_gb
+    features = FeatureCache(base, args.cache_dir / "features", limit, wants_raw(args.lora_path))
+    report = evaluate(features, args.lora_path, rows, params.evaluate)
     found = metrics(report)
     write_json(args.output_report, report)
     write_json(args.metrics, found)

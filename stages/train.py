@@ -1,15 +1,15 @@
 """train: data/prepared/<advisor>/ -> models/<base>-lora-<advisor>/, metrics/<advisor>/train.json"""
 
 import argparse
+import sys
 from pathlib import Path
 
-from mondrian import vlm
+from mondrian import ranks, vlm
 from mondrian.errors import run
-from mondrian.files import write_json, write_text
 from mondrian.params import load_params
 from mondrian.recipe import recipe
 from mondrian.rows import read_rows
-from mondrian.train import examples, save, train
+from mondrian.session import Session, write_metrics
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--val_data", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
     parser.add_argument("--epochs", type=int, help="instead of train.epochs of params.yaml")
     parser.add_argument("--base", help="instead of base.source of params.yaml")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -28,17 +29,19 @@ def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     settings = params.train.with_epochs(args.epochs)
-    rows, val_rows = read_rows(args.train_data), read_rows(args.val_data)
+    rows, val = read_rows(args.train_data), read_rows(args.val_data)
+    world = ranks.join(params.machine.collective_seconds)
+    if params.machine.ranks > world.size:
+        ranks.start_local([sys.executable, *sys.argv], params.machine.ranks)
+        return
     base = vlm.load(args.base or params.base.source)
-    learn = examples(base, rows, settings)
-    val = examples(base, val_rows, settings)
-    found = train(base, learn, val, settings)
     made = recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
-    save(base, found, val[0], made, args.output_dir)
-    write_text(args.metrics.parent / "train_loss.csv", found.curve("train_loss"))
-    write_text(args.metrics.parent / "val_loss.csv", found.curve("val_loss"))
-    write_json(args.metrics, found.metrics())
-    print(found.summary(args.output_dir))
+    session = Session(base, settings, params.machine, world, args.cache_dir, args.output_dir.name)
+    data = {"train data": args.train_data, "val data": args.val_data}
+    found = session.run(rows, val, data, made, args.output_dir)
+    if world.rank == 0:
+        write_metrics(found, settings, args.metrics)
+        print(found.summary(args.output_dir, settings))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mondrian import vlm
 from mondrian.critique import DIMENSIONS, parse
 from mondrian.errors import run
-from mondrian.evaluate import complies
+from mondrian.critique import complies
 from mondrian.files import write_text
 from mondrian.photo import fit
 from mondrian.prompt import row_messages

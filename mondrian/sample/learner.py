@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mondrian.forward import layers, logits, positions
-from mondrian.kernels import cross_entropy
+from mondrian.head import cross_entropy
 from mondrian.sample import tiny
 from mondrian.sample.reader import Critiques, Floats, Ints, Pictures
 from mondrian.sample.scene import ATTRIBUTES

@@ -10,14 +10,10 @@ end the result is measured and its card written.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from math import cos, pi
 from multiprocessing import get_context
@@ -33,9 +29,9 @@ from mlx.nn.utils import average_gradients
 from PIL import Image
 from tqdm import tqdm
 
-from mondrian.errors import TrainingError, run
+from mondrian.errors import run
 from mondrian.files import whole_folder
-from mondrian.kernels import cpu_kernels
+from mondrian.ranks import start_local
 from mondrian.sample import corpus, tiny, weights
 from mondrian.sample.card import write_card
 from mondrian.sample.learner import Learner
@@ -112,13 +108,12 @@ def train_rank(phase: str, settings: Settings, pictures: Path, folder: Path) -> 
         any_voice = step % settings.any_voice_every == 0
         return learner.critique_loss, (reader.critiques(any_voice), phase == "write")
 
-    with cpu_kernels():
-        if phase == "write":
-            learn("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
-            learn("write", learner, settings.steps, settings.rate, critique, say)
-        else:
-            weights.restore(model, folder)
-            learn("refine", learner, settings.refine_steps, settings.refine_rate, critique, say)
+    if phase == "write":
+        learn("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
+        learn("write", learner, settings.steps, settings.rate, critique, say)
+    else:
+        weights.restore(model, folder)
+        learn("refine", learner, settings.refine_steps, settings.refine_rate, critique, say)
     if world.rank() == 0:
         weights.save(model, folder)
 
@@ -130,37 +125,6 @@ def print_line(text: str) -> None:
 
 def silent(_: str) -> None:
     pass
-
-
-def start_ranks(arguments: Sequence[str], work: Path) -> None:
-    """Start RANKS copies of this module over mlx's ring on loopback; one that fails ends all.
-
-    Raises TrainingError where one failed.
-    """
-    hosts = [[f"127.0.0.1:{port}"] for port in free_ports(RANKS)]
-    (work / "hosts.json").write_text(json.dumps(hosts))
-    command = [sys.executable, "-m", "mondrian.sample.pretrain", *arguments]
-    processes = []
-    for rank in range(RANKS):
-        env = os.environ | {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(work / "hosts.json")}
-        processes.append(subprocess.Popen(command, env=env))
-    try:
-        while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
-            time.sleep(0.5)
-    finally:
-        for process in processes:
-            process.kill()
-    if any(p.wait() for p in processes):
-        raise TrainingError("a pre-training process failed; what it said stands above")
-
-
-def free_ports(count: int) -> Iterator[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    yield from [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
 
 
 def parse_args() -> argparse.Namespace:
@@ -197,7 +161,7 @@ def main() -> None:
         for phase in PHASES:
             given = {**vars(args), "output_dir": beside, "pictures": pictures, "phase": phase}
             flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-            start_ranks(flags, Path(scratch))
+            start_local([sys.executable, "-m", "mondrian.sample.pretrain", *flags], RANKS)
         write_card(beside, settings)
 
 

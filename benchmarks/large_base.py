@@ -1,0 +1,101 @@
+"""A random Qwen3-VL with the real vocabulary, and rows of true proportions, for benchmarks.
+
+Hidden 512, 8 layers, 4 heads of 128 over 2, MLP 1,536 (the proportions of Qwen3-VL-2B), vision
+depth 8 with DeepStack at 1, 3 and 5, vocabulary 151,936, float32. Tokenizer and processor files are
+those of mondrian-tiny; rows are token ids, so that every system reads the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+TINY = Path(__file__).parents[1] / "models/base/mondrian-tiny"
+VOCABULARY, GRID = 151_936, (30, 40)  # patches: 640x480 pixels, 300 image tokens
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "vocab_size": VOCABULARY,
+    "dtype": "float32",
+}
+VISION = {
+    "depth": 8,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_heads": 6,
+    "out_hidden_size": 512,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [1, 3, 5],
+}
+
+
+def config() -> dict[str, Any]:
+    """config.json of the large-vocabulary base."""
+    plain = json.loads((TINY / "config.json").read_text())
+    plain["text_config"] |= TEXT
+    plain["text_config"]["rope_scaling"]["mrope_section"] = [24, 20, 20]
+    plain["vision_config"] |= VISION
+    return plain | {"vocab_size": VOCABULARY, "dtype": "float32"}
+
+
+def write_base(folder: Path) -> None:
+    """Write the base into a folder: config, random weights in Hugging Face's layout, the rest."""
+    from mlx.utils import tree_flatten
+    from mlx_vlm.models.qwen3_vl import Model, ModelConfig
+
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "config.json").write_text(json.dumps(config()))
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    processor["size"] = {"shortest_edge": 4096, "longest_edge": 640 * 480}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    rng = np.random.default_rng(0)
+    weights = {}
+    for path, value in tree_flatten(Model(ModelConfig.from_dict(config())).parameters()):
+        shape = value.shape
+        if path.endswith("patch_embed.proj.weight"):
+            shape = (shape[0], shape[4], *shape[1:4])
+        fresh = 0.02 * rng.standard_normal(shape, np.float32)
+        if path.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
+            fresh = np.ones(shape, np.float32)
+        name = path.replace("language_model.model.", "model.language_model.", 1)
+        weights[name.replace("vision_tower.", "model.visual.", 1)] = fresh
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@dataclass(frozen=True)
+class Ids:
+    """One row: tokens, where the answer begins, and its photograph's patches."""
+
+    ids: list[int]
+    start: int
+    pixels: NDArray[np.float32]  # (patches, 3 x 2 x 16 x 16)
+
+
+def rows(count: int, shared_prompt: bool) -> list[Ids]:
+    """1,400 tokens each: 798 of prompt, 300 of the photograph, 2 around it, 300 of answer.
+
+    shared_prompt  whether the rows begin with the same prompt, as those of one advisor do
+    """
+    special = json.loads((TINY / "config.json").read_text())
+    rng = np.random.default_rng(1)
+    out = []
+    for i in range(count):
+        draw = np.random.default_rng(2) if shared_prompt else rng
+        prompt = draw.integers(2000, VOCABULARY, 798)
+        around = [special["vision_start_token_id"], *[special["image_token_id"]] * 300,
+                  special["vision_end_token_id"]]  # fmt: skip
+        answer = np.random.default_rng((3, i)).integers(2000, VOCABULARY, 300)
+        pixels = rng.standard_normal((GRID[0] * GRID[1], 1536), np.float32)
+        out.append(Ids([*map(int, prompt), *around, *map(int, answer)], 1100, pixels))
+    return out

@@ -1,0 +1,54 @@
+"""A trained adapter into its folder: written beside, loaded afresh, proved, and then renamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+
+from mondrian import adapter, lora
+from mondrian.examples import Example
+from mondrian.features import FeatureCache
+from mondrian.files import whole_folder
+from mondrian.params import Train
+from mondrian.recipe import RECIPE
+from mondrian.train import LOG, lora_settings
+from mondrian.vlm import next_logits
+from mondrian.watch import Run
+
+OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
+
+
+def save(
+    features: FeatureCache,
+    run: Run,
+    params: Train,
+    canary: Example,
+    recipe: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Save what a run has kept.
+
+    Raises AdapterError where it is not applied once it is loaded again.
+    """
+    layers = len(features.vlm.model.language_model.model.layers)
+    with whole_folder(folder, OWN) as beside:
+        adapter.save(beside, run.weights, lora_settings(params), recipe, layers)
+        (beside / LOG).write_text(run.log_text())
+        check_saved(features, beside, canary)
+
+
+def check_saved(features: FeatureCache, folder: Path, canary: Example) -> None:
+    """Load a saved adapter afresh and prove that it is applied.
+
+    Raises AdapterError where it is not.
+    """
+    vlm, prompt = features.vlm, canary.ids[: canary.start]
+    seen = features.get(canary.photo)
+    lora.detach(vlm.model)
+    vlm.model.eval()
+    plain = next_logits(vlm, prompt, seen)
+    adapter.load(vlm.model, vlm.hash, folder)
+    vlm.model.eval()
+    adapter.prove_applied(next_logits(vlm, prompt, seen), plain, folder)

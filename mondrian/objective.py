@@ -1,0 +1,91 @@
+"""The loss of a batch and its gradient: packed rows, the head where something is supervised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mlx.core as mx
+import mlx.nn as nn
+
+from mondrian.examples import Example
+from mondrian.features import FeatureCache
+from mondrian.head import Head, plain_loss, supervised_loss
+from mondrian.lora import LoraLinear, drop_by
+from mondrian.packing import Packed, answer_states, pack
+from mondrian.params import Train
+
+
+class Objective:
+    """Weighted cross-entropy over the answers of a batch, for an adapter that is attached."""
+
+    def __init__(
+        self, features: FeatureCache, layers: dict[str, LoraLinear], params: Train
+    ) -> None:
+        self.features, self.layers, self.params = features, layers, params
+        self.model = features.vlm.model
+        self.head = Head(self.model)
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def batch(self, rows: Sequence[Example]) -> Packed:
+        """Rows as one packed sequence."""
+        seen = [self.features.get(row.photo) for row in rows]
+        return pack(rows, seen, self.features.vlm.image_id)
+
+    def value(self, rows: Sequence[Example]) -> mx.array:
+        """Sum of weighted cross-entropy, without dropout."""
+        drop_by(self.layers, None)
+        packed = self.batch(rows)
+        hidden = answer_states(self.model, packed)
+        targets, weights = mx.array(packed.targets), mx.array(packed.weights)
+        return plain_loss(self.head, hidden, targets, weights, self.params.head_chunk)
+
+    def gradient(self, rows: Sequence[Example], seed: int, divisor: float) -> tuple[mx.array, Any]:
+        """Sum of weighted cross-entropy over `divisor`, and its gradient.
+
+        seed  of the dropout; not evaluated yet
+        """
+        packed = self.batch(rows)
+        dropout = self.params.lora_dropout > 0
+        drawn = mx.random.key(seed) if dropout else None
+        if not self.params.compile:
+            return self._gradient(packed, drawn, mx.array(divisor))
+        arrays = [packed.ids, packed.lookup, packed.positions, packed.told, packed.targets,
+                  packed.weights]  # fmt: skip
+        key = (packed.parts, packed.last)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(packed)
+        return self._compiled[key](
+            [mx.array(a) for a in arrays],
+            [(f.merged, f.deep, f.raw) for f in packed.seen], drawn, mx.array(divisor),
+        )  # fmt: skip
+
+    def _gradient(self, packed: Packed, drawn: Any, divisor: mx.array) -> tuple[mx.array, Any]:
+        drop_by(self.layers, drawn)
+
+        def mean_loss(model: Any) -> mx.array:
+            hidden = answer_states(model, packed, self.params.gradient_checkpointing)
+            targets, weights = mx.array(packed.targets), mx.array(packed.weights)
+            chunk = self.params.head_chunk
+            return supervised_loss(self.head, hidden, targets, weights, chunk) / divisor
+
+        return nn.value_and_grad(self.model, mean_loss)(self.model)
+
+    def _compile(self, like: Packed) -> Callable[..., Any]:
+        """A compiled gradient for batches whose rows have these lengths."""
+
+        def run(arrays: Any, seen: Any, drawn: Any, divisor: mx.array) -> Any:
+            ids, lookup, positions, told, targets, weights = arrays
+            features = tuple(
+                replace(old, merged=m, deep=d, raw=r)
+                for old, (m, d, r) in zip(like.seen, seen, strict=True)
+            )
+            packed: Any = replace(
+                like, ids=ids, lookup=lookup, positions=positions, told=told, targets=targets,
+                weights=weights, seen=features,
+            )  # fmt: skip
+            return self._gradient(packed, drawn, divisor)
+
+        return mx.compile(run, inputs=self.model.state)

@@ -1,0 +1,110 @@
+"""One training session: what `train` needs from the disk, and what it leaves there.
+
+The checkpoint of adapter NAME lies in <cache>/train/NAME until its adapter is saved; features of
+photographs lie in <cache>/features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mondrian import lora
+from mondrian.checkpoint import Checkpoint
+from mondrian.errors import TrainingError
+from mondrian.examine import examine
+from mondrian.examples import Example, examples
+from mondrian.features import FeatureCache
+from mondrian.files import file_hash, write_json, write_text
+from mondrian.keep import save
+from mondrian.params import Machine, Train
+from mondrian.ranks import World
+from mondrian.recipe import packages
+from mondrian.rows import Row
+from mondrian.tracker import open_tracker
+from mondrian.train import Means, train
+from mondrian.vlm import Vlm
+from mondrian.watch import Run
+
+
+@dataclass(frozen=True)
+class Session:
+    """A base, the settings, and where things lie; name is that of the adapter's folder."""
+
+    base: Vlm
+    params: Train
+    machine: Machine
+    world: World
+    cache: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint lies, and the best weights of a run that could not go on."""
+        return self.cache / "train" / self.name
+
+    def run(
+        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
+        output: Path,
+    ) -> Run:  # fmt: skip
+        """Train an adapter, or go on with it, and save it into `output`.
+
+        data  files that the checkpoint remembers: one whose bytes differ is refused
+
+        Raises TrainingError where the run could not go on, its best weights saved beside the
+        checkpoint.
+        """
+        limit = self.machine.feature_cache_gb
+        cache = FeatureCache(self.base, self.cache / "features", limit, self.params.projector)
+        learn = examples(self.base, rows, self.params, cache)
+        held = examples(self.base, val, self.params, cache)
+        checkpoint = Checkpoint(self.folder / "checkpoint.safetensors", self._identity(data))
+        found = self._train(cache, learn, held, checkpoint)
+        if self.world.rank > 0:
+            return found
+        target = self.folder / "best" if found.halted else output
+        save(cache, found, self.params, held[0], recipe, target)
+        checkpoint.remove()
+        if found.halted:
+            kept = found.kept(self.params)
+            raise TrainingError(
+                f"{found.halted}; the weights of epoch {kept['epoch']} (val loss "
+                f"{kept['val_loss']:.3f}) are in {target}"
+            )
+        return found
+
+    def _train(
+        self, cache: FeatureCache, learn: list[Example], val: list[Example], kept: Checkpoint
+    ) -> Run:
+        kind = self.machine.tracker if self.world.rank == 0 else "none"
+        tracker = open_tracker(kind, self.folder / kind, self.name)
+        count = self.params.val_generate
+        look = partial(examine, cache, val, count, self.params.max_tokens) if count else None
+        every = self.machine.checkpoint_steps
+        try:
+            return train(
+                cache, learn, val, self.params, Means(kept, every, self.world, tracker, look)
+            )
+        finally:
+            tracker.close()
+            if self.world.rank > 0:
+                lora.detach(self.base.model)
+
+    def _identity(self, data: dict[str, Path]) -> dict[str, Any]:
+        """What a run has to share with one that it goes on with."""
+        return {
+            **{f"train.{name}": value for name, value in self.params.model_dump().items()},
+            **{name: file_hash(path) for name, path in data.items()},
+            "base": self.base.hash,
+            "machine.ranks": self.world.size,
+            **packages(),
+        }
+
+
+def write_metrics(found: Run, params: Train, path: Path) -> None:
+    """metrics/<advisor>/train.json and the loss curves beside it."""
+    for part in ("train_loss", "val_loss"):
+        write_text(path.parent / f"{part}.csv", found.curve(part))
+    write_json(path, found.metrics(params))
