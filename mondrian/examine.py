@@ -23,9 +23,8 @@ def examine(
     errors, form = [], []
     for row in rows[:count]:
         seen = features.get(row.photo)
-        text = generate(features.vlm, [row.ids[: row.start]], [seen], max_tokens - row.start)[
-            0
-        ].text
+        prompt, limit = row.ids[: row.start], max_tokens - row.start
+        text = generate(features.vlm, [prompt], [seen], limit)[0].text
         form.append(complies(text))
         found = recover(text)
         if isinstance(found, Recovered):

@@ -71,7 +71,9 @@ class Objective:
             chunk = self.params.head_chunk
             return supervised_loss(self.head, hidden, targets, weights, chunk) / divisor
 
-        return nn.value_and_grad(self.model, mean_loss)(self.model)
+        found: tuple[mx.array, Any] = nn.value_and_grad(self.model, mean_loss)(self.model)
+        drop_by(self.layers, None)
+        return found
 
     def _compile(self, like: Packed) -> Callable[..., Any]:
         """A compiled gradient for batches whose rows have these lengths."""
@@ -88,4 +90,4 @@ class Objective:
             )  # fmt: skip
             return self._gradient(packed, drawn, divisor)
 
-        return mx.compile(run, inputs=self.model.state)
+        return mx.compile(run, inputs=self.model.state, outputs=self.model.state)

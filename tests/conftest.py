@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mondrian.critique import Critique
+from mondrian.critique import Critique, canonical
 from mondrian.params import Params, load_params
+from mondrian.photo import fit
+from mondrian.prompt import prompt_hash, row_messages
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.voice import write
 
 ROOT = Path(__file__).parent.parent
+PERSONA = "You are Ansel Adams."
 SAMPLE_SEED = 7  # not the seed of the shipped sample
 
 
@@ -95,6 +98,26 @@ def plain(tiny: Any) -> Iterator[Any]:
     tiny.model.eval()
     yield tiny
     lora.detach(tiny.model)
+
+
+@pytest.fixture(scope="session")
+def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Five prepared rows beside their pictures."""
+    from mondrian.rows import Row
+
+    folder = tmp_path_factory.mktemp("rows")
+    out = []
+    for i, photo in enumerate(photos[:5]):
+        path = folder / f"{i}.png"
+        fit(photo, 4096, 20_480).save(path)
+        answer = canonical(write("ansel", draw_scene(5, i)))
+        out.append(
+            Row(
+                messages=row_messages(PERSONA, answer), images=[str(path)], id=f"ansel/{i}",
+                photo="", photo_group=str(i), prompt_hash=prompt_hash(PERSONA),
+            )
+        )  # fmt: skip
+    return out
 
 
 def stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from mondrian.critique import DIMENSIONS, Critique, canonical
+from mondrian.critique import DIMENSIONS, Critique, canonical, complies
 from mondrian.errors import AdapterError
-from mondrian.evaluate import _alike, _judged, _same_prompt, _unseen, complies, metrics, summary
+from mondrian.evaluate import _alike, _judged, _same_prompt, _unseen, metrics, summary
 from mondrian.forward import Features
 from mondrian.prompt import row_messages
 from mondrian.recipe import BaseId, Recipe

@@ -143,7 +143,7 @@ def test_cpu_cross_entropy_and_its_gradient_equal_the_plain_ones() -> None:
 def test_cpu_attention_equals_the_stock_one(past: int, length: int) -> None:
     q = mx.random.normal((2, 4, length, 16))
     k, v = mx.random.normal((2, 2, 2, past + length, 16))
-    mask = "causal" if length > 1 else None
+    mask: Any = "causal" if length > 1 else None
     ours = kernels.attention(q, k, v, 0.25, mask)
     assert close(ours, scaled_dot_product_attention(q, k, v, None, scale=0.25, mask=mask), 1e-5)
 

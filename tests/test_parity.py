@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian import lora
+from mondrian import adapter, lora
 from mondrian.forward import hidden_states, logits, make_batch
+from mondrian.lora_settings import LoraSettings
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.vlm import answer_ids, encode, prompt_ids
@@ -69,11 +70,12 @@ def test_peft_applies_our_adapter_as_we_do(plain: Any, inputs: Any, tmp_path: Pa
     peft = pytest.importorskip("peft")
     from transformers import Qwen3VLForConditionalGeneration
 
-    settings = lora.LoraSettings(rank=16, alpha=32)
+    settings = LoraSettings(rank=16, alpha=32)
     layers = lora.attach(plain.model, settings, mx.random.key(0))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    lora.save(tmp_path, lora.tensors(layers), settings, {"base": {"source": "x", "sha256": "x"}})
+    recipe = {"base": {"source": "x", "sha256": "x"}}
+    adapter.save(tmp_path, lora.tensors(layers), settings, recipe, 4)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         ROOT / "models/base/mondrian-tiny", dtype=torch.float32
     )

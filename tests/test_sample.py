@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from mondrian import vlm
-from mondrian.critique import canonical, parse
-from mondrian.evaluate import complies
+from mondrian.critique import canonical, complies, parse
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.sample.application import CLEAN, PHOTOS

@@ -1,66 +1,42 @@
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from PIL import Image
 
 from mondrian import lora
-from mondrian.critique import canonical
+from mondrian.adapter import CONFIG, WEIGHTS
+from mondrian.checkpoint import Checkpoint
 from mondrian.errors import TrainingError
-from mondrian.forward import hidden_states, logits, make_batch
-from mondrian.params import Params
-from mondrian.photo import fit
-from mondrian.prompt import prompt_hash, row_messages
+from mondrian.examine import examine
+from mondrian.examples import examples
+from mondrian.features import FeatureCache
+from mondrian.keep import OWN, save
+from mondrian.lora_settings import LoraSettings
+from mondrian.objective import Objective
+from mondrian.params import Params, Train
 from mondrian.recipe import RECIPE, recipe, score_means
 from mondrian.rows import Row
-from mondrian.sample.scene import draw_scene
-from mondrian.sample.voice import write
-from mondrian.train import Example, _batches, _rate, examples, loss, save, scalar, train, validate
-
-PERSONA = "You are Ansel Adams."
+from mondrian.train import Means, train
 
 
-@pytest.fixture(scope="module")
-def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    folder = tmp_path_factory.mktemp("rows")
-    out = []
-    for i, photo in enumerate(photos[:5]):
-        path = folder / f"{i}.png"
-        fit(photo, 4096, 20_480).save(path)
-        answer = canonical(write("ansel", draw_scene(5, i)))
-        out.append(
-            Row(
-                messages=row_messages(PERSONA, answer), images=[str(path)], id=f"ansel/{i}",
-                photo="", photo_group=str(i), prompt_hash=prompt_hash(PERSONA),
-            )
-        )  # fmt: skip
-    return out
+@pytest.fixture
+def cache(plain: Any) -> FeatureCache:
+    return FeatureCache(plain, None, 0)
 
 
-def test_the_loss_counts_the_answer_alone(plain: Any, rows: list[Row], params: Params) -> None:
-    even = params.train.model_copy(update={"score_weight": 1.0})
-    batch = examples(plain, rows[:2], even)
-    total, count = loss(plain.model, batch, plain.image_id)
-    wanted, tokens = 0.0, 0
-    for example in batch:  # the plain way: logits everywhere, then only what answers
-        inputs = make_batch([example.ids], [example.features], plain.image_id)
-        told = logits(plain.model, hidden_states(plain.model, inputs))[0]
-        answer = example.ids[example.start :]
-        here = nn.losses.cross_entropy(told[example.start - 1 : -1], mx.array(answer))
-        wanted, tokens = wanted + scalar(here.sum()), tokens + len(answer)
-    assert round(scalar(count)) == tokens
-    assert scalar(total) == pytest.approx(wanted, rel=1e-5)
+@pytest.fixture
+def quick(params: Params) -> Train:
+    return params.train.model_copy(update={"epochs": 2, "learning_rate": 2.0e-3})
 
 
-def test_a_score_counts_more_than_a_word(plain: Any, rows: list[Row], params: Params) -> None:
+def test_a_score_counts_more_than_a_word(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
+) -> None:
     heavy = params.train.model_copy(update={"score_weight": 5.0})
-    example = examples(plain, rows[:1], heavy)[0]
+    example = examples(plain, rows[:1], heavy, cache)[0]
     answer = zip(example.ids[example.start :], example.weights, strict=True)
     digits = [plain.processor.tokenizer.decode([token]) for token, weight in answer if weight == 5]
     critique = rows[0].answer()
@@ -69,9 +45,9 @@ def test_a_score_counts_more_than_a_word(plain: Any, rows: list[Row], params: Pa
 
 
 def test_the_answer_ends_with_the_end_of_the_turn(
-    plain: Any, rows: list[Row], params: Params
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
 ) -> None:
-    example = examples(plain, rows[:1], params.train)[0]
+    example = examples(plain, rows[:1], params.train, cache)[0]
     tokenizer = plain.processor.tokenizer
     assert example.ids[-1] == tokenizer.eos_token_id
     answer = tokenizer.decode(example.ids[example.start : -1])
@@ -79,73 +55,209 @@ def test_the_answer_ends_with_the_end_of_the_turn(
     assert tokenizer.decode(example.ids[: example.start]).endswith("assistant\n")
 
 
-def test_every_row_is_seen_each_epoch_in_a_new_order(params: Params) -> None:
-    rows: Any = [Example([i], 0, None, []) for i in range(7)]  # type: ignore[arg-type]
-    epochs = [[e.ids[0] for b in _batches(rows, params.train, n) for e in b] for n in (1, 2)]
-    assert [Counter(epoch) for epoch in epochs] == [Counter(range(7))] * 2
-    assert epochs[0] != epochs[1]
-
-
-def test_the_rate_rises_and_falls(params: Params) -> None:
-    rates = [_rate(params.train, step, 100) for step in range(100)]
-    peak = params.train.learning_rate
-    assert rates[0] < rates[5] < rates[9] == pytest.approx(peak)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.1 * peak, rel=0.01)
-
-
-def test_a_row_that_is_too_long_is_named(plain: Any, rows: list[Row], params: Params) -> None:
+def test_a_row_that_is_too_long_is_named(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
+) -> None:
     short = params.train.model_copy(update={"max_tokens": 100})
     with pytest.raises(TrainingError, match=r"2 rows have more .*ansel/0 .*, ansel/1"):
-        examples(plain, rows[:2], short)
+        examples(plain, rows[:2], short, cache)
 
 
 def test_the_base_stays_frozen_and_the_loss_falls(
-    plain: Any, rows: list[Row], params: Params
+    plain: Any, rows: list[Row], cache: FeatureCache, quick: Train
 ) -> None:
-    learn = examples(plain, rows, params.train)
-    settings = params.train.model_copy(update={"epochs": 3, "learning_rate": 2.0e-3})
+    learn = examples(plain, rows, quick, cache)
     before = {path: np.array(value) for path, value in tree_flatten(plain.model.parameters())}
-    start = validate(plain, learn, 2)
-    run = train(plain, learn, learn, settings)
+    run = train(cache, learn, learn, quick)
     lora.detach(plain.model)
     after = dict(tree_flatten(plain.model.parameters()))
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[path], np.array(after[path])) for path in before)
-    assert run.metrics()["val_loss"] < start - 0.1
-    assert run.metrics()["steps"] == 3 * 3
-    assert [e["epoch"] for e in run.log if "val_loss" in e] == [1, 2, 3]
+    losses = [e["val_loss"] for e in run.epochs()]
+    assert losses[1] < losses[0] < run.log[0]["loss"]
+    assert run.metrics(quick)["steps"] == 2 * 3
+    assert [e["epoch"] for e in run.epochs()] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [
+    {"accumulate": 2, "batch_size": 1}, {"gradient_checkpointing": True}, {"compile": True},
+    {"head_chunk": 17},
+])  # fmt: skip
+def test_ways_to_save_memory_or_time_learn_the_same(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params, change: dict[str, Any]
+) -> None:
+    one = params.train.model_copy(update={"epochs": 1, "lora_dropout": 0.0, "batch_size": 2})
+    learn = examples(plain, rows[:4], one, cache)
+    wanted = train(cache, learn, learn, one)
+    lora.detach(plain.model)
+    ours = train(cache, learn, learn, one.model_copy(update=change))
+    assert len(ours.log) == len(wanted.log) == 3
+    for a, b in zip(ours.log, wanted.log, strict=True):
+        assert a.get("loss", a.get("val_loss")) == pytest.approx(
+            b.get("loss", b.get("val_loss")), abs=1e-4
+        )
+
+
+def test_dropout_is_the_same_where_layers_are_computed_again(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
+) -> None:
+    losses = []
+    for again in (False, True):
+        some = params.train.model_copy(
+            update={"epochs": 1, "lora_dropout": 0.5, "gradient_checkpointing": again}
+        )
+        learn = examples(plain, rows, some, cache)
+        losses.append([e["loss"] for e in train(cache, learn, learn, some).log if "loss" in e])
+        lora.detach(plain.model)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("change", "count"), [
+    ({"targets": "attention"}, 4 * 4 * 2), ({"targets": "mlp"}, 4 * 3 * 2),
+    ({"last_layers": 2}, 2 * 7 * 2), ({"projector": True}, (4 * 7 + 2) * 2),
+    ({"dora": True}, 4 * 7 * 3), ({"rslora": True}, 4 * 7 * 2), ({"lora_plus_ratio": 4.0}, 56),
+    ({"weight_decay": 0.1}, 56), ({"schedule": "linear"}, 56),
+])  # fmt: skip
+def test_each_setting_learns_and_its_adapter_loads_again(
+    plain: Any, rows: list[Row], quick: Train, params: Params, tmp_path: Path,
+    change: dict[str, Any], count: int,
+) -> None:  # fmt: skip
+    settings = quick.model_copy(update=change)
+    cache = FeatureCache(plain, None, 0, settings.projector)
+    learn = examples(plain, rows, settings, cache)
+    run = train(cache, learn, learn, settings)
+    assert len(run.weights) == count
+    assert run.epochs()[-1]["val_loss"] < run.log[0]["loss"] - 0.05
+    (tmp_path / "rows.json").write_text("[]")
+    made = recipe(plain.source, plain.hash, rows, tmp_path / "rows.json", params.image, settings)
+    save(cache, run, settings, learn[0], made, tmp_path / "adapter")
+    layers = {path: layer for path, layer in _attached(plain.model)}
+    again = Objective(cache, layers, settings)
+    losses = [np.array(again.value([e])) for e in learn]
+    total = float(np.sum(losses)) / sum(sum(e.weights) for e in learn)
+    assert total == pytest.approx(run.kept(settings)["val_loss"], rel=1e-4)
+
+
+def _attached(model: Any) -> list[tuple[str, Any]]:
+    every = lora._places(model, None)
+    return [
+        (path, getattr(parent, name))
+        for path, parent, name in every
+        if isinstance(getattr(parent, name), lora.LoraLinear)
+    ]
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(
-    plain: Any, rows: list[Row], params: Params
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
 ) -> None:
-    learn = examples(plain, rows[:2], params.train)
+    learn = examples(plain, rows[:2], params.train, cache)
     settings = params.train.model_copy(update={"learning_rate": 1.0, "lora_alpha": 1e30})
     with pytest.raises(TrainingError, match=r"lower train.learning_rate"):
-        train(plain, learn, learn, settings)
+        train(cache, learn, learn, settings)
+
+
+def test_a_loss_that_grows_stops_and_the_best_weights_are_kept(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
+) -> None:
+    wild = params.train.model_copy(
+        update={"epochs": 30, "learning_rate": 0.3, "schedule": "constant", "warmup_share": 0.5}
+    )
+    learn = examples(plain, rows, wild, cache)
+    run = train(cache, learn, learn, wild)
+    assert run.halted is not None
+    assert "the loss grew from" in run.halted
+    assert run.kept(wild)["val_loss"] == min(e["val_loss"] for e in run.epochs())
+
+
+def test_it_stops_when_the_val_loss_no_longer_falls(
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params
+) -> None:
+    settings = params.train.model_copy(
+        update={"epochs": 12, "patience": 2, "learning_rate": 1.0e-2, "schedule": "constant"}
+    )
+    learn = examples(plain, rows, settings, cache)
+    run = train(cache, learn[:2], learn[2:], settings)
+    losses = [e["val_loss"] for e in run.epochs()]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 12
+    assert run.metrics(settings)["epoch"] == best + 1
+    assert run.metrics(settings)["val_loss"] == min(losses)
+
+
+def test_a_few_photographs_are_critiqued_after_each_epoch(
+    plain: Any, rows: list[Row], cache: FeatureCache, quick: Train
+) -> None:
+    learn = examples(plain, rows[:2], quick, cache)
+    once = quick.model_copy(update={"epochs": 1})
+    means = Means(examine=lambda: examine(cache, learn, 2, 1536))
+    entry = train(cache, learn, learn, once, means).epochs()[0]
+    assert 0 <= entry["val_compliance"] <= 1
+    assert 0 <= entry["val_score_mae"] <= 10
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
-    plain: Any, rows: list[Row], params: Params, tmp_path: Path
+    plain: Any, rows: list[Row], cache: FeatureCache, params: Params, tmp_path: Path
 ) -> None:
     data = tmp_path / "rows.json"
     data.write_text("[]")
     found = []
     for i, seed in enumerate((1, 1, 2)):
-        learn = examples(plain, rows, params.train)
         settings = params.train.model_copy(update={"epochs": 1, "seed": seed})
-        run = train(plain, learn, learn[:1], settings)
+        learn = examples(plain, rows, settings, cache)
+        run = train(cache, learn, learn[:1], settings)
         made = recipe(plain.source, plain.hash, rows, data, params.image, settings)
-        save(plain, run, learn[0], made, tmp_path / str(i))
+        save(cache, run, settings, learn[0], made, tmp_path / str(i))
         lora.detach(plain.model)
         found.append({p.name: p.read_bytes() for p in (tmp_path / str(i)).iterdir()})
-    assert set(found[0]) == {lora.CONFIG, lora.WEIGHTS, RECIPE, "training_log.jsonl"}
+    assert set(found[0]) == {CONFIG, WEIGHTS, RECIPE, "training_log.jsonl"} == set(OWN)
     assert found[0] == found[1]
-    assert found[0][lora.WEIGHTS] != found[2][lora.WEIGHTS]
+    assert found[0][WEIGHTS] != found[2][WEIGHTS]
 
 
 def test_the_recipe_knows_what_a_constant_would_say(rows: list[Row]) -> None:
     means = score_means(rows)
     scores = [row.answer().scores()[0] for row in rows]
     assert means["Composition"] == pytest.approx(np.mean(scores), abs=1e-3)
+
+
+def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
+    plain: Any, rows: list[Row], cache: FeatureCache, quick: Train, tmp_path: Path
+) -> None:
+    learn = examples(plain, rows, quick, cache)
+    whole = train(cache, learn, learn[:2], quick)
+    for stop in range(1, 6):
+        lora.detach(plain.model)
+        kept = Checkpoint(tmp_path / "run.safetensors", {})
+        with pytest.raises(Interrupted):
+            train(cache, learn, learn[:2], quick, Means(Cut(kept.path, {}, stop), every=1))
+        lora.detach(plain.model)
+        run = train(cache, learn, learn[:2], quick, Means(kept, every=1))
+        assert run.log == whole.log
+        assert run.weights.keys() == whole.weights.keys()
+        for name, value in whole.weights.items():
+            assert np.array_equal(np.array(value), np.array(run.weights[name])), (stop, name)
+        kept.remove()
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Cut(Checkpoint):
+    """Interrupts the run after so many saves."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], saves: int) -> None:
+        super().__init__(path, identity)
+        object.__setattr__(self, "left", [saves])
+
+    def save(self, state: Any) -> None:
+        super().save(state)
+        left: Any = getattr(self, "left")  # noqa: B009
+        left[0] -= 1
+        if not left[0]:
+            raise Interrupted
+
+
+def test_a_setting_of_the_adapter_scales_as_it_says() -> None:
+    assert LoraSettings(16, 32).scale == 2
+    assert LoraSettings(16, 32, rslora=True).scale == 8

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mondrian import vlm
-from mondrian.critique import DIMENSIONS, parse
+from mondrian.critique import DIMENSIONS, complies, parse
 from mondrian.errors import run
-from mondrian.critique import complies
 from mondrian.files import write_text
 from mondrian.photo import fit
 from mondrian.prompt import row_messages

@@ -10,16 +10,17 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mondrian import lora
+from mondrian import adapter, lora
 from mondrian.critique import DIMENSIONS
 from mondrian.errors import AdapterError
 from mondrian.forward import Features
+from mondrian.lora_settings import LoraSettings
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.recipe import RECIPE
 from mondrian.vlm import encode, next_logits, prompt_ids
 
-SETTINGS = lora.LoraSettings(rank=4, alpha=8)
+SETTINGS = LoraSettings(rank=4, alpha=8)
 
 
 @pytest.fixture
@@ -43,15 +44,15 @@ def folder(plain: Any, tmp_path: Path) -> Path:
     }
     path = tmp_path / "adapter"
     path.mkdir()
-    lora.save(path, lora.tensors(layers), SETTINGS, recipe)
+    adapter.save(path, lora.tensors(layers), SETTINGS, recipe, 4)
     lora.detach(plain.model)
     return path
 
 
 def rewrite(folder: Path, change: Any) -> None:
-    weights = load_file(folder / lora.WEIGHTS)
+    weights = load_file(folder / adapter.WEIGHTS)
     change(weights)
-    save_file(weights, folder / lora.WEIGHTS)
+    save_file(weights, folder / adapter.WEIGHTS)
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
@@ -61,7 +62,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
     lora.attach(plain.model, SETTINGS, mx.random.key(0))
     assert mx.array_equal(next_logits(plain, *canary), before)
     lora.detach(plain.model)
-    lora.load(plain.model, plain.hash, folder)
+    adapter.load(plain.model, plain.hash, folder)
     assert not mx.array_equal(next_logits(plain, *canary), before)
     lora.detach(plain.model)
     assert mx.array_equal(next_logits(plain, *canary), before)
@@ -83,9 +84,9 @@ def test_an_adapter_goes_on_a_packed_base(plain: Any) -> None:
 
 
 def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
-    config = json.loads((folder / lora.CONFIG).read_text())
+    config = json.loads((folder / adapter.CONFIG).read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
-    weights = load_file(folder / lora.WEIGHTS)
+    weights = load_file(folder / adapter.WEIGHTS)
     text = plain.model.config.text_config
     assert len(weights) == 2 * 7 * text.num_hidden_layers
     name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_{}.weight"
@@ -106,43 +107,44 @@ def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
     before = next_logits(plain, *canary)
     rewrite(folder, change)
     with pytest.raises(AdapterError, match=words):
-        lora.load(plain.model, plain.hash, folder)
+        adapter.load(plain.model, plain.hash, folder)
     assert mx.array_equal(next_logits(plain, *canary), before)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_a_cut_file_is_refused(plain: Any, folder: Path, keep: int) -> None:
-    path = folder / lora.WEIGHTS
+    path = folder / adapter.WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):
-        lora.load(plain.model, plain.hash, folder)
+        adapter.load(plain.model, plain.hash, folder)
 
 
 def test_another_base_is_refused_by_name(plain: Any, folder: Path) -> None:
     with pytest.raises(AdapterError, match=r"was trained on .*mondrian-tiny .sha256 .*not on this"):
-        lora.load(plain.model, "0" * 64, folder)
+        adapter.load(plain.model, "0" * 64, folder)
 
 
 def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
-        lora.load(plain.model, plain.hash, tmp_path)
+        adapter.load(plain.model, plain.hash, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [
     (RECIPE, "{", "is damaged"), (RECIPE, "[]", "is damaged"), (RECIPE, '{"base": "x"}', "damaged"),
-    (lora.CONFIG, "{}", "is damaged"), (lora.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
-    (lora.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+    (adapter.CONFIG, "{}", "is damaged"),
+    (adapter.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+    (adapter.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
 ])  # fmt: skip
 def test_a_damaged_description_says_so(
     plain: Any, folder: Path, name: str, text: str, words: str
 ) -> None:
     (folder / name).write_text(text)
     with pytest.raises(AdapterError, match=words):
-        lora.load(plain.model, plain.hash, folder)
+        adapter.load(plain.model, plain.hash, folder)
 
 
 def test_an_adapter_that_does_nothing_is_caught() -> None:
     logits = mx.array([1.0, 2.0])
-    lora.prove_applied(logits, logits + 1e-6, Path("adapter"))
+    adapter.prove_applied(logits, logits + 1e-6, Path("adapter"))
     with pytest.raises(AdapterError, match="changes nothing"):
-        lora.prove_applied(logits, logits, Path("adapter"))
+        adapter.prove_applied(logits, logits, Path("adapter"))
