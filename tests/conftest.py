@@ -1,5 +1,6 @@
 """Small real things: a rendered photograph, a database, mondrian-tiny, the application."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -118,6 +119,16 @@ def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
             )
         )  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="session")
+def some_prepared(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.json and val.json of a few prepared rows."""
+    folder = tmp_path_factory.mktemp("prepared")
+    told = [row.model_dump() for row in rows]
+    (folder / "train.json").write_text(json.dumps(told[:4] * 3))
+    (folder / "val.json").write_text(json.dumps(told[4:]))
+    return folder
 
 
 def stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
