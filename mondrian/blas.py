@@ -39,8 +39,11 @@ def load() -> bool:
     if hasattr(libc, "mallopt"):  # glibc; musl has none
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    # One thread trains as fast as two: the rest of MLX on a CPU is single-threaded.
+    # One thread: MLX's own work fills the other core, a lane of rows each (mondrian/objective.py).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Lanes run side by side only where MLX orders its work by breadth, and not from the width of 20
+    # arrays on by depth; read once, at its first evaluation.
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1000")
     path = find_openblas()
     late = "mlx.core" in sys.modules
     if path is None or late:

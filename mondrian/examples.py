@@ -10,17 +10,20 @@ from mondrian.features import FeatureCache
 from mondrian.params import Train
 from mondrian.rows import Row
 from mondrian.supervision import token_weights
-from mondrian.vlm import Vlm, answer_ids, prompt_ids
+from mondrian.tokens import Tokens
+from mondrian.vlm import Vlm
 
 
 @dataclass(frozen=True)
 class Example:
     """One row ready to learn from: its tokens, where the answer begins, its photograph's path.
 
+    name     advisor and job
     weights  one a token of the answer: how many times it counts in the loss
     scores   the advisor's own, of the seven dimensions
     """
 
+    name: str
     ids: list[int]
     start: int
     photo: str
@@ -34,26 +37,28 @@ def examples(vlm: Vlm, rows: Sequence[Row], params: Train, features: FeatureCach
     Raises TrainingError that names every row longer than train.max_tokens.
     """
     features.look([row.images[0] for row in rows])
-    found = [_example(vlm, row, params, features) for row in rows]
-    long = [
-        f"{row.id} ({len(example.ids)})"
-        for row, example in zip(rows, found, strict=True)
-        if len(example.ids) > params.max_tokens
-    ]
+    counts = [features.get(row.images[0]).merged.shape[0] for row in rows]
+    found = [example(vlm.tokens, row, params, n) for row, n in zip(rows, counts, strict=True)]
+    refuse_long(found, params)
+    return found
+
+
+def example(tokens: Tokens, row: Row, params: Train, image_tokens: int) -> Example:
+    """One row as tokens and their weights."""
+    prompt = tokens.prompt(row.messages[:-1], image_tokens)
+    text = row.messages[-1]["content"]
+    answer, spans = tokens.answer(text)
+    weights = token_weights(text, spans, row.derived, params.score_weight)
+    scores = tuple(row.answer().scores())
+    return Example(row.id, prompt + answer, len(prompt), row.images[0], weights, scores)
+
+
+def refuse_long(rows: Sequence[Example], params: Train) -> None:
+    """Raise TrainingError that names every row longer than train.max_tokens."""
+    long = [f"{row.name} ({len(row.ids)})" for row in rows if len(row.ids) > params.max_tokens]
     if long:
         more = f" (+{len(long) - 5} more)" if len(long) > 5 else ""
         raise TrainingError(
             f"{len(long)} rows have more than train.max_tokens ({params.max_tokens}) tokens: "
             f"{', '.join(long[:5])}{more}; raise it, or lower image.max_pixels"
         )
-    return found
-
-
-def _example(vlm: Vlm, row: Row, params: Train, features: FeatureCache) -> Example:
-    path = row.images[0]
-    prompt = prompt_ids(vlm, row.messages[:-1], features.get(path))
-    text = row.messages[-1]["content"]
-    answer, spans = answer_ids(vlm, text)
-    weights = token_weights(text, spans, row.derived, params.score_weight)
-    scores = tuple(row.answer().scores())
-    return Example(prompt + answer, len(prompt), path, weights, scores)

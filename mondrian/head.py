@@ -12,7 +12,7 @@ import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.kernels import ON_GPU, exp
+from mondrian.kernels import ON_GPU, UNIT, exp, to_the
 
 
 @mx.custom_function
@@ -93,10 +93,12 @@ def supervised_loss(
 
     @mx.custom_function
     def both(hidden: mx.array) -> Any:
-        total, gradient = mx.array(0.0), []
+        total = mx.array(0.0)
+        gradient: list[mx.array] = []
         for first in range(0, hidden.shape[0], chunk):
             part = slice(first, first + chunk)
             h, target, weight = hidden[part], targets[part], weights[part][:, None]
+            h = _after(h, [*gradient[-1:], total])
             each, powers, norm = _each(head, h, target)
             total = total + (each * weight).sum()
             pull = head.back(powers, h.dtype) / norm - head.rows(target)
@@ -119,16 +121,24 @@ def plain_loss(
     total = mx.array(0.0)
     for first in range(0, hidden.shape[0], chunk):
         part = slice(first, first + chunk)
-        each, _, _ = _each(head, hidden[part], targets[part])
+        each, _, _ = _each(head, _after(hidden[part], [total]), targets[part])
         total = total + (each * weights[part][:, None]).sum()
     return total
 
 
+def _after(h: mx.array, done: list[mx.array]) -> mx.array:
+    """`h`, but not before what came last is there: MLX would make every chunk's logits at once."""
+    return mx.depends([h], done)[0]
+
+
 def _each(head: Head, h: mx.array, target: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1)."""
-    told = head.logits(h)
+    """Cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1).
+
+    The logits come to the base whose power is quick, and give their memory to their powers.
+    """
+    told = head.logits(h * UNIT)
     highest = told.max(-1, keepdims=True)
-    powers = exp(told - highest)
-    norm = powers.sum(-1, keepdims=True)
     taken = mx.take_along_axis(told, target[:, None], axis=-1)
-    return mx.log(norm) + highest - taken, powers, norm
+    powers = to_the(mx.depends([told], [highest, taken])[0] - highest)
+    norm = powers.sum(-1, keepdims=True)
+    return mx.log(norm) + (highest - taken) / UNIT, powers, norm

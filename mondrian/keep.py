@@ -11,9 +11,10 @@ from mondrian import adapter, lora
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
 from mondrian.files import whole_folder
+from mondrian.lora_settings import lora_settings
 from mondrian.params import Train
 from mondrian.recipe import RECIPE
-from mondrian.train import LOG, lora_settings
+from mondrian.train import LOG
 from mondrian.vlm import next_logits
 from mondrian.watch import Run
 

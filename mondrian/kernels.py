@@ -16,9 +16,9 @@ import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
 
-_LOG2_E = log2(2.718281828459045)
-_BLOCK = 192  # queries a block of attention: small wastes calls, large wastes masked work
+BLOCK = 192  # queries a block of attention: small wastes calls, large wastes masked work
 ON_GPU = mx.default_device().type == mx.DeviceType.gpu
+UNIT = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
 Span = tuple[int, int]  # from and up to
 
 
@@ -35,7 +35,12 @@ Mask = Literal["causal"] | Sequence[Part] | None
 
 def exp(x: mx.array) -> mx.array:
     """e^x, through power where that is quicker."""
-    return mx.exp(x) if ON_GPU else mx.power(mx.array(2.0, x.dtype), x * _LOG2_E)
+    return to_the(x * UNIT)
+
+
+def to_the(x: mx.array) -> mx.array:
+    """The device's quick base to the x: e^(x / UNIT)."""
+    return mx.exp(x) if ON_GPU else mx.power(mx.array(2.0, x.dtype), x)
 
 
 @mx.custom_function
@@ -101,8 +106,8 @@ def _attend(
     k, v = k[:, :, None], v[:, :, None]
     past = total - length
     out: list[mx.array] = []
-    for start in range(0, length, _BLOCK):
-        stop = min(length, start + _BLOCK)
+    for start in range(0, length, BLOCK):
+        stop = min(length, start + BLOCK)
         seen = past + stop if mask == "causal" else total
         scores = q[:, :, :, start:stop] @ k[:, :, :, :seen].swapaxes(-1, -2)
         if mask == "causal" and stop - start > 1:

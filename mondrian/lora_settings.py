@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
+from mondrian.params import Train
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 PROJECTIONS = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP}
@@ -39,6 +41,20 @@ class LoraSettings:
     def scale(self) -> float:
         """What the adapter's output is multiplied by."""
         return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+
+def lora_settings(params: Train) -> LoraSettings:
+    """The adapter that params.yaml asks for."""
+    return LoraSettings(
+        rank=params.lora_r,
+        alpha=params.lora_alpha,
+        dropout=params.lora_dropout,
+        targets=PROJECTIONS[params.targets],
+        last_layers=params.last_layers,
+        projector=params.projector,
+        rslora=params.rslora,
+        dora=params.dora,
+    )
 
 
 def peft_config(settings: LoraSettings, base: str, layers: int) -> dict[str, Any]:

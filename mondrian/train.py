@@ -24,7 +24,7 @@ from mondrian.checkpoint import Checkpoint, Progress, State
 from mondrian.errors import TrainingError
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
-from mondrian.lora_settings import PROJECTIONS, LoraSettings
+from mondrian.lora_settings import lora_settings
 from mondrian.objective import Objective
 from mondrian.optimizer import AdamW
 from mondrian.order import batches_of, rate_at, share_of, steps_an_epoch
@@ -50,20 +50,6 @@ class Means:
     world: World = field(default_factory=World)
     tracker: Tracker = field(default_factory=Nothing)
     examine: Callable[[], dict[str, float]] | None = None
-
-
-def lora_settings(params: Train) -> LoraSettings:
-    """The adapter that params.yaml asks for."""
-    return LoraSettings(
-        rank=params.lora_r,
-        alpha=params.lora_alpha,
-        dropout=params.lora_dropout,
-        targets=PROJECTIONS[params.targets],
-        last_layers=params.last_layers,
-        projector=params.projector,
-        rslora=params.rslora,
-        dora=params.dora,
-    )
 
 
 def train(

@@ -22,7 +22,7 @@ from PIL import Image
 from mondrian.errors import BaseModelError
 from mondrian.files import files_hash, read_json
 from mondrian.forward import Features, hidden_states, layers, logits, make_batch
-from mondrian.prompt import chat_messages
+from mondrian.tokens import Exact
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Vlm:
     hash: str
     image_id: int
     end_ids: frozenset[int]
+
+    @property
+    def tokens(self) -> Exact:
+        """What makes tokens of a row."""
+        return Exact(self.processor.tokenizer, self.image_id)
 
 
 @dataclass(frozen=True)
@@ -119,20 +124,7 @@ def _tower(tower: Any, pixels: mx.array, grid: mx.array) -> tuple[mx.array, mx.a
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
     """Tokens of everything before the answer, one image token a feature."""
-    text = vlm.processor.tokenizer.apply_chat_template(
-        chat_messages(messages), tokenize=False, add_generation_prompt=True
-    )
-    ids = vlm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    where = ids.index(vlm.image_id)
-    return [*ids[:where], *[vlm.image_id] * features.merged.shape[0], *ids[where + 1 :]]
-
-
-def answer_ids(vlm: Vlm, answer: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokens of an answer and of its end, and the characters that each stands for."""
-    tokenizer = vlm.processor.tokenizer
-    text = answer + tokenizer.eos_token
-    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(told["input_ids"]), list(told["offset_mapping"])
+    return vlm.tokens.prompt(messages, features.merged.shape[0])
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from mondrian import ranks, vlm
 from mondrian.errors import run
+from mondrian.fit import refuse_too_large
+from mondrian.machine import memory_left
 from mondrian.params import load_params
+from mondrian.planning import Files, files_of, plan_for, show_plans
 from mondrian.recipe import recipe
 from mondrian.rows import read_rows
 from mondrian.session import Session, write_metrics
@@ -14,13 +17,16 @@ from mondrian.session import Session, write_metrics
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a LoRA adapter on a frozen base.")
-    parser.add_argument("--train_data", type=Path, required=True)
-    parser.add_argument("--val_data", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--metrics", type=Path, required=True)
+    needed = "--plan" not in sys.argv
+    parser.add_argument("--train_data", type=Path, required=needed)
+    parser.add_argument("--val_data", type=Path, required=needed)
+    parser.add_argument("--output_dir", type=Path, required=needed)
+    parser.add_argument("--metrics", type=Path, required=needed)
     parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
     parser.add_argument("--epochs", type=int, help="instead of train.epochs of params.yaml")
     parser.add_argument("--base", help="instead of base.source of params.yaml")
+    parser.add_argument("--plan", action="store_true", help="say what it would take, and stop")
+    parser.add_argument("--memory_gb", type=float, help="plan for so much, not for this machine's")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
@@ -29,12 +35,21 @@ def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     settings = params.train.with_epochs(args.epochs)
-    rows, val = read_rows(args.train_data), read_rows(args.val_data)
+    source = args.base or params.base.source
+    files = [Files(args.train_data, args.val_data)] if args.train_data else files_of(params)
+    if args.plan:
+        memory = int(args.memory_gb * 1e9) if args.memory_gb else None
+        show_plans(source, files, settings, params.machine.ranks, memory, print)
+        return
     world = ranks.join(params.machine.collective_seconds)
+    if world.size == 1:
+        plan = plan_for(source, files[0], settings)
+        refuse_too_large(plan, memory_left(), params.machine.ranks)
     if params.machine.ranks > world.size:
         ranks.start_local([sys.executable, *sys.argv], params.machine.ranks)
         return
-    base = vlm.load(args.base or params.base.source)
+    rows, val = read_rows(args.train_data), read_rows(args.val_data)
+    base = vlm.load(source)
     made = recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
     session = Session(base, settings, params.machine, world, args.cache_dir, args.output_dir.name)
     data = {"train data": args.train_data, "val data": args.val_data}

@@ -14,7 +14,7 @@ from mondrian import head, kernels
 from mondrian.forward import hidden_states, logits, make_batch, positions
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
-from mondrian.vlm import answer_ids, encode, generate, prompt_ids
+from mondrian.vlm import encode, generate, prompt_ids
 
 PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
 
@@ -36,7 +36,7 @@ def test_logits_are_those_of_mlx_vlm(
     picture = photos[0].resize(size)
     seen = encode(plain, picture)
     messages = row_messages(PERSONA, "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')[0]
+    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
     ours = logits(
         plain.model, hidden_states(plain.model, make_batch([ids], [seen], plain.image_id))
     )

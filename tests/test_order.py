@@ -15,7 +15,7 @@ def test_every_row_is_seen_once_an_epoch(
     params: Params, count: int, size: int, accumulate: int, epoch: int
 ) -> None:
     train = params.train.model_copy(update={"batch_size": size, "accumulate": accumulate})
-    rows = [Example([i], 0, "", []) for i in range(count)]
+    rows = [Example("", [i], 0, "", []) for i in range(count)]
     steps = range(steps_an_epoch(count, train))
     batches = [b for step in steps for b in batches_of(rows, train, epoch, step)]
     assert all(0 < len(batch) <= size for batch in batches)
@@ -31,7 +31,7 @@ def test_another_epoch_has_another_order(params: Params) -> None:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 4))
 def test_ranks_share_all_rows(lengths: list[int], ranks: int) -> None:
-    rows = [Example([0] * n, 0, str(i), []) for i, n in enumerate(lengths)]
+    rows = [Example("", [0] * n, 0, str(i), []) for i, n in enumerate(lengths)]
     dealt = [share_of(rows, rank, ranks) for rank in range(ranks)]
     assert Counter(e.photo for part in dealt for e in part) == Counter(e.photo for e in rows)
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

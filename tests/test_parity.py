@@ -17,7 +17,7 @@ from mondrian.forward import hidden_states, logits, make_batch
 from mondrian.lora_settings import LoraSettings
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
-from mondrian.vlm import answer_ids, encode, prompt_ids
+from mondrian.vlm import encode, prompt_ids
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -32,7 +32,7 @@ def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[
     picture = fit(photos[0], 4096, 20_480)
     seen = encode(plain, picture)
     messages = row_messages("You are an editor.", "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + answer_ids(plain, '{"image_description": "A')[0]
+    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
     pixels = plain.processor.image_processor([picture])
     tensor = torch.tensor([ids])
     return (

@@ -1,0 +1,58 @@
+"""What this machine has: how it computes, how fast, and how much memory is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mlx.core as mx
+import psutil
+
+from mondrian.kernels import BLOCK, ON_GPU, softmax
+from mondrian.memory import Device
+
+METAL = Device(float_bytes=2, block=0)
+CPU = Device(float_bytes=4, block=BLOCK)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Measured: operations of a matrix product a second, and seconds an element of softmax."""
+
+    operations: float
+    element: float
+
+
+def this_device() -> Device:
+    """How MLX computes here."""
+    return METAL if ON_GPU else CPU
+
+
+def memory_left() -> int:
+    """Bytes that a run may take: of the GPU's working set, or of what is free."""
+    if ON_GPU:
+        return int(mx.device_info()["max_recommended_working_set_size"])
+    return int(psutil.virtual_memory().available)
+
+
+def measure() -> Pace:
+    """The better of a few tries each, in well under a second."""
+    kind = mx.bfloat16 if ON_GPU else mx.float32
+    a, b = mx.ones((1024, 1024), kind), mx.ones((1024, 1024), kind)
+    scores = mx.random.normal((1024, 2048)).astype(kind)
+    mx.eval(a, b, scores)
+    product = _quickest(lambda: a @ b)
+    softened = _quickest(lambda: softmax(scores))
+    return Pace(2 * 1024**3 / product, softened / scores.size)
+
+
+def _quickest(make: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(8):
+        started = perf_counter()
+        mx.eval(make())
+        times.append(perf_counter() - started)
+    return min(times)
