@@ -57,9 +57,9 @@ def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
     Raises AdapterError where it is not whole, does not fit the model, or does nothing.
     """
     found = read_weights(folder)
-    layers = attach(model, _settings(folder, found, len(model.language_model.model.layers)))
+    layers = attach(model, read_settings(folder, found, len(model.language_model.model.layers)))
     try:
-        _check(layers, found, folder)
+        check_weights(layers, found, folder)
     except AdapterError:
         detach(model)
         raise
@@ -75,10 +75,11 @@ def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> No
         raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
 
 
-def _check(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Path) -> None:
+def check_weights(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Path) -> None:
+    """Raise AdapterError unless weights are those of `layers`, are numbers, and do something."""
     wanted = {name: value.shape for name, value in tensors(layers).items()}
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} has no place in this base" for name in found if name not in wanted]
+    faults = [f"{name} has no place in this base" for name in found if name not in wanted]
+    faults += [f"{name} is missing" for name in wanted if name not in found]
     faults += [
         f"{name} is {found[name].shape}, here {wanted[name]}"
         for name in wanted
@@ -101,7 +102,7 @@ def wants_raw(folder: Path) -> bool:
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def _settings(folder: Path, found: dict[str, mx.array], layers: int) -> LoraSettings:
+def read_settings(folder: Path, found: dict[str, mx.array], layers: int) -> LoraSettings:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return settings_of(config, found, layers)

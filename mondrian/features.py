@@ -23,10 +23,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.forward import Features
+from mondrian.lanes import LANES
 from mondrian.photo import read_photo
-from mondrian.vlm import Vlm, encode
+from mondrian.vlm import Vlm, encode_all
 
 _IN_MEMORY = 1 << 30  # bytes of features that are kept at hand
+_VERSION = 2  # of the arithmetic that makes features
 _AHEAD = 4  # photographs decoded on the other core while the tower is at work
 
 
@@ -45,7 +47,14 @@ class FeatureCache:
         self._keys: dict[str, str] = {}
         self._near: OrderedDict[str, Features] = OrderedDict()
         settings = vlm.processor.image_processor
-        told = [vlm.hash, raw, settings.patch_size, settings.merge_size, settings.image_mean]
+        told = [
+            _VERSION,
+            vlm.hash,
+            raw,
+            settings.patch_size,
+            settings.merge_size,
+            settings.image_mean,
+        ]
         self._base = json.dumps([*told, settings.image_std, settings.rescale_factor], default=list)
 
     def look(self, paths: Sequence[str]) -> None:
@@ -55,17 +64,21 @@ class FeatureCache:
         """
         new = [path for path in dict.fromkeys(paths) if path not in self._keys]
         bar = tqdm(_decoded(new), "photographs", len(new), unit="photo", leave=False)
+        waiting: dict[str, Image.Image] = {}
         for path, picture in bar:
             self._keys[path] = self._key(picture)
             if self._find(path) is None:
-                self._make(path, picture)
+                waiting[path] = picture
+            if len(waiting) == LANES:
+                self._make(waiting)
+        self._make(waiting)
         self._evict()
 
     def get(self, path: str) -> Features:
         """Features of one photograph, from memory, from the folder, or made again."""
         if path not in self._keys:
             self.look([path])
-        return self._find(path) or self._make(path, read_photo(Path(path)))
+        return self._find(path) or self._make({path: read_photo(Path(path))})[0]
 
     def _key(self, picture: Image.Image) -> str:
         digest = sha256(f"{self._base} {picture.size}".encode())
@@ -82,12 +95,15 @@ class FeatureCache:
             self._keep_near(key, found)
         return found
 
-    def _make(self, path: str, picture: Image.Image) -> Features:
-        seen = encode(self.vlm, picture, self.raw)
-        self.made += 1
-        self._keep_near(self._keys[path], seen)
-        self._write(self._keys[path], seen)
-        return seen
+    def _make(self, waiting: dict[str, Image.Image]) -> list[Features]:
+        """Run the tower on pictures, a lane each, and keep what it says; `waiting` is emptied."""
+        found = encode_all(self.vlm, list(waiting.values()), self.raw)
+        for path, seen in zip(waiting, found, strict=True):
+            self.made += 1
+            self._keep_near(self._keys[path], seen)
+            self._write(self._keys[path], seen)
+        waiting.clear()
+        return found
 
     def _keep_near(self, key: str, seen: Features) -> None:
         self._near[key] = seen

@@ -137,8 +137,14 @@ def _each(head: Head, h: mx.array, target: mx.array) -> tuple[mx.array, mx.array
     The logits come to the base whose power is quick, and give their memory to their powers.
     """
     told = head.logits(h * UNIT)
-    highest = told.max(-1, keepdims=True)
+    highest = _blocks(told).max(1).max(-1, keepdims=True)
     taken = mx.take_along_axis(told, target[:, None], axis=-1)
     powers = to_the(mx.depends([told], [highest, taken])[0] - highest)
-    norm = powers.sum(-1, keepdims=True)
+    norm = _blocks(powers).sum(1).sum(-1, keepdims=True)
     return mx.log(norm) + (highest - taken) / UNIT, powers, norm
+
+
+def _blocks(x: mx.array) -> mx.array:
+    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle one thrice as fast."""
+    wide = 64 if x.shape[1] % 64 == 0 else 1
+    return x.reshape(x.shape[0], -1, wide)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from functools import lru_cache
+from math import log2, pi, sqrt
 from typing import Any, Literal
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
+_GELU = -2 * sqrt(2 / pi)
+_CUBIC = 0.044715 * _GELU
 BLOCK = 192  # queries a block of attention: small wastes calls, large wastes masked work
 ON_GPU = mx.default_device().type == mx.DeviceType.gpu
 UNIT = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
@@ -74,6 +78,13 @@ def swiglu(gate: mx.array, x: mx.array) -> Any:
     return nn.silu(gate) * x if ON_GPU else _cpu_swiglu(gate, x)
 
 
+def gelu(x: mx.array) -> mx.array:
+    """GELU by its tanh form (Hendrycks & Gimpel, arXiv:1606.08415), x * sigmoid(2 u)."""
+    if ON_GPU:
+        return nn.gelu_approx(x)
+    return x / (1 + exp(x * (_GELU + _CUBIC * x * x)))
+
+
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
     """Grouped-query attention.
 
@@ -111,8 +122,14 @@ def _attend(
         seen = past + stop if mask == "causal" else total
         scores = q[:, :, :, start:stop] @ k[:, :, :, :seen].swapaxes(-1, -2)
         if mask == "causal" and stop - start > 1:
-            rows, columns = mx.arange(past + start, past + stop), mx.arange(seen)
-            scores = scores + mx.where(rows[:, None] >= columns[None], 0.0, -1e9)
+            scores = scores + _below(stop - start, seen)
         weights: Any = softmax(scores)
         out.append(weights @ v[:, :, :, :seen])
     return mx.concatenate(out, axis=3).reshape(batch, heads, length, width)
+
+
+@lru_cache(64)
+def _below(queries: int, keys: int) -> mx.array:
+    """What hides later keys from the last queries: 0 or -1e9, (queries, keys)."""
+    hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
+    return mx.array(-1e9 * hidden)

@@ -13,9 +13,10 @@ from mondrian.architecture import Architecture
 from mondrian.lora_settings import LoraSettings
 from mondrian.params import Train
 
-# Measured on a CPU: copies of a chunk's logits that are there at once, and of those of the chunks
-# that follow; what the way back through a layer takes, in layers; the same where it is made again.
-_LOGITS, _FOLLOWING, _BACK, _AGAIN = 2, 3, 1.35, 3.0
+# Measured on a CPU: copies of a chunk's logits that are there at once, and of those of the chunk
+# that follows; how much of it where two lanes are seldom there together; what the way back through
+# a layer takes, in layers; the same where it is made again.
+_LOGITS, _FOLLOWING, _TOGETHER, _BACK, _AGAIN = 2, 3, 0.8, 1.35, 4.0
 Pairs = tuple[tuple[int, int], ...]  # queries and the keys they see, of each row
 
 
@@ -73,7 +74,8 @@ def terms(work: Work, load: Load) -> dict[str, int]:
     kept, passing = _activations(work, load)
     chunk = min(load.lanes * work.params.head_chunk, load.supervised)
     copies = _LOGITS * chunk + _FOLLOWING * min(chunk, load.supervised - chunk)
-    logits = copies * base.vocabulary * 4 + 2 * load.supervised * base.width * 4
+    share = _TOGETHER if load.lanes > 1 else 1
+    logits = int(share * copies * base.vocabulary * 4) + 2 * load.supervised * base.width * 4
     return {
         "base": base.stored_bytes(size),
         "adapter, gradient, moments, best so far": 5 * 4 * base.lora_weights(work.lora),

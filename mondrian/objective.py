@@ -1,7 +1,6 @@
 """The loss of a batch and its gradient: packed rows, the head where something is supervised.
 
-On a CPU the rows of a batch are dealt to two lanes, each of them packed and computed on a thread of
-its own: MLX's element-wise kernels use one core. The sum is the same for any number of cores.
+The rows of a batch are dealt to lanes (mondrian/lanes.py), each packed by itself.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from mlx.utils import tree_map
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
 from mondrian.head import Head, plain_loss, supervised_loss
+from mondrian.lanes import LANES, dealt, lanes
 from mondrian.lora import LoraLinear, drop_by
-from mondrian.packing import LANES, Packed, answer_states, dealt, pack
+from mondrian.packing import Packed, answer_states, pack
 from mondrian.params import Train
 
 
@@ -33,8 +33,6 @@ class Objective:
         self.model = features.vlm.model
         self.head = Head(self.model)
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        own = mx.default_stream(mx.default_device())
-        self._streams = [own, *(mx.new_stream(mx.default_device()) for _ in range(LANES - 1))]
 
     def batch(self, rows: Sequence[Example]) -> Packed:
         """Rows as one packed sequence."""
@@ -59,10 +57,10 @@ class Objective:
 
     def _each(self, rows: Sequence[Example], work: Callable[[Sequence[Example], int], Any]) -> Any:
         """What `work` makes of each lane's rows, each on a thread of MLX of its own."""
-        found = []
-        for i, part in enumerate(dealt(rows)):
-            with mx.stream(self._streams[i]):
-                found.append(work(part, i))
+        parts, found = dealt(rows), []
+        for i, stream in enumerate(lanes(len(parts))):
+            with mx.stream(stream):
+                found.append(work(parts[i], i))
         return found
 
     def _value(self, rows: Sequence[Example]) -> mx.array:

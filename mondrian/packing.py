@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mondrian.forward import Features, Ints, decoder, embed, positions, rotation
-from mondrian.kernels import ON_GPU, Part
-from mondrian.order import share_of
+from mondrian.kernels import Part
 
-LANES = 1 if ON_GPU else 2  # into which a batch's rows are dealt
 _LEAST = 16  # tokens from which a shared front is worth its joins
 
 
@@ -59,12 +57,6 @@ class Packed:
     targets: Ints
     weights: NDArray[np.float32]
     rows: int
-
-
-def dealt(rows: Sequence[Any]) -> list[list[Any]]:
-    """The rows of each lane; none is empty."""
-    lanes = min(LANES, len(rows))
-    return [share_of(rows, lane, lanes) for lane in range(lanes)]
 
 
 def shared_front(rows: Sequence[Packable], image_id: int) -> int:

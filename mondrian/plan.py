@@ -16,11 +16,12 @@ from PIL import Image
 from mondrian.architecture import Architecture
 from mondrian.examples import Example, example, refuse_long
 from mondrian.forward import Features
+from mondrian.lanes import dealt
 from mondrian.lora_settings import lora_settings
 from mondrian.machine import Pace
 from mondrian.memory import Device, Load, Work, elements, operations, terms
 from mondrian.order import batches_of, steps_an_epoch
-from mondrian.packing import Packed, dealt, pack
+from mondrian.packing import Packed, pack
 from mondrian.params import Train
 from mondrian.rows import Row
 from mondrian.tokens import Exact, Rough

@@ -23,6 +23,7 @@ from mondrian.errors import BaseModelError
 from mondrian.files import files_hash, read_json
 from mondrian.forward import Features, hidden_states, layers, logits, make_batch
 from mondrian.tokens import Exact
+from mondrian.tower import see
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def load(source: str) -> Vlm:
 
     Raises BaseModelError where there is no such base or it is no Qwen3-VL.
     """
-    folder = _folder(source)
+    folder = base_folder(source)
     _check_config(source, folder)
     import mlx_vlm
 
@@ -95,6 +96,15 @@ def encode(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
 
     Raises BaseModelError where the base's processor would resize it once more.
     """
+    return encode_all(vlm, [picture], raw)[0]
+
+
+def encode_all(vlm: Vlm, pictures: Sequence[Image.Image], raw: bool = False) -> list[Features]:
+    """The same for some pictures together."""
+    return see(vlm.model.vision_tower, [_patches(vlm, picture) for picture in pictures], raw)
+
+
+def _patches(vlm: Vlm, picture: Image.Image) -> tuple[mx.array, tuple[int, int]]:
     seen = vlm.processor.image_processor([picture])
     patch = vlm.model.config.vision_config.patch_size
     _, rows, columns = (int(n) for n in np.array(seen["image_grid_thw"])[0])
@@ -103,23 +113,7 @@ def encode(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
             f"{vlm.source} resizes {picture.width}x{picture.height} to {columns * patch}x"
             f"{rows * patch}; keep image.min_pixels and max_pixels within its own bounds"
         )
-    grid, pixels = mx.array([[1, rows, columns]]), mx.array(np.array(seen["pixel_values"]))
-    before, merged, deep = _tower(vlm.model.vision_tower, pixels, grid)
-    mx.eval(before, merged, deep)
-    merge = vlm.model.config.vision_config.spatial_merge_size
-    shape = (rows // merge, columns // merge)
-    return Features(merged, tuple(deep), shape, before if raw else None)
-
-
-def _tower(tower: Any, pixels: mx.array, grid: mx.array) -> tuple[mx.array, mx.array, Any]:
-    """What enters the merger, what leaves it, and every DeepStack level."""
-    merger = tower.merger
-    tower.merger = lambda states: states
-    try:
-        before, deep = tower(pixels, grid)
-    finally:
-        tower.merger = merger
-    return before, merger(before), deep
+    return mx.array(np.array(seen["pixel_values"])), (rows, columns)
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
@@ -189,7 +183,7 @@ def _float32(value: mx.array) -> mx.array:
     return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
-def _folder(source: str) -> Path:
+def base_folder(source: str) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         if source.count("/") != 1 or source.startswith((".", "models/")):

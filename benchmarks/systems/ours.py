@@ -1,0 +1,86 @@
+"""One job of benchmarks/train.py with this project's trainer: ours.py FOLDER [RANKS]
+
+The tower runs once a photograph before the first step; its seconds are told apart.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import mondrian.blas  # noqa: E402, F401  # isort: skip  (before mlx)
+import mlx.core as mx  # noqa: E402
+
+from benchmarks.given import Given  # noqa: E402
+from benchmarks.job import ALPHA, RANK, RATE, Job, report  # noqa: E402
+from mondrian import adapter, lora, ranks, vlm  # noqa: E402
+from mondrian.examples import Example  # noqa: E402
+from mondrian.params import Train, load_params  # noqa: E402
+from mondrian.tower import see  # noqa: E402
+from mondrian.train import Means, Trainer  # noqa: E402
+
+
+class Clock:
+    """A tracker that notes when each step is done."""
+
+    def __init__(self) -> None:
+        self.times = [time.perf_counter()]
+        self.losses: list[float] = []
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Take a line of the log."""
+        if "loss" in entry:
+            self.times.append(time.perf_counter())
+            self.losses.append(entry["loss"])
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def settings(job: Job) -> Train:
+    """params.yaml with what every system shares."""
+    shared = {
+        "lora_r": RANK, "lora_alpha": float(ALPHA), "lora_dropout": 0.0, "epochs": 1,
+        "batch_size": len(job.batches[0]), "learning_rate": RATE, "schedule": "constant",
+        "warmup_share": 0.0, "weight_decay": 0.0, "clip_norm": 1.0e9, "seed": 1,
+    }  # fmt: skip
+    return load_params(ROOT / "params.yaml").train.model_copy(update=shared)
+
+
+def main() -> None:
+    folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    world = ranks.join(300)
+    if count > world.size:
+        ranks.start_local([sys.executable, *sys.argv], count)
+        return
+    job = Job.read(folder)
+    base = vlm.load(job.base)
+    photos = [(mx.array(job.pixels(i)), grid) for i, grid in enumerate(job.grids)]
+    tower = time.perf_counter()
+    pairs = [photos[i : i + 2] for i in range(0, len(photos), 2)]
+    found = [one for pair in pairs for one in see(base.model.vision_tower, pair)]
+    tower = time.perf_counter() - tower
+    seen = {str(i): one for i, one in enumerate(found)}
+    examples = [
+        Example(str(i), ids, start, str(i), [1.0] * (len(ids) - start))
+        for i, (ids, start) in enumerate(zip(job.ids, job.starts, strict=True))
+    ]
+    params, clock = settings(job), Clock()
+    trainer = Trainer(
+        Given(base, seen), examples, examples[:1], params, Means(None, 1000, world, clock)
+    )
+    lora.fill(trainer.layers, adapter.read_weights(job.adapter))
+    clock.times = [time.perf_counter()]
+    done = trainer.run()
+    if world.rank == 0:
+        seconds = [b - a for a, b in zip(clock.times, clock.times[1:], strict=False)]
+        report(seconds, clock.losses, peak_gb=done.peak_gb, tower_seconds=tower / len(job.ids))
+
+
+if __name__ == "__main__":
+    main()
