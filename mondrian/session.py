@@ -58,6 +58,7 @@ class Session:
         """
         limit = self.machine.feature_cache_gb
         cache = FeatureCache(self.base, self.cache / "features", limit, self.params.projector)
+        self._look_together(cache, [row.images[0] for row in (*rows, *val)])
         learn = examples(self.base, rows, self.params, cache)
         held = examples(self.base, val, self.params, cache)
         checkpoint = Checkpoint(self.folder / "checkpoint.safetensors", self._identity(data))
@@ -74,6 +75,12 @@ class Session:
                 f"{kept['val_loss']:.3f}) are in {target}"
             )
         return found
+
+    def _look_together(self, cache: FeatureCache, paths: list[str]) -> None:
+        """Each rank runs the tower on its share; the others find it in the folder they share."""
+        if self.world.size > 1:
+            cache.look(paths[self.world.rank :: self.world.size])
+            self.world.numbers(0.0)  # wait for each other
 
     def _train(
         self, cache: FeatureCache, learn: list[Example], val: list[Example], kept: Checkpoint

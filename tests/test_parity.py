@@ -1,6 +1,6 @@
 """The shipped base and an adapter in transformers and PEFT on torch, where those are installed.
 
-Not part of requirements-dev.lock (torch is large): `pip install torch peft` beside it.
+Not part of requirements-dev.lock (torch is large): benchmarks/requirements-torch.txt beside it.
 """
 
 from pathlib import Path
@@ -8,13 +8,19 @@ from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from PIL import Image
 
 from mondrian import adapter, lora
+from mondrian.examples import Example
+from mondrian.export import mlx_name
 from mondrian.forward import hidden_states, logits, make_batch
-from mondrian.lora_settings import LoraSettings
+from mondrian.head import Head, supervised_loss
+from mondrian.lora_settings import PROJECTIONS, LoraSettings
+from mondrian.packing import answer_states, pack
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.vlm import encode, prompt_ids
@@ -30,7 +36,7 @@ pytestmark = [
 @pytest.fixture
 def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
     picture = fit(photos[0], 4096, 20_480)
-    seen = encode(plain, picture)
+    seen = encode(plain, picture, raw=True)
     messages = row_messages("You are an editor.", "")[:-1]
     ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
     pixels = plain.processor.image_processor([picture])
@@ -66,22 +72,64 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     assert np.abs(theirs - ours(plain, *inputs[1:])).max() < 1e-4
 
 
-def test_peft_applies_our_adapter_as_we_do(plain: Any, inputs: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [
+    LoraSettings(16, 32), LoraSettings(8, 16, rslora=True), LoraSettings(8, 16, last_layers=2),
+    LoraSettings(8, 16, dora=True), LoraSettings(8, 16, projector=True),
+    LoraSettings(8, 16, targets=PROJECTIONS["mlp"], last_layers=1, projector=True, dora=True),
+], ids=["plain", "rslora", "last_layers", "dora", "projector", "several"])  # fmt: skip
+def test_peft_applies_our_adapter_and_its_gradients_are_ours(
+    plain: Any, inputs: Any, tmp_path: Path, settings: LoraSettings
+) -> None:
     peft = pytest.importorskip("peft")
     from transformers import Qwen3VLForConditionalGeneration
 
-    settings = LoraSettings(rank=16, alpha=32)
+    given, ids, seen = inputs
     layers = lora.attach(plain.model, settings, mx.random.key(0))
+    lora.learnable(layers)
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
+        if settings.dora:
+            layer.magnitude = layer.magnitude * 1.1
     recipe = {"base": {"source": "x", "sha256": "x"}}
     adapter.save(tmp_path, lora.tensors(layers), settings, recipe, 4)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         ROOT / "models/base/mondrian-tiny", dtype=torch.float32
     )
     with torch.no_grad():
-        base = model.eval()(**inputs[0]).logits.numpy()
-        adapted = peft.PeftModel.from_pretrained(model, tmp_path).eval()
-        theirs = adapted(**inputs[0]).logits.numpy()
-    assert np.abs(theirs - base).max() > 0.1
-    assert np.abs(theirs - ours(plain, *inputs[1:])).max() < 1e-4
+        base = model.eval()(**given).logits.numpy()
+    adapted = peft.PeftModel.from_pretrained(model, tmp_path, is_trainable=True).eval()
+    theirs = adapted(**given).logits
+    assert np.abs(theirs.detach().numpy() - base).max() > 0.1
+    assert np.abs(theirs.detach().numpy() - ours(plain, ids, seen)).max() < 1e-4
+
+    start = len(ids) - 12
+    told, answer = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
+    torch.nn.functional.cross_entropy(told, answer, reduction="sum").backward()
+    wanted = {
+        mlx_name(name.replace(".default", "").removesuffix(".weight")
+                 + (".weight" if "lora_mag" not in name else "")): parameter.grad.numpy()
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad
+    }  # fmt: skip
+    found = our_gradients(plain, Example("", ids, start, "", [1.0] * 12), seen)
+    assert wanted.keys() == found.keys()
+    assert len(wanted) == len(lora.tensors(layers))
+    size = np.sqrt(sum((w**2).sum() for w in wanted.values()))
+    apart = np.sqrt(sum(((wanted[name] - found[name]) ** 2).sum() for name in wanted))
+    assert apart / size < 1e-4
+
+
+def our_gradients(plain: Any, row: Example, seen: Any) -> dict[str, Any]:
+    """Of the loss as training computes it, by mlx-vlm's names and PEFT's layout."""
+
+    def loss(model: Any) -> mx.array:
+        packed = pack([row], [seen], plain.image_id)
+        hidden = answer_states(model, packed)
+        targets, weights = mx.array(packed.targets), mx.array(packed.weights)
+        return supervised_loss(Head(model), hidden, targets, weights, 5)
+
+    _, found = nn.value_and_grad(plain.model, loss)(plain.model)
+    return {
+        name.replace(".magnitude", ".m"): np.array(value.T if value.ndim == 2 else value)
+        for name, value in tree_flatten(found)
+    }

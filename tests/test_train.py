@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mondrian import lora
+from mondrian import adapter, lora, vlm
 from mondrian.adapter import CONFIG, WEIGHTS
 from mondrian.checkpoint import Checkpoint
-from mondrian.errors import TrainingError
+from mondrian.errors import AdapterError, TrainingError
 from mondrian.examine import examine
 from mondrian.examples import examples
 from mondrian.features import FeatureCache
@@ -20,6 +20,7 @@ from mondrian.params import Params, Train
 from mondrian.recipe import RECIPE, recipe, score_means
 from mondrian.rows import Row
 from mondrian.train import Means, train
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -261,3 +262,30 @@ class Cut(Checkpoint):
 def test_a_setting_of_the_adapter_scales_as_it_says() -> None:
     assert LoraSettings(16, 32).scale == 2
     assert LoraSettings(16, 32, rslora=True).scale == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_adapter_learns_on_a_packed_base_and_stays_beside_it(
+    rows: list[Row], params: Params, tmp_path: Path, bits: int
+) -> None:
+    from mlx_vlm.convert import convert
+
+    tiny, packed = "models/base/mondrian-tiny", str(tmp_path / "packed")
+    convert(tiny, packed, quantize=True, q_bits=bits)
+    base = vlm.load(packed)
+    layer = base.model.language_model.model.layers[0].self_attn.q_proj
+    before = np.array(layer.weight)
+    quick = params.train.model_copy(update={"epochs": 2})
+    cache = FeatureCache(base, None, 0)
+    learn = examples(base, rows, quick, cache)
+    run = train(cache, learn, learn, quick)
+    told = [e["val_loss"] for e in run.epochs()]
+    assert told[1] < told[0] < run.log[0]["loss"]
+    made = recipe(base.source, base.hash, rows, ROOT / "params.yaml", params.image, quick)
+    save(cache, run, quick, learn[0], made, tmp_path / "adapter")
+    lora.detach(base.model)
+    assert base.model.language_model.model.layers[0].self_attn.q_proj is layer
+    assert np.array_equal(np.array(layer.weight), before)
+    with pytest.raises(AdapterError, match="was trained on .*packed"):
+        adapter.load(vlm.load(tiny).model, vlm.load(tiny).hash, tmp_path / "adapter")

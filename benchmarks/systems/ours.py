@@ -20,6 +20,7 @@ from benchmarks.given import Given  # noqa: E402
 from benchmarks.job import ALPHA, RANK, RATE, Job, report  # noqa: E402
 from mondrian import adapter, lora, ranks, vlm  # noqa: E402
 from mondrian.examples import Example  # noqa: E402
+from mondrian.forward import Features  # noqa: E402
 from mondrian.params import Train, load_params  # noqa: E402
 from mondrian.tower import see  # noqa: E402
 from mondrian.train import Means, Trainer  # noqa: E402
@@ -52,6 +53,29 @@ def settings(job: Job) -> Train:
     return load_params(ROOT / "params.yaml").train.model_copy(update=shared)
 
 
+def look(job: Job, tower: Any, world: ranks.World) -> dict[str, Features]:
+    """Features of every photograph; each rank makes its share, as mondrian.session does."""
+    own = list(range(len(job.grids)))[world.rank :: world.size]
+    found: dict[str, Features] = {}
+    for pair in (own[i : i + 2] for i in range(0, len(own), 2)):
+        photos = [(mx.array(job.pixels(i)), job.grids[i]) for i in pair]
+        found |= {str(i): one for i, one in zip(pair, see(tower, photos), strict=True)}
+    if world.size == 1:
+        return found
+    for name, one in found.items():
+        told = {"merged": one.merged, **{f"{i}": level for i, level in enumerate(one.deep)}}
+        mx.save_safetensors(str(job.folder / f"seen-{name}.safetensors"), told)
+    world.numbers(0.0)
+    for i, (rows, columns) in enumerate(job.grids):
+        if str(i) not in found:
+            parts: Any = mx.load(str(job.folder / f"seen-{i}.safetensors"))
+            merged = parts.pop("merged")
+            deep = tuple(parts[str(level)] for level in range(len(parts)))
+            found[str(i)] = Features(merged, deep, (rows // 2, columns // 2))
+            mx.eval(merged, deep)
+    return found
+
+
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     world = ranks.join(300)
@@ -60,12 +84,9 @@ def main() -> None:
         return
     job = Job.read(folder)
     base = vlm.load(job.base)
-    photos = [(mx.array(job.pixels(i)), grid) for i, grid in enumerate(job.grids)]
     tower = time.perf_counter()
-    pairs = [photos[i : i + 2] for i in range(0, len(photos), 2)]
-    found = [one for pair in pairs for one in see(base.model.vision_tower, pair)]
+    seen = look(job, base.model.vision_tower, world)
     tower = time.perf_counter() - tower
-    seen = {str(i): one for i, one in enumerate(found)}
     examples = [
         Example(str(i), ids, start, str(i), [1.0] * (len(ids) - start))
         for i, (ids, start) in enumerate(zip(job.ids, job.starts, strict=True))
