@@ -1,6 +1,6 @@
 """What every system of benchmarks/train.py trains on, in files: base, rows, batches, adapter.
 
-FOLDER/job.json         base, rank, alpha, rate, batches (numbers of rows)
+FOLDER/job.json         base, batches (numbers of rows)
 FOLDER/rows.json        ids and start of each row's answer, grid of its patches
 FOLDER/pixels-N.npy     of each row's photograph, (patches, numbers a patch)
 FOLDER/adapter/         the first weights, in PEFT's layout
@@ -23,7 +23,7 @@ RANK, ALPHA, RATE = 16, 32, 2.0e-4
 
 @dataclass(frozen=True)
 class Job:
-    """One model's job; `blas` is the library that MLX is to use on Linux."""
+    """One model's job."""
 
     folder: Path
     base: str
@@ -67,6 +67,14 @@ class Job:
 
 def report(seconds: list[float], losses: list[float], **more: Any) -> None:
     """Say what was measured to who started this process: seconds and loss of each step."""
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    found = {"seconds": seconds, "losses": losses, "rss_gb": rss, **more}
+    found = {"seconds": seconds, "losses": losses, "rss_gb": _highest(), **more}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+def _highest() -> float:
+    """This process's largest memory, 10^9 bytes; getrusage would count its parent's."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9

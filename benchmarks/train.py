@@ -122,7 +122,8 @@ def _write(
         layer.lora_b = 0.01 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
     job.adapter.mkdir()
     recipe = {"base": {"source": base, "sha256": loaded.hash}}
-    adapter.save(job.adapter, lora.tensors(layers), settings, recipe, len(layers))
+    count = len(loaded.model.language_model.model.layers)
+    adapter.save(job.adapter, lora.tensors(layers), settings, recipe, count)
     return job
 
 
@@ -150,7 +151,7 @@ def necessary(job: Job) -> float:
         lengths = [len(job.ids[row]) - 1 for row in batch]
         told = sum(len(job.ids[row]) - job.starts[row] for row in batch)
         pairs = tuple((n, n) for n in lengths)
-        total += operations(work, Load(sum(lengths), pairs, pairs, told, 0, sum(lengths)))
+        total += operations(work, Load(sum(lengths), pairs, pairs, told, 0))
     return total / len(job.batches)
 
 

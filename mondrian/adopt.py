@@ -28,9 +28,11 @@ from mondrian.rows import read_rows
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
 _OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE)
+_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
 _PLAIN: dict[str, Any] = {
     "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None,
-    "layer_replication": None, "lora_bias": False, "fan_in_fan_out": False,
+    "layer_replication": None, "lora_bias": False, "alora_invocation_tokens": None,
+    "fan_in_fan_out": False,
 }  # fmt: skip
 
 
@@ -53,6 +55,12 @@ def read_foreign(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     config = read_json(folder / adapter.CONFIG)
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder / adapter.CONFIG} is not PEFT's of a LoRA")
+    changed = config.get("init_lora_weights", True)
+    if changed not in _INITS:
+        raise AdapterError(
+            f"{folder}: init_lora_weights {changed!r} took a part out of the base's weights; make "
+            "a plain LoRA of it first (PEFT: path_initial_model_for_weight_conversion)"
+        )
     odd = [f"{key}: {config[key]!r}" for key, plain in _PLAIN.items()
            if config.get(key) not in (plain, None)]  # fmt: skip
     if odd:

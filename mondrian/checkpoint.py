@@ -7,7 +7,7 @@ Order, dropout and rate follow from seed and step, so nothing else has to be kep
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,7 @@ class Checkpoint:
                 about = json.loads(file.metadata()["about"])
                 arrays = {name: mx.array(file.get_tensor(name)) for name in file.keys()}
             identity = about["identity"]
-            known = {f.name for f in fields(Progress)}
-            progress = Progress(**{k: v for k, v in about["progress"].items() if k in known})
+            progress = Progress(**about["progress"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             first = str(error).splitlines()[0][:120]
             raise TrainingError(

@@ -27,7 +27,7 @@ from mondrian.lanes import LANES
 from mondrian.photo import read_photo
 from mondrian.vlm import Vlm, encode_all
 
-_IN_MEMORY = 1 << 30  # bytes of features that are kept at hand
+IN_MEMORY = 1 << 30  # bytes of features that are kept at hand
 _VERSION = 2  # of the arithmetic that makes features
 _AHEAD = 4  # photographs decoded on the other core while the tower is at work
 
@@ -72,13 +72,16 @@ class FeatureCache:
             if len(waiting) == LANES:
                 self._make(waiting)
         self._make(waiting)
-        self._evict()
 
     def get(self, path: str) -> Features:
         """Features of one photograph, from memory, from the folder, or made again."""
         if path not in self._keys:
             self.look([path])
         return self._find(path) or self._make({path: read_photo(Path(path))})[0]
+
+    def key(self, path: str) -> str:
+        """What a photograph that was looked at is kept under: its content."""
+        return self._keys[path]
 
     def _key(self, picture: Image.Image) -> str:
         digest = sha256(f"{self._base} {picture.size}".encode())
@@ -102,12 +105,14 @@ class FeatureCache:
             self.made += 1
             self._keep_near(self._keys[path], seen)
             self._write(self._keys[path], seen)
+        if waiting:
+            self._evict()
         waiting.clear()
         return found
 
     def _keep_near(self, key: str, seen: Features) -> None:
         self._near[key] = seen
-        while len(self._near) > 1 and sum(map(_size, self._near.values())) > _IN_MEMORY:
+        while len(self._near) > 1 and sum(map(_size, self._near.values())) > IN_MEMORY:
             self._near.popitem(last=False)
 
     def _read(self, key: str) -> Features | None:
@@ -129,7 +134,7 @@ class FeatureCache:
         return seen
 
     def _write(self, key: str, seen: Features) -> None:
-        if self.folder is None:
+        if self.folder is None or not self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"merged": seen.merged, **{f"deep.{i}": d for i, d in enumerate(seen.deep)}}

@@ -72,7 +72,7 @@ def _changes(work: Work) -> dict[str, Change]:
             changes[f"base.source: a {bits}-bit copy"] = _packed(bits)
     if params.head_chunk > 64:
         changes["train.head_chunk: 64"] = _with(head_chunk=64)
-    if work.layers > 1:
+    if work.layers > 1 and not work.lora.projector:
         half = work.layers // 2
         changes[f"train.last_layers: {half}"] = lambda w: replace(
             w, lora=replace(w.lora, last_layers=half)

@@ -17,6 +17,7 @@ from mondrian.params import Train
 # that follows; how much of it where two lanes are seldom there together; what the way back through
 # a layer takes, in layers; the same where it is made again.
 _LOGITS, _FOLLOWING, _TOGETHER, _BACK, _AGAIN = 2, 3, 0.8, 1.35, 4.0
+_MERGER = 6  # numbers as wide as the merger that its way there and back keeps
 Pairs = tuple[tuple[int, int], ...]  # queries and the keys they see, of each row
 
 
@@ -28,7 +29,6 @@ class Load:
     pairs, last who sees whom, in every layer but the last and in the last
     supervised  positions whose logits are made
     image       image tokens
-    rows        tokens of the rows, shared ones counted in each
     lanes       parts that are computed side by side
     """
 
@@ -37,7 +37,6 @@ class Load:
     last: Pairs
     supervised: int
     image: int
-    rows: int
     lanes: int = 1
 
 
@@ -64,14 +63,16 @@ class Work:
 
     @property
     def layers(self) -> int:
-        """Layers with an adapter; the gradient goes back through no other."""
-        return min(self.lora.last_layers or self.base.layers, self.base.layers)
+        """Layers that the gradient goes back through: all where the projector learns."""
+        few = 0 if self.lora.projector else self.lora.last_layers
+        return min(few or self.base.layers, self.base.layers)
 
 
 def terms(work: Work, load: Load) -> dict[str, int]:
     """Bytes of each part of the peak; their sum is the peak."""
     base, size = work.base, work.on.float_bytes
     kept, passing = _activations(work, load)
+    merger = _merger(work, load.image)
     chunk = min(load.lanes * work.params.head_chunk, load.supervised)
     copies = _LOGITS * chunk + _FOLLOWING * min(chunk, load.supervised - chunk)
     share = _TOGETHER if load.lanes > 1 else 1
@@ -79,7 +80,7 @@ def terms(work: Work, load: Load) -> dict[str, int]:
     return {
         "base": base.stored_bytes(size),
         "adapter, gradient, moments, best so far": 5 * 4 * base.lora_weights(work.lora),
-        "photographs": 2 * load.image * base.width * (1 + base.deep) * size,
+        "photographs": (2 * load.image * base.width * (1 + base.deep) + merger) * size,
         "activations": int(kept * size),
         "logits or one layer's way back": max(logits, int(passing * size)),
     }
@@ -91,13 +92,23 @@ def _activations(work: Work, load: Load) -> tuple[float, float]:
     last = _layer(work, load.tokens, load.supervised, load.last)
     entering = load.tokens * work.base.width
     before = work.layers - 1
-    each, passing = layer, _BACK * layer - last
+    bare = _layer(work, load.tokens, load.tokens, load.pairs, adapted=False)
+    adapted = min(work.lora.last_layers or work.layers, work.layers) - 1
+    kept, passing = adapted * layer + (before - adapted) * bare, _BACK * layer - last
     if work.params.gradient_checkpointing:
-        each, passing = entering, _AGAIN * layer - last
-    return before * each + last, max(passing if before else 0, _BACK * last)
+        kept, passing = before * entering, _AGAIN * layer - last
+    return kept + last, max(passing if before else 0, _BACK * last)
 
 
-def _layer(work: Work, tokens: int, asked: int, pairs: Pairs) -> float:
+def _merger(work: Work, image: int) -> int:
+    """What enters the merger and what it keeps, where an adapter is on it."""
+    if not work.lora.projector:
+        return 0
+    wide = work.base.merger()["linear_fc1"][0]
+    return image * (_MERGER * wide + (work.base.width if work.lora.dora else 0))
+
+
+def _layer(work: Work, tokens: int, asked: int, pairs: Pairs, adapted: bool = True) -> float:
     """What one layer keeps for its gradient: inputs of norms, adapters, attention and SwiGLU.
 
     asked  positions with queries and an MLP; the others give keys and values alone
@@ -106,6 +117,9 @@ def _layer(work: Work, tokens: int, asked: int, pairs: Pairs) -> float:
     queries, keys = base.heads[0] * base.heads[2], base.heads[1] * base.heads[2]
     own = tokens * (base.width + 3 * keys) + asked * (base.width + 2 * queries + 2 * base.mlp)
     shapes = base.projections()
+    seen = base.heads[0] * sum(_seen(q, k, work.on.block) for q, k in pairs)
+    if not adapted:
+        return own + seen
     if lora.dropout:  # a copy for each adapter, and a mask of a byte
         inputs = [(name, 1 + 1 / work.on.float_bytes) for name in lora.targets]
     else:  # one copy for those that read the same
@@ -116,7 +130,11 @@ def _layer(work: Work, tokens: int, asked: int, pairs: Pairs) -> float:
         shapes[name][0] * share * (tokens if name in everywhere else asked)
         for name, share in inputs
     )
-    return own + copies + base.heads[0] * sum(_seen(q, k, work.on.block) for q, k in pairs)
+    if lora.dora:  # what each gives, for the gradient of its magnitude
+        copies += sum(
+            shapes[name][1] * (tokens if name in everywhere else asked) for name in lora.targets
+        )
+    return own + copies + seen
 
 
 def _reads(name: str) -> str:

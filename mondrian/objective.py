@@ -16,11 +16,14 @@ from mlx.utils import tree_map
 
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
+from mondrian.forward import Features
 from mondrian.head import Head, plain_loss, supervised_loss
 from mondrian.lanes import LANES, dealt, lanes
 from mondrian.lora import LoraLinear, drop_by
 from mondrian.packing import Packed, answer_states, pack
 from mondrian.params import Train
+
+_GRAPHS = 64  # compiled ones that are kept
 
 
 class Objective:
@@ -77,6 +80,8 @@ class Objective:
                   packed.weights]  # fmt: skip
         key = (packed.parts, packed.last)
         if key not in self._compiled:
+            if len(self._compiled) >= _GRAPHS:
+                self._compiled.clear()
             self._compiled[key] = self._compile(packed)
         return self._compiled[key](
             [mx.array(a) for a in arrays],
@@ -99,11 +104,13 @@ class Objective:
     def _compile(self, like: Packed) -> Callable[..., Any]:
         """A compiled gradient for batches whose rows have these lengths."""
 
+        grids = [seen.grid for seen in like.seen]
+        like = replace(like, seen=())  # a graph is to hold no features of its own
+
         def run(arrays: Any, seen: Any, drawn: Any, divisor: mx.array) -> Any:
             ids, lookup, positions, told, targets, weights = arrays
             features = tuple(
-                replace(old, merged=m, deep=d, raw=r)
-                for old, (m, d, r) in zip(like.seen, seen, strict=True)
+                Features(m, d, grid, r) for grid, (m, d, r) in zip(grids, seen, strict=True)
             )
             packed: Any = replace(
                 like, ids=ids, lookup=lookup, positions=positions, told=told, targets=targets,

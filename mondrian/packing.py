@@ -44,7 +44,6 @@ class Packed:
     told         (supervised,)    positions whose next token is supervised
     targets      (supervised,)    that token
     weights      (supervised,)    how often it counts in the loss
-    rows         tokens that the rows have, the shared ones counted in each
     """
 
     ids: Ints
@@ -56,7 +55,6 @@ class Packed:
     told: Ints
     targets: Ints
     weights: NDArray[np.float32]
-    rows: int
 
 
 def shared_front(rows: Sequence[Packable], image_id: int) -> int:
@@ -106,7 +104,6 @@ def pack(
         told=np.concatenate(told).astype(np.int32),
         targets=np.concatenate(targets).astype(np.int32),
         weights=np.concatenate([row.weights for row in rows]).astype(np.float32),
-        rows=sum(len(row.ids) for row in rows),
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mondrian.architecture import Architecture
 from mondrian.examples import Example, example, refuse_long
+from mondrian.features import IN_MEMORY
 from mondrian.forward import Features
 from mondrian.lanes import dealt
 from mondrian.lora_settings import lora_settings
@@ -26,7 +27,6 @@ from mondrian.params import Train
 from mondrian.rows import Row
 from mondrian.tokens import Exact, Rough
 
-_IN_MEMORY = 1 << 30  # of features.FeatureCache
 _PASSES = 1.1  # softmax's time for each number that is kept: measured on a CPU with two bases
 
 
@@ -57,6 +57,11 @@ class Plan:
     judged: tuple[Load, ...]
     image_id: int
 
+    @property
+    def rough(self) -> bool:
+        """Whether tokens are counted without the base's tokenizer."""
+        return self.image_id == Rough.image_id
+
     def changed(self, work: Work) -> Plan:
         """The same rows under another base or other settings."""
         if work.params.batch_size == self.work.params.batch_size:
@@ -72,8 +77,9 @@ class Plan:
         batch = max((terms(self.work, load) for load in self.loads), key=lambda t: sum(t.values()))
         photos = {s.row.photo: s.image for s in (*self.rows, *self.val)}
         base = self.work.base
-        each = base.width * (1 + base.deep) * self.work.on.float_bytes
-        batch["photographs"] += min(_IN_MEMORY, sum(photos.values()) * each)
+        raw = base.merger()["linear_fc1"][0] if self.work.lora.projector else 0
+        each = (base.width * (1 + base.deep) + raw) * self.work.on.float_bytes
+        batch["photographs"] += min(IN_MEMORY, sum(photos.values()) * each)
         return batch
 
     @property
@@ -139,7 +145,6 @@ def load_of(batch: Sequence[Sized], image_id: int) -> Load:
         last=last,
         supervised=sum(len(lane.told) for lane in lanes),
         image=sum(sized.image for sized in batch),
-        rows=sum(lane.rows for lane in lanes),
         lanes=len(lanes),
     )
 

@@ -16,7 +16,7 @@ from mondrian.machine import measure, memory_left, this_device
 from mondrian.params import Params, Train
 from mondrian.plan import Plan, make_plan
 from mondrian.rows import read_rows
-from mondrian.tokens import Rough, read_tokens
+from mondrian.tokens import read_tokens
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def show_plans(
     refused = []
     for files in every:
         plan = plan_for(source, files, settings)
-        rough = isinstance(read_tokens(find_base(source), 0), Rough)
-        show(describe(plan, f"{files.train}, {source}", plan.seconds(pace), left, rough))
+        show(describe(plan, f"{files.train}, {source}", plan.seconds(pace), left))
         try:
             refuse_too_large(plan, left, ranks)
         except TrainingError as error:
@@ -64,7 +63,7 @@ def show_plans(
         raise TrainingError("\n".join(dict.fromkeys(refused)))
 
 
-def describe(plan: Plan, title: str, seconds: float, memory: int, rough: bool) -> str:
+def describe(plan: Plan, title: str, seconds: float, memory: int) -> str:
     """The plan as a page of text."""
     work, params = plan.work, plan.work.params
     kind = f"{work.base.bits}-bit" if work.base.bits else f"{8 * work.on.float_bytes}-bit floats"
@@ -76,8 +75,8 @@ def describe(plan: Plan, title: str, seconds: float, memory: int, rough: bool) -
         "base": f"{_many(work.base.weights())} weights in {kind}",
         "adapter": f"{_many(adapter)} weights at rank {work.lora.rank}, {adapter * 4 / 1e6:.1f} MB",
         "rows": f"{len(plan.rows)} to learn from, {len(plan.val)} to judge by",
-        "tokens": f"{'about ' if rough else ''}{tokens:,} an epoch, {told:,} of them supervised; "
-        f"longest row {longest:,} of {params.max_tokens:,}",
+        "tokens": f"{'about ' if plan.rough else ''}{tokens:,} an epoch, {told:,} of them "
+        f"supervised; longest row {longest:,} of {params.max_tokens:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
         "time": f"about {_long(seconds)}",
         "peak memory": f"{plan.peak / 1e9:.2f} GB of {memory / 1e9:.1f} GB that are to be had",

@@ -25,6 +25,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mondrian.errors import TrainingError
 
+_PARENT = "MONDRIAN_PARENT"  # process that started local ranks
+
 
 @dataclass(frozen=True)
 class World:
@@ -35,7 +37,7 @@ class World:
     seconds: float = 600.0
 
     def sum(self, tree: Any) -> Any:
-        """The sum of each array over the ranks, evaluated; one message for all of them."""
+        """The sum of each array over the ranks; one message for all of them."""
         if self.size == 1:
             return tree
         flat = tree_flatten(tree)
@@ -75,12 +77,26 @@ class World:
             os._exit(1)
 
 
+def local() -> bool:
+    """Whether `start_local` started this process, which has looked to memory for all of them."""
+    return _PARENT in os.environ
+
+
 def join(seconds: float) -> World:
     """The world this process was started into."""
     if "MLX_RANK" not in os.environ and "MLX_HOSTFILE" not in os.environ:
         return World()
+    if local():
+        threading.Thread(target=_end_with, args=(int(os.environ[_PARENT]),), daemon=True).start()
     group = mx.distributed.init()
     return World(group.rank(), group.size(), seconds)
+
+
+def _end_with(parent: int) -> None:
+    """End this rank when the process that started it is gone, killed with -9 perhaps."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def start_local(command: Sequence[str], count: int, threads: int = 1) -> None:
@@ -92,18 +108,19 @@ def start_local(command: Sequence[str], count: int, threads: int = 1) -> None:
         hosts = Path(folder) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]))
         env = os.environ | {"MLX_HOSTFILE": str(hosts), "OPENBLAS_NUM_THREADS": str(threads)}
+        env[_PARENT] = str(os.getpid())
         processes = [
             subprocess.Popen(command, env=env | {"MLX_RANK": str(rank)}) for rank in range(count)
         ]
         try:
             while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
                 time.sleep(0.1)
+            ended = [p.returncode for p in processes if p.poll()]  # by themselves
         finally:
             _end(processes)
-    failed = [p.returncode for p in processes if p.returncode]
-    if 143 in failed or 130 in failed:
-        sys.exit(max(code for code in failed if code in (130, 143)))
-    if failed:
+    if ended and all(code in (130, 143) for code in ended):
+        sys.exit(max(ended))
+    if ended:
         raise TrainingError(
             "a process of this run failed (machine.ranks); what it said stands above"
         )

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mondrian import lora
 from mondrian.checkpoint import Checkpoint
+from mondrian.claim import claimed
 from mondrian.errors import TrainingError
 from mondrian.examine import examine
 from mondrian.examples import Example, examples
 from mondrian.features import FeatureCache
-from mondrian.files import file_hash, write_json, write_text
+from mondrian.files import file_hash, files_hash, write_json, write_text
 from mondrian.keep import save
 from mondrian.params import Machine, Train
 from mondrian.ranks import World
@@ -27,6 +29,8 @@ from mondrian.tracker import open_tracker
 from mondrian.train import Means, train
 from mondrian.vlm import Vlm
 from mondrian.watch import Run
+
+_CODE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -47,34 +51,58 @@ class Session:
 
     def run(
         self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
-        output: Path,
+        output: Path, metrics: Path,
     ) -> Run:  # fmt: skip
-        """Train an adapter, or go on with it, and save it into `output`.
+        """Train an adapter, or go on with it; save it into `output` and its numbers at `metrics`.
 
         data  files that the checkpoint remembers: one whose bytes differ is refused
 
         Raises TrainingError where the run could not go on, its best weights saved beside the
-        checkpoint.
+        checkpoint, or where another run trains the same adapter.
         """
+        kept = self.folder / "checkpoint.safetensors"
+        if self.world.rank > 0:
+            return self._run(rows, val, data, recipe, output, metrics, kept)
+        with claimed(self.folder, [kept, output]):
+            return self._run(rows, val, data, recipe, output, metrics, kept)
+
+    def _run(
+        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
+        output: Path, metrics: Path, kept: Path,
+    ) -> Run:  # fmt: skip
         limit = self.machine.feature_cache_gb
         cache = FeatureCache(self.base, self.cache / "features", limit, self.params.projector)
-        self._look_together(cache, [row.images[0] for row in (*rows, *val)])
+        photos = [row.images[0] for row in (*rows, *val)]
+        self._look_together(cache, photos)
         learn = examples(self.base, rows, self.params, cache)
         held = examples(self.base, val, self.params, cache)
-        checkpoint = Checkpoint(self.folder / "checkpoint.safetensors", self._identity(data))
+        seen = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
+        checkpoint = Checkpoint(kept, self._identity(data) | {"photographs": seen})
         found = self._train(cache, learn, held, checkpoint)
-        if self.world.rank > 0:
-            return found
-        target = self.folder / "best" if found.halted else output
-        save(cache, found, self.params, held[0], recipe, target)
+        if self.world.rank == 0:
+            self._save(cache, found, held[0], recipe, output, metrics)
+        self.world.numbers(0.0)  # the others' copies of the checkpoint outlive the adapter's saving
         checkpoint.remove()
         if found.halted:
-            kept = found.kept(self.params)
+            best = found.kept(self.params)
             raise TrainingError(
-                f"{found.halted}; the weights of epoch {kept['epoch']} (val loss "
-                f"{kept['val_loss']:.3f}) are in {target}"
+                f"{found.halted}; the weights of epoch {best['epoch']} (val loss "
+                f"{best['val_loss']:.3f}) are in {self.folder / 'best'}"
             )
         return found
+
+    def _save(
+        self, cache: FeatureCache, found: Run, canary: Example, recipe: dict[str, Any],
+        output: Path, metrics: Path,
+    ) -> None:  # fmt: skip
+        """The adapter, and unless it is one of a halted run its numbers."""
+        if found.halted:
+            save(cache, found, self.params, canary, recipe, self.folder / "best")
+            return
+        save(cache, found, self.params, canary, recipe, output)
+        for part in ("train_loss", "val_loss"):
+            write_text(metrics.parent / f"{part}.csv", found.curve(part))
+        write_json(metrics, found.metrics(self.params))
 
     def _look_together(self, cache: FeatureCache, paths: list[str]) -> None:
         """Each rank runs the tower on its share; the others find it in the folder they share."""
@@ -106,12 +134,6 @@ class Session:
             **{name: file_hash(path) for name, path in data.items()},
             "base": self.base.hash,
             "machine.ranks": self.world.size,
+            "code": files_hash(_CODE, {file.name for file in _CODE.glob("*.py")}),
             **packages(),
         }
-
-
-def write_metrics(found: Run, params: Train, path: Path) -> None:
-    """metrics/<advisor>/train.json and the loss curves beside it."""
-    for part in ("train_loss", "val_loss"):
-        write_text(path.parent / f"{part}.csv", found.curve(part))
-    write_json(path, found.metrics(params))

@@ -61,8 +61,9 @@ def train(
 ) -> Run:
     """Train an adapter, or go on with one; it stays attached, and the run holds its weights.
 
-    Raises TrainingError where the loss is no number or grows without end; `best` of the error's
-    run is then in the checkpoint. SystemExit when it was asked to stop, after saving.
+    A loss that is no number or grows without end halts it: the run then says why, with the best
+    weights so far. Raises TrainingError where there are none yet; SystemExit when it was asked to
+    stop, after saving.
     """
     return Trainer(features, rows, val, params, means or Means()).run()
 
@@ -102,10 +103,8 @@ class Trainer:
         )  # fmt: skip
         try:
             with stop.listening(), bar:
-                while self.at.epoch <= self.params.epochs:
+                while self.at.epoch <= self.params.epochs and not self._waited_enough():
                     self._epoch(stop, bar)
-                    if self._waited_enough():
-                        break
         except Halt as halt:
             halted = str(halt)
         if halted and not self.best:
@@ -120,21 +119,29 @@ class Trainer:
             self._update()
             self.at.seconds = before + perf_counter() - started
             self._show(bar)
-            asked = self.world.numbers(float(stop.asked))[0] > 0
+            asked = self._asked(stop)
             if asked or self.at.step % self.means.every == 0:
                 self._save()
             if asked:
-                stop.asked = stop.asked or 15
                 stop.leave()
-        extra = {"val_loss": self.validate(self.val)}
+        self._save()  # an interrupted validation begins again, and no update is lost
+        extra = {"val_loss": self.validate(self.val, stop)}
         if self.means.examine:
             extra |= self.means.examine()
+            if self._asked(stop):
+                stop.leave()
         entry = after_epoch(self.at, extra, self.params)
         self.means.tracker.log(entry)
         if self.at.best and self.at.best["epoch"] == entry["epoch"]:
             self.best = self._weights()
         self.at.seconds = before + perf_counter() - started
         self._save()
+
+    def _asked(self, stop: Stop) -> bool:
+        """Whether any rank was asked to stop; then all of them are."""
+        if self.world.numbers(float(stop.asked))[0] > 0:
+            stop.asked = stop.asked or 15
+        return stop.asked > 0
 
     def _update(self) -> None:
         """One step of the optimizer over `accumulate` batches, each token counting alike."""
@@ -145,7 +152,8 @@ class Trainer:
         for i, batch in enumerate(batches):
             own = share_of(batch, self.world.rank, self.world.size)
             if own:
-                seed = ((params.seed * 2**24 + at.step) * 64 + i) * 64 + self.world.rank
+                drawn = np.random.SeedSequence((params.seed, at.step, i, self.world.rank))
+                seed = int(drawn.generate_state(1)[0])
                 value, part = self.objective.gradient(own, seed, weight)
                 gradient = part if gradient is None else tree_map(mx.add, gradient, part)
                 total = total + value
@@ -161,12 +169,14 @@ class Trainer:
         entry = after_step(at, scalar(total), scalar(norm), weight, rate, params)
         self.means.tracker.log(entry)
 
-    def validate(self, rows: Sequence[Example]) -> float:
+    def validate(self, rows: Sequence[Example], stop: Stop) -> float:
         """Mean cross-entropy over every supervised token of the rows, weighted, without dropout."""
         total, size = 0.0, self.params.batch_size
         own = share_of(rows, self.world.rank, self.world.size)
         for i in range(0, len(own), size):
             total += scalar(self.objective.value(own[i : i + size]))
+            if stop.asked and self.world.size == 1:
+                stop.leave()
         total = self.world.numbers(total)[0]
         return total / sum(sum(row.weights) for row in rows)
 

@@ -12,7 +12,7 @@ from mondrian.params import load_params
 from mondrian.planning import Files, files_of, plan_for, show_plans
 from mondrian.recipe import recipe
 from mondrian.rows import read_rows
-from mondrian.session import Session, write_metrics
+from mondrian.session import Session
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,7 +28,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--plan", action="store_true", help="say what it would take, and stop")
     parser.add_argument("--memory_gb", type=float, help="plan for so much, not for this machine's")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.train_data is None) != (args.val_data is None):
+        parser.error("--train_data and --val_data go together")
+    return args
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
         show_plans(source, files, settings, params.machine.ranks, memory, print)
         return
     world = ranks.join(params.machine.collective_seconds)
-    if world.size == 1:
+    if world.rank == 0 and not ranks.local():
         plan = plan_for(source, files[0], settings)
         refuse_too_large(plan, memory_left(), params.machine.ranks)
     if params.machine.ranks > world.size:
@@ -53,9 +56,8 @@ def main() -> None:
     made = recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
     session = Session(base, settings, params.machine, world, args.cache_dir, args.output_dir.name)
     data = {"train data": args.train_data, "val data": args.val_data}
-    found = session.run(rows, val, data, made, args.output_dir)
+    found = session.run(rows, val, data, made, args.output_dir, args.metrics)
     if world.rank == 0:
-        write_metrics(found, settings, args.metrics)
         print(found.summary(args.output_dir, settings))
 
 

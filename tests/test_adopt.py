@@ -82,7 +82,8 @@ def test_an_adopted_adapter_goes_through_evaluate(
     ({"peft_type": "IA3"}, "is not PEFT's of a LoRA"), ({"bias": "all"}, "bias: 'all'"),
     ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"), ({"r": 8}, r"is \(4, .*here \(8, "),
     ({"modules_to_save": ["lm_head"]}, r"modules_to_save: \['lm_head'\]"),
-    ({"lora_alpha": "x"}, "is damaged"),
+    ({"lora_alpha": "x"}, "is damaged"), ({"init_lora_weights": "pissa"}, "'pissa' took a part"),
+    ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
 ])  # fmt: skip
 def test_what_cannot_be_taken_in_says_so_and_leaves_nothing(
     plain: Any, some_prepared: Path, tmp_path: Path, config: dict[str, Any], words: str

@@ -80,3 +80,18 @@ def test_without_a_folder_nothing_is_kept(plain: Any, paths: list[str], tmp_path
     cache.look(paths)
     assert cache.made == 4
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_made_again_does_not_break_the_limit(
+    plain: Any, paths: list[str], tmp_path: Path
+) -> None:
+    for limit, most in ((0.0001, 2), (0.0, 0)):
+        folder = tmp_path / str(limit)
+        cache = FeatureCache(plain, folder, limit)
+        cache.look(paths)
+        cache._near.clear()
+        for path in paths:
+            cache.get(path)
+            cache._near.clear()
+        assert cache.made > 4
+        assert len(list(folder.glob("*"))) <= most

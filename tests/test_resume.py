@@ -1,5 +1,6 @@
 """What must not be lost: a run that is killed, stopped, or of something else than it was."""
 
+import os
 import re
 import signal
 import subprocess
@@ -149,16 +150,71 @@ world.sum({"a": mx.ones(3)})
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
-    script = tmp_path / "alone.py"
-    script.write_text(
-        "import sys\nfrom mondrian import ranks\nfrom mondrian.errors import run\n"
-        f"run(lambda: ranks.start_local([sys.executable, '-c', {ALONE!r}], 2))\n"
-    )
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, cwd=ROOT, timeout=100
+        _parent(tmp_path, ALONE), capture_output=True, text=True, cwd=ROOT, timeout=100
     )
     assert ended.returncode == 1
     assert "rank 0 waited 3 s for another" in ended.stderr
     assert "collective_seconds" in ended.stderr
     assert time.monotonic() - started < 25
+
+
+FAILING = """
+import mondrian.blas
+from mondrian import ranks
+from mondrian.errors import TrainingError, run
+def main():
+    world = ranks.join(30)
+    if world.rank == 1:
+        raise TrainingError("it went wrong")
+    import time
+    time.sleep(20)
+run(main)
+"""
+
+
+def _parent(folder: Path, code: str) -> list[str]:
+    script = folder / "parent.py"
+    script.write_text(
+        "import sys\nfrom mondrian import ranks\nfrom mondrian.errors import run\n"
+        f"run(lambda: ranks.start_local([sys.executable, '-c', {code!r}], 2))\n"
+    )
+    return [sys.executable, str(script)]
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_is_an_error_not_a_stop(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        _parent(tmp_path, FAILING), capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
+    assert ended.returncode == 1
+    assert "error: it went wrong" in ended.stderr
+    assert "error: a process of this run failed" in ended.stderr
+
+
+ENDLESS = """
+import os, pathlib, time
+import mondrian.blas
+from mondrian import ranks
+ranks.join(60)
+pathlib.Path(os.environ["PIDS"], str(os.getpid())).touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_end_when_what_started_them_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    env = os.environ | {"PIDS": str(pids)}
+    with subprocess.Popen(_parent(tmp_path, ENDLESS), cwd=ROOT, env=env) as parent:
+        until = time.monotonic() + 60
+        while len(list(pids.iterdir())) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        parent.kill()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid.name}/cmdline").exists() for pid in pids.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.2)

@@ -240,6 +240,27 @@ def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
         kept.remove()
 
 
+def test_a_run_that_patience_ended_is_not_taken_further(
+    plain: Any, rows: list[Row], cache: FeatureCache, quick: Train, tmp_path: Path
+) -> None:
+    impatient = quick.model_copy(update={"epochs": 4, "patience": 1, "learning_rate": 0.5})
+    learn = examples(plain, rows, impatient, cache)
+    kept = Checkpoint(tmp_path / "run.safetensors", {})
+    whole = train(cache, learn, learn[:2], impatient, Means(kept))
+    lora.detach(plain.model)
+    assert len(whole.epochs()) < 4
+    again = train(cache, learn, learn[:2], impatient, Means(kept))
+    assert again.log == whole.log
+
+
+def test_any_seed_of_params_yaml_draws_dropout(
+    plain: Any, rows: list[Row], cache: FeatureCache, quick: Train
+) -> None:
+    some = quick.model_copy(update={"epochs": 1, "seed": 2**32 - 1})
+    learn = examples(plain, rows[:2], some, cache)
+    assert train(cache, learn, learn, some).log
+
+
 class Interrupted(Exception):
     pass
 
