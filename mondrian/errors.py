@@ -6,7 +6,8 @@ MondrianError
 ├── PhotoError           one picture that cannot be used
 ├── BaseModelError       a base model folder that is missing or unfit
 ├── AdapterError         an adapter that is not whole, not for this base, or does nothing
-└── TrainingError        a run that cannot go on
+├── TrainingError        a run that cannot go on
+└── EvaluationError      gates that do not hold
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class AdapterError(MondrianError):
 
 
 class TrainingError(MondrianError):
+    pass
+
+
+class EvaluationError(MondrianError):
     pass
 
 

@@ -1,90 +1,88 @@
-"""evaluate: base and adapter on the same val photographs -> every answer, and what they are worth.
+"""evaluate: every arm on the same val photographs -> every answer, beside the advisor's own.
 
-Greedy, through the chat template, each answer held against the critique that the advisor wrote.
-Beside both stands the constant predictor, which says the mean train scores and looks at nothing.
+Greedy, through the chat template. mondrian/verdict.py makes numbers and a verdict of the report.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
-import numpy as np
 from tqdm import tqdm
 
 from mondrian import adapter, lora
-from mondrian.critique import DIMENSIONS, complies
+from mondrian.answers import Answers
+from mondrian.arms import Question, questions
+from mondrian.critique import complies
 from mondrian.errors import AdapterError
 from mondrian.features import FeatureCache
-from mondrian.files import read_json
-from mondrian.forward import Features
+from mondrian.files import files_hash, read_json
 from mondrian.params import Evaluate
-from mondrian.recipe import RECIPE, Recipe, read_recipe
+from mondrian.recipe import RECIPE, Recipe, packages, read_recipe
 from mondrian.recover import Recovered, recover
 from mondrian.rows import Row
-from mondrian.vlm import Answer, Vlm, generate, next_logits, prompt_ids
+from mondrian.texts import sentences
+from mondrian.verdict import ARMS
+from mondrian.vlm import Answer, Vlm, generate, next_logits
 
-ARMS = ("base", "fine_tuned")
+_PLAIN = ("base", "few_shot")  # arms without the adapter
+_CODE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to judge by, and those that were trained on: for examples, and to know copies."""
+
+    val: Sequence[Row]
+    train: Sequence[Row]
 
 
 def evaluate(
-    features: FeatureCache, folder: Path, rows: Sequence[Row], params: Evaluate
+    features: FeatureCache, folder: Path, data: Data, params: Evaluate, kept: Path | None = None
 ) -> dict[str, Any]:
-    """Answers of both arms and their metrics, ready for comparison_report.json.
+    """Answers of every arm, ready for comparison_report.json.
+
+    kept  a file that answers are kept in until `Answers.forget`
 
     Raises AdapterError where the adapter does not fit the base or the prompt of the rows.
     """
-    recipe = read_recipe(folder)
-    _same_prompt(recipe, rows, folder)
-    _unseen(recipe, rows, folder)
-    vlm = features.vlm
-    features.look([row.images[0] for row in rows])
-    photos = [features.get(row.images[0]) for row in rows]
-    prompts = [
-        prompt_ids(vlm, row.messages[:-1], seen) for row, seen in zip(rows, photos, strict=True)
-    ]
-    canary = next_logits(vlm, prompts[0], photos[0])
+    recipe, vlm = read_recipe(folder), features.vlm
+    _same_prompt(recipe, data.val, folder)
+    _unseen(recipe, data.val, folder)
+    features.look([row.images[0] for row in data.val])
+    asked = questions(features, data.val, data.train, params.examples)
+    first = asked["base"][0]
+    canary = next_logits(vlm, first.prompt, first.seen)
     adapter.load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
-    adapter.prove_applied(next_logits(vlm, prompts[0], photos[0]), canary, folder)
-    with lora.detached(vlm.model):
-        answers = {"base": _answer_all(vlm, "base", prompts, photos, params)}
-    answers["fine_tuned"] = _answer_all(vlm, "fine_tuned", prompts, photos, params)
-    lora.detach(vlm.model)
-    return _report(vlm, folder, recipe, rows, answers)
+    try:
+        adapter.prove_applied(next_logits(vlm, first.prompt, first.seen), canary, folder)
+        told = Answers(kept, _identity(vlm, folder, params))
+        answers: dict[str, list[Answer]] = {}
+        for arm in (arm for arm in ARMS if arm in asked):
+            if arm in _PLAIN:
+                with lora.detached(vlm.model):
+                    answers[arm] = _answer_all(vlm, arm, data.val, asked[arm], params, told)
+            else:
+                answers[arm] = _answer_all(vlm, arm, data.val, asked[arm], params, told)
+    finally:
+        lora.detach(vlm.model)
+    return _report(vlm, folder, recipe, data, asked, answers)
 
 
-def metrics(report: dict[str, Any]) -> dict[str, Any]:
-    """What metrics/<advisor>/evaluate.json holds: each arm, and the constant predictor."""
-    rows = report["photographs"]
-    wanted = np.array([row["reference_scores"] for row in rows], float)
-    out = {arm: _arm_metrics([row[arm] for row in rows], wanted) for arm in ARMS}
-    means = np.array([report["train_score_means"][name] for name in DIMENSIONS])
-    told = np.broadcast_to(means, wanted.shape)
-    constant = {"format_compliance": 1.0, "scored": len(rows)}
-    out["constant"] = constant | _score_metrics(told, wanted)
-    return {"photographs": len(rows), **out}
-
-
-def summary(advisor: str, found: dict[str, Any]) -> str:
-    """A table a person can read at a glance."""
-    lines = [f"evaluate {advisor}: {found['photographs']} photographs that were not trained on"]
-    head = f"  {'':12}{'compliance':>11}{'scored':>8}{'score MAE':>11}{'bias':>8}{'s/critique':>12}"
-    lines.append(head)
-    for arm in (*ARMS, "constant"):
-        one = found[arm]
-        mae, bias = (_number(one[key]) for key in ("score_mae", "score_bias"))
-        seconds = _number(one.get("seconds_per_critique"))
-        told = f"{one['format_compliance']:>11.2f}{one['scored']:>8}{mae:>11}{bias:>8}{seconds:>12}"
-        lines.append(f"  {arm:12}{told}")
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _identity(vlm: Vlm, folder: Path, params: Evaluate) -> dict[str, Any]:
+    """All that decides an answer besides its prompt."""
+    return {
+        "base": vlm.hash,
+        "adapter": files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS}),
+        "max_new_tokens": params.max_new_tokens,
+        "code": files_hash(_CODE, {file.name for file in _CODE.glob("*.py")}),
+        **packages(),
+    }
 
 
 def _same_prompt(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
@@ -107,63 +105,83 @@ def _unseen(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
 
 
 def _answer_all(
-    vlm: Vlm,
-    arm: str,
-    prompts: Sequence[Sequence[int]],
-    photos: Sequence[Features],
-    params: Evaluate,
-) -> list[Answer]:
-    answers: dict[int, Answer] = {}
-    with tqdm(total=len(prompts), desc=arm, unit="critique") as bar:
-        for batch in _alike(prompts, photos, params.batch_size):
-            seen = [photos[i] for i in batch]
-            told = generate(vlm, [prompts[i] for i in batch], seen, params.max_new_tokens)
-            answers.update(zip(batch, told, strict=True))
+    vlm: Vlm, arm: str, rows: Sequence[Row], asked: Sequence[Question], params: Evaluate,
+    told: Answers,
+) -> list[Answer]:  # fmt: skip
+    keys = [told.key(arm, r.id, q.prompt, q.shown) for r, q in zip(rows, asked, strict=True)]
+    left = [i for i, key in enumerate(keys) if told.get(key) is None]
+    bar = tqdm(total=len(asked), initial=len(asked) - len(left), desc=arm, unit="critique")
+    with bar:
+        for batch in _alike(asked, left, params.batch_size):
+            given = generate(
+                vlm, [asked[i].prompt for i in batch], [asked[i].seen for i in batch],
+                params.max_new_tokens,
+            )  # fmt: skip
+            told.add({keys[i]: answer for i, answer in zip(batch, given, strict=True)})
             bar.update(len(batch))
-    return [answers[i] for i in range(len(prompts))]
+    return [answer for key in keys if (answer := told.get(key)) is not None]
 
 
-def _alike(
-    prompts: Sequence[Sequence[int]], photos: Sequence[Features], size: int
-) -> Iterator[list[int]]:
+def _alike(asked: Sequence[Question], left: Sequence[int], size: int) -> Iterator[list[int]]:
     """Batches whose photographs have one grid and whose prompts have one length."""
     groups = defaultdict(list)
-    for i, (prompt, seen) in enumerate(zip(prompts, photos, strict=True)):
-        groups[seen.grid, len(prompt)].append(i)
+    for i in left:
+        groups[asked[i].seen.grid, len(asked[i].prompt)].append(i)
     for members in groups.values():
         for i in range(0, len(members), size):
             yield members[i : i + size]
 
 
 def _report(
-    vlm: Vlm,
-    folder: Path,
-    recipe: Recipe,
-    rows: Sequence[Row],
+    vlm: Vlm, folder: Path, recipe: Recipe, data: Data, asked: dict[str, list[Question]],
     answers: dict[str, list[Answer]],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
+    trained = sentences(_texts(row) for row in data.train)
     photographs = []
-    for i, row in enumerate(rows):
+    for i, row in enumerate(data.val):
         reference = row.answer()
         entry: dict[str, Any] = {
             "id": row.id,
             "image": row.images[0],
             "photo_group": row.photo_group,
+            "prompt_sha256": row.prompt_hash,
             "reference": reference.model_dump(mode="json"),
+            "reference_text": row.messages[-1]["content"],
             "reference_scores": reference.scores(),
+            "reference_copied": bool(sentences([_texts(row)]) & trained),
         }
-        photographs.append(entry | {arm: _judged(answers[arm][i]) for arm in ARMS})
+        for arm, given in answers.items():
+            entry[arm] = judged(given[i], trained) | {"shown": asked[arm][i].shown}
+        photographs.append(entry)
     return {
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
         "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE)},
+        "packages": packages(),
         "train_score_means": recipe.train_score_means,
         "photographs": photographs,
     }
 
 
-def _judged(answer: Answer) -> dict[str, Any]:
-    """An answer with its scores, where it has them: raw compliance is judged without repair."""
+def _texts(row: Row) -> str:
+    return "\n".join(_comments(row.messages[-1]["content"]))
+
+
+def _comments(text: str) -> list[str]:
+    """What an answer says in words of its own: its values, where it is a critique."""
+    found = recover(text)
+    if not isinstance(found, Recovered):
+        return [text]
+    critique = found.critique
+    each = [part for d in critique.dimensions for part in (d.comment, d.recommendation)]
+    return [critique.image_description, *each, critique.technical_notes]
+
+
+def judged(answer: Answer, trained: set[str]) -> dict[str, Any]:
+    """An answer with its scores, where it has them: raw compliance is judged without repair.
+
+    trained  hashes of the sentences of train, for whether one was copied
+    """
     found = recover(answer.text)
     scores, fault = (
         (found.critique.scores(), None)
@@ -175,36 +193,8 @@ def _judged(answer: Answer) -> dict[str, Any]:
         "compliant": complies(answer.text),
         "scores": scores,
         "fault": fault,
+        "copied": bool(sentences(["\n".join(_comments(answer.text))]) & trained),
         "tokens": answer.tokens,
         "seconds": round(answer.seconds, 4),
         "ended": answer.ended,
-    }
-
-
-def _arm_metrics(told: list[dict[str, Any]], wanted: np.ndarray[Any, Any]) -> dict[str, Any]:
-    scored = [i for i, one in enumerate(told) if one["scores"] is not None]
-    scores = np.array([told[i]["scores"] for i in scored], float).reshape(-1, len(DIMENSIONS))
-    seconds, tokens = (sum(one[key] for one in told) for key in ("seconds", "tokens"))
-    return {
-        "format_compliance": round(sum(one["compliant"] for one in told) / len(told), 4),
-        "scored": len(scored),
-        **_score_metrics(scores, wanted[scored]),
-        "seconds_per_critique": round(seconds / len(told), 3),
-        "tokens_per_critique": round(tokens / len(told), 1),
-        "tokens_per_second": round(tokens / seconds, 1),
-    }
-
-
-def _score_metrics(told: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Mean absolute error and mean error over photographs and the seven dimensions."""
-    if not len(told):
-        return {"score_mae": None, "score_bias": None, "score_mae_by_dimension": None}
-    error = told - wanted
-    by_dimension = np.abs(error).mean(axis=0)
-    return {
-        "score_mae": round(float(np.abs(error).mean()), 4),
-        "score_bias": round(float(error.mean()), 4),
-        "score_mae_by_dimension": {
-            name: round(float(e), 4) for name, e in zip(DIMENSIONS, by_dimension, strict=True)
-        },
     }

@@ -104,9 +104,33 @@ class Train(Section):
         return self.model_copy(update={"epochs": epochs or self.epochs})
 
 
+class Index(Section):
+    format: Annotated[float, Field(ge=0)]
+    scores: Annotated[float, Field(ge=0)]
+    text: Annotated[float, Field(ge=0)]
+    grounding: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _something(self) -> Index:
+        if not sum(self.model_dump().values()):
+            raise ValueError("evaluate.index weights nothing; one of its four is to be above 0")
+        return self
+
+
+class Gates(Section):
+    base_compliance: Annotated[float, Field(ge=0, le=1)]
+    compliance: Annotated[float, Field(ge=0, le=1)]
+    overhead: Annotated[float, Field(ge=0)]
+    index_gain_percent: float
+    copied_above_reference: Annotated[float, Field(ge=0, le=1)]
+
+
 class Evaluate(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
+    examples: Annotated[int, Field(ge=0, le=8)]
+    index: Index
+    gates: Gates
 
 
 class Machine(Section):

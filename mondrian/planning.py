@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from mondrian.architecture import find_base, read_architecture
-from mondrian.errors import ParamsError, TrainingError
+from mondrian.errors import TrainingError
 from mondrian.fit import refuse_too_large
 from mondrian.machine import measure, memory_left, this_device
 from mondrian.params import Params, Train
+from mondrian.pipeline import flags_of
 from mondrian.plan import Plan, make_plan
 from mondrian.rows import read_rows
 from mondrian.tokens import read_tokens
@@ -86,24 +84,12 @@ def describe(plan: Plan, title: str, seconds: float, memory: int) -> str:
     return "\n".join([*text, *parts])
 
 
-def files_of(params: Params, pipeline: Path = Path("dvc.yaml")) -> list[Files]:
+def files_of(params: Params) -> list[Files]:
     """Where dvc.yaml has the rows of each advisor.
 
     Raises ParamsError where it has no train stage.
     """
-    try:
-        command = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]["train"]["cmd"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise ParamsError(
-            f"{pipeline} has no train stage; run from the project's folder, or name --train_data "
-            "and --val_data"
-        ) from None
-    found = []
-    for advisor in params.advisors:
-        words = shlex.split(command.replace("${item.advisor}", advisor))
-        paths = [Path(words[words.index(f"--{part}_data") + 1]) for part in ("train", "val")]
-        found.append(Files(*paths))
-    return found
+    return [Files(*paths) for paths in flags_of("train", ("train_data", "val_data"), params)]
 
 
 def _many(count: int) -> str:

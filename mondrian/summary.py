@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from mondrian.errors import run
 from mondrian.files import read_json
 from mondrian.params import load_params
+from mondrian.verdict import ARMS
+from mondrian.verdict_text import sentence
 
 METRICS = Path("metrics")
 
@@ -22,10 +23,12 @@ def arms(advisor: str, folder: Path) -> pd.DataFrame:
         "scored": "scored",
         "score_mae": "score MAE",
         "score_bias": "bias",
+        "quality_index": "index",
         "seconds_per_critique": "s/critique",
         "tokens_per_critique": "tokens",
     }
-    table = pd.DataFrame({arm: found[arm] for arm in ("base", "fine_tuned", "constant")}).T
+    known = [arm for arm in (*ARMS, "constant") if arm in found]
+    table = pd.DataFrame({arm: found[arm] for arm in known}).T
     table = table.reindex(columns=list(shown)).rename(columns=shown).astype(float)
     return table.astype({"scored": int})
 
@@ -46,22 +49,10 @@ def told(advisor: str, folder: Path) -> str:
             f"  trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
             f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
             *(f"  {line}" for line in table.splitlines()),
-            f"  {_said(evaluate)}",
+            f"  {sentence(evaluate)}",
             *(["  trained and evaluated on other data than these: run dvc repro"] if stale else []),
         ]
     )
-
-
-def _said(found: dict[str, Any]) -> str:
-    tuned, base, constant = (found[arm]["score_mae"] for arm in ("fine_tuned", "base", "constant"))
-    if tuned is None:
-        return "the adapter's answers hold no scores"
-    beats = [name for name, mae in (("base", base), ("constant", constant)) if mae and tuned < mae]
-    count = found["photographs"]
-    nearer = f"on {count} photographs the adapter is on average nearer"
-    if len(beats) == 2:
-        return f"{nearer} to the advisor than base and constant"
-    return f"{nearer} than {beats[0] if beats else 'neither'}"
 
 
 def main() -> None:
@@ -71,7 +62,8 @@ def main() -> None:
         "\nscore MAE: mean distance from the advisor's own scores, 0 to 10; "
         "constant says the mean of the training scores.\n"
         "compliance: share of answers that fit the schema; scored: answers with scores; "
-        "bias above 0: too kind."
+        "bias above 0: too kind; "
+        "index: quality, 0 to 100 (docs/evaluation.md)."
     )
 
 

@@ -1,94 +1,156 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mondrian.answers import Answers
+from mondrian.arms import Question, another_photograph, spread
 from mondrian.critique import DIMENSIONS, Critique, canonical, complies
 from mondrian.errors import AdapterError
-from mondrian.evaluate import _alike, _judged, _same_prompt, _unseen, metrics, summary
+from mondrian.evaluate import _alike, _same_prompt, _unseen, judged
 from mondrian.forward import Features
 from mondrian.prompt import row_messages
 from mondrian.recipe import BaseId, Recipe
 from mondrian.rows import Row
-from mondrian.sample.mess import with_scores
+from mondrian.texts import sentences
 from mondrian.vlm import Answer
+from tests.conftest import ROOT, stage
 
 
-def judged(text: str) -> dict[str, Any]:
-    return _judged(Answer(text, tokens=100, seconds=0.5, ended=True))
-
-
-def report(critique: Critique, base: list[str], tuned: list[str], wanted: list[float]) -> Any:
-    photographs = [
-        {"reference_scores": [w] * 7, "base": judged(b), "fine_tuned": judged(t)}
-        for b, t, w in zip(base, tuned, wanted, strict=True)
-    ]
-    means = dict.fromkeys(DIMENSIONS, 5.0)
-    return {"advisor": "ansel", "train_score_means": means, "photographs": photographs}
-
-
-def scored(critique: Critique, score: float) -> str:
-    return canonical(with_scores(critique, (score,) * 7, score))
-
-
-def test_errors_and_bias_are_held_against_the_reference(critique: Critique) -> None:
-    base = [scored(critique, 6), scored(critique, 6)]
-    tuned = [scored(critique, 3), scored(critique, 8)]
-    found = metrics(report(critique, base, tuned, [2, 8]))
-    assert found["base"]["score_mae"] == 3
-    assert found["base"]["score_bias"] == 1
-    assert found["fine_tuned"]["score_mae"] == 0.5
-    assert found["constant"]["score_mae"] == 3
-    assert found["constant"]["score_mae_by_dimension"]["Lighting"] == 3
-    assert found["base"]["tokens_per_second"] == 200
-
-
-def test_a_malformed_answer_counts_against_compliance_and_holds_no_score(
-    critique: Critique,
-) -> None:
-    tuned = ["Okay, let me look.", scored(critique, 4)]
-    found = metrics(report(critique, ["", ""], tuned, [4, 4]))
-    assert found["fine_tuned"]["format_compliance"] == 0.5
-    assert found["fine_tuned"]["scored"] == 1
-    assert found["fine_tuned"]["score_mae"] == 0
-    assert found["base"]["score_mae"] is None
-    assert " - " in summary("ansel", found)
+def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
+    return judged(Answer(text, tokens=100, seconds=0.5, ended=True), trained or set())
 
 
 def test_raw_compliance_is_judged_without_repair(critique: Critique) -> None:
     text = canonical(critique)
     assert complies(text)
     assert not complies(f"```json\n{text}\n```")
-    fenced = judged(f"```json\n{text}\n```")
+    fenced = judge(f"```json\n{text}\n```")
     assert not fenced["compliant"]
     assert fenced["scores"] == critique.scores()
-    assert judged(text[:300])["fault"].startswith("truncated")
+    assert judge(text[:300])["fault"].startswith("truncated")
+
+
+def test_a_sentence_of_train_counts_as_copied(critique: Critique) -> None:
+    long = "The ridge holds its deep shadows well into the far, cold valley."
+    first = critique.dimensions[0].model_copy(update={"comment": long})
+    told = critique.model_copy(update={"dimensions": (first, *critique.dimensions[1:])})
+    assert judge(canonical(told), sentences([f"{long.upper()} And more."]))["copied"]
+    other = sentences(["Other words stand here, and many more of them."])
+    assert not judge(canonical(told), other)["copied"]
 
 
 def test_answers_are_generated_together_only_where_they_are_alike() -> None:
-    def seen(rows: int) -> Features:
-        return Features(None, (), (rows, 5))  # type: ignore[arg-type]
+    def asked(rows: int) -> Question:
+        return Question([1] * 9, Features(None, (), (rows, 5)), "")  # type: ignore[arg-type]
 
-    photos = [seen(4), seen(5), seen(4), seen(4)]
-    batches = list(_alike([[1] * 9] * 4, photos, 2))
+    batches = list(_alike([asked(4), asked(5), asked(4), asked(4), asked(4)], [0, 1, 2, 3], 2))
     assert batches == [[0, 2], [3], [1]]
 
 
-def test_rows_of_another_prompt_and_of_training_are_refused() -> None:
-    row = Row(
-        messages=row_messages("You are one.", "{}"), images=["x"], id="ansel/1", photo="",
-        photo_group="group", prompt_hash="a" * 64,
+def row(name: str, group: str, critique: Critique | None = None, overall: float = 5) -> Row:
+    answer = ""
+    if critique:
+        answer = canonical(critique.model_copy(update={"overall_score": overall}))
+    return Row(
+        messages=row_messages("You are one.", answer), images=["x"], id=name, photo="",
+        photo_group=group, prompt_hash="a" * 64,
     )  # fmt: skip
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+def test_shuffled_shows_every_row_another_photograph(groups: list[str]) -> None:
+    rows = [row(str(i), group) for i, group in enumerate(groups)]
+    found = another_photograph(rows)
+    if len(set(groups)) < 2:
+        assert found is None
+        return
+    assert found is not None
+    assert all(rows[o].photo_group != r.photo_group for r, o in zip(rows, found, strict=True))
+    if len(set(groups)) == len(groups):
+        assert sorted(found) == list(range(len(groups)))
+
+
+def test_examples_go_from_low_to_high(critique: Critique) -> None:
+    train = [row(str(i), str(i), critique, i) for i in (9, 1, 5, 3, 7)]
+    assert [r.answer().overall_score for r in spread(train, 2)] == [3, 7]
+    assert len(spread(train, 8)) == 5
+
+
+def test_an_answer_is_kept_and_one_of_something_else_is_not(tmp_path: Path) -> None:
+    path, given = tmp_path / "answers.jsonl", Answer("text", 3, 0.5, True)
+    first = Answers(path, {"base": "a"})
+    key = first.key("base", "ansel/1", [1, 2], "ansel/1")
+    first.add({key: given})
+    with path.open("a") as file:
+        file.write('{"identity": "cut sh')
+    assert Answers(path, {"base": "a"}).get(key) == given
+    assert Answers(path, {"base": "b"}).get(key) is None
+    assert first.key("base", "ansel/1", [1, 3], "ansel/1") != key
+    first.forget()
+    assert not path.exists()
+
+
+def test_rows_of_another_prompt_and_of_training_are_refused() -> None:
+    one = row("ansel/1", "group")
     with pytest.raises(AdapterError, match="trained on another prompt"):
-        _same_prompt(made("b" * 64, []), [row], Path("adapter"))
-    _same_prompt(made("a" * 64, []), [row], Path("adapter"))
+        _same_prompt(made("b" * 64, []), [one], Path("adapter"))
+    _same_prompt(made("a" * 64, []), [one], Path("adapter"))
     with pytest.raises(AdapterError, match="was trained on the photograph of row ansel/1"):
-        _unseen(made("a" * 64, ["group"]), [row], Path("adapter"))
-    _unseen(made("a" * 64, ["other"]), [row], Path("adapter"))
+        _unseen(made("a" * 64, ["group"]), [one], Path("adapter"))
+    _unseen(made("a" * 64, ["other"]), [one], Path("adapter"))
 
 
 def made(prompt: str, groups: list[str]) -> Recipe:
     return Recipe(
-        advisor="ansel", base=BaseId(source="x", sha256="y"), prompt_sha256=prompt,
+        advisor="ansel", base=BaseId(source="", sha256=""), prompt_sha256=prompt,
         train_photo_groups=groups, train_score_means=dict.fromkeys(DIMENSIONS, 5.0),
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_evaluation_goes_on_where_it_stopped_and_is_made_anew_from_its_report(
+    trained: Path, some_prepared: Path, tmp_path: Path
+) -> None:
+    def run(*more: object) -> Any:
+        done = stage(
+            "evaluate", "--lora_path", trained, "--val_data", some_prepared / "val.json",
+            "--train_data", some_prepared / "train.json", "--cache_dir", tmp_path / "cache",
+            "--output_report", tmp_path / "report.json", "--metrics", tmp_path / "evaluate.json",
+            "--page", tmp_path / "report.html", *more,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "evaluate.json").read_text())
+
+    found = run()
+    assert not list((tmp_path / "cache/evaluate").iterdir())
+    assert found["verdict"] == "INCONCLUSIVE"
+    assert found["photographs"] == 1
+    again = stage(
+        "evaluate", "--from_report", tmp_path / "report.json", "--metrics", tmp_path / "again.json"
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "evaluate.json").read_bytes()
+    page = (tmp_path / "report.html").read_text()
+    assert "INCONCLUSIVE" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    checked = stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
+    assert checked.returncode == 1
+    assert "gates do not hold" in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(some_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    done = stage(
+        "train", "--train_data", some_prepared / "train.json", "--val_data",
+        some_prepared / "val.json", "--output_dir", folder / "adapter", "--metrics",
+        folder / "train.json", "--cache_dir", folder / "cache", "--epochs", 1,
+        "--params", ROOT / "params.yaml",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "adapter"

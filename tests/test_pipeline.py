@@ -71,6 +71,8 @@ def test_the_adapter_is_nearer_to_the_advisor_than_base_and_constant(
     clone: Clone, advisor: str
 ) -> None:
     found = clone.metrics(advisor, "evaluate")
+    assert found["verdict"] == "BETTER"
+    assert found["shuffled"]["score_mae"] > found["fine_tuned"]["score_mae"] + 0.5
     tuned = found["fine_tuned"]
     assert tuned["score_mae"] < found["base"]["score_mae"]
     assert tuned["score_mae"] < found["constant"]["score_mae"]
@@ -98,7 +100,7 @@ def test_the_report_holds_every_output(clone: Clone, advisor: str) -> None:
     report = json.loads(path.read_text())
     assert len(report["photographs"]) == clone.metrics(advisor, "evaluate")["photographs"]
     for photograph in report["photographs"]:
-        for arm in ("base", "fine_tuned"):
+        for arm in ("base", "few_shot", "fine_tuned", "shuffled"):
             assert photograph[arm]["text"]
             assert photograph[arm]["tokens"] > 0
         assert photograph["base"]["text"] != photograph["fine_tuned"]["text"]

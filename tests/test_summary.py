@@ -17,8 +17,15 @@ def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bo
         "link": {"linked": 40, "finished": 50},
         "prepare": {"train": part, "val": {"critiques": val}, "test": part},
         "train": {"seconds": 9.0, "tokens_per_second": 9.0, "val_loss": 1.0, "peak_memory_gb": 1.0},
-        "evaluate": {"photographs": 21, "base": arm, "fine_tuned": arm, "constant": arm},
-    }
+        "evaluate": {
+            "photographs": 21, "base": arm, "fine_tuned": arm, "constant": arm,
+            "verdict": "INCONCLUSIVE", "photograph_groups": 21,
+            "comparisons": {"index": {"needed": 80}},
+        },
+    }  # fmt: skip
     for stage, content in found.items():
         write_json(tmp_path / "ansel" / f"{stage}.json", content)
-    assert ("run dvc repro" in told("ansel", tmp_path)) == stale
+    text = told("ansel", tmp_path)
+    assert ("run dvc repro" in text) == stale
+    assert "INCONCLUSIVE on 21" in text
+    assert "about 80 photographs" in text

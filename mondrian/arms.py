@@ -1,0 +1,79 @@
+"""What each arm is asked: the same photographs, with or without adapter, examples, the right one.
+
+base        the base as it is
+few_shot    the base, with critiques of train in its prompt: what one would do without training
+fine_tuned  the base with the adapter
+shuffled    the same, shown another photograph: if it critiques as well, it does not look
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mondrian.features import FeatureCache
+from mondrian.forward import Features
+from mondrian.rows import Row
+from mondrian.vlm import prompt_ids
+
+_EXAMPLES = "Critiques that you wrote of other photographs:"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the photograph it is about; `shown` names the row whose photograph that is."""
+
+    prompt: list[int]
+    seen: Features
+    shown: str
+
+
+def questions(
+    features: FeatureCache, rows: Sequence[Row], train: Sequence[Row], examples: int
+) -> dict[str, list[Question]]:
+    """The questions of each arm, in the order of the rows; shuffled and few_shot where they can be.
+
+    examples  critiques of train in the prompt of few_shot; 0 for no such arm
+    """
+    others = another_photograph(rows)
+    asked = {
+        "base": [_ask(features, row, row) for row in rows],
+        "fine_tuned": [_ask(features, row, row) for row in rows],
+    }
+    if others:
+        asked["shuffled"] = [
+            _ask(features, row, rows[other]) for row, other in zip(rows, others, strict=True)
+        ]
+    if examples and train:
+        told = "\n".join(row.messages[-1]["content"] for row in spread(train, examples))
+        asked["few_shot"] = [_ask(features, row, row, f"\n{_EXAMPLES}\n{told}") for row in rows]
+    return asked
+
+
+def _ask(features: FeatureCache, row: Row, shown: Row, more: str = "") -> Question:
+    system, user = row.messages[:2]
+    messages = [{"role": "system", "content": system["content"] + more}, user]
+    seen = features.get(shown.images[0])
+    return Question(prompt_ids(features.vlm, messages, seen), seen, shown.id)
+
+
+def another_photograph(rows: Sequence[Row]) -> list[int] | None:
+    """For each row the place of one with another photograph, each used about once.
+
+    None where all rows show the same.
+    """
+    if len({row.photo_group for row in rows}) < 2:
+        return None
+    count, found = len(rows), []
+    step = count // 2
+    for i, row in enumerate(rows):
+        places = ((i + step + k) % count for k in range(count))
+        found.append(next(p for p in places if rows[p].photo_group != row.photo_group))
+    return found
+
+
+def spread(train: Sequence[Row], count: int) -> list[Row]:
+    """So many rows of train, from low to high overall score, evenly apart."""
+    ordered = sorted(train, key=lambda row: (row.answer().overall_score, row.id))
+    count = min(count, len(ordered))
+    return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]

@@ -1,0 +1,87 @@
+"""Gates: what an adapter has to reach before a person may release it (evaluate.gates)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mondrian.errors import EvaluationError
+from mondrian.files import read_json
+from mondrian.params import Gates, Params
+from mondrian.pipeline import flags_of
+from mondrian.stats import Estimate
+
+WARNINGS = ("base_compliance",)  # gates of the base, which no adapter can mend
+
+
+def gates_of(
+    report: dict[str, Any], arms: dict[str, Any], compared: dict[str, Estimate], asked: Gates
+) -> dict[str, Any]:
+    """Each gate: what was found, what is asked, and whether it holds."""
+    tuned, base = arms["fine_tuned"], arms["base"]
+    own = float(np.mean([row["reference_copied"] for row in report["photographs"]]))
+    gain = compared["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
+    least = {
+        "base_compliance": (base["format_compliance"], asked.base_compliance),
+        "compliance": (tuned["format_compliance"], asked.compliance),
+        "index_gain_percent": (100 * gain, asked.index_gain_percent),
+        "index_low": (compared["index"].low, 0.0),
+        "constant_low": (compared["constant"].low, 0.0),
+    }
+    if "looks" in compared:
+        least["looks_low"] = (compared["looks"].low, 0.0)
+    most = {
+        "overhead": (_slower(tuned, base), asked.overhead),
+        "copied_above_reference": (tuned["copied"] - own, asked.copied_above_reference),
+    }
+    return {name: _gate(found, limit, found >= limit) for name, (found, limit) in least.items()} | {
+        name: _gate(found, limit, found <= limit) for name, (found, limit) in most.items()
+    }
+
+
+def _slower(tuned: dict[str, Any], base: dict[str, Any]) -> float:
+    """How much longer the adapter takes for a token than the base."""
+    if not (tuned["tokens_per_second"] and base["tokens_per_second"]):
+        return 0.0
+    return float(base["tokens_per_second"] / tuned["tokens_per_second"] - 1)
+
+
+def _gate(found: float, asked: float, holds: bool) -> dict[str, Any]:
+    return {
+        "found": round(found, 4) if isfinite(found) else None,
+        "asked": asked,
+        "holds": bool(holds),
+    }
+
+
+def failed(found: dict[str, Any]) -> list[str]:
+    """The gates of evaluate.json that do not hold, as lines; warnings are left out."""
+    return [
+        f"{name} is {gate['found']}, {gate['asked']} is asked"
+        for name, gate in found["gates"].items()
+        if not gate["holds"] and name not in WARNINGS
+    ]
+
+
+def check(metrics: Path | None, params: Params, show: Callable[[str], None]) -> None:
+    """Hold one evaluate.json, or that of every advisor of dvc.yaml, to its gates.
+
+    Raises EvaluationError that names each gate that does not hold; DataError where there is none.
+    """
+    files = (
+        [metrics] if metrics else [paths[0] for paths in flags_of("evaluate", ["metrics"], params)]
+    )
+    faults = []
+    for file in files:
+        found = read_json(file)
+        try:
+            faults += [f"{file}: {line}" for line in failed(found)]
+            show(f"{file}: {found['verdict']}")
+        except (KeyError, TypeError, AttributeError):
+            raise EvaluationError(f"{file} holds no gates; evaluate again: dvc repro") from None
+    if faults:
+        raise EvaluationError("\n  ".join([f"{len(faults)} gates do not hold", *faults]))

@@ -1,0 +1,81 @@
+"""What can be said of an answer's words without reading them: nearness, repetition, copying.
+
+docs/evaluation.md gives each measure's formula and source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+_ORDERS, _BETA = 6, 2.0  # of chrF
+_GRAM = 4  # words of a phrase that is looked for again
+_SENTENCE = 8  # words from which a sentence is long enough to be copied
+
+
+def chrf(text: str, reference: str) -> float:
+    """chrF of two texts, 0 to 1 (Popovic 2015, WMT): F2 over character n-grams up to 6.
+
+    White space is left out, as in the paper's tool; orders that either text lacks do not count.
+    """
+    told, wanted = ("".join(part.split()) for part in (text, reference))
+    precisions, recalls = [], []
+    for order in range(1, _ORDERS + 1):
+        a, b = _grams(told, order), _grams(wanted, order)
+        if not a or not b:
+            continue
+        common = sum((a & b).values())
+        precisions.append(common / sum(a.values()))
+        recalls.append(common / sum(b.values()))
+    if not precisions:
+        return 0.0
+    precision, recall = (sum(x) / len(x) for x in (precisions, recalls))
+    if not precision + recall:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (_BETA**2 * precision + recall)
+
+
+def _grams(text: str, order: int) -> Counter[str]:
+    return Counter(text[i : i + order] for i in range(len(text) - order + 1))
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def repetition(text: str) -> float:
+    """Share of four-word phrases that stood in the text before."""
+    told = words(text)
+    phrases = [tuple(told[i : i + _GRAM]) for i in range(len(told) - _GRAM + 1)]
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
+
+
+def specificity(texts: Sequence[str]) -> list[float]:
+    """Of each text, the share of its distinct words that fewer than half of the texts use."""
+    each = [set(words(text)) for text in texts]
+    counts = Counter(word for one in each for word in one)
+    rare = {word for word, count in counts.items() if count < len(texts) / 2}
+    return [len(one & rare) / len(one) if one else 0.0 for one in each]
+
+
+def sentences(texts: Iterable[str]) -> set[str]:
+    """Hashes of the sentences of eight words and more, as lower-case words."""
+    found = set()
+    for text in texts:
+        for part in re.split(r"[.!?]+\s", text + " "):
+            told = words(part)
+            if len(told) >= _SENTENCE:
+                found.add(sha256(" ".join(told).encode()).hexdigest()[:16])
+    return found
+
+
+def script(text: str) -> str:
+    """The writing that most letters belong to, by the first word of their Unicode names."""
+    import unicodedata
+
+    letters = [c for c in text if c.isalpha()][:400]
+    kinds = Counter(unicodedata.name(c, "?").split()[0] for c in letters)
+    return kinds.most_common(1)[0][0] if kinds else ""

@@ -1,0 +1,154 @@
+"""From a report to a verdict: comparisons with intervals, gates, and BETTER, WORSE or INCONCLUSIVE.
+
+Everything here is computed from comparison_report.json alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from mondrian.agreement import score_metrics
+from mondrian.critique import DIMENSIONS
+from mondrian.gates import gates_of
+from mondrian.params import Evaluate
+from mondrian.quality import index, parts_of
+from mondrian.stats import Estimate, holm, paired, share
+from mondrian.texts import repetition, script, specificity
+
+ARMS = ("base", "few_shot", "fine_tuned", "shuffled")
+BETTER, WORSE, INCONCLUSIVE = "BETTER", "WORSE", "INCONCLUSIVE"
+
+
+def metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
+    """What metrics/<advisor>/evaluate.json holds: verdict, comparisons, gates, and each arm."""
+    rows = report["photographs"]
+    arms = [arm for arm in ARMS if arm in rows[0]]
+    wanted = np.array([row["reference_scores"] for row in rows], float)
+    out: dict[str, Any] = {arm: _arm(report, arm, wanted, params) for arm in arms}
+    told = np.broadcast_to(_means(report), wanted.shape)
+    out["constant"] = {"format_compliance": 1.0, "scored": len(rows)} | score_metrics(told, wanted)
+    compared = comparisons(report, params)
+    gates = gates_of(report, out, compared, params.gates)
+    return {
+        "verdict": verdict(compared),
+        "photographs": len(rows),
+        "photograph_groups": compared["index"].groups,
+        "comparisons": {name: _plain(one) for name, one in compared.items()},
+        "dimensions": _by_dimension(report),
+        "gates": gates,
+        **out,
+    }
+
+
+def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]:
+    """Paired differences by photograph; above 0 speaks for the adapter.
+
+    index          quality index, points of 100, against the base
+    index_few_shot against the base with examples in its prompt
+    error          score error, points of 10, against the base (where both have scores)
+    constant       score error against the constant predictor
+    looks          score error on its own photograph against another photograph's
+    """
+    rows = report["photographs"]
+    groups = [row["photo_group"] for row in rows]
+    at = {arm: index(parts_of([r[arm] for r in rows], rows), params.index)
+          for arm in ARMS if arm in rows[0]}  # fmt: skip
+    errors = {arm: [_error(row[arm]["scores"], row) for row in rows] for arm in at}
+    errors["constant"] = [_error(_means(report), row) for row in rows]
+    tuned = at["fine_tuned"]
+    found = {"index": paired(np.subtract(tuned, at["base"]).tolist(), groups)}
+    if "few_shot" in at:
+        found["index_few_shot"] = paired(np.subtract(tuned, at["few_shot"]).tolist(), groups)
+    for name, arm in (("error", "base"), ("constant", "constant"), ("looks", "shuffled")):
+        if arm in errors:
+            found[name] = _less(errors["fine_tuned"], errors[arm], groups)
+    return found
+
+
+def verdict(compared: dict[str, Estimate]) -> str:
+    """BETTER only where the index is above the base's, scores beat the constant, and it looks."""
+    needed = [compared["index"], compared["constant"]]
+    needed += [compared["looks"]] if "looks" in compared else []
+    if all(one.above for one in needed):
+        return BETTER
+    return WORSE if compared["index"].below else INCONCLUSIVE
+
+
+def _less(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str]) -> Estimate:
+    """How much less our error is, over photographs where both are known."""
+    both = [(t - o, g) for o, t, g in zip(ours, theirs, groups, strict=True) if isfinite(t - o)]
+    if not both:
+        return Estimate(0.0, -np.inf, np.inf, 0, 0.0, None, 1.0)
+    return paired([d for d, _ in both], [g for _, g in both])
+
+
+def _error(scores: Any, row: dict[str, Any]) -> float:
+    if scores is None:
+        return float("nan")
+    return float(np.abs(np.subtract(scores, row["reference_scores"])).mean())
+
+
+def _means(report: dict[str, Any]) -> Any:
+    return np.array([report["train_score_means"][name] for name in DIMENSIONS], float)
+
+
+def _by_dimension(report: dict[str, Any]) -> dict[str, Any]:
+    """How much less the adapter's error is than the base's in each, p adjusted for being seven."""
+    rows = [r for r in report["photographs"] if r["base"]["scores"] and r["fine_tuned"]["scores"]]
+    if not rows:
+        return {}
+    wanted, base, tuned = (
+        np.array([r["reference_scores"] if arm is None else r[arm]["scores"] for r in rows], float)
+        for arm in (None, "base", "fine_tuned")
+    )
+    less = np.abs(base - wanted) - np.abs(tuned - wanted)
+    found = [paired(less[:, i].tolist(), [r["photo_group"] for r in rows]) for i in range(7)]
+    adjusted = holm([one.p for one in found])
+    return {
+        name: _plain(one) | {"p_holm": round(p, 4)}
+        for name, one, p in zip(DIMENSIONS, found, adjusted, strict=True)
+    }
+
+
+def _plain(one: Estimate) -> dict[str, Any]:
+    """As JSON: no infinities, four places."""
+    told = asdict(one)
+    return {
+        name: (round(value, 4) if isfinite(value) else None) if isinstance(value, float) else value
+        for name, value in told.items()
+    }
+
+
+def _arm(report: dict[str, Any], arm: str, wanted: Any, params: Evaluate) -> dict[str, Any]:
+    rows = report["photographs"]
+    told = [row[arm] for row in rows]
+    scored = [i for i, one in enumerate(told) if one["scores"] is not None]
+    scores = np.array([told[i]["scores"] for i in scored], float).reshape(-1, len(DIMENSIONS))
+    seconds, tokens = (sum(one[key] for one in told) for key in ("seconds", "tokens"))
+    parts = parts_of(told, rows)
+    compliance, low, high = share(sum(one["compliant"] for one in told), len(told))
+    return {
+        "format_compliance": round(compliance, 4),
+        "format_compliance_interval": [round(low, 4), round(high, 4)],
+        "ended": round(float(np.mean([one["ended"] for one in told])), 4),
+        "scored": len(scored),
+        **score_metrics(scores, wanted[scored]),
+        "quality_index": round(float(np.mean(index(parts, params.index))), 2),
+        "index_parts": {
+            name: round(float(np.mean([one[name] for one in parts])), 4) for name in parts[0]
+        },
+        "specificity": round(float(np.mean(specificity([one["text"] for one in told]))), 4),
+        "repetition": round(float(np.mean([repetition(one["text"]) for one in told])), 4),
+        "copied": round(float(np.mean([one["copied"] for one in told])), 4),
+        "right_language": round(float(np.mean(
+            [script(one["text"]) == script(row["reference_text"])
+             for one, row in zip(told, rows, strict=True)])), 4),
+        "seconds_per_critique": round(seconds / len(told), 3),
+        "tokens_per_critique": round(tokens / len(told), 1),
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+    }  # fmt: skip
