@@ -88,10 +88,29 @@ def check_weights(layers: dict[str, LoraLinear], found: dict[str, mx.array], fol
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
+    _check_values(found, folder / WEIGHTS)
+
+
+def _check_values(found: dict[str, mx.array], file: Path) -> None:
     if not all(bool(mx.all(mx.isfinite(value))) for value in found.values()):
-        raise AdapterError(f"{folder / WEIGHTS} holds weights that are no numbers; train again")
+        raise AdapterError(f"{file} holds weights that are no numbers; train again")
     if not any(bool(mx.any(value != 0)) for name, value in found.items() if ".lora_B." in name):
-        raise AdapterError(f"{folder / WEIGHTS}: every lora_B is zero; the adapter does nothing")
+        raise AdapterError(f"{file}: every lora_B is zero, the adapter does nothing; train longer")
+
+
+def check_alone(weights: dict[str, mx.array], settings: LoraSettings, folder: Path) -> None:
+    """Raise AdapterError where weights cannot be an adapter's, whatever its base."""
+    file, rank = folder / WEIGHTS, settings.rank
+    pairs = {name.rsplit(".lora_", 1)[0] for name in weights}
+    for path in sorted(pairs):
+        a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2:
+            raise AdapterError(f"{file}: {path} has no lora_A and lora_B of two axes; train again")
+        if not a.shape[0] == b.shape[1] == rank:
+            raise AdapterError(f"{file}: {path} is of rank {a.shape[0]}, {CONFIG} says {rank}")
+        if settings.dora and f"{path}.lora_magnitude_vector" not in weights:
+            raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
+    _check_values(weights, file)
 
 
 def wants_raw(folder: Path) -> bool:

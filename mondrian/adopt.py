@@ -24,14 +24,16 @@ from mondrian.keep import check_saved
 from mondrian.params import load_params
 from mondrian.recipe import RECIPE, recipe
 from mondrian.rows import read_rows
+from mondrian.train import LOG
 
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-_OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE)
+_OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
 _PLAIN: dict[str, Any] = {
     "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None,
     "layer_replication": None, "lora_bias": False, "alora_invocation_tokens": None,
+    "trainable_token_indices": None, "target_parameters": None, "use_qalora": False,
     "fan_in_fan_out": False,
 }  # fmt: skip
 
@@ -71,7 +73,11 @@ def read_foreign(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     except (SafetensorError, OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:160]
         raise AdapterError(f"{folder / adapter.WEIGHTS} cannot be read: {first}") from None
-    return {own_name(name): value.astype(mx.float32) for name, value in found.items()}, dict(config)
+    named = {own_name(name): value.astype(mx.float32) for name, value in found.items()}
+    if len(named) < len(found):
+        raise AdapterError(f"{folder / adapter.WEIGHTS} holds one weight under two names; take one "
+                           "adapter of PEFT alone")  # fmt: skip
+    return named, dict(config)
 
 
 def adopt(args: argparse.Namespace) -> str:
@@ -79,6 +85,8 @@ def adopt(args: argparse.Namespace) -> str:
 
     Raises MondrianError where adapter, base or rows do not go together.
     """
+    if args.output_dir.resolve() == args.adapter.resolve():
+        raise AdapterError(f"{args.output_dir} is the adapter itself; name another folder")
     weights, config = read_foreign(args.adapter)
     params = load_params(args.params)
     base = vlm.load(args.base or params.base.source)

@@ -21,7 +21,7 @@ _SIZES = {  # hidden, MLP, layers, heads, tied; vision: depth, hidden, MLP (Qwen
     "4B": (2560, 9728, 36, 32, True, 24, 1024, 4096),
     "8B": (4096, 12288, 36, 32, False, 27, 1152, 4304),
 }
-_NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-(\d)bit|-bf16)?$")
+_NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-([48])bit|-bf16)?$")
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,16 @@ class Architecture:
 
 def find_base(source: str) -> Path | None:
     """A base's folder, given or in the hub's cache; None where it is not on this machine."""
-    if Path(source).is_dir() or source.count("/") != 1:
-        return Path(source) if Path(source).is_dir() else None
+    if source and Path(source).is_dir():
+        return Path(source)
+    if source.count("/") != 1:
+        return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source, "config.json")
+    try:
+        found = try_to_load_from_cache(source, "config.json")
+    except ValueError:  # no name that the hub could have
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 
@@ -157,10 +162,12 @@ def read_architecture(source: str) -> Architecture:
     """
     folder = find_base(source)
     if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise BaseModelError(f"{folder} has no config.json: not a base model")
         config = read_json(folder / "config.json")
         try:
-            return Architecture.from_config(config)
-        except (KeyError, TypeError, AttributeError) as error:
+            return _checked(Architecture.from_config(config))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BaseModelError(f"{folder}/config.json is not a Qwen3-VL's: {error!r}") from None
     match = _NAME.search(source)
     if match is None or match[1] not in _SIZES:
@@ -169,6 +176,15 @@ def read_architecture(source: str) -> Architecture:
             f"published size: Qwen/Qwen3-VL-4B-Instruct ({', '.join(_SIZES)}; -4bit, -8bit)"
         )
     return Architecture.from_config(_published(match[1], int(match[2] or 0)))
+
+
+def _checked(found: Architecture) -> Architecture:
+    """Raise ValueError unless every size is a whole number above 0."""
+    sizes = [found.width, found.mlp, found.layers, *found.heads, found.vocabulary, *found.vision,
+             *found.patch, found.group]  # fmt: skip
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"a size is no whole number above 0: {sizes}")
+    return found
 
 
 def _published(size: str, bits: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Checkpoint:
             for name, value in tensors.items()
         }
         about = {"identity": self.identity, "progress": asdict(state.progress)}
-        write_bytes(self.path, to_bytes(arrays, {"about": json.dumps(about)}))
+        told = json.dumps(about)
+        write_bytes(self.path, to_bytes(arrays, {"about": told, "sha256": _digest(arrays, told)}))
 
     def load(self) -> State | None:
         """The run as it was, or None where there is none to go on with.
@@ -85,8 +87,12 @@ class Checkpoint:
             return None
         try:
             with safe_open(self.path, "numpy") as file:
-                about = json.loads(file.metadata()["about"])
-                arrays = {name: mx.array(file.get_tensor(name)) for name in file.keys()}
+                told = file.metadata()
+                plain = {name: file.get_tensor(name) for name in file.keys()}
+                if _digest(plain, told["about"]) != told["sha256"]:
+                    raise ValueError("its bytes are not those that were written")
+                about = json.loads(told["about"])
+                arrays = {name: mx.array(value) for name, value in plain.items()}
             identity = about["identity"]
             progress = Progress(**about["progress"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -116,6 +122,15 @@ class Checkpoint:
     def remove(self) -> None:
         """The run is done and its adapter saved."""
         self.path.unlink(missing_ok=True)
+
+
+def _digest(arrays: dict[str, Any], about: str) -> str:
+    """sha256 of all that a checkpoint holds."""
+    digest = sha256(about.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

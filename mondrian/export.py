@@ -62,6 +62,10 @@ def export(folder: Path, output: Path, kind: str) -> None:
     """
     read_recipe(folder)
     weights = adapter.read_weights(folder)
+    settings = adapter.read_settings(folder, weights, 0)
+    adapter.check_alone(weights, settings, folder)
+    if output.resolve() == folder.resolve():
+        raise AdapterError(f"{output} is the adapter itself; name another folder")
     own = (adapter.CONFIG, adapter.WEIGHTS, "adapters.safetensors", RECIPE)
     with whole_folder(output, own) as beside:
         shutil.copy(folder / RECIPE, beside / RECIPE)
@@ -69,7 +73,7 @@ def export(folder: Path, output: Path, kind: str) -> None:
             for name in (adapter.CONFIG, adapter.WEIGHTS):
                 shutil.copy(folder / name, beside / name)
             return
-        turned, config = to_mlx(weights, adapter.read_settings(folder, weights, 0))
+        turned, config = to_mlx(weights, settings)
         arrays = {name: np.array(value) for name, value in turned.items()}
         (beside / "adapters.safetensors").write_bytes(to_bytes(arrays, {"format": "mlx"}))
         (beside / adapter.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -88,8 +92,7 @@ def merge(base: str, folder: Path, output: Path) -> None:
             f"{base} is packed: what an adapter adds is smaller than a step between its weights "
             "and would be rounded away; merge into the unpacked base, or keep the adapter beside it"
         )
-    if source.resolve() == output.resolve():
-        raise AdapterError(f"{output} is the base itself; name another folder")
+    _check_target(source, output)
     layers = adapter.load(loaded.model, loaded.hash, folder)
     stored = _names(source)
     lacking = [path for path in layers if f"model.{path}.weight" not in stored]
@@ -97,12 +100,21 @@ def merge(base: str, folder: Path, output: Path) -> None:
         raise AdapterError(f"{base} has no model.{lacking[0]}.weight to add to; take the base as "
                            "Qwen published it")  # fmt: skip
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    with whole_folder(output, names) as beside:
+    with whole_folder(output, [*names, RECIPE]) as beside:
+        shutil.copy(folder / RECIPE, beside / RECIPE)
         for name in names:
             if name.endswith(".safetensors"):
                 _merge_file(source / name, beside / name, layers)
             elif name != "README.md":
                 shutil.copy(source / name, beside / name)
+
+
+def _check_target(source: Path, output: Path) -> None:
+    """Raise AdapterError where the merged base would take the place of something else."""
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise AdapterError(f"{output} is the base itself or lies in it; name another folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE).is_file():
+        raise AdapterError(f"{output} holds something that is no merged base; name another folder")
 
 
 def _names(folder: Path) -> set[str]:
@@ -121,7 +133,13 @@ def _merge_file(source: Path, target: Path, layers: dict[str, LoraLinear]) -> No
         if name in weights:
             plain = weights[name]
             weights[name] = (plain.astype(mx.float32) + layer.update_weight()).astype(plain.dtype)
-    mx.save_safetensors(str(target), weights, {"format": "pt"})
+            if not bool(mx.all(mx.isfinite(weights[name]))):
+                raise AdapterError(f"{name} with the adapter is no number in {plain.dtype}; train "
+                                   "with a lower train.learning_rate")  # fmt: skip
+    try:
+        mx.save_safetensors(str(target), weights, {"format": "pt"})
+    except RuntimeError as error:
+        raise OSError(f"{target.name} could not be written: {error}") from None
 
 
 def main() -> None:
@@ -131,7 +149,9 @@ def main() -> None:
     parser.add_argument("--format", choices=("mlx", "peft"), default="peft")
     parser.add_argument("--merge", metavar="BASE", help="add it to a copy of its base instead")
     args = parser.parse_args()
-    if args.merge:
+    if args.merge is not None and args.format != "peft":
+        raise AdapterError("--merge and --format mlx exclude each other; give one")
+    if args.merge is not None:
         merge(args.merge, args.adapter, args.output_dir)
     else:
         export(args.adapter, args.output_dir, args.format)

@@ -22,6 +22,7 @@ import mlx.core as mx
 from PIL import Image
 from tqdm import tqdm
 
+from mondrian.errors import PhotoError
 from mondrian.forward import Features
 from mondrian.lanes import LANES
 from mondrian.photo import read_photo
@@ -126,7 +127,11 @@ class FeatureCache:
             rows, columns = json.loads(about["grid"])
             deep = tuple(found[f"deep.{i}"] for i in range(len(found) - 1 - self.raw))
             seen = Features(found["merged"], deep, (rows, columns), found.get("raw"))
-            mx.eval(found)
+            arrays = [seen.merged, *seen.deep]
+            if any(a.shape != (rows * columns, seen.merged.shape[1]) for a in arrays):
+                return None
+            if not all(bool(mx.all(mx.isfinite(a))) for a in found.values()):
+                return None
         except (RuntimeError, ValueError, KeyError):
             return None
         with suppress(OSError):
@@ -171,7 +176,11 @@ def _decoded(paths: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(read_photo, Path(path)) for path in paths[:_AHEAD]]
         for i, path in enumerate(paths):
-            picture = waiting.pop(0).result()
+            try:
+                picture = waiting.pop(0).result()
+            except PhotoError as error:
+                told = f"{path}: {error}; prepare again: dvc repro"
+                raise PhotoError(error.reason, told) from None
             if i + _AHEAD < len(paths):
                 waiting.append(pool.submit(read_photo, Path(paths[i + _AHEAD])))
             yield path, picture

@@ -110,6 +110,27 @@ def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def check_target(path: Path, own: Sequence[str]) -> None:
+    """Raise DataError or OSError now where `whole_folder` would after the work."""
+    try:
+        path = path.resolve()
+    except RuntimeError:
+        raise DataError(f"{path} is a link to itself; give another folder") from None
+    _replaceable(path, own)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path.parent} may not be written to; give another folder")
+
+
+def check_file(path: Path) -> None:
+    """Raise DataError or OSError now where writing a file would after the work."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file to write to")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path.parent} may not be written to; give another file")
+
+
 def _named(error: BaseException, path: Path) -> BaseException:
     """A full disk says nothing of where: let the error name what was written."""
     if isinstance(error, OSError) and not error.filename:

@@ -8,6 +8,7 @@ from typing import Any
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 
 from mondrian import adapter, lora
+from mondrian.errors import AdapterError
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
 from mondrian.files import whole_folder
@@ -37,7 +38,10 @@ def save(
     with whole_folder(folder, OWN) as beside:
         adapter.save(beside, run.weights, lora_settings(params), recipe, layers)
         (beside / LOG).write_text(run.log_text())
-        check_saved(features, beside, canary)
+        try:
+            check_saved(features, beside, canary)
+        except AdapterError as error:
+            raise AdapterError(str(error).replace(str(beside), str(folder))) from None
 
 
 def check_saved(features: FeatureCache, folder: Path, canary: Example) -> None:

@@ -94,8 +94,12 @@ def settings_of(config: Mapping[str, Any], names: Collection[str], layers: int) 
     Raises KeyError, TypeError or ValueError where the config is not one of a LoRA.
     """
     rank, alpha = config["r"], float(config["lora_alpha"])
-    if not (isinstance(rank, int) and rank > 0 and 0 < alpha < inf):
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"peft_type is {config['peft_type']!r}")
+    if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
         raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
+    if not 0 <= float(config.get("lora_dropout", 0.0)) < 1:
+        raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
     places = [found for name in names if (found := _LAYER.search(name))]
     told = {place[2] for place in places}
     first = min((int(place[1]) for place in places), default=0)

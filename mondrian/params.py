@@ -75,22 +75,22 @@ class Train(Section):
     last_layers: Annotated[int, Field(ge=0)]
     rslora: bool
     dora: bool
-    lora_plus_ratio: Annotated[float, Field(ge=1)]
-    epochs: AtLeastOne
+    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: AtLeastOne
     accumulate: AtLeastOne
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     schedule: Literal["cosine", "linear", "constant"]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
-    score_weight: Annotated[float, Field(ge=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    score_weight: Annotated[float, Field(ge=1, le=1000)]
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
     clip_norm: Annotated[float, Field(gt=0)]
     max_tokens: Annotated[int, Field(ge=64)]
     keep: Literal["best", "last"]
     patience: Annotated[int, Field(ge=0)]
     val_generate: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
-    head_chunk: AtLeastOne
+    head_chunk: Annotated[int, Field(ge=1, le=1_000_000)]
     compile: bool
     seed: Seed
 
@@ -99,8 +99,8 @@ class Train(Section):
 
         Raises ParamsError where it is below 1.
         """
-        if epochs is not None and epochs < 1:
-            raise ParamsError(f"--epochs is {epochs}; it must be at least 1")
+        if epochs is not None and not 1 <= epochs <= 10_000:
+            raise ParamsError(f"--epochs is {epochs}; it must be from 1 to 10,000")
         return self.model_copy(update={"epochs": epochs or self.epochs})
 
 
@@ -134,10 +134,10 @@ class Evaluate(Section):
 
 
 class Machine(Section):
-    feature_cache_gb: Annotated[float, Field(ge=0)]
+    feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     checkpoint_steps: AtLeastOne
     ranks: Annotated[int, Field(ge=1, le=64)]
-    collective_seconds: AtLeastOne
+    collective_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
     tracker: Literal["none", "tensorboard", "wandb"]
 
 
@@ -161,8 +161,10 @@ class Params(Section):
             raise ValueError(f"advisors names one twice: {', '.join(self.advisors)}")
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")
-        if any(IMAGE in text or not text.strip() for text in self.personas.values()):
-            raise ValueError(f"a text of personas is empty or holds {IMAGE}")
+        if any(
+            IMAGE in text or "<|" in text or not text.strip() for text in self.personas.values()
+        ):
+            raise ValueError(f"a text of personas is empty or holds {IMAGE} or <|")
         return self
 
     def persona(self, advisor: str) -> str:

@@ -26,7 +26,7 @@ def flags_of(
             told = command.replace("${item.advisor}", advisor)
             words = shlex.split(told.replace("${base.name}", params.base.name))
             found.append([Path(words[words.index(f"--{name}") + 1]) for name in names])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         wanted = ", ".join(f"--{name}" for name in names)
         raise ParamsError(
             f"{pipeline} has no stage {stage} with {wanted}; run from the project's folder, or "

@@ -14,6 +14,7 @@ import mlx.core as mx
 from PIL import Image
 
 from mondrian.architecture import Architecture
+from mondrian.errors import TrainingError
 from mondrian.examples import Example, example, refuse_long
 from mondrian.features import IN_MEMORY
 from mondrian.forward import Features
@@ -27,6 +28,7 @@ from mondrian.params import Train
 from mondrian.rows import Row
 from mondrian.tokens import Exact, Rough
 
+_LAID_OUT = 10  # epochs whose batches are laid out; more are like them
 _PASSES = 1.1  # softmax's time for each number that is kept: measured on a CPU with two bases
 
 
@@ -91,7 +93,8 @@ class Plan:
         done = sum(operations(self.work, load) for load in self.loads)
         done += sum(operations(self.work, load, back=False) for load in self.judged)
         kept = sum(elements(self.work, load) for load in self.loads)
-        return done / pace.operations + _PASSES * kept * pace.element
+        laid_out = min(self.work.params.epochs, _LAID_OUT) / self.work.params.epochs
+        return (done / pace.operations + _PASSES * kept * pace.element) / laid_out
 
 
 def make_plan(
@@ -102,6 +105,10 @@ def make_plan(
 
     Raises TrainingError that names every row longer than train.max_tokens.
     """
+    if params.last_layers > base.layers:
+        raise TrainingError(
+            f"train.last_layers is {params.last_layers}, and the base has {base.layers}; 0 for all"
+        )
     work = Work(base, lora_settings(params), params, on)
     learn, held = (tuple(_sized(row, base, tokens, params) for row in part) for part in (rows, val))
     for part in (learn, held):
@@ -113,19 +120,23 @@ def _sized(row: Row, base: Architecture, tokens: Exact | Rough, params: Train) -
     with Image.open(Path(row.images[0])) as picture:
         side = base.patch[0] * base.patch[1]
         grid = (picture.height // side, picture.width // side)
+    if not (grid[0] and grid[1]):
+        raise TrainingError(f"{row.images[0]} is smaller than a patch; prepare again: dvc repro")
     return Sized(example(tokens, row, params, grid[0] * grid[1]), grid)
 
 
 def lay_out(work: Work, learn: tuple[Sized, ...], held: tuple[Sized, ...], image_id: int) -> Plan:
     """The batches of a run, in every epoch, and those it is judged by."""
     params, loads = work.params, []
-    for epoch in range(1, params.epochs + 1):
+    for epoch in range(1, min(params.epochs, _LAID_OUT) + 1):
         for step in range(steps_an_epoch(len(learn), params)):
             batches = batches_of(learn, params, epoch, step)
             loads += [load_of(batch, image_id) for batch in batches]
     size = params.batch_size
     judged = [load_of(held[i : i + size], image_id) for i in range(0, len(held), size)]
-    return Plan(work, learn, held, tuple(loads), tuple(judged * params.epochs), image_id)
+    return Plan(
+        work, learn, held, tuple(loads), tuple(judged * min(params.epochs, _LAID_OUT)), image_id
+    )
 
 
 def load_of(batch: Sequence[Sized], image_id: int) -> Load:

@@ -48,7 +48,7 @@ def show_plans(
 
     Raises TrainingError where one does not fit, with what would make it fit.
     """
-    left, pace = memory or memory_left(), measure()
+    left, pace = memory_left() if memory is None else memory, measure()
     refused = []
     for files in every:
         plan = plan_for(source, files, settings)

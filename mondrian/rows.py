@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -29,6 +30,10 @@ class Row(BaseModel):
     def _one_photograph(self) -> Row:
         if [m.get("role") for m in self.messages] != ["system", "user", "assistant"]:
             raise ValueError("messages are not of system, user and assistant")
+        "".join(m["content"] for m in self.messages).encode()  # no half characters
+        told = json.loads(self.messages[-1]["content"]) if self.derived else {}
+        if not all(key in told for key in self.derived):
+            raise ValueError(f"derived names what the answer lacks: {self.derived}")
         if len(self.images) != 1 or [m["content"].count(IMAGE) for m in self.messages] != [0, 1, 0]:
             raise ValueError(f"a row has one image, and {IMAGE} once in the user's message")
         return self
@@ -59,6 +64,29 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path} holds no row; run prepare again: dvc repro")
     return [_with_photo(row, path) for row in rows]
+
+
+def read_together(train: Path, val: Path) -> tuple[list[Row], list[Row]]:
+    """Rows to learn from and rows to judge by.
+
+    Raises DataError where they are not of one advisor and prompt, or share a photograph.
+    """
+    rows, held = read_rows(train), read_rows(val)
+    for path, some in ((train, rows), (val, held)):
+        for row in some:
+            if row.prompt_hash != rows[0].prompt_hash:
+                raise DataError(
+                    f"{path}: row {row.id} has another prompt than row {rows[0].id} of {train}; "
+                    "train on rows of one advisor, prepared together"
+                )
+    seen = {row.photo_group: row.id for row in rows}
+    for row in held:
+        if row.photo_group in seen:
+            raise DataError(
+                f"{val}: row {row.id} shows a photograph of row {seen[row.photo_group]} of "
+                f"{train}; give rows that were split by prepare"
+            )
+    return rows, held
 
 
 def _with_photo(row: Row, path: Path) -> Row:

@@ -15,7 +15,7 @@ from typing import Any
 from mondrian import lora
 from mondrian.checkpoint import Checkpoint
 from mondrian.claim import claimed
-from mondrian.errors import TrainingError
+from mondrian.errors import AdapterError, TrainingError
 from mondrian.examine import examine
 from mondrian.examples import Example, examples
 from mondrian.features import FeatureCache
@@ -79,8 +79,12 @@ class Session:
         seen = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
         checkpoint = Checkpoint(kept, self._identity(data) | {"photographs": seen})
         found = self._train(cache, learn, held, checkpoint)
-        if self.world.rank == 0:
-            self._save(cache, found, held[0], recipe, output, metrics)
+        try:
+            if self.world.rank == 0:
+                self._save(cache, found, held[0], recipe, output, metrics)
+        except AdapterError as error:  # going on with it would end the same way
+            checkpoint.remove()
+            raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
         self.world.numbers(0.0)  # the others' copies of the checkpoint outlive the adapter's saving
         checkpoint.remove()
         if found.halted:

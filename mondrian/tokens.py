@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
+from mondrian.errors import BaseModelError
 from mondrian.prompt import IMAGE, chat_messages
 
 Spans = list[tuple[int, int]]  # characters that each token stands for
@@ -36,6 +37,11 @@ class Exact:
             chat_messages(messages), tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids.count(self.image_id) != 1:
+            raise BaseModelError(
+                f"the prompt has {ids.count(self.image_id)} places for a photograph, not one; see "
+                "personas in params.yaml and the base's chat template"
+            )
         where = ids.index(self.image_id)
         return [*ids[:where], *[self.image_id] * image_tokens, *ids[where + 1 :]]
 
@@ -70,4 +76,8 @@ def read_tokens(folder: Path | None, image_id: int) -> Exact | Rough:
         return Rough()
     from transformers import AutoTokenizer
 
-    return Exact(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
+    try:
+        return Exact(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
+    except Exception as error:  # of other people's code, for whatever is wrong with a file
+        first = " ".join(str(error).split())[:160]
+        raise BaseModelError(f"{folder} has a damaged tokenizer: {first}; copy it again") from None

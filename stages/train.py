@@ -6,12 +6,14 @@ from pathlib import Path
 
 from mondrian import ranks, vlm
 from mondrian.errors import run
+from mondrian.files import check_file, check_target
 from mondrian.fit import refuse_too_large
+from mondrian.keep import OWN
 from mondrian.machine import memory_left
 from mondrian.params import load_params
 from mondrian.planning import Files, files_of, plan_for, show_plans
 from mondrian.recipe import recipe
-from mondrian.rows import read_rows
+from mondrian.rows import read_together
 from mondrian.session import Session
 
 
@@ -31,6 +33,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.train_data is None) != (args.val_data is None):
         parser.error("--train_data and --val_data go together")
+    if args.memory_gb is not None and not 0 < args.memory_gb < 1e6:
+        parser.error(f"--memory_gb is {args.memory_gb}; it must lie between 0 and 1,000,000")
     return args
 
 
@@ -38,12 +42,14 @@ def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     settings = params.train.with_epochs(args.epochs)
-    source = args.base or params.base.source
+    source = params.base.source if args.base is None else args.base
     files = [Files(args.train_data, args.val_data)] if args.train_data else files_of(params)
     if args.plan:
-        memory = int(args.memory_gb * 1e9) if args.memory_gb else None
+        memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         show_plans(source, files, settings, params.machine.ranks, memory, print)
         return
+    check_target(args.output_dir, OWN)
+    check_file(args.metrics)
     world = ranks.join(params.machine.collective_seconds)
     if world.rank == 0 and not ranks.local():
         plan = plan_for(source, files[0], settings)
@@ -51,7 +57,7 @@ def main() -> None:
     if params.machine.ranks > world.size:
         ranks.start_local([sys.executable, *sys.argv], params.machine.ranks)
         return
-    rows, val = read_rows(args.train_data), read_rows(args.val_data)
+    rows, val = read_together(args.train_data, args.val_data)
     base = vlm.load(source)
     made = recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
     session = Session(base, settings, params.machine, world, args.cache_dir, args.output_dir.name)
