@@ -55,7 +55,7 @@ class Answers:
             file.flush()
             os.fsync(file.fileno())
 
-    def forget(self) -> None:
-        """The evaluation is done and written."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+
+def forget(path: Path) -> None:
+    """The evaluation is done and written."""
+    path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from mondrian.errors import AdapterError
 from mondrian.features import FeatureCache
 from mondrian.files import files_hash, read_json
 from mondrian.params import Evaluate
-from mondrian.recipe import RECIPE, Recipe, packages, read_recipe
+from mondrian.recipe import RECIPE, Recipe, code_hash, packages, read_recipe
 from mondrian.recover import Recovered, recover
 from mondrian.rows import Row
 from mondrian.texts import sentences
@@ -30,7 +30,6 @@ from mondrian.verdict import ARMS
 from mondrian.vlm import Answer, Vlm, generate, next_logits
 
 _PLAIN = ("base", "few_shot")  # arms without the adapter
-_CODE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answers of every arm, ready for comparison_report.json.
 
-    kept  a file that answers are kept in until `Answers.forget`
+    kept  a file that answers are kept in until `answers.forget`
 
     Raises AdapterError where the adapter does not fit the base or the prompt of the rows.
     """
@@ -80,7 +79,7 @@ def _identity(vlm: Vlm, folder: Path, params: Evaluate) -> dict[str, Any]:
         "base": vlm.hash,
         "adapter": files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS}),
         "max_new_tokens": params.max_new_tokens,
-        "code": files_hash(_CODE, {file.name for file in _CODE.glob("*.py")}),
+        "code": code_hash(),
         **packages(),
     }
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from mondrian.critique import DIMENSIONS, explain, schema_hash
 from mondrian.errors import AdapterError
-from mondrian.files import file_hash
+from mondrian.files import file_hash, files_hash
 from mondrian.params import Image, Train
 from mondrian.rows import Row
 
@@ -77,6 +77,12 @@ def recipe(
 def packages() -> dict[str, str]:
     """Versions of what decides the bytes of an adapter."""
     return {name: version(name) for name in PACKAGES}
+
+
+def code_hash() -> str:
+    """sha256 over this project's modules: what was begun by others is not gone on with."""
+    folder = Path(__file__).parent
+    return files_hash(folder, {file.name for file in folder.glob("*.py")})
 
 
 def score_means(rows: list[Row]) -> dict[str, float]:

@@ -19,18 +19,16 @@ from mondrian.errors import AdapterError, TrainingError
 from mondrian.examine import examine
 from mondrian.examples import Example, examples
 from mondrian.features import FeatureCache
-from mondrian.files import file_hash, files_hash, write_json, write_text
+from mondrian.files import file_hash, write_json, write_text
 from mondrian.keep import save
 from mondrian.params import Machine, Train
 from mondrian.ranks import World
-from mondrian.recipe import packages
+from mondrian.recipe import code_hash, packages
 from mondrian.rows import Row
 from mondrian.tracker import open_tracker
 from mondrian.train import Means, train
 from mondrian.vlm import Vlm
 from mondrian.watch import Run
-
-_CODE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,6 @@ class Session:
             **{name: file_hash(path) for name, path in data.items()},
             "base": self.base.hash,
             "machine.ranks": self.world.size,
-            "code": files_hash(_CODE, {file.name for file in _CODE.glob("*.py")}),
+            "code": code_hash(),
             **packages(),
         }

@@ -6,6 +6,7 @@ docs/evaluation.md gives each measure's formula and source.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -74,8 +75,6 @@ def sentences(texts: Iterable[str]) -> set[str]:
 
 def script(text: str) -> str:
     """The writing that most letters belong to, by the first word of their Unicode names."""
-    import unicodedata
-
     letters = [c for c in text if c.isalpha()][:400]
     kinds = Counter(unicodedata.name(c, "?").split()[0] for c in letters)
     return kinds.most_common(1)[0][0] if kinds else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mondrian import vlm
 from mondrian.adapter import wants_raw
+from mondrian.answers import forget
 from mondrian.comparison import comparison_page
 from mondrian.errors import run
 from mondrian.evaluate import Data, evaluate
@@ -54,7 +55,7 @@ def main() -> None:
         kept = args.cache_dir / "evaluate" / f"{args.lora_path.name}.jsonl"
         report = evaluate(features, args.lora_path, Data(val, train), params.evaluate, kept)
         write_json(args.output_report, report)
-        kept.unlink(missing_ok=True)
+        forget(kept)
     found = metrics(report, params.evaluate)
     write_json(args.metrics, found)
     if args.page:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian.answers import Answers
+from mondrian.answers import Answers, forget
 from mondrian.arms import Question, another_photograph, spread
 from mondrian.critique import DIMENSIONS, Critique, canonical, complies
 from mondrian.errors import AdapterError
@@ -90,7 +90,7 @@ def test_an_answer_is_kept_and_one_of_something_else_is_not(tmp_path: Path) -> N
     assert Answers(path, {"base": "a"}).get(key) == given
     assert Answers(path, {"base": "b"}).get(key) is None
     assert first.key("base", "ansel/1", [1, 3], "ansel/1") != key
-    first.forget()
+    forget(path)
     assert not path.exists()
 
 
