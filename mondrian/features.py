@@ -26,6 +26,7 @@ from mondrian.errors import PhotoError
 from mondrian.forward import Features
 from mondrian.lanes import LANES
 from mondrian.photo import read_photo
+from mondrian.recipe import packages
 from mondrian.vlm import Vlm, encode_all
 
 IN_MEMORY = 1 << 30  # bytes of features that are kept at hand
@@ -50,6 +51,7 @@ class FeatureCache:
         settings = vlm.processor.image_processor
         told = [
             _VERSION,
+            packages(),
             vlm.hash,
             raw,
             settings.patch_size,

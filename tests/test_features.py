@@ -95,3 +95,13 @@ def test_what_is_made_again_does_not_break_the_limit(
             cache._near.clear()
         assert cache.made > 4
         assert len(list(folder.glob("*"))) <= most
+
+
+def test_another_version_of_a_package_makes_features_anew(
+    plain: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureCache(plain, tmp_path / "cache", 1).look(paths[:1])
+    monkeypatch.setattr("mondrian.features.packages", lambda: {"mlx": "0"})
+    other = FeatureCache(plain, tmp_path / "cache", 1)
+    other.look(paths[:1])
+    assert other.made == 1
