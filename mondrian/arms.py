@@ -4,6 +4,9 @@ base        the base as it is
 few_shot    the base, with critiques of train in its prompt: what one would do without training
 fine_tuned  the base with the adapter
 shuffled    the same, shown another photograph: if it critiques as well, it does not look
+
+base_constrained and fine_tuned_constrained are asked what base and fine_tuned are, and held to the
+schema while they answer.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from mondrian.forward import Features
 from mondrian.rows import Row
 from mondrian.vlm import prompt_ids
 
+ARMS = ("base", "few_shot", "fine_tuned", "shuffled")
+CONSTRAINED = {"base_constrained": "base", "fine_tuned_constrained": "fine_tuned"}
+PLAIN = ("base", "few_shot", "base_constrained")  # without the adapter
 _EXAMPLES = "Critiques that you wrote of other photographs:"
 
 
@@ -47,7 +53,7 @@ def questions(
     if examples and train:
         told = "\n".join(row.messages[-1]["content"] for row in spread(train, examples))
         asked["few_shot"] = [_ask(features, row, row, f"\n{_EXAMPLES}\n{told}") for row in rows]
-    return asked
+    return asked | {held: asked[arm] for held, arm in CONSTRAINED.items()}
 
 
 def _ask(features: FeatureCache, row: Row, shown: Row, more: str = "") -> Question:

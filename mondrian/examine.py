@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mondrian.critique import complies
+from mondrian.decoder import How
 from mondrian.examples import Example
 from mondrian.features import FeatureCache
+from mondrian.generate import generate
 from mondrian.recover import Recovered, recover
-from mondrian.vlm import generate
 
 
 def examine(
@@ -18,15 +19,16 @@ def examine(
 ) -> dict[str, float]:
     """Compliance, and mean score error where there are scores, of the first `count` rows.
 
-    Greedy, one photograph at a time, by the adapter that is attached.
+    Greedy, by the adapter that is attached.
     """
+    some = rows[:count]
+    limit = max_tokens - max(row.start for row in some)
+    prompts = [row.ids[: row.start] for row in some]
+    seen = [features.get(row.photo) for row in some]
     errors, form = [], []
-    for row in rows[:count]:
-        seen = features.get(row.photo)
-        prompt, limit = row.ids[: row.start], max_tokens - row.start
-        text = generate(features.vlm, [prompt], [seen], limit)[0].text
-        form.append(complies(text))
-        found = recover(text)
+    for row, answer in zip(some, generate(features.vlm, prompts, seen, How(limit)), strict=True):
+        form.append(complies(answer.text))
+        found = recover(answer.text)
         if isinstance(found, Recovered):
             errors.append(np.abs(np.subtract(found.critique.scores(), row.scores)).mean())
     told = {"val_compliance": float(np.mean(form))}

@@ -88,10 +88,10 @@ def make_batch(rows: Sequence[Sequence[int]], seen: Sequence[Features], image_id
     return Batch(ids, where, lookup, tuple(seen))
 
 
-def hidden_states(model: Any, batch: Batch, cache: Sequence[Any] | None = None) -> mx.array:
-    """Last hidden states, normed; shape (batch, tokens, width). The cache is filled where given."""
+def hidden_states(model: Any, batch: Batch) -> mx.array:
+    """Last hidden states, normed; shape (batch, tokens, width)."""
     h, deep = embed(model, batch.ids, batch.lookup, batch.seen)
-    return layers(model.language_model.model, h, mx.array(batch.positions), deep, cache)
+    return layers(model.language_model.model, h, mx.array(batch.positions), deep)
 
 
 def embed(
@@ -118,7 +118,10 @@ def layers(
     deep: Sequence[mx.array] = (),
     cache: Sequence[Any] | None = None,
 ) -> mx.array:
-    """All decoder layers and the last norm. deep[i] is added to the output of layer i."""
+    """All decoder layers and the last norm. deep[i] is added to the output of layer i.
+
+    cache  a layer each, whose `attend` takes the place of causal attention
+    """
     mask: Mask = "causal" if h.shape[1] > 1 else None
     turn = rotation(text, h, where)
     for i, layer in enumerate(text.layers):
@@ -169,9 +172,10 @@ def decoder(
     k = _heads(attn.k_proj(x), attn.n_kv_heads, attn.k_norm)
     v = _heads(attn.v_proj(x), attn.n_kv_heads, None)
     q, k = turn(attn, q, k, chosen)
-    if cache is not None:
-        k, v = cache.update_and_fetch(k, v)
-    out = attention(q, k, v, attn.scale, mask).transpose(0, 2, 1, 3)
+    told = (
+        attention(q, k, v, attn.scale, mask) if cache is None else cache.attend(q, k, v, attn.scale)
+    )
+    out = told.transpose(0, 2, 1, 3)
     kept = h if chosen is None else h[:, chosen]
     h = kept + attn.o_proj(out.reshape(*out.shape[:2], -1))
     x = layer.post_attention_layernorm(h)

@@ -35,7 +35,7 @@ def gates_of(
     if "looks" in compared:
         least["looks_low"] = (compared["looks"].low, 0.0)
     most = {
-        "overhead": (_slower(tuned, base), asked.overhead),
+        "overhead": (_slower(report), asked.overhead),
         "copied_above_reference": (tuned["copied"] - own, asked.copied_above_reference),
     }
     return {name: _gate(found, limit, found >= limit) for name, (found, limit) in least.items()} | {
@@ -43,11 +43,10 @@ def gates_of(
     }
 
 
-def _slower(tuned: dict[str, Any], base: dict[str, Any]) -> float:
-    """How much longer the adapter takes for a token than the base."""
-    if not (tuned["tokens_per_second"] and base["tokens_per_second"]):
-        return 0.0
-    return float(base["tokens_per_second"] / tuned["tokens_per_second"] - 1)
+def _slower(report: dict[str, Any]) -> float:
+    """How much longer the adapter takes for a token than the base, decoding alone."""
+    speed = {arm: told["decode_tokens_per_second"] for arm, told in report["cost"].items()}
+    return float(speed["base"] / speed["fine_tuned"] - 1)
 
 
 def _gate(found: float, asked: float, holds: bool) -> dict[str, Any]:

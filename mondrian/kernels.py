@@ -22,6 +22,8 @@ _GELU = -2 * sqrt(2 / pi)
 _CUBIC = 0.044715 * _GELU
 BLOCK = 192  # queries a block of attention: small wastes calls, large wastes masked work
 ON_GPU = mx.default_device().type == mx.DeviceType.gpu
+FEW = 4096  # elements up to which one slow kernel is quicker than several quick ones
+HIDDEN = -1e9  # added to the score of a key that is not to be seen
 UNIT = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
 Span = tuple[int, int]  # from and up to
 
@@ -34,7 +36,7 @@ class Part:
     keys: tuple[Span, ...]
 
 
-Mask = Literal["causal"] | Sequence[Part] | None
+Mask = Literal["causal"] | Sequence[Part] | mx.array | None
 
 
 def exp(x: mx.array) -> mx.array:
@@ -75,7 +77,7 @@ def _swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.arra
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
     """silu(gate) * x."""
-    return nn.silu(gate) * x if ON_GPU else _cpu_swiglu(gate, x)
+    return nn.silu(gate) * x if ON_GPU or gate.size < FEW else _cpu_swiglu(gate, x)
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -89,10 +91,11 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -
     """Grouped-query attention.
 
     q (batch, heads, queries, width); k and v (batch, kv heads, keys, width). A mask of "causal"
-    aligns the last query with the last key; None attends to every key; parts are of one packed
-    sequence (batch 1), in the order of their queries, each causal for itself.
+    aligns the last query with the last key; None attends to every key; an array (batch, keys) is
+    added to the scores; parts are of one packed sequence (batch 1), in the order of their queries,
+    each causal for itself.
     """
-    if mask is None or isinstance(mask, str):
+    if mask is None or isinstance(mask, str | mx.array):
         return _attend(q, k, v, scale, mask)
     out = []
     for part in mask:
@@ -107,21 +110,31 @@ def _join(pieces: list[mx.array]) -> mx.array:
 
 
 def _attend(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | None
-) -> mx.array:
+    q: mx.array, k: mx.array, v: mx.array, scale: float,
+    mask: Literal["causal"] | mx.array | None,
+) -> mx.array:  # fmt: skip
+    added: Any = mask if isinstance(mask, mx.array) else None
     if ON_GPU:
+        mask = mask if added is None else added[:, None, None].astype(q.dtype)
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     batch, heads, length, width = q.shape
     groups, total = k.shape[1], k.shape[2]
+    if length == 1:  # its heads of a group as one matrix
+        one = (q * scale).reshape(batch, groups, -1, width) @ k.swapaxes(-1, -2)
+        one = one if added is None else one + added[:, None, None]
+        shares: Any = mx.softmax(one, -1) if one.size < FEW else softmax(one)
+        return (shares @ v).reshape(q.shape)
     q = (q * scale).reshape(batch, groups, heads // groups, length, width)
     k, v = k[:, :, None], v[:, :, None]
     past = total - length
     out: list[mx.array] = []
     for start in range(0, length, BLOCK):
         stop = min(length, start + BLOCK)
-        seen = past + stop if mask == "causal" else total
+        seen = past + stop if isinstance(mask, str) else total
         scores = q[:, :, :, start:stop] @ k[:, :, :, :seen].swapaxes(-1, -2)
-        if mask == "causal" and stop - start > 1:
+        if added is not None:
+            scores = scores + added[:, None, None, None]
+        elif mask is not None and stop - start > 1:
             scores = scores + _below(stop - start, seen)
         weights: Any = softmax(scores)
         out.append(weights @ v[:, :, :, :seen])
@@ -130,6 +143,6 @@ def _attend(
 
 @lru_cache(64)
 def _below(queries: int, keys: int) -> mx.array:
-    """What hides later keys from the last queries: 0 or -1e9, (queries, keys)."""
+    """What hides later keys from the last queries, (queries, keys)."""
     hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
-    return mx.array(-1e9 * hidden)
+    return mx.array(HIDDEN * hidden)

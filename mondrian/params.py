@@ -125,10 +125,17 @@ class Gates(Section):
     copied_above_reference: Annotated[float, Field(ge=0, le=1)]
 
 
+class Consistency(Section):
+    photographs: Annotated[int, Field(ge=0)]
+    draws: Annotated[int, Field(ge=0, le=100)]
+    temperature: Annotated[float, Field(gt=0, le=5)]
+
+
 class Evaluate(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
     examples: Annotated[int, Field(ge=0, le=8)]
+    consistency: Consistency
     index: Index
     gates: Gates
 

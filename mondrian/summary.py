@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from mondrian.arms import ARMS
 from mondrian.errors import run
 from mondrian.files import read_json
 from mondrian.params import load_params
-from mondrian.verdict import ARMS
 from mondrian.verdict_text import sentence
 
 METRICS = Path("metrics")

@@ -54,6 +54,16 @@ def repetition(text: str) -> float:
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
+def repeated_across(texts: Sequence[str]) -> list[float]:
+    """Of each text, the share of its distinct four-word phrases that another of the texts has."""
+    each = []
+    for text in texts:
+        told = words(text)
+        each.append({tuple(told[i : i + _GRAM]) for i in range(len(told) - _GRAM + 1)})
+    counts = Counter(phrase for one in each for phrase in one)
+    return [sum(counts[p] > 1 for p in one) / len(one) if one else 0.0 for one in each]
+
+
 def specificity(texts: Sequence[str]) -> list[float]:
     """Of each text, the share of its distinct words that fewer than half of the texts use."""
     each = [set(words(text)) for text in texts]

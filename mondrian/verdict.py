@@ -12,26 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from mondrian.agreement import score_metrics
+from mondrian.arms import ARMS
 from mondrian.critique import DIMENSIONS
 from mondrian.gates import gates_of
+from mondrian.measures import means, measures
 from mondrian.params import Evaluate
 from mondrian.quality import index, parts_of
-from mondrian.stats import Estimate, holm, paired, share
-from mondrian.texts import repetition, script, specificity
+from mondrian.stats import Estimate, holm, paired
 
-ARMS = ("base", "few_shot", "fine_tuned", "shuffled")
 BETTER, WORSE, INCONCLUSIVE = "BETTER", "WORSE", "INCONCLUSIVE"
 
 
 def metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
     """What metrics/<advisor>/evaluate.json holds: verdict, comparisons, gates, and each arm."""
     rows = report["photographs"]
-    arms = [arm for arm in ARMS if arm in rows[0]]
-    wanted = np.array([row["reference_scores"] for row in rows], float)
-    out: dict[str, Any] = {arm: _arm(report, arm, wanted, params) for arm in arms}
-    told = np.broadcast_to(_means(report), wanted.shape)
-    out["constant"] = {"format_compliance": 1.0, "scored": len(rows)} | score_metrics(told, wanted)
+    out = measures(report, params)
     compared = comparisons(report, params)
     gates = gates_of(report, out, compared, params.gates)
     return {
@@ -59,7 +54,7 @@ def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]
     at = {arm: index(parts_of([r[arm] for r in rows], rows), params.index)
           for arm in ARMS if arm in rows[0]}  # fmt: skip
     errors = {arm: [_error(row[arm]["scores"], row) for row in rows] for arm in at}
-    errors["constant"] = [_error(_means(report), row) for row in rows]
+    errors["constant"] = [_error(means(report), row) for row in rows]
     tuned = at["fine_tuned"]
     found = {"index": paired(np.subtract(tuned, at["base"]).tolist(), groups)}
     if "few_shot" in at:
@@ -93,10 +88,6 @@ def _error(scores: Any, row: dict[str, Any]) -> float:
     return float(np.abs(np.subtract(scores, row["reference_scores"])).mean())
 
 
-def _means(report: dict[str, Any]) -> Any:
-    return np.array([report["train_score_means"][name] for name in DIMENSIONS], float)
-
-
 def _by_dimension(report: dict[str, Any]) -> dict[str, Any]:
     """How much less the adapter's error is than the base's in each, p adjusted for being seven."""
     rows = [r for r in report["photographs"] if r["base"]["scores"] and r["fine_tuned"]["scores"]]
@@ -122,33 +113,3 @@ def _plain(one: Estimate) -> dict[str, Any]:
         name: (round(value, 4) if isfinite(value) else None) if isinstance(value, float) else value
         for name, value in told.items()
     }
-
-
-def _arm(report: dict[str, Any], arm: str, wanted: Any, params: Evaluate) -> dict[str, Any]:
-    rows = report["photographs"]
-    told = [row[arm] for row in rows]
-    scored = [i for i, one in enumerate(told) if one["scores"] is not None]
-    scores = np.array([told[i]["scores"] for i in scored], float).reshape(-1, len(DIMENSIONS))
-    seconds, tokens = (sum(one[key] for one in told) for key in ("seconds", "tokens"))
-    parts = parts_of(told, rows)
-    compliance, low, high = share(sum(one["compliant"] for one in told), len(told))
-    return {
-        "format_compliance": round(compliance, 4),
-        "format_compliance_interval": [round(low, 4), round(high, 4)],
-        "ended": round(float(np.mean([one["ended"] for one in told])), 4),
-        "scored": len(scored),
-        **score_metrics(scores, wanted[scored]),
-        "quality_index": round(float(np.mean(index(parts, params.index))), 2),
-        "index_parts": {
-            name: round(float(np.mean([one[name] for one in parts])), 4) for name in parts[0]
-        },
-        "specificity": round(float(np.mean(specificity([one["text"] for one in told]))), 4),
-        "repetition": round(float(np.mean([repetition(one["text"]) for one in told])), 4),
-        "copied": round(float(np.mean([one["copied"] for one in told])), 4),
-        "right_language": round(float(np.mean(
-            [script(one["text"]) == script(row["reference_text"])
-             for one, row in zip(told, rows, strict=True)])), 4),
-        "seconds_per_critique": round(seconds / len(told), 3),
-        "tokens_per_critique": round(tokens / len(told), 1),
-        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
-    }  # fmt: skip

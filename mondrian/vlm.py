@@ -1,4 +1,4 @@
-"""The door to mlx-vlm: load a base, encode a photograph, tokenise a row, generate.
+"""The door to mlx-vlm: load a base, encode a photograph, tokenise a row.
 
 One model, one thread, one generation at a time: MLX streams belong to a thread.
 """
@@ -9,19 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
-from mlx_vlm.models.cache import KVCache
 from PIL import Image
 
 from mondrian.errors import BaseModelError
 from mondrian.files import files_hash, read_json
-from mondrian.forward import Features, hidden_states, layers, logits, make_batch
+from mondrian.forward import Features, hidden_states, logits, make_batch
 from mondrian.tokens import Exact
 from mondrian.tower import see
 
@@ -45,12 +43,17 @@ class Vlm:
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated text; seconds is its share of the batch it was generated in."""
+    """A generated text.
+
+    seconds  its share of the steps that it was generated in, with others
+    passes   of the model: one for the prompt, then one for each token that was not forced
+    """
 
     text: str
     tokens: int
     seconds: float
     ended: bool  # by itself, not at the token limit
+    passes: int
 
 
 def load(source: str) -> Vlm:
@@ -125,42 +128,6 @@ def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array
     """Logits of the first token of an answer; shape (vocabulary,)."""
     batch = make_batch([prompt], [features], vlm.image_id)
     return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
-
-
-def generate(
-    vlm: Vlm, prompts: Sequence[Sequence[int]], seen: Sequence[Features], max_new_tokens: int
-) -> list[Answer]:
-    """Greedy answers to prompts of equal length over photographs of one grid, together."""
-    started = perf_counter()
-    drawn = _decode(vlm, prompts, seen, max_new_tokens)
-    seconds = (perf_counter() - started) / len(prompts)
-    answers = []
-    for row in drawn:
-        length = next((i for i, token in enumerate(row) if token in vlm.end_ids), None)
-        ids = row if length is None else row[:length]
-        text = vlm.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        answers.append(Answer(text, len(ids), seconds, length is not None))
-    return answers
-
-
-def _decode(
-    vlm: Vlm, prompts: Sequence[Sequence[int]], seen: Sequence[Features], limit: int
-) -> list[list[int]]:
-    text = vlm.model.language_model.model
-    cache = [KVCache() for _ in text.layers]
-    batch = make_batch(prompts, seen, vlm.image_id)
-    h = hidden_states(vlm.model, batch, cache)[:, -1:]
-    place = int(batch.positions[0, 0, -1]) + 1
-    ended, columns = np.zeros(len(prompts), bool), []
-    for step in range(limit):
-        token = mx.argmax(logits(vlm.model, h)[:, -1], axis=-1)
-        columns.append(np.array(token))
-        ended |= np.isin(columns[-1], list(vlm.end_ids))
-        if ended.all() or step + 1 == limit:
-            break
-        where = mx.full((3, len(prompts), 1), place + step, mx.int32)
-        h = layers(text, text.embed_tokens(token[:, None]), where, cache=cache)
-    return [[int(t) for t in row] for row in np.stack(columns, axis=1)]
 
 
 def _check_config(source: str, folder: Path) -> None:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.answers import Answers, forget
-from mondrian.arms import Question, another_photograph, spread
+from mondrian.arms import another_photograph, spread
 from mondrian.critique import DIMENSIONS, Critique, canonical, complies
 from mondrian.errors import AdapterError
-from mondrian.evaluate import _alike, _same_prompt, _unseen, judged
-from mondrian.forward import Features
+from mondrian.evaluate import _same_prompt, _unseen
+from mondrian.judged import judged
 from mondrian.prompt import row_messages
 from mondrian.recipe import BaseId, Recipe
 from mondrian.rows import Row
@@ -21,7 +21,7 @@ from tests.conftest import ROOT, stage
 
 
 def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
-    return judged(Answer(text, tokens=100, seconds=0.5, ended=True), trained or set())
+    return judged(Answer(text, tokens=100, seconds=0.5, ended=True, passes=100), trained or set())
 
 
 def test_raw_compliance_is_judged_without_repair(critique: Critique) -> None:
@@ -41,14 +41,6 @@ def test_a_sentence_of_train_counts_as_copied(critique: Critique) -> None:
     assert judge(canonical(told), sentences([f"{long.upper()} And more."]))["copied"]
     other = sentences(["Other words stand here, and many more of them."])
     assert not judge(canonical(told), other)["copied"]
-
-
-def test_answers_are_generated_together_only_where_they_are_alike() -> None:
-    def asked(rows: int) -> Question:
-        return Question([1] * 9, Features(None, (), (rows, 5)), "")  # type: ignore[arg-type]
-
-    batches = list(_alike([asked(4), asked(5), asked(4), asked(4), asked(4)], [0, 1, 2, 3], 2))
-    assert batches == [[0, 2], [3], [1]]
 
 
 def row(name: str, group: str, critique: Critique | None = None, overall: float = 5) -> Row:
@@ -81,7 +73,7 @@ def test_examples_go_from_low_to_high(critique: Critique) -> None:
 
 
 def test_an_answer_is_kept_and_one_of_something_else_is_not(tmp_path: Path) -> None:
-    path, given = tmp_path / "answers.jsonl", Answer("text", 3, 0.5, True)
+    path, given = tmp_path / "answers.jsonl", Answer("text", 3, 0.5, True, 3)
     first = Answers(path, {"base": "a"})
     key = first.key("base", "ansel/1", [1, 2], "ansel/1")
     first.add({key: given})

@@ -11,10 +11,12 @@ from mlx_vlm.models.base import scaled_dot_product_attention
 from PIL import Image
 
 from mondrian import head, kernels
+from mondrian.decoder import How
 from mondrian.forward import hidden_states, logits, make_batch, positions
+from mondrian.generate import generate
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
-from mondrian.vlm import encode, generate, prompt_ids
+from mondrian.vlm import encode, prompt_ids
 
 PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
 
@@ -99,7 +101,7 @@ def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -
         )
         if chunk.token is not None and chunk.token not in plain.end_ids
     ]
-    ours = generate(plain, [ids], [seen], 120)[0]
+    ours = generate(plain, [ids], [seen], How(120))[0]
     assert len(tokens) > 50
     assert ours.text == plain.processor.tokenizer.decode(tokens[:120], skip_special_tokens=True)
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 from mondrian import vlm
 from mondrian.critique import canonical, complies, parse
+from mondrian.decoder import How
+from mondrian.generate import generate
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.sample.application import CLEAN, PHOTOS
@@ -20,7 +22,7 @@ from mondrian.sample.learner import patches
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.taste import TASTES, scores
 from mondrian.sample.voice import VOICES, write
-from mondrian.vlm import encode, generate, prompt_ids
+from mondrian.vlm import encode, prompt_ids
 from tests.conftest import ROOT, SAMPLE_SEED
 
 BASE = ROOT / "models/base/mondrian-tiny"
@@ -119,7 +121,7 @@ def test_the_base_sees(plain: Any) -> None:
     seen = [encode(plain, fit(render(s), 4096, 20_480)) for s in scenes]
     messages = row_messages(persona(rng), "")[:-1]
     prompts = [prompt_ids(plain, messages, s) for s in seen]
-    for scene, answer in zip(scenes, generate(plain, prompts, seen, 600), strict=True):
+    for scene, answer in zip(scenes, generate(plain, prompts, seen, How(600, 24)), strict=True):
         if complies(answer.text):
             compliant += 1
             told.append(parse(answer.text).scores())

@@ -17,6 +17,11 @@ from mondrian.verdict import metrics
 from mondrian.verdict_text import summary
 from tests.test_evaluate import judge
 
+COSTS = (
+    "see_seconds", "prefill_tokens_per_second", "first_token_seconds", "decode_tokens_per_second",
+    "peak_memory_gb",
+)  # fmt: skip
+
 
 def scored(critique: Critique, scores: Any) -> str:
     told = tuple(float(round(min(10, max(0, s)), 1)) for s in scores)
@@ -39,6 +44,7 @@ def report(
         text = scored(critique, wanted[i])
         arms = {"base": answer(i, base), "fine_tuned": answer(i, tuned)}
         other = (i + 1) % count if looks else i
+        arms |= {f"{arm}_constrained": told for arm, told in arms.items()}
         arms["shuffled"] = judge(scored(critique, wanted[other] + draw.normal(0, tuned, 7)))
         one = {
             "id": f"ansel/{i}", "image": "missing.png", "photo_group": str(i),
@@ -52,6 +58,7 @@ def report(
         "advisor": "ansel", "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
         "base": {"source": "tiny", "sha256": "b"}, "packages": {"mlx": "1"},
         "adapter": {"folder": "models/x", "recipe": recipe}, "photographs": photographs,
+        "cost": {arm: dict.fromkeys(COSTS, 100.0) for arm in ("base", "fine_tuned")},
     }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from mondrian import vlm
 from mondrian.critique import DIMENSIONS, complies, parse
+from mondrian.decoder import How
 from mondrian.errors import run
 from mondrian.files import write_text
+from mondrian.generate import generate
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.sample import tiny
@@ -40,7 +42,8 @@ def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
         seen = [vlm.encode(base, fit(render(s), 4096, tiny.WIDTH * tiny.HEIGHT)) for s in scenes]
         messages = row_messages(persona(rng), "")[:-1]
         prompts = [vlm.prompt_ids(base, messages, s) for s in seen]
-        for scene, answer in zip(scenes, vlm.generate(base, prompts, seen, 600), strict=True):
+        answers = generate(base, prompts, seen, How(600, BATCH))
+        for scene, answer in zip(scenes, answers, strict=True):
             tokens += answer.tokens
             if complies(answer.text):
                 told.append(parse(answer.text).scores())

@@ -11,6 +11,7 @@ import numpy as np
 
 from mondrian.forward import layers, logits, positions
 from mondrian.head import cross_entropy
+from mondrian.kernels import attention
 from mondrian.sample import tiny
 from mondrian.sample.reader import Critiques, Floats, Ints, Pictures
 from mondrian.sample.scene import ATTRIBUTES
@@ -97,9 +98,11 @@ class Shared:
     def __init__(self, rows: int, keys: mx.array | None = None, values: Any = None) -> None:
         self.rows, self.keys, self.values = rows, keys, values
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def attend(self, q: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
         if self.keys is None:
             self.keys, self.values = keys, values
-            return keys, values
-        past = [mx.repeat(p, self.rows, axis=0) for p in (self.keys, self.values)]
-        return mx.concatenate([past[0], keys], axis=2), mx.concatenate([past[1], values], axis=2)
+        else:
+            past = [mx.repeat(p, self.rows, axis=0) for p in (self.keys, self.values)]
+            keys = mx.concatenate([past[0], keys], axis=2)
+            values = mx.concatenate([past[1], values], axis=2)
+        return attention(q, keys, values, scale, "causal")

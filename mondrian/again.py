@@ -1,0 +1,61 @@
+"""The same photographs again, altered a little or with other dice: are they judged the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+from mondrian import lora
+from mondrian.answers import Answers
+from mondrian.arms import Question
+from mondrian.ask import ask
+from mondrian.decoder import How
+from mondrian.features import FeatureCache
+from mondrian.form import Form
+from mondrian.forward import Features
+from mondrian.judged import judged
+from mondrian.params import Evaluate
+from mondrian.photo import read_photo
+from mondrian.rows import Row
+from mondrian.variants import DRAWN, VARIANTS
+from mondrian.vlm import encode, prompt_ids
+
+
+def again(
+    features: FeatureCache, rows: Sequence[Row], form: Form, params: Evaluate, told: Answers,
+    photographs: Sequence[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Put `again` into the entries of the first photographs: answers by arm, each with its variant.
+
+    All are held to the form, so that each has scores; the adapter is attached.
+    """
+    wanted, vlm = params.consistency, features.vlm
+    some = rows[: wanted.photographs]
+    same = [_question(features, row, features.get(row.images[0]), DRAWN) for row in some]
+    altered = {name: [_altered(features, row, name) for row in some] for name in VARIANTS}
+    likeliest = How(params.max_new_tokens, params.batch_size, form)
+    for arm in ("base", "fine_tuned"):
+        with lora.detached(vlm.model) if arm == "base" else nullcontext():
+            found = [
+                (name, ask(vlm, f"{arm}, {name}", asked, likeliest, told))
+                for name, asked in altered.items()
+            ]
+            for i in range(wanted.draws):
+                how = replace(likeliest, temperature=wanted.temperature, seed=1 + i)
+                found.append((DRAWN, ask(vlm, f"{arm}, draw {1 + i}", same, how, told)))
+        for i, entry in enumerate(photographs[: len(some)]):
+            told_again = [{"variant": name, **judged(each[i], set())} for name, each in found]
+            entry.setdefault("again", {})[arm] = told_again
+
+
+def _altered(features: FeatureCache, row: Row, variant: str) -> Question:
+    picture = VARIANTS[variant](read_photo(Path(row.images[0])))
+    return _question(features, row, encode(features.vlm, picture, features.raw), variant)
+
+
+def _question(features: FeatureCache, row: Row, seen: Features, variant: str) -> Question:
+    return Question(prompt_ids(features.vlm, row.messages[:2], seen), seen, f"{row.id}, {variant}")
