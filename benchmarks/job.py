@@ -67,11 +67,11 @@ class Job:
 
 def report(seconds: list[float], losses: list[float], **more: Any) -> None:
     """Say what was measured to who started this process: seconds and loss of each step."""
-    found = {"seconds": seconds, "losses": losses, "rss_gb": _highest(), **more}
+    found = {"seconds": seconds, "losses": losses, "rss_gb": highest(), **more}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
-def _highest() -> float:
+def highest() -> float:
     """This process's largest memory, 10^9 bytes; getrusage would count its parent's."""
     status = Path("/proc/self/status")
     if not status.is_file():

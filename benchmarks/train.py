@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import mondrian.blas  # noqa: E402  # isort: skip  (before mlx)
-import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import large_base  # noqa: E402
+from benchmarks.first_adapter import write_adapter  # noqa: E402
 from benchmarks.job import ALPHA, RANK, Job  # noqa: E402
-from mondrian import adapter, lora, vlm  # noqa: E402
+from mondrian import vlm  # noqa: E402
 from mondrian.architecture import read_architecture  # noqa: E402
 from mondrian.lora_settings import LoraSettings  # noqa: E402
 from mondrian.machine import CPU  # noqa: E402
@@ -116,14 +116,7 @@ def _write(
     batches = [batches_of(list(range(len(ids))), params, 1, step)[0] for step in range(steps)]
     job = Job(folder, base, batches, ids, starts, grids)
     job.write(pixels)
-    loaded, settings = vlm.load(base), LoraSettings(RANK, ALPHA)
-    layers = lora.attach(loaded.model, settings, mx.random.key(0))
-    for i, layer in enumerate(layers.values()):
-        layer.lora_b = 0.01 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    job.adapter.mkdir()
-    recipe = {"base": {"source": base, "sha256": loaded.hash}}
-    count = len(loaded.model.language_model.model.layers)
-    adapter.save(job.adapter, lora.tensors(layers), settings, recipe, count)
+    write_adapter(job.adapter, base)
     return job
 
 

@@ -29,8 +29,10 @@ class Answers:
             try:
                 entry = json.loads(line)
                 if entry["identity"] == self._identity:
-                    self._known[entry["key"]] = Answer(**entry["answer"])
-            except (ValueError, KeyError, TypeError):
+                    answer = entry["answer"]
+                    ids = tuple(map(int, answer.pop("ids")))
+                    self._known[entry["key"]] = Answer(ids=ids, **answer)
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
     def key(self, arm: str, row: str, prompt: Sequence[int], shown: str) -> str:

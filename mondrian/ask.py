@@ -26,7 +26,9 @@ def ask(vlm: Vlm, title: str, asked: Sequence[Question], how: How, told: Answers
     """
     keys = [told.key(title, str(i), q.prompt, q.shown) for i, q in enumerate(asked)]
     left = [i for i, key in enumerate(keys) if told.get(key) is None]
-    bar = tqdm(total=len(asked), initial=len(asked) - len(left), desc=title, unit="critique")
+    bar = tqdm(
+        total=len(asked), initial=len(asked) - len(left), desc=title, unit="critique", leave=False
+    )
     prompts, seen = [asked[i].prompt for i in left], [asked[i].seen for i in left]
     try:
         with bar:

@@ -72,7 +72,7 @@ class Row:
     def answer(self, vlm: Vlm) -> Answer:
         """What it has become."""
         text = vlm.processor.tokenizer.decode(self.told, skip_special_tokens=True)
-        return Answer(text, len(self.told), self.seconds, self.ended, self.passes)
+        return Answer(text, tuple(self.told), self.seconds, self.ended, self.passes)
 
 
 class Decoder:

@@ -38,17 +38,18 @@ def measures(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
         out[arm]["consistency"] = moves
     for arm, told in report.get("cost", {}).items():
         out[arm]["cost"] = told
-    constant = np.broadcast_to(means(report), wanted.shape)
     out["constant"] = {"format_compliance": 1.0, "scored": len(rows)}
-    out["constant"] |= score_metrics(constant, wanted)
+    out["constant"] |= score_metrics(means(report), wanted)
     texts = [row["reference_text"] for row in rows]
     out["reference"] = _texts(texts, texts, [row["reference_copied"] for row in rows])
     return out
 
 
 def means(report: dict[str, Any]) -> Any:
-    """What the constant predictor says: the mean scores of train, (7,)."""
-    return np.array([report["train_score_means"][name] for name in DIMENSIONS], float)
+    """What the constant predictor says of each photograph: the mean scores of train, (n, 7)."""
+    said = [row.get("train_score_means", report["train_score_means"])
+            for row in report["photographs"]]  # fmt: skip
+    return np.array([[one[name] for name in DIMENSIONS] for one in said], float)
 
 
 def _arm(report: dict[str, Any], arm: str, wanted: Any, params: Evaluate) -> dict[str, Any]:

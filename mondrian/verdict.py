@@ -54,7 +54,8 @@ def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]
     at = {arm: index(parts_of([r[arm] for r in rows], rows), params.index)
           for arm in ARMS if arm in rows[0]}  # fmt: skip
     errors = {arm: [_error(row[arm]["scores"], row) for row in rows] for arm in at}
-    errors["constant"] = [_error(means(report), row) for row in rows]
+    constant = means(report)
+    errors["constant"] = [_error(said, row) for said, row in zip(constant, rows, strict=True)]
     tuned = at["fine_tuned"]
     found = {"index": paired(np.subtract(tuned, at["base"]).tolist(), groups)}
     if "few_shot" in at:

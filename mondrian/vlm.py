@@ -50,10 +50,15 @@ class Answer:
     """
 
     text: str
-    tokens: int
+    ids: tuple[int, ...]
     seconds: float
     ended: bool  # by itself, not at the token limit
     passes: int
+
+    @property
+    def tokens(self) -> int:
+        """How many it took."""
+        return len(self.ids)
 
 
 def load(source: str) -> Vlm:

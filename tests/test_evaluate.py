@@ -21,7 +21,7 @@ from tests.conftest import ROOT, stage
 
 
 def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
-    return judged(Answer(text, tokens=100, seconds=0.5, ended=True, passes=100), trained or set())
+    return judged(Answer(text, (7,) * 100, seconds=0.5, ended=True, passes=100), trained or set())
 
 
 def test_raw_compliance_is_judged_without_repair(critique: Critique) -> None:
@@ -73,7 +73,7 @@ def test_examples_go_from_low_to_high(critique: Critique) -> None:
 
 
 def test_an_answer_is_kept_and_one_of_something_else_is_not(tmp_path: Path) -> None:
-    path, given = tmp_path / "answers.jsonl", Answer("text", 3, 0.5, True, 3)
+    path, given = tmp_path / "answers.jsonl", Answer("text", (5, 6, 7), 0.5, True, 3)
     first = Answers(path, {"base": "a"})
     key = first.key("base", "ansel/1", [1, 2], "ansel/1")
     first.add({key: given})
