@@ -1,8 +1,9 @@
 """A random Qwen3-VL with the real vocabulary, and rows of true proportions, for benchmarks.
 
 Hidden 512, 8 layers, 4 heads of 128 over 2, MLP 1,536 (the proportions of Qwen3-VL-2B), vision
-depth 8 with DeepStack at 1, 3 and 5, vocabulary 151,936, float32. Tokenizer and processor files are
-those of mondrian-tiny; rows are token ids, so that every system reads the same.
+depth 8 with DeepStack at 1, 3 and 5, vocabulary 151,936, float32. The tokenizer is mondrian-tiny's
+with made-up words up to that number, which no text is cut into; rows are token ids, so that every
+system reads the same.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def write_base(folder: Path) -> None:
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     processor["size"] = {"shortest_edge": 4096, "longest_edge": 640 * 480}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    _fill_tokenizer(folder / "tokenizer.json")
     rng = np.random.default_rng(0)
     weights = {}
     for path, value in tree_flatten(Model(ModelConfig.from_dict(config())).parameters()):
@@ -71,6 +73,18 @@ def write_base(folder: Path) -> None:
         name = path.replace("language_model.model.", "model.language_model.", 1)
         weights[name.replace("vision_tower.", "model.visual.", 1)] = fresh
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _fill_tokenizer(file: Path) -> None:
+    """Add words of two to nine letters, half of them behind a space, up to the vocabulary."""
+    told = json.loads(file.read_text())
+    vocabulary, rng = told["model"]["vocab"], np.random.default_rng(4)
+    vocabulary |= {token["content"]: token["id"] for token in told["added_tokens"]}
+    while (number := len(vocabulary)) < VOCABULARY:
+        letters = "".join(chr(97 + n) for n in rng.integers(0, 26, rng.integers(2, 10)))
+        word = letters if rng.integers(2) else f"\u0120{letters}"
+        vocabulary.setdefault(word, number)
+    file.write_text(json.dumps(told))
 
 
 @dataclass(frozen=True)

@@ -35,21 +35,21 @@ def again(
     """
     wanted, vlm = params.consistency, features.vlm
     some = rows[: wanted.photographs]
-    same = [_question(features, row, features.get(row.images[0]), DRAWN) for row in some]
-    altered = {name: [_altered(features, row, name) for row in some] for name in VARIANTS}
+    altered = [(name, _altered(features, row, name)) for name in VARIANTS for row in some]
+    drawn = [
+        (DRAWN, _question(features, row, features.get(row.images[0]), f"{DRAWN} {i}"))
+        for i in range(wanted.draws)
+        for row in some
+    ]
     likeliest = How(params.max_new_tokens, params.batch_size, form)
+    dice = replace(likeliest, temperature=wanted.temperature, seed=1)
     for arm in ("base", "fine_tuned"):
         with lora.detached(vlm.model) if arm == "base" else nullcontext():
-            found = [
-                (name, ask(vlm, f"{arm}, {name}", asked, likeliest, told))
-                for name, asked in altered.items()
-            ]
-            for i in range(wanted.draws):
-                how = replace(likeliest, temperature=wanted.temperature, seed=1 + i)
-                found.append((DRAWN, ask(vlm, f"{arm}, draw {1 + i}", same, how, told)))
-        for i, entry in enumerate(photographs[: len(some)]):
-            told_again = [{"variant": name, **judged(each[i], set())} for name, each in found]
-            entry.setdefault("again", {})[arm] = told_again
+            given = ask(vlm, f"{arm} altered", [asked for _, asked in altered], likeliest, told)
+            given += ask(vlm, f"{arm} drawn", [asked for _, asked in drawn], dice, told)
+        for k, ((name, _), answer) in enumerate(zip([*altered, *drawn], given, strict=True)):
+            entry = photographs[k % len(some)].setdefault("again", {}).setdefault(arm, [])
+            entry.append({"variant": name, **judged(answer, set())})
 
 
 def _altered(features: FeatureCache, row: Row, variant: str) -> Question:

@@ -21,6 +21,11 @@ from mondrian.vlm import prompt_ids
 
 ARMS = ("base", "few_shot", "fine_tuned", "shuffled")
 CONSTRAINED = {"base_constrained": "base", "fine_tuned_constrained": "fine_tuned"}
+# Arms that are asked together: they share adapter, prompt and way of answering.
+TOGETHER = (
+    ("base",), ("few_shot",), ("fine_tuned", "shuffled"), ("base_constrained",),
+    ("fine_tuned_constrained",),
+)  # fmt: skip
 PLAIN = ("base", "few_shot", "base_constrained")  # without the adapter
 _EXAMPLES = "Critiques that you wrote of other photographs:"
 

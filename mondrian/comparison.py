@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mondrian.arms import ARMS
 from mondrian.critique import DIMENSIONS
 from mondrian.recover import Recovered, recover
 from mondrian.report import page, thumbnail_url
@@ -22,7 +23,7 @@ _SHOWN = 60  # photographs on the page
 def comparison_page(report: dict[str, Any], found: dict[str, Any]) -> str:
     """The page as HTML, self-contained."""
     rows = sorted(report["photographs"], key=_badness, reverse=True)
-    arms = [arm for arm in ("base", "few_shot", "fine_tuned", "shuffled") if arm in rows[0]]
+    arms = [arm for arm in ARMS if arm in rows[0]]
     return page(
         "comparison.html",
         advisor=report["advisor"],
@@ -30,7 +31,9 @@ def comparison_page(report: dict[str, Any], found: dict[str, Any]) -> str:
         sentence=sentence(found),
         differences=_differences(found),
         gates=found["gates"],
-        arms={arm: found[arm] for arm in (*arms, "constant")},
+        arms={arm: found[arm] for arm in (*arms, "constant", "reference")},
+        pair={arm: found[arm] for arm in ("base", "fine_tuned")},
+        slower=found["gates"]["overhead"]["found"],
         dimensions=found["dimensions"],
         photographs=[_photograph(row) for row in rows[:_SHOWN]],
         left_out=max(0, len(rows) - _SHOWN),

@@ -15,7 +15,7 @@ import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 from mondrian import adapter, lora
 from mondrian.again import again
 from mondrian.answers import Answers
-from mondrian.arms import ARMS, CONSTRAINED, PLAIN, Question, questions
+from mondrian.arms import CONSTRAINED, PLAIN, TOGETHER, Question, questions
 from mondrian.ask import ask
 from mondrian.cost import cost
 from mondrian.decoder import How
@@ -65,12 +65,10 @@ def evaluate(
     try:
         adapter.prove_applied(next_logits(vlm, first.prompt, first.seen), canary, folder)
         told = Answers(kept, _identity(vlm, folder, params))
-        answers = {}
-        for arm in (arm for arm in (*ARMS, *CONSTRAINED) if arm in asked):
-            held = form if arm in CONSTRAINED else None
-            how = How(params.max_new_tokens, params.batch_size, held)
-            with lora.detached(vlm.model) if arm in PLAIN else nullcontext():
-                answers[arm] = ask(vlm, arm, asked[arm], how, told)
+        answers: dict[str, list[Answer]] = {}
+        for arms in TOGETHER:
+            answers |= _answers(vlm, {arm: asked[arm] for arm in arms if arm in asked}, form,
+                                params, told)  # fmt: skip
         report = _report(vlm, folder, recipe, data, asked, answers)
         again(features, data.val, form, params, told, report["photographs"])
         measured = [(read_photo(Path(row.images[0])), question.prompt)
@@ -79,6 +77,20 @@ def evaluate(
     finally:
         lora.detach(vlm.model)
     return report
+
+
+def _answers(
+    vlm: Vlm, asked: dict[str, list[Question]], form: Form, params: Evaluate, told: Answers
+) -> dict[str, list[Answer]]:
+    """Those of arms that are asked together, by arm."""
+    if not asked:
+        return {}
+    held = form if set(asked) & set(CONSTRAINED) else None
+    how = How(params.max_new_tokens, params.batch_size, held)
+    with lora.detached(vlm.model) if set(asked) & set(PLAIN) else nullcontext():
+        every = [question for questions in asked.values() for question in questions]
+        given = iter(ask(vlm, ", ".join(asked), every, how, told))
+    return {arm: [next(given) for _ in questions] for arm, questions in asked.items()}
 
 
 def _identity(vlm: Vlm, folder: Path, params: Evaluate) -> dict[str, Any]:

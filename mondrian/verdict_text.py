@@ -28,9 +28,23 @@ def summary(advisor: str, found: dict[str, Any]) -> str:
         if arm in found:
             cells = "".join(f"{_number(found[arm].get(key)):>12}" for key in _COLUMNS)
             lines.append(f"  {arm:12}{cells}")
+    lines += [_pair(found)]
     lines += [f"  gate {name}: {gate['found']}, {gate['asked']} is asked"
               for name, gate in found["gates"].items() if not gate["holds"]]  # fmt: skip
     return "\n".join(lines)
+
+
+def _pair(found: dict[str, Any]) -> str:
+    """Compliance at its three layers, and how far scores move, of base and adapter."""
+    told = []
+    for arm in ("base", "fine_tuned"):
+        layers = found[arm]["compliance"]
+        share = ", ".join(f"{name} {layers[name]:.2f}" for name in layers)
+        moves = found[arm].get("consistency")
+        mean = sum(moves.values()) / len(moves) if moves else 0
+        moved = f"; the same photograph again moves a score by {mean:.2f}" if moves else ""
+        told.append(f"  {arm:12}in form: {share}{moved}")
+    return "\n".join(told)
 
 
 def sentence(found: dict[str, Any]) -> str:

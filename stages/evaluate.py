@@ -11,7 +11,7 @@ from mondrian.comparison import comparison_page
 from mondrian.errors import run
 from mondrian.evaluate import Data, evaluate
 from mondrian.features import FeatureCache
-from mondrian.files import read_json, write_json, write_text
+from mondrian.files import read_json, write_csv, write_json, write_text
 from mondrian.gates import check
 from mondrian.params import load_params
 from mondrian.rows import read_rows
@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_report", type=Path, required=needed)
     parser.add_argument("--metrics", type=Path, required=not alone)
     parser.add_argument("--page", type=Path, help="the report for people")
+    parser.add_argument("--plot", type=Path, help="the adapter's score error by dimension, CSV")
     parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
     parser.add_argument("--base", help="instead of base.source of params.yaml")
     parser.add_argument("--max_examples", type=int, help="only so many photographs: a quick look")
@@ -58,6 +59,9 @@ def main() -> None:
         forget(kept)
     found = metrics(report, params.evaluate)
     write_json(args.metrics, found)
+    if args.plot:
+        errors = found["fine_tuned"]["score_mae_by_dimension"] or {}
+        write_csv(args.plot, ["dimension", "score_error"], list(errors.items()))
     if args.page:
         write_text(args.page, comparison_page(report, found))
     print(summary(report["advisor"], found))
