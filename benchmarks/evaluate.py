@@ -142,13 +142,13 @@ def mask_cost(job: Job, told: Told) -> tuple[float, float]:
     return 1e6 * spent / count, 1e6 * (perf_counter() - started) / 10 / len(masks)
 
 
-def entry(system: str, model: str, mode: str, told: Told, job: Job, **more: Any) -> Told:
-    """A line of the results."""
+def entry(system: str, model: str, mode: str, told: Told, **more: Any) -> Told:
+    """A line of the results; each photograph was answered by two arms."""
     return {
         "system": system,
         "model": model,
         "mode": mode,
-        "photographs_per_second": round(len(job.ids) / told["seconds"], 4),
+        "photographs_per_second": round(len(told["ids"]) / 2 / told["seconds"], 4),
         "forward_passes_per_critique": round(float(np.mean(told["passes"])), 1),
         "schema_valid": round(float(np.mean(told["valid"])), 4),
         "identical_texts": None,
@@ -175,9 +175,9 @@ def compare(model: str, job: Job) -> list[Told]:
           f"{max(gaps, default=0.0):.1e}; mlx-vlm {theirs['seconds']:.1f} s, "
           f"mondrian {ours['seconds']:.1f} s", flush=True)  # fmt: skip
     return [
-        entry("mondrian", model, "free", ours, job, **told),
-        entry("mlx-vlm", model, "free", theirs, job),
-        entry("mondrian", model, "constrained", held, job, **cost),
+        entry("mondrian", model, "free", ours, **told),
+        entry("mlx-vlm", model, "free", theirs),
+        entry("mondrian", model, "constrained", held, **cost),
     ]
 
 
@@ -190,7 +190,7 @@ def drawn(job: Job) -> list[Told]:
     out = []
     for limit in (HELD_LIMIT, least):
         told = answers(job, 1, "mondrian", "constrained", limit, 32, 1.0, copies)
-        out.append(entry("mondrian", TINY, "constrained", told, job, temperature=1.0, limit=limit))
+        out.append(entry("mondrian", TINY, "constrained", told, temperature=1.0, limit=limit))
     return out
 
 

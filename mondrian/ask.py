@@ -12,6 +12,7 @@ from mondrian.arms import Question
 from mondrian.decoder import How
 from mondrian.errors import EvaluationError
 from mondrian.generate import stream
+from mondrian.room import check_room
 from mondrian.vlm import Answer, Vlm
 
 _NO_ROOM = ("alloc", "out of memory", "insufficient memory")  # what MLX says on its devices
@@ -30,6 +31,8 @@ def ask(vlm: Vlm, title: str, asked: Sequence[Question], how: How, told: Answers
         total=len(asked), initial=len(asked) - len(left), desc=title, unit="critique", leave=False
     )
     prompts, seen = [asked[i].prompt for i in left], [asked[i].seen for i in left]
+    if left:
+        check_room(vlm, prompts, how)
     try:
         with bar:
             for place, answer in stream(vlm, prompts, seen, how, left) if left else ():

@@ -15,4 +15,4 @@ def test_a_variant_is_nearly_the_same_picture_at_the_same_size(
     assert after.mode == "RGB"
     a, b = (np.asarray(p.resize((32, 32)), np.float32) for p in (before, after))
     assert 0 < np.abs(a - b).mean() < 12
-    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
