@@ -50,8 +50,8 @@ def stream(
 
 def _answers(
     vlm: Vlm, begin: dict[int, Callable[[], Row]], prefix: Kept | None, rows: int, lanes: int
-) -> Iterator[tuple[int, Answer]]:
-    """Those of one of some lanes; rows that end make room for waiting ones."""
+) -> Iterator[tuple[int, Answer] | None]:
+    """Those of one of some lanes; rows that end make room for waiting ones; a None a step."""
     waiting = deque(begin)
     decoder = Decoder(vlm, prefix, min(-(-rows // lanes), len(begin)))
     places: dict[Row, int] = {}
@@ -66,6 +66,7 @@ def _answers(
         for row in asked:
             row.seconds += (perf_counter() - started) / len(asked) / lanes
         yield from ((places.pop(row), row.answer(vlm)) for row in ended)
+        yield None
 
 
 def _shared(prompts: Prompts, image_id: int) -> int:

@@ -41,13 +41,14 @@ def dealt(rows: Sequence[Any]) -> list[list[Any]]:
     return [share_of(rows, lane, count) for lane in range(count)]
 
 
-def side_by_side(works: Sequence[Callable[[], Iterator[Result]]]) -> Iterator[Result]:
+def side_by_side(works: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
     """What pieces of work yield, as it comes; where there are several, each in a thread of its own.
 
-    Arrays that they share have to be evaluated: a thread cannot evaluate those of another.
+    A None is not told: with it a piece of work only asks whether it is still wanted. Arrays that
+    they share have to be evaluated: a thread cannot evaluate those of another.
     """
     if len(works) == 1:
-        yield from works[0]()
+        yield from (one for one in works[0]() if one is not None)
         return
     told: SimpleQueue[Any] = SimpleQueue()
     stop = Event()
@@ -79,7 +80,8 @@ def _tell(work: Callable[[], Iterator[Any]], told: SimpleQueue[Any], stop: Event
     fault = None
     try:
         for one in work():
-            told.put((_YIELDS, one))
+            if one is not None:
+                told.put((_YIELDS, one))
             if stop.is_set():
                 break
     except BaseException as error:  # raised again by who waits
