@@ -35,11 +35,10 @@ SEEDS = (1, 2, 3)
 CACHE = ROOT / ".cache"
 
 
-def with_answer(row: Row, answer: str) -> Row:
-    """The same row with another critique."""
-    return row.model_copy(
-        update={"messages": [*row.messages[:-1], {"role": "assistant", "content": answer}]}
-    )
+def with_answer(row: Row, answer: str, derived: list[str]) -> Row:
+    """The same row with another critique, and what of that is derived."""
+    messages = [*row.messages[:-1], {"role": "assistant", "content": answer}]
+    return row.model_copy(update={"messages": messages, "derived": derived})
 
 
 def of_others(rows: Sequence[Row]) -> list[Row]:
@@ -47,7 +46,7 @@ def of_others(rows: Sequence[Row]) -> list[Row]:
     places = another_photograph(rows)
     assert places is not None
     return [
-        with_answer(row, rows[place].messages[-1]["content"])
+        with_answer(row, rows[place].messages[-1]["content"], rows[place].derived)
         for row, place in zip(rows, places, strict=True)
     ]
 
@@ -56,12 +55,12 @@ def of_template(rows: Sequence[Row]) -> list[Row]:
     """Every critique with the scores of the prompt's own example."""
     overall = round(float(np.mean(EXAMPLE_SCORES)), 1)
     return [
-        with_answer(row, canonical(with_scores(row.answer(), EXAMPLE_SCORES, overall)))
+        with_answer(row, canonical(with_scores(row.answer(), EXAMPLE_SCORES, overall)), row.derived)
         for row in rows
     ]
 
 
-def runs(advisor: str, rows: list[Row], val: list[Row]) -> list[tuple[str, int, Any, Any]]:
+def runs(rows: list[Row], val: list[Row]) -> list[tuple[str, int, Any, Any]]:
     """What is trained: the control, its seed, rows to learn from and to judge by."""
     out: list[tuple[str, int, Any, Any]] = [("none", seed, rows, val) for seed in SEEDS]
     out.append(("critiques of other photographs", 1, of_others(rows), val))
@@ -91,7 +90,7 @@ def main() -> None:
     base, results = vlm.load(params.base.source), []
     files = flags_of("train", ["train_data", "val_data"], params)
     for advisor, (train, held) in zip(params.advisors, files, strict=True):
-        for control, seed, rows, val in runs(advisor, *read_together(train, held)):
+        for control, seed, rows, val in runs(*read_together(train, held)):
             settings = params.train.model_copy(update={"seed": seed, "keep": "last", "patience": 0})
             own = params.model_copy(update={"train": settings})
             folder = CACHE / "controls" / f"{advisor}-{control.replace(' ', '-')}-{seed}"

@@ -126,7 +126,7 @@ def mask_cost(job: Job, told: Told) -> tuple[float, float]:
     form = Form(base.processor.tokenizer, vocabulary, HELD_LIMIT)
     spent, count, masks = 0.0, 0, []
     for ids in told["ids"][:16]:
-        guide, at = form.guide(), 0
+        guide = form.guide()
         at = len(guide.forced)
         while at < len(ids):
             started = perf_counter()

@@ -34,7 +34,9 @@ def again(
     All are held to the form, so that each has scores; the adapter is attached.
     """
     wanted, vlm = params.consistency, features.vlm
-    some = rows[: wanted.photographs]
+    first = {row.images[0]: i for i, row in reversed(list(enumerate(rows)))}
+    places = sorted(first.values())[: wanted.photographs]  # a photograph counts once
+    some = [rows[i] for i in places]
     altered = [(name, _altered(features, row, name)) for name in VARIANTS for row in some]
     drawn = [
         (DRAWN, _question(features, row, features.get(row.images[0]), f"{DRAWN} {i}"))
@@ -48,7 +50,7 @@ def again(
             given = ask(vlm, f"{arm} altered", [asked for _, asked in altered], likeliest, told)
             given += ask(vlm, f"{arm} drawn", [asked for _, asked in drawn], dice, told)
         for k, ((name, _), answer) in enumerate(zip([*altered, *drawn], given, strict=True)):
-            entry = photographs[k % len(some)].setdefault("again", {}).setdefault(arm, [])
+            entry = photographs[places[k % len(places)]].setdefault("again", {}).setdefault(arm, [])
             entry.append({"variant": name, **judged(answer, set())})
 
 

@@ -25,7 +25,7 @@ class Answers:
 
     def _read(self, path: Path) -> None:
         """What it holds of this evaluation; a line that was cut short counts as none."""
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 entry = json.loads(line)
                 if entry["identity"] == self._identity:

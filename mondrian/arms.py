@@ -47,25 +47,24 @@ def questions(
     examples  critiques of train in the prompt of few_shot; 0 for no such arm
     """
     others = another_photograph(rows)
-    asked = {
-        "base": [_ask(features, row, row) for row in rows],
-        "fine_tuned": [_ask(features, row, row) for row in rows],
-    }
+    seen = {path: features.get(path) for path in {row.images[0] for row in rows}}
+
+    def about(row: Row, shown: Row, more: str = "") -> Question:
+        system, user = row.messages[:2]
+        messages = [{"role": "system", "content": system["content"] + more}, user]
+        one = seen[shown.images[0]]
+        return Question(prompt_ids(features.vlm, messages, one), one, shown.id)
+
+    asked = {"base": [about(row, row) for row in rows]}
+    asked["fine_tuned"] = asked["base"]
     if others:
         asked["shuffled"] = [
-            _ask(features, row, rows[other]) for row, other in zip(rows, others, strict=True)
+            about(row, rows[other]) for row, other in zip(rows, others, strict=True)
         ]
     if examples and train:
         told = "\n".join(row.messages[-1]["content"] for row in spread(train, examples))
-        asked["few_shot"] = [_ask(features, row, row, f"\n{_EXAMPLES}\n{told}") for row in rows]
+        asked["few_shot"] = [about(row, row, f"\n{_EXAMPLES}\n{told}") for row in rows]
     return asked | {held: asked[arm] for held, arm in CONSTRAINED.items()}
-
-
-def _ask(features: FeatureCache, row: Row, shown: Row, more: str = "") -> Question:
-    system, user = row.messages[:2]
-    messages = [{"role": "system", "content": system["content"] + more}, user]
-    seen = features.get(shown.images[0])
-    return Question(prompt_ids(features.vlm, messages, seen), seen, shown.id)
 
 
 def another_photograph(rows: Sequence[Row]) -> list[int] | None:

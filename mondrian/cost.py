@@ -13,8 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian import lora
-from mondrian.decoder import How
-from mondrian.generate import generate
+from mondrian.decoder import Decoder, How, Row
 from mondrian.vlm import Vlm, encode
 
 TOKENS = 64  # decoded for a measurement
@@ -50,15 +49,16 @@ def _measure(vlm: Vlm, picture: Image.Image, prompt: Sequence[int], raw: bool) -
     started = perf_counter()
     seen = encode(vlm, picture, raw)
     looked = perf_counter()
-    generate(vlm, [prompt], [seen], How(1))
+    decoder, how = Decoder(vlm, None, 1), How(TOKENS + 1, through_ends=True)
+    decoder.admit(Row(prompt, seen, prompt.index(vlm.image_id), how, 0))
+    decoder.step(more=True)
     first = perf_counter()
-    generate(vlm, [prompt], [seen], How(TOKENS + 1, through_ends=True))
-    both = perf_counter()
-    decoding = (both - first) - (first - looked)
+    while decoder.live:
+        decoder.step(more=True)
     return {
         "see_seconds": looked - started,
         "prefill_tokens_per_second": len(prompt) / (first - looked),
         "first_token_seconds": first - started,
-        "decode_tokens_per_second": TOKENS / decoding,
+        "decode_tokens_per_second": TOKENS / (perf_counter() - first),
         "peak_memory_gb": mx.get_peak_memory() / 1e9,
     }

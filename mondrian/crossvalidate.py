@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mondrian import vlm
@@ -55,13 +56,20 @@ def crossvalidate(
 
 
 def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One report of several; each photograph remembers what a constant would have said of it."""
+    """One report of several, with the medians of their costs, and the first one's adapter.
+
+    Each photograph remembers what a constant would have said of it.
+    """
     photographs = [
         row | {"train_score_means": report["train_score_means"]}
         for report in reports
         for row in report["photographs"]
     ]
-    return reports[0] | {"photographs": photographs}
+    cost = {
+        arm: {name: median(r["cost"][arm][name] for r in reports) for name in told}
+        for arm, told in reports[0]["cost"].items()
+    }
+    return reports[0] | {"photographs": photographs, "cost": cost}
 
 
 def _parse_args() -> argparse.Namespace:

@@ -36,6 +36,10 @@ class How:
     seed: int = 0
     through_ends: bool = False
 
+    def __post_init__(self) -> None:
+        if self.form and self.form.limit != self.limit:
+            raise ValueError(f"the form ends at {self.form.limit} tokens, not at {self.limit}")
+
 
 class Row:
     """One answer as it grows. `pending` is what the model has not seen yet of prompt and answer."""
@@ -78,7 +82,7 @@ class Row:
 class Decoder:
     """Rows that take each step together, in slots of one cache; `at` says which is where.
 
-    All are drawn in one way (How), by whichever adapter is attached; they may come at any time.
+    All are drawn in one way (How), by whichever adapter is attached; one may come where `free`.
 
     prefix  keys and values of the tokens that all begin with
     count   rows at a time
@@ -106,10 +110,13 @@ class Decoder:
         row.skip(self.slots.shared)
         self.at[slot] = row
 
-    def step(self) -> list[Row]:
-        """A token more for every row, and those forced after it; the rows that ended by it."""
+    def step(self, more: bool) -> list[Row]:
+        """A token more for every row, and those forced after it; the rows that ended by it.
+
+        more  whether other rows may come; else the places of ended ones are given up by and by
+        """
         rows = self.live
-        if 2 * len(rows) <= len(self.at):
+        if not more and 2 * len(rows) <= len(self.at):
             self.slots.keep([i for i, row in enumerate(self.at) if row is not None])
             self.at = list(rows)
         self.slots.lay_out([len(row.pending) if row else 0 for row in self.at])

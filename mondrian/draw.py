@@ -30,4 +30,4 @@ def drawn(logits: mx.array, temperature: float, dice: Sequence[float]) -> mx.arr
     share: Any = softmax(logits.astype(mx.float32) / temperature)
     upto = mx.cumsum(share, axis=-1)
     at = mx.array(np.minimum(dice, _BELOW_ONE).astype(np.float32))[:, None] * upto[:, -1:]
-    return (upto <= at).sum(-1)
+    return mx.argmax((share > 0) & (upto > at), axis=-1)

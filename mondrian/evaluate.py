@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mondrian.judged import judged, sentences_of
 from mondrian.params import Evaluate
 from mondrian.photo import read_photo
 from mondrian.recipe import RECIPE, Recipe, code_hash, packages, read_recipe
-from mondrian.rows import Row
+from mondrian.rows import Row, photo_hashes
 from mondrian.vlm import Answer, Vlm, next_logits
 
 _MEASURED = 2  # photographs that cost is measured on
@@ -64,16 +65,16 @@ def evaluate(
     vlm.model.eval()
     try:
         adapter.prove_applied(next_logits(vlm, first.prompt, first.seen), canary, folder)
-        told = Answers(kept, _identity(vlm, folder, params))
+        told = Answers(kept, _identity(vlm, folder, params, data.val))
         answers: dict[str, list[Answer]] = {}
         for arms in TOGETHER:
             answers |= _answers(vlm, {arm: asked[arm] for arm in arms if arm in asked}, form,
                                 params, told)  # fmt: skip
         report = _report(vlm, folder, recipe, data, asked, answers)
         again(features, data.val, form, params, told, report["photographs"])
-        measured = [(read_photo(Path(row.images[0])), question.prompt)
-                    for row, question in zip(data.val, asked["base"], strict=True)]  # fmt: skip
-        report["cost"] = cost(vlm, measured[:_MEASURED], features.raw)
+        measured = {row.images[0]: (read_photo(Path(row.images[0])), question.prompt)
+                    for row, question in zip(data.val, asked["base"], strict=True)}  # fmt: skip
+        report["cost"] = cost(vlm, list(measured.values())[:_MEASURED], features.raw)
     finally:
         lora.detach(vlm.model)
     return report
@@ -93,9 +94,11 @@ def _answers(
     return {arm: [next(given) for _ in questions] for arm, questions in asked.items()}
 
 
-def _identity(vlm: Vlm, folder: Path, params: Evaluate) -> dict[str, Any]:
+def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[Row]) -> dict[str, Any]:
     """All that decides an answer besides its prompt."""
     return {
+        "photographs": photo_hashes(rows),
+        "llguidance": version("llguidance"),
         "base": vlm.hash,
         "adapter": files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS}),
         "max_new_tokens": params.max_new_tokens,

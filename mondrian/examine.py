@@ -26,7 +26,7 @@ def examine(
     prompts = [row.ids[: row.start] for row in some]
     seen = [features.get(row.photo) for row in some]
     errors, form = [], []
-    for row, answer in zip(some, generate(features.vlm, prompts, seen, How(limit)), strict=True):
+    for row, answer in zip(some, generate(features.vlm, prompts, seen, How(limit, 1)), strict=True):
         form.append(complies(answer.text))
         found = recover(answer.text)
         if isinstance(found, Recovered):

@@ -30,7 +30,7 @@ class Form:
     vocabulary  numbers that a row of logits has
     limit       tokens that an answer may have
 
-    Raises EvaluationError where no critique fits the limit.
+    Raises EvaluationError where a critique is not sure to fit the limit.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, limit: int) -> None:
@@ -124,6 +124,8 @@ class Guide:
                 more = [32 * int(only[0]) + word.bit_length() - 1]
             self._accept(more)
             out += more
+        if self.matcher.is_error():
+            raise RuntimeError(f"llguidance gave up: {self.matcher.get_error()}")
         self.ended = True
         return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from os.path import commonprefix
 from time import perf_counter
@@ -34,6 +35,7 @@ def stream(
 
     dice  a number for each prompt, which with how.seed decides what is drawn; else its place
     """
+    started = perf_counter()
     shared = _shared(prompts, vlm.image_id)
     prefix = _prefix(vlm, prompts[0][:shared]) if shared else None
     mx.eval(vlm.model.parameters())
@@ -42,18 +44,26 @@ def stream(
         for i, (prompt, one) in enumerate(zip(prompts, seen, strict=True))
     ]
     lanes = min(LANES, how.rows, len(prompts))
-    yield from side_by_side([
-        partial(_answers, vlm, dict(list(enumerate(begin))[lane::lanes]), prefix, how.rows, lanes)
+    busy, each = set(range(lanes)), (perf_counter() - started) / len(prompts)
+    works = [
+        partial(_answers, vlm, dict(list(enumerate(begin))[lane::lanes]), prefix,
+                (how.rows + lanes - 1 - lane) // lanes, busy, lane)
         for lane in range(lanes)
-    ])  # fmt: skip
+    ]  # fmt: skip
+    for place, answer in side_by_side(works):
+        yield place, replace(answer, seconds=answer.seconds + each)
 
 
 def _answers(
-    vlm: Vlm, begin: dict[int, Callable[[], Row]], prefix: Kept | None, rows: int, lanes: int
-) -> Iterator[tuple[int, Answer] | None]:
-    """Those of one of some lanes; rows that end make room for waiting ones; a None a step."""
+    vlm: Vlm, begin: dict[int, Callable[[], Row]], prefix: Kept | None, rows: int,
+    busy: set[int], lane: int,
+) -> Iterator[tuple[int, Answer] | None]:  # fmt: skip
+    """Those of one lane; rows that end make room for waiting ones; a None a step.
+
+    busy  the lanes that are still at work, which share the time
+    """
     waiting = deque(begin)
-    decoder = Decoder(vlm, prefix, min(-(-rows // lanes), len(begin)))
+    decoder = Decoder(vlm, prefix, min(rows, len(begin)))
     places: dict[Row, int] = {}
     while waiting or decoder.live:
         started = perf_counter()
@@ -62,11 +72,12 @@ def _answers(
             decoder.admit(row)
             places[row] = waiting.popleft()
         asked = decoder.live
-        ended = decoder.step()
+        ended = decoder.step(more=bool(waiting))
         for row in asked:
-            row.seconds += (perf_counter() - started) / len(asked) / lanes
+            row.seconds += (perf_counter() - started) / len(asked) / len(busy)
         yield from ((places.pop(row), row.answer(vlm)) for row in ended)
         yield None
+    busy.discard(lane)
 
 
 def _shared(prompts: Prompts, image_id: int) -> int:

@@ -92,8 +92,8 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -
 
     q (batch, heads, queries, width); k and v (batch, kv heads, keys, width). A mask of "causal"
     aligns the last query with the last key; None attends to every key; an array (batch, keys) is
-    added to the scores; parts are of one packed sequence (batch 1), in the order of their queries,
-    each causal for itself.
+    added to the scores of a single query; parts are of one packed sequence (batch 1), in the order
+    of their queries, each causal for itself.
     """
     if mask is None or isinstance(mask, str | mx.array):
         return _attend(q, k, v, scale, mask)
@@ -132,9 +132,7 @@ def _attend(
         stop = min(length, start + BLOCK)
         seen = past + stop if isinstance(mask, str) else total
         scores = q[:, :, :, start:stop] @ k[:, :, :, :seen].swapaxes(-1, -2)
-        if added is not None:
-            scores = scores + added[:, None, None, None]
-        elif mask is not None and stop - start > 1:
+        if mask is not None and stop - start > 1:
             scores = scores + _below(stop - start, seen)
         weights: Any = softmax(scores)
         out.append(weights @ v[:, :, :, :seen])

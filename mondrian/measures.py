@@ -36,7 +36,7 @@ def measures(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
             }
     for arm, moves in _consistency(rows).items():
         out[arm]["consistency"] = moves
-    for arm, told in report.get("cost", {}).items():
+    for arm, told in report["cost"].items():
         out[arm]["cost"] = told
     out["constant"] = {"format_compliance": 1.0, "scored": len(rows)}
     out["constant"] |= score_metrics(means(report), wanted)
@@ -104,8 +104,8 @@ def _consistency(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for arm in again[0]["again"] if again else ():
         moves: dict[str, list[float]] = {}
         for row in again:
-            plain = np.array(row[f"{arm}_constrained"]["scores"])
-            told = [(one["variant"], np.array(one["scores"])) for one in row["again"][arm]]
+            plain = np.array(row[f"{arm}_constrained"]["scores"], float)
+            told = [(one["variant"], np.array(one["scores"], float)) for one in row["again"][arm]]
             for name, scores in told:
                 if name != DRAWN:
                     moves.setdefault(name, []).append(float(np.abs(scores - plain).mean()))

@@ -13,15 +13,17 @@ from mondrian.kernels import ON_GPU
 from mondrian.machine import memory_left, this_device
 from mondrian.vlm import Vlm
 
+_ROWS_OF_MLP = 3  # gate, up and their product
 _ROWS_OF_LOGITS = 4  # float32 copies of a row of logits that exist at a time: masked, soft, summed
 
 
 def bytes_a_row(vlm: Vlm, tokens: int) -> int:
-    """Keys and values of so many tokens in every layer, and the logits of one."""
+    """Keys and values of so many tokens in every layer, a layer's first pass, and logits of one."""
     text = vlm.model.config.text_config
     pairs = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
     held = pairs * this_device().float_bytes * tokens
-    return int(held + 4 * _ROWS_OF_LOGITS * text.vocab_size)
+    passing = _ROWS_OF_MLP * text.intermediate_size * this_device().float_bytes * tokens
+    return int(held + passing + 4 * _ROWS_OF_LOGITS * text.vocab_size)
 
 
 def check_room(vlm: Vlm, prompts: Sequence[Sequence[int]], how: How) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from mondrian.critique import Critique, parse
 from mondrian.errors import DataError
-from mondrian.files import read_json
+from mondrian.files import file_hash, read_json
 from mondrian.prompt import IMAGE
 
 
@@ -46,6 +47,11 @@ class Row(BaseModel):
 def row_file(folder: Path, advisor: str, part: str) -> Path:
     """Where the rows of one part, train or val, lie."""
     return folder / f"training_data_{advisor}_{part}.json"
+
+
+def photo_hashes(rows: Iterable[Row]) -> list[str]:
+    """sha256 of each row's prepared photograph."""
+    return [file_hash(Path(row.images[0])) for row in rows]
 
 
 def read_rows(path: Path) -> list[Row]:

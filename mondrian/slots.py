@@ -98,8 +98,9 @@ class Slots:
         chosen = mx.array(list(slots))
         for layer in self.layers:  # one after the other: two copies of one layer at most
             layer.slots = len(slots)
-            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
-            mx.eval(layer.keys, layer.values)
+            if layer.keys is not None:
+                layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+                mx.eval(layer.keys, layer.values)
 
     def taken(self) -> Kept:
         """Keys and values of the only slot, evaluated: a prefix for others."""

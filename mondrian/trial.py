@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mondrian import lora, ranks
-from mondrian.adapter import wants_raw
+from mondrian.adapter import WEIGHTS, wants_raw
 from mondrian.evaluate import Data, evaluate
 from mondrian.features import FeatureCache
-from mondrian.files import read_json, write_json
+from mondrian.files import file_hash, read_json, write_json
 from mondrian.params import Params
 from mondrian.recipe import code_hash, packages, recipe
-from mondrian.rows import Row
+from mondrian.rows import Row, photo_hashes
 from mondrian.session import Session
 from mondrian.vlm import Vlm
 
@@ -25,29 +26,53 @@ def trial(
 ) -> dict[str, Any]:
     """The report of an adapter trained on `rows` and judged by `val`.
 
-    All of it lies in `folder`; what was done there before with the same rows, settings and code is
-    not done again, and what was begun goes on.
+    All of it lies in `folder`; what was done there before with the same rows, photographs, settings
+    and code is not done again, and what was begun goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    train, done, adapter = folder / "train.json", folder / "report.json", folder / "adapter"
-    told = {"train": [r.model_dump() for r in rows], "val": [r.model_dump() for r in val]}
-    settings = {"train": params.train.model_dump(), "evaluate": params.evaluate.model_dump()}
-    everything = [told, settings, base.hash, code_hash(), packages()]
-    identity = sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
-    if done.is_file() and (found := read_json(done)).get("identity") == identity:
+    adapter, done = folder / "adapter", folder / "report.json"
+    learned = _identity(base, [*rows, *val], params.train.model_dump())
+    _train(base, params, rows, val, folder, cache, learned)
+    asked = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    judged = _identity(base, rows, {"train": learned, "evaluate": asked})
+    if done.is_file() and (found := read_json(done)).get("identity") == judged:
         return dict(found["report"])
-    write_json(train, told["train"])
-    made = recipe(base.source, base.hash, list(rows), train, params.image, params.train)
-    world = ranks.join(params.machine.collective_seconds)
-    session = Session(base, params.train, params.machine, world, folder, "trial")
-    session.run(
-        list(rows), list(val), {"train data": train}, made, adapter, folder / "train_metrics.json"
-    )
-    lora.detach(base.model)
     limit = params.machine.feature_cache_gb
     features = FeatureCache(base, cache / "features", limit, wants_raw(adapter))
-    answers = folder / f"answers-{identity[:16]}.jsonl"
+    answers = folder / f"answers-{judged[:16]}.jsonl"
     report = evaluate(features, adapter, Data(val, rows), params.evaluate, answers)
-    write_json(done, {"identity": identity, "report": report})
+    write_json(done, {"identity": judged, "report": report})
     answers.unlink(missing_ok=True)
     return report
+
+
+def _train(
+    base: Vlm, params: Params, rows: Sequence[Row], val: Sequence[Row], folder: Path, cache: Path,
+    identity: str,
+) -> None:  # fmt: skip
+    """Train the adapter in the folder, unless it is the one that was trained there before."""
+    adapter, data, mark = folder / "adapter", folder / "train.json", folder / "trained.json"
+    if mark.is_file() and read_json(mark) == [identity, *_weights(adapter)]:
+        return
+    write_json(data, [row.model_dump() for row in rows])
+    made = recipe(base.source, base.hash, list(rows), data, params.image, params.train)
+    world = ranks.join(params.machine.collective_seconds)
+    name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+    session = Session(base, params.train, params.machine, world, cache, name)
+    numbers = folder / "train_metrics.json"
+    session.run(list(rows), list(val), {"train data": data}, made, adapter, numbers)
+    lora.detach(base.model)
+    write_json(mark, [identity, *_weights(adapter)])
+
+
+def _weights(adapter: Path) -> list[str]:
+    """The hash of a saved adapter's weights, or nothing."""
+    file = adapter / WEIGHTS
+    return [file_hash(file)] if file.is_file() else []
+
+
+def _identity(base: Vlm, rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    told = [row.model_dump() for row in rows]
+    versions = packages() | {"llguidance": version("llguidance")}
+    every = [told, photo_hashes(rows), settings, base.hash, code_hash(), versions]
+    return sha256(json.dumps(every, sort_keys=True).encode()).hexdigest()

@@ -20,7 +20,7 @@ def cropped(picture: Image.Image) -> Image.Image:
 
 
 def lighter(picture: Image.Image) -> Image.Image:
-    """A twelfth of a stop lighter."""
+    """About a fifth of a stop lighter."""
     return ImageEnhance.Brightness(picture).enhance(_LIGHTER)
 
 

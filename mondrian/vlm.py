@@ -1,6 +1,6 @@
 """The door to mlx-vlm: load a base, encode a photograph, tokenise a row.
 
-One model, one thread, one generation at a time: MLX streams belong to a thread.
+MLX streams belong to a thread: what another thread is to use has to be evaluated before.
 """
 
 from __future__ import annotations

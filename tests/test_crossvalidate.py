@@ -30,11 +30,17 @@ def test_rows_without_folds_are_refused(rows: list[Row], params: Params, tmp_pat
 
 def test_each_photograph_keeps_the_constant_of_its_own_fold() -> None:
     reports: list[dict[str, Any]] = [
-        {"advisor": "ansel", "train_score_means": {"x": n}, "photographs": [{"id": str(n)}]}
+        {
+            "advisor": "ansel",
+            "train_score_means": {"x": n},
+            "photographs": [{"id": str(n)}],
+            "cost": {"base": {"peak_memory_gb": n}},
+        }
         for n in (1, 2)
     ]
     found = together(reports)
     assert [row["train_score_means"]["x"] for row in found["photographs"]] == [1, 2]
+    assert found["cost"]["base"]["peak_memory_gb"] == 1.5
 
 
 @pytest.mark.slow
@@ -64,3 +70,6 @@ def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
     monkeypatch.setattr(Session, "run", never)
     again = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
     assert again == json.loads(json.dumps(report))
+    (tmp_path / "folds/1/report.json").unlink()  # stopped between training and judging
+    again = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
+    assert [row["id"] for row in again["photographs"]] == [r["id"] for r in report["photographs"]]

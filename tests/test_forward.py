@@ -116,8 +116,10 @@ def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:
     assert close(ours, plain, 1e-5)
 
 
-def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones() -> None:
-    gate, x = mx.random.normal((2, 4, 100)) * 6
+@pytest.mark.parametrize("rows", [4, 400])  # few numbers, and many
+def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones(rows: int) -> None:
+    gate, x = mx.random.normal((2, rows, 100)) * 6
+    assert (gate.size < kernels.FEW) == (rows == 4)
 
     def plain(g: mx.array, y: mx.array) -> mx.array:
         return nn.silu(g) * y
@@ -141,7 +143,7 @@ def test_cpu_cross_entropy_and_its_gradient_equal_the_plain_ones() -> None:
     assert close(ours, plain, 1e-5)
 
 
-@pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 500), (37, 1), (37, 300)])
+@pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 500), (37, 1), (999, 1), (37, 300)])
 def test_cpu_attention_equals_the_stock_one(past: int, length: int) -> None:
     q = mx.random.normal((2, 4, length, 16))
     k, v = mx.random.normal((2, 2, 2, past + length, 16))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,10 @@ def test_answers_given_together_are_those_given_alone(plain: Vlm, asked: Asked) 
 
 @pytest.mark.slow
 def test_whole_answers_end_by_themselves_and_their_times_add_up(plain: Vlm, asked: Asked) -> None:
-    answers = generate(plain, *asked, How(LIMIT, 4))
+    started = perf_counter()
+    answers = generate(plain, *asked, How(LIMIT, 3))
+    wall = perf_counter() - started
+    assert 0.5 * wall < sum(a.seconds for a in answers) < 1.05 * wall
     assert all(a.ended and complies(a.text) for a in answers)
     assert all(a.passes == a.tokens + 1 for a in answers)
     cut = generate(plain, *asked, How(9, 4))
