@@ -23,7 +23,7 @@ _SHOWN = 60  # photographs on the page
 def comparison_page(report: dict[str, Any], found: dict[str, Any]) -> str:
     """The page as HTML, self-contained."""
     rows = sorted(report["photographs"], key=_badness, reverse=True)
-    arms = [arm for arm in ARMS if arm in rows[0]]
+    arms = [arm for arm in ("fine_tuned", *ARMS) if arm in rows[0]]
     return page(
         "comparison.html",
         advisor=report["advisor"],
@@ -33,6 +33,8 @@ def comparison_page(report: dict[str, Any], found: dict[str, Any]) -> str:
         gates=found["gates"],
         arms={arm: found[arm] for arm in (*arms, "constant", "reference")},
         pair={arm: found[arm] for arm in ("base", "fine_tuned")},
+        folds=report.get("folds"),
+        held={arm: found.get(f"{arm}_constrained", {}) for arm in ("base", "fine_tuned")},
         slower=found["gates"]["overhead"]["found"],
         dimensions=found["dimensions"],
         photographs=[_photograph(row) for row in rows[:_SHOWN]],
@@ -83,6 +85,9 @@ def _photograph(row: dict[str, Any]) -> dict[str, Any]:
             if scores is not None
         },
         "axes": [_point(i, 10) for i in range(7)],
+        "names": [
+            (name.split()[0], *_point(i, 12).split(",")) for i, name in enumerate(DIMENSIONS)
+        ],
         "error": {arm: _told_error(row[arm]["scores"], row) for arm in ("base", "fine_tuned")},
         "fault": row["fine_tuned"]["fault"],
         "seconds": {arm: row[arm]["seconds"] for arm in ("base", "fine_tuned")},

@@ -69,7 +69,7 @@ def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         arm: {name: median(r["cost"][arm][name] for r in reports) for name in told}
         for arm, told in reports[0]["cost"].items()
     }
-    return reports[0] | {"photographs": photographs, "cost": cost}
+    return reports[0] | {"photographs": photographs, "cost": cost, "folds": len(reports)}
 
 
 def _parse_args() -> argparse.Namespace:

@@ -13,6 +13,7 @@ MondrianError
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -74,6 +75,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except MondrianError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # who read has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:  # a full disk, a folder that may not be written
         name = f": {error.filename}" if error.filename else ""
         sys.exit(f"error: {error.strerror or error}{name}; mend it and run again")

@@ -5,9 +5,11 @@ mondrian/verdict.py makes numbers and a verdict of the report.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,9 @@ def _answers(
     how = How(params.max_new_tokens, params.batch_size, held)
     with lora.detached(vlm.model) if set(asked) & set(PLAIN) else nullcontext():
         every = [question for questions in asked.values() for question in questions]
-        given = iter(ask(vlm, ", ".join(asked), every, how, told))
+        found = ask(vlm, ", ".join(asked), every, how, told)
+    token = sum(a.seconds for a in found) / max(1, sum(a.tokens for a in found))
+    given = iter(replace(a, seconds=token * a.tokens) for a in found)
     return {arm: [next(given) for _ in questions] for arm, questions in asked.items()}
 
 
@@ -146,7 +150,11 @@ def _report(
             "reference_copied": bool(sentences_of([text]) & trained),
         }
         for arm, given in answers.items():
-            entry[arm] = judged(given[i], trained) | {"shown": asked[arm][i].shown}
+            question = asked[arm][i]
+            entry[arm] = judged(given[i], trained) | {
+                "shown": question.shown,
+                "prompt_sha256": sha256(json.dumps(question.prompt).encode()).hexdigest(),
+            }
         photographs.append(entry)
     return {
         "advisor": recipe.advisor,

@@ -21,7 +21,8 @@ from mondrian.errors import EvaluationError
 Words = NDArray[np.int32]  # a bit a token
 ITEMS = 5  # of a list, as many as the schema allows
 SLACK = 8  # tokens that an escape or a character of many bytes may take before a text can close
-GENEROUS = 4  # times its even share of the tokens left that a text may take
+SPLIT = 2  # tokens more than a text's shortest form, where quotes and commas come one by one
+GENEROUS = 0.5  # of the tokens that the shortest rest does not need, what one text may take
 
 
 class Form:
@@ -39,15 +40,19 @@ class Form:
         self.words = -(-vocabulary // 32)
         self.limit = limit
         self.text = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
-        quoted = [self.text(token)[:1] == b'"' for token in range(vocabulary)]
-        quoted += [False] * (32 * self.words - vocabulary)
-        self.closers: Words = np.packbits(quoted, bitorder="little").view(np.int32)
+        texts = [self.text(token) for token in range(vocabulary)]
+        self.closers = self._words([text[:1] == b'"' for text in texts])
+        self.whole = self._words([_is_whole(text) for text in texts])
         self.after, self.item = self._needed(tokenizer)
         least = self.after[0][0]
         if least > limit:
             raise EvaluationError(
                 f"evaluate.max_new_tokens is {limit}; a critique may need {least}, raise it"
             )
+
+    def _words(self, chosen: list[bool]) -> Words:
+        padded = [*chosen, *[False] * (32 * self.words - len(chosen))]
+        return np.packbits(padded, bitorder="little").view(np.int32)
 
     def guide(self) -> Guide:
         """For one answer."""
@@ -63,10 +68,18 @@ class Form:
         counts = [len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p, _ in pieces]
         texts = [n for _, n in pieces]
         after = [
-            (sum(counts[i:]) + SLACK * sum(texts[i:]), sum(texts[i:]))
+            (sum(counts[i:]) + SPLIT * sum(texts[i:]), sum(texts[i:]))
             for i in range(len(pieces) + 1)
         ]
-        return after, len(tokenizer(', "x"', add_special_tokens=False)["input_ids"]) + SLACK
+        return after, len(tokenizer(', "x"', add_special_tokens=False)["input_ids"]) + SPLIT
+
+
+def _is_whole(text: bytes) -> bool:
+    """Whether a token is no part of an escape or of a character."""
+    try:
+        return "\\" not in text.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _shortest() -> list[tuple[str, int]]:
@@ -130,11 +143,17 @@ class Guide:
         return out
 
     def _close(self) -> None:
-        """Allow only what closes a text that has had its share, where anything can."""
+        """Allow only what closes a text that has had its share; before that, nothing half."""
         if self._inside and self._spent >= self._most:
-            closing = self.mask & self.form.closers
-            if closing.any():
-                self.mask = closing
+            self._allow(self.form.closers)
+        if not self._inside or self._spent + SLACK >= self._most:
+            self._allow(self.form.whole)
+
+    def _allow(self, some: Words) -> None:
+        """Only these tokens, where any of them may come."""
+        left = self.mask & some
+        if left.any():
+            self.mask = left
 
     def _read(self, byte: int) -> None:
         """Follow texts, keys and items of a list."""
@@ -155,5 +174,5 @@ class Guide:
         needed, texts = form.after[self._keys]
         own = form.after[self._keys - 1][1] - texts if self._keys else 0
         items = max(0, own - 1 - self._items)
-        free = form.limit - self._used - needed - items * form.item - SLACK
-        return max(1, int(free * min(1.0, GENEROUS / (1 + items + texts))))
+        free = form.limit - self._used - needed - items * form.item - SPLIT - 1
+        return max(1, int(free * GENEROUS) if items + texts else free)

@@ -15,6 +15,7 @@ from mondrian.params import Gates, Params
 from mondrian.pipeline import flags_of
 from mondrian.stats import Estimate
 
+AT_MOST = ("overhead", "copied_above_reference")  # gates that are not to be exceeded
 WARNINGS = ("base_compliance",)  # gates of the base, which no adapter can mend
 
 
@@ -57,13 +58,15 @@ def _gate(found: float, asked: float, holds: bool) -> dict[str, Any]:
     }
 
 
-def failed(found: dict[str, Any]) -> list[str]:
-    """The gates of evaluate.json that do not hold, as lines; warnings are left out."""
-    return [
-        f"{name} is {gate['found']}, {gate['asked']} is asked"
-        for name, gate in found["gates"].items()
-        if not gate["holds"] and name not in WARNINGS
-    ]
+def failed(found: dict[str, Any], asked: Gates) -> list[str]:
+    """What of evaluate.json a release may not have, as lines, by the gates as they are now."""
+    out = [] if found["verdict"] == "BETTER" else [f"verdict is {found['verdict']}, not BETTER"]
+    for name, gate in found["gates"].items():
+        value, limit = gate["found"], getattr(asked, name, gate["asked"])
+        holds = value is not None and (value <= limit if name in AT_MOST else value >= limit)
+        if not holds and name not in WARNINGS:
+            out.append(f"{name} is {value}, {limit} is asked")
+    return out
 
 
 def check(metrics: Path | None, params: Params, show: Callable[[str], None]) -> None:
@@ -78,7 +81,7 @@ def check(metrics: Path | None, params: Params, show: Callable[[str], None]) -> 
     for file in files:
         found = read_json(file)
         try:
-            faults += [f"{file}: {line}" for line in failed(found)]
+            faults += [f"{file}: {line}" for line in failed(found, params.evaluate.gates)]
             show(f"{file}: {found['verdict']}")
         except (KeyError, TypeError, AttributeError):
             raise EvaluationError(f"{file} holds no gates; evaluate again: dvc repro") from None

@@ -45,7 +45,7 @@ def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]
 
     index          quality index, points of 100, against the base
     index_few_shot against the base with examples in its prompt
-    error          score error, points of 10, against the base (where both have scores)
+    score_error    score error, points of 10, against the base (where both have scores)
     constant       score error against the constant predictor
     looks          score error on its own photograph against another photograph's
     """
@@ -60,7 +60,7 @@ def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]
     found = {"index": paired(np.subtract(tuned, at["base"]).tolist(), groups)}
     if "few_shot" in at:
         found["index_few_shot"] = paired(np.subtract(tuned, at["few_shot"]).tolist(), groups)
-    for name, arm in (("error", "base"), ("constant", "constant"), ("looks", "shuffled")):
+    for name, arm in (("score_error", "base"), ("constant", "constant"), ("looks", "shuffled")):
         if arm in errors:
             found[name] = _less(errors["fine_tuned"], errors[arm], groups)
     return found

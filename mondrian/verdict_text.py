@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mondrian.variants import DRAWN
+
 _COLUMNS = {
     "format_compliance": "compliance", "scored": "scored", "score_mae": "score MAE",
     "score_bias": "bias", "quality_index": "index", "seconds_per_critique": "s/critique",
@@ -11,7 +13,7 @@ _COLUMNS = {
 COMPARED = {
     "index": "quality index, points of 100, above base",
     "index_few_shot": "the same, above base with examples",
-    "error": "score error, points of 10, less than base",
+    "score_error": "score error, points of 10, less than base",
     "constant": "the same, less than a constant",
     "looks": "the same, less than on another photograph",
 }
@@ -41,8 +43,9 @@ def _pair(found: dict[str, Any]) -> str:
         layers = found[arm]["compliance"]
         share = ", ".join(f"{name} {layers[name]:.2f}" for name in layers)
         moves = found[arm].get("consistency")
-        mean = sum(moves.values()) / len(moves) if moves else 0
-        moved = f"; the same photograph again moves a score by {mean:.2f}" if moves else ""
+        altered = [value for name, value in (moves or {}).items() if name != DRAWN]
+        mean = sum(altered) / len(altered) if altered else 0
+        moved = f"; altering the photograph moves a score by {mean:.2f}" if altered else ""
         told.append(f"  {arm:12}in form: {share}{moved}")
     return "\n".join(told)
 

@@ -1,5 +1,9 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -103,21 +107,49 @@ def made(prompt: str, groups: list[str]) -> Recipe:
     )  # fmt: skip
 
 
+def evaluation(trained: Path, prepared: Path, folder: Path) -> list[object]:
+    """The flags of an evaluation that writes into a folder."""
+    return [
+        "--lora_path", trained, "--val_data", prepared / "val.json", "--train_data",
+        prepared / "train.json", "--cache_dir", folder / "cache", "--output_report",
+        folder / "report.json", "--metrics", folder / "evaluate.json", "--page",
+        folder / "report.html", "--plot", folder / "score_error.csv",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_an_evaluation_goes_on_where_it_stopped_and_is_made_anew_from_its_report(
+def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
     trained: Path, some_prepared: Path, tmp_path: Path
 ) -> None:
-    def run(*more: object) -> Any:
-        done = stage(
-            "evaluate", "--lora_path", trained, "--val_data", some_prepared / "val.json",
-            "--train_data", some_prepared / "train.json", "--cache_dir", tmp_path / "cache",
-            "--output_report", tmp_path / "report.json", "--metrics", tmp_path / "evaluate.json",
-            "--page", tmp_path / "report.html", *more,
-        )  # fmt: skip
+    texts = []
+    for name, kill in (("whole", False), ("killed", True)):
+        flags = evaluation(trained, some_prepared, tmp_path / name)
+        kept = tmp_path / name / "cache/evaluate/adapter.jsonl"
+        if kill:
+            command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
+            env = os.environ | {"PYTHONPATH": str(ROOT)}
+            with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env, cwd=ROOT) as process:
+                deadline = monotonic() + 120
+                while not (kept.is_file() and kept.stat().st_size) and monotonic() < deadline:
+                    sleep(0.02)
+                process.kill()
+            assert kept.stat().st_size
+            assert not (tmp_path / name / "report.json").exists()
+        done = stage("evaluate", *flags)
         assert done.returncode == 0, done.stderr
-        return json.loads((tmp_path / "evaluate.json").read_text())
+        row = json.loads((tmp_path / name / "report.json").read_text())["photographs"][0]
+        texts.append([row[arm]["text"] for arm in ("base", "fine_tuned", "base_constrained")])
+    assert texts[0] == texts[1]
 
-    found = run()
+
+@pytest.mark.slow
+def test_an_evaluation_is_made_anew_from_its_report(
+    trained: Path, some_prepared: Path, tmp_path: Path
+) -> None:
+    done = stage("evaluate", *evaluation(trained, some_prepared, tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "evaluate.json").read_text())
+    assert (tmp_path / "score_error.csv").read_text().startswith("dimension,score_error\n")
     assert not list((tmp_path / "cache/evaluate").iterdir())
     assert found["verdict"] == "INCONCLUSIVE"
     assert found["photographs"] == 1

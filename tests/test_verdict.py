@@ -69,7 +69,9 @@ def test_a_better_adapter_is_better_and_says_by_how_much(
     assert found["verdict"] == "BETTER"
     assert found["comparisons"]["index"]["low"] > 0
     assert all(one["p_holm"] < 0.05 for one in found["dimensions"].values())
-    assert failed(found) == []
+    assert failed(found, params.evaluate.gates) == []
+    strict = params.evaluate.gates.model_copy(update={"overhead": -0.5, "compliance": 1.0})
+    assert failed(found, strict) == ["overhead is 0.0, -0.5 is asked"]
     text = summary("ansel", found)
     assert text.startswith("evaluate ansel: BETTER on 20 critiques of 20 photographs")
 
@@ -77,7 +79,7 @@ def test_a_better_adapter_is_better_and_says_by_how_much(
 def test_a_worse_adapter_is_worse(critique: Critique, params: Params) -> None:
     found = metrics(report(critique, base=0.5, tuned=3), params.evaluate)
     assert found["verdict"] == "WORSE"
-    assert any("index_low" in line for line in failed(found))
+    assert any("index_low" in line for line in failed(found, params.evaluate.gates))
 
 
 def test_the_same_arm_twice_is_inconclusive(critique: Critique, params: Params) -> None:
@@ -161,7 +163,10 @@ def test_gates_are_named_and_a_file_without_them_is_refused(
     check(file, params, said.append)
     assert said == [f"{file}: BETTER"]
     file.write_text(json.dumps(metrics(report(critique, 0.5, 3), params.evaluate)))
-    with pytest.raises(EvaluationError, match=r"gates do not hold\n  .*index_gain_percent is -"):
+    with pytest.raises(
+        EvaluationError,
+        match=r"gates do not hold\n  .*verdict is WORSE(.|\n)*index_gain_percent is -",
+    ):
         check(file, params, said.append)
     file.write_text("{}")
     with pytest.raises(EvaluationError, match="holds no gates"):
