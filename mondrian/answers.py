@@ -31,8 +31,10 @@ class Answers:
                 if entry["identity"] == self._identity:
                     answer = entry["answer"]
                     ids = tuple(map(int, answer.pop("ids")))
-                    self._known[entry["key"]] = Answer(ids=ids, **answer)
-            except (ValueError, KeyError, TypeError, AttributeError):
+                    told = Answer(str(answer["text"]), ids, float(answer["seconds"]),
+                                  bool(answer["ended"]), int(answer["passes"]))  # fmt: skip
+                    self._known[entry["key"]] = told
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
     def key(self, arm: str, row: str, prompt: Sequence[int], shown: str) -> str:

@@ -84,7 +84,7 @@ def _parse_args() -> argparse.Namespace:
 def main() -> None:
     args = _parse_args()
     params = load_params(args.params)
-    if args.advisor and args.advisor not in params.advisors:
+    if args.advisor is not None and args.advisor not in params.advisors:
         known = ", ".join(params.advisors)
         raise ParamsError(f"--advisor is {args.advisor}; params.yaml has {known}")
     data = flags_of("train", ["train_data", "val_data"], params)

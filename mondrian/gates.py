@@ -61,6 +61,8 @@ def _gate(found: float, asked: float, holds: bool) -> dict[str, Any]:
 def failed(found: dict[str, Any], asked: Gates) -> list[str]:
     """What of evaluate.json a release may not have, as lines, by the gates as they are now."""
     out = [] if found["verdict"] == "BETTER" else [f"verdict is {found['verdict']}, not BETTER"]
+    if not {"compliance", "index_low"} <= set(found["gates"]):
+        raise KeyError("gates")
     for name, gate in found["gates"].items():
         value, limit = gate["found"], getattr(asked, name, gate["asked"])
         holds = value is not None and (value <= limit if name in AT_MOST else value >= limit)

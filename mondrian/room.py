@@ -28,8 +28,15 @@ def bytes_a_row(vlm: Vlm, tokens: int) -> int:
 
 def check_room(vlm: Vlm, prompts: Sequence[Sequence[int]], how: How) -> None:
     """Raise EvaluationError where the longest answers to these prompts may not fit."""
-    rows = min(how.rows, len(prompts))
-    each = bytes_a_row(vlm, how.limit + max(map(len, prompts)))
+    rows, longest = min(how.rows, len(prompts)), max(map(len, prompts))
+    context = vlm.model.config.text_config.max_position_embeddings
+    if longest + how.limit > context:
+        raise EvaluationError(
+            f"a prompt of {longest} tokens and {how.limit} of evaluate.max_new_tokens exceed "
+            f"the base's context of {context}; lower it or evaluate.examples, or shorten the "
+            "persona"
+        )
+    each = bytes_a_row(vlm, how.limit + longest)
     left = memory_left() - (mx.get_active_memory() if ON_GPU else 0)
     if rows * each > left:
         most = max(0, left) // each

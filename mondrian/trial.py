@@ -11,6 +11,7 @@ from typing import Any
 
 from mondrian import lora, ranks
 from mondrian.adapter import WEIGHTS, wants_raw
+from mondrian.errors import DataError
 from mondrian.evaluate import Data, evaluate
 from mondrian.features import FeatureCache
 from mondrian.files import file_hash, read_json, write_json
@@ -35,8 +36,9 @@ def trial(
     _train(base, params, rows, val, folder, cache, learned)
     asked = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
     judged = _identity(base, rows, {"train": learned, "evaluate": asked})
-    if done.is_file() and (found := read_json(done)).get("identity") == judged:
-        return dict(found["report"])
+    known = _read(done)
+    if isinstance(known, dict) and known.get("identity") == judged and "report" in known:
+        return dict(known["report"])
     limit = params.machine.feature_cache_gb
     features = FeatureCache(base, cache / "features", limit, wants_raw(adapter))
     answers = folder / f"answers-{judged[:16]}.jsonl"
@@ -52,7 +54,7 @@ def _train(
 ) -> None:  # fmt: skip
     """Train the adapter in the folder, unless it is the one that was trained there before."""
     adapter, data, mark = folder / "adapter", folder / "train.json", folder / "trained.json"
-    if mark.is_file() and read_json(mark) == [identity, *_weights(adapter)]:
+    if _read(mark) == [identity, *_weights(adapter)]:
         return
     write_json(data, [row.model_dump() for row in rows])
     made = recipe(base.source, base.hash, list(rows), data, params.image, params.train)
@@ -63,6 +65,14 @@ def _train(
     session.run(list(rows), list(val), {"train data": data}, made, adapter, numbers)
     lora.detach(base.model)
     write_json(mark, [identity, *_weights(adapter)])
+
+
+def _read(file: Path) -> Any:
+    """What a file holds; nothing where it is missing or damaged, so that it is made again."""
+    try:
+        return read_json(file)
+    except DataError:
+        return None
 
 
 def _weights(adapter: Path) -> list[str]:

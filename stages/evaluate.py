@@ -2,18 +2,20 @@
 
 import argparse
 import sys
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from mondrian import vlm
 from mondrian.adapter import wants_raw
 from mondrian.answers import forget
 from mondrian.comparison import comparison_page
-from mondrian.errors import run
+from mondrian.errors import EvaluationError, run
 from mondrian.evaluate import Data, evaluate
 from mondrian.features import FeatureCache
-from mondrian.files import read_json, write_csv, write_json, write_text
+from mondrian.files import check_file, read_json, write_csv, write_json, write_text
 from mondrian.gates import check
-from mondrian.params import load_params
+from mondrian.params import Params, load_params
 from mondrian.rows import read_rows
 from mondrian.verdict import metrics
 from mondrian.verdict_text import summary
@@ -39,32 +41,73 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise EvaluationError or OSError before any work where outputs cannot be written."""
+    if args.max_examples is not None and args.max_examples < 1:
+        raise EvaluationError(f"--max_examples is {args.max_examples}; it must be 1 or more")
+    outputs = [p for p in (args.output_report, args.metrics, args.page, args.plot) if p]
+    outputs = [p for p in outputs if not (args.from_report and p == args.output_report)]
+    inputs = [p for p in (args.from_report, args.val_data, args.train_data) if p]
+    places = [path.resolve() for path in (*outputs, *inputs)]
+    for path in outputs:
+        if places.count(path.resolve()) > 1:
+            raise EvaluationError(f"{path} is named twice; give every output a file of its own")
+        check_file(path)
+
+
+def kept_answers(args: argparse.Namespace) -> Path:
+    """Where the answers of this evaluation are kept until it is done."""
+    told = f"{args.lora_path.resolve()} {args.val_data.resolve()} {args.max_examples}"
+    name = f"{args.lora_path.name}-{sha256(told.encode()).hexdigest()[:12]}.jsonl"
+    return Path(args.cache_dir / "evaluate" / name)
+
+
+def write(args: argparse.Namespace, report: Any, params: Params) -> str:
+    """Numbers, plot and page of a report; what to say of it. Nothing is written unless all can be.
+
+    Raises EvaluationError where it is no report of this version.
+    """
+    try:
+        found = metrics(report, params.evaluate)
+        told = summary(report["advisor"], found)
+        page = comparison_page(report, found) if args.page else ""
+        errors = list((found["fine_tuned"]["score_mae_by_dimension"] or {}).items())
+    except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
+        if not args.from_report:
+            raise
+        raise EvaluationError(
+            f"{args.from_report} is no report of this version ({type(error).__name__}: {error}); "
+            "evaluate again: dvc repro"
+        ) from None
+    write_json(args.metrics, found)
+    if args.plot:
+        write_csv(args.plot, ["dimension", "score_error"], errors)
+    if args.page:
+        write_text(args.page, page)
+    return told
+
+
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     if args.check:
         check(args.metrics, params, print)
         return
+    check_paths(args)
     if args.from_report:
-        report = read_json(args.from_report)
-    else:
-        val = read_rows(args.val_data)[: args.max_examples]
-        train = read_rows(args.train_data) if args.train_data else []
-        base = vlm.load(args.base or params.base.source)
-        limit = params.machine.feature_cache_gb
-        features = FeatureCache(base, args.cache_dir / "features", limit, wants_raw(args.lora_path))
-        kept = args.cache_dir / "evaluate" / f"{args.lora_path.name}.jsonl"
-        report = evaluate(features, args.lora_path, Data(val, train), params.evaluate, kept)
-        write_json(args.output_report, report)
-        forget(kept)
-    found = metrics(report, params.evaluate)
-    write_json(args.metrics, found)
-    if args.plot:
-        errors = found["fine_tuned"]["score_mae_by_dimension"] or {}
-        write_csv(args.plot, ["dimension", "score_error"], list(errors.items()))
-    if args.page:
-        write_text(args.page, comparison_page(report, found))
-    print(summary(report["advisor"], found))
+        print(write(args, read_json(args.from_report), params))
+        return
+    val = read_rows(args.val_data)[: args.max_examples]
+    train = read_rows(args.train_data) if args.train_data else []
+    base = vlm.load(args.base or params.base.source)
+    limit = params.machine.feature_cache_gb
+    features = FeatureCache(base, args.cache_dir / "features", limit, wants_raw(args.lora_path))
+    kept = kept_answers(args)
+    report = evaluate(features, args.lora_path, Data(val, train), params.evaluate, kept)
+    write_json(args.output_report, report)
+    told = write(args, report, params)
+    forget(kept)
+    print(told)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mondrian.recipe import BaseId, Recipe
 from mondrian.rows import Row
 from mondrian.texts import sentences
 from mondrian.vlm import Answer
-from tests.conftest import ROOT, stage
+from tests.conftest import ROOT, one_clear_line, stage
 
 
 def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
@@ -117,6 +117,10 @@ def evaluation(trained: Path, prepared: Path, folder: Path) -> list[object]:
     ]  # fmt: skip
 
 
+def kept_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("adapter-*.jsonl"))
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
     trained: Path, some_prepared: Path, tmp_path: Path
@@ -124,16 +128,16 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
     texts = []
     for name, kill in (("whole", False), ("killed", True)):
         flags = evaluation(trained, some_prepared, tmp_path / name)
-        kept = tmp_path / name / "cache/evaluate/adapter.jsonl"
+        folder = tmp_path / name / "cache/evaluate"
         if kill:
             command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
             env = os.environ | {"PYTHONPATH": str(ROOT)}
             with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env, cwd=ROOT) as process:
                 deadline = monotonic() + 120
-                while not (kept.is_file() and kept.stat().st_size) and monotonic() < deadline:
+                while not kept_bytes(folder) and monotonic() < deadline:
                     sleep(0.02)
                 process.kill()
-            assert kept.stat().st_size
+            assert kept_bytes(folder)
             assert not (tmp_path / name / "report.json").exists()
         done = stage("evaluate", *flags)
         assert done.returncode == 0, done.stderr
@@ -161,6 +165,18 @@ def test_an_evaluation_is_made_anew_from_its_report(
     page = (tmp_path / "report.html").read_text()
     assert "INCONCLUSIVE" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    del report["cost"]
+    (tmp_path / "old.json").write_text(json.dumps(report))
+    for more, wanted in (
+        (["--from_report", tmp_path / "old.json"], "is no report of this version (KeyError"),
+        (["--from_report", tmp_path / "new.json"], "is named twice"),
+        (["--max_examples", 0, *evaluation(trained, some_prepared, tmp_path)[:-6]],
+         "--max_examples is 0; it must be 1 or more"),
+    ):  # fmt: skip
+        refused = stage("evaluate", *more, "--metrics", tmp_path / "new.json")
+        one_clear_line(refused, wanted)
+        assert not (tmp_path / "new.json").exists()
     checked = stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
