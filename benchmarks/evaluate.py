@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -108,13 +109,9 @@ def parted(job: Job, one: Told, other: Told) -> list[float]:
             pair = [a[at], b[at]]
         seen = see(base.model.vision_tower, [(mx.array(job.pixels(i)), job.grids[i])])[0]
         batch = make_batch([[*job.ids[i], *a[:at]]], [seen], base.image_id)
-        if k < len(job.ids):
-            with lora.detached(base.model):
-                last = logits(base.model, hidden_states(base.model, batch)[:, -1])[0]
-                mx.eval(last)
-        else:
-            last = logits(base.model, hidden_states(base.model, batch)[:, -1])[0]
-        one_of, other_of = np.array(last)[pair]
+        with lora.detached(base.model) if k < len(job.ids) else nullcontext():
+            last = np.array(logits(base.model, hidden_states(base.model, batch)[:, -1])[0])
+        one_of, other_of = last[pair]
         found.append(float(abs(one_of - other_of)))
     return found
 

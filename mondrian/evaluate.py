@@ -74,9 +74,10 @@ def evaluate(
                                 params, told)  # fmt: skip
         report = _report(vlm, folder, recipe, data, asked, answers)
         again(features, data.val, form, params, told, report["photographs"])
-        measured = {row.images[0]: (read_photo(Path(row.images[0])), question.prompt)
-                    for row, question in zip(data.val, asked["base"], strict=True)}  # fmt: skip
-        report["cost"] = cost(vlm, list(measured.values())[:_MEASURED], features.raw)
+        prompts = {row.images[0]: question.prompt
+                   for row, question in zip(data.val, asked["base"], strict=True)}  # fmt: skip
+        some = [(read_photo(Path(path)), ids) for path, ids in list(prompts.items())[:_MEASURED]]
+        report["cost"] = cost(vlm, some, features.raw)
     finally:
         lora.detach(vlm.model)
     return report

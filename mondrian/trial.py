@@ -11,6 +11,7 @@ from typing import Any
 
 from mondrian import lora, ranks
 from mondrian.adapter import WEIGHTS, wants_raw
+from mondrian.answers import forget
 from mondrian.errors import DataError
 from mondrian.evaluate import Data, evaluate
 from mondrian.features import FeatureCache
@@ -44,7 +45,7 @@ def trial(
     answers = folder / f"answers-{judged[:16]}.jsonl"
     report = evaluate(features, adapter, Data(val, rows), params.evaluate, answers)
     write_json(done, {"identity": judged, "report": report})
-    answers.unlink(missing_ok=True)
+    forget(answers)
     return report
 
 
