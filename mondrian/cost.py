@@ -49,12 +49,12 @@ def _measure(vlm: Vlm, picture: Image.Image, prompt: Sequence[int], raw: bool) -
     started = perf_counter()
     seen = encode(vlm, picture, raw)
     looked = perf_counter()
-    decoder, how = Decoder(vlm, None, 1), How(TOKENS + 1, through_ends=True)
+    decoder, how = Decoder(vlm, 1), How(TOKENS + 1, through_ends=True)
     decoder.admit(Row(prompt, seen, prompt.index(vlm.image_id), how, 0))
-    decoder.step(more=True)
+    decoder.step()
     first = perf_counter()
     while decoder.live:
-        decoder.step(more=True)
+        decoder.step()
     return {
         "see_seconds": looked - started,
         "prefill_tokens_per_second": len(prompt) / (first - looked),

@@ -83,15 +83,15 @@ class Decoder:
     """Rows that take each step together, in slots of one cache; `at` says which is where.
 
     All are drawn in one way (How), by whichever adapter is attached; one may come where `free`.
+    Slots come and go with the rows: what stands empty costs attention too.
 
-    prefix  keys and values of the tokens that all begin with
-    count   rows at a time
+    most  rows at a time
     """
 
-    def __init__(self, vlm: Vlm, prefix: Kept | None, count: int) -> None:
-        self.vlm = vlm
-        self.slots = Slots(vlm.model.language_model.model.layers, count, prefix)
-        self.at: list[Row | None] = [None] * count
+    def __init__(self, vlm: Vlm, most: int) -> None:
+        self.vlm, self.most = vlm, most
+        self.slots = Slots(vlm.model.language_model.model.layers, most)
+        self.at: list[Row | None] = [None] * most
 
     @property
     def live(self) -> list[Row]:
@@ -101,22 +101,31 @@ class Decoder:
     @property
     def free(self) -> bool:
         """Whether another row can come."""
-        return None in self.at
+        return len(self.live) < self.most
 
-    def admit(self, row: Row) -> None:
-        """Give it a free place."""
+    def admit(self, row: Row, prefix: Kept | None = None) -> None:
+        """Give it a free place.
+
+        prefix  keys and values of the tokens that it begins with, as `Slots.taken` gave them
+        """
+        if None not in self.at:
+            more = min(len(self.at), self.most - len(self.at))
+            self.slots.widen(more)
+            self.at += [None] * more
         slot = self.at.index(None)
-        self.slots.start(slot)
-        row.skip(self.slots.shared)
+        row.skip(self.slots.start(slot, prefix))
         self.at[slot] = row
 
-    def step(self, more: bool) -> list[Row]:
-        """A token more for every row, and those forced after it; the rows that ended by it.
+    def drop(self, row: Row) -> None:
+        """Take a row away, ended or not."""
+        slot = self.at.index(row)
+        self.slots.stop(slot)
+        self.at[slot] = None
 
-        more  whether other rows may come; else the places of ended ones are given up by and by
-        """
+    def step(self) -> list[Row]:
+        """A token more for every row, and those forced after it; the rows that ended by it."""
         rows = self.live
-        if not more and 2 * len(rows) <= len(self.at):
+        if 2 * len(rows) <= len(self.at):
             self.slots.keep([i for i, row in enumerate(self.at) if row is not None])
             self.at = list(rows)
         self.slots.lay_out([len(row.pending) if row else 0 for row in self.at])
@@ -127,7 +136,8 @@ class Decoder:
         for row, token in zip(rows, tokens, strict=True):
             row.take(int(token), self.vlm.end_ids)
         ended = [row for row in rows if row.ended or row.full]
-        self.at = [None if row in ended else row for row in self.at]
+        for row in ended:
+            self.drop(row)
         return ended
 
     def _forward(self, rows: Sequence[Row]) -> mx.array:

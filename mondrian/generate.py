@@ -37,7 +37,7 @@ def stream(
     """
     started = perf_counter()
     shared = _shared(prompts, vlm.image_id)
-    prefix = _prefix(vlm, prompts[0][:shared]) if shared else None
+    prefix = prefix_of(vlm, prompts[0][:shared]) if shared else None
     mx.eval(vlm.model.parameters())
     begin = [
         partial(Row, prompt, one, prompt.index(vlm.image_id), how, i if dice is None else dice[i])
@@ -63,16 +63,16 @@ def _answers(
     busy  the lanes that are still at work, which share the time
     """
     waiting = deque(begin)
-    decoder = Decoder(vlm, prefix, min(rows, len(begin)))
+    decoder = Decoder(vlm, min(rows, len(begin)))
     places: dict[Row, int] = {}
     while waiting or decoder.live:
         started = perf_counter()
         while waiting and decoder.free:
             row = begin[waiting[0]]()
-            decoder.admit(row)
+            decoder.admit(row, prefix)
             places[row] = waiting.popleft()
         asked = decoder.live
-        ended = decoder.step(more=bool(waiting))
+        ended = decoder.step()
         for row in asked:
             row.seconds += (perf_counter() - started) / len(asked) / len(busy)
         yield from ((places.pop(row), row.answer(vlm)) for row in ended)
@@ -87,7 +87,8 @@ def _shared(prompts: Prompts, image_id: int) -> int:
     return min(len(commonprefix([list(p) for p in prompts])), prompts[0].index(image_id))
 
 
-def _prefix(vlm: Vlm, ids: Sequence[int]) -> Kept:
+def prefix_of(vlm: Vlm, ids: Sequence[int]) -> Kept:
+    """Keys and values of tokens that prompts begin with, evaluated."""
     text = vlm.model.language_model.model
     slots = Slots(text.layers, 1)
     slots.lay_out([len(ids)])

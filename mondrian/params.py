@@ -140,6 +140,36 @@ class Evaluate(Section):
     gates: Gates
 
 
+class Serve(Section):
+    model_mode: Literal["base", "fine_tuned", "ab_test"]
+    ab_test_split: Annotated[float, Field(ge=0, le=1)]
+    experiment: str
+    shadow_share: Annotated[float, Field(ge=0, le=1)]
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    max_new_tokens: AtLeastOne
+    batch_size: AtLeastOne
+    constrained: bool
+    critique_seconds: Annotated[float, Field(gt=0)]
+    waiting: AtLeastOne
+    queued: AtLeastOne
+    tries: AtLeastOne
+    lease_seconds: Annotated[float, Field(ge=1)]
+    drain_seconds: Annotated[float, Field(ge=0)]
+    body_megabytes: AtLeastOne
+    megapixels: AtLeastOne
+    requests_per_minute: Annotated[int, Field(ge=0)]
+
+
+class Profile(Section):
+    name: Annotated[str, Field(min_length=1)]
+    years: str
+    specialty: str
+    bio: str
+    wikipedia_url: str
+    focus_areas: dict[str, str]
+
+
 class Machine(Section):
     feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     checkpoint_steps: AtLeastOne
@@ -151,6 +181,7 @@ class Machine(Section):
 class Params(Section):
     advisors: Annotated[list[Name], Field(min_length=1)]
     personas: dict[str, Annotated[str, Field(min_length=1)]]
+    profiles: dict[str, Profile]
     application: Application
     base: Base
     image: Image
@@ -158,6 +189,7 @@ class Params(Section):
     prepare: Prepare
     train: Train
     evaluate: Evaluate
+    serve: Serve
     machine: Machine
 
     @model_validator(mode="after")
@@ -173,6 +205,14 @@ class Params(Section):
         ):
             raise ValueError(f"a text of personas is empty or holds {IMAGE} or <|")
         return self
+
+    def profile(self, advisor: str) -> Profile:
+        """Who the advisor is, for people; a plain one where params.yaml has none."""
+        plain = Profile(
+            name=advisor.replace("_", " ").title(), years="", specialty="",
+            bio=self.persona(advisor).strip(), wikipedia_url="", focus_areas={},
+        )  # fmt: skip
+        return self.profiles.get(advisor, plain)
 
     def persona(self, advisor: str) -> str:
         """The advisor's text.

@@ -9,33 +9,45 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from math import ceil, floor, sqrt
 from pathlib import Path
 
 import numpy as np
+import pi_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mondrian.errors import PhotoError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
 MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
 MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # anything smaller is no photograph
 MAX_RATIO = 20  # of the sides; a model would see a line of a narrower picture
 GLANCE = 256  # pixels that the sides of a glance have at least, where the photograph has them
 BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is to be seen
+Source = Path | BytesIO
+pi_heif.register_heif_opener(thumbnails=False)
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
-def read_photo(path: Path) -> Image.Image:
+def read_photo(source: Source, most: int = MAX_PIXELS) -> Image.Image:
     """Open, orient and decode as RGB, without metadata, whatever it shows and however small it is.
+
+    most  pixels that its header may declare
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
-    with _opened(path) as file:
+    with _opened(source, most) as file:
         picture = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
     picture.info.clear()
     return picture
+
+
+def check(picture: Image.Image) -> None:
+    """Raise PhotoError with reason image_too_small or image_blank where nothing is to be seen."""
+    _check_size(picture.size)
+    _check_content(picture.convert("L"))
 
 
 def glance(path: Path) -> tuple[tuple[int, int], Image.Image]:
@@ -82,34 +94,24 @@ def _check_content(grey: Image.Image) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Source, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file with its header read, and every fault of its decoding named."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like: it decodes or it does not
-            with Image.open(path, formats=FORMATS) as file:
-                if file.width * file.height > MAX_PIXELS:
+            with Image.open(source, formats=FORMATS) as file:
+                if file.width * file.height > most:
                     size = f"{file.width}x{file.height}"
-                    raise PhotoError(
-                        "image_too_large", f"{size} pixels declared; most {MAX_PIXELS:,}"
-                    )
+                    raise PhotoError("image_too_large", f"{size} pixels declared; most {most:,}")
                 yield file
     except FileNotFoundError:
         raise PhotoError("image_missing", "no such file") from None
     except UnidentifiedImageError:
-        raise PhotoError("image_unreadable", _kind(path)) from None
+        raise PhotoError("image_unreadable", f"none of {', '.join(FORMATS)}") from None
     except PhotoError:
         raise
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
         raise PhotoError("image_unreadable", str(error)[:200]) from None
-
-
-def _kind(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[4:8] == b"ftyp":
-        return "HEIC, which is not read; export it as JPEG (on a Mac: sips -s format jpeg)"
-    return f"none of {', '.join(FORMATS)}"
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ def page(template: str, **content: Any) -> str:
     """Fill a template; every value is escaped."""
     pages = Environment(
         loader=PackageLoader("mondrian", "pages"),
-        autoescape=select_autoescape(),
+        autoescape=select_autoescape(("html", "svg")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

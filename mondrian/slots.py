@@ -46,18 +46,11 @@ class _Layout:
 
 
 class Slots:
-    """A cache of `count` rows that begin with the same tokens.
+    """A cache of `count` rows, for a model of so many layers."""
 
-    prefix  keys and values of those tokens, as `taken` gave them; none for rows of their own
-    """
-
-    def __init__(self, layers: Sequence[Any], count: int, prefix: Kept | None = None) -> None:
-        self.shared = prefix[0][0].shape[2] if prefix else 0
-        self.lengths = [self.shared] * count
+    def __init__(self, layers: Sequence[Any], count: int) -> None:
+        self.lengths = [0] * count
         self.layers = [_Layer(count) for _ in layers]
-        if prefix:
-            for layer, kept in zip(self.layers, prefix, strict=True):
-                layer.keys, layer.values = (mx.repeat(x, count, axis=0) for x in kept)
 
     def lay_out(self, tokens: Sequence[int]) -> None:
         """Say how many tokens of each slot the next pass takes; 0 for one at rest."""
@@ -88,9 +81,16 @@ class Slots:
         for layer in self.layers:
             layer.layout = layout
 
-    def start(self, slot: int) -> None:
-        """Give a slot to another row: what it holds ends with the shared tokens."""
-        self.lengths[slot] = self.shared
+    def start(self, slot: int, prefix: Kept | None = None) -> int:
+        """Give a slot to another row, that may begin with kept tokens; how many those are."""
+        self.lengths[slot] = prefix[0][0].shape[2] if prefix else 0
+        for layer, kept in zip(self.layers, prefix or [], strict=False):
+            layer.put(slot, kept)
+        return self.lengths[slot]
+
+    def stop(self, slot: int) -> None:
+        """Its row has ended."""
+        self.lengths[slot] = 0
 
     def keep(self, slots: Sequence[int]) -> None:
         """Let go of all but some slots, which take the first places."""
@@ -101,6 +101,16 @@ class Slots:
             if layer.keys is not None:
                 layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
                 mx.eval(layer.keys, layer.values)
+
+    def widen(self, more: int) -> None:
+        """So many empty slots more, behind the others."""
+        self.lengths += [0] * more
+        for layer in self.layers:
+            layer.slots += more
+            if layer.keys is not None:
+                empty = mx.zeros((more, *layer.keys.shape[1:]), layer.keys.dtype)
+                layer.keys = mx.concatenate([layer.keys, empty])
+                layer.values = mx.concatenate([layer.values, empty])
 
     def taken(self) -> Kept:
         """Keys and values of the only slot, evaluated: a prefix for others."""
@@ -139,7 +149,7 @@ class _Layer:
     def attend(self, q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         """Attention of one pass's tokens, (1, heads, tokens, width), each to its own row."""
         at = self.layout
-        self._make_room(k)
+        self._make_room(k, at.columns)
         for kept, new in ((self.keys, k), (self.values, v)):
             kept[at.rows, :, at.places] = new[0].swapaxes(0, 1)
         told = []
@@ -154,12 +164,18 @@ class _Layer:
         found = told[0] if len(told) == 1 else mx.concatenate(told, axis=2)
         return found if at.order is None else found[:, :, at.order]
 
-    def _make_room(self, k: mx.array) -> None:
-        wanted, count = self.slots, self.layout.columns
+    def put(self, slot: int, kept: tuple[mx.array, mx.array]) -> None:
+        """Let a slot begin with keys and values, (1, kv heads, tokens, width) each."""
+        count = kept[0].shape[2]
+        self._make_room(kept[0], count)
+        self.keys[slot : slot + 1, :, :count] = kept[0]
+        self.values[slot : slot + 1, :, :count] = kept[1]
+
+    def _make_room(self, k: mx.array, count: int) -> None:
         had = self.keys.shape[2] if self.keys is not None else 0
         if count <= had:
             return
-        shape = (wanted, k.shape[1], count - had + _ROOM, k.shape[3])
+        shape = (self.slots, k.shape[1], count - had + _ROOM, k.shape[3])
         for name in ("keys", "values"):  # arrays of their own: they are written in place
             old, more = getattr(self, name), mx.zeros(shape, k.dtype)
             setattr(self, name, more if old is None else mx.concatenate([old, more], axis=2))

@@ -21,13 +21,14 @@ from mondrian.lanes import lanes
 def see(
     tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], raw: bool = False
 ) -> list[Features]:
-    """Features of some photographs, each in a lane of its own; evaluated.
+    """Features of some photographs, each in a lane of its own, one in the thread's own; evaluated.
 
     photos  pixels and grid of each, as `run_tower` takes them
     raw     keep what enters the merger too
     """
     found, merge = [], tower.spatial_merge_size
-    for (pixels, grid), stream in zip(photos, lanes(len(photos)), strict=True):
+    streams = lanes(len(photos)) if len(photos) > 1 else [mx.default_stream(mx.default_device())]
+    for (pixels, grid), stream in zip(photos, streams, strict=True):
         with mx.stream(stream):
             before, merged, deep = run_tower(tower, pixels, grid)
         shape = (grid[0] // merge, grid[1] // merge)

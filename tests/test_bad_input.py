@@ -66,7 +66,7 @@ def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
     told = {r["job_id"]: r["detail"] for r in manifest["rejected"]}
     assert told["long"] == "analysis_markdown has 200,000,000 characters; most 1,000,000"
     assert "30000x30000" in told["bomb.png"]
-    assert "HEIC" in told["phone.heic"]
+    assert "HEIF" in told["phone.heic"]
     assert "truncated" in told["cut.jpg"]
     for reason in found.values():
         assert f"{reason} {list(found.values()).count(reason)}" in run.stdout

@@ -70,7 +70,9 @@ def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, words: 
 def test_every_value_is_explained() -> None:
     sections = [line.split(":")[0] for line in SHIPPED.splitlines() if line[:1].isalpha()]
     assert sections == list(yaml.safe_load(SHIPPED))
-    values = [line for line in SHIPPED.splitlines() if line.startswith("  ") and ":" in line]
+    before, _, rest = SHIPPED.partition("\nprofiles:")  # names and prose for people need no comment
+    counted = before + rest[rest.index("\napplication:") :]
+    values = [line for line in counted.splitlines() if line.startswith("  ") and ":" in line]
     values = [line for line in values if not line.lstrip().startswith("#")]
     bare = [
         line

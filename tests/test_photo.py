@@ -134,11 +134,32 @@ def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Imag
         glance(path)
 
 
-def test_a_heic_photograph_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_heic_photograph_is_read_without_where_it_was_taken(photos: list[Image.Image]) -> None:
+    path = Path(__file__).parent / "data/rendered.heic"
+    with Image.open(path) as file:
+        assert file.getexif().get_ifd(0x8825)  # GPS is in it
+    picture = read_photo(path)
+    assert picture.size == (640, 512)
+    assert not picture.getexif()
+    assert not picture.info
+    small = np.asarray(picture.resize((320, 256)), float)
+    assert np.abs(small - np.asarray(photos[0], float)).mean() < 8
+    size, _ = glance(path)
+    assert size == (640, 512)
+
+
+def test_a_damaged_heic_photograph_is_named(tmp_path: Path) -> None:
     path = tmp_path / "IMG_1.HEIC"
-    path.write_bytes(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500)
-    with pytest.raises(PhotoError, match="HEIC, which is not read; export it as JPEG"):
-        glance(path)
+    whole = (Path(__file__).parent / "data/rendered.heic").read_bytes()
+    for content in (b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500, whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(PhotoError):
+            glance(path)
+
+
+def test_a_heic_photograph_is_bounded_before_it_is_decoded() -> None:
+    with pytest.raises(PhotoError, match="640x512 pixels declared; most 1,000"):
+        read_photo(Path(__file__).parent / "data/rendered.heic", 1000)
 
 
 def test_a_small_picture_for_a_page_has_no_metadata(

@@ -26,7 +26,9 @@ def drawn(draw: Any, heads: int, tokens: int) -> mx.array:
 def test_each_slot_attends_to_its_own_row_alone(steps: list[list[int]], shared: int) -> None:
     draw = np.random.default_rng(7)
     prefix = [(drawn(draw, GROUPS, shared), drawn(draw, GROUPS, shared))] if shared else None
-    slots = Slots([None], SLOTS, prefix)
+    slots = Slots([None], SLOTS)
+    for slot in range(SLOTS):
+        slots.start(slot, prefix)
     pasts = [list(prefix[0]) if prefix else None for _ in range(SLOTS)]
     for tokens in steps:
         slots.lay_out(tokens)
@@ -54,7 +56,8 @@ def test_slots_are_let_go_of_and_given_to_another_row() -> None:
     slots.lay_out([4, 2, 5])
     q, k, v = (drawn(draw, n, 11) for n in (HEADS, GROUPS, GROUPS))
     slots.layers[0].attend(q, k, v, 0.3)
-    slots.keep([2, 0])
+    slots.keep([2])
+    slots.widen(1)
     slots.start(1)
     slots.lay_out([1, 2])
     q, more, other = (drawn(draw, n, 3) for n in (HEADS, GROUPS, GROUPS))

@@ -1,0 +1,149 @@
+"""The base and every adapter that serves, each a view of it, proved before it answers anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mlx.core as mx
+from PIL import Image
+
+from mondrian import adapter
+from mondrian.critique import schema_hash
+from mondrian.decoder import How
+from mondrian.errors import AdapterError
+from mondrian.files import files_hash, read_json
+from mondrian.forward import Features
+from mondrian.generate import prefix_of
+from mondrian.machine import memory_left
+from mondrian.photo import fit
+from mondrian.prompt import row_messages
+from mondrian.recipe import RECIPE, read_recipe
+from mondrian.resident.recent import Recent
+from mondrian.resident.view import adapter_bytes, merge, merged_bytes, stack, view
+from mondrian.service.wire import BASE, Adopt, Adopted, Ask
+from mondrian.slots import Kept
+from mondrian.vlm import Vlm, encode, next_logits, prompt_ids
+
+NEAR = 1 << 30  # bytes of features, and of prompts, that are kept at hand
+SPARE = 2  # times what merging takes that has to be left
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """Who answers: the base, or one version of one adapter."""
+
+    name: str
+    version: str
+    vlm: Vlm
+
+
+class Arms:
+    """Arms by name; each may be replaced while rows of the one before it go on."""
+
+    def __init__(self, vlm: Vlm, how: How, image: tuple[int, int]) -> None:
+        self.how = how
+        self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], vlm)}
+        self._raw: set[str] = set()  # adapters that are on the merger too
+        self._features: Recent[Features] = Recent(_features_size, NEAR)
+        self._prompts: Recent[Kept] = Recent(_kept_size, NEAR)
+        picture = fit(Image.linear_gradient("L").convert("RGB"), *image)
+        self._canary = encode(vlm, picture, raw=True)
+        messages = row_messages("You are a critic.", "")[:-1]
+        self._prompt = prompt_ids(vlm, messages, self._canary)
+        self._base_says = next_logits(vlm, self._prompt, self._canary)
+        mx.eval(self._base_says, vlm.model.parameters())
+
+    @property
+    def base(self) -> Vlm:
+        """The base as it is."""
+        return self.at[BASE].vlm
+
+    def adopt(self, asked: Adopt) -> Adopted:
+        """Load, prove and put in place; the arm of that name before it stays where this fails."""
+        folder = Path(asked.folder)
+        try:
+            _check_recipe(asked, folder)
+            version = _version(folder)
+            arm, merged, taken = self._proved(asked, folder, version)
+            if _version(folder) != version:
+                raise AdapterError(f"{folder} was being written while it was read; wait")
+        except (AdapterError, OSError) as error:
+            return Adopted(asked.name, asked.folder, "", fault=str(error))
+        self.drop(asked.name)
+        self.at[asked.name] = arm
+        if adapter.wants_raw(folder):
+            self._raw.add(asked.name)
+        return Adopted(asked.name, asked.folder, version, merged=merged, bytes=taken)
+
+    def _proved(self, asked: Adopt, folder: Path, version: str) -> tuple[Arm, bool, int]:
+        """The arm, whether it is merged, and bytes that it takes."""
+        base = self.base
+        model = view(base.model)
+        layers = adapter.load(model, base.hash, folder)
+        arm = Arm(asked.name, version, replace(base, model=model))
+        says = next_logits(arm.vlm, self._prompt, self._canary)
+        adapter.prove_applied(says, self._base_says, folder)
+        taken, whole = adapter_bytes(layers), merged_bytes(layers)
+        merged = bool(asked.merge and whole and SPARE * whole < memory_left())
+        if merged:
+            merge(layers, model)
+            taken = whole or 0
+        else:
+            stack(model)
+        served = next_logits(arm.vlm, self._prompt, self._canary)
+        adapter.prove_applied(served, self._base_says, folder)
+        mx.eval(model.parameters())
+        return arm, merged, taken
+
+    def drop(self, name: str) -> None:
+        """Forget an adapter and the prompts that it knew."""
+        if self.at.pop(name, None):
+            self._raw.discard(name)
+            self._prompts.forget(lambda key: isinstance(key, tuple) and key[0] == name)
+
+    def seen(self, ask: Ask) -> Features:
+        """What the vision tower says of a photograph, made once."""
+        raw = bool(self._raw)
+        key = (sha256(ask.pixels).digest(), ask.size, raw)
+        picture = Image.frombytes("RGB", ask.size, ask.pixels)
+        return self._features.get(key, lambda: encode(self.base, picture, raw))[0]
+
+    def prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[Kept, bool]:
+        """Keys and values of a prompt up to its photograph, by this adapter in this version."""
+        ids = tuple(prompt[:image])
+        key = (arm.name, arm.version, ids)
+        return self._prompts.get(key, lambda: prefix_of(arm.vlm, ids))
+
+
+def _version(folder: Path) -> str:
+    return files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS})[:12]
+
+
+def _check_recipe(asked: Adopt, folder: Path) -> None:
+    """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
+    recipe, whole = read_recipe(folder), read_json(folder / RECIPE)
+    if recipe.advisor != asked.name:
+        raise AdapterError(f"{folder} is {recipe.advisor}'s, not {asked.name}'s")
+    if recipe.prompt_sha256 != asked.prompt:
+        raise AdapterError(
+            f"{folder} was trained on another prompt (sha256 {recipe.prompt_sha256[:8]}…) than "
+            f"personas.{asked.name} of params.yaml gives ({asked.prompt[:8]}…); train again"
+        )
+    for name, here in {"image": asked.image, "schema_sha256": schema_hash()}.items():
+        if whole.get(name, here) != here:
+            raise AdapterError(
+                f"{folder} was trained with {name} {whole[name]}, here {here}; train again"
+            )
+
+
+def _features_size(seen: Features) -> int:
+    raw = 0 if seen.raw is None else seen.raw.nbytes
+    return int(seen.merged.nbytes + raw + sum(level.nbytes for level in seen.deep))
+
+
+def _kept_size(kept: Kept) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in kept)

@@ -1,0 +1,131 @@
+"""Adapters on the disk: found below --lora_path, and looked at again while the service runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+from mondrian.errors import AdapterError
+from mondrian.params import Params
+from mondrian.prompt import prompt_hash
+from mondrian.service.engine import Adapter, ModelDied
+from mondrian.service.local import LocalEngine
+from mondrian.service.wire import Adopt
+
+FILES = ("recipe.json", "adapter_config.json", "adapter_model.safetensors")
+EVERY = 1.0  # seconds between two looks
+log = logging.getLogger("mondrian.adapters")
+Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of each file
+
+
+def find(path: Path) -> dict[str, Path]:
+    """Adapter folders by advisor: the folder itself, those in it, and their `current`.
+
+    Raises AdapterError where there is none, or two are one advisor's.
+    """
+    if (path / FILES[0]).is_file():
+        folders = [path]
+    else:
+        inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+        folders = [p for one in inside for p in (one, one / "current") if (p / FILES[0]).is_file()]
+    if not folders:
+        raise AdapterError(
+            f"--lora_path {path} holds no adapter ({FILES[0]}, {FILES[1]}, {FILES[2]}) and no "
+            "folder of one; train one: dvc repro"
+        )
+    found: dict[str, Path] = {}
+    for folder in folders:
+        advisor = _advisor(folder)
+        if advisor in found:
+            raise AdapterError(
+                f"--lora_path {path}: {found[advisor]} and {folder} are both {advisor}'s; "
+                "give the folder of one, or move one away"
+            )
+        found[advisor] = folder
+    return found
+
+
+def _advisor(folder: Path) -> str:
+    try:
+        advisor = json.loads((folder / FILES[0]).read_bytes())["advisor"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise AdapterError(f"{folder / FILES[0]} is damaged; train again or copy again") from None
+    if not isinstance(advisor, str):
+        raise AdapterError(f"{folder / FILES[0]}: advisor is {advisor!r}, no name")
+    return advisor
+
+
+def _stamp(folder: Path) -> Stamp:
+    stats = [(folder / name).stat() for name in FILES if (folder / name).is_file()]
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+class Watch:
+    """Keeps the adapters of an engine as they are on the disk.
+
+    merge  put each into weights of its own, where that is possible
+    """
+
+    def __init__(self, engine: LocalEngine, path: Path, params: Params, merge: bool) -> None:
+        self.engine, self.path, self.params, self.merge = engine, path, params, merge
+        self.fault = ""  # why the folder as a whole could not be read
+        self._known: dict[str, tuple[Path, Stamp]] = {}
+
+    async def look(self) -> None:
+        """Adopt what is new or changed, drop what is gone; what cannot be loaded changes nothing.
+
+        A folder that just cannot be read (half copied, unmounted) takes no adapter away.
+        """
+        try:
+            found = await asyncio.to_thread(find, self.path)
+        except (AdapterError, OSError) as error:
+            if self.path.is_dir() and not any(self._holds(f) for f, _ in self._known.values()):
+                found = {}
+            else:
+                self._say(str(error))
+                return
+        else:
+            self.fault = ""
+        for name in set(self._known) - set(found):
+            log.info("adapter of %s was taken away: %s", name, self._known[name][0])
+            del self._known[name]
+            self.engine.drop(name)
+        for name, folder in found.items():
+            stamp = await asyncio.to_thread(_stamp, folder)
+            if self._known.get(name) != (folder, stamp):
+                self._known[name] = (folder, stamp)
+                await self._adopt(name, folder)
+
+    async def _adopt(self, name: str, folder: Path) -> None:
+        if name not in self.params.advisors:
+            known = ", ".join(self.params.advisors)
+            fault = f"{folder} is {name}'s, who is no advisor of params.yaml ({known})"
+            self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
+            log.error("adapter refused: %s", fault)
+            return
+        image = self.params.image
+        size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
+        prompt = prompt_hash(self.params.persona(name))
+        try:
+            await self.engine.adopt(Adopt(name, str(folder), self.merge, prompt, size))
+        except ModelDied:
+            pass  # the next process loads it first
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.look()
+            except OSError as error:  # a disk that is away for a while
+                self._say(str(error))
+
+    def _say(self, fault: str) -> None:
+        if fault != self.fault:
+            log.error("%s", fault)
+        self.fault = fault
+
+    def _holds(self, folder: Path) -> bool:
+        return (folder / FILES[0]).is_file()

@@ -1,0 +1,117 @@
+"""The HTTP application: routes, what stands before them, and faults as one kind of answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
+
+from mondrian import __version__
+from mondrian.service import advisor_routes, job_routes, page_routes
+from mondrian.service.desk import Full
+from mondrian.service.engine import EngineFault, TimedOut
+from mondrian.service.guard import Guard
+from mondrian.service.intake import Refused
+from mondrian.service.logs import RequestLog
+from mondrian.service.modes import UnknownMode
+from mondrian.service.service import Busy, Service
+
+STATIC = Path(__file__).parent.parent / "pages" / "static"
+log = logging.getLogger("mondrian.http")
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service, which starts and ends with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Mondrian advisor service", version=__version__, lifespan=lifespan,
+        docs_url=None, redoc_url=None,
+        description="Critiques of photographs in the manner of an advisor, by a base model or by "
+        "its fine-tuned adapter.",
+    )  # fmt: skip
+    app.state.service = service
+    for routes in (advisor_routes, job_routes, page_routes):
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _explain_faults(app)
+    settings, serve = service.settings, service.params.serve
+    # The last one stands first.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.body_megabytes * 1_000_000)
+    app.add_middleware(
+        Guard, key=settings.api_key, origins=settings.origins,
+        hosts=(*settings.hosts, serve.host), each=serve.requests_per_minute,
+    )  # fmt: skip
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST", "PUT"],
+            allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
+        )  # fmt: skip
+    app.add_middleware(RequestLog)
+    return app
+
+
+def _explain_faults(app: FastAPI) -> None:
+    """Every fault is {"error": one line}, counted; what nobody foresaw is logged, not told."""
+
+    def told(request: Request, status: int, error: str, **headers: str) -> JSONResponse:
+        service: Service = request.app.state.service
+        service.metrics.refused.labels(str(status)).inc()
+        return JSONResponse({"error": error}, status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        return told(request, error.status_code, str(error.detail), **dict(error.headers or {}))
+
+    @app.exception_handler(Refused)
+    async def _refused(request: Request, error: Refused) -> JSONResponse:
+        return told(request, error.status, str(error))
+
+    @app.exception_handler(UnknownMode)
+    async def _mode(request: Request, error: UnknownMode) -> JSONResponse:
+        return told(request, 400, str(error))
+
+    @app.exception_handler(Full)
+    async def _full(request: Request, error: Full) -> JSONResponse:
+        return told(request, 429, str(error), **{"retry-after": str(error.seconds)})
+
+    @app.exception_handler(Busy)
+    async def _busy(request: Request, error: Busy) -> JSONResponse:
+        return told(request, 503, str(error), **{"retry-after": "5"})
+
+    @app.exception_handler(TimedOut)
+    async def _timed_out(request: Request, error: TimedOut) -> JSONResponse:
+        return told(request, 504, str(error))
+
+    @app.exception_handler(EngineFault)
+    async def _engine(request: Request, error: EngineFault) -> JSONResponse:
+        return told(request, 500, str(error))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def _database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        line = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+        log.error("database: %s", line)
+        return told(request, 503, f"the jobs database does not take it: {line}")
+
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> JSONResponse:
+        log.error("disk: %s", error)
+        return told(request, 503, f"the photograph cannot be kept: {error.strerror or 'disk'}")
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.error("unforeseen", exc_info=error)
+        return told(request, 500, "internal error; its log line has the request's id")

@@ -1,0 +1,109 @@
+"""One critique: by the arm that was planned, or by the base where that one cannot, and said so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mondrian.critique import Critique, parse
+from mondrian.params import Params
+from mondrian.prompt import row_messages
+from mondrian.recover import Recovered, recover
+from mondrian.service.engine import (
+    Engine,
+    EngineFault,
+    Grow,
+    ModelDied,
+    NoAdapter,
+    Question,
+    TimedOut,
+    Told,
+)
+from mondrian.service.modes import Plan
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A critique and who gave it.
+
+    compliant  whether the text is a critique as it stands
+    """
+
+    advisor: str
+    plan: Plan
+    told: Told
+    critique: Critique
+    compliant: bool
+    prompt: str
+    adapter: str | None
+    model: str
+
+
+class Critic:
+    """Asks an engine in an advisor's name."""
+
+    def __init__(self, engine: Engine, params: Params) -> None:
+        self.engine, self.params = engine, params
+
+    async def answer(
+        self, advisor: str, plan: Plan, picture: Image.Image,
+        grow: Grow | None = None, stream: bool = False,
+    ) -> Answer:  # fmt: skip
+        """A critique of a picture that `photo.fit` made.
+
+        Raises ModelDied or another EngineFault.
+        """
+        messages = row_messages(self.params.persona(advisor), "")[:-1]
+
+        async def ask(by: Plan) -> Told:
+            return await self.engine.critique(Question(
+                advisor, by.arm == "fine_tuned", messages, picture,
+                self.params.serve.critique_seconds, grow, stream,
+            ))  # fmt: skip
+
+        try:
+            told = await ask(plan)
+        except (ModelDied, TimedOut):
+            raise
+        except EngineFault as error:
+            if plan.arm == "base":
+                raise
+            plan = plan.fallen_back(self._why(advisor, error))
+            told = await ask(plan)
+        return self._judged(advisor, plan, told, messages)
+
+    def _why(self, advisor: str, error: EngineFault) -> str:
+        """Why the adapter did not answer."""
+        found = self.engine.state.adapters.get(advisor)
+        if found and found.fault:
+            return found.fault
+        told = f"no adapter of {advisor} serves" if isinstance(error, NoAdapter) else str(error)
+        return f"{told}: answered by the base"
+
+    def _judged(
+        self, advisor: str, plan: Plan, told: Told, messages: Sequence[dict[str, str]]
+    ) -> Answer:
+        critique, compliant = _read(told.text, advisor)
+        state = self.engine.state
+        serving = state.adapters.get(advisor) if plan.arm == "fine_tuned" else None
+        return Answer(
+            advisor, plan, told, critique, compliant,
+            "\n\n".join(message["content"] for message in messages),
+            serving.folder if serving else None, state.model,
+        )  # fmt: skip
+
+
+def _read(text: str, advisor: str) -> tuple[Critique, bool]:
+    """A critique, and whether its text is one as it stands.
+
+    Raises EngineFault where none is to be found in it.
+    """
+    try:
+        return parse(text), True
+    except ValueError:
+        found = recover(text, advisor)
+    if not isinstance(found, Recovered):
+        raise EngineFault(f"the answer is no critique ({found.reason}): {found.detail[:120]}")
+    return found.critique, False

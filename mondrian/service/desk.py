@@ -1,0 +1,81 @@
+"""Places at the engine: as many critiques at a time as it makes, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mondrian.service.engine import State
+
+
+class Full(Exception):
+    """Too many wait already; `seconds` is when it may be worth another try."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many critiques are waiting; try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Desk:
+    """Who may ask the engine now.
+
+    most  that may wait for a place
+    """
+
+    def __init__(self, state: State, most: int) -> None:
+        self.state, self.most = state, most
+        self.busy = 0
+        self.seconds = 1.0  # that a critique held its place lately, on average
+        self._alone = False
+        self._line: deque[tuple[asyncio.Future[None], bool]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many are in line."""
+        return len(self._line)
+
+    def check(self) -> None:
+        """Raise Full where the line is too long."""
+        if self.waiting >= self.most:
+            raise Full(max(1, round(self.seconds * self.waiting / max(1, self.state.rows))))
+
+    @asynccontextmanager
+    async def place(self, alone: bool = False) -> AsyncIterator[None]:
+        """Wait in line for a place; `alone` for all of them."""
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append((turn, alone))
+        self._advance()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if (turn, alone) in self._line:
+                self._line.remove((turn, alone))
+            elif not turn.cancelled():
+                self._leave(alone)
+            self._advance()
+            raise
+        started = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            took = asyncio.get_running_loop().time() - started
+            self.seconds += 0.1 * (took - self.seconds)
+            self._leave(alone)
+            self._advance()
+
+    def _leave(self, alone: bool) -> None:
+        self.busy -= 1
+        self._alone = self._alone and not alone
+
+    def _advance(self) -> None:
+        while self._line and not self._alone:
+            turn, alone = self._line[0]
+            if self.busy >= (1 if alone else self.state.rows):
+                return
+            self._line.popleft()
+            if not turn.done():
+                self.busy += 1
+                self._alone = alone
+                turn.set_result(None)

@@ -1,0 +1,102 @@
+"""What comes in a multipart form: a photograph and a few fields, each checked, nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from uuid import uuid4
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from mondrian.params import Params
+from mondrian.service.intake import Refused
+
+_SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"
+_ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
+_UNKNOWN = ("", "unknown")
+FIELD = 200  # characters of a field
+
+
+@dataclass(frozen=True)
+class Form:
+    """A request to critique.
+
+    subject  whom an A/B test deals by: the client, else the job
+    """
+
+    content: bytes
+    name: str
+    advisors: tuple[str, ...]
+    mode: str
+    job_id: str
+    subject: str
+    enable_rag: bool
+    auto_analyze: bool
+    key: str | None
+
+
+async def read_form(request: Request, params: Params) -> Form:
+    """Read and check a form.
+
+    Raises Refused.
+    """
+    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form:
+        file = _file(form)
+        content, name = await file.read(), file.filename or ""
+        fields = {
+            key: value.strip() for key, value in form.multi_items() if isinstance(value, str)
+        }  # fmt: skip
+    for key, value in fields.items():
+        if len(value) > FIELD:
+            raise Refused(400, f"{key[:40]!r} has {len(value)} characters; most {FIELD}")
+    job_id = clean_id(fields.get("job_id", ""))
+    id = str(uuid4())
+    client = request.headers.get("x-client-id", fields.get("client_id", ""))[:FIELD]
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > FIELD:
+        raise Refused(400, f"Idempotency-Key has {len(key)} characters; most {FIELD}")
+    return Form(
+        content, name, _advisors(fields.get("advisor", ""), id, params),
+        fields.get("mode", "").lower() or "baseline", id, client or job_id or id,
+        fields.get("enable_rag", "").lower() == "true",
+        fields.get("auto_analyze", "true").lower() != "false", key or None,
+    )  # fmt: skip
+
+
+def clean_id(told: str) -> str:
+    """A job id as it is stored; empty for none and for what is no id."""
+    id = _SUFFIX.sub("", told.strip())
+    return "" if id.lower() in _UNKNOWN or not _ID.match(id) else id
+
+
+def _file(form: FormData) -> UploadFile:
+    for name in ("image", "file"):
+        found = form.get(name)
+        if isinstance(found, UploadFile):
+            return found
+        if isinstance(found, str) and found:
+            raise Refused(400, f"{name} is text; send the photograph itself, no path and no URL")
+    raise Refused(400, "No image provided")
+
+
+def _advisors(told: str, seed: str, params: Params) -> tuple[str, ...]:
+    """Ids out of one, a comma list, all or random; the first of params.yaml where none is told."""
+    known = params.advisors
+    asked = [part.strip().lower() for part in told.split(",") if part.strip()]
+    if not asked:
+        return ("ansel",) if "ansel" in known else (known[0],)
+    if asked == ["all"]:
+        return tuple(known)
+    if asked == ["random"]:
+        return (known[int(seed[:8], 16) % len(known)],)
+    unknown = [one for one in asked if one not in known]
+    if unknown:
+        raise Refused(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")
+    return tuple(dict.fromkeys(asked))
+
+
+def refuse(error: Refused) -> HTTPException:
+    """A refusal as an HTTP answer."""
+    return HTTPException(error.status, str(error))

@@ -1,0 +1,135 @@
+"""Who may ask: by name of this service, by origin, by key, and not too often."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from hashlib import sha256
+from hmac import compare_digest
+from hmac import new as hmac
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "mondrian"
+_FREE = ("/health", "/ready", "/login", "/static/")  # without a key
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: "
+    "blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+def session(key: str) -> str:
+    """What the cookie of a browser that logged in holds: made of the key, never the key."""
+    return hmac(key.encode(), b"mondrian pages", sha256).hexdigest()
+
+
+class Guard:
+    """Refuses before a body is read.
+
+    key      that every request brings; empty for none
+    origins  pages that may call from elsewhere
+    hosts    names that this service is called by, beside addresses, localhost and its own
+    each     requests a minute of one address; 0 for no limit
+    """
+
+    def __init__(
+        self, app: ASGIApp, key: str, origins: Iterable[str], hosts: Iterable[str], each: int
+    ) -> None:
+        self.app, self.key, self.origins = app, key, frozenset(origins)
+        own = socket.gethostname().lower()
+        self.hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
+        self.limit = parse(f"{each}/minute") if each else None
+        self.limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refused = self._refused(scope, Headers(scope=scope))
+        if refused is None:
+            await self.app(scope, receive, _with_headers(send))
+            return
+        await refused(scope, receive, _with_headers(send))
+
+    def _refused(self, scope: Scope, headers: Headers) -> Response | None:
+        path, method = scope["path"], scope["method"]
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return _told(400, f"{host[:80]!r} is not a name of this service; see --allow_host")
+        if method not in _SAFE and not self._may_write(headers, host):
+            return _told(403, "a page of another address may not do that; see --allow_origin")
+        if self.key and not path.startswith(_FREE) and not self._has_key(headers):
+            if method == "GET" and "text/html" in headers.get("accept", ""):
+                return RedirectResponse("/login", 303)
+            told = _told(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+            told.headers["www-authenticate"] = "Bearer"
+            return told
+        client = (scope.get("client") or ("",))[0]
+        if method not in _SAFE and self.limit and not self.limiter.hit(self.limit, client):
+            told = _told(429, f"more than {self.limit.amount} requests a minute; try again later")
+            told.headers["retry-after"] = "10"
+            return told
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """An address or a known name: a foreign name that leads here is an attack on the reader."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self.hosts
+        return True
+
+    def _may_write(self, headers: Headers, host: str) -> bool:
+        origin = headers.get("origin", "")
+        if origin:
+            return origin in self.origins or urlsplit(origin).netloc == host
+        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+
+    def _has_key(self, headers: Headers) -> bool:
+        sent = headers.get("x-api-key", "")
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            sent = token.strip()
+        if compare_digest(sent.encode(), self.key.encode()):
+            return True
+        try:
+            found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return bool(found) and compare_digest(
+            (found.value if found else "").encode(), session(self.key).encode()
+        )
+
+
+def _told(status: int, error: str) -> JSONResponse:
+    return JSONResponse({"error": error}, status)
+
+
+def _with_headers(send: Send) -> Send:
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return answer

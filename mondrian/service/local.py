@@ -1,0 +1,251 @@
+"""The model process and its supervisor: started, listened to, and started again where it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any
+
+from mondrian.service.engine import (
+    Adapter,
+    EngineFault,
+    ModelDied,
+    NoAdapter,
+    Question,
+    State,
+    TimedOut,
+    Told,
+)
+from mondrian.service.wire import (
+    BASE,
+    Adopt,
+    Adopted,
+    Ask,
+    Broken,
+    Done,
+    Drop,
+    Failed,
+    Grown,
+    Loading,
+    Pulse,
+    Ready,
+    Setup,
+    Stop,
+)
+
+COMMAND = (sys.executable, "-m", "mondrian.resident")
+_PATIENCE = 120.0  # seconds that a lane with work may make no step
+_FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
+_WAITS = (0.1, 0.5, 2.0, 5.0, 15.0)  # seconds before another start, after so many that failed
+log = logging.getLogger("mondrian.model")
+
+
+@dataclass
+class _Pending:
+    """Somebody waits for it."""
+
+    answer: asyncio.Future[Told]
+    question: Question
+
+
+class LocalEngine:
+    """One model process at a time.
+
+    command  starts it, with the number of its end of the pipe behind
+    """
+
+    def __init__(self, setup: Setup, command: tuple[str, ...] = COMMAND) -> None:
+        self.state = State(model=setup.base, rows=setup.rows)
+        self.setup, self.command = setup, command
+        self.wanted: dict[str, Adopt] = {}  # adapters, to be loaded again after a death
+        self.process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._numbers = count(1)
+        self._failed = 0  # starts since it was ready last
+        self._stopping = False
+        self._adopting: dict[str, asyncio.Future[Adapter]] = {}
+        self._unsettled: set[str] = set()  # adapters that a new process has not spoken of yet
+        self._settled = asyncio.Event()
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._spawn()
+
+    def _check_settled(self) -> None:
+        """Let those go on who wait for base and adapters, or for the news that there are none."""
+        if self.state.status == "error" or (self.state.status == "ready" and not self._unsettled):
+            self._settled.set()
+
+    def _spawn(self) -> None:
+        ours, theirs = Pipe()
+        command = [*self.command, str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=sys.stderr)
+        theirs.close()
+        self._pipe = ours
+        Thread(target=self._listen, args=(ours,), name="model pipe", daemon=True).start()
+        self._send(self.setup)
+        self._unsettled = set(self.wanted)
+        for adopt in self.wanted.values():
+            self._send(adopt)
+
+    def _listen(self, pipe: Connection) -> None:
+        """In a thread: hand what comes to the loop, until the process is no more."""
+        with suppress(RuntimeError):  # a loop that has ended
+            try:
+                while True:
+                    self._loop.call_soon_threadsafe(self._hear, pipe.recv())
+            except (EOFError, OSError):
+                self._loop.call_soon_threadsafe(self._died, pipe)
+
+    def _send(self, message: Any) -> None:
+        try:
+            assert self._pipe is not None
+            self._pipe.send(message)
+        except OSError:  # it died: _died hears of it too
+            pass
+
+    def _hear(self, message: Any) -> None:
+        state = self.state
+        if isinstance(message, Done):
+            self._answer(message)
+        elif isinstance(message, Grown):
+            for id, text, tokens in message.rows:
+                pending = self._pending.get(id)
+                if pending and pending.question.grow:
+                    pending.question.grow(text, tokens)
+        elif isinstance(message, Failed):
+            fault = _FAULTS[message.kind](message.reason)
+            self._settle(message.id, fault)
+        elif isinstance(message, Pulse):
+            state.memory = message.memory
+            if message.stalled > _PATIENCE and self.process:
+                log.error("no step for %.0f s: ending the model process", message.stalled)
+                self.process.kill()
+        elif isinstance(message, Adopted):
+            self._adopted(message)
+        elif isinstance(message, Loading):
+            state.message, state.progress = message.message, message.progress
+        elif isinstance(message, Ready):
+            state.status, state.message, state.progress = "ready", "", 100
+            state.device, state.using_gpu, state.rows = (
+                message.device, message.using_gpu, message.rows,
+            )  # fmt: skip
+            self._failed = 0
+            log.info("model ready: %s on %s, %d at a time", state.model, state.device, state.rows)
+            self._check_settled()
+        elif isinstance(message, Broken):
+            state.status, state.message = "error", message.reason
+            log.error("model broken: %s", message.reason)
+            self._check_settled()
+
+    def _answer(self, done: Done) -> None:
+        pending = self._pending.pop(done.id, None)
+        if pending and not pending.answer.done():
+            pending.answer.set_result(Told(
+                done.text, done.tokens, done.ended, done.version, done.first_seconds,
+                done.seconds, done.decode, done.warm,
+            ))  # fmt: skip
+
+    def _settle(self, id: int, fault: EngineFault) -> None:
+        pending = self._pending.pop(id, None)
+        if pending and not pending.answer.done():
+            pending.answer.set_exception(fault)
+
+    def _died(self, pipe: Connection) -> None:
+        """All that it was at work on is asked again by who asked; a new one is started."""
+        if pipe is not self._pipe:
+            return
+        pipe.close()
+        code = self.process.wait() if self.process else 0
+        for id in list(self._pending):
+            self._settle(id, ModelDied(f"the model process ended (status {code})"))
+        for future in self._adopting.values():
+            if not future.done():
+                future.set_exception(ModelDied("the model process ended"))
+        self._adopting.clear()
+        if self._stopping or self.state.status == "error":
+            return
+        self.state.restarts += 1
+        self.state.adapters.clear()
+        self._settled.clear()
+        self.state.status, self.state.message, self.state.progress = "loading", "restarting", 0
+        wait = _WAITS[min(self._failed, len(_WAITS) - 1)]
+        self._failed += 1
+        log.error("model process ended (status %s); another in %.1f s", code, wait)
+        self._loop.call_later(wait, lambda: None if self._stopping else self._spawn())
+
+    async def critique(self, question: Question) -> Told:
+        await self._settled.wait()
+        if self.state.status == "error":
+            raise EngineFault(self.state.message)
+        arm = question.advisor if question.adapter else BASE
+        if arm and not self.state.adapters.get(arm, Adapter(arm, "", "")).serves:
+            raise NoAdapter(f"no adapter serves for {arm}")
+        id, picture = next(self._numbers), question.picture
+        pending = _Pending(self._loop.create_future(), question)
+        self._pending[id] = pending
+        self._send(Ask(
+            id, arm, question.messages, picture.size, picture.tobytes(), question.seconds,
+            question.stream,
+        ))  # fmt: skip
+        try:
+            return await pending.answer
+        except asyncio.CancelledError:
+            self._pending.pop(id, None)
+            self._send(Stop(id))
+            raise
+
+    async def adopt(self, asked: Adopt) -> Adapter:
+        """Load or replace an adapter; what serves after it, with its fault if it was refused.
+
+        Raises ModelDied where the process ends meanwhile; it is loaded by the next one then.
+        """
+        self.wanted[asked.name] = asked
+        future: asyncio.Future[Adapter] = self._loop.create_future()
+        self._adopting[asked.name] = future
+        self._send(asked)
+        return await future
+
+    def drop(self, name: str) -> None:
+        """Let an adapter go."""
+        self.wanted.pop(name, None)
+        self.state.adapters.pop(name, None)
+        self._send(Drop(name))
+
+    def _adopted(self, said: Adopted) -> None:
+        before = self.state.adapters.get(said.name)
+        if not said.fault:
+            now = Adapter(said.name, said.folder, said.version, said.merged, said.bytes)
+            log.info("adapter of %s serves: %s, version %s", said.name, said.folder, said.version)
+        elif before:
+            now = replace(before, fault=said.fault)
+        else:
+            now = Adapter(said.name, said.folder, "", fault=said.fault)
+        if said.fault:
+            log.error("adapter of %s refused: %s", said.name, said.fault)
+        self.state.adapters[said.name] = now
+        self._unsettled.discard(said.name)
+        self._check_settled()
+        future = self._adopting.pop(said.name, None)
+        if future and not future.done():
+            future.set_result(now)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._pipe:
+            self._pipe.close()  # it ends by itself
+        if self.process:
+            try:
+                await asyncio.to_thread(self.process.wait, 5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                await asyncio.to_thread(self.process.wait)

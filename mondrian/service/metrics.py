@@ -1,0 +1,50 @@
+"""What Prometheus reads at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
+
+
+class Metrics:
+    """Counts of one service process, since its start."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        more: Any = {"registry": self.registry}
+        self.critiques = Counter(
+            "mondrian_critiques", "Critiques by outcome.",
+            ["advisor", "model_used", "version", "kind", "outcome"], **more,
+        )  # fmt: skip
+        self.fallbacks = Counter(
+            "mondrian_fallbacks", "Answered by the base in place of an adapter.",
+            ["advisor"], **more,
+        )  # fmt: skip
+        self.malformed = Counter(
+            "mondrian_malformed", "Critiques that had to be repaired.", ["advisor", "model_used"],
+            **more,
+        )  # fmt: skip
+        self.tokens = Counter("mondrian_tokens", "Tokens generated.", ["model_used"], **more)
+        self.latency = Histogram(
+            "mondrian_critique_seconds", "From arrival to critique.", ["model_used"],
+            buckets=_SECONDS, **more,
+        )  # fmt: skip
+        self.first = Histogram(
+            "mondrian_first_token_seconds", "From the model's start on it to its first token.",
+            ["model_used", "prompt"], buckets=_SECONDS, **more,
+        )  # fmt: skip
+        self.thumbs = Counter("mondrian_thumbs", "What people say.", ["model_used", "up"], **more)
+        self.refused = Counter("mondrian_refused", "Requests refused.", ["status"], **more)
+        self.retries = Counter("mondrian_retries", "Critiques begun again.", ["reason"], **more)
+
+    def gauge(self, name: str, told: str, read: Callable[[], float]) -> None:
+        """A number that is read when it is asked for."""
+        Gauge(f"mondrian_{name}", told, registry=self.registry).set_function(read)
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)

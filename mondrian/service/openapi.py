@@ -1,0 +1,85 @@
+"""What the OpenAPI document says of bodies that are read by hand, with examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mondrian.service.modes import MODES
+
+_ERROR = {
+    "type": "object", "required": ["error"], "properties": {"error": {"type": "string"}},
+    "example": {"error": "advisor is 'monet'; there are ansel, okeefe"},
+}  # fmt: skip
+_WHY = {
+    400: "not understood", 401: "an API key is needed", 403: "a page of another address",
+    404: "not found", 409: "not in this state", 413: "the body is too large",
+    415: "no photograph of a known format", 422: "a photograph that cannot be used",
+    429: "too many wait or ask; see Retry-After", 500: "no answer came about", 503: "not ready",
+    504: "took too long",
+}  # fmt: skip
+ANSWERS: dict[int | str, Any] = {
+    status: {"description": told, "content": {"application/json": {"schema": _ERROR}}}
+    for status, told in _WHY.items()
+}
+_FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, TIFF or HEIC"}
+_ADVISOR = {"type": "string", "example": "ansel", "description": "an id, a comma list, all, random"}
+_MODE = {"type": "string", "enum": list(MODES), "default": "baseline"}
+_RAG = {"type": "string", "enum": ["true", "false"], "description": "ignored: no retrieval here"}
+_FIELDS = {
+    "image": _FILE, "file": _FILE, "advisor": _ADVISOR, "mode": _MODE, "enable_rag": _RAG,
+    "client_id": {"type": "string", "maxLength": 200, "description": "whom an A/B test deals by"},
+}  # fmt: skip
+
+
+def _form(**more: Any) -> dict[str, Any]:
+    schema = {"type": "object", "required": ["image"], "properties": {**_FIELDS, **more}}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
+def _json(example: dict[str, str], required: str) -> dict[str, Any]:
+    properties = {name: {"type": "string", "maxLength": 200} for name in example}
+    schema = {"type": "object", "required": [required], "properties": properties}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+ANALYZE = _form(
+    job_id={"type": "string", "example": "unknown"},
+    response_format={"type": "string", "enum": ["html", "json"]},
+)
+UPLOAD = _form(auto_analyze={"type": "string", "enum": ["true", "false"], "default": "true"})
+CREATE = _json(
+    {"image_path": "uploads/3f0c…_lake.jpg", "advisor": "ansel", "mode": "baseline"}, "image_path"
+)
+CHANGE = _json({"status": "queued"}, "status")
+_CRITIQUE = {
+    "image_description": "A lake under mountains.",
+    "dimensions": [
+        {"name": "Composition", "score": 8, "comment": "The shore leads in.",
+         "recommendation": "Keep the shore."},
+    ],
+    "overall_score": 7.4, "key_strengths": ["Tones"], "priority_improvements": ["Foreground"],
+    "technical_notes": "Sharp throughout.",
+}  # fmt: skip
+CRITIQUED: dict[int | str, Any] = {
+    200: {
+        "description": "the critique",
+        "content": {"application/json": {"example": {
+            "advisor": "ansel", "mode": "ab_test", "mode_used": "lora",
+            "model_used": "ab_test_fine_tuned", "fallback_occurred": False,
+            "analysis": _CRITIQUE, "overall_score": 7.4, "parse_success": True,
+        }}},
+    },
+}  # fmt: skip
+UPLOADED: dict[int | str, Any] = {
+    201: {
+        "description": "the job",
+        "content": {"application/json": {"example": {
+            "job_id": "6b1f…", "filename": "uploads/3f0c…_lake.jpg", "advisor": "ansel",
+            "advisors_used": ["ansel"], "status": "queued", "status_url": "/status/6b1f…",
+            "stream_url": "/stream/6b1f…",
+        }}},
+    },
+}  # fmt: skip

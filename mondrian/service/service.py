@@ -1,0 +1,191 @@
+"""The parts of a running service, put together, started and ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+
+from fastapi import FastAPI, Request
+
+from mondrian.errors import MondrianError
+from mondrian.service.adapters import Watch, find
+from mondrian.service.critic import Critic
+from mondrian.service.desk import Desk, Full
+from mondrian.service.engine import Engine
+from mondrian.service.forms import Form
+from mondrian.service.intake import Intake, Taken
+from mondrian.service.local import LocalEngine
+from mondrian.service.metrics import Metrics
+from mondrian.service.remote import RemoteEngine
+from mondrian.service.settings import Settings
+from mondrian.service.store import Row, Rules, Store, open_engine
+from mondrian.service.wire import Setup
+from mondrian.service.work import Work
+
+log = logging.getLogger("mondrian.service")
+
+
+class Busy(MondrianError):
+    """Not now: loading, broken or stopping."""
+
+
+class Service:
+    """Everything that requests need; `stop` is called where it must not go on.
+
+    Raises DataError or AdapterError at once where database or --lora_path are of no use.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self.settings, self.params = settings, settings.params
+        serve, image = self.params.serve, self.params.image
+        self.store = Store(open_engine(settings.db), Rules(serve.lease_seconds, serve.tries))
+        self.engine: Engine = engine or _engine(settings)
+        self.metrics = Metrics()
+        self.desk = Desk(self.engine.state, serve.waiting)
+        self.intake = Intake(settings.data, image.min_pixels, image.max_pixels, serve.megapixels)
+        self.work = Work(
+            Critic(self.engine, self.params), self.desk, self.store, self.intake, self.metrics,
+            self.params,
+        )  # fmt: skip
+        self.watch: Watch | None = None
+        if settings.lora_path and isinstance(self.engine, LocalEngine):
+            find(settings.lora_path)
+            merge = serve.model_mode == "fine_tuned"
+            self.watch = Watch(self.engine, settings.lora_path, self.params, merge)
+        self.fatal = ""  # why the service ends by itself
+        self.looked = False  # whether the adapters were looked at once
+        self.deadline: float | None = None  # of what is still running, once it drains
+        self.stop: Callable[[], None] = lambda: None
+        self._gauges()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new work is taken."""
+        return self.deadline is not None
+
+    def drain(self) -> None:
+        """Take no new work from now on."""
+        if self.deadline is None:
+            self.deadline = monotonic() + self.params.serve.drain_seconds
+            self.work.draining = True
+            log.info("draining: no new work, %d under way", self.desk.busy)
+
+    def admit(self, direct: bool = False) -> None:
+        """Raise Busy or Full where a request cannot be taken now.
+
+        direct  it waits for its critique: then there has to be a model, or one that comes back
+        """
+        if self.draining:
+            raise Busy("the service is stopping")
+        state = self.engine.state
+        if not direct:
+            return
+        if state.status == "error":
+            raise Busy(f"Service not initialized: {state.message}")
+        if not self.looked or (state.status != "ready" and not state.restarts):
+            raise Busy("Service not initialized")
+        self.desk.check()
+
+    async def check_queue(self) -> None:
+        """Raise Full where too many jobs are queued."""
+        waiting = await self.work.db(self.store.waiting)
+        if waiting >= self.params.serve.queued:
+            each = self.desk.seconds / max(1, self.engine.state.rows)
+            raise Full(max(1, round(waiting * each)))
+
+    async def add(self, asked: Form, taken: Taken, kind: str, status: str) -> tuple[Row, bool]:
+        """A row for a request, or the one that its idempotency key is known from."""
+        row = {
+            "id": asked.job_id, "filename": taken.filename, "advisor": ",".join(asked.advisors),
+            "mode": asked.mode, "status": status, "kind": kind, "subject": asked.subject,
+            "enable_rag": int(asked.enable_rag), "idempotency_key": asked.key,
+            "photo_sha256": taken.sha256, "experiment": self.params.serve.experiment,
+        }  # fmt: skip
+        return await self.work.db(self.store.add, row)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self.engine.state.status == "ready" and self.looked and not self.draining
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From start to end of the service."""
+        for warning in self.settings.warnings:
+            log.warning("%s", warning)
+        for change in self.store.changes:
+            log.info("database: added %s", change)
+        await self.engine.start()
+        tasks = [asyncio.create_task(task) for task in (
+            self._adapters(), self.work.run(), self.work.beat(), self._watch_engine(),
+        )]  # fmt: skip
+        try:
+            yield
+        finally:
+            self.drain()
+            await self.work.drain(max(0.0, (self.deadline or 0) - monotonic()))
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self.engine.stop()
+            self.store.engine.dispose()
+            log.info("stopped")
+
+    async def _adapters(self) -> None:
+        if self.watch:
+            await self.watch.look()
+            faults = [a.fault for a in self.engine.state.adapters.values() if a.fault]
+            if self.watch.merge and (faults or self.watch.fault):
+                self._end(f"model_mode fine_tuned: {(faults or [self.watch.fault])[0]}")
+        self.looked = True
+        if self.watch:
+            await self.watch.run()
+
+    async def _watch_engine(self) -> None:
+        """End where the model can never be: what is wrong is said once, in one line."""
+        while self.engine.state.status != "error":
+            await asyncio.sleep(0.2)
+        if self.params.serve.model_mode == "fine_tuned":
+            self._end(self.engine.state.message)
+
+    def _end(self, fault: str) -> None:
+        self.fatal = self.fatal or fault
+        self.stop()
+
+    def _gauges(self) -> None:
+        state, gauge = self.engine.state, self.metrics.gauge
+        gauge("ready", "1 where a request would be answered.", lambda: float(self.ready))
+        gauge("waiting", "Requests in line.", lambda: self.desk.waiting)
+        gauge("busy", "Critiques under way.", lambda: self.desk.busy)
+        gauge("model_restarts", "Deaths of the model process.", lambda: state.restarts)
+        gauge("model_bytes", "Memory of the model process.", lambda: state.memory)
+        gauge("adapters", "Adapters that serve.",
+              lambda: sum(a.serves for a in state.adapters.values()))  # fmt: skip
+        gauge("adapter_faults", "Adapters that were refused.",
+              lambda: sum(bool(a.fault) for a in state.adapters.values()))  # fmt: skip
+
+
+def _engine(settings: Settings) -> Engine:
+    params = settings.params
+    serve = params.serve
+    if settings.engine_url:
+        return RemoteEngine(
+            settings.engine_url, dict(settings.engine_models), serve.batch_size,
+            serve.max_new_tokens, serve.constrained,
+        )  # fmt: skip
+    return LocalEngine(Setup(
+        params.base.source, (params.image.min_pixels, params.image.max_pixels), serve.batch_size,
+        serve.max_new_tokens, serve.constrained,
+    ))  # fmt: skip
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    app: FastAPI = request.app
+    found: Service = app.state.service
+    return found

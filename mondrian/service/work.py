@@ -1,0 +1,296 @@
+"""Critiques that were asked for, from their row in the database to the answer that it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
+
+from mondrian.params import Params
+from mondrian.service.critic import Answer, Critic
+from mondrian.service.desk import Desk
+from mondrian.service.engine import EngineFault, ModelDied
+from mondrian.service.intake import Intake, Refused
+from mondrian.service.metrics import Metrics
+from mondrian.service.modes import Plan, draw, plan
+from mondrian.service.record import values_of
+from mondrian.service.store import Row, Store
+
+Result = TypeVar("Result")
+log = logging.getLogger("mondrian.work")
+BEAT = 2.0  # seconds between two notes of how far a critique is
+IDLE = 1.0  # seconds after which the queue is looked at again, unless something came
+
+
+@dataclass
+class Progress:
+    """How far a critique is."""
+
+    advisor: str
+    place: int = 1
+    of: int = 1
+    tokens: int = 0
+    text: str = ""
+    since: float = field(default_factory=monotonic)
+
+
+class Work:
+    """Direct requests and queued jobs, each to its end.
+
+    params  say who answers: model_mode, split and experiment
+    """
+
+    def __init__(
+        self, critic: Critic, desk: Desk, store: Store, intake: Intake, metrics: Metrics,
+        params: Params,
+    ) -> None:  # fmt: skip
+        self.critic, self.desk, self.store, self.intake = critic, desk, store, intake
+        self.metrics, self.params = metrics, params
+        self.progress: dict[str, Progress] = {}
+        self.draining = False
+        self._came = asyncio.Event()
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
+        self._pictures = ThreadPoolExecutor(2, thread_name_prefix="photographs")
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def db(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
+        """A call of the store, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, partial(call, *args, **values)
+        )
+
+    async def photo(self, call: Callable[..., Result], *args: Any) -> Result:
+        """A call of the intake, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pictures, partial(call, *args)
+        )
+
+    def plan(self, mode: str, subject: str) -> Plan:
+        """Who is to answer. Raises UnknownMode."""
+        serve = self.params.serve
+        return plan(mode, serve.model_mode, serve.experiment, subject, serve.ab_test_split)
+
+    def came(self) -> None:
+        """Something was queued."""
+        self._came.set()
+
+    async def direct(
+        self, row: Row, planned: Plan, picture: Image.Image,
+        grow: Callable[[str, int], None] | None = None,
+    ) -> Row:  # fmt: skip
+        """Answer a request that waits for it; the finished row.
+
+        grow  is told the text as it comes
+
+        Raises EngineFault; cancelled, the job has failed.
+        """
+        started, told = monotonic(), "the client went away"
+        try:
+            for last in (False, True):
+                try:
+                    answers = await self._answered(row, planned, picture, alone=last, grow=grow)
+                    break
+                except ModelDied:
+                    if last:
+                        raise
+                    if grow:
+                        grow("", 0)  # what was told so far is begun anew
+                    self.metrics.retries.labels("model died").inc()
+            values = values_of(answers, self.params, monotonic() - started)
+            await self.db(self.store.finish, row["id"], **values)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                told = str(error) or type(error).__name__
+            self._count(row, planned.model_used, "", "failed")
+            await asyncio.shield(self.db(self.store.fail, row["id"], told))
+            raise
+        self._counted(row, answers, monotonic() - started)
+        await self._shadow(row, planned)
+        return row | values | {"status": "completed"}
+
+    async def _answered(
+        self, row: Row, planned: Plan, picture: Image.Image, alone: bool,
+        grow: Callable[[str, int], None] | None = None,
+    ) -> list[Answer]:  # fmt: skip
+        """Answers of every advisor of a job, one after the other, in one place."""
+        advisors = row["advisor"].split(",")
+        progress = Progress(advisors[0], of=len(advisors))
+
+        def grown(text: str, tokens: int) -> None:
+            progress.tokens = tokens
+            progress.text += text
+            if grow:
+                grow(text, tokens)
+
+        try:
+            async with self.desk.place(alone):
+                self.progress[row["id"]] = progress
+                answers = []
+                for progress.place, progress.advisor in enumerate(advisors, 1):
+                    progress.since, progress.text = monotonic(), ""
+                    read = grow is not None or row["kind"] == "upload"  # by somebody, on a page
+                    answers.append(await self.critic.answer(
+                        progress.advisor, planned, picture, grown, read
+                    ))  # fmt: skip
+                return answers
+        finally:
+            self.progress.pop(row["id"], None)
+
+    async def run(self) -> None:
+        """Take jobs from the queue as there are places, until cancelled."""
+        while not self.draining:
+            self._came.clear()
+            job = None
+            async with self.desk.place():
+                pass  # a place is free: only then is a job taken that another service could do
+            if not self.draining and len(self._running) < self.critic.engine.state.rows:
+                job = await self._quiet(self.store.claim)
+            if job:
+                task = asyncio.create_task(self._job(job))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+            else:
+                try:
+                    await asyncio.wait_for(self._came.wait(), IDLE)
+                except TimeoutError:
+                    pass
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._came.set()
+        if not task.cancelled() and task.exception():
+            log.error("a job's task failed", exc_info=task.exception())
+
+    async def _job(self, row: Row) -> None:
+        started, id = monotonic(), row["id"]
+        planned = self.plan(row["mode"] or "", row["subject"] or id)
+        try:
+            picture = await self.photo(self.intake.again, row["filename"])
+            alone = bool(row["crashes"])
+            answers = await self._answered(row, planned, picture, alone)
+            values = values_of(answers, self.params, monotonic() - started)
+        except Refused as error:
+            await self._settled(self.store.fail, id, str(error))
+            self._count(row, planned.model_used, "", "failed")
+            return
+        except EngineFault as error:
+            if self.draining and isinstance(error, ModelDied):
+                return  # given back as a whole
+            reason = type(error).__name__
+            self.metrics.retries.labels(reason).inc()
+            log.warning("job %s: %s; tried again", id, error)
+            await self._settled(self.store.again, row, str(error), isinstance(error, ModelDied))
+            self._count(row, planned.model_used, "", "retried")
+            return
+        if await self._settled(self.store.finish, id, **values):
+            self._counted(row, answers, monotonic() - started)
+            await self._shadow(row, planned)
+
+    async def _settled(self, call: Callable[..., bool], *args: Any, **values: Any) -> bool:
+        """What became of a job, written down however long the database is away.
+
+        The lease runs on meanwhile; once it is lost another has the job, and nothing is written.
+        """
+        wait = 0.5
+        while True:
+            try:
+                return await self.db(call, *args, **values)
+            except SQLAlchemyError as error:
+                log.error("database: %s; again in %.1f s", _line(error), wait)
+                await asyncio.sleep(wait)
+                wait = min(10.0, 2 * wait)
+
+    async def _shadow(self, row: Row, planned: Plan) -> None:
+        """Let the other arm critique the same photograph, by and by, for a share of requests."""
+        serve = self.params.serve
+        share = serve.shadow_share
+        if row["kind"] == "shadow" or not share:
+            return
+        if draw(f"{serve.experiment}/shadow", row["id"]) >= share:
+            return
+        other = {
+            "id": str(uuid4()), "kind": "shadow", "status": "queued", "pair_of": row["id"],
+            "mode": "base" if planned.other == "base" else "lora", "advisor": row["advisor"],
+            "filename": row["filename"], "subject": row["subject"],
+            "photo_sha256": row["photo_sha256"], "experiment": serve.experiment,
+        }  # fmt: skip
+        await self._quiet(self.store.add, other)
+        self.came()
+
+    async def _quiet(self, call: Callable[..., Any], *args: Any) -> Any:
+        """A call that may fail now and be made again later."""
+        try:
+            return await self.db(call, *args)
+        except SQLAlchemyError as error:
+            log.error("database: %s", _line(error))
+            await asyncio.sleep(IDLE)
+            return None
+
+    async def beat(self) -> None:
+        """Renew leases, note progress, take over what others left behind, until cancelled."""
+        while True:
+            notes = {id: self._note(p) for id, p in list(self.progress.items())}
+            await self._quiet(self.store.beat, notes)
+            swept = await self._quiet(self.store.sweep)
+            if swept:
+                log.warning("took over %d jobs of a service that stopped", len(swept))
+                self.came()
+            await asyncio.sleep(min(BEAT, self.params.serve.lease_seconds / 4))
+
+    def _note(self, progress: Progress) -> dict[str, Any]:
+        name = self.params.profile(progress.advisor).name
+        took = monotonic() - progress.since
+        share = min(1.0, progress.tokens / self.params.serve.max_new_tokens)
+        told = (
+            f"Generating analysis... ({progress.tokens} tokens, {progress.tokens / took:.1f} tps)"
+        )
+        step = f"Analyzing with {name}..." if progress.tokens else f"Summoning {name}..."
+        done = 10 if not progress.tokens else 30 + int(40 * share)
+        return {
+            "current_step": step,
+            "progress_percentage": (100 * (progress.place - 1) + done) // progress.of,
+            "llm_thinking": told if progress.tokens else "",
+        }
+
+    async def drain(self, seconds: float) -> None:
+        """No new work; what runs is finished within the time, or given back."""
+        self.draining = True
+        self._came.set()
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._quiet(self.store.release)
+
+    def _counted(self, row: Row, answers: Sequence[Answer], seconds: float) -> None:
+        for answer in answers:
+            used = answer.plan.model_used
+            self._count(row, used, answer.told.version, "completed", answer.advisor)
+            self.metrics.tokens.labels(used).inc(answer.told.tokens)
+            if answer.plan.reason and row["mode"] and "rag" not in row["mode"]:
+                self.metrics.fallbacks.labels(answer.advisor).inc()
+            if not answer.compliant:
+                self.metrics.malformed.labels(answer.advisor, used).inc()
+            if answer.told.first_seconds is not None:
+                known = "warm" if answer.told.warm else "cold"
+                self.metrics.first.labels(used, known).observe(answer.told.first_seconds)
+        self.metrics.latency.labels(answers[0].plan.model_used).observe(seconds)
+
+    def _count(self, row: Row, used: str, version: str, outcome: str, advisor: str = "") -> None:
+        self.metrics.critiques.labels(
+            advisor or row["advisor"], used, version, row["kind"], outcome
+        ).inc()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
