@@ -20,6 +20,7 @@ from mondrian.service.logs import set_up
 from mondrian.service.service import Service
 from mondrian.service.settings import parse_args, settings_of
 
+_OTHERS = 256  # connections beside those that wait for a critique: streams, pages, probes
 log = logging.getLogger("mondrian.service")
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(service), host=serve.host, port=serve.port, log_config=None, access_log=False,
         server_header=False, timeout_keep_alive=15, h11_max_incomplete_event_size=64 * 1024,
+        limit_concurrency=serve.waiting + _OTHERS,
         timeout_graceful_shutdown=max(1, int(serve.drain_seconds)),
     )  # fmt: skip
     server = Server(config, service)

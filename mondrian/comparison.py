@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
-from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mondrian import radar
 from mondrian.arms import ARMS
 from mondrian.critique import DIMENSIONS
 from mondrian.recover import Recovered, recover
 from mondrian.report import page, thumbnail_url
 from mondrian.verdict_text import COMPARED, interval, sentence
 
-_RADIUS = 70  # of a radar, of 100
 _WIDTH = 300  # of the chart of differences, in its own units
 _SHOWN = 60  # photographs on the page
 
@@ -38,6 +37,8 @@ def comparison_page(report: dict[str, Any], found: dict[str, Any]) -> str:
         slower=found["gates"]["overhead"]["found"],
         dimensions=found["dimensions"],
         photographs=[_photograph(row) for row in rows[:_SHOWN]],
+        corners=radar.corners(),
+        names=radar.names(),
         left_out=max(0, len(rows) - _SHOWN),
         base=report["base"],
         adapter=report["adapter"],
@@ -76,17 +77,13 @@ def _photograph(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": row["id"],
         "picture": thumbnail_url(Path(row["image"])),
-        "radar": {
-            name: _polygon(scores)
-            for name, scores in (
-                ("reference", row["reference_scores"]), ("base", row["base"]["scores"]),
-                ("fine_tuned", row["fine_tuned"]["scores"]),
+        "radar": [
+            (color, radar.polygon(scores))
+            for color, scores in (
+                ("ink", row["reference_scores"]), ("three", row["base"]["scores"]),
+                ("one", row["fine_tuned"]["scores"]),
             )
             if scores is not None
-        },
-        "axes": [_point(i, 10) for i in range(7)],
-        "names": [
-            (name.split()[0], *_point(i, 12).split(",")) for i, name in enumerate(DIMENSIONS)
         ],
         "error": {arm: _told_error(row[arm]["scores"], row) for arm in ("base", "fine_tuned")},
         "fault": row["fine_tuned"]["fault"],
@@ -99,15 +96,6 @@ def _told_error(scores: Any, row: dict[str, Any]) -> str:
     if scores is None:
         return "no scores"
     return f"{np.abs(np.subtract(scores, row['reference_scores'])).mean():.2f}"
-
-
-def _polygon(scores: Any) -> str:
-    return " ".join(_point(i, score) for i, score in enumerate(scores))
-
-
-def _point(i: int, score: float) -> str:
-    angle, far = 2 * pi * i / len(DIMENSIONS) - pi / 2, _RADIUS * score / 10
-    return f"{100 + far * cos(angle):.1f},{100 + far * sin(angle):.1f}"
 
 
 def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:

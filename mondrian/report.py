@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,20 @@ from mondrian.photo import small
 THUMBNAIL = 240  # pixels of the longer side
 
 
-def page(template: str, **content: Any) -> str:
-    """Fill a template; every value is escaped."""
-    pages = Environment(
+@cache
+def _pages() -> Environment:
+    return Environment(
         loader=PackageLoader("mondrian", "pages"),
         autoescape=select_autoescape(("html", "svg")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return pages.get_template(template).render(**content)
+
+
+def page(template: str, **content: Any) -> str:
+    """Fill a template; every value is escaped."""
+    return _pages().get_template(template).render(**content)
 
 
 def thumbnail_url(path: Path) -> str | None:

@@ -102,6 +102,17 @@ def plain(tiny: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small adapter of each advisor for mondrian-tiny, as --lora_path takes it."""
+    from tests.serving import make_adapter
+
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, advisor in enumerate(params.advisors, 1):
+        make_adapter(tiny, folder / f"mondrian-tiny-lora-{advisor}", advisor, params, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Five prepared rows beside their pictures."""
     from mondrian.rows import Row

@@ -125,8 +125,8 @@ def main() -> None:
         resident.load(pipe.recv())
         while True:
             resident.hear(pipe.recv())
-    except EOFError:
-        pass
+    except (EOFError, OSError):
+        pass  # the service is gone
     except MondrianError as error:
         resident.tell(Broken(str(error)))
     os._exit(0)  # lanes are threads that never end

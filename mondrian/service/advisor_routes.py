@@ -19,7 +19,7 @@ from mondrian.service.engine import EngineFault, TimedOut
 from mondrian.service.forms import Form, read_form
 from mondrian.service.intake import Refused, Taken
 from mondrian.service.modes import Plan
-from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED
+from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED, LOADING, told_as
 from mondrian.service.service import Service, service_of
 from mondrian.service.store import LIVE, Row
 
@@ -27,7 +27,7 @@ router = APIRouter(tags=["advisor"])
 STREAM = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-@router.get("/health", responses=ANSWERS)
+@router.get("/health", responses=ANSWERS | LOADING)
 async def health(request: Request) -> JSONResponse:
     """200 with status UP once it answers; 202 while it loads, 503 where it cannot."""
     service = service_of(request)
@@ -50,7 +50,8 @@ async def health(request: Request) -> JSONResponse:
     serving = [a for a in state.adapters.values() if a.serves]
     path = service.settings.lora_path
     told: Row = {
-        "status": "UP", "version": __version__, "model": state.model, "device": state.device,
+        "status": "UP", "service": "job_service", "version": __version__,
+        "model": state.model, "device": state.device,
         "using_gpu": state.using_gpu, "loading": False, "timestamp": body.now(),
         "fine_tuned": bool(serving) and serve.model_mode != "base",
         "lora_enabled": bool(serving), "lora_path": str(path) if path else None,
@@ -68,7 +69,7 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
 
-@router.get("/model-status", responses=ANSWERS)
+@router.get("/model-status", responses=ANSWERS | LOADING)
 async def model_status(request: Request) -> JSONResponse:
     """The model, its memory, and each adapter with its version and its faults."""
     service = service_of(request)
@@ -93,7 +94,7 @@ async def model_status(request: Request) -> JSONResponse:
     return JSONResponse(told, {"ready": 200, "loading": 202, "error": 503}[status])
 
 
-@router.get("/metrics", responses=ANSWERS)
+@router.get("/metrics", response_class=Response, responses=told_as("text/plain"))
 async def metrics(request: Request) -> Response:
     """What Prometheus scrapes."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
@@ -118,7 +119,10 @@ async def analyze(request: Request) -> JSONResponse:
     return JSONResponse(body.analysis(row, service.engine.state.device))
 
 
-@router.post("/analyze_stream", openapi_extra=ANALYZE, responses=ANSWERS)
+@router.post(
+    "/analyze_stream", openapi_extra=ANALYZE, response_class=Response,
+    responses=told_as("text/event-stream"),
+)  # fmt: skip
 async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
     service = service_of(request)
@@ -161,9 +165,9 @@ async def analyze_stream(request: Request) -> StreamingResponse:
 
 
 def event(told: Row, name: str = "") -> str:
-    """One server-sent event."""
+    """One server-sent event, in ASCII: clients take more for the end of a line than they should."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(told, ensure_ascii=False)}\n\n"
+    return f"{head}data: {json.dumps(told)}\n\n"
 
 
 async def _begin(service: Service, request: Request) -> tuple[Form, Plan, Row, Taken | None]:
@@ -171,8 +175,9 @@ async def _begin(service: Service, request: Request) -> tuple[Form, Plan, Row, T
     service.admit(direct=True)
     asked = await read_form(request, service.params)
     planned = service.work.plan(asked.mode, asked.subject)
-    taken = await service.work.photo(service.intake.take, asked.content, asked.name)
-    row, new = await service.add(asked, taken, "direct", "analyzing")
+    with service.desk.approach():
+        taken = await service.work.photo(service.intake.take, asked.content, asked.name)
+        row, new = await service.add(asked, taken, "direct", "analyzing")
     if new:
         return asked, planned, row, taken
     await service.work.photo(service.intake.forget, taken.filename)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -63,6 +62,7 @@ class Critic:
                 self.params.serve.critique_seconds, grow, stream,
             ))  # fmt: skip
 
+        serving = self.engine.state.adapters.get(advisor)  # it may be taken away meanwhile
         try:
             told = await ask(plan)
         except (ModelDied, TimedOut):
@@ -72,7 +72,13 @@ class Critic:
                 raise
             plan = plan.fallen_back(self._why(advisor, error))
             told = await ask(plan)
-        return self._judged(advisor, plan, told, messages)
+        critique, compliant = _read(told.text, advisor)
+        return Answer(
+            advisor, plan, told, critique, compliant,
+            "\n\n".join(message["content"] for message in messages),
+            serving.folder if serving and plan.arm == "fine_tuned" else None,
+            self.engine.state.model,
+        )  # fmt: skip
 
     def _why(self, advisor: str, error: EngineFault) -> str:
         """Why the adapter did not answer."""
@@ -81,18 +87,6 @@ class Critic:
             return found.fault
         told = f"no adapter of {advisor} serves" if isinstance(error, NoAdapter) else str(error)
         return f"{told}: answered by the base"
-
-    def _judged(
-        self, advisor: str, plan: Plan, told: Told, messages: Sequence[dict[str, str]]
-    ) -> Answer:
-        critique, compliant = _read(told.text, advisor)
-        state = self.engine.state
-        serving = state.adapters.get(advisor) if plan.arm == "fine_tuned" else None
-        return Answer(
-            advisor, plan, told, critique, compliant,
-            "\n\n".join(message["content"] for message in messages),
-            serving.folder if serving else None, state.model,
-        )  # fmt: skip
 
 
 def _read(text: str, advisor: str) -> tuple[Critique, bool]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from mondrian.service.engine import State
 
@@ -27,6 +27,7 @@ class Desk:
     def __init__(self, state: State, most: int) -> None:
         self.state, self.most = state, most
         self.busy = 0
+        self.coming = 0  # on their way into the line
         self.seconds = 1.0  # that a critique held its place lately, on average
         self._alone = False
         self._line: deque[tuple[asyncio.Future[None], bool]] = deque()
@@ -37,9 +38,23 @@ class Desk:
         return len(self._line)
 
     def check(self) -> None:
-        """Raise Full where the line is too long."""
-        if self.waiting >= self.most:
-            raise Full(max(1, round(self.seconds * self.waiting / max(1, self.state.rows))))
+        """Raise Full where the line is too long, or will be with those who are coming."""
+        ahead, free = self.waiting + self.coming, max(0, self.state.rows - self.busy)
+        if ahead >= self.most + free:
+            raise Full(max(1, round(self.seconds * ahead / max(1, self.state.rows))))
+
+    @contextmanager
+    def approach(self) -> Iterator[None]:
+        """Count as coming meanwhile, so that many at once do not all find room.
+
+        Raises Full.
+        """
+        self.check()
+        self.coming += 1
+        try:
+            yield
+        finally:
+            self.coming -= 1
 
     @asynccontextmanager
     async def place(self, alone: bool = False) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from uuid import uuid4
@@ -17,6 +18,7 @@ _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
 _UNKNOWN = ("", "unknown")
 FIELD = 200  # characters of a field
+BODY_SECONDS = 60.0  # that a client may take to send its form
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,18 @@ class Form:
 async def read_form(request: Request, params: Params) -> Form:
     """Read and check a form.
 
-    Raises Refused.
+    Raises Refused: 408 where it does not come whole in time, 400 where it is not as it should be.
     """
-    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form:
-        file = _file(form)
-        content, name = await file.read(), file.filename or ""
-        fields = {
-            key: value.strip() for key, value in form.multi_items() if isinstance(value, str)
-        }  # fmt: skip
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            content, name, fields = await _read(request)
+    except TimeoutError:
+        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
     for key, value in fields.items():
         if len(value) > FIELD:
             raise Refused(400, f"{key[:40]!r} has {len(value)} characters; most {FIELD}")
+        if "\0" in value:  # PostgreSQL keeps none
+            raise Refused(400, f"{key[:40]!r} has a NUL in it")
     job_id = clean_id(fields.get("job_id", ""))
     id = str(uuid4())
     client = request.headers.get("x-client-id", fields.get("client_id", ""))[:FIELD]
@@ -63,6 +66,14 @@ async def read_form(request: Request, params: Params) -> Form:
         fields.get("enable_rag", "").lower() == "true",
         fields.get("auto_analyze", "true").lower() != "false", key or None,
     )  # fmt: skip
+
+
+async def _read(request: Request) -> tuple[bytes, str, dict[str, str]]:
+    """The photograph, its name, and the fields that are text."""
+    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form:
+        file = _file(form)
+        texts = {key: value.strip() for key, value in form.multi_items() if isinstance(value, str)}
+        return await file.read(), file.filename or "", texts
 
 
 def clean_id(told: str) -> str:

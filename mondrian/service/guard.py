@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from hmac import compare_digest
 from hmac import new as hmac
@@ -14,13 +15,16 @@ from urllib.parse import urlsplit
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mondrian"
 _FREE = ("/health", "/ready", "/login", "/static/")  # without a key
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: "
     "blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -28,7 +32,7 @@ _CSP = (
 HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer a form of our own has the Origin null
     "cross-origin-opener-policy": "same-origin",
 }
 
@@ -45,12 +49,14 @@ class Guard:
     origins  pages that may call from elsewhere
     hosts    names that this service is called by, beside addresses, localhost and its own
     each     requests a minute of one address; 0 for no limit
+    most     bytes of a body that says how long it is; 0 for no limit
     """
 
     def __init__(
-        self, app: ASGIApp, key: str, origins: Iterable[str], hosts: Iterable[str], each: int
-    ) -> None:
-        self.app, self.key, self.origins = app, key, frozenset(origins)
+        self, app: ASGIApp, key: str, origins: Iterable[str], hosts: Iterable[str], each: int,
+        most: int = 0,
+    ) -> None:  # fmt: skip
+        self.app, self.key, self.origins, self.most = app, key, frozenset(origins), most
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
         self.limit = parse(f"{each}/minute") if each else None
@@ -62,7 +68,8 @@ class Guard:
             return
         refused = self._refused(scope, Headers(scope=scope))
         if refused is None:
-            await self.app(scope, receive, _with_headers(send))
+            with suppress(ClientDisconnect):  # in the middle of its body: there is nobody to answer
+                await self.app(scope, receive, _with_headers(send))
             return
         await refused(scope, receive, _with_headers(send))
 
@@ -84,6 +91,17 @@ class Guard:
             told = _told(429, f"more than {self.limit.amount} requests a minute; try again later")
             told.headers["retry-after"] = "10"
             return told
+        return self._unreadable(headers)
+
+    def _unreadable(self, headers: Headers) -> Response | None:
+        """Refuse a body for what its headers say of it."""
+        length = headers.get("content-length", "")
+        if self.most and length.isdigit() and int(length) > self.most:
+            return _told(413, f"the body has {length} bytes; most {self.most:,}")
+        _, options = parse_options_header(headers.get("content-type"))
+        charset = options.get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in _CHARSETS:  # some of Python's decode to what no file can hold
+            return _told(415, f"the charset is {charset[:40]!r}; it must be utf-8")
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -101,7 +119,7 @@ class Guard:
     def _may_write(self, headers: Headers, host: str) -> bool:
         origin = headers.get("origin", "")
         if origin:
-            return origin in self.origins or urlsplit(origin).netloc == host
+            return origin in self.origins or origin.partition("://")[2] == host
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
     def _has_key(self, headers: Headers) -> bool:
@@ -109,7 +127,7 @@ class Guard:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             sent = token.strip()
-        if compare_digest(sent.encode(), self.key.encode()):
+        if compare_digest(sent.encode("latin-1"), self.key.encode()):  # as it came
             return True
         try:
             found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)

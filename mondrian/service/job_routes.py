@@ -18,14 +18,16 @@ from mondrian.critique import explain
 from mondrian.service import body
 from mondrian.service.advisor_routes import STREAM, event
 from mondrian.service.forms import FIELD, clean_id, read_form
-from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED
+from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
 from mondrian.service.pages import portrait
 from mondrian.service.service import Service, service_of
-from mondrian.service.store import LIVE, Row
+from mondrian.service.store import Row
 
 router = APIRouter(tags=["jobs"])
 POLL, UPDATE, BEAT = 0.5, 3.0, 5.0  # seconds: a look at the row, an update anyway, a heartbeat
+DONE = ("completed", "done")  # done and error are of today's application before 2026
+ENDED = (*DONE, "failed", "error")
 
 
 @router.get("/advisors", responses=ANSWERS)
@@ -49,7 +51,9 @@ async def advisor(request: Request, name: str) -> JSONResponse:
     return JSONResponse({"advisor": told, "timestamp": body.now()})
 
 
-@router.get("/advisor_image/{name}", responses=ANSWERS)
+@router.get(
+    "/advisor_image/{name}", response_class=Response, responses=told_as("image/svg+xml")
+)  # fmt: skip
 async def advisor_image(request: Request, name: str) -> Response:
     """A drawn sign in place of a portrait."""
     service = service_of(request)
@@ -131,7 +135,7 @@ async def create(request: Request) -> JSONResponse:
     return JSONResponse(_created(row), 201)
 
 
-@router.get("/jobs", responses=ANSWERS)
+@router.get("/jobs", responses=told_as("application/json", "text/html"))
 async def listed(request: Request, limit: str = "100", format: str = "json") -> Response:
     """The newest jobs; `format=html` for a person."""
     service = service_of(request)
@@ -154,8 +158,8 @@ async def clear(request: Request) -> JSONResponse:
     return JSONResponse({"message": "All jobs cleared", "photographs": len(gone)})
 
 
-@router.get("/status/{id}", responses=ANSWERS)
-@router.get("/jobs/{id}", responses=ANSWERS)
+@router.get("/status/{id}", responses=told_as("application/json", "text/html"))
+@router.get("/jobs/{id}", responses=told_as("application/json", "text/html"))
 async def status(request: Request, id: str, view: str = "") -> Response:
     """How a job is: its row. `view=detail` for a person."""
     service = service_of(request)
@@ -181,7 +185,7 @@ async def change(request: Request, id: str) -> JSONResponse:
     return JSONResponse(body.job(await _row(service, id)))
 
 
-@router.get("/analysis/{id}", responses=ANSWERS)
+@router.get("/analysis/{id}", response_class=HTMLResponse, responses=ANSWERS)
 async def analysis(request: Request, id: str) -> Response:
     """The critique as a document."""
     row = await _row(service_of(request), id)
@@ -190,11 +194,11 @@ async def analysis(request: Request, id: str) -> Response:
     return HTMLResponse(row["analysis_html"])
 
 
-@router.get("/summary/{id}", responses=ANSWERS)
+@router.get("/summary/{id}", response_class=HTMLResponse, responses=ANSWERS)
 async def summary(request: Request, id: str) -> Response:
     """Its three recommendations as a document."""
     row = await _row(service_of(request), id)
-    if row["status"] not in ("completed", "done"):
+    if row["status"] not in DONE:
         raise HTTPException(400, "Job not completed yet")
     return HTMLResponse(row["summary_html"] or "")
 
@@ -218,13 +222,16 @@ async def part(request: Request, id: str, part: str) -> JSONResponse:
     return JSONResponse({"job_id": row["id"], part: row[column] or ""})
 
 
-@router.get("/stream/{id}", responses=ANSWERS)
+@router.get(
+    "/stream/{id}", response_class=Response, responses=told_as("text/event-stream")
+)  # fmt: skip
 async def stream(request: Request, id: str) -> StreamingResponse:
     """Server-sent events of a job until it has ended."""
     service = service_of(request)
     row = await _row(service, id)
+    headers = {**STREAM, "connection": "keep-alive"}
     return StreamingResponse(
-        _events(service, row), media_type="text/event-stream", headers=STREAM
+        _events(service, row), media_type="text/event-stream", headers=headers
     )  # fmt: skip
 
 
@@ -244,14 +251,16 @@ async def _events(service: Service, row: Row) -> AsyncIterator[str]:
             thought = heard = now
             more = {"type": "thinking_update", "job_id": id, "thinking": found["llm_thinking"]}
             yield event(more, "thinking_update")
-        if found["status"] not in (*LIVE, "pending"):
+        if found["status"] in ENDED:
             break
         if now - heard > BEAT:
             heard = now
             yield event({"type": "heartbeat", "timestamp": body.now()}, "heartbeat")
         await asyncio.sleep(POLL)
         found = await service.work.db(service.store.get, id)
-    if found and found["status"] == "completed":
+    if found and found["status"] not in ENDED:
+        return  # this service is stopping; the client asks again
+    if found and found["status"] in DONE:
         more = {"type": "analysis_complete", "job_id": id, "analysis_html": found["analysis_html"]}
         yield event(more, "analysis_complete")
     yield event({"type": "done", "job_id": id}, "done")

@@ -44,7 +44,16 @@ from mondrian.service.wire import (
 COMMAND = (sys.executable, "-m", "mondrian.resident")
 _PATIENCE = 120.0  # seconds that a lane with work may make no step
 _FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
-_WAITS = (0.1, 0.5, 2.0, 5.0, 15.0)  # seconds before another start, after so many that failed
+_WAITS = (
+    0.1,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    15.0,
+)  # seconds before another start, after so many that failed
 log = logging.getLogger("mondrian.model")
 
 
@@ -241,9 +250,8 @@ class LocalEngine:
 
     async def stop(self) -> None:
         self._stopping = True
-        if self._pipe:
-            self._pipe.close()  # it ends by itself
         if self.process:
+            self.process.terminate()
             try:
                 await asyncio.to_thread(self.process.wait, 5)
             except subprocess.TimeoutExpired:

@@ -77,7 +77,7 @@ class RequestLog:
 
     def _say(self, scope: Scope, status: int, seconds: float) -> None:
         path = scope["path"]
-        quiet = path.startswith(_QUIET) and status < 400
+        quiet = path.startswith(_QUIET)
         client = (scope.get("client") or ("",))[0]
         more = {
             "method": scope["method"], "path": path[:200], "status": status, "client": client,

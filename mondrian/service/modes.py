@@ -25,12 +25,14 @@ class Plan:
     arm     base or fine_tuned
     tested  whether an A/B test drew it
     reason  why it is not quite what was asked for; empty where it is
+    fell_back  the base stands in for an adapter
     """
 
     requested: str
     arm: str
     tested: bool
     reason: str = ""
+    fell_back: bool = False
 
     @property
     def model_used(self) -> str:
@@ -53,7 +55,8 @@ class Plan:
 
     def fallen_back(self, reason: str) -> Plan:
         """The same answered by the base."""
-        return Plan(self.requested, "base", self.tested, reason)
+        told = "; ".join(filter(None, (self.reason, reason)))
+        return Plan(self.requested, "base", self.tested, told, True)
 
 
 def plan(mode: str, model_mode: str, experiment: str, subject: str, split: float) -> Plan:
@@ -61,7 +64,7 @@ def plan(mode: str, model_mode: str, experiment: str, subject: str, split: float
 
     Raises UnknownMode.
     """
-    asked = mode.strip().lower()
+    asked = mode.strip().lower() or OWN
     if asked not in MODES:
         raise UnknownMode(f"mode is {mode[:40]!r}; it must be one of {', '.join(MODES)}")
     reason = NO_RAG if "rag" in asked else ""

@@ -12,7 +12,8 @@ _ERROR = {
 }  # fmt: skip
 _WHY = {
     400: "not understood", 401: "an API key is needed", 403: "a page of another address",
-    404: "not found", 409: "not in this state", 413: "the body is too large",
+    404: "not found", 408: "the body came too slowly", 409: "not in this state",
+    413: "the body is too large",
     415: "no photograph of a known format", 422: "a photograph that cannot be used",
     429: "too many wait or ask; see Retry-After", 500: "no answer came about", 503: "not ready",
     504: "took too long",
@@ -21,6 +22,17 @@ ANSWERS: dict[int | str, Any] = {
     status: {"description": told, "content": {"application/json": {"schema": _ERROR}}}
     for status, told in _WHY.items()
 }
+LOADING: dict[int | str, Any] = {
+    202: {"description": "still loading", "content": {"application/json": {}}}
+}
+
+
+def told_as(*kinds: str) -> dict[int | str, Any]:
+    """What a route that tells more than JSON, or other than it, answers."""
+    content: dict[str, Any] = {kind: {} for kind in kinds}
+    return ANSWERS | {200: {"description": "Successful Response", "content": content}}
+
+
 _FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, TIFF or HEIC"}
 _ADVISOR = {"type": "string", "example": "ansel", "description": "an id, a comma list, all, random"}
 _MODE = {"type": "string", "enum": list(MODES), "default": "baseline"}

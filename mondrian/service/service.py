@@ -96,13 +96,19 @@ class Service:
             each = self.desk.seconds / max(1, self.engine.state.rows)
             raise Full(max(1, round(waiting * each)))
 
-    async def add(self, asked: Form, taken: Taken, kind: str, status: str) -> tuple[Row, bool]:
-        """A row for a request, or the one that its idempotency key is known from."""
+    async def add(
+        self, asked: Form, taken: Taken, kind: str, status: str, pair_of: str | None = None
+    ) -> tuple[Row, bool]:
+        """A row for a request, or the one that its idempotency key is known from.
+
+        pair_of  the job that has the same photograph critiqued by the other arm
+        """
         row = {
             "id": asked.job_id, "filename": taken.filename, "advisor": ",".join(asked.advisors),
             "mode": asked.mode, "status": status, "kind": kind, "subject": asked.subject,
             "enable_rag": int(asked.enable_rag), "idempotency_key": asked.key,
             "photo_sha256": taken.sha256, "experiment": self.params.serve.experiment,
+            "pair_of": pair_of,
         }  # fmt: skip
         return await self.work.db(self.store.add, row)
 

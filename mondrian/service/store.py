@@ -74,7 +74,9 @@ def _on_connect(connection: Any, _: Any) -> None:
 
 
 def _on_begin(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a lock that is waited for, never refused midway
+    # A writer's lock is waited for at once: taken midway it could be refused.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _plain(url: str) -> str:
@@ -87,6 +89,7 @@ class Store:
 
     def __init__(self, engine: Engine, rules: Rules) -> None:
         self.engine, self.rules = engine, rules
+        self.reader = engine.execution_options(reads=True)  # the same connections
         own = psutil.Process()
         self.owner = f"{socket.gethostname()}:{own.pid}:{own.create_time():.2f}:{uuid4().hex[:8]}"
         self.changes = migrate(engine)
@@ -108,7 +111,7 @@ class Store:
             return self.get(full["id"]) or full, True
         except IntegrityError:
             key = full.get("idempotency_key")
-            with self.engine.begin() as connection:
+            with self.reader.begin() as connection:
                 query = select(jobs).where(jobs.c.idempotency_key == key)
                 found = connection.execute(query).mappings().first()
             if found is None:
@@ -117,7 +120,7 @@ class Store:
 
     def get(self, id: str) -> Row | None:
         """A job, whoever's it is."""
-        with self.engine.begin() as connection:
+        with self.reader.begin() as connection:
             found = connection.execute(select(jobs).where(jobs.c.id == id)).mappings().first()
         return dict(found) if found else None
 
@@ -126,20 +129,20 @@ class Store:
         query = select(jobs).order_by(func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
         if kinds:
             query = query.where(jobs.c.kind.in_(kinds))
-        with self.engine.begin() as connection:
+        with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query.limit(limit)).mappings()]
 
-    def pair(self, id: str) -> Row | None:
-        """The job of the other arm for the same photograph."""
-        with self.engine.begin() as connection:
-            query = select(jobs).where(jobs.c.pair_of == id)
+    def pair(self, id: str, kind: str = "upload") -> Row | None:
+        """The job of the other arm for the same photograph; a shadow is not for who asked."""
+        with self.reader.begin() as connection:
+            query = select(jobs).where(jobs.c.pair_of == id, jobs.c.kind == kind)
             found = connection.execute(query).mappings().first()
         return dict(found) if found else None
 
     def waiting(self) -> int:
         """Jobs that nobody has begun."""
         query = select(func.count()).where(jobs.c.status == "queued", jobs.c.kind.is_not(None))
-        with self.engine.begin() as connection:
+        with self.reader.begin() as connection:
             return int(connection.execute(query).scalar_one())
 
     def claim(self) -> Row | None:
@@ -230,7 +233,13 @@ class Store:
             & jobs.c.kind.in_(("upload", "shadow")),
             status="queued", current_step="Queued", progress_percentage=0, error=None,
             queued_at=time.time(), retry_count=0, crashes=0, strikes=0, completed_at=None,
+            thumbs=None, note=None,
         )  # fmt: skip
+
+    def feedback(self, id: str, thumbs: int, note: str) -> bool:
+        """What a person says of a critique: thumbs is 1 for up and -1 for down."""
+        done = jobs.c.status.in_(("completed", "done"))
+        return self.change(id, done, thumbs=thumbs, note=note or None)
 
     def give_up(self, id: str) -> bool:
         """A job that nobody has begun will not be."""
@@ -242,7 +251,7 @@ class Store:
     def with_photo(self, filename: str) -> Row | None:
         """A job of this service whose photograph goes by that name."""
         query = select(jobs).where(jobs.c.filename == filename, jobs.c.kind.is_not(None)).limit(1)
-        with self.engine.begin() as connection:
+        with self.reader.begin() as connection:
             found = connection.execute(query).mappings().first()
         return dict(found) if found else None
 

@@ -21,7 +21,7 @@ from mondrian.service.desk import Desk
 from mondrian.service.engine import EngineFault, ModelDied
 from mondrian.service.intake import Intake, Refused
 from mondrian.service.metrics import Metrics
-from mondrian.service.modes import Plan, draw, plan
+from mondrian.service.modes import Plan, UnknownMode, draw, plan
 from mondrian.service.record import values_of
 from mondrian.service.store import Row, Store
 
@@ -111,7 +111,7 @@ class Work:
             if not isinstance(error, asyncio.CancelledError):
                 told = str(error) or type(error).__name__
             self._count(row, planned.model_used, "", "failed")
-            await asyncio.shield(self.db(self.store.fail, row["id"], told))
+            await asyncio.shield(self._quiet(self.store.fail, row["id"], told))
             raise
         self._counted(row, answers, monotonic() - started)
         await self._shadow(row, planned)
@@ -172,7 +172,11 @@ class Work:
 
     async def _job(self, row: Row) -> None:
         started, id = monotonic(), row["id"]
-        planned = self.plan(row["mode"] or "", row["subject"] or id)
+        try:
+            planned = self.plan(row["mode"] or "", row["subject"] or id)
+        except UnknownMode as error:  # of another program, or of another version of this one
+            await self._settled(self.store.fail, id, str(error))
+            return
         try:
             picture = await self.photo(self.intake.again, row["filename"])
             alone = bool(row["crashes"])
@@ -246,6 +250,13 @@ class Work:
                 self.came()
             await asyncio.sleep(min(BEAT, self.params.serve.lease_seconds / 4))
 
+    def so_far(self, id: str) -> dict[str, Any] | None:
+        """A critique as far as it has come, and its text; None where it is not under way here."""
+        progress = self.progress.get(id)
+        if progress is None:
+            return None
+        return self._note(progress) | {"advisor": progress.advisor, "text": progress.text}
+
     def _note(self, progress: Progress) -> dict[str, Any]:
         name = self.params.profile(progress.advisor).name
         took = monotonic() - progress.since
@@ -277,7 +288,7 @@ class Work:
             used = answer.plan.model_used
             self._count(row, used, answer.told.version, "completed", answer.advisor)
             self.metrics.tokens.labels(used).inc(answer.told.tokens)
-            if answer.plan.reason and row["mode"] and "rag" not in row["mode"]:
+            if answer.plan.fell_back:
                 self.metrics.fallbacks.labels(answer.advisor).inc()
             if not answer.compliant:
                 self.metrics.malformed.labels(answer.advisor, used).inc()

@@ -1,0 +1,14 @@
+"""python -m mlx_vlm.server with this project's BLAS and malloc: mlx_vlm_server.py FLAGS"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import mondrian.blas  # noqa: F401  # before mlx
+
+if __name__ == "__main__":
+    runpy.run_module("mlx_vlm.server", run_name="__main__", alter_sys=True)

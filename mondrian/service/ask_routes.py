@@ -1,0 +1,93 @@
+"""The page that asks for a critique: a photograph, an advisor, and who is to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from mondrian.service.forms import read_form
+from mondrian.service.intake import Refused
+from mondrian.service.modes import OWN
+from mondrian.service.service import Service, service_of
+from mondrian.service.site import FAULTS, PageRoute, fault, site
+
+BOTH = "both"  # a mode of this page alone: two jobs, one by each arm
+_SETTINGS = {
+    "base": "the base answers", "fine_tuned": "the fine-tuned adapter answers",
+    "ab_test": "drawn by lot: base or fine-tuned",
+}  # fmt: skip
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+
+@router.get("/")
+async def index(request: Request) -> Response:
+    """Ask."""
+    return _page(service_of(request))
+
+
+@router.post("/ask")
+async def ask(request: Request) -> Response:
+    """Queue what was asked for and show how it comes; a fault is told in the form."""
+    service = service_of(request)
+    try:
+        id = await _queued(service, request)
+    except FAULTS as error:
+        status, told, headers = fault(request, error)
+        return _page(service, told, await _chosen(request, error), status, headers)
+    return RedirectResponse(f"/view/{id}", 303)
+
+
+async def _queued(service: Service, request: Request) -> str:
+    """The id of the job; of the first of two, where both arms are to answer."""
+    service.admit()
+    told = await read_form(request, service.params)
+    both = told.mode == BOTH
+    asked = replace(told, mode="base") if both else told
+    service.work.plan(asked.mode, asked.subject)
+    await service.check_queue()
+    taken = await service.work.photo(service.intake.take, asked.content, asked.name)
+    row, new = await service.add(asked, taken, "upload", "queued")
+    if not new:
+        await service.work.photo(service.intake.forget, taken.filename)
+    elif both:
+        other = replace(asked, mode="lora", job_id=str(uuid4()), key=None)
+        await service.add(other, taken, "upload", "queued", pair_of=row["id"])
+    service.work.came()
+    return str(row["id"])
+
+
+async def _chosen(request: Request, error: Exception) -> Mapping[str, Any]:
+    """What a refused form had chosen, where it was read at all."""
+    unread = not isinstance(error, Refused) or error.status == 408
+    return {} if unread else await request.form()
+
+
+def _page(
+    service: Service, told: str = "", chosen: Mapping[str, Any] | None = None,
+    status: int = 200, headers: Mapping[str, str] | None = None,
+) -> Response:  # fmt: skip
+    params, chosen = service.params, chosen or {}
+    advisors = [(name, params.profile(name), _tuned(service, name)) for name in params.advisors]
+    serve = params.serve
+    return site(
+        "ask.html", status, headers, told=told, advisors=advisors,
+        advisor=_one(chosen.get("advisor"), params.advisors),
+        mode=_one(chosen.get("mode"), (OWN, "base", "lora", BOTH)),
+        setting=_SETTINGS[serve.model_mode], most=serve.body_megabytes,
+        ready=service.ready, state=service.engine.state,
+    )  # fmt: skip
+
+
+def _one(told: Any, known: list[str] | tuple[str, ...]) -> str:
+    return told if told in known else known[0]
+
+
+def _tuned(service: Service, advisor: str) -> bool:
+    found = service.engine.state.adapters.get(advisor)
+    return bool(found and found.serves)

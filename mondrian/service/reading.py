@@ -1,0 +1,130 @@
+"""A row of the jobs as a person reads it: in words, its critiques parsed, and who gave them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mondrian import radar
+from mondrian.critique import Critique, parse
+from mondrian.params import Params
+from mondrian.recover import Recovered, recover
+from mondrian.service.body import outputs
+from mondrian.service.store import LIVE, Row
+
+_MODES = {
+    "": "as the service is set", "baseline": "as the service is set", "base": "the base",
+    "lora": "the fine-tuned adapter", "fine_tuned": "the fine-tuned adapter", "ab_test": "a draw",
+}  # fmt: skip
+_ARMS = {"base": "base", "fine_tuned": "fine-tuned"}
+_DRAWN = "ab_test_"
+_UUID = 37  # characters that a kept photograph's name begins with: uuid and _
+
+
+@dataclass(frozen=True)
+class Said:
+    """One advisor's part of a job; `critique` is None where none is to be found in `text`."""
+
+    advisor: str
+    name: str
+    text: str
+    critique: Critique | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A job as pages show it; `said` is empty until it has ended well."""
+
+    row: Row
+    photo: str
+    names: str
+    asked: str
+    arm: str
+    drawn: bool
+    said: tuple[Said, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is still to come."""
+        return self.row["status"] in LIVE
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended well."""
+        return self.row["status"] in ("completed", "done")
+
+    @property
+    def ours(self) -> bool:
+        """Whether it can be begun again here."""
+        return self.row["kind"] in ("upload", "shadow")
+
+    @property
+    def grades(self) -> list[str]:
+        """The overall grade of each advisor that gave one."""
+        return [f"{one.critique.overall_score:g}" for one in self.said if one.critique]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How quickly it was written."""
+        tokens, seconds = self.row["tokens"], self.row["decode_seconds"]
+        return tokens / seconds if tokens and seconds else None
+
+
+def read(row: Row, params: Params) -> Reading:
+    """A row with its critiques."""
+    advisors = [name for name in (row["advisor"] or "").split(",") if name]
+    names = {advisor: _name(advisor, params) for advisor in advisors}
+    mode, used = row["mode"] or "", row["model_used"] or ""
+    told = Reading(
+        row, _photo(row["filename"] or ""), " and ".join(names.values()) or "nobody",
+        _MODES.get(mode, mode), _ARMS.get(used.removeprefix(_DRAWN), used),
+        used.startswith(_DRAWN),
+    )  # fmt: skip
+    if not told.done:
+        return told
+    texts = _texts(row, advisors)
+    said = tuple(Said(a, names[a], text, _critique(text, a)) for a, text in texts.items())
+    return replace(told, said=said)
+
+
+def shapes(one: Said, others: list[Reading], drawn: Reading) -> list[tuple[str, str]]:
+    """Polygons of a radar: the other arm of the same advisor thinly, then this critique."""
+    beside = [
+        twin.critique for other in others if other is not drawn
+        for twin in other.said if twin.advisor == one.advisor and twin.critique
+    ]  # fmt: skip
+    own = [one.critique] if one.critique else []
+    told = [("soft", critique) for critique in beside] + [("one", critique) for critique in own]
+    return [(color, radar.polygon(critique.scores())) for color, critique in told]
+
+
+def _texts(row: Row, advisors: list[str]) -> dict[str, str]:
+    """What was said in each advisor's name, in whichever form it was stored."""
+    told = outputs(row)
+    whole = told.get("response") or row["analysis_markdown"] or ""
+    return {advisor: _text(told.get(advisor) or whole) for advisor in advisors}
+
+
+def _text(told: Any) -> str:
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+
+
+def _critique(text: str, advisor: str) -> Critique | None:
+    try:
+        return parse(text)
+    except ValueError:
+        found = recover(text, advisor)
+    return found.critique if isinstance(found, Recovered) else None
+
+
+def _name(advisor: str, params: Params) -> str:
+    known = advisor in params.advisors
+    return params.profile(advisor).name if known else advisor.replace("_", " ").title()
+
+
+def _photo(filename: str) -> str:
+    """The name that a photograph came with, as far as it was kept."""
+    stem = Path(filename).stem
+    return (stem[_UUID:] if stem[_UUID - 1 : _UUID] == "_" else stem) or "photograph"

@@ -1,0 +1,21 @@
+"""The model process as it is, but that one photograph ends it: white in its first pixel."""
+
+import os
+from typing import Any
+
+import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+from mondrian.resident import __main__ as resident
+from mondrian.resident.arms import Arms
+from mondrian.service.wire import Ask
+
+seen = Arms.seen
+
+
+def poisoned(self: Arms, ask: Ask) -> Any:
+    if ask.pixels[:3] == b"\xff\xff\xff":
+        os._exit(9)
+    return seen(self, ask)
+
+
+Arms.seen = poisoned  # type: ignore[method-assign]
+resident.main()
