@@ -1,6 +1,6 @@
 """python -m mondrian.resident FD: load a base, then answer what comes over the pipe.
 
-The main thread reads, lanes compute. It ends with the pipe: no model outlives its service.
+The main thread reads, the lane computes. It ends with the pipe: no model outlives its service.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from mondrian.decoder import How
 from mondrian.errors import MondrianError
 from mondrian.form import Form
 from mondrian.kernels import ON_GPU
-from mondrian.lanes import LANES
 from mondrian.machine import memory_left
 from mondrian.resident.arms import Arms
 from mondrian.resident.lane import Lane
@@ -46,17 +45,17 @@ _PROMPT = 2048  # tokens that a prompt with its photograph may have, where memor
 
 
 class Resident:
-    """What the process holds; `where` says which lane has each critique."""
+    """What the process holds; `asked` are the critiques that are not told yet."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.writing = pipe, Lock()
-        self.lanes: list[Lane] = []
-        self.where: dict[int, Lane] = {}
+        self.lane: Lane | None = None
+        self.asked: set[int] = set()
 
     def tell(self, message: Any) -> None:
         """Send to the service, from any thread."""
         if isinstance(message, Done | Failed):
-            self.where.pop(message.id, None)
+            self.asked.discard(message.id)
         try:
             with self.writing:
                 self.pipe.send(message)
@@ -64,7 +63,7 @@ class Resident:
             os._exit(0)  # the service is gone
 
     def load(self, setup: Setup) -> None:
-        """Load the base, in the lane that will use it, and let it answer once."""
+        """Load the base and let it answer once."""
         self.tell(Loading(f"loading {setup.base}", 10))
         base = vlm.load(setup.base)
         text = base.model.config.text_config
@@ -75,43 +74,38 @@ class Resident:
         arms = Arms(base, how, setup.image)
         each = bytes_a_row(base, _PROMPT + setup.max_new_tokens)
         rows = max(1, min(setup.rows, memory_left() // each))
-        lanes = min(LANES, rows)
-        self.lanes += [
-            Lane(self.tell, arms, form, -(-rows // lanes)) for _ in range(lanes)
-        ]  # fmt: skip
-        for lane in self.lanes:
-            lane.start()
+        self.lane = Lane(self.tell, arms, form, rows)
+        self.lane.start()
         device = "Metal" if ON_GPU else "CPU"
         self.tell(Ready(base.source, base.hash, device, ON_GPU, rows))
 
     def hear(self, message: Any) -> None:
-        """Do what the service asks, or let a lane do it."""
+        """Let the lane do what the service asks."""
+        lane = self.lane
+        assert lane is not None
         if isinstance(message, Ask):
-            load = list(self.where.values())
-            lane = min(self.lanes, key=load.count)
-            self.where[message.id] = lane
+            self.asked.add(message.id)
             lane.inbox.put(partial(lane.ask, message))
         elif isinstance(message, Stop):
-            found = self.where.pop(message.id, None)
-            if found:
-                found.inbox.put(partial(found.stop, message.id))
+            self.asked.discard(message.id)
+            lane.inbox.put(partial(lane.stop, message.id))
         elif isinstance(message, Adopt | Drop):
-            first = self.lanes[0]
-            first.inbox.put(partial(self._change, first, message))
+            lane.inbox.put(partial(self._change, lane, message))
 
     def _change(self, lane: Lane, message: Adopt | Drop) -> None:
         if isinstance(message, Adopt):
             self.tell(lane.arms.adopt(message))
         else:
             lane.arms.drop(message.name)
+        lane.tidy()
 
     def pulse(self) -> None:
         """Say every second how it is."""
         own = psutil.Process()
         while True:
             memory = mx.get_active_memory() if ON_GPU else own.memory_info().rss
-            stalled = max((lane.stalled for lane in self.lanes), default=0.0)
-            self.tell(Pulse(len(self.where), memory, stalled))
+            stalled = self.lane.stalled if self.lane else 0.0
+            self.tell(Pulse(len(self.asked), memory, stalled))
             sleep(1)
 
 
@@ -129,7 +123,7 @@ def main() -> None:
         pass  # the service is gone
     except MondrianError as error:
         resident.tell(Broken(str(error)))
-    os._exit(0)  # lanes are threads that never end
+    os._exit(0)  # the lane is a thread that never ends
 
 
 if __name__ == "__main__":

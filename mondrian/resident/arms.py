@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,8 @@ from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.recipe import RECIPE, read_recipe
 from mondrian.resident.recent import Recent
-from mondrian.resident.view import adapter_bytes, merge, merged_bytes, stack, view
+from mondrian.resident.together import Together
+from mondrian.resident.view import adapter_bytes, merge, merged_bytes, view
 from mondrian.service.wire import BASE, Adopt, Adopted, Ask
 from mondrian.slots import Kept
 from mondrian.vlm import Vlm, encode, next_logits, prompt_ids
@@ -34,19 +36,31 @@ SPARE = 2  # times what merging takes that has to be left
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """Who answers: the base, or one version of one adapter."""
+    """Who answers: the base, or one version of one adapter.
+
+    vlm     that all arms which take steps together have in common
+    shared  whether it is one of those
+    """
 
     name: str
     version: str
     vlm: Vlm
+    shared: bool
+
+    @property
+    def group(self) -> int:
+        """The same for arms that take steps together."""
+        return id(self.vlm)
 
 
 class Arms:
     """Arms by name; each may be replaced while rows of the one before it go on."""
 
     def __init__(self, vlm: Vlm, how: How, image: tuple[int, int]) -> None:
-        self.how = how
-        self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], vlm)}
+        self.how, self.base, self.together = how, vlm, Together(vlm)
+        self._common = replace(vlm, model=self.together.model)
+        self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], self._common, shared=True)}
+        self._joined: set[Arm] = set()
         self._raw: set[str] = set()  # adapters that are on the merger too
         self._features: Recent[Features] = Recent(_features_size, NEAR)
         self._prompts: Recent[Kept] = Recent(_kept_size, NEAR)
@@ -56,11 +70,6 @@ class Arms:
         self._prompt = prompt_ids(vlm, messages, self._canary)
         self._base_says = next_logits(vlm, self._prompt, self._canary)
         mx.eval(self._base_says, vlm.model.parameters())
-
-    @property
-    def base(self) -> Vlm:
-        """The base as it is."""
-        return self.at[BASE].vlm
 
     def adopt(self, asked: Adopt) -> Adopted:
         """Load, prove and put in place; the arm of that name before it stays where this fails."""
@@ -81,26 +90,40 @@ class Arms:
 
     def _proved(self, asked: Adopt, folder: Path, version: str) -> tuple[Arm, bool, int]:
         """The arm, whether it is merged, and bytes that it takes."""
-        base = self.base
-        model = view(base.model)
-        layers = adapter.load(model, base.hash, folder)
-        arm = Arm(asked.name, version, replace(base, model=model))
-        says = next_logits(arm.vlm, self._prompt, self._canary)
-        adapter.prove_applied(says, self._base_says, folder)
-        taken, whole = adapter_bytes(layers), merged_bytes(layers)
-        merged = bool(asked.merge and whole and SPARE * whole < memory_left())
-        if merged:
-            merge(layers, model)
-            taken = whole or 0
-        else:
-            stack(model)
-        served = next_logits(arm.vlm, self._prompt, self._canary)
-        adapter.prove_applied(served, self._base_says, folder)
-        mx.eval(model.parameters())
-        return arm, merged, taken
+        model = view(self.base.model)
+        layers = adapter.load(model, self.base.hash, folder)
+        alone = Arm(asked.name, version, replace(self.base, model=model), shared=False)
+        adapter.prove_applied(self._says(alone), self._base_says, folder)
+        whole = merged_bytes(layers)
+        if asked.merge and whole and SPARE * whole < memory_left():
+            merge(model)
+            adapter.prove_applied(self._says(alone), self._base_says, folder)
+            return alone, True, whole
+        arm = Arm(asked.name, version, self._common, shared=True)
+        if not self.together.join(arm, model):
+            mx.eval(model.parameters())
+            return alone, False, adapter_bytes(layers)
+        try:
+            adapter.prove_applied(self._says(arm), self._base_says, folder)
+        except AdapterError:
+            self.together.leave(arm)
+            raise
+        self._joined.add(arm)
+        return arm, False, adapter_bytes(layers)
+
+    def _says(self, arm: Arm) -> mx.array:
+        """What an arm answers to the canary."""
+        with self.turn(arm, len(self._prompt)):
+            return next_logits(arm.vlm, self._prompt, self._canary)
+
+    @contextmanager
+    def turn(self, arm: Arm, tokens: int) -> Iterator[None]:
+        """All tokens of what is computed in the context are one arm's."""
+        with self.together.turn([(arm, tokens)] if arm.shared else []):
+            yield
 
     def drop(self, name: str) -> None:
-        """Forget an adapter and the prompts that it knew."""
+        """Forget an adapter and the prompts that it knew; rows of it may go on until `tidy`."""
         if self.at.pop(name, None):
             self._raw.discard(name)
             self._prompts.forget(lambda key: isinstance(key, tuple) and key[0] == name)
@@ -116,10 +139,25 @@ class Arms:
         """Keys and values of a prompt up to its photograph, by this adapter in this version."""
         ids = tuple(prompt[:image])
         key = (arm.name, arm.version, ids)
-        return self._prompts.get(key, lambda: prefix_of(arm.vlm, ids))
+
+        def make() -> Kept:
+            with self.turn(arm, len(ids)):
+                return prefix_of(arm.vlm, ids)
+
+        return self._prompts.get(key, make)
+
+    def tidy(self, used: Collection[Arm]) -> None:
+        """Let the weights of arms go that serve no more and have no row left."""
+        for arm in [arm for arm in self._joined if arm not in used]:
+            if self.at.get(arm.name) is not arm:
+                self.together.leave(arm)
+                self._joined.discard(arm)
 
 
 def _version(folder: Path) -> str:
+    missing = [n for n in (adapter.CONFIG, adapter.WEIGHTS) if not (folder / n).is_file()]
+    if missing:
+        raise AdapterError(f"{folder} has no {missing[0]}; copy it again, or train: dvc repro")
     return files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS})[:12]
 
 

@@ -1,4 +1,4 @@
-"""One lane of the model process: the rows of every arm that are its, a step of each arm in turn."""
+"""The lane of the model process: rows of every arm, those that can in one step together."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mondrian.decoder import Decoder, Row
 from mondrian.errors import MondrianError
 from mondrian.form import Form
 from mondrian.resident.arms import Arm, Arms
+from mondrian.resident.together import TogetherDecoder
 from mondrian.service.wire import Ask, Done, Failed, Grown
 from mondrian.vlm import prompt_ids
 
@@ -44,7 +45,7 @@ class _Live:
 
 
 class Lane:
-    """A thread that alone touches the rows it was given.
+    """The thread that alone touches MLX once all is loaded.
 
     tell  sends a message to the service
     form  knows the bytes of each token
@@ -57,7 +58,7 @@ class Lane:
         self.stepped = monotonic()
         self._live: dict[Row, _Live] = {}
         self._waiting: deque[Ask] = deque()
-        self._decoders: dict[Arm, Decoder] = {}
+        self._decoders: dict[int, Decoder] = {}
 
     def start(self) -> None:
         """Begin; it never ends: MLX aborts where a thread ends while the process does."""
@@ -75,8 +76,8 @@ class Lane:
                 while not self._live or not self.inbox.empty():
                     self.inbox.get()()
                     self._admit()
-                for arm in list(self._decoders):
-                    self._step(arm)
+                for group in list(self._decoders):
+                    self._step(group)
                 self._admit()
                 self.stepped = monotonic()
         except (
@@ -106,11 +107,23 @@ class Lane:
             image = prompt.index(arm.vlm.image_id)
             prefix, warm = arms.prefix(arm, prompt, image)
             row = Row(prompt, seen, image, arms.how, ask.id)
-            self._decoders.setdefault(arm, Decoder(arm.vlm, self.most)).admit(row, prefix)
+            self._decoder(arm, row).admit(row, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
             self._fail(ask.id, "model", _line(error))
             return
         self._live[row] = _Live(ask, arm, row, warm, since)
+
+    def _decoder(self, arm: Arm, row: Row) -> Decoder:
+        """That of an arm's rows."""
+        found = self._decoders.get(arm.group)
+        if found is None:
+            found = self._decoders[arm.group] = (
+                TogetherDecoder(arm.vlm, self.most, self.arms.together) if arm.shared
+                else Decoder(arm.vlm, self.most)
+            )  # fmt: skip
+        if isinstance(found, TogetherDecoder):
+            found.arms[row] = arm
+        return found
 
     def stop(self, id: int) -> None:
         """Nobody waits for it: its place is free."""
@@ -119,21 +132,21 @@ class Lane:
             if live.ask.id == id:
                 self._drop(row)
 
-    def _step(self, arm: Arm) -> None:
-        decoder = self._decoders[arm]
+    def _step(self, group: int) -> None:
+        decoder = self._decoders[group]
         try:
             ended = decoder.step() if decoder.live else []
         except (RuntimeError, MemoryError) as error:
             for row in decoder.live:
-                self._fail(self._live.pop(row).ask.id, "model", _line(error))
-            del self._decoders[arm]
+                self._fail(self._ended(row).ask.id, "model", _line(error))
+            del self._decoders[group]
             return
         now = monotonic()
         for row in decoder.live + ended:
             self._live[row].first = self._live[row].first or now
-        self._tell_growth(arm, decoder.live + ended, now)
+        self._tell_growth(decoder.live + ended, now)
         for row in ended:
-            self._tell_done(self._live.pop(row), now)
+            self._tell_done(self._ended(row), now)
         for row in decoder.live:
             if now > self._live[row].deadline:
                 live = self._live[row]
@@ -141,14 +154,24 @@ class Lane:
                 self._drop(row)
                 self._fail(live.ask.id, "time", told)
         if not decoder.live:
-            self._decoders.pop(arm, None)
+            self._decoders.pop(group, None)
 
-    def _tell_growth(self, arm: Arm, rows: list[Row], now: float) -> None:
+    def _ended(self, row: Row) -> _Live:
+        """Forget a row, and with the last one of an arm that was replaced, the arm."""
+        live = self._live.pop(row)
+        self.tidy()
+        return live
+
+    def tidy(self) -> None:
+        """Let arms go that neither serve nor have a row."""
+        self.arms.tidy({live.arm for live in self._live.values()})
+
+    def _tell_growth(self, rows: list[Row], now: float) -> None:
         grown = []
         for row in rows:
             live = self._live[row]
             if live.ask.stream:
-                text = live.more(self.form, arm.vlm.end_ids)
+                text = live.more(self.form, live.arm.vlm.end_ids)
                 grown.append((live.ask.id, text, len(row.told)))
             elif now - live.told_at > _TELL:
                 grown.append((live.ask.id, "", len(row.told)))
@@ -165,10 +188,11 @@ class Lane:
         ))  # fmt: skip
 
     def _drop(self, row: Row) -> None:
-        live = self._live.pop(row)
-        self._decoders[live.arm].drop(row)
-        if not self._decoders[live.arm].live:
-            del self._decoders[live.arm]
+        live = self._ended(row)
+        decoder = self._decoders[live.arm.group]
+        decoder.drop(row)
+        if not decoder.live:
+            del self._decoders[live.arm.group]
 
     def _fail(self, id: int, kind: str, reason: str) -> None:
         self.tell(Failed(id, kind, reason))

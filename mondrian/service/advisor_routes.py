@@ -16,7 +16,7 @@ from mondrian import __version__
 from mondrian.critique import json_schema
 from mondrian.service import body
 from mondrian.service.engine import EngineFault, TimedOut
-from mondrian.service.forms import Form, read_form
+from mondrian.service.forms import Form, check_known, read_form
 from mondrian.service.intake import Refused, Taken
 from mondrian.service.modes import Plan
 from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED, LOADING, told_as
@@ -181,6 +181,7 @@ async def _begin(service: Service, request: Request) -> tuple[Form, Plan, Row, T
     if new:
         return asked, planned, row, taken
     await service.work.photo(service.intake.forget, taken.filename)
+    check_known(row, taken)
     return asked, planned, row, None
 
 
@@ -216,6 +217,8 @@ async def _finished(service: Service, row: Row) -> Row:
         await asyncio.sleep(0.25)
         deadline -= 0.25
         found = await service.work.db(service.store.get, row["id"])
+    if found and found["status"] == "pending":
+        raise Refused(409, "the job of this Idempotency-Key waits to be queued")
     if not found or found["status"] != "completed":
         raise EngineFault((found or {}).get("error") or "the job is gone")
     return found

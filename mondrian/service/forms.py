@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from fastapi import Request
@@ -12,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from mondrian.params import Params
-from mondrian.service.intake import Refused
+from mondrian.service.intake import Refused, Taken
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
@@ -74,6 +76,12 @@ async def _read(request: Request) -> tuple[bytes, str, dict[str, str]]:
         file = _file(form)
         texts = {key: value.strip() for key, value in form.multi_items() if isinstance(value, str)}
         return await file.read(), file.filename or "", texts
+
+
+def check_known(row: Mapping[str, Any], taken: Taken) -> None:
+    """Raise Refused where the job of an idempotency key is of another photograph."""
+    if row["photo_sha256"] != taken.sha256:
+        raise Refused(422, "the Idempotency-Key was used for another photograph")
 
 
 def clean_id(told: str) -> str:

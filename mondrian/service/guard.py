@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
@@ -96,7 +97,7 @@ class Guard:
     def _unreadable(self, headers: Headers) -> Response | None:
         """Refuse a body for what its headers say of it."""
         length = headers.get("content-length", "")
-        if self.most and length.isdigit() and int(length) > self.most:
+        if self.most and re.fullmatch(r"[0-9]{1,30}", length) and int(length) > self.most:
             return _told(413, f"the body has {length} bytes; most {self.most:,}")
         _, options = parse_options_header(headers.get("content-type"))
         charset = options.get(b"charset", b"utf-8").decode("latin-1")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mondrian.errors import MondrianError, PhotoError
 from mondrian.files import write_bytes
+from mondrian.heif import is_readable
 from mondrian.photo import check, fit, read_photo
 
 QUALITY = 95  # of the JPEG that is kept
@@ -59,6 +60,8 @@ class Intake:
         """
         if not content:
             raise Refused(400, "the photograph is empty (0 bytes)")
+        if not is_readable(content):
+            raise Refused(415, "image_unreadable: a HEIF whose items have no proper names")
         picture = self._read(BytesIO(content))
         kept = BytesIO()
         picture.save(kept, "JPEG", quality=QUALITY)
@@ -88,7 +91,8 @@ class Intake:
             check(picture)
         except PhotoError as error:
             status = 415 if error.reason == "image_unreadable" else 422
-            raise Refused(status, f"{error.reason}: {error}") from None
+            told = " ".join(str(error).split())  # libheif's has lines
+            raise Refused(status, f"{error.reason}: {told}") from None
         return picture
 
 

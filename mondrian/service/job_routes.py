@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from mondrian.critique import explain
 from mondrian.service import body
 from mondrian.service.advisor_routes import STREAM, event
-from mondrian.service.forms import FIELD, clean_id, read_form
+from mondrian.service.forms import FIELD, check_known, clean_id, read_form
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
 from mondrian.service.pages import portrait
@@ -90,6 +90,7 @@ async def upload(request: Request) -> JSONResponse:
         service.work.came()
     else:
         await service.work.photo(service.intake.forget, taken.filename)
+        check_known(row, taken)
     return JSONResponse(_created(row), 201)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -42,6 +43,7 @@ from mondrian.service.wire import (
 )
 
 COMMAND = (sys.executable, "-m", "mondrian.resident")
+_BLAS_THREADS = 4
 _PATIENCE = 120.0  # seconds that a lane with work may make no step
 _FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
 _WAITS = (
@@ -97,7 +99,11 @@ class LocalEngine:
     def _spawn(self) -> None:
         ours, theirs = Pipe()
         command = [*self.command, str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=sys.stderr)
+        # One lane asks for all steps, so that matrix products may take every core (on a CPU).
+        threads = {"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, _BLAS_THREADS))}
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stdout=sys.stderr, env=threads | dict(os.environ)
+        )
         theirs.close()
         self._pipe = ours
         Thread(target=self._listen, args=(ours,), name="model pipe", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from os.path import isfile  # of any name, also of one that no disk takes
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -95,7 +96,7 @@ async def again(request: Request, id: str) -> Response:
 def history_page(service: Service, rows: Sequence[Row]) -> Response:
     """Jobs for a person."""
     jobs = [read(row, service.params) for row in rows]
-    shown = {job.row["id"] for job in jobs if _photo_path(service, job.row).is_file()}
+    shown = {job.row["id"] for job in jobs if isfile(_photo_path(service, job.row))}
     return site("history.html", jobs=jobs, shown=shown)
 
 
@@ -110,7 +111,7 @@ async def job_page(service: Service, row: Row) -> Response:
     jobs = [read(one, service.params) for one in rows]
     return site(
         "job.html", jobs=jobs, radars=_radars(jobs), corners=radar.corners(), names=radar.names(),
-        shown=_photo_path(service, row).is_file(), note=NOTE, score=score, tone=tone, word=word,
+        shown=isfile(_photo_path(service, row)), note=NOTE, score=score, tone=tone, word=word,
     )  # fmt: skip
 
 
