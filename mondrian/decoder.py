@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,14 @@ class How:
 
 
 class Row:
-    """One answer as it grows. `pending` is what the model has not seen yet of prompt and answer."""
+    """One answer as it grows. `pending` is what the model has not seen yet of prompt and answer.
+
+    arm  who answers, where rows of several arms take steps together
+    """
 
     def __init__(self, prompt: Sequence[int], seen: Features, image: int, how: How, dice: int):
         self.seen, self.image, self.how = seen, image, how
+        self.arm: Hashable = None
         self.guide: Guide | None = how.form.guide() if how.form else None
         self.told: list[int] = list(self.guide.forced) if self.guide else []
         self.pending = [*prompt, *self.told]

@@ -16,9 +16,8 @@ from mondrian.form import Form
 from mondrian.params import Params
 from mondrian.photo import fit
 from mondrian.prompt import prompt_hash, row_messages
-from mondrian.resident.arms import Arm, Arms
+from mondrian.resident.arms import Arms
 from mondrian.resident.recent import Recent
-from mondrian.resident.together import TogetherDecoder
 from mondrian.resident.view import adapter_bytes, merge, view
 from mondrian.service.wire import BASE, Adopt, Ask
 from mondrian.vlm import Vlm, encode, next_logits, prompt_ids
@@ -52,13 +51,6 @@ def question(params: Params, photo: Image.Image, arm: str) -> Ask:
     return Ask(1, arm, messages, picture.size, picture.tobytes(), 60)
 
 
-def begun(arms: Arms, arm: Arm, ask: Ask) -> tuple[Row, Any]:
-    seen = arms.seen(ask)
-    prompt = prompt_ids(arm.vlm, ask.messages, seen)
-    image = prompt.index(arm.vlm.image_id)
-    return Row(prompt, seen, image, arms.how, 0), arms.prefix(arm, prompt, image)[0]
-
-
 def answers(decoder: Decoder, rows: list[Row], vlm: Vlm) -> list[str]:
     while decoder.live:
         decoder.step()
@@ -73,16 +65,14 @@ def test_rows_of_three_arms_in_one_step_answer_as_each_would_alone(
     alone = []
     for ask, name in zip(asks, names, strict=True):
         arm = arms.at[name]
-        decoder = TogetherDecoder(arm.vlm, 1, arms.together)
-        row, prefix = begun(arms, arm, ask)
-        decoder.arms[row] = arm
+        decoder = arms.decoder(arm, 1)
+        row, prefix, _ = arms.begin(arm, ask)
         decoder.admit(row, prefix)
         alone += answers(decoder, [row], arm.vlm)
-    decoder = TogetherDecoder(arms.at[BASE].vlm, 5, arms.together)
+    decoder = arms.decoder(arms.at[BASE], 5)
     rows = []
     for ask, name in zip(asks, names, strict=True):
-        row, prefix = begun(arms, arms.at[name], ask)
-        decoder.arms[row] = arms.at[name]
+        row, prefix, _ = arms.begin(arms.at[name], ask)
         decoder.admit(row, prefix)
         rows.append(row)
     assert answers(decoder, rows, arms.base) == alone
@@ -178,9 +168,7 @@ def test_a_prompt_that_is_known_is_salted_by_adapter_and_version(
     ask = question(params, photos[0], "ansel")
 
     def warm(name: str) -> bool:
-        arm = arms.at[name]
-        prompt = prompt_ids(arm.vlm, ask.messages, arms.seen(ask))
-        return arms.prefix(arm, prompt, prompt.index(arm.vlm.image_id))[1]
+        return arms.begin(arms.at[name], ask)[2]
 
     assert [warm("ansel"), warm("ansel"), warm(BASE), warm(BASE)] == [False, True, False, True]
     folder = make_adapter(plain, tmp_path / "v2", "ansel", params, seed=9)

@@ -50,7 +50,8 @@ def strangers(service: Running) -> set[str]:
     """Files that came about outside the folder of uploads, as far as paths can lead."""
     top = service.data.parent
     around = {path.relative_to(top) for path in top.rglob("*") if path.is_file()}
-    own = re.compile(r"jobs\.db|service-1\.log|params-1\.yaml|service/uploads/|tmp/mlx/")
+    # mlx and cc are what MLX and its compiler write.
+    own = re.compile(r"jobs\.db|service-1\.log|params-1\.yaml|service/uploads/|tmp/(mlx/|cc)")
     return {str(path) for path in around if not own.match(str(path))}
 
 

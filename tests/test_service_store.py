@@ -16,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mondrian.database import open_database
 from mondrian.errors import DataError
-from mondrian.service import store as store_module
 from mondrian.service.schema import jobs
 from mondrian.service.store import Row, Rules, Store, open_engine
 
@@ -111,7 +110,7 @@ def test_a_dead_service_s_job_is_taken_over_even_with_a_clock_set_back(
     other = Store(store.engine, RULES)
     assert other.sweep() == []
     real = time.time
-    monkeypatch.setattr(store_module.time, "time", lambda: real() + shift)
+    monkeypatch.setattr(time, "time", lambda: real() + shift)
     assert other.sweep() == ["a"]
     taken = other.get("a")
     assert taken
@@ -150,7 +149,7 @@ class Lives(RuleBasedStateMachine):
         self.now = 1_000_000.0
         self.folder = Path(tempfile.mkdtemp())
         self.engine = open_engine(str(self.folder / "jobs.db"))
-        store_module.time.time = lambda: self.now  # type: ignore[assignment]
+        time.time = lambda: self.now
         self.stores = [self.born() for _ in range(3)]
         self.held: dict[str, tuple[int, Row]] = {}
         self.asked: set[str] = set()
@@ -221,7 +220,7 @@ class Lives(RuleBasedStateMachine):
             ended = connection.execute(jobs.select()).mappings().all()
         assert {row["status"] for row in ended} <= {"completed"}
         self.engine.dispose()
-        store_module.time.time = time_of_day
+        time.time = time_of_day
         shutil.rmtree(self.folder)
 
 

@@ -74,7 +74,7 @@ async def _run(
             seen.append(await one(ask_ours(server.url), client, next(photos)))
 
     async def replace() -> None:
-        for version in cycle(versions[1:] + versions[:1]):
+        for version in cycle([*versions[1:], *versions[:1]]):
             await asyncio.sleep(REPLACED)
             _point(adapter, version)
             next(replaced)

@@ -9,6 +9,7 @@ schema holds it. Prints one line of JSON.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -45,8 +46,9 @@ class Prompt:
 
     def begin(self, arm: Arm) -> Decoder:
         """An answer that has its first token."""
-        decoder = Decoder(arm.vlm, 1)
         row = Row(self.ids, self.seen, self.image, self.arms.how, 0)
+        row.arm = arm
+        decoder = self.arms.decoder(arm, 1)
         decoder.admit(row, self.arms.prefix(arm, self.ids, self.image)[0])
         decoder.step()
         return decoder
@@ -79,6 +81,7 @@ def adopted(arms: Arms, params: Params, folder: Path, merge: bool) -> tuple[Adop
     said = arms.adopt(asked)
     if said.fault or said.merged != merge:
         raise SystemExit(said.fault or f"{folder} was not merged: too little memory is left")
+    gc.collect()
     return said, mx.get_active_memory() - before
 
 

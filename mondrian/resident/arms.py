@@ -14,7 +14,7 @@ from PIL import Image
 
 from mondrian import adapter
 from mondrian.critique import schema_hash
-from mondrian.decoder import How
+from mondrian.decoder import Decoder, How, Row
 from mondrian.errors import AdapterError
 from mondrian.files import files_hash, read_json
 from mondrian.forward import Features
@@ -24,7 +24,7 @@ from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.recipe import RECIPE, read_recipe
 from mondrian.resident.recent import Recent
-from mondrian.resident.together import Together
+from mondrian.resident.together import Together, TogetherDecoder
 from mondrian.resident.view import adapter_bytes, merge, merged_bytes, view
 from mondrian.service.wire import BASE, Adopt, Adopted, Ask
 from mondrian.slots import Kept
@@ -145,6 +145,22 @@ class Arms:
                 return prefix_of(arm.vlm, ids)
 
         return self._prompts.get(key, make)
+
+    def begin(self, arm: Arm, ask: Ask) -> tuple[Row, Kept, bool]:
+        """A row for a question, what is known of its prompt, and whether that was known before."""
+        seen = self.seen(ask)
+        prompt = prompt_ids(arm.vlm, ask.messages, seen)
+        image = prompt.index(arm.vlm.image_id)
+        prefix, warm = self.prefix(arm, prompt, image)
+        row = Row(prompt, seen, image, self.how, ask.id)
+        row.arm = arm
+        return row, prefix, warm
+
+    def decoder(self, arm: Arm, most: int) -> Decoder:
+        """What an arm's rows take steps in, with those of other arms where it is shared."""
+        if arm.shared:
+            return TogetherDecoder(arm.vlm, most, self.together)
+        return Decoder(arm.vlm, most)
 
     def tidy(self, used: Collection[Arm]) -> None:
         """Let the weights of arms go that serve no more and have no row left."""

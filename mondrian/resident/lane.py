@@ -19,9 +19,7 @@ from mondrian.decoder import Decoder, Row
 from mondrian.errors import MondrianError
 from mondrian.form import Form
 from mondrian.resident.arms import Arm, Arms
-from mondrian.resident.together import TogetherDecoder
 from mondrian.service.wire import Ask, Done, Failed, Grown
-from mondrian.vlm import prompt_ids
 
 _TELL = 0.5  # seconds between two counts of a row that nobody reads along
 
@@ -102,28 +100,14 @@ class Lane:
             self._fail(ask.id, "adapter", f"the adapter of {ask.arm} was taken away")
             return
         try:
-            seen = arms.seen(ask)
-            prompt = prompt_ids(arm.vlm, ask.messages, seen)
-            image = prompt.index(arm.vlm.image_id)
-            prefix, warm = arms.prefix(arm, prompt, image)
-            row = Row(prompt, seen, image, arms.how, ask.id)
-            self._decoder(arm, row).admit(row, prefix)
+            row, prefix, warm = arms.begin(arm, ask)
+            if arm.group not in self._decoders:
+                self._decoders[arm.group] = arms.decoder(arm, self.most)
+            self._decoders[arm.group].admit(row, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
             self._fail(ask.id, "model", _line(error))
             return
         self._live[row] = _Live(ask, arm, row, warm, since)
-
-    def _decoder(self, arm: Arm, row: Row) -> Decoder:
-        """That of an arm's rows."""
-        found = self._decoders.get(arm.group)
-        if found is None:
-            found = self._decoders[arm.group] = (
-                TogetherDecoder(arm.vlm, self.most, self.arms.together) if arm.shared
-                else Decoder(arm.vlm, self.most)
-            )  # fmt: skip
-        if isinstance(found, TogetherDecoder):
-            found.arms[row] = arm
-        return found
 
     def stop(self, id: int) -> None:
         """Nobody waits for it: its place is free."""

@@ -131,23 +131,15 @@ class Together:
 
 
 class TogetherDecoder(Decoder):
-    """A decoder of rows of several arms.
-
-    arms  the arm of each row that was admitted
-    """
+    """A decoder of rows of several arms, each named in the row."""
 
     def __init__(self, vlm: Vlm, most: int, together: Together) -> None:
         super().__init__(vlm, most)
         self.together = together
-        self.arms: dict[Row, Hashable] = {}
 
     def _forward(self, rows: Sequence[Row]) -> mx.array:
-        with self.together.turn([(self.arms[row], len(row.pending)) for row in rows]):
+        with self.together.turn([(row.arm, len(row.pending)) for row in rows]):
             return super()._forward(rows)
-
-    def drop(self, row: Row) -> None:
-        super().drop(row)
-        self.arms.pop(row, None)
 
 
 def _groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:

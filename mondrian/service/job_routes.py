@@ -144,7 +144,7 @@ async def listed(request: Request, limit: str = "100", format: str = "json") -> 
         raise HTTPException(400, f"limit is {limit[:20]!r}; it must be from 1 to 1000")
     rows = await service.work.db(service.store.listed, int(limit))
     if format == "html":
-        return history_page(service, rows)
+        return await service.work.db(history_page, service, rows)
     told = [body.job(row) for row in rows]
     return JSONResponse({"jobs": told, "count": len(told), "timestamp": body.now()})
 

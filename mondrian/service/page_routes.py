@@ -46,7 +46,7 @@ async def history(request: Request) -> Response:
     """The newest jobs."""
     service = service_of(request)
     rows = await service.work.db(service.store.listed, NEWEST, ("upload", "direct"))
-    return history_page(service, rows)
+    return await service.work.db(history_page, service, rows)
 
 
 @router.get("/photo/{id}")
@@ -94,7 +94,7 @@ async def again(request: Request, id: str) -> Response:
 
 
 def history_page(service: Service, rows: Sequence[Row]) -> Response:
-    """Jobs for a person."""
+    """Jobs for a person; in a thread, as it reads all that was said."""
     jobs = [read(row, service.params) for row in rows]
     shown = {job.row["id"] for job in jobs if isfile(_photo_path(service, job.row))}
     return site("history.html", jobs=jobs, shown=shown)
@@ -108,10 +108,14 @@ async def job_page(service: Service, row: Row) -> Response:
     else:
         other = await service.work.db(service.store.pair, row["id"])
         rows = [row, other] if other else [row]
+    return await service.work.db(_job_page, service, rows)
+
+
+def _job_page(service: Service, rows: Sequence[Row]) -> Response:
     jobs = [read(one, service.params) for one in rows]
     return site(
         "job.html", jobs=jobs, radars=_radars(jobs), corners=radar.corners(), names=radar.names(),
-        shown=isfile(_photo_path(service, row)), note=NOTE, score=score, tone=tone, word=word,
+        shown=isfile(_photo_path(service, rows[0])), note=NOTE, score=score, tone=tone, word=word,
     )  # fmt: skip
 
 
