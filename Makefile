@@ -1,5 +1,6 @@
 # make          environment, pipeline, summary
 # make test     every test; make quick: those that take milliseconds
+# make serve    the advisor service with the sample's adapters, and a page to try it
 # make lint     ruff and mypy
 # make lock     requirements again, after a change of pyproject.toml
 # The locks hold every package, so pip is to look for none: an older pip would ask for a newer release
@@ -12,13 +13,17 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: all repro test quick lint lock clean
+.PHONY: all repro serve test quick lint lock clean
 
 all: repro
 	@python -m mondrian.summary
 
 repro: $(VENV)/run
 	@dvc repro
+
+serve: repro
+	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
+	@python mondrian/ai_advisor_service.py --lora_path models --model_mode ab_test
 
 test: $(VENV)/dev
 	@python -m pytest -n 2 --dist loadfile
