@@ -18,6 +18,7 @@ import pi_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mondrian.errors import PhotoError
+from mondrian.heif import is_readable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
 MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
@@ -99,6 +100,7 @@ def _opened(source: Source, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like: it decodes or it does not
+            _check_heif(source)
             with Image.open(source, formats=FORMATS) as file:
                 if file.width * file.height > most:
                     size = f"{file.width}x{file.height}"
@@ -112,6 +114,18 @@ def _opened(source: Source, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
         raise PhotoError("image_unreadable", str(error)[:200]) from None
+
+
+def _check_heif(source: Source) -> None:
+    """Raise PhotoError for a HEIF file that would end the process of its reader."""
+    if isinstance(source, BytesIO):
+        content = source.getvalue()
+    else:
+        with source.open("rb") as file:
+            start = file.read(12)
+            content = start + file.read() if start[4:8] == b"ftyp" else start
+    if not is_readable(content):
+        raise PhotoError("image_unreadable", "a HEIF file whose items have no readable names")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

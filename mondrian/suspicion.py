@@ -49,7 +49,8 @@ def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, .
     critique = found.critique
     scores = critique.scores()
     advice = [" ".join(d.recommendation.lower().split()) for d in critique.dimensions]
-    made_with = f"{job.mode} {job.model_used} {job.model}"
+    # model_used says who did answer; a mode only what was asked for.
+    made_with = job.model_used or f"{job.mode} {job.model}"
     off = abs(critique.overall_score - sum(scores) / len(scores))
     true = {
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER

@@ -98,7 +98,9 @@ def test_only_model_modules_and_pretraining_import_mlx() -> None:
     shared |= {"plan", "machine", "tower", "lanes", "adopt", "export"}
     shared |= {"slots", "draw", "decoder", "generate", "cost", "room"}
     allowed = {f"mondrian/{name}.py" for name in shared}
-    allowed |= {f"mondrian/resident/{name}.py" for name in ("__main__", "arms", "lane", "together", "view")}
+    allowed |= {
+        f"mondrian/resident/{name}.py" for name in ("__main__", "arms", "lane", "together", "view")
+    }
     allowed |= {f"mondrian/sample/{name}.py" for name in ("learner", "pretrain", "weights")}
     assert users == allowed
 

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from PIL import Image
 
-from mondrian.service.store import Rules, Store, open_engine
+from mondrian.service.connect import open_engine
+from mondrian.service.store import Rules, Store
 from tests.serving import running, start, wait_for_ready
 from tests.test_service_faults import jpeg, model_of, upload
 from tests.test_service_store import new_job

@@ -89,7 +89,6 @@ def test_a_page_elsewhere_reads_answers_only_where_it_was_let(tmp_path: Path) ->
         assert client.options("/analyze", headers=evil | asks).status_code == 400
 
 
-@pytest.mark.xfail(strict=True, reason="app.py: Starlette answers outside of RequestLog and Guard")
 def test_an_unforeseen_fault_is_told_with_the_id_of_its_log_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mondrian.database import open_database
 from mondrian.errors import DataError
+from mondrian.service.connect import open_engine
 from mondrian.service.schema import jobs
-from mondrian.service.store import Row, Rules, Store, open_engine
+from mondrian.service.store import Row, Rules, Store
 
 RULES = Rules(lease_seconds=30, tries=3)
 

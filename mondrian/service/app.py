@@ -14,9 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.service import advisor_routes, job_routes, page_routes
+from mondrian.service import advisor_routes, job_routes, page_routes, stream_routes
 from mondrian.service.desk import Full
 from mondrian.service.engine import EngineFault, TimedOut
 from mondrian.service.guard import Guard
@@ -44,16 +46,18 @@ def create_app(service: Service) -> FastAPI:
         "its fine-tuned adapter.",
     )  # fmt: skip
     app.state.service = service
-    for routes in (advisor_routes, job_routes, page_routes):
+    for routes in (advisor_routes, job_routes, stream_routes, page_routes):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _explain_faults(app)
     settings, serve = service.settings, service.params.serve
     # The last one stands first.
+    app.add_middleware(Unforeseen)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.body_megabytes * 1_000_000)
     app.add_middleware(
         Guard, key=settings.api_key, origins=settings.origins,
         hosts=(*settings.hosts, serve.host), each=serve.requests_per_minute,
+        most=serve.body_megabytes * 1_000_000,
     )  # fmt: skip
     if settings.origins:
         app.add_middleware(
@@ -62,6 +66,32 @@ def create_app(service: Service) -> FastAPI:
         )  # fmt: skip
     app.add_middleware(RequestLog)
     return app
+
+
+class Unforeseen:
+    """What nobody foresaw is logged with the request's id, and told as an answer like others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except ClientDisconnect:  # the guard's matter
+            raise
+        except Exception:
+            log.exception("unforeseen")
+            if begun or scope["type"] != "http":
+                raise
+            told = {"error": "internal error; its log line has the request's id"}
+            await JSONResponse(told, 500)(scope, receive, send)
 
 
 def _explain_faults(app: FastAPI) -> None:
@@ -110,8 +140,3 @@ def _explain_faults(app: FastAPI) -> None:
     async def _disk(request: Request, error: OSError) -> JSONResponse:
         log.error("disk: %s", error)
         return told(request, 503, f"the photograph cannot be kept: {error.strerror or 'disk'}")
-
-    @app.exception_handler(Exception)
-    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.error("unforeseen", exc_info=error)
-        return told(request, 500, "internal error; its log line has the request's id")

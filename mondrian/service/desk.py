@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from mondrian.service.engine import State
 
@@ -16,6 +17,15 @@ class Full(Exception):
     def __init__(self, seconds: int) -> None:
         super().__init__(f"too many critiques are waiting; try again in {seconds} s")
         self.seconds = seconds
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """Somebody in line."""
+
+    turn: asyncio.Future[None]
+    alone: bool
+    counted: bool
 
 
 class Desk:
@@ -30,12 +40,12 @@ class Desk:
         self.coming = 0  # on their way into the line
         self.seconds = 1.0  # that a critique held its place lately, on average
         self._alone = False
-        self._line: deque[tuple[asyncio.Future[None], bool]] = deque()
+        self._line: deque[_Waiting] = deque()
 
     @property
     def waiting(self) -> int:
-        """How many are in line."""
-        return len(self._line)
+        """How many clients are in line."""
+        return sum(one.counted for one in self._line)
 
     def check(self) -> None:
         """Raise Full where the line is too long, or will be with those who are coming."""
@@ -57,17 +67,20 @@ class Desk:
             self.coming -= 1
 
     @asynccontextmanager
-    async def place(self, alone: bool = False) -> AsyncIterator[None]:
-        """Wait in line for a place; `alone` for all of them."""
-        turn = asyncio.get_running_loop().create_future()
-        self._line.append((turn, alone))
+    async def place(self, alone: bool = False, counted: bool = True) -> AsyncIterator[None]:
+        """Wait in line for a place; `alone` for all of them.
+
+        counted  whether it is one of those that `most` may wait
+        """
+        one = _Waiting(asyncio.get_running_loop().create_future(), alone, counted)
+        self._line.append(one)
         self._advance()
         try:
-            await turn
+            await one.turn
         except asyncio.CancelledError:
-            if (turn, alone) in self._line:
-                self._line.remove((turn, alone))
-            elif not turn.cancelled():
+            if one in self._line:
+                self._line.remove(one)
+            elif not one.turn.cancelled():
                 self._leave(alone)
             self._advance()
             raise
@@ -86,11 +99,11 @@ class Desk:
 
     def _advance(self) -> None:
         while self._line and not self._alone:
-            turn, alone = self._line[0]
-            if self.busy >= (1 if alone else self.state.rows):
+            one = self._line[0]
+            if self.busy >= (1 if one.alone else self.state.rows):
                 return
             self._line.popleft()
-            if not turn.done():
+            if not one.turn.done():
                 self.busy += 1
-                self._alone = alone
-                turn.set_result(None)
+                self._alone = one.alone
+                one.turn.set_result(None)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from mondrian.critique import explain
 from mondrian.service import body
-from mondrian.service.advisor_routes import STREAM, event
-from mondrian.service.forms import FIELD, check_known, clean_id, read_form
+from mondrian.service.forms import FIELD, check_known, read_form
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
 from mondrian.service.pages import portrait
 from mondrian.service.service import Service, service_of
-from mondrian.service.store import Row
+from mondrian.service.store import DONE, Row
 
 router = APIRouter(tags=["jobs"])
-POLL, UPDATE, BEAT = 0.5, 3.0, 5.0  # seconds: a look at the row, an update anyway, a heartbeat
-DONE = ("completed", "done")  # done and error are of today's application before 2026
-ENDED = (*DONE, "failed", "error")
 
 
 @router.get("/advisors", responses=ANSWERS)
@@ -164,7 +157,7 @@ async def clear(request: Request) -> JSONResponse:
 async def status(request: Request, id: str, view: str = "") -> Response:
     """How a job is: its row. `view=detail` for a person."""
     service = service_of(request)
-    row = await _row(service, id)
+    row = await service.row(id)
     return await job_page(service, row) if view == "detail" else JSONResponse(body.job(row))
 
 
@@ -172,7 +165,7 @@ async def status(request: Request, id: str, view: str = "") -> Response:
 async def change(request: Request, id: str) -> JSONResponse:
     """Queue a job again, or give one up."""
     service = service_of(request)
-    asked, row = await _json(request, Change), await _row(service, id)
+    asked, row = await _json(request, Change), await service.row(id)
     wanted, done = asked.status.strip().lower(), False
     if wanted == "queued":
         done = await service.work.db(service.store.requeue, row["id"])
@@ -183,13 +176,13 @@ async def change(request: Request, id: str) -> JSONResponse:
         raise HTTPException(400, f"status is {wanted[:40]!r}; it can be set to queued or failed")
     if not done:
         raise HTTPException(409, f"the job is {row['status']}; it cannot become {wanted}")
-    return JSONResponse(body.job(await _row(service, id)))
+    return JSONResponse(body.job(await service.row(id)))
 
 
 @router.get("/analysis/{id}", response_class=HTMLResponse, responses=ANSWERS)
 async def analysis(request: Request, id: str) -> Response:
     """The critique as a document."""
-    row = await _row(service_of(request), id)
+    row = await service_of(request).row(id)
     if not row["analysis_html"]:
         raise HTTPException(404, "Analysis not found")
     return HTMLResponse(row["analysis_html"])
@@ -198,7 +191,7 @@ async def analysis(request: Request, id: str) -> Response:
 @router.get("/summary/{id}", response_class=HTMLResponse, responses=ANSWERS)
 async def summary(request: Request, id: str) -> Response:
     """Its three recommendations as a document."""
-    row = await _row(service_of(request), id)
+    row = await service_of(request).row(id)
     if row["status"] not in DONE:
         raise HTTPException(400, "Job not completed yet")
     return HTMLResponse(row["summary_html"] or "")
@@ -207,74 +200,20 @@ async def summary(request: Request, id: str) -> Response:
 @router.get("/llm-outputs/{id}", responses=ANSWERS)
 async def llm_outputs(request: Request, id: str) -> JSONResponse:
     """What the model said, as it is stored."""
-    row = await _row(service_of(request), id)
+    row = await service_of(request).row(id)
     return JSONResponse({"job_id": row["id"], "llm_outputs": body.outputs(row)})
 
 
 @router.get("/job/{id}/{part}", responses=ANSWERS)
 async def part(request: Request, id: str, part: str) -> JSONResponse:
     """prompt, thinking or full-data of a job."""
-    row = await _row(service_of(request), id)
+    row = await service_of(request).row(id)
     if part == "full-data":
         return JSONResponse(body.job(row) | {"llm_outputs": body.outputs(row)})
     column = {"prompt": "prompt", "thinking": "llm_thinking"}.get(part)
     if column is None:
         raise HTTPException(404, f"a job has prompt, thinking and full-data, no {part[:40]!r}")
     return JSONResponse({"job_id": row["id"], part: row[column] or ""})
-
-
-@router.get(
-    "/stream/{id}", response_class=Response, responses=told_as("text/event-stream")
-)  # fmt: skip
-async def stream(request: Request, id: str) -> StreamingResponse:
-    """Server-sent events of a job until it has ended."""
-    service = service_of(request)
-    row = await _row(service, id)
-    headers = {**STREAM, "connection": "keep-alive"}
-    return StreamingResponse(
-        _events(service, row), media_type="text/event-stream", headers=headers
-    )  # fmt: skip
-
-
-async def _events(service: Service, row: Row) -> AsyncIterator[str]:
-    id = row["id"]
-    yield event({"type": "connected", "job_id": id}, "connected")
-    told: Any = None
-    updated = heard = thought = monotonic()
-    found: Row | None = row
-    while found and not service.draining:
-        seen = (found["status"], found["progress_percentage"], found["current_step"])
-        now = monotonic()
-        if seen != told or (found["status"] == "analyzing" and now - updated > UPDATE):
-            yield event(_update(found), "status_update")
-            told, updated, heard = seen, now, now
-        if found["llm_thinking"] and now - thought > UPDATE:
-            thought = heard = now
-            more = {"type": "thinking_update", "job_id": id, "thinking": found["llm_thinking"]}
-            yield event(more, "thinking_update")
-        if found["status"] in ENDED:
-            break
-        if now - heard > BEAT:
-            heard = now
-            yield event({"type": "heartbeat", "timestamp": body.now()}, "heartbeat")
-        await asyncio.sleep(POLL)
-        found = await service.work.db(service.store.get, id)
-    if found and found["status"] not in ENDED:
-        return  # this service is stopping; the client asks again
-    if found and found["status"] in DONE:
-        more = {"type": "analysis_complete", "job_id": id, "analysis_html": found["analysis_html"]}
-        yield event(more, "analysis_complete")
-    yield event({"type": "done", "job_id": id}, "done")
-
-
-def _update(row: Row) -> Row:
-    told = body.job(row)
-    names = (
-        "job_id", "status", "progress_percentage", "current_step", "llm_thinking",
-        "current_advisor", "total_advisors", "step_phase", "analysis_url",
-    )  # fmt: skip
-    data = {name: told[name] for name in names}
-    return {"type": "status_update", "job_id": row["id"], "timestamp": body.now(), "job_data": data}
 
 
 def _created(row: Row) -> Row:
@@ -296,13 +235,6 @@ def _advisor(service: Service, name: str) -> Row:
 def _known(service: Service, name: str, status: int = 404) -> None:
     if name not in service.params.advisors:
         raise HTTPException(status, "Advisor not found")
-
-
-async def _row(service: Service, id: str) -> Row:
-    found = await service.work.db(service.store.get, clean_id(id))
-    if found is None:
-        raise HTTPException(404, "Job not found")
-    return found
 
 
 async def _json(request: Request, kind: type[Any]) -> Any:

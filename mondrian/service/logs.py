@@ -35,7 +35,7 @@ class JsonLines(logging.Formatter):
         told |= getattr(record, "more", {})
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+        return json.dumps(told)
 
 
 def set_up() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mondrian.service.critic import Answer
+from mondrian.service.store import Row
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
 
@@ -40,6 +43,28 @@ class Metrics:
         self.thumbs = Counter("mondrian_thumbs", "What people say.", ["model_used", "up"], **more)
         self.refused = Counter("mondrian_refused", "Requests refused.", ["status"], **more)
         self.retries = Counter("mondrian_retries", "Critiques begun again.", ["reason"], **more)
+
+    def count(
+        self, row: Row, used: str, outcome: str, version: str = "", advisor: str = ""
+    ) -> None:
+        """One critique more: completed, retried or failed."""
+        who = advisor or ("several" if "," in row["advisor"] else row["advisor"])
+        self.critiques.labels(who, used, version, row["kind"], outcome).inc()
+
+    def completed(self, row: Row, answers: Sequence[Answer], seconds: float) -> None:
+        """A job that has its answers."""
+        for answer in answers:
+            used = answer.plan.model_used
+            self.count(row, used, "completed", answer.told.version, answer.advisor)
+            self.tokens.labels(used).inc(answer.told.tokens)
+            if answer.plan.fell_back:
+                self.fallbacks.labels(answer.advisor).inc()
+            if not answer.compliant:
+                self.malformed.labels(answer.advisor, used).inc()
+            if answer.told.first_seconds is not None:
+                known = "warm" if answer.told.warm else "cold"
+                self.first.labels(used, known).observe(answer.told.first_seconds)
+        self.latency.labels(answers[0].plan.model_used).observe(seconds)
 
     def gauge(self, name: str, told: str, read: Callable[[], float]) -> None:
         """A number that is read when it is asked for."""

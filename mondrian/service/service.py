@@ -9,19 +9,22 @@ from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 from fastapi import FastAPI, Request
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 
 from mondrian.errors import MondrianError
 from mondrian.service.adapters import Watch, find
+from mondrian.service.connect import open_engine
 from mondrian.service.critic import Critic
 from mondrian.service.desk import Desk, Full
 from mondrian.service.engine import Engine
-from mondrian.service.forms import Form
+from mondrian.service.forms import Form, clean_id
 from mondrian.service.intake import Intake, Taken
 from mondrian.service.local import LocalEngine
 from mondrian.service.metrics import Metrics
 from mondrian.service.remote import RemoteEngine
 from mondrian.service.settings import Settings
-from mondrian.service.store import Row, Rules, Store, open_engine
+from mondrian.service.store import Row, Rules, Store
 from mondrian.service.wire import Setup
 from mondrian.service.work import Work
 
@@ -89,6 +92,13 @@ class Service:
             raise Busy("Service not initialized")
         self.desk.check()
 
+    async def row(self, id: str) -> Row:
+        """A job by the id that a client gives. Raises HTTPException 404."""
+        found = await self.work.db(self.store.get, clean_id(id))
+        if found is None:
+            raise HTTPException(404, "Job not found")
+        return found
+
     async def check_queue(self) -> None:
         """Raise Full where too many jobs are queued."""
         waiting = await self.work.db(self.store.waiting)
@@ -110,7 +120,11 @@ class Service:
             "photo_sha256": taken.sha256, "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
         }  # fmt: skip
-        return await self.work.db(self.store.add, row)
+        try:
+            return await self.work.db(self.store.add, row)
+        except SQLAlchemyError:
+            await self.work.photo(self.intake.forget, taken.filename)
+            raise
 
     @property
     def ready(self) -> bool:

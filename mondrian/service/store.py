@@ -7,7 +7,6 @@ its service died is run alone next time; one that dies alone too often has faile
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -17,15 +16,15 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-from sqlalchemy import ColumnElement, Engine, and_, case, create_engine, event, func, select
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, Engine, and_, case, func, select
+from sqlalchemy.exc import IntegrityError
 
-from mondrian.errors import DataError
 from mondrian.service.schema import jobs, migrate
 
 Row = dict[str, Any]
-BUSY = 30.0  # seconds that a transaction waits for another's lock
 LIVE = ("queued", "analyzing")
+DONE = ("completed", "done")  # done and error are of today's application before 2026
+ENDED = (*DONE, "failed", "error")
 
 
 @dataclass(frozen=True)
@@ -39,49 +38,6 @@ class Rules:
 def now_text() -> str:
     """The time as the table keeps it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def open_engine(url: str) -> Engine:
-    """A database by URL, or SQLite by path, in WAL mode.
-
-    Raises DataError where it cannot be opened.
-    """
-    try:
-        if "://" not in url:
-            parent = os.path.dirname(os.path.abspath(url))
-            os.makedirs(parent, exist_ok=True)
-            url = f"sqlite:///{url}"
-        if url.startswith(("postgresql://", "postgres://")):
-            url = "postgresql+psycopg://" + url.split("://", 1)[1]
-        lite = url.startswith("sqlite")
-        wait = {"timeout": BUSY} if lite else {"connect_timeout": 10}
-        engine = create_engine(url, connect_args=wait, pool_pre_ping=not lite)
-        if lite:
-            event.listen(engine, "connect", _on_connect)
-            event.listen(engine, "begin", _on_begin)
-        with engine.connect():
-            pass
-    except (SQLAlchemyError, ArgumentError, ImportError, OSError) as error:
-        told = " ".join(str(getattr(error, "orig", error)).split())[:200]
-        raise DataError(f"--db {_plain(url)} cannot be opened: {told}") from None
-    return engine
-
-
-def _on_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # we begin ourselves
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _on_begin(connection: Any) -> None:
-    # A writer's lock is waited for at once: taken midway it could be refused.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _plain(url: str) -> str:
-    """A URL without its password."""
-    return url.rsplit("@", 1)[-1]
 
 
 class Store:
@@ -125,10 +81,10 @@ class Store:
         return dict(found) if found else None
 
     def listed(self, limit: int, kinds: tuple[str, ...] | None = None) -> list[Row]:
-        """The newest jobs; shadows and those of other programs only where no kinds are named."""
+        """The newest jobs, those of other programs only where no kinds are named; no shadows."""
         query = select(jobs).order_by(func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        if kinds:
-            query = query.where(jobs.c.kind.in_(kinds))
+        chosen = jobs.c.kind.in_(kinds) if kinds else func.coalesce(jobs.c.kind, "") != "shadow"
+        query = query.where(chosen)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query.limit(limit)).mappings()]
 

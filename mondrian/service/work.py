@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from mondrian.service.engine import EngineFault, ModelDied
 from mondrian.service.intake import Intake, Refused
 from mondrian.service.metrics import Metrics
 from mondrian.service.modes import Plan, UnknownMode, draw, plan
+from mondrian.service.progress import Progress
 from mondrian.service.record import values_of
 from mondrian.service.store import Row, Store
 
@@ -29,18 +29,6 @@ Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
 BEAT = 2.0  # seconds between two notes of how far a critique is
 IDLE = 1.0  # seconds after which the queue is looked at again, unless something came
-
-
-@dataclass
-class Progress:
-    """How far a critique is."""
-
-    advisor: str
-    place: int = 1
-    of: int = 1
-    tokens: int = 0
-    text: str = ""
-    since: float = field(default_factory=monotonic)
 
 
 class Work:
@@ -110,10 +98,10 @@ class Work:
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 told = str(error) or type(error).__name__
-            self._count(row, planned.model_used, "", "failed")
+            self.metrics.count(row, planned.model_used, "failed")
             await asyncio.shield(self._quiet(self.store.fail, row["id"], told))
             raise
-        self._counted(row, answers, monotonic() - started)
+        self.metrics.completed(row, answers, monotonic() - started)
         await self._shadow(row, planned)
         return row | values | {"status": "completed"}
 
@@ -132,7 +120,7 @@ class Work:
                 grow(text, tokens)
 
         try:
-            async with self.desk.place(alone):
+            async with self.desk.place(alone, counted=row["kind"] == "direct"):
                 self.progress[row["id"]] = progress
                 answers = []
                 for progress.place, progress.advisor in enumerate(advisors, 1):
@@ -150,7 +138,7 @@ class Work:
         while not self.draining:
             self._came.clear()
             job = None
-            async with self.desk.place():
+            async with self.desk.place(counted=False):
                 pass  # a place is free: only then is a job taken that another service could do
             if not self.draining and len(self._running) < self.critic.engine.state.rows:
                 job = await self._quiet(self.store.claim)
@@ -184,7 +172,7 @@ class Work:
             values = values_of(answers, self.params, monotonic() - started)
         except Refused as error:
             await self._settled(self.store.fail, id, str(error))
-            self._count(row, planned.model_used, "", "failed")
+            self.metrics.count(row, planned.model_used, "failed")
             return
         except EngineFault as error:
             if self.draining and isinstance(error, ModelDied):
@@ -193,10 +181,10 @@ class Work:
             self.metrics.retries.labels(reason).inc()
             log.warning("job %s: %s; tried again", id, error)
             await self._settled(self.store.again, row, str(error), isinstance(error, ModelDied))
-            self._count(row, planned.model_used, "", "retried")
+            self.metrics.count(row, planned.model_used, "retried")
             return
         if await self._settled(self.store.finish, id, **values):
-            self._counted(row, answers, monotonic() - started)
+            self.metrics.completed(row, answers, monotonic() - started)
             await self._shadow(row, planned)
 
     async def _settled(self, call: Callable[..., bool], *args: Any, **values: Any) -> bool:
@@ -242,7 +230,7 @@ class Work:
     async def beat(self) -> None:
         """Renew leases, note progress, take over what others left behind, until cancelled."""
         while True:
-            notes = {id: self._note(p) for id, p in list(self.progress.items())}
+            notes = {id: p.note(self.params) for id, p in list(self.progress.items())}
             await self._quiet(self.store.beat, notes)
             swept = await self._quiet(self.store.sweep)
             if swept:
@@ -255,22 +243,7 @@ class Work:
         progress = self.progress.get(id)
         if progress is None:
             return None
-        return self._note(progress) | {"advisor": progress.advisor, "text": progress.text}
-
-    def _note(self, progress: Progress) -> dict[str, Any]:
-        name = self.params.profile(progress.advisor).name
-        took = monotonic() - progress.since
-        share = min(1.0, progress.tokens / self.params.serve.max_new_tokens)
-        told = (
-            f"Generating analysis... ({progress.tokens} tokens, {progress.tokens / took:.1f} tps)"
-        )
-        step = f"Analyzing with {name}..." if progress.tokens else f"Summoning {name}..."
-        done = 10 if not progress.tokens else 30 + int(40 * share)
-        return {
-            "current_step": step,
-            "progress_percentage": (100 * (progress.place - 1) + done) // progress.of,
-            "llm_thinking": told if progress.tokens else "",
-        }
+        return progress.note(self.params) | {"advisor": progress.advisor, "text": progress.text}
 
     async def drain(self, seconds: float) -> None:
         """No new work; what runs is finished within the time, or given back."""
@@ -282,25 +255,6 @@ class Work:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._quiet(self.store.release)
-
-    def _counted(self, row: Row, answers: Sequence[Answer], seconds: float) -> None:
-        for answer in answers:
-            used = answer.plan.model_used
-            self._count(row, used, answer.told.version, "completed", answer.advisor)
-            self.metrics.tokens.labels(used).inc(answer.told.tokens)
-            if answer.plan.fell_back:
-                self.metrics.fallbacks.labels(answer.advisor).inc()
-            if not answer.compliant:
-                self.metrics.malformed.labels(answer.advisor, used).inc()
-            if answer.told.first_seconds is not None:
-                known = "warm" if answer.told.warm else "cold"
-                self.metrics.first.labels(used, known).observe(answer.told.first_seconds)
-        self.metrics.latency.labels(answers[0].plan.model_used).observe(seconds)
-
-    def _count(self, row: Row, used: str, version: str, outcome: str, advisor: str = "") -> None:
-        self.metrics.critiques.labels(
-            advisor or row["advisor"], used, version, row["kind"], outcome
-        ).inc()
 
 
 def _line(error: Exception) -> str:
