@@ -1,5 +1,5 @@
 # make          environment, pipeline, summary
-# make test     every test; make quick: those that take milliseconds
+# make test     the tests; make quick: those that take milliseconds; make long: those that take longest
 # make serve    the advisor service with the sample's adapters, and a page to try it
 # make lint     ruff and mypy
 # make lock     requirements again, after a change of pyproject.toml
@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: all repro serve test quick lint lock clean
+.PHONY: all repro serve test quick long lint lock clean
 
 all: repro
 	@python -m mondrian.summary
@@ -26,7 +26,10 @@ serve: repro
 	@python mondrian/ai_advisor_service.py --lora_path models --model_mode ab_test
 
 test: $(VENV)/dev
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile -m "not long"
+
+long: $(VENV)/dev
+	@python -m pytest -n 2 --dist loadfile -m long
 
 quick: $(VENV)/dev
 	@python -m pytest -m "not slow"

@@ -94,6 +94,7 @@ def analyze(service: Running, shot: bytes, **data: str) -> Any:
         return client.post("/analyze", files={"image": ("a.jpg", shot)}, data=data)
 
 
+@pytest.mark.long
 def test_a_model_killed_at_twenty_moments_loses_no_job_and_does_none_twice(
     tmp_path: Path, shots: list[bytes]
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, shots: list[bytes]) ->
     assert leftovers == []
 
 
+@pytest.mark.long
 def test_a_database_that_is_locked_for_ten_seconds_holds_up_but_loses_nothing(
     tmp_path: Path, shots: list[bytes]
 ) -> None:
@@ -372,6 +374,7 @@ def test_the_same_key_is_answered_once(tmp_path: Path, shots: list[bytes]) -> No
         assert len(list((tmp_path / "service/uploads").iterdir())) == 1
 
 
+@pytest.mark.long
 def test_memory_is_flat_under_load(tmp_path: Path, shots: list[bytes]) -> None:
     with running(tmp_path, batch_size=8) as service:
         model = model_of(service)
