@@ -177,21 +177,16 @@ def test_a_prompt_that_is_known_is_salted_by_adapter_and_version(
 
 
 def test_what_was_computed_lately_is_bounded_and_the_last_is_kept() -> None:
-    recent: Recent[bytes] = Recent(len, 10)
-    made: list[str] = []
+    recent: Recent[bytes] = Recent(len, 10, 3)
 
-    def value(key: str, size: int) -> bool:
-        return recent.get(key, lambda: made.append(key) or b"x" * size)[1]  # type: ignore[func-returns-value]
+    def known(key: str, size: int) -> bool:
+        return recent.get(key, lambda: b"x" * size)[1]
 
-    assert [value("a", 4), value("b", 4), value("a", 4), value("c", 4)] == [
-        False,
-        False,
-        True,
-        False,
-    ]
-    assert not value("b", 4)  # the oldest went
-    assert not value("large", 100)
-    assert value("large", 100)
+    assert [known(key, 4) for key in ("a", "b", "a", "c")] == [False, False, True, False]
+    assert not known("b", 4)  # the oldest went: 12 bytes are too many
+    assert not known("large", 100)
+    assert known("large", 100)
     recent.forget(lambda key: key == "large")
-    assert not value("large", 1)
-    assert made == ["a", "b", "c", "b", "large", "large"]
+    assert [known(key, 1) for key in "defg"] == [False] * 4
+    assert not known("d", 1)  # four values are too many
+    assert known("g", 1)

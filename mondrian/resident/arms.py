@@ -31,6 +31,8 @@ from mondrian.slots import Kept
 from mondrian.vlm import Vlm, encode, next_logits, prompt_ids
 
 NEAR = 1 << 30  # bytes of features, and of prompts, that are kept at hand
+PHOTOGRAPHS = 32  # that are kept: one is asked about again soon, by the other arm, or never
+PROMPTS = 64  # an advisor's, for each arm
 SPARE = 2  # times what merging takes that has to be left
 
 
@@ -62,8 +64,8 @@ class Arms:
         self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], self._common, shared=True)}
         self._joined: set[Arm] = set()
         self._raw: set[str] = set()  # adapters that are on the merger too
-        self._features: Recent[Features] = Recent(_features_size, NEAR)
-        self._prompts: Recent[Kept] = Recent(_kept_size, NEAR)
+        self._features: Recent[Features] = Recent(_features_size, NEAR, PHOTOGRAPHS)
+        self._prompts: Recent[Kept] = Recent(_kept_size, NEAR, PROMPTS)
         picture = fit(Image.linear_gradient("L").convert("RGB"), *image)
         self._canary = encode(vlm, picture, raw=True)
         messages = row_messages("You are a critic.", "")[:-1]

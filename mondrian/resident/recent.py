@@ -15,10 +15,11 @@ class Recent(Generic[Value]):
 
     size   bytes of a value
     limit  bytes of all; the last one stays, however large
+    most   values
     """
 
-    def __init__(self, size: Callable[[Value], int], limit: int) -> None:
-        self._size, self._limit = size, limit
+    def __init__(self, size: Callable[[Value], int], limit: int, most: int) -> None:
+        self._size, self._limit, self._most = size, limit, most
         self._kept: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = Lock()
 
@@ -31,9 +32,14 @@ class Recent(Generic[Value]):
         made = make()
         with self._lock:
             self._kept[key] = made
-            while len(self._kept) > 1 and sum(map(self._size, self._kept.values())) > self._limit:
+            while len(self._kept) > 1 and self._too_much():
                 self._kept.popitem(last=False)
         return made, False
+
+    def _too_much(self) -> bool:
+        if len(self._kept) > self._most:
+            return True
+        return sum(map(self._size, self._kept.values())) > self._limit
 
     def forget(self, unwanted: Callable[[Hashable], bool]) -> None:
         """Let go of values by key."""
