@@ -27,7 +27,8 @@ def see(
     raw     keep what enters the merger too
     """
     found, merge = [], tower.spatial_merge_size
-    streams = lanes(len(photos)) if len(photos) > 1 else [mx.default_stream(mx.default_device())]
+    own = [mx.default_stream(mx.default_device())]
+    streams = own if len(photos) == 1 else lanes(len(photos))
     for (pixels, grid), stream in zip(photos, streams, strict=True):
         with mx.stream(stream):
             before, merged, deep = run_tower(tower, pixels, grid)
