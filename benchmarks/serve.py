@@ -5,7 +5,7 @@ arms costs (benchmarks/systems/arms.py), what a first token costs under a long p
 and under one that is known, and how many critiques a second 16 clients get from this project's
 service and from mlx_vlm.server, same base, photographs, prompt and limit, greedy, float32, on one
 fast BLAS. Ours are held to the schema, half of them by an adapter (ab_test); once not held, like
-mlx-vlm's. Writes benchmarks/results/serve.json; with --soak only benchmarks/results/soak.json.
+mlx-vlm's. Writes benchmarks/results/serve.json; --soak writes soak.json and measures nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,24 +29,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.serving import clients, soak, world  # noqa: E402
 from benchmarks.serving.first import first_tokens  # noqa: E402
+from benchmarks.serving.lines import LARGE, MODES, Line, line, ratios, table  # noqa: E402
 from benchmarks.serving.started import our_service, their_server  # noqa: E402
 from benchmarks.serving.world import TINY, World  # noqa: E402
 from mondrian.errors import MondrianError, run  # noqa: E402
 
-LARGE = "large-vocabulary"
 PIXELS = {TINY.name: 20_480, LARGE: 640 * 480}
 CLIENTS = 16
-GOALS = {"merged": 1.0, "beside": 10.0}  # percent that a token may be slower, on the large base
-MODES = {"merged": "fine_tuned", "beside": "ab_test"}  # in which the service holds adapters so
-KEYS = (
-    "system", "model", "mode", "clients", "requests", "lost", "requests_per_second", "p50_ms",
-    "p95_ms", "p99_ms", "ttft_cold_ms", "ttft_warm_ms", "model_ttft_cold_ms", "model_ttft_warm_ms",
-    "decode_tokens_per_second", "base_tokens_per_second", "adapter_overhead", "swap_ms",
-    "second_arm_bytes", "adapter_bytes", "tokens_per_second", "mean_tokens", "schema_valid",
-    "statuses",
-)  # fmt: skip
-SHOWN = KEYS[:12] + KEYS[14:15] + KEYS[16:19] + KEYS[20:22]
-Line = dict[str, Any]
+THREADS = min(os.cpu_count() or 1, 4)  # of BLAS, as the service gives them to its model
 
 
 @dataclass(frozen=True)
@@ -71,13 +62,6 @@ QUICK = Size({TINY.name: (2, 5, 10), LARGE: (1, 3, 4)}, 64, 32, 32,
              {TINY.name: (3, 3), LARGE: (2, 2)})  # fmt: skip
 
 
-def line(system: str, model: str, mode: str, **figures: Any) -> Line:
-    """One line of the results."""
-    unknown = set(figures) - set(KEYS)
-    assert not unknown, unknown
-    return dict.fromkeys(KEYS) | {"system": system, "model": model, "mode": mode} | figures
-
-
 def write_worlds(scratch: Path) -> dict[str, World]:
     """A world with an adapter for each base."""
     import mondrian.blas  # noqa: F401  # before mlx
@@ -97,8 +81,10 @@ def arms(one: World, how: str, turns: Sequence[int]) -> Line:
     script = str(ROOT / "benchmarks/systems/arms.py")
     folder = one.adapters / world.ADVISOR
     told = [str(one.params_file), str(folder), how, *map(str, turns)]
-    done = subprocess.run([sys.executable, script, *told], capture_output=True, text=True,
-                          timeout=1800)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, script, *told], capture_output=True, text=True, timeout=1800,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": str(THREADS)},
+    )  # fmt: skip
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise MondrianError(f"{script} {' '.join(told)}: {said[-1][:300]}")
@@ -119,7 +105,7 @@ def first(base: Path, folder: Path, count: int, each: int, photos: Sequence[byte
     personas = world.long_personas(base, count)
     place = world.write_world(folder, base, PIXELS[base.name], personas)
     with our_service(place) as server:
-        told = first_tokens(server.url, list(personas), photos[:each], base == TINY)
+        told = first_tokens(server.url, list(personas), photos, each, base == TINY)
     return line("mondrian", base.name, "base", **told)
 
 
@@ -175,53 +161,11 @@ def measure(scratch: Path, size: Size) -> list[Line]:
     return results
 
 
-def ratios(results: list[Line]) -> str:
-    """What the project is held to."""
-
-    def of(key: str, **wanted: Any) -> list[Line]:
-        return [r for r in results if r[key] is not None
-                and all(r[name] == value for name, value in wanted.items())]  # fmt: skip
-
-    out = []
-    for r in of("adapter_overhead"):
-        how = next(how for how, mode in MODES.items() if mode == r["mode"])
-        out.append(
-            f"{r['model']}, adapter {how}: {100 * r['adapter_overhead']:.1f} % slower than its "
-            f"base (goal {GOALS[how]:g} on the large base), {r['swap_ms']:.3f} ms a change of "
-            f"arms, {r['second_arm_bytes'] / r['adapter_bytes']:.2f} times the adapter's bytes"
-        )
-    for r in of("ttft_cold_ms"):
-        told = f"{r['ttft_warm_ms'] / r['ttft_cold_ms']:.2f}"
-        if r["model_ttft_cold_ms"]:
-            inside = r["model_ttft_warm_ms"] / r["model_ttft_cold_ms"]
-            told += f", inside the model process {inside:.2f}"
-        out.append(f"{r['model']}: first token, warm / cold {told} (goal 0.4)")
-    held, free, other = of("requests_per_second")
-    out.append(
-        f"{held['lost'] + free['lost']} of {held['requests'] + free['requests']} requests lost; "
-        f"{_times(held, other)} of mlx_vlm.server ({other['requests']} requests); like against "
-        f"like, not held to the schema, {_times(free, other)} (goal 1.5)"
-    )
-    return "\n".join(out)
-
-
-def _times(one: Line, other: Line) -> str:
-    keys = ("requests_per_second", "tokens_per_second", "p95_ms")
-    rate, tokens, late = (one[key] / other[key] for key in keys)
-    return f"{rate:.2f} times the requests/s, {tokens:.2f} the tokens/s and {late:.2f} the p95"
-
-
-def table(results: list[Line]) -> str:
-    """The results as Markdown."""
-    head = "| " + " | ".join(SHOWN) + " |\n" + "|---" * len(SHOWN) + "|"
-    rows = ("" if r[key] is None else str(r[key]) for r in results for key in SHOWN)
-    cells = [list(row) for row in zip(*[iter(rows)] * len(SHOWN), strict=True)]
-    return "\n".join([head, *("| " + " | ".join(row) + " |" for row in cells)])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure serving, side by side.")
-    parser.add_argument("--quick", action="store_true", help="a few requests: does it work?")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few requests, nothing written: does it work?"
+    )
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="only this: load for so long")
     args = parser.parse_args()
     started, name = perf_counter(), "serve.json" if args.soak is None else "soak.json"
@@ -234,8 +178,9 @@ def main() -> None:
             results = measure(Path(scratch), QUICK if args.quick else FULL)
             print(table(results), ratios(results), sep="\n")
     print(f"{(perf_counter() - started) / 60:.1f} minutes")
-    out = ROOT / "benchmarks/results" / name
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    if not args.quick:
+        out = ROOT / "benchmarks/results" / name
+        out.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

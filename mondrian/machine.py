@@ -38,6 +38,11 @@ def memory_left() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def memory_free() -> int:
+    """The same beside what is already in use on a GPU."""
+    return memory_left() - (mx.get_active_memory() if ON_GPU else 0)
+
+
 def measure() -> Pace:
     """The better of a few tries each, in well under a second."""
     kind = mx.bfloat16 if ON_GPU else mx.float32

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
-import mlx.core as mx
 
 from mondrian.decoder import How
 from mondrian.errors import EvaluationError
-from mondrian.kernels import ON_GPU
-from mondrian.machine import memory_left, this_device
+from mondrian.machine import memory_free, this_device
 from mondrian.vlm import Vlm
 
 _ROWS_OF_MLP = 3  # gate, up and their product
@@ -37,7 +35,7 @@ def check_room(vlm: Vlm, prompts: Sequence[Sequence[int]], how: How) -> None:
             "persona"
         )
     each = bytes_a_row(vlm, how.limit + longest)
-    left = memory_left() - (mx.get_active_memory() if ON_GPU else 0)
+    left = memory_free()
     if rows * each > left:
         most = max(0, left) // each
         cure = f"lower evaluate.batch_size to {most}" if most else "close other programs"

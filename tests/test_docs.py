@@ -96,7 +96,7 @@ def test_only_model_modules_and_pretraining_import_mlx() -> None:
     shared = {"vlm", "lora", "adapter", "forward", "packing", "kernels", "head", "features"}
     shared |= {"train", "objective", "optimizer", "checkpoint", "ranks"}
     shared |= {"plan", "machine", "tower", "lanes", "adopt", "export"}
-    shared |= {"slots", "draw", "decoder", "generate", "cost", "room"}
+    shared |= {"slots", "draw", "decoder", "generate", "cost"}
     allowed = {f"mondrian/{name}.py" for name in shared}
     allowed |= {
         f"mondrian/resident/{name}.py" for name in ("__main__", "arms", "lane", "together", "view")

@@ -197,7 +197,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 2))
     def beat(self, who: int) -> None:
-        self.stores[who].beat({})
+        mine = [id for id, (holder, _) in self.held.items() if holder == who]
+        self.stores[who].beat(mine, {})
 
     @rule(who=st.integers(0, 2))
     def sweep(self, who: int) -> None:

@@ -24,19 +24,21 @@ class First:
 
 
 def first_tokens(
-    url: str, advisors: Sequence[str], photos: Sequence[bytes], whole: bool
+    url: str, advisors: Sequence[str], photos: Sequence[bytes], each: int, whole: bool
 ) -> dict[str, Any]:
     """Medians over all advisors but the first one, which the model wakes up with.
 
-    photos  each asked about once by each advisor; the first of them finds the prompt unknown
+    photos  of which no two requests have the same: what the tower says of one is kept
+    each    photographs of an advisor; the first of them finds the prompt unknown
     whole   wait for each answer's end, so that the model says its own time too; else go away
     """
     cold: list[First] = []
     warm: list[First] = []
+    new = iter(photos)
     with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
-        first_token(client, advisors[0], photos[0], whole)
+        first_token(client, advisors[0], next(new), whole)
         for advisor in advisors[1:]:
-            found = [first_token(client, advisor, photo, whole) for photo in photos]
+            found = [first_token(client, advisor, next(new), whole) for _ in range(each)]
             cold.append(found[0])
             warm += found[1:]
     told: dict[str, Any] = {"requests": len(cold) + len(warm), "lost": 0, "clients": 1}

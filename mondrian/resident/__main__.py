@@ -23,7 +23,7 @@ from mondrian.decoder import How
 from mondrian.errors import MondrianError
 from mondrian.form import Form
 from mondrian.kernels import ON_GPU
-from mondrian.machine import memory_left
+from mondrian.machine import memory_free
 from mondrian.resident.arms import Arms
 from mondrian.resident.lane import Lane
 from mondrian.room import bytes_a_row
@@ -36,6 +36,7 @@ from mondrian.service.wire import (
     Failed,
     Loading,
     Pulse,
+    Quit,
     Ready,
     Setup,
     Stop,
@@ -73,7 +74,7 @@ class Resident:
         self.tell(Loading("first token", 70))
         arms = Arms(base, how, setup.image)
         each = bytes_a_row(base, _PROMPT + setup.max_new_tokens)
-        rows = max(1, min(setup.rows, memory_left() // each))
+        rows = max(1, min(setup.rows, memory_free() // each))
         self.lane = Lane(self.tell, arms, form, rows)
         self.lane.start()
         device = "Metal" if ON_GPU else "CPU"
@@ -83,6 +84,8 @@ class Resident:
         """Let the lane do what the service asks."""
         lane = self.lane
         assert lane is not None
+        if isinstance(message, Quit):
+            os._exit(0)
         if isinstance(message, Ask):
             self.asked.add(message.id)
             lane.inbox.put(partial(lane.ask, message))
@@ -110,8 +113,8 @@ class Resident:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the service, which ends this
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for kind in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the service ends this
+        signal.signal(kind, signal.SIG_IGN)
     pipe = Connection(int(sys.argv[1]))
     resident = Resident(pipe)
     Thread(target=resident.pulse, daemon=True).start()

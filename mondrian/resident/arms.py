@@ -15,11 +15,11 @@ from PIL import Image
 from mondrian import adapter
 from mondrian.critique import schema_hash
 from mondrian.decoder import Decoder, How, Row
-from mondrian.errors import AdapterError
+from mondrian.errors import AdapterError, MondrianError
 from mondrian.files import files_hash, read_json
 from mondrian.forward import Features
 from mondrian.generate import prefix_of
-from mondrian.machine import memory_left
+from mondrian.machine import memory_free
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
 from mondrian.recipe import RECIPE, read_recipe
@@ -40,12 +40,14 @@ SPARE = 2  # times what merging takes that has to be left
 class Arm:
     """Who answers: the base, or one version of one adapter.
 
+    folder  of the adapter; empty for the base
     vlm     that all arms which take steps together have in common
     shared  whether it is one of those
     """
 
     name: str
     version: str
+    folder: str
     vlm: Vlm
     shared: bool
 
@@ -61,7 +63,7 @@ class Arms:
     def __init__(self, vlm: Vlm, how: How, image: tuple[int, int]) -> None:
         self.how, self.base, self.together = how, vlm, Together(vlm)
         self._common = replace(vlm, model=self.together.model)
-        self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], self._common, shared=True)}
+        self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], "", self._common, shared=True)}
         self._joined: set[Arm] = set()
         self._raw: set[str] = set()  # adapters that are on the merger too
         self._features: Recent[Features] = Recent(_features_size, NEAR, PHOTOGRAPHS)
@@ -79,14 +81,16 @@ class Arms:
         try:
             _check_recipe(asked, folder)
             version = _version(folder)
+            raw = adapter.wants_raw(folder)
             arm, merged, taken = self._proved(asked, folder, version)
             if _version(folder) != version:
                 raise AdapterError(f"{folder} was being written while it was read; wait")
-        except (AdapterError, OSError) as error:
-            return Adopted(asked.name, asked.folder, "", fault=str(error))
+        except (MondrianError, OSError, RuntimeError, MemoryError) as error:
+            told = " ".join(str(error).split())[:400] or type(error).__name__
+            return Adopted(asked.name, asked.folder, "", fault=told)
         self.drop(asked.name)
         self.at[asked.name] = arm
-        if adapter.wants_raw(folder):
+        if raw:
             self._raw.add(asked.name)
         return Adopted(asked.name, asked.folder, version, merged=merged, bytes=taken)
 
@@ -94,14 +98,15 @@ class Arms:
         """The arm, whether it is merged, and bytes that it takes."""
         model = view(self.base.model)
         layers = adapter.load(model, self.base.hash, folder)
-        alone = Arm(asked.name, version, replace(self.base, model=model), shared=False)
+        own = replace(self.base, model=model)
+        alone = Arm(asked.name, version, asked.folder, own, shared=False)
         adapter.prove_applied(self._says(alone), self._base_says, folder)
         whole = merged_bytes(layers)
-        if asked.merge and whole and SPARE * whole < memory_left():
+        if asked.merge and whole and SPARE * whole < memory_free():
             merge(model)
             adapter.prove_applied(self._says(alone), self._base_says, folder)
             return alone, True, whole
-        arm = Arm(asked.name, version, self._common, shared=True)
+        arm = Arm(asked.name, version, asked.folder, self._common, shared=True)
         if not self.together.join(arm, model):
             mx.eval(model.parameters())
             return alone, False, adapter_bytes(layers)

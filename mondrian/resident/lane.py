@@ -53,7 +53,7 @@ class Lane:
     def __init__(self, tell: Callable[[Any], None], arms: Arms, form: Form, most: int) -> None:
         self.tell, self.arms, self.form, self.most = tell, arms, form, most
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.stepped = monotonic()
+        self.stepped, self._busy = monotonic(), False
         self._live: dict[Row, _Live] = {}
         self._waiting: deque[Ask] = deque()
         self._decoders: dict[int, Decoder] = {}
@@ -65,19 +65,22 @@ class Lane:
     @property
     def stalled(self) -> float:
         """Seconds since the last step; 0 where there is nothing to do."""
-        return monotonic() - self.stepped if self._live else 0.0
+        return monotonic() - self.stepped if self._live or self._busy else 0.0
 
     def _run(self) -> None:
         try:
             mx.set_default_stream(mx.new_stream(mx.default_device()))
             while True:
                 while not self._live or not self.inbox.empty():
-                    self.inbox.get()()
+                    self._busy = False
+                    work = self.inbox.get()
+                    self._busy, self.stepped = True, monotonic()
+                    work()
                     self._admit()
                 for group in list(self._decoders):
                     self._step(group)
                 self._admit()
-                self.stepped = monotonic()
+                self.stepped, self._busy = monotonic(), False
         except (
             BaseException
         ):  # a fault of this project: better a new process than a lane that hangs
@@ -168,7 +171,7 @@ class Lane:
         self.tell(Done(
             live.ask.id, answer.text, answer.tokens, answer.passes, answer.ended,
             live.arm.version, live.first - live.since, now - live.since, now - live.first,
-            live.warm,
+            live.warm, live.arm.folder,
         ))  # fmt: skip
 
     def _drop(self, row: Row) -> None:

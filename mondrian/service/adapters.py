@@ -20,10 +20,10 @@ log = logging.getLogger("mondrian.adapters")
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of each file
 
 
-def find(path: Path) -> dict[str, Path]:
-    """Adapter folders by advisor: the folder itself, those in it, and their `current`.
+def find(path: Path) -> tuple[dict[str, Path], list[str]]:
+    """Adapter folders by advisor: the folder itself, those in it, and their `current`; faults.
 
-    Raises AdapterError where there is none, or two are one advisor's.
+    Raises AdapterError where there is none that could serve.
     """
     if (path / FILES[0]).is_file():
         folders = [path]
@@ -36,15 +36,20 @@ def find(path: Path) -> dict[str, Path]:
             "folder of one; train one: dvc repro"
         )
     found: dict[str, Path] = {}
+    faults = []
     for folder in folders:
-        advisor = _advisor(folder)
+        try:
+            advisor = _advisor(folder)
+        except AdapterError as error:
+            faults.append(str(error))
+            continue
         if advisor in found:
-            raise AdapterError(
-                f"--lora_path {path}: {found[advisor]} and {folder} are both {advisor}'s; "
-                "give the folder of one, or move one away"
-            )
+            faults.append(f"{found[advisor]} and {folder} are both {advisor}'s: the first serves")
+            continue
         found[advisor] = folder
-    return found
+    if not found:
+        raise AdapterError(f"--lora_path {path}: {faults[0]}")
+    return found, faults
 
 
 def _advisor(folder: Path) -> str:
@@ -79,7 +84,7 @@ class Watch:
         A folder that just cannot be read (half copied, unmounted) takes no adapter away.
         """
         try:
-            found = await asyncio.to_thread(find, self.path)
+            found, faults = await asyncio.to_thread(find, self.path)
         except (AdapterError, OSError) as error:
             if self.path.is_dir() and not any(self._holds(f) for f, _ in self._known.values()):
                 found = {}
@@ -87,8 +92,10 @@ class Watch:
                 self._say(str(error))
                 return
         else:
-            self.fault = ""
+            self._say("; ".join(faults))
         for name in set(self._known) - set(found):
+            if self._holds(self._known[name][0]):
+                continue  # it is damaged now: what was loaded serves on
             log.info("adapter of %s was taken away: %s", name, self._known[name][0])
             del self._known[name]
             self.engine.drop(name)
@@ -123,7 +130,7 @@ class Watch:
                 self._say(str(error))
 
     def _say(self, fault: str) -> None:
-        if fault != self.fault:
+        if fault and fault != self.fault:
             log.error("%s", fault)
         self.fault = fault
 

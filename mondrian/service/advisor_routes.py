@@ -16,7 +16,7 @@ from mondrian import __version__
 from mondrian.critique import json_schema
 from mondrian.service import body
 from mondrian.service.engine import EngineFault, TimedOut
-from mondrian.service.forms import Form, check_known, read_form
+from mondrian.service.forms import check_known, read_form
 from mondrian.service.intake import Refused, Taken
 from mondrian.service.modes import Plan
 from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED, LOADING, told_as
@@ -110,7 +110,7 @@ async def schema() -> dict[str, Any]:
 async def analyze(request: Request) -> JSONResponse:
     """Critique one photograph; the answer holds both families of fields that clients read."""
     service = service_of(request)
-    asked, planned, row, taken = await _begin(service, request)
+    planned, row, taken = await _begin(service, request)
     if taken is None:
         row = await _finished(service, row)
     else:
@@ -126,7 +126,7 @@ async def analyze(request: Request) -> JSONResponse:
 async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
     service = service_of(request)
-    asked, planned, row, taken = await _begin(service, request)
+    planned, row, taken = await _begin(service, request)
     told: asyncio.Queue[Row] = asyncio.Queue()
 
     def grow(text: str, tokens: int) -> None:
@@ -149,7 +149,7 @@ async def analyze_stream(request: Request) -> StreamingResponse:
     async def events() -> AsyncIterator[str]:
         task = asyncio.create_task(work())
         try:
-            yield event({"type": "start", "advisor": row["advisor"], "mode": asked.mode})
+            yield event({"type": "start", "advisor": row["advisor"], "mode": row["mode"]})
             yield event({"type": "json_start"})
             while True:
                 one = await told.get()
@@ -170,7 +170,7 @@ def event(told: Row, name: str = "") -> str:
     return f"{head}data: {json.dumps(told)}\n\n"
 
 
-async def _begin(service: Service, request: Request) -> tuple[Form, Plan, Row, Taken | None]:
+async def _begin(service: Service, request: Request) -> tuple[Plan, Row, Taken | None]:
     """A checked request with its row; no photograph where its idempotency key is known."""
     service.admit(direct=True)
     asked = await read_form(request, service.params)
@@ -179,10 +179,10 @@ async def _begin(service: Service, request: Request) -> tuple[Form, Plan, Row, T
         taken = await service.work.photo(service.intake.take, asked.content, asked.name)
         row, new = await service.add(asked, taken, "direct", "analyzing")
     if new:
-        return asked, planned, row, taken
+        return planned, row, taken
     await service.work.photo(service.intake.forget, taken.filename)
     check_known(row, taken)
-    return asked, planned, row, None
+    return planned, row, None
 
 
 async def _while_connected(request: Request, work: asyncio.Task[Row]) -> Row:

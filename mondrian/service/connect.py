@@ -33,7 +33,7 @@ def open_engine(url: str) -> Engine:
             event.listen(engine, "begin", _on_begin)
         with engine.connect():
             pass
-    except (SQLAlchemyError, ArgumentError, ImportError, OSError) as error:
+    except (SQLAlchemyError, ArgumentError, ImportError, OSError, ValueError) as error:
         told = " ".join(str(getattr(error, "orig", error)).split())[:200]
         raise DataError(f"--db {_plain(url)} cannot be opened: {told}") from None
     return engine
@@ -53,4 +53,4 @@ def _on_begin(connection: Any) -> None:
 
 def _plain(url: str) -> str:
     """A URL without its password."""
-    return url.rsplit("@", 1)[-1]
+    return url.rsplit("@", 1)[-1].partition("?")[0]

@@ -62,7 +62,6 @@ class Critic:
                 self.params.serve.critique_seconds, grow, stream,
             ))  # fmt: skip
 
-        serving = self.engine.state.adapters.get(advisor)  # it may be taken away meanwhile
         try:
             told = await ask(plan)
         except (ModelDied, TimedOut):
@@ -71,12 +70,14 @@ class Critic:
             if plan.arm == "base":
                 raise
             plan = plan.fallen_back(self._why(advisor, error))
+            if grow:
+                grow("", 0)  # what was told so far is begun anew
             told = await ask(plan)
         critique, compliant = _read(told.text, advisor)
         return Answer(
             advisor, plan, told, critique, compliant,
             "\n\n".join(message["content"] for message in messages),
-            serving.folder if serving and plan.arm == "fine_tuned" else None,
+            told.folder if plan.arm == "fine_tuned" else None,
             self.engine.state.model,
         )  # fmt: skip
 

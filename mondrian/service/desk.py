@@ -47,6 +47,11 @@ class Desk:
         """How many clients are in line."""
         return sum(one.counted for one in self._line)
 
+    @property
+    def free(self) -> int:
+        """Places that nobody has or waits for."""
+        return 0 if self._alone else self.state.rows - self.busy - len(self._line)
+
     def check(self) -> None:
         """Raise Full where the line is too long, or will be with those who are coming."""
         ahead, free = self.waiting + self.coming, max(0, self.state.rows - self.busy)

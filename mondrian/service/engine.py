@@ -42,6 +42,7 @@ class Told:
     seconds: float
     decode_seconds: float | None = None
     warm: bool | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from mondrian.params import Params
 from mondrian.service.intake import Refused, Taken
@@ -114,8 +113,3 @@ def _advisors(told: str, seed: str, params: Params) -> tuple[str, ...]:
     if unknown:
         raise Refused(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")
     return tuple(dict.fromkeys(asked))
-
-
-def refuse(error: Refused) -> HTTPException:
-    """A refusal as an HTTP answer."""
-    return HTTPException(error.status, str(error))

@@ -7,12 +7,15 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from mondrian.service.engine import (
@@ -37,6 +40,7 @@ from mondrian.service.wire import (
     Grown,
     Loading,
     Pulse,
+    Quit,
     Ready,
     Setup,
     Stop,
@@ -44,6 +48,7 @@ from mondrian.service.wire import (
 
 COMMAND = (sys.executable, "-m", "mondrian.resident")
 _BLAS_THREADS = 4
+_DEATHS = 2  # of model processes that an adapter may cause
 _PATIENCE = 120.0  # seconds that a lane with work may make no step
 _FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
 _WAITS = (
@@ -86,14 +91,20 @@ class LocalEngine:
         self._adopting: dict[str, asyncio.Future[Adapter]] = {}
         self._unsettled: set[str] = set()  # adapters that a new process has not spoken of yet
         self._settled = asyncio.Event()
+        self._out: SimpleQueue[Any] = SimpleQueue()
+        self._sent: deque[str] = deque()  # adapters that it was told to load, not answered yet
+        self._deaths: Counter[str] = Counter()  # of processes, under the load of an adapter
+        self._heard_at = monotonic()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._spawn()
+        self._listen_on = asyncio.create_task(self._watch_silence())
 
     def _check_settled(self) -> None:
         """Let those go on who wait for base and adapters, or for the news that there are none."""
         if self.state.status == "error" or (self.state.status == "ready" and not self._unsettled):
+            self._failed = 0
             self._settled.set()
 
     def _spawn(self) -> None:
@@ -106,30 +117,49 @@ class LocalEngine:
         )
         theirs.close()
         self._pipe = ours
-        Thread(target=self._listen, args=(ours,), name="model pipe", daemon=True).start()
+        self._out = SimpleQueue()
+        for work in (self._listen, self._write):
+            Thread(target=work, args=(ours, self._out), name="model pipe", daemon=True).start()
+        self._heard_at = monotonic()
+        self._sent.clear()
         self._send(self.setup)
         self._unsettled = set(self.wanted)
         for adopt in self.wanted.values():
             self._send(adopt)
 
-    def _listen(self, pipe: Connection) -> None:
+    def _write(self, pipe: Connection, out: SimpleQueue[Any]) -> None:
+        """In a thread: a process that does not read holds nobody else up."""
+        with suppress(OSError):  # it died: _died hears of it too
+            while (message := out.get()) is not None:
+                pipe.send(message)
+
+    def _listen(self, pipe: Connection, out: SimpleQueue[Any]) -> None:
         """In a thread: hand what comes to the loop, until the process is no more."""
         with suppress(RuntimeError):  # a loop that has ended
             try:
                 while True:
                     self._loop.call_soon_threadsafe(self._hear, pipe.recv())
             except (EOFError, OSError):
+                out.put(None)
                 self._loop.call_soon_threadsafe(self._died, pipe)
 
     def _send(self, message: Any) -> None:
-        try:
-            assert self._pipe is not None
-            self._pipe.send(message)
-        except OSError:  # it died: _died hears of it too
-            pass
+        if isinstance(message, Adopt):
+            self._sent.append(message.name)
+        self._out.put(message)
+
+    async def _watch_silence(self) -> None:
+        """End a process that says nothing at all any more."""
+        while True:
+            await asyncio.sleep(1)
+            if self.process and self.process.poll() is None:
+                if monotonic() - self._heard_at > _PATIENCE:
+                    log.error("silent for %.0f s: ending the model process", _PATIENCE)
+                    self.process.kill()
 
     def _hear(self, message: Any) -> None:
         state = self.state
+        self._heard_at = monotonic()
         if isinstance(message, Done):
             self._answer(message)
         elif isinstance(message, Grown):
@@ -154,7 +184,6 @@ class LocalEngine:
             state.device, state.using_gpu, state.rows = (
                 message.device, message.using_gpu, message.rows,
             )  # fmt: skip
-            self._failed = 0
             log.info("model ready: %s on %s, %d at a time", state.model, state.device, state.rows)
             self._check_settled()
         elif isinstance(message, Broken):
@@ -167,7 +196,7 @@ class LocalEngine:
         if pending and not pending.answer.done():
             pending.answer.set_result(Told(
                 done.text, done.tokens, done.ended, done.version, done.first_seconds,
-                done.seconds, done.decode, done.warm,
+                done.seconds, done.decode, done.warm, done.folder,
             ))  # fmt: skip
 
     def _settle(self, id: int, fault: EngineFault) -> None:
@@ -190,16 +219,37 @@ class LocalEngine:
         if self._stopping or self.state.status == "error":
             return
         self.state.restarts += 1
-        self.state.adapters.clear()
+        adapters = self.state.adapters
+        for name in [name for name in adapters if name in self.wanted]:
+            del adapters[name]
         self._settled.clear()
+        self._blame()
         self.state.status, self.state.message, self.state.progress = "loading", "restarting", 0
         wait = _WAITS[min(self._failed, len(_WAITS) - 1)]
         self._failed += 1
         log.error("model process ended (status %s); another in %.1f s", code, wait)
         self._loop.call_later(wait, lambda: None if self._stopping else self._spawn())
 
+    def _blame(self) -> None:
+        """Give up an adapter under whose load processes died."""
+        if not self._sent:
+            return
+        name = self._sent[0]
+        self._deaths[name] += 1
+        if self._deaths[name] < _DEATHS:
+            return
+        given_up = self.wanted.pop(name, None)
+        fault = "the model process ends while it loads it"
+        log.error("adapter of %s refused: %s", name, fault)
+        folder = given_up.folder if given_up else ""
+        self.state.adapters[name] = Adapter(name, folder, "", fault=fault)
+
     async def critique(self, question: Question) -> Told:
-        await self._settled.wait()
+        try:
+            async with asyncio.timeout(question.seconds):
+                await self._settled.wait()
+        except TimeoutError:
+            raise TimedOut(f"no model within {question.seconds:g} s") from None
         if self.state.status == "error":
             raise EngineFault(self.state.message)
         arm = question.advisor if question.adapter else BASE
@@ -225,6 +275,7 @@ class LocalEngine:
         Raises ModelDied where the process ends meanwhile; it is loaded by the next one then.
         """
         self.wanted[asked.name] = asked
+        self._deaths.pop(asked.name, None)
         future: asyncio.Future[Adapter] = self._loop.create_future()
         self._adopting[asked.name] = future
         self._send(asked)
@@ -234,9 +285,15 @@ class LocalEngine:
         """Let an adapter go."""
         self.wanted.pop(name, None)
         self.state.adapters.pop(name, None)
+        self._unsettled.discard(name)
+        self._check_settled()
         self._send(Drop(name))
 
     def _adopted(self, said: Adopted) -> None:
+        if said.name in self._sent:
+            self._sent.remove(said.name)
+        if said.name not in self.wanted:
+            return  # taken away meanwhile
         before = self.state.adapters.get(said.name)
         if not said.fault:
             now = Adapter(said.name, said.folder, said.version, said.merged, said.bytes)
@@ -256,8 +313,9 @@ class LocalEngine:
 
     async def stop(self) -> None:
         self._stopping = True
+        self._listen_on.cancel()
+        self._send(Quit())
         if self.process:
-            self.process.terminate()
             try:
                 await asyncio.to_thread(self.process.wait, 5)
             except subprocess.TimeoutExpired:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from mondrian.errors import MondrianError
-from mondrian.service.wire import BASE
 
 OWN = "baseline"  # today's clients send it unless they mean something else: as the service is set
 _ADAPTER = {"lora", "fine_tuned", "rag+lora", "lora+rag", "rag_lora", "lora_rag"}
@@ -48,10 +47,6 @@ class Plan:
     def other(self) -> str:
         """The arm that a shadow takes."""
         return "base" if self.arm == "fine_tuned" else "fine_tuned"
-
-    def wire_arm(self, advisor: str) -> str:
-        """As the model process knows it."""
-        return advisor if self.arm == "fine_tuned" else BASE
 
     def fallen_back(self, reason: str) -> Plan:
         """The same answered by the base."""

@@ -24,7 +24,7 @@ def values_of(answers: Sequence[Answer], params: Params, seconds: float) -> dict
     outputs = (
         {a.advisor: a.told.text for a in answers} if several else outputs_of(first)
     )  # fmt: skip
-    return {
+    told: dict[str, Any] = {
         "prompt": first.prompt,
         "llm_prompt": first.prompt,
         "analysis_markdown": "\n\n".join(_markdown(a) for a in answers),
@@ -45,6 +45,10 @@ def values_of(answers: Sequence[Answer], params: Params, seconds: float) -> dict
         "latency_seconds": round(seconds, 4),
         "first_token_seconds": first.told.first_seconds,
         "decode_seconds": first.told.decode_seconds,
+    }
+    return {  # PostgreSQL keeps no NUL
+        name: value.replace("\0", " ") if isinstance(value, str) else value
+        for name, value in told.items()
     }
 
 

@@ -102,14 +102,18 @@ class RemoteEngine:
         except TimeoutError:
             raise TimedOut(f"not done after {question.seconds:g} s") from None
         except httpx.HTTPError as error:
+            self.state.status, self.state.message = "loading", f"{self.url} does not answer"
             raise EngineFault(f"{self.url}: {error or type(error).__name__}") from None
         took = monotonic() - started
-        return Told("".join(text), tokens, finish == "stop", model, first, took, took - first)
+        return Told(
+            "".join(text), tokens, finish == "stop", model, first, took, took - first, folder=model
+        )
 
     async def _pieces(self, model: str, question: Question) -> AsyncIterator[tuple[str, str]]:
         """Text as it comes, and at last why it ended."""
+        messages = await asyncio.to_thread(_messages, question)  # PNG takes its time
         body: dict[str, Any] = {
-            "model": model, "messages": _messages(question), "max_tokens": self.limit,
+            "model": model, "messages": messages, "max_tokens": self.limit,
             "temperature": 0, "stream": True,
         }  # fmt: skip
         if self.guided:

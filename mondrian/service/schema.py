@@ -49,6 +49,7 @@ jobs = Table(
 _INDEXES = (
     Index("mondrian_jobs_key", jobs.c.idempotency_key, unique=True),
     Index("mondrian_jobs_waiting", jobs.c.status, jobs.c.queued_at),
+    Index("mondrian_jobs_pair", jobs.c.pair_of),
 )
 _MIGRATIONS = Table(
     "mondrian_migrations", metadata,

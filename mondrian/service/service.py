@@ -53,6 +53,7 @@ class Service:
             Critic(self.engine, self.params), self.desk, self.store, self.intake, self.metrics,
             self.params,
         )  # fmt: skip
+        self.work.open = lambda: self.ready
         self.watch: Watch | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find(settings.lora_path)
@@ -142,6 +143,8 @@ class Service:
         tasks = [asyncio.create_task(task) for task in (
             self._adapters(), self.work.run(), self.work.beat(), self._watch_engine(),
         )]  # fmt: skip
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
         try:
             yield
         finally:
@@ -173,6 +176,12 @@ class Service:
         if self.params.serve.model_mode == "fine_tuned":
             self._end(self.engine.state.message)
 
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends by a fault of ours ends the service, which is started again."""
+        if not task.cancelled() and task.exception():
+            log.error("a part of the service failed", exc_info=task.exception())
+            self._end(f"internal error: {task.exception()!r}; the log has more")
+
     def _end(self, fault: str) -> None:
         self.fatal = self.fatal or fault
         self.stop()
@@ -187,7 +196,8 @@ class Service:
         gauge("adapters", "Adapters that serve.",
               lambda: sum(a.serves for a in state.adapters.values()))  # fmt: skip
         gauge("adapter_faults", "Adapters that were refused.",
-              lambda: sum(bool(a.fault) for a in state.adapters.values()))  # fmt: skip
+              lambda: sum(bool(a.fault) for a in state.adapters.values())
+              + bool(self.watch and self.watch.fault))  # fmt: skip
 
 
 def _engine(settings: Settings) -> Engine:

@@ -7,11 +7,14 @@ its service died is run alone next time; one that dies alone too often has faile
 
 from __future__ import annotations
 
+import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -46,8 +49,7 @@ class Store:
     def __init__(self, engine: Engine, rules: Rules) -> None:
         self.engine, self.rules = engine, rules
         self.reader = engine.execution_options(reads=True)  # the same connections
-        own = psutil.Process()
-        self.owner = f"{socket.gethostname()}:{own.pid}:{own.create_time():.2f}:{uuid4().hex[:8]}"
+        self.owner = f"{_machine()}:{os.getpid()}:{_born(os.getpid())}:{uuid4().hex[:8]}"
         self.changes = migrate(engine)
 
     def add(self, row: Mapping[str, Any]) -> tuple[Row, bool]:
@@ -67,6 +69,8 @@ class Store:
             return self.get(full["id"]) or full, True
         except IntegrityError:
             key = full.get("idempotency_key")
+            if key is None:
+                raise
             with self.reader.begin() as connection:
                 query = select(jobs).where(jobs.c.idempotency_key == key)
                 found = connection.execute(query).mappings().first()
@@ -117,10 +121,11 @@ class Store:
             connection.execute(jobs.update().where(jobs.c.id == id), begun)
             return dict(connection.execute(select(jobs).where(jobs.c.id == id)).mappings().one())
 
-    def beat(self, notes: Mapping[str, Row]) -> None:
-        """Renew the leases of all that is under way here, and note how far each is."""
+    def beat(self, ids: Sequence[str], notes: Mapping[str, Row]) -> None:
+        """Renew the leases of what is under way here, and note how far each is."""
         with self.engine.begin() as connection:
-            connection.execute(jobs.update().where(self._mine()), self._lease())
+            renewed = jobs.update().where(self._mine(), jobs.c.id.in_(ids))
+            connection.execute(renewed, self._lease())
             for id, note in notes.items():
                 connection.execute(jobs.update().where(jobs.c.id == id, self._mine()), note)
 
@@ -139,15 +144,22 @@ class Store:
         )  # fmt: skip
 
     def fail(self, id: str, told: str) -> bool:
-        """Failed for good."""
-        return self.note(id, **_failed(told))
+        """Failed for good; who asks again with the same key is answered anew."""
+        return self.note(id, **_failed(told), idempotency_key=None)
 
-    def again(self, row: Row, told: str, crashed: bool) -> bool:
-        """Back to the end of the queue, or failed where it was tried often enough.
+    def give_back(self, id: str) -> bool:
+        """Queued as if it had not been begun."""
+        return self.note(
+            id, status="queued", owner=None, leased_until=None, current_step="Queued"
+        )  # fmt: skip
+
+    def again(self, row: Row, told: str, crashed: bool) -> str:
+        """Back to the end of the queue, or failed where it was tried often enough: which of them.
 
         crashed  the model died under it; alone, that counts against it
         """
-        return self.note(row["id"], **self._retried(row, told, crashed))
+        values = self._retried(row, told, crashed)
+        return str(values["status"]) if self.note(row["id"], **values) else ""
 
     def release(self) -> int:
         """Give back what is under way here, as nothing had been begun."""
@@ -160,16 +172,15 @@ class Store:
         """Take over the jobs of services that died; ids of those that were."""
         swept = []
         with self.engine.begin() as connection:
-            query = select(jobs).where(
-                jobs.c.status == "analyzing", jobs.c.kind.is_not(None), jobs.c.owner != self.owner
-            )
+            query = select(jobs).where(jobs.c.status == "analyzing", jobs.c.kind.is_not(None))
             rows = connection.execute(query.with_for_update(skip_locked=True)).mappings().all()
             for row in rows:
                 if not self._abandoned(row["owner"] or "", row["leased_until"]):
                     continue
                 told = "the service that was at work on it stopped"
                 values = (
-                    _failed(f"{told}; ask again") if row["kind"] == "direct"
+                    _failed(f"{told}; ask again") | {"idempotency_key": None}
+                    if row["kind"] == "direct"
                     else self._retried(dict(row), told, True)
                 )  # fmt: skip
                 connection.execute(jobs.update().where(jobs.c.id == row["id"]), values)
@@ -233,13 +244,8 @@ class Store:
         now = time.time()
         if until is None or until < now or until > now + 2 * self.rules.lease_seconds:
             return True
-        host, pid, born, _ = owner.rsplit(":", 3)
-        if host != socket.gethostname():
-            return False
-        try:
-            return f"{psutil.Process(int(pid)).create_time():.2f}" != born
-        except psutil.NoSuchProcess:
-            return True
+        machine, pid, born, _ = owner.rsplit(":", 3)
+        return machine == _machine() and _born(int(pid)) != born
 
     def _retried(self, row: Row, told: str, crashed: bool) -> Row:
         crashes, strikes = row["crashes"] or 0, row["strikes"] or 0
@@ -252,6 +258,26 @@ class Store:
             "leased_until": None, "queued_at": time.time(), "retry_count": tried,
             "crashes": crashes + crashed, "strikes": strikes,
         }  # fmt: skip
+
+
+@cache
+def _machine() -> str:
+    """What process ids count on: a boot of a machine, and a container of it."""
+    told = [socket.gethostname()]
+    if Path("/proc/self/ns/pid").exists():
+        told += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]]
+        told += [str(os.stat("/proc/self/ns/pid").st_ino)]
+    return "/".join(told)
+
+
+def _born(pid: int) -> str:
+    """When a process began, by no clock that can be set; empty where there is none."""
+    try:
+        if Path("/proc/self/stat").exists():  # proc(5): starttime is the 22nd field
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except (OSError, psutil.NoSuchProcess):
+        return ""
 
 
 def _failed(told: str) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 BASE = ""  # the arm without an adapter
 
@@ -49,6 +48,11 @@ class Stop:
     """To the model: nobody waits for it any more."""
 
     id: int
+
+
+@dataclass(frozen=True)
+class Quit:
+    """To the model: end."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Done:
     seconds        to its last
     decode         seconds of all steps after the first, shared with others or not
     warm           whether its prompt was known
+    folder         of the adapter; empty for the base
     """
 
     id: int
@@ -143,6 +148,7 @@ class Done:
     seconds: float
     decode: float
     warm: bool
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,3 @@ class Pulse:
     rows: int
     memory: int
     stalled: float
-
-
-Told = Any  # any of those from the model

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from PIL import Image
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mondrian.params import Params
 from mondrian.service.critic import Answer, Critic
@@ -20,7 +20,7 @@ from mondrian.service.desk import Desk
 from mondrian.service.engine import EngineFault, ModelDied
 from mondrian.service.intake import Intake, Refused
 from mondrian.service.metrics import Metrics
-from mondrian.service.modes import Plan, UnknownMode, draw, plan
+from mondrian.service.modes import Plan, draw, plan
 from mondrian.service.progress import Progress
 from mondrian.service.record import values_of
 from mondrian.service.store import Row, Store
@@ -45,6 +45,8 @@ class Work:
         self.metrics, self.params = metrics, params
         self.progress: dict[str, Progress] = {}
         self.draining = False
+        self.open: Callable[[], bool] = lambda: True  # whether the engine takes work now
+        self._ids: set[str] = set()  # of all that is under way here
         self._came = asyncio.Event()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
         self._pictures = ThreadPoolExecutor(2, thread_name_prefix="photographs")
@@ -82,6 +84,7 @@ class Work:
         Raises EngineFault; cancelled, the job has failed.
         """
         started, told = monotonic(), "the client went away"
+        self._ids.add(row["id"])
         try:
             for last in (False, True):
                 try:
@@ -101,8 +104,10 @@ class Work:
             self.metrics.count(row, planned.model_used, "failed")
             await asyncio.shield(self._quiet(self.store.fail, row["id"], told))
             raise
+        finally:
+            self._ids.discard(row["id"])
         self.metrics.completed(row, answers, monotonic() - started)
-        await self._shadow(row, planned)
+        await self._shadow(row, answers[0].plan)
         return row | values | {"status": "completed"}
 
     async def _answered(
@@ -115,7 +120,7 @@ class Work:
 
         def grown(text: str, tokens: int) -> None:
             progress.tokens = tokens
-            progress.text += text
+            progress.text = progress.text + text if tokens else ""
             if grow:
                 grow(text, tokens)
 
@@ -132,15 +137,15 @@ class Work:
                 return answers
         finally:
             self.progress.pop(row["id"], None)
+            self._came.set()  # a place is free
 
     async def run(self) -> None:
         """Take jobs from the queue as there are places, until cancelled."""
         while not self.draining:
             self._came.clear()
             job = None
-            async with self.desk.place(counted=False):
-                pass  # a place is free: only then is a job taken that another service could do
-            if not self.draining and len(self._running) < self.critic.engine.state.rows:
+            # Only what has a place at once is taken: another service could do it.
+            if self.open() and self.desk.free > 0 and len(self._running) < self.desk.state.rows:
                 job = await self._quiet(self.store.claim)
             if job:
                 task = asyncio.create_task(self._job(job))
@@ -159,12 +164,20 @@ class Work:
             log.error("a job's task failed", exc_info=task.exception())
 
     async def _job(self, row: Row) -> None:
-        started, id = monotonic(), row["id"]
+        self._ids.add(row["id"])
         try:
-            planned = self.plan(row["mode"] or "", row["subject"] or id)
-        except UnknownMode as error:  # of another program, or of another version of this one
-            await self._settled(self.store.fail, id, str(error))
-            return
+            await self._critiqued(row)
+        except (
+            Exception
+        ) as error:  # a setting that changed, a row of another version, our own fault
+            log.exception("job %s", row["id"])
+            await self._quiet(self.store.fail, row["id"], str(error) or type(error).__name__)
+        finally:
+            self._ids.discard(row["id"])
+
+    async def _critiqued(self, row: Row) -> None:
+        started, id = monotonic(), row["id"]
+        planned = self.plan(row["mode"] or "", row["subject"] or id)
         try:
             picture = await self.photo(self.intake.again, row["filename"])
             alone = bool(row["crashes"])
@@ -177,17 +190,22 @@ class Work:
         except EngineFault as error:
             if self.draining and isinstance(error, ModelDied):
                 return  # given back as a whole
+            if not self.open() and not isinstance(error, ModelDied):
+                await self._settled(self.store.give_back, id)  # an outage is not the job's fault
+                return
             reason = type(error).__name__
             self.metrics.retries.labels(reason).inc()
             log.warning("job %s: %s; tried again", id, error)
-            await self._settled(self.store.again, row, str(error), isinstance(error, ModelDied))
-            self.metrics.count(row, planned.model_used, "retried")
+            crashed = isinstance(error, ModelDied)
+            became = await self._settled(self.store.again, row, str(error), crashed)
+            outcome = "failed" if became == "failed" else "retried"
+            self.metrics.count(row, planned.model_used, outcome)
             return
         if await self._settled(self.store.finish, id, **values):
             self.metrics.completed(row, answers, monotonic() - started)
-            await self._shadow(row, planned)
+            await self._shadow(row, answers[0].plan)
 
-    async def _settled(self, call: Callable[..., bool], *args: Any, **values: Any) -> bool:
+    async def _settled(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
         """What became of a job, written down however long the database is away.
 
         The lease runs on meanwhile; once it is lost another has the job, and nothing is written.
@@ -196,7 +214,7 @@ class Work:
         while True:
             try:
                 return await self.db(call, *args, **values)
-            except SQLAlchemyError as error:
+            except (OperationalError, InterfaceError) as error:
                 log.error("database: %s; again in %.1f s", _line(error), wait)
                 await asyncio.sleep(wait)
                 wait = min(10.0, 2 * wait)
@@ -205,7 +223,7 @@ class Work:
         """Let the other arm critique the same photograph, by and by, for a share of requests."""
         serve = self.params.serve
         share = serve.shadow_share
-        if row["kind"] == "shadow" or not share:
+        if row["kind"] == "shadow" or planned.fell_back or not share:
             return
         if draw(f"{serve.experiment}/shadow", row["id"]) >= share:
             return
@@ -231,7 +249,7 @@ class Work:
         """Renew leases, note progress, take over what others left behind, until cancelled."""
         while True:
             notes = {id: p.note(self.params) for id, p in list(self.progress.items())}
-            await self._quiet(self.store.beat, notes)
+            await self._quiet(self.store.beat, list(self._ids), notes)
             swept = await self._quiet(self.store.sweep)
             if swept:
                 log.warning("took over %d jobs of a service that stopped", len(swept))
