@@ -17,8 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,8 +36,6 @@ from mondrian.errors import MondrianError, run  # noqa: E402
 
 PIXELS = {TINY.name: 20_480, LARGE: 640 * 480}
 CLIENTS = 16
-ROUNDS = 4  # of each server under load
-UNHELD = "ab_test, not held to the schema"
 THREADS = min(os.cpu_count() or 1, 4)  # of BLAS, as the service gives them to its model
 
 
@@ -112,69 +109,55 @@ def first(base: Path, folder: Path, count: int, each: int, photos: Sequence[byte
     return line("mondrian", base.name, "base", **told)
 
 
-@contextmanager
-def ours(folder: Path, constrained: bool) -> Iterator[clients.Ask]:
-    """The service in ab_test; every request is a client of its own to the test."""
+def ours(folder: Path, photos: Sequence[bytes], requests: int, constrained: bool) -> Line:
+    """The service under load in ab_test; every request is a client of its own to the test."""
     place = world.write_world(folder, TINY, PIXELS[TINY.name], constrained=constrained)
     world.write_adapter(place, place.adapters / world.ADVISOR)
     flags = ("--model_mode", "ab_test", "--lora_path", str(place.adapters))
     with our_service(place, *flags) as server:
-        yield clients.ask_ours(server.url)
+        ask = clients.ask_ours(server.url)
+        load = asyncio.run(clients.drive(ask, photos, CLIENTS, requests))
+    mode = "ab_test" if constrained else "ab_test, not held to the schema"
+    return line("mondrian", TINY.name, mode, clients=CLIENTS, **load.figures())
 
 
-@contextmanager
-def theirs(folder: Path) -> Iterator[clients.Ask]:
-    """mlx_vlm.server on the same base."""
-    params = world.write_world(folder, TINY, PIXELS[TINY.name]).params
+def theirs(folder: Path, photos: Sequence[bytes], least: int, seconds: float) -> Line:
+    """mlx_vlm.server under the same load, for at least as long."""
+    place = world.write_world(folder, TINY, PIXELS[TINY.name])
     base = TINY
     if sys.platform == "linux":
         base = folder / "float32"
         world.write_float32(TINY, base)
+    params = place.params
     limit, persona = params.serve.max_new_tokens, params.persona(world.ADVISOR)
     with their_server(base, limit, folder / "server.log") as server:
-        yield clients.ask_theirs(server.url, str(base), persona, limit)
-
-
-def loaded(scratch: Path, photos: Sequence[bytes], size: Size) -> list[Line]:
-    """All servers under load in ROUNDS turns, so that all of them have the same machine."""
-    with (
-        ours(scratch / "held", True) as held,
-        ours(scratch / "free", False) as free,
-        theirs(scratch / "theirs") as other,
-    ):
-        found: list[list[clients.Load]] = [[], [], []]
-        for i in range(ROUNDS):
-            part = photos[i::ROUNDS]
-            drive = partial(clients.drive, photos=part, clients=CLIENTS)
-            found[0].append(asyncio.run(drive(held, least=size.requests // ROUNDS)))
-            found[1].append(asyncio.run(drive(free, least=size.free // ROUNDS)))
-            least, seconds = size.least // ROUNDS, found[0][-1].seconds
-            found[2].append(asyncio.run(drive(other, least=least, seconds=seconds)))
-    names = (("mondrian", "ab_test"), ("mondrian", UNHELD), ("mlx-vlm", "base"))
-    return [
-        line(system, TINY.name, mode, clients=CLIENTS, **clients.joined(loads).figures())
-        for (system, mode), loads in zip(names, found, strict=True)
-    ]
+        ask = clients.ask_theirs(server.url, str(base), persona, limit)
+        load = asyncio.run(clients.drive(ask, photos, CLIENTS, least, seconds))
+    return line("mlx-vlm", TINY.name, "base", clients=CLIENTS, **load.figures())
 
 
 def measure(scratch: Path, size: Size) -> list[Line]:
     """Every line, each told as soon as it is there."""
     results: list[Line] = []
 
-    def add(*found: Line) -> None:
-        results.extend(found)
-        for one in found:
-            told = {key: value for key, value in one.items() if value is not None}
-            print(json.dumps(told), flush=True)
+    def add(make: partial[Line]) -> Line:
+        started = perf_counter()
+        results.append(make())
+        told = {key: value for key, value in results[-1].items() if value is not None}
+        print(f"{perf_counter() - started:5.0f} s  {json.dumps(told)}", flush=True)
+        return results[-1]
 
     worlds, photos = write_worlds(scratch), world.photographs(size.requests)
     for name, one in worlds.items():
         for how in MODES:
-            add(arms(one, how, size.turns[name]))
+            add(partial(arms, one, how, size.turns[name]))
     for name, one in worlds.items():
         base = Path(one.params.base.source)
-        add(first(base, scratch / f"{name}-first", *size.advisors[name], photos))
-    add(*loaded(scratch, photos, size))
+        add(partial(first, base, scratch / f"{name}-first", *size.advisors[name], photos))
+    held = add(partial(ours, scratch / "held", photos, size.requests, True))
+    add(partial(ours, scratch / "free", photos, size.free, False))
+    seconds = held["requests"] / max(held["requests_per_second"], 0.01)
+    add(partial(theirs, scratch / "theirs", photos, size.least, seconds))
     return results
 
 

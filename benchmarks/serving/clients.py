@@ -66,11 +66,6 @@ class Load:
         }  # fmt: skip
 
 
-def joined(loads: Sequence[Load]) -> Load:
-    """Several as one."""
-    return Load([one for load in loads for one in load.seen], sum(load.seconds for load in loads))
-
-
 Ask = Callable[[httpx.AsyncClient, bytes], Awaitable[Seen]]
 
 
