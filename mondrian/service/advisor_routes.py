@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -24,6 +25,7 @@ from mondrian.service.service import Service, service_of
 from mondrian.service.store import LIVE, Row
 
 router = APIRouter(tags=["advisor"])
+log = logging.getLogger("mondrian.http")
 STREAM = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -142,7 +144,8 @@ async def analyze_stream(request: Request) -> StreamingResponse:
             told.put_nowait({"type": "complete", "result": result})
         except (EngineFault, Refused) as error:
             told.put_nowait({"type": "error", "error": str(error)})
-        except Exception:  # logged by whoever raised it; a client is told, never left waiting
+        except Exception:  # a client is told, never left waiting
+            log.exception("unforeseen")
             told.put_nowait({"type": "error", "error": "internal error"})
             raise
 
