@@ -117,13 +117,18 @@ def wait_for_ready(service: Running, seconds: float = START) -> None:
 
 def stop(service: Running, seconds: float = END) -> int:
     """SIGTERM, and SIGKILL where that does not end it in time; its exit code."""
-    if service.process.poll() is None:
-        service.process.terminate()
+    return end(service.process, seconds)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = END) -> int:
+    """The same for any process that a test has started."""
+    if process.poll() is None:
+        process.terminate()
     try:
-        return service.process.wait(seconds)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        service.process.kill()
-        return service.process.wait()
+        process.kill()
+        return process.wait()
 
 
 def make_adapter(

@@ -18,7 +18,7 @@ from PIL import Image
 from mondrian.export import merge
 from mondrian.params import Params
 from tests.conftest import ROOT
-from tests.serving import make_adapter, running
+from tests.serving import Running, end, make_adapter, running
 from tests.test_service_faults import analyze, jpeg, rows, upload, wait_until_ended
 
 pytestmark = pytest.mark.slow
@@ -43,8 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     models = shelf / "models"
-    command = [sys.executable, "-m", "tests.mlx_vlm_server", "--host", "127.0.0.1", "--port",
-               str(port), "--model", str(models / "tiny"), "--max-tokens", "700"]  # fmt: skip
+    script = str(ROOT / "benchmarks/systems/mlx_vlm_server.py")
+    command = [sys.executable, script, "--host", "127.0.0.1", "--port", str(port), "--model",
+               str(models / "tiny"), "--max-tokens", "700"]  # fmt: skip
     env = os.environ | {"PYTHONPATH": str(ROOT), "MLX_VLM_MODEL_PATHS": str(models)}
     with (shelf / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=ROOT)
@@ -53,12 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
         _wait(url, process, shelf / "log")
         yield Server(url, str(models / "tiny"), str(models / "tiny-ansel"))
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -115,25 +111,26 @@ def test_a_server_that_cannot_hold_to_a_schema_is_told_in_one_line(
             assert "Metal" in told.json()["error"]
 
 
+def told_while_loading(service: Running, part: str) -> Any:
+    """What /health says, once its message has a part in it or five seconds are over."""
+    with service.client() as client:
+        for _ in range(50):
+            told = client.get("/health").json()
+            if part in told["message"]:
+                break
+            time.sleep(0.1)
+    return told
+
+
 def test_a_server_that_is_not_there_or_lacks_the_model_is_waited_for(tmp_path: Path) -> None:
     nowhere = Server("http://127.0.0.1:1/v1", "x", "x")
     with running(tmp_path, *flags(nowhere, base="x"), ready=False) as service:
-        with service.client() as client:
-            for _ in range(50):
-                told = client.get("/health").json()
-                if "does not answer" in told["message"]:
-                    break
-                time.sleep(0.1)
+        told = told_while_loading(service, "does not answer")
         assert told["status"] == "loading"
         assert "http://127.0.0.1:1/v1 does not answer" in told["message"]
 
 
 def test_a_model_that_the_server_lacks_is_named(server: Server, tmp_path: Path) -> None:
     with running(tmp_path, *flags(server, base="no-such-model"), ready=False) as service:
-        with service.client() as client:
-            for _ in range(50):
-                told = client.get("/health").json()
-                if "no model" in told["message"]:
-                    break
-                time.sleep(0.1)
+        told = told_while_loading(service, "no model")
         assert "has no model no-such-model (it has " in told["message"]

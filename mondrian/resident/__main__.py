@@ -31,9 +31,7 @@ from mondrian.service.wire import (
     Adopt,
     Ask,
     Broken,
-    Done,
     Drop,
-    Failed,
     Loading,
     Pulse,
     Quit,
@@ -46,17 +44,14 @@ _PROMPT = 2048  # tokens that a prompt with its photograph may have, where memor
 
 
 class Resident:
-    """What the process holds; `asked` are the critiques that are not told yet."""
+    """What the process holds."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.writing = pipe, Lock()
         self.lane: Lane | None = None
-        self.asked: set[int] = set()
 
     def tell(self, message: Any) -> None:
         """Send to the service, from any thread."""
-        if isinstance(message, Done | Failed):
-            self.asked.discard(message.id)
         try:
             with self.writing:
                 self.pipe.send(message)
@@ -69,8 +64,7 @@ class Resident:
         base = vlm.load(setup.base)
         text = base.model.config.text_config
         form = Form(base.processor.tokenizer, text.vocab_size, setup.max_new_tokens)
-        how = How(setup.max_new_tokens, form=form if setup.constrained else None,
-                  temperature=setup.temperature, seed=setup.seed)  # fmt: skip
+        how = How(setup.max_new_tokens, form=form if setup.constrained else None)
         self.tell(Loading("first token", 70))
         arms = Arms(base, how, setup.image)
         each = bytes_a_row(base, _PROMPT + setup.max_new_tokens)
@@ -87,10 +81,8 @@ class Resident:
         if isinstance(message, Quit):
             os._exit(0)
         if isinstance(message, Ask):
-            self.asked.add(message.id)
             lane.inbox.put(partial(lane.ask, message))
         elif isinstance(message, Stop):
-            self.asked.discard(message.id)
             lane.inbox.put(partial(lane.stop, message.id))
         elif isinstance(message, Adopt | Drop):
             lane.inbox.put(partial(self._change, lane, message))
@@ -108,7 +100,7 @@ class Resident:
         while True:
             memory = mx.get_active_memory() if ON_GPU else own.memory_info().rss
             stalled = self.lane.stalled if self.lane else 0.0
-            self.tell(Pulse(len(self.asked), memory, stalled))
+            self.tell(Pulse(memory, stalled))
             sleep(1)
 
 

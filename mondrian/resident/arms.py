@@ -43,6 +43,7 @@ class Arm:
     folder  of the adapter; empty for the base
     vlm     that all arms which take steps together have in common
     shared  whether it is one of those
+    raw     whether it is on the merger too, and wants what enters it
     """
 
     name: str
@@ -50,6 +51,7 @@ class Arm:
     folder: str
     vlm: Vlm
     shared: bool
+    raw: bool = False
 
     @property
     def group(self) -> int:
@@ -65,7 +67,6 @@ class Arms:
         self._common = replace(vlm, model=self.together.model)
         self.at: dict[str, Arm] = {BASE: Arm(BASE, vlm.hash[:12], "", self._common, shared=True)}
         self._joined: set[Arm] = set()
-        self._raw: set[str] = set()  # adapters that are on the merger too
         self._features: Recent[Features] = Recent(_features_size, NEAR, PHOTOGRAPHS)
         self._prompts: Recent[Kept] = Recent(_kept_size, NEAR, PROMPTS)
         picture = fit(Image.linear_gradient("L").convert("RGB"), *image)
@@ -81,7 +82,6 @@ class Arms:
         try:
             _check_recipe(asked, folder)
             version = _version(folder)
-            raw = adapter.wants_raw(folder)
             arm, merged, taken = self._proved(asked, folder, version)
             if _version(folder) != version:
                 raise AdapterError(f"{folder} was being written while it was read; wait")
@@ -90,8 +90,6 @@ class Arms:
             return Adopted(asked.name, asked.folder, "", fault=told)
         self.drop(asked.name)
         self.at[asked.name] = arm
-        if raw:
-            self._raw.add(asked.name)
         return Adopted(asked.name, asked.folder, version, merged=merged, bytes=taken)
 
     def _proved(self, asked: Adopt, folder: Path, version: str) -> tuple[Arm, bool, int]:
@@ -99,7 +97,8 @@ class Arms:
         model = view(self.base.model)
         layers = adapter.load(model, self.base.hash, folder)
         own = replace(self.base, model=model)
-        alone = Arm(asked.name, version, asked.folder, own, shared=False)
+        raw = any(path.startswith("visual.") for path in layers)
+        alone = Arm(asked.name, version, asked.folder, own, shared=False, raw=raw)
         adapter.prove_applied(self._says(alone), self._base_says, folder)
         whole = merged_bytes(layers)
         if asked.merge and whole and SPARE * whole < memory_free():
@@ -132,15 +131,17 @@ class Arms:
     def drop(self, name: str) -> None:
         """Forget an adapter and the prompts that it knew; rows of it may go on until `tidy`."""
         if self.at.pop(name, None):
-            self._raw.discard(name)
             self._prompts.forget(lambda key: isinstance(key, tuple) and key[0] == name)
 
     def seen(self, ask: Ask) -> Features:
         """What the vision tower says of a photograph, made once."""
-        raw = bool(self._raw)
+        raw = any(arm.raw for arm in self.at.values())
         key = (sha256(ask.pixels).digest(), ask.size, raw)
-        picture = Image.frombytes("RGB", ask.size, ask.pixels)
-        return self._features.get(key, lambda: encode(self.base, picture, raw))[0]
+
+        def make() -> Features:
+            return encode(self.base, Image.frombytes("RGB", ask.size, ask.pixels), raw)
+
+        return self._features.get(key, make)[0]
 
     def prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[Kept, bool]:
         """Keys and values of a prompt up to its photograph, by this adapter in this version."""

@@ -169,7 +169,7 @@ class Lane:
     def _tell_done(self, live: _Live, now: float) -> None:
         answer = live.row.answer(live.arm.vlm)
         self.tell(Done(
-            live.ask.id, answer.text, answer.tokens, answer.passes, answer.ended,
+            live.ask.id, answer.text, answer.tokens,
             live.arm.version, live.first - live.since, now - live.since, now - live.first,
             live.warm, live.arm.folder,
         ))  # fmt: skip

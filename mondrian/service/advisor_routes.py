@@ -17,7 +17,7 @@ from mondrian import __version__
 from mondrian.critique import json_schema
 from mondrian.service import body
 from mondrian.service.engine import EngineFault, TimedOut
-from mondrian.service.forms import check_known, read_form
+from mondrian.service.forms import read_form
 from mondrian.service.intake import Refused, Taken
 from mondrian.service.modes import Plan
 from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED, LOADING, told_as
@@ -179,13 +179,8 @@ async def _begin(service: Service, request: Request) -> tuple[Plan, Row, Taken |
     asked = await read_form(request, service.params)
     planned = service.work.plan(asked.mode, asked.subject)
     with service.desk.approach():
-        taken = await service.work.photo(service.intake.take, asked.content, asked.name)
-        row, new = await service.add(asked, taken, "direct", "analyzing")
-    if new:
-        return planned, row, taken
-    await service.work.photo(service.intake.forget, taken.filename)
-    check_known(row, taken)
-    return planned, row, None
+        row, taken, new = await service.accept(asked, "direct", "analyzing")
+    return planned, row, taken if new else None
 
 
 async def _while_connected(request: Request, work: asyncio.Task[Row]) -> Row:

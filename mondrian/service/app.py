@@ -10,8 +10,6 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -19,13 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
 from mondrian.service import advisor_routes, job_routes, page_routes, stream_routes
-from mondrian.service.desk import Full
-from mondrian.service.engine import EngineFault, TimedOut
+from mondrian.service.connect import one_line
+from mondrian.service.faults import DISK, FAULTS, explained
 from mondrian.service.guard import Guard
-from mondrian.service.intake import Refused
 from mondrian.service.logs import RequestLog
-from mondrian.service.modes import UnknownMode
-from mondrian.service.service import Busy, Service
+from mondrian.service.service import Service
 
 STATIC = Path(__file__).parent.parent / "pages" / "static"
 log = logging.getLogger("mondrian.http")
@@ -95,48 +91,15 @@ class Unforeseen:
 
 
 def _explain_faults(app: FastAPI) -> None:
-    """Every fault is {"error": one line}, counted; what nobody foresaw is logged, not told."""
+    """Every fault that is foreseen is {"error": one line}, counted."""
 
-    def told(request: Request, status: int, error: str, **headers: str) -> JSONResponse:
+    async def told(request: Request, error: Exception) -> JSONResponse:
+        status, words, headers = explained(error)
+        if isinstance(error, DISK):
+            log.error("%s: %s", type(error).__name__, one_line(error))
         service: Service = request.app.state.service
         service.metrics.refused.labels(str(status)).inc()
-        return JSONResponse({"error": error}, status, headers)
+        return JSONResponse({"error": words}, status, headers)
 
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return told(request, error.status_code, str(error.detail), **dict(error.headers or {}))
-
-    @app.exception_handler(Refused)
-    async def _refused(request: Request, error: Refused) -> JSONResponse:
-        return told(request, error.status, str(error))
-
-    @app.exception_handler(UnknownMode)
-    async def _mode(request: Request, error: UnknownMode) -> JSONResponse:
-        return told(request, 400, str(error))
-
-    @app.exception_handler(Full)
-    async def _full(request: Request, error: Full) -> JSONResponse:
-        return told(request, 429, str(error), **{"retry-after": str(error.seconds)})
-
-    @app.exception_handler(Busy)
-    async def _busy(request: Request, error: Busy) -> JSONResponse:
-        return told(request, 503, str(error), **{"retry-after": "5"})
-
-    @app.exception_handler(TimedOut)
-    async def _timed_out(request: Request, error: TimedOut) -> JSONResponse:
-        return told(request, 504, str(error))
-
-    @app.exception_handler(EngineFault)
-    async def _engine(request: Request, error: EngineFault) -> JSONResponse:
-        return told(request, 500, str(error))
-
-    @app.exception_handler(SQLAlchemyError)
-    async def _database(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        line = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
-        log.error("database: %s", line)
-        return told(request, 503, f"the jobs database does not take it: {line}")
-
-    @app.exception_handler(OSError)
-    async def _disk(request: Request, error: OSError) -> JSONResponse:
-        log.error("disk: %s", error)
-        return told(request, 503, f"the photograph cannot be kept: {error.strerror or 'disk'}")
+    for kind in FAULTS:
+        app.add_exception_handler(kind, told)

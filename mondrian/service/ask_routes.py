@@ -10,11 +10,12 @@ from uuid import uuid4
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
+from mondrian.service.faults import FAULTS
 from mondrian.service.forms import read_form
 from mondrian.service.intake import Refused
 from mondrian.service.modes import OWN
 from mondrian.service.service import Service, service_of
-from mondrian.service.site import FAULTS, PageRoute, fault, site
+from mondrian.service.site import PageRoute, fault, site
 
 BOTH = "both"  # a mode of this page alone: two jobs, one by each arm
 _SETTINGS = {
@@ -51,11 +52,8 @@ async def _queued(service: Service, request: Request) -> str:
     asked = replace(told, mode="base") if both else told
     service.work.plan(asked.mode, asked.subject)
     await service.check_queue()
-    taken = await service.work.photo(service.intake.take, asked.content, asked.name)
-    row, new = await service.add(asked, taken, "upload", "queued")
-    if not new:
-        await service.work.photo(service.intake.forget, taken.filename)
-    elif both:
+    row, taken, new = await service.accept(asked, "upload", "queued")
+    if new and both:
         other = replace(asked, mode="lora", job_id=str(uuid4()), key=None)
         await service.add(other, taken, "upload", "queued", pair_of=row["id"])
     service.work.came()

@@ -34,9 +34,13 @@ def open_engine(url: str) -> Engine:
         with engine.connect():
             pass
     except (SQLAlchemyError, ArgumentError, ImportError, OSError, ValueError) as error:
-        told = " ".join(str(getattr(error, "orig", error)).split())[:200]
-        raise DataError(f"--db {_plain(url)} cannot be opened: {told}") from None
+        raise DataError(f"--db {_plain(url)} cannot be opened: {one_line(error)}") from None
     return engine
+
+
+def one_line(error: Exception) -> str:
+    """What a database says of its own, without SQL and parameters."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
 
 
 def _on_connect(connection: Any, _: Any) -> None:

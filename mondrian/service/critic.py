@@ -9,7 +9,8 @@ from PIL import Image
 from mondrian.critique import Critique, parse
 from mondrian.params import Params
 from mondrian.prompt import row_messages
-from mondrian.recover import Recovered, recover
+from mondrian.reason import Rejected
+from mondrian.recover import recover
 from mondrian.service.engine import (
     Engine,
     EngineFault,
@@ -73,7 +74,10 @@ class Critic:
             if grow:
                 grow("", 0)  # what was told so far is begun anew
             told = await ask(plan)
-        critique, compliant = _read(told.text, advisor)
+        found = understood(told.text, advisor)
+        if isinstance(found, Rejected):
+            raise EngineFault(f"the answer is no critique ({found.reason}): {found.detail[:120]}")
+        critique, compliant = found
         return Answer(
             advisor, plan, told, critique, compliant,
             "\n\n".join(message["content"] for message in messages),
@@ -90,15 +94,10 @@ class Critic:
         return f"{told}: answered by the base"
 
 
-def _read(text: str, advisor: str) -> tuple[Critique, bool]:
-    """A critique, and whether its text is one as it stands.
-
-    Raises EngineFault where none is to be found in it.
-    """
+def understood(text: str, advisor: str) -> tuple[Critique, bool] | Rejected:
+    """A critique and whether its text is one as it stands; Rejected where none is in it."""
     try:
         return parse(text), True
     except ValueError:
         found = recover(text, advisor)
-    if not isinstance(found, Recovered):
-        raise EngineFault(f"the answer is no critique ({found.reason}): {found.detail[:120]}")
-    return found.critique, False
+    return found if isinstance(found, Rejected) else (found.critique, False)

@@ -36,7 +36,6 @@ class Told:
 
     text: str
     tokens: int
-    ended: bool
     version: str
     first_seconds: float | None
     seconds: float

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from mondrian.critique import explain
 from mondrian.service import body
-from mondrian.service.forms import FIELD, check_known, read_form
+from mondrian.service.forms import FIELD, read_form
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
 from mondrian.service.pages import portrait
@@ -76,14 +76,10 @@ async def upload(request: Request) -> JSONResponse:
     asked = await read_form(request, service.params)
     service.work.plan(asked.mode, asked.subject)
     await service.check_queue()
-    taken = await service.work.photo(service.intake.take, asked.content, asked.name)
     status = "queued" if asked.auto_analyze else "pending"
-    row, new = await service.add(asked, taken, "upload", status)
+    row, _, new = await service.accept(asked, "upload", status)
     if new:
         service.work.came()
-    else:
-        await service.work.photo(service.intake.forget, taken.filename)
-        check_known(row, taken)
     return JSONResponse(_created(row), 201)
 
 

@@ -1,21 +1,12 @@
-"""The model process and its supervisor: started, listened to, and started again where it dies."""
+"""The supervisor of the model process: asks it, and starts another where it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter, deque
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from queue import SimpleQueue
-from threading import Thread
-from time import monotonic
 from typing import Any
 
 from mondrian.service.engine import (
@@ -28,6 +19,7 @@ from mondrian.service.engine import (
     TimedOut,
     Told,
 )
+from mondrian.service.process import COMMAND, ModelProcess
 from mondrian.service.wire import (
     BASE,
     Adopt,
@@ -40,27 +32,15 @@ from mondrian.service.wire import (
     Grown,
     Loading,
     Pulse,
-    Quit,
     Ready,
     Setup,
     Stop,
 )
 
-COMMAND = (sys.executable, "-m", "mondrian.resident")
-_BLAS_THREADS = 4
 _DEATHS = 2  # of model processes that an adapter may cause
 _PATIENCE = 120.0  # seconds that a lane with work may make no step
 _FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
-_WAITS = (
-    0.1,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    15.0,
-)  # seconds before another start, after so many that failed
+_WAITS = (0.1, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)  # seconds before the next of failed starts
 log = logging.getLogger("mondrian.model")
 
 
@@ -82,8 +62,7 @@ class LocalEngine:
         self.state = State(model=setup.base, rows=setup.rows)
         self.setup, self.command = setup, command
         self.wanted: dict[str, Adopt] = {}  # adapters, to be loaded again after a death
-        self.process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._process: ModelProcess | None = None  # none between a death and the next start
         self._pending: dict[int, _Pending] = {}
         self._numbers = count(1)
         self._failed = 0  # starts since it was ready last
@@ -91,10 +70,8 @@ class LocalEngine:
         self._adopting: dict[str, asyncio.Future[Adapter]] = {}
         self._unsettled: set[str] = set()  # adapters that a new process has not spoken of yet
         self._settled = asyncio.Event()
-        self._out: SimpleQueue[Any] = SimpleQueue()
         self._sent: deque[str] = deque()  # adapters that it was told to load, not answered yet
         self._deaths: Counter[str] = Counter()  # of processes, under the load of an adapter
-        self._heard_at = monotonic()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -108,58 +85,29 @@ class LocalEngine:
             self._settled.set()
 
     def _spawn(self) -> None:
-        ours, theirs = Pipe()
-        command = [*self.command, str(theirs.fileno())]
-        # One lane asks for all steps, so that matrix products may take every core (on a CPU).
-        threads = {"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, _BLAS_THREADS))}
-        self.process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdout=sys.stderr, env=threads | dict(os.environ)
-        )
-        theirs.close()
-        self._pipe = ours
-        self._out = SimpleQueue()
-        for work in (self._listen, self._write):
-            Thread(target=work, args=(ours, self._out), name="model pipe", daemon=True).start()
-        self._heard_at = monotonic()
         self._sent.clear()
+        self._process = ModelProcess(self.command, self._hear, self._died)
         self._send(self.setup)
         self._unsettled = set(self.wanted)
         for adopt in self.wanted.values():
             self._send(adopt)
 
-    def _write(self, pipe: Connection, out: SimpleQueue[Any]) -> None:
-        """In a thread: a process that does not read holds nobody else up."""
-        with suppress(OSError):  # it died: _died hears of it too
-            while (message := out.get()) is not None:
-                pipe.send(message)
-
-    def _listen(self, pipe: Connection, out: SimpleQueue[Any]) -> None:
-        """In a thread: hand what comes to the loop, until the process is no more."""
-        with suppress(RuntimeError):  # a loop that has ended
-            try:
-                while True:
-                    self._loop.call_soon_threadsafe(self._hear, pipe.recv())
-            except (EOFError, OSError):
-                out.put(None)
-                self._loop.call_soon_threadsafe(self._died, pipe)
-
     def _send(self, message: Any) -> None:
         if isinstance(message, Adopt):
             self._sent.append(message.name)
-        self._out.put(message)
+        if self._process:
+            self._process.send(message)
 
     async def _watch_silence(self) -> None:
         """End a process that says nothing at all any more."""
         while True:
             await asyncio.sleep(1)
-            if self.process and self.process.poll() is None:
-                if monotonic() - self._heard_at > _PATIENCE:
-                    log.error("silent for %.0f s: ending the model process", _PATIENCE)
-                    self.process.kill()
+            if self._process and self._process.silent > _PATIENCE:
+                log.error("silent for %.0f s: ending the model process", _PATIENCE)
+                self._process.kill()
 
     def _hear(self, message: Any) -> None:
         state = self.state
-        self._heard_at = monotonic()
         if isinstance(message, Done):
             self._answer(message)
         elif isinstance(message, Grown):
@@ -172,9 +120,9 @@ class LocalEngine:
             self._settle(message.id, fault)
         elif isinstance(message, Pulse):
             state.memory = message.memory
-            if message.stalled > _PATIENCE and self.process:
+            if message.stalled > _PATIENCE and self._process:
                 log.error("no step for %.0f s: ending the model process", message.stalled)
-                self.process.kill()
+                self._process.kill()
         elif isinstance(message, Adopted):
             self._adopted(message)
         elif isinstance(message, Loading):
@@ -191,25 +139,25 @@ class LocalEngine:
             log.error("model broken: %s", message.reason)
             self._check_settled()
 
+    def _waiting(self, id: int) -> asyncio.Future[Told] | None:
+        """Who waits for a critique that is ended, where anybody still does."""
+        pending = self._pending.pop(id, None)
+        return pending.answer if pending and not pending.answer.done() else None
+
     def _answer(self, done: Done) -> None:
-        pending = self._pending.pop(done.id, None)
-        if pending and not pending.answer.done():
-            pending.answer.set_result(Told(
-                done.text, done.tokens, done.ended, done.version, done.first_seconds,
-                done.seconds, done.decode, done.warm, done.folder,
+        if answer := self._waiting(done.id):
+            answer.set_result(Told(
+                done.text, done.tokens, done.version, done.first_seconds, done.seconds,
+                done.decode, done.warm, done.folder,
             ))  # fmt: skip
 
     def _settle(self, id: int, fault: EngineFault) -> None:
-        pending = self._pending.pop(id, None)
-        if pending and not pending.answer.done():
-            pending.answer.set_exception(fault)
+        if answer := self._waiting(id):
+            answer.set_exception(fault)
 
-    def _died(self, pipe: Connection) -> None:
+    def _died(self, process: ModelProcess) -> None:
         """All that it was at work on is asked again by who asked; a new one is started."""
-        if pipe is not self._pipe:
-            return
-        pipe.close()
-        code = self.process.wait() if self.process else 0
+        self._process, code = None, process.ended()
         for id in list(self._pending):
             self._settle(id, ModelDied(f"the model process ended (status {code})"))
         for future in self._adopting.values():
@@ -314,10 +262,5 @@ class LocalEngine:
     async def stop(self) -> None:
         self._stopping = True
         self._listen_on.cancel()
-        self._send(Quit())
-        if self.process:
-            try:
-                await asyncio.to_thread(self.process.wait, 5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                await asyncio.to_thread(self.process.wait)
+        if self._process:
+            await self._process.stop()

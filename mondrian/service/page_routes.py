@@ -16,7 +16,6 @@ from mondrian.errors import PhotoError
 from mondrian.photo import small
 from mondrian.report import THUMBNAIL
 from mondrian.service import ask_routes, live, login_routes
-from mondrian.service.forms import clean_id
 from mondrian.service.pages import score, tone, word
 from mondrian.service.reading import Reading, read, shapes
 from mondrian.service.service import Service, service_of
@@ -26,6 +25,7 @@ from mondrian.service.store import Row
 SIDE = 900  # pixels of the longer side of a photograph on a page
 NOTE = 1000  # characters of a person's note
 NEWEST = 100  # jobs of the history
+_ABSENT = "There is no such critique here; it may have been cleared."
 _THUMBS = {"up": 1, "down": -1}
 _KEPT = {"cache-control": "private, max-age=3600"}  # by a browser: a photograph never changes
 
@@ -38,7 +38,7 @@ for part in (ask_routes, login_routes, live):
 async def view(request: Request, id: str) -> Response:
     """A job: how it comes, and what came."""
     service = service_of(request)
-    return await job_page(service, await _row(service, id))
+    return await job_page(service, await service.row(id, _ABSENT))
 
 
 @router.get("/history")
@@ -53,7 +53,7 @@ async def history(request: Request) -> Response:
 async def photo(request: Request, id: str, size: str = "") -> Response:
     """A job's photograph as a small JPEG; `size=thumb` for a smaller one."""
     service = service_of(request)
-    row = await _row(service, id)
+    row = await service.row(id, _ABSENT)
     path, side = _photo_path(service, row), THUMBNAIL if size == "thumb" else SIDE
     try:
         content = await service.work.photo(_jpeg, path, side)
@@ -66,7 +66,7 @@ async def photo(request: Request, id: str, size: str = "") -> Response:
 async def feedback(request: Request, id: str) -> Response:
     """Keep what a person says of a critique."""
     service = service_of(request)
-    row = await _row(service, id)
+    row = await service.row(id, _ABSENT)
     async with request.form(max_files=0, max_fields=4, max_part_size=16 * NOTE) as form:
         thumbs = _THUMBS.get(str(form.get("thumbs", "")))
         note = str(form.get("note", "")).strip().replace("\r\n", "\n")  # as a browser counts it
@@ -86,7 +86,7 @@ async def again(request: Request, id: str) -> Response:
     """Begin a job once more."""
     service = service_of(request)
     service.admit()
-    row = await _row(service, id)
+    row = await service.row(id, _ABSENT)
     if not await service.work.db(service.store.requeue, row["id"]):
         raise HTTPException(409, f"the job is {row['status']}; it cannot be begun again")
     service.work.came()
@@ -134,10 +134,3 @@ def _jpeg(path: Path, side: int) -> bytes:
     content = BytesIO()
     small(path, side).save(content, "JPEG", quality=85)
     return content.getvalue()
-
-
-async def _row(service: Service, id: str) -> Row:
-    found = await service.work.db(service.store.get, clean_id(id))
-    if found is None:
-        raise HTTPException(404, "There is no such critique here; it may have been cleared.")
-    return found

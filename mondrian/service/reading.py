@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mondrian import radar
-from mondrian.critique import Critique, parse
+from mondrian.critique import Critique
 from mondrian.params import Params
-from mondrian.recover import Recovered, recover
+from mondrian.reason import Rejected
 from mondrian.service.body import outputs
-from mondrian.service.store import LIVE, Row
+from mondrian.service.critic import understood
+from mondrian.service.store import DONE, LIVE, Row
 
 _MODES = {
     "": "as the service is set", "baseline": "as the service is set", "base": "the base",
@@ -53,7 +54,7 @@ class Reading:
     @property
     def done(self) -> bool:
         """Whether it ended well."""
-        return self.row["status"] in ("completed", "done")
+        return self.row["status"] in DONE
 
     @property
     def ours(self) -> bool:
@@ -112,11 +113,8 @@ def _text(told: Any) -> str:
 
 
 def _critique(text: str, advisor: str) -> Critique | None:
-    try:
-        return parse(text)
-    except ValueError:
-        found = recover(text, advisor)
-    return found.critique if isinstance(found, Recovered) else None
+    found = understood(text, advisor)
+    return None if isinstance(found, Rejected) else found[0]
 
 
 def _name(advisor: str, params: Params) -> str:

@@ -88,12 +88,11 @@ class RemoteEngine:
                 raise NoAdapter(f"no adapter serves for {question.advisor}")
             model = found.version
         started = monotonic()
-        first, text, tokens, finish = 0.0, [], 0, ""
+        first, text, tokens = 0.0, [], 0
         try:
             async with asyncio.timeout(question.seconds):
-                async for piece, reason in self._pieces(model, question):
+                async for piece in self._pieces(model, question):
                     first = first or monotonic() - started
-                    finish = reason or finish
                     if piece:
                         text.append(piece)
                         tokens += 1
@@ -105,12 +104,10 @@ class RemoteEngine:
             self.state.status, self.state.message = "loading", f"{self.url} does not answer"
             raise EngineFault(f"{self.url}: {error or type(error).__name__}") from None
         took = monotonic() - started
-        return Told(
-            "".join(text), tokens, finish == "stop", model, first, took, took - first, folder=model
-        )
+        return Told("".join(text), tokens, model, first, took, took - first, folder=model)
 
-    async def _pieces(self, model: str, question: Question) -> AsyncIterator[tuple[str, str]]:
-        """Text as it comes, and at last why it ended."""
+    async def _pieces(self, model: str, question: Question) -> AsyncIterator[str]:
+        """Text as it comes."""
         messages = await asyncio.to_thread(_messages, question)  # PNG takes its time
         body: dict[str, Any] = {
             "model": model, "messages": messages, "max_tokens": self.limit,
@@ -139,15 +136,13 @@ class RemoteEngine:
         await self._client.aclose()
 
 
-def _piece(data: str) -> tuple[str, str]:
+def _piece(data: str) -> str:
     try:
         told = json.loads(data)
         if "error" in told:
             raise EngineFault(str(told["error"])[:200])
         choice = told["choices"][0] if told.get("choices") else {}
-        return str((choice.get("delta") or {}).get("content") or ""), choice.get(
-            "finish_reason"
-        ) or ""
+        return str((choice.get("delta") or {}).get("content") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineFault(f"no answer of the protocol: {data[:120]!r}") from None
 

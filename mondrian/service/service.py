@@ -18,7 +18,7 @@ from mondrian.service.connect import open_engine
 from mondrian.service.critic import Critic
 from mondrian.service.desk import Desk, Full
 from mondrian.service.engine import Engine
-from mondrian.service.forms import Form, clean_id
+from mondrian.service.forms import Form, check_known, clean_id
 from mondrian.service.intake import Intake, Taken
 from mondrian.service.local import LocalEngine
 from mondrian.service.metrics import Metrics
@@ -93,11 +93,11 @@ class Service:
             raise Busy("Service not initialized")
         self.desk.check()
 
-    async def row(self, id: str) -> Row:
-        """A job by the id that a client gives. Raises HTTPException 404."""
+    async def row(self, id: str, absent: str = "Job not found") -> Row:
+        """A job by the id that a client gives. Raises HTTPException 404, which says `absent`."""
         found = await self.work.db(self.store.get, clean_id(id))
         if found is None:
-            raise HTTPException(404, "Job not found")
+            raise HTTPException(404, absent)
         return found
 
     async def check_queue(self) -> None:
@@ -106,6 +106,19 @@ class Service:
         if waiting >= self.params.serve.queued:
             each = self.desk.seconds / max(1, self.engine.state.rows)
             raise Full(max(1, round(waiting * each)))
+
+    async def accept(self, asked: Form, kind: str, status: str) -> tuple[Row, Taken, bool]:
+        """Keep a photograph and its row; the row, and whether it is new.
+
+        Where the idempotency key is known the row is the first one's and nothing is kept. Raises
+        Refused where that was of another photograph.
+        """
+        taken = await self.work.photo(self.intake.take, asked.content, asked.name)
+        row, new = await self.add(asked, taken, kind, status)
+        if not new:
+            await self.work.photo(self.intake.forget, taken.filename)
+            check_known(row, taken)
+        return row, taken, new
 
     async def add(
         self, asked: Form, taken: Taken, kind: str, status: str, pair_of: str | None = None

@@ -9,16 +9,12 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
 
 from mondrian.report import page
-from mondrian.service.desk import Full
-from mondrian.service.intake import Refused
-from mondrian.service.modes import UnknownMode
-from mondrian.service.service import Busy, service_of
+from mondrian.service.faults import DISK, FAULTS, explained
+from mondrian.service.service import service_of
 
-FAULTS = (Refused, Full, Busy, UnknownMode, HTTPException, SQLAlchemyError, OSError)
+_NOT_NOW = "the jobs or the photographs cannot be read or written just now"
 _FRESH = {"cache-control": "private, no-cache"}
 
 
@@ -32,24 +28,11 @@ def site(
 
 def fault(request: Request, error: Exception) -> tuple[int, str, dict[str, str]]:
     """One of FAULTS as status, words and headers, counted."""
-    status, told, headers = _explained(error)
+    status, told, headers = explained(error)
+    if isinstance(error, DISK):
+        told = _NOT_NOW
     service_of(request).metrics.refused.labels(str(status)).inc()
     return status, told, headers
-
-
-def _explained(error: Exception) -> tuple[int, str, dict[str, str]]:
-    match error:
-        case Refused():
-            return error.status, str(error), {}
-        case Full():
-            return 429, str(error), {"retry-after": str(error.seconds)}
-        case Busy():
-            return 503, str(error), {"retry-after": "5"}
-        case UnknownMode():
-            return 400, str(error), {}
-        case HTTPException():
-            return error.status_code, str(error.detail), dict(error.headers or {})
-    return 503, "the jobs or the photographs cannot be read or written just now", {}
 
 
 class PageRoute(APIRoute):

@@ -28,6 +28,7 @@ Row = dict[str, Any]
 LIVE = ("queued", "analyzing")
 DONE = ("completed", "done")  # done and error are of today's application before 2026
 ENDED = (*DONE, "failed", "error")
+_BACK: Row = {"status": "queued", "owner": None, "leased_until": None, "current_step": "Queued"}
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,20 @@ class Store:
         try:
             with self.engine.begin() as connection:
                 connection.execute(jobs.insert(), full)
-            return self.get(full["id"]) or full, True
+                added = select(jobs).where(jobs.c.id == full["id"])
+                return dict(connection.execute(added).mappings().one()), True
         except IntegrityError:
             key = full.get("idempotency_key")
             if key is None:
                 raise
-            with self.reader.begin() as connection:
-                query = select(jobs).where(jobs.c.idempotency_key == key)
-                found = connection.execute(query).mappings().first()
+            found = self._first(jobs.c.idempotency_key == key)
             if found is None:
                 raise
-            return dict(found), False
+            return found, False
 
     def get(self, id: str) -> Row | None:
         """A job, whoever's it is."""
-        with self.reader.begin() as connection:
-            found = connection.execute(select(jobs).where(jobs.c.id == id)).mappings().first()
-        return dict(found) if found else None
+        return self._first(jobs.c.id == id)
 
     def listed(self, limit: int, kinds: tuple[str, ...] | None = None) -> list[Row]:
         """The newest jobs, those of other programs only where no kinds are named; no shadows."""
@@ -94,10 +92,7 @@ class Store:
 
     def pair(self, id: str, kind: str = "upload") -> Row | None:
         """The job of the other arm for the same photograph; a shadow is not for who asked."""
-        with self.reader.begin() as connection:
-            query = select(jobs).where(jobs.c.pair_of == id, jobs.c.kind == kind)
-            found = connection.execute(query).mappings().first()
-        return dict(found) if found else None
+        return self._first(jobs.c.pair_of == id, jobs.c.kind == kind)
 
     def waiting(self) -> int:
         """Jobs that nobody has begun."""
@@ -149,9 +144,7 @@ class Store:
 
     def give_back(self, id: str) -> bool:
         """Queued as if it had not been begun."""
-        return self.note(
-            id, status="queued", owner=None, leased_until=None, current_step="Queued"
-        )  # fmt: skip
+        return self.note(id, **_BACK)
 
     def again(self, row: Row, told: str, crashed: bool) -> str:
         """Back to the end of the queue, or failed where it was tried often enough: which of them.
@@ -164,9 +157,8 @@ class Store:
     def release(self) -> int:
         """Give back what is under way here, as nothing had been begun."""
         query = jobs.update().where(self._mine(), jobs.c.kind != "direct")
-        back = {"status": "queued", "owner": None, "leased_until": None, "current_step": "Queued"}
         with self.engine.begin() as connection:
-            return int(connection.execute(query, back).rowcount)
+            return int(connection.execute(query, _BACK).rowcount)
 
     def sweep(self) -> list[str]:
         """Take over the jobs of services that died; ids of those that were."""
@@ -205,7 +197,7 @@ class Store:
 
     def feedback(self, id: str, thumbs: int, note: str) -> bool:
         """What a person says of a critique: thumbs is 1 for up and -1 for down."""
-        done = jobs.c.status.in_(("completed", "done"))
+        done = jobs.c.status.in_(DONE)
         return self.change(id, done, thumbs=thumbs, note=note or None)
 
     def give_up(self, id: str) -> bool:
@@ -217,10 +209,7 @@ class Store:
 
     def with_photo(self, filename: str) -> Row | None:
         """A job of this service whose photograph goes by that name."""
-        query = select(jobs).where(jobs.c.filename == filename, jobs.c.kind.is_not(None)).limit(1)
-        with self.reader.begin() as connection:
-            found = connection.execute(query).mappings().first()
-        return dict(found) if found else None
+        return self._first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
 
     def clear(self) -> list[str]:
         """Forget all jobs that are ours and not under way; their photographs."""
@@ -232,6 +221,12 @@ class Store:
             query = select(jobs.c.filename).where(jobs.c.filename.in_(names))
             kept = set(connection.execute(query).scalars())
         return [name for name in names if name not in kept]
+
+    def _first(self, *where: ColumnElement[bool]) -> Row | None:
+        with self.reader.begin() as connection:
+            query = select(jobs).where(*where).limit(1)
+            found = connection.execute(query).mappings().first()
+        return dict(found) if found else None
 
     def _lease(self) -> Row:
         return {"owner": self.owner, "leased_until": time.time() + self.rules.lease_seconds}
@@ -254,8 +249,7 @@ class Store:
         if max(tried, strikes) >= self.rules.tries:
             return _failed(told) | {"retry_count": tried, "strikes": strikes}
         return {
-            "status": "queued", "current_step": "Queued", "error": told, "owner": None,
-            "leased_until": None, "queued_at": time.time(), "retry_count": tried,
+            **_BACK, "error": told, "queued_at": time.time(), "retry_count": tried,
             "crashes": crashes + crashed, "strikes": strikes,
         }  # fmt: skip
 

@@ -20,8 +20,6 @@ class Setup:
     rows: int
     max_new_tokens: int
     constrained: bool = True
-    temperature: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,6 @@ class Grown:
 class Done:
     """From the model: a critique has ended.
 
-    passes         of the model; forced tokens take none
     first_seconds  from its arrival at the model to its first token
     seconds        to its last
     decode         seconds of all steps after the first, shared with others or not
@@ -141,8 +138,6 @@ class Done:
     id: int
     text: str
     tokens: int
-    passes: int
-    ended: bool
     version: str
     first_seconds: float
     seconds: float
@@ -167,6 +162,5 @@ class Pulse:
     stalled  the longest that a lane with work has not made a step, in seconds
     """
 
-    rows: int
     memory: int
     stalled: float

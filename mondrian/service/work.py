@@ -15,6 +15,7 @@ from PIL import Image
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from mondrian.params import Params
+from mondrian.service.connect import one_line
 from mondrian.service.critic import Answer, Critic
 from mondrian.service.desk import Desk
 from mondrian.service.engine import EngineFault, ModelDied
@@ -215,7 +216,7 @@ class Work:
             try:
                 return await self.db(call, *args, **values)
             except (OperationalError, InterfaceError) as error:
-                log.error("database: %s; again in %.1f s", _line(error), wait)
+                log.error("database: %s; again in %.1f s", one_line(error), wait)
                 await asyncio.sleep(wait)
                 wait = min(10.0, 2 * wait)
 
@@ -241,7 +242,7 @@ class Work:
         try:
             return await self.db(call, *args)
         except SQLAlchemyError as error:
-            log.error("database: %s", _line(error))
+            log.error("database: %s", one_line(error))
             await asyncio.sleep(IDLE)
             return None
 
@@ -273,7 +274,3 @@ class Work:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._quiet(self.store.release)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
