@@ -30,10 +30,10 @@ def test_more_rows_than_memory_holds_are_refused_with_the_number_that_fits(
     plain: Vlm, asked: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = room.bytes_a_row(plain, 700 + max(len(q.prompt) for q in asked))
-    monkeypatch.setattr(room, "memory_left", lambda: 2 * each + 1)
+    monkeypatch.setattr(room, "memory_free", lambda: 2 * each + 1)
     with pytest.raises(EvaluationError, match="lower evaluate.batch_size to 2"):
         ask(plain, "base", asked, How(700, 3), Answers(None, {}))
-    monkeypatch.setattr(room, "memory_left", lambda: 1000)
+    monkeypatch.setattr(room, "memory_free", lambda: 1000)
     with pytest.raises(EvaluationError, match="close other programs"):
         ask(plain, "base", asked, How(700, 3), Answers(None, {}))
 

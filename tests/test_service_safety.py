@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from mondrian.service.settings import KEY, parse_args, settings_of
 from tests.conftest import ROOT
 from tests.odd_files import encoded
 from tests.serving import running
+from tests.test_service_faults import model_of
 
 SECRET = "a-key-of-more-than-16-characters"
 HERE = "http://127.0.0.1:5100"
@@ -163,8 +165,16 @@ def test_who_comes_when_all_is_full_is_told_when_to_come_again(
             with service.client() as client:
                 return client.post(path, files=files)
 
+        model = model_of(service)
+        assert model
         with ThreadPoolExecutor(8) as pool:
-            direct = list(pool.map(post, ["/analyze"] * 8))
+            model.send_signal(signal.SIGSTOP)  # nobody's place is free again before all have come
+            asked = [pool.submit(post, "/analyze") for _ in range(8)]
+            deadline = time.monotonic() + 30
+            while sum(one.done() for one in asked) < 6 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            model.send_signal(signal.SIGCONT)
+            direct = [one.result() for one in asked]
         assert {one.status_code for one in direct} == {200, 429}
         assert sum(one.status_code == 200 for one in direct) <= 2  # one place, and one in line
         queued: list[httpx2.Response] = []
