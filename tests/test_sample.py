@@ -96,6 +96,7 @@ def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
     """A few steps of it: the whole command, two processes and the card included."""
     command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]

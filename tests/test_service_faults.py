@@ -133,6 +133,7 @@ def test_a_service_killed_with_jobs_under_way_is_taken_over(
         assert wait_until_ended(second, ids, 60) == {"completed": 8}
 
 
+@pytest.mark.long
 def test_a_poisonous_photograph_ends_failed_and_the_others_completed(
     tmp_path: Path, params: Params, photos: list[Image.Image]
 ) -> None:
