@@ -60,6 +60,8 @@ $(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
 	@echo "installing (about a minute)"
 	@python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@echo "$(CURDIR)" > "$$(python -c 'import site; print(site.getsitepackages()[0])')/mondrian.pth"
+	@printf '#!%s\nfrom mondrian.__main__ import entry\n\nentry()\n' "$(CURDIR)/$(VENV)/bin/python" > $(VENV)/bin/mondrian
+	@chmod +x $(VENV)/bin/mondrian
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.lock

@@ -1,6 +1,6 @@
-"""The table `jobs`, and how one of today's applications gets the columns that it lacks.
+"""The table `jobs` and those beside it; how one of today's applications gets what it lacks.
 
-Columns are only ever added, each may be empty, and every change is on record in
+Tables and columns are only ever added, each may be empty, and every change is on record in
 `mondrian_migrations`: who reads and writes the table as before notices nothing.
 """
 
@@ -32,12 +32,15 @@ _TEXTS = (
     "model_used", "mode_used", "adapter_version", "fallback_reason", "experiment", "subject",
     # ours: whose work it is. kind is upload, direct or shadow; another program's rows have none
     "kind", "owner", "idempotency_key", "photo_sha256", "pair_of", "note",
+    # ours: its place in a roll-out. side is control or candidate, as it was drawn
+    "rollout", "side",
 )  # fmt: skip
 _INTEGERS = (
     "progress_percentage", "enable_rag", "retry_count", "tokens", "compliant",
-    "fallback_occurred", "crashes", "strikes", "thumbs",
+    "fallback_occurred", "crashes", "strikes", "thumbs", "step",
 )  # fmt: skip
-_NUMBERS = ("latency_seconds", "first_token_seconds", "decode_seconds", "queued_at", "leased_until")
+_NUMBERS = ("latency_seconds", "first_token_seconds", "decode_seconds", "queued_at", "leased_until",
+            "share")  # fmt: skip
 
 jobs = Table(
     "jobs", metadata,
@@ -51,6 +54,31 @@ _INDEXES = (
     Index("mondrian_jobs_waiting", jobs.c.status, jobs.c.queued_at),
     Index("mondrian_jobs_pair", jobs.c.pair_of),
 )
+rollouts = Table(
+    "mondrian_rollouts", metadata,
+    Column("id", Text, primary_key=True),  # <advisor>/<version>
+    *(Column(name, Text) for name in (
+        "advisor", "version", "name", "control_version", "control_folder", "state", "why",
+    )),
+    Column("step", Integer), Column("revision", Integer),
+    *(Column(name, Double) for name in ("began", "step_began", "evidence_from")),
+)  # fmt: skip
+decisions = Table(
+    "mondrian_decisions", metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    *(Column(name, Text) for name in ("rollout", "who", "action", "state", "why")),
+    Column("step", Integer), Column("at", Double),
+)  # fmt: skip
+feedback = Table(
+    "mondrian_feedback", metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    # verdict is accepted, corrected or NULL; critique is the corrected one; original as served
+    *(Column(name, Text) for name in (
+        "job", "advisor", "photo_sha256", "side", "model_used", "adapter_version", "rollout",
+        "note", "verdict", "critique", "original", "who",
+    )),
+    Column("thumbs", Integer), Column("at", Double),
+)  # fmt: skip
 _MIGRATIONS = Table(
     "mondrian_migrations", metadata,
     Column("applied_at", Text), Column("change", Text, primary_key=True),
@@ -65,6 +93,10 @@ def migrate(engine: Engine) -> list[str]:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         _MIGRATIONS.create(connection, checkfirst=True)
         changes = _add_columns(connection)
+        for table in (rollouts, decisions, feedback):
+            if not inspect(connection).has_table(table.name):
+                table.create(connection)
+                changes.append(f"table {table.name}")
         for index in _INDEXES:
             index.create(connection, checkfirst=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
