@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ Rule = Literal["leave_out", "keep"]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Checked = TypeVar("Checked", bound=Section)
 
 
 class Application(Section):
@@ -232,6 +235,14 @@ def load_params(path: Path) -> Params:
 
     Raises ParamsError that names every fault at once.
     """
+    return load_yaml(path, Params)
+
+
+def load_yaml(path: Path, kind: type[Checked]) -> Checked:
+    """Read and check a file of parameters.
+
+    Raises ParamsError that names every fault at once.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -241,22 +252,21 @@ def load_params(path: Path) -> Params:
     if not isinstance(content, dict):
         raise ParamsError(f"{path} holds no sections")
     try:
-        params = Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        faults = [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault, kind) for fault in error.errors()]
         count = f"{len(faults)} problem{'s' if len(faults) > 1 else ''}"
         raise ParamsError("\n  ".join([f"{path}: {count}", *faults])) from None
-    return params
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, kind: type[Section]) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if not where:
         return str(fault["msg"].removeprefix("Value error, "))
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "extra_forbidden":
-        return f"{where} is not a parameter{_nearest(fault['loc'])}"
+        return f"{where} is not a parameter{_nearest(fault['loc'], kind)}"
     hint = "; write 2.0e-4, YAML reads 2e-4 as text" if _is_exponent(fault["input"]) else ""
     shown = repr(fault["input"])[:80]
     return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}{hint}"
@@ -270,8 +280,8 @@ def _is_exponent(value: Any) -> bool:
     )
 
 
-def _nearest(loc: tuple[Any, ...]) -> str:
-    model: Any = Params
+def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:
+    model: Any = kind
     for part in loc[:-1]:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         model = field.annotation if field else None
@@ -279,4 +289,4 @@ def _nearest(loc: tuple[Any, ...]) -> str:
     near = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.4)
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; {loc[0] if len(loc) > 1 else 'params.yaml'} has {', '.join(known)}" if known else ""
+    return f"; {loc[0] if len(loc) > 1 else 'the file'} has {', '.join(known)}" if known else ""

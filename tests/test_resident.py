@@ -42,7 +42,7 @@ def arms(plain: Vlm, params: Params, tmp_path: Path) -> Arms:
 
 def asked(name: str, folder: Path, params: Params, merge: bool = False) -> Adopt:
     size = {"min_pixels": SIZE[0], "max_pixels": SIZE[1]}
-    return Adopt(name, str(folder), merge, prompt_hash(params.persona(name)), size)
+    return Adopt(name, str(folder), merge, prompt_hash(params.persona(name)), size, name)
 
 
 def question(params: Params, photo: Image.Image, arm: str) -> Ask:
@@ -156,7 +156,7 @@ def test_an_adapter_of_another_prompt_advisor_or_picture_size_is_refused(
     good = asked("ansel", tmp_path / "ansel", params)
     for wrong, told in (
         (replace(good, prompt="0" * 64), "trained on another prompt"),
-        (replace(good, name="okeefe"), "is ansel's, not okeefe's"),
+        (replace(good, advisor="okeefe"), "is ansel's, not okeefe's"),
         (replace(good, image={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
     ):
         assert told in arms.adopt(wrong).fault

@@ -169,7 +169,7 @@ async def _poisoned(
         row, _ = await service.work.db(service.store.add, direct)
         seen = fit(photos[0], *size)
         with pytest.raises(EngineFault, match="the model process ended"):
-            await service.work.direct(row, service.work.plan("", "x"), seen)
+            await service.work.direct(row, seen)
         for _ in range(600):
             found = [service.store.get(id) for id in ids]
             if all(one and one["status"] in ("failed", "completed") for one in found):

@@ -1,12 +1,23 @@
 """Who answers: what clients ask for, what the service is set to, and the draw of an A/B test."""
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from math import sqrt
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian.service.modes import MODES, Plan, UnknownMode, draw, plan
+from mondrian.service.modes import MODES, Dealer, Plan, Stand, UnknownMode, draw
+from tests.conftest import ROOT
 
 SUBJECTS = st.text(max_size=40)
+
+
+def plan(mode: str, setting: str, experiment: str, subject: str, split: float) -> Plan:
+    return Dealer("ansel", setting, experiment, split).plan(mode, subject)
 
 
 @pytest.mark.parametrize(("mode", "setting", "model_used"), [
@@ -70,3 +81,61 @@ def test_the_base_that_stands_in_is_told_with_its_reason() -> None:
     assert "no retrieval" in answered.reason
     assert "no adapter of ansel" in answered.reason
     assert Plan("ab_test", "fine_tuned", True).fallen_back("x").model_used == "ab_test_base"
+
+
+STAND = Stand("ansel/v2", "v2", step=1, share=0.25, control="ansel~control")
+
+
+def rolled(stand: Stand, subject: str, mode: str = "ab_test") -> Plan:
+    return Dealer("ansel", "ab_test", "1", 0.5, stand).plan(mode, subject)
+
+
+@given(SUBJECTS, st.floats(0.01, 1), st.floats(0.01, 1))
+def test_raising_the_share_of_a_rollout_never_moves_a_candidate_s_client_back(
+    subject: str, a: float, b: float
+) -> None:
+    low, high = (rolled(replace(STAND, share=share), subject) for share in sorted((a, b)))
+    assert low.place
+    assert high.place
+    assert (low.place.side, high.place.side) != ("candidate", "control")
+    assert low.adapter == ("ansel" if low.place.side == "candidate" else "ansel~control")
+
+
+def test_the_shares_of_a_rollout_are_met_over_100_000_clients() -> None:
+    for share in (0.05, 0.25, 0.5):
+        stand = replace(STAND, share=share)
+        taken = sum(rolled(stand, f"client-{i}").adapter == "ansel" for i in range(100_000))
+        error = 4 * sqrt(share * (1 - share) / 100_000)
+        assert abs(taken / 100_000 - share) < error
+    sides = [rolled(replace(STAND, rollout=id), f"client-{i}").adapter == "ansel"
+             for i in range(4000) for id in ("ansel/v2", "ansel/v3")]  # fmt: skip
+    both = sum(a and b for a, b in zip(sides[::2], sides[1::2], strict=True)) / 4000
+    assert abs(both - 0.0625) < 0.02  # another version deals anew
+
+
+def test_another_process_deals_the_same_way() -> None:
+    told = (
+        "from tests.test_service_modes import STAND, rolled; "
+        "print([rolled(STAND, str(i)).adapter for i in range(50)])"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    run = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, env=env,
+                         timeout=60, check=True)  # fmt: skip
+    assert run.stdout.strip() == str([rolled(STAND, str(i)).adapter for i in range(50)])
+
+
+def test_an_adapter_that_was_rolled_back_answers_nobody() -> None:
+    gone = replace(STAND, share=0.0, withdrawn="compliance is surely below 0.95")
+    for mode in ("ab_test", "baseline"):
+        assert rolled(gone, "x", mode) == Plan(mode, "ansel~control", False)
+    asked = rolled(gone, "x", "lora")
+    assert (asked.adapter, asked.fell_back) == ("ansel~control", False)
+    assert "compliance" in asked.reason
+    alone = rolled(replace(gone, control=""), "x", "lora")
+    assert (alone.arm, alone.fell_back) == ("base", True)
+    assert rolled(replace(gone, control=""), "x").model_used == "base"
+
+
+def test_who_asks_for_a_side_by_name_is_in_no_rollout() -> None:
+    assert rolled(STAND, "x", "lora") == Plan("lora", "ansel", False)
+    assert rolled(STAND, "x", "base") == Plan("base", "", False)

@@ -76,7 +76,7 @@ def adopted(arms: Arms, params: Params, folder: Path, merge: bool) -> tuple[Adop
     """The adapter in place, and by how much memory grew."""
     advisor = json.loads((folder / "recipe.json").read_text())["advisor"]
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
-    asked = Adopt(advisor, str(folder), merge, prompt_hash(params.persona(advisor)), image)
+    asked = Adopt(advisor, str(folder), merge, prompt_hash(params.persona(advisor)), image, advisor)
     before = mx.get_active_memory()
     said = arms.adopt(asked)
     if said.fault or said.merged != merge:

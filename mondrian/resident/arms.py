@@ -188,12 +188,12 @@ def _version(folder: Path) -> str:
 def _check_recipe(asked: Adopt, folder: Path) -> None:
     """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
     recipe, whole = read_recipe(folder), read_json(folder / RECIPE)
-    if recipe.advisor != asked.name:
-        raise AdapterError(f"{folder} is {recipe.advisor}'s, not {asked.name}'s")
+    if recipe.advisor != asked.advisor:
+        raise AdapterError(f"{folder} is {recipe.advisor}'s, not {asked.advisor}'s")
     if recipe.prompt_sha256 != asked.prompt:
         raise AdapterError(
             f"{folder} was trained on another prompt (sha256 {recipe.prompt_sha256[:8]}…) than "
-            f"personas.{asked.name} of params.yaml gives ({asked.prompt[:8]}…); train again"
+            f"personas.{asked.advisor} of params.yaml gives ({asked.prompt[:8]}…); train again"
         )
     for name, here in {"image": asked.image, "schema_sha256": schema_hash()}.items():
         if whole.get(name, here) != here:

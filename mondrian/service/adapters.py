@@ -30,6 +30,8 @@ def find(path: Path) -> tuple[dict[str, Path], list[str]]:
     else:
         inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
         folders = [p for one in inside for p in (one, one / "current") if (p / FILES[0]).is_file()]
+    # Where a link leads: it may be switched while the files of a folder are read.
+    folders = [folder.resolve() for folder in folders]
     if not folders:
         raise AdapterError(
             f"--lora_path {path} holds no adapter ({FILES[0]}, {FILES[1]}, {FILES[2]}) and no "
@@ -112,13 +114,18 @@ class Watch:
             self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
             log.error("adapter refused: %s", fault)
             return
+        await self.adopt(name, name, folder)
+
+    async def adopt(self, advisor: str, name: str, folder: Path) -> Adapter | None:
+        """Load an advisor's adapter under a name; None where the model process died under it."""
         image = self.params.image
         size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
-        prompt = prompt_hash(self.params.persona(name))
+        prompt = prompt_hash(self.params.persona(advisor))
+        asked = Adopt(name, str(folder), self.merge, prompt, size, advisor)
         try:
-            await self.engine.adopt(Adopt(name, str(folder), self.merge, prompt, size))
+            return await self.engine.adopt(asked)
         except ModelDied:
-            pass  # the next process loads it first
+            return None  # the next process loads it first
 
     async def run(self) -> None:
         """Look until cancelled."""

@@ -19,10 +19,10 @@ from mondrian.service import body
 from mondrian.service.engine import EngineFault, TimedOut
 from mondrian.service.forms import read_form
 from mondrian.service.intake import Refused, Taken
-from mondrian.service.modes import Plan
+from mondrian.service.modes import checked
 from mondrian.service.openapi import ANALYZE, ANSWERS, CRITIQUED, LOADING, told_as
 from mondrian.service.service import Service, service_of
-from mondrian.service.store import LIVE, Row
+from mondrian.service.store import GONE, LIVE, Row
 
 router = APIRouter(tags=["advisor"])
 log = logging.getLogger("mondrian.http")
@@ -112,11 +112,11 @@ async def schema() -> dict[str, Any]:
 async def analyze(request: Request) -> JSONResponse:
     """Critique one photograph; the answer holds both families of fields that clients read."""
     service = service_of(request)
-    planned, row, taken = await _begin(service, request)
+    row, taken = await _begin(service, request)
     if taken is None:
         row = await _finished(service, row)
     else:
-        work = asyncio.create_task(service.work.direct(row, planned, taken.picture))
+        work = asyncio.create_task(service.work.direct(row, taken.picture))
         row = await _while_connected(request, work)
     return JSONResponse(body.analysis(row, service.engine.state.device))
 
@@ -128,7 +128,7 @@ async def analyze(request: Request) -> JSONResponse:
 async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
     service = service_of(request)
-    planned, row, taken = await _begin(service, request)
+    row, taken = await _begin(service, request)
     told: asyncio.Queue[Row] = asyncio.Queue()
 
     def grow(text: str, tokens: int) -> None:
@@ -139,7 +139,7 @@ async def analyze_stream(request: Request) -> StreamingResponse:
             if taken is None:
                 done = await _finished(service, row)
             else:
-                done = await service.work.direct(row, planned, taken.picture, grow)
+                done = await service.work.direct(row, taken.picture, grow)
             result = body.analysis(done, service.engine.state.device)
             told.put_nowait({"type": "complete", "result": result})
         except (EngineFault, Refused) as error:
@@ -173,14 +173,14 @@ def event(told: Row, name: str = "") -> str:
     return f"{head}data: {json.dumps(told)}\n\n"
 
 
-async def _begin(service: Service, request: Request) -> tuple[Plan, Row, Taken | None]:
+async def _begin(service: Service, request: Request) -> tuple[Row, Taken | None]:
     """A checked request with its row; no photograph where its idempotency key is known."""
     service.admit(direct=True)
     asked = await read_form(request, service.params)
-    planned = service.work.plan(asked.mode, asked.subject)
+    checked(asked.mode)
     with service.desk.approach():
         row, taken, new = await service.accept(asked, "direct", "analyzing")
-    return planned, row, taken if new else None
+    return row, taken if new else None
 
 
 async def _while_connected(request: Request, work: asyncio.Task[Row]) -> Row:
@@ -197,7 +197,7 @@ async def _while_connected(request: Request, work: asyncio.Task[Row]) -> Row:
             work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
-            raise EngineFault("the client went away")
+            raise EngineFault(GONE)
         return work.result()
     finally:
         watch.cancel()

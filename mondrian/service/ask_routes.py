@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from mondrian.service.faults import FAULTS
 from mondrian.service.forms import read_form
 from mondrian.service.intake import Refused
-from mondrian.service.modes import OWN
+from mondrian.service.modes import OWN, checked
 from mondrian.service.service import Service, service_of
 from mondrian.service.site import PageRoute, fault, site
 
@@ -50,7 +50,7 @@ async def _queued(service: Service, request: Request) -> str:
     told = await read_form(request, service.params)
     both = told.mode == BOTH
     asked = replace(told, mode="base") if both else told
-    service.work.plan(asked.mode, asked.subject)
+    checked(asked.mode)
     await service.check_queue()
     row, taken, new = await service.accept(asked, "upload", "queued")
     if new and both:

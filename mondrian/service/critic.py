@@ -59,7 +59,7 @@ class Critic:
 
         async def ask(by: Plan) -> Told:
             return await self.engine.critique(Question(
-                advisor, by.arm == "fine_tuned", messages, picture,
+                advisor, by.adapter, messages, picture,
                 self.params.serve.critique_seconds, grow, stream,
             ))  # fmt: skip
 
@@ -70,7 +70,7 @@ class Critic:
         except EngineFault as error:
             if plan.arm == "base":
                 raise
-            plan = plan.fallen_back(self._why(advisor, error))
+            plan = plan.fallen_back(self._why(plan.adapter, error))
             if grow:
                 grow("", 0)  # what was told so far is begun anew
             told = await ask(plan)
@@ -85,12 +85,12 @@ class Critic:
             self.engine.state.model,
         )  # fmt: skip
 
-    def _why(self, advisor: str, error: EngineFault) -> str:
-        """Why the adapter did not answer."""
-        found = self.engine.state.adapters.get(advisor)
+    def _why(self, name: str, error: EngineFault) -> str:
+        """Why the adapter of that name did not answer."""
+        found = self.engine.state.adapters.get(name)
         if found and found.fault:
             return found.fault
-        told = f"no adapter of {advisor} serves" if isinstance(error, NoAdapter) else str(error)
+        told = f"no adapter of {name} serves" if isinstance(error, NoAdapter) else str(error)
         return f"{told}: answered by the base"
 
 

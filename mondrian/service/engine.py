@@ -17,12 +17,12 @@ Grow = Callable[[str, int], None]  # more text, tokens so far
 class Question:
     """One critique that is wanted.
 
-    adapter  whether the advisor's adapter is to answer; else the base
+    adapter  name of the adapter that is to answer; empty for the base
     grow     is told the text as it comes; None where nobody reads along
     """
 
     advisor: str
-    adapter: bool
+    adapter: str
     messages: list[dict[str, str]]
     picture: Image.Image = field(repr=False)
     seconds: float

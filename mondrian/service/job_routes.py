@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from mondrian.critique import explain
 from mondrian.service import body
 from mondrian.service.forms import FIELD, read_form
+from mondrian.service.modes import checked
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
 from mondrian.service.pages import portrait
@@ -74,7 +75,7 @@ async def upload(request: Request) -> JSONResponse:
     service = service_of(request)
     service.admit()
     asked = await read_form(request, service.params)
-    service.work.plan(asked.mode, asked.subject)
+    checked(asked.mode)
     await service.check_queue()
     status = "queued" if asked.auto_analyze else "pending"
     row, _, new = await service.accept(asked, "upload", status)
@@ -115,7 +116,7 @@ async def create(request: Request) -> JSONResponse:
     _known(service, advisor, 400)
     mode = asked.mode.strip().lower() or "baseline"
     id = str(uuid4())
-    service.work.plan(mode, id)
+    checked(mode)
     row, _ = await service.work.db(service.store.add, {
         "id": id, "filename": found["filename"], "advisor": advisor, "mode": mode,
         "status": "queued", "kind": "upload", "subject": id, "enable_rag": 0,

@@ -200,7 +200,7 @@ class LocalEngine:
             raise TimedOut(f"no model within {question.seconds:g} s") from None
         if self.state.status == "error":
             raise EngineFault(self.state.message)
-        arm = question.advisor if question.adapter else BASE
+        arm = question.adapter or BASE
         if arm and not self.state.adapters.get(arm, Adapter(arm, "", "")).serves:
             raise NoAdapter(f"no adapter serves for {arm}")
         id, picture = next(self._numbers), question.picture

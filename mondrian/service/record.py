@@ -46,10 +46,19 @@ def values_of(answers: Sequence[Answer], params: Params, seconds: float) -> dict
         "first_token_seconds": first.told.first_seconds,
         "decode_seconds": first.told.decode_seconds,
     }
+    if _replaced(first):
+        told |= {"rollout": None, "side": None}
     return {  # PostgreSQL keeps no NUL
         name: value.replace("\0", " ") if isinstance(value, str) else value
         for name, value in told.items()
     }
+
+
+def _replaced(answer: Answer) -> bool:
+    """Whether the adapter was replaced meanwhile: the job says nothing about the one dealt."""
+    place, plan = answer.plan.place, answer.plan
+    dealt = place is not None and place.side == "candidate" and not plan.fell_back
+    return dealt and place is not None and not place.rollout.endswith(f"/{answer.told.version}")
 
 
 def outputs_of(answer: Answer) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class RemoteEngine:
     async def critique(self, question: Question) -> Told:
         model = self.models["base"]
         if question.adapter:
-            found = self.state.adapters.get(question.advisor)
+            found = self.state.adapters.get(question.adapter)
             if found is None or not found.serves:
                 raise NoAdapter(f"no adapter serves for {question.advisor}")
             model = found.version

@@ -53,15 +53,17 @@ _INDEXES = (
     Index("mondrian_jobs_key", jobs.c.idempotency_key, unique=True),
     Index("mondrian_jobs_waiting", jobs.c.status, jobs.c.queued_at),
     Index("mondrian_jobs_pair", jobs.c.pair_of),
+    Index("mondrian_jobs_rollout", jobs.c.rollout),
 )
 rollouts = Table(
     "mondrian_rollouts", metadata,
     Column("id", Text, primary_key=True),  # <advisor>/<version>
     *(Column(name, Text) for name in (
-        "advisor", "version", "name", "control_version", "control_folder", "state", "why",
+        "advisor", "version", "name", "folder", "control", "control_version", "control_folder",
+        "state", "why",
     )),
     Column("step", Integer), Column("revision", Integer),
-    *(Column(name, Double) for name in ("began", "step_began", "evidence_from")),
+    *(Column(name, Double) for name in ("began", "step_began", "evidence_from", "full_since")),
 )  # fmt: skip
 decisions = Table(
     "mondrian_decisions", metadata,
@@ -69,7 +71,7 @@ decisions = Table(
     *(Column(name, Text) for name in ("rollout", "who", "action", "state", "why")),
     Column("step", Integer), Column("at", Double),
 )  # fmt: skip
-feedback = Table(
+feedback = Table(  # rows are only added, and the newest of a job and advisor counts
     "mondrian_feedback", metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
     # verdict is accepted, corrected or NULL; critique is the corrected one; original as served
@@ -78,6 +80,7 @@ feedback = Table(
         "note", "verdict", "critique", "original", "who",
     )),
     Column("thumbs", Integer), Column("at", Double),
+    Index("mondrian_feedback_job", "job"),
 )  # fmt: skip
 _MIGRATIONS = Table(
     "mondrian_migrations", metadata,

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mondrian.errors import MondrianError
+from mondrian.experiment.rollouts import Rollouts
 from mondrian.service.adapters import Watch, find
 from mondrian.service.connect import open_engine
 from mondrian.service.critic import Critic
@@ -24,6 +25,7 @@ from mondrian.service.local import LocalEngine
 from mondrian.service.metrics import Metrics
 from mondrian.service.remote import RemoteEngine
 from mondrian.service.settings import Settings
+from mondrian.service.steering import Steering
 from mondrian.service.store import Row, Rules, Store
 from mondrian.service.wire import Setup
 from mondrian.service.work import Work
@@ -59,6 +61,14 @@ class Service:
             find(settings.lora_path)
             merge = serve.model_mode == "fine_tuned"
             self.watch = Watch(self.engine, settings.lora_path, self.params, merge)
+        self.rollouts = Rollouts(self.store.engine)
+        self.steering: Steering | None = None
+        if settings.rollout:
+            self.steering = Steering(
+                self.rollouts, settings.rollout, tuple(self.params.advisors),
+                self.engine.state.adapters, self.watch.adopt if self.watch else None,
+            )  # fmt: skip
+            self.work.stand = self.steering.stand_of
         self.fatal = ""  # why the service ends by itself
         self.looked = False  # whether the adapters were looked at once
         self.deadline: float | None = None  # of what is still running, once it drains
@@ -153,9 +163,8 @@ class Service:
         for change in self.store.changes:
             log.info("database: added %s", change)
         await self.engine.start()
-        tasks = [asyncio.create_task(task) for task in (
-            self._adapters(), self.work.run(), self.work.beat(), self._watch_engine(),
-        )]  # fmt: skip
+        parts = [self._adapters(), self.work.run(), self.work.beat(), self._watch_engine()]
+        tasks = [asyncio.create_task(part) for part in parts]
         for task in tasks:
             task.add_done_callback(self._task_ended)
         try:
@@ -178,9 +187,11 @@ class Service:
             faults = [a.fault for a in self.engine.state.adapters.values() if a.fault]
             if self.watch.merge and (faults or self.watch.fault):
                 self._end(f"model_mode fine_tuned: {(faults or [self.watch.fault])[0]}")
+        if self.steering:
+            await self.steering.look_safely()
         self.looked = True
-        if self.watch:
-            await self.watch.run()
+        loops = [part.run() for part in (self.watch, self.steering) if part]
+        await asyncio.gather(*loops)
 
     async def _watch_engine(self) -> None:
         """End where the model can never be: what is wrong is said once, in one line."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mondrian.errors import ParamsError
+from mondrian.experiment.settings import Rollout, load_rollout
 from mondrian.params import Params, Serve, load_params
 
 KEY = "MONDRIAN_API_KEY"
@@ -27,6 +28,7 @@ class Settings:
     hosts         names that this service is called by, beside addresses
     engine_url    of an OpenAI-compatible server; None for the model process
     engine_models model names there: of the base under "base", else by advisor
+    rollout       steps and guardrails of new adapters; None where ab_test_split says it all
     """
 
     params: Params
@@ -38,6 +40,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     engine_url: str | None = None
     engine_models: tuple[tuple[str, str], ...] = ()
+    rollout: Rollout | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -51,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
     add("--model_mode", choices=("base", "fine_tuned", "ab_test"))
     add("--ab_test_split", type=float, help="share of clients that the adapter answers")
+    add("--rollout", type=Path, help="rollout.yaml: steps and guardrails of a new adapter")
     add("--port", type=int)
     add("--host", help="address to listen on")
     add("--db", default="data/service/mondrian.db", help="SQLite file, or postgresql://…")
@@ -88,6 +92,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         hosts=tuple(args.allow_host),
         engine_url=args.engine_url,
         engine_models=models,
+        rollout=_rollout(args, serve),
         warnings=_network(serve.host, key, args.open_network),
     )
 
@@ -116,6 +121,16 @@ def _check_engine(
         raise ParamsError("--engine_url and --engine_model go with --engine openai")
     elif serve.model_mode != "base" and not args.lora_path:
         raise ParamsError(f"--model_mode {serve.model_mode} wants --lora_path")
+
+
+def _rollout(args: argparse.Namespace, serve: Serve) -> Rollout | None:
+    if args.rollout is None:
+        return None
+    if serve.model_mode != "ab_test":
+        raise ParamsError(f"--rollout wants --model_mode ab_test; it is {serve.model_mode}")
+    if args.ab_test_split is not None:
+        raise ParamsError("--rollout and --ab_test_split both say who answers; give one of them")
+    return load_rollout(args.rollout)
 
 
 def _pair(told: str) -> tuple[str, str]:

@@ -22,9 +22,11 @@ import psutil
 from sqlalchemy import ColumnElement, Engine, and_, case, func, select
 from sqlalchemy.exc import IntegrityError
 
+from mondrian.service.feedback import forget, withdraw
 from mondrian.service.schema import jobs, migrate
 
 Row = dict[str, Any]
+GONE = "the client went away"  # of a request that nobody waited for any more
 LIVE = ("queued", "analyzing")
 DONE = ("completed", "done")  # done and error are of today's application before 2026
 ENDED = (*DONE, "failed", "error")
@@ -186,19 +188,21 @@ class Store:
             return bool(connection.execute(query, values).rowcount == 1)
 
     def requeue(self, id: str) -> bool:
-        """A finished job once more from the beginning."""
-        return self.change(
-            id, jobs.c.status.in_(("failed", "completed", "pending"))
-            & jobs.c.kind.in_(("upload", "shadow")),
-            status="queued", current_step="Queued", progress_percentage=0, error=None,
-            queued_at=time.time(), retry_count=0, crashes=0, strikes=0, completed_at=None,
-            thumbs=None, note=None,
+        """A finished job once more from the beginning; what was said of its text is withdrawn."""
+        again = jobs.update().where(
+            jobs.c.id == id, jobs.c.status.in_(("failed", "completed", "pending")),
+            jobs.c.kind.in_(("upload", "shadow")),
         )  # fmt: skip
-
-    def feedback(self, id: str, thumbs: int, note: str) -> bool:
-        """What a person says of a critique: thumbs is 1 for up and -1 for down."""
-        done = jobs.c.status.in_(DONE)
-        return self.change(id, done, thumbs=thumbs, note=note or None)
+        values = {
+            "status": "queued", "current_step": "Queued", "progress_percentage": 0, "error": None,
+            "queued_at": time.time(), "retry_count": 0, "crashes": 0, "strikes": 0,
+            "completed_at": None, "thumbs": None, "note": None,
+        }  # fmt: skip
+        with self.engine.begin() as connection:
+            begun = connection.execute(again, values).rowcount == 1
+            if begun:
+                withdraw(connection, id)
+        return begun
 
     def give_up(self, id: str) -> bool:
         """A job that nobody has begun will not be."""
@@ -212,11 +216,12 @@ class Store:
         return self._first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
 
     def clear(self) -> list[str]:
-        """Forget all jobs that are ours and not under way; their photographs."""
+        """Forget all jobs that are ours and not under way, and what was said of them; their photographs."""
         ours = and_(jobs.c.kind.is_not(None), jobs.c.status != "analyzing")
         with self.engine.begin() as connection:
             query = select(jobs.c.filename).where(ours).distinct()
             names = [str(name) for name in connection.execute(query).scalars()]
+            forget(connection, select(jobs.c.id).where(ours))
             connection.execute(jobs.delete().where(ours))
             query = select(jobs.c.filename).where(jobs.c.filename.in_(names))
             kept = set(connection.execute(query).scalars())

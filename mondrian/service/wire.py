@@ -55,7 +55,7 @@ class Quit:
 
 @dataclass(frozen=True)
 class Adopt:
-    """To the model: load an advisor's adapter, or replace it.
+    """To the model: load an advisor's adapter under a name, or replace it.
 
     merge   put it into weights of its own, where those are not packed and memory is left
     prompt  sha256 of the prompt that it has to be trained with
@@ -67,6 +67,7 @@ class Adopt:
     merge: bool
     prompt: str
     image: dict[str, int]
+    advisor: str
 
 
 @dataclass(frozen=True)

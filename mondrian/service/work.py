@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -21,10 +22,10 @@ from mondrian.service.desk import Desk
 from mondrian.service.engine import EngineFault, ModelDied
 from mondrian.service.intake import Intake, Refused
 from mondrian.service.metrics import Metrics
-from mondrian.service.modes import Plan, draw, plan
+from mondrian.service.modes import Dealer, Plan, Stand, draw
 from mondrian.service.progress import Progress
 from mondrian.service.record import values_of
-from mondrian.service.store import Row, Store
+from mondrian.service.store import GONE, Row, Store
 
 Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
@@ -47,6 +48,7 @@ class Work:
         self.progress: dict[str, Progress] = {}
         self.draining = False
         self.open: Callable[[], bool] = lambda: True  # whether the engine takes work now
+        self.stand: Callable[[str], Stand | None] = lambda _: None  # of an advisor's roll-out
         self._ids: set[str] = set()  # of all that is under way here
         self._came = asyncio.Event()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -65,31 +67,34 @@ class Work:
             self._pictures, partial(call, *args)
         )
 
-    def plan(self, mode: str, subject: str) -> Plan:
-        """Who is to answer. Raises UnknownMode."""
-        serve = self.params.serve
-        return plan(mode, serve.model_mode, serve.experiment, subject, serve.ab_test_split)
+    def plan(self, row: Row, advisor: str) -> Plan:
+        """Who is to answer a job in an advisor's name. Raises UnknownMode."""
+        serve, stand = self.params.serve, self.stand(advisor)
+        dealer = Dealer(advisor, serve.model_mode, serve.experiment, serve.ab_test_split, stand)
+        mode = row["mode"] or ""
+        if row["kind"] == "shadow" and stand and row.get("rollout") == stand.rollout:
+            return dealer.on(row["side"], mode)
+        return dealer.plan(mode, row["subject"] or row["id"])
 
     def came(self) -> None:
         """Something was queued."""
         self._came.set()
 
     async def direct(
-        self, row: Row, planned: Plan, picture: Image.Image,
-        grow: Callable[[str, int], None] | None = None,
-    ) -> Row:  # fmt: skip
+        self, row: Row, picture: Image.Image, grow: Callable[[str, int], None] | None = None
+    ) -> Row:
         """Answer a request that waits for it; the finished row.
 
         grow  is told the text as it comes
 
         Raises EngineFault; cancelled, the job has failed.
         """
-        started, told = monotonic(), "the client went away"
+        started, told, outcome = monotonic(), GONE, "abandoned"
         self._ids.add(row["id"])
         try:
             for last in (False, True):
                 try:
-                    answers = await self._answered(row, planned, picture, alone=last, grow=grow)
+                    answers = await self._answered(row, picture, alone=last, grow=grow)
                     break
                 except ModelDied:
                     if last:
@@ -101,8 +106,8 @@ class Work:
             await self.db(self.store.finish, row["id"], **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
-                told = str(error) or type(error).__name__
-            self.metrics.count(row, planned.model_used, "failed")
+                told, outcome = str(error) or type(error).__name__, "failed"
+            self.metrics.count(row, self._used(row), outcome)
             await asyncio.shield(self._quiet(self.store.fail, row["id"], told))
             raise
         finally:
@@ -112,11 +117,12 @@ class Work:
         return row | values | {"status": "completed"}
 
     async def _answered(
-        self, row: Row, planned: Plan, picture: Image.Image, alone: bool,
+        self, row: Row, picture: Image.Image, alone: bool,
         grow: Callable[[str, int], None] | None = None,
     ) -> list[Answer]:  # fmt: skip
         """Answers of every advisor of a job, one after the other, in one place."""
         advisors = row["advisor"].split(",")
+        plans = {advisor: self.plan(row, advisor) for advisor in advisors}
         progress = Progress(advisors[0], of=len(advisors))
 
         def grown(text: str, tokens: int) -> None:
@@ -128,17 +134,28 @@ class Work:
         try:
             async with self.desk.place(alone, counted=row["kind"] == "direct"):
                 self.progress[row["id"]] = progress
+                await self._dealt(row, plans)
                 answers = []
                 for progress.place, progress.advisor in enumerate(advisors, 1):
                     progress.since, progress.text = monotonic(), ""
                     read = grow is not None or row["kind"] == "upload"  # by somebody, on a page
                     answers.append(await self.critic.answer(
-                        progress.advisor, planned, picture, grown, read
+                        progress.advisor, plans[progress.advisor], picture, grown, read
                     ))  # fmt: skip
                 return answers
         finally:
             self.progress.pop(row["id"], None)
             self._came.set()  # a place is free
+
+    async def _dealt(self, row: Row, plans: Mapping[str, Plan]) -> None:
+        """Write down what a roll-out drew for a job, before anything can go wrong with it."""
+        place = next(iter(plans.values())).place if len(plans) == 1 else None
+        if place and row["kind"] != "shadow":
+            await self.db(self.store.note, row["id"], **asdict(place))
+
+    def _used(self, row: Row) -> str:
+        """Who was to answer a job, as jobs.model_used says it."""
+        return self.plan(row, row["advisor"].split(",")[0]).model_used
 
     async def run(self) -> None:
         """Take jobs from the queue as there are places, until cancelled."""
@@ -178,15 +195,14 @@ class Work:
 
     async def _critiqued(self, row: Row) -> None:
         started, id = monotonic(), row["id"]
-        planned = self.plan(row["mode"] or "", row["subject"] or id)
         try:
             picture = await self.photo(self.intake.again, row["filename"])
             alone = bool(row["crashes"])
-            answers = await self._answered(row, planned, picture, alone)
+            answers = await self._answered(row, picture, alone)
             values = values_of(answers, self.params, monotonic() - started)
         except Refused as error:
             await self._settled(self.store.fail, id, str(error))
-            self.metrics.count(row, planned.model_used, "failed")
+            self.metrics.count(row, self._used(row), "failed")
             return
         except EngineFault as error:
             if self.draining and isinstance(error, ModelDied):
@@ -200,7 +216,7 @@ class Work:
             crashed = isinstance(error, ModelDied)
             became = await self._settled(self.store.again, row, str(error), crashed)
             outcome = "failed" if became == "failed" else "retried"
-            self.metrics.count(row, planned.model_used, outcome)
+            self.metrics.count(row, self._used(row), outcome)
             return
         if await self._settled(self.store.finish, id, **values):
             self.metrics.completed(row, answers, monotonic() - started)
@@ -222,13 +238,14 @@ class Work:
 
     async def _shadow(self, row: Row, planned: Plan) -> None:
         """Let the other arm critique the same photograph, by and by, for a share of requests."""
-        serve = self.params.serve
+        serve, place = self.params.serve, planned.place
         share = serve.shadow_share
         if row["kind"] == "shadow" or planned.fell_back or not share:
             return
         if draw(f"{serve.experiment}/shadow", row["id"]) >= share:
             return
-        other = {
+        dealt = {} if place is None else asdict(place) | {"side": place.other}
+        other = dealt | {
             "id": str(uuid4()), "kind": "shadow", "status": "queued", "pair_of": row["id"],
             "mode": "base" if planned.other == "base" else "lora", "advisor": row["advisor"],
             "filename": row["filename"], "subject": row["subject"],

@@ -1,0 +1,119 @@
+"""Jobs of a roll-out -> what the numbers are made of: one `Seen` a job, in the order it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from mondrian.jobs import epoch
+from mondrian.service.schema import feedback, jobs
+from mondrian.service.store import DONE, GONE
+
+CANDIDATE, CONTROL = "candidate", "control"
+_COLUMNS = (
+    "id", "kind", "subject", "pair_of", "side", "share", "step", "status", "error", "queued_at",
+    "completed_at", "model_used", "compliant", "latency_seconds", "tokens", "thumbs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One job that was dealt to an arm.
+
+    outcome    completed, failed, gone (the client went away: nobody's fault) or open
+    share      chance with which it was dealt to the candidate
+    asked      seconds since 1970, as are ended and judged (by a person); inf where that is not yet
+    thumbs     1 up, -1 down, None where nobody said
+    accepted   whether a person took it as it was; None where nobody decided
+    moved      mean points by which a person moved its seven scores
+    """
+
+    id: str
+    shadow: bool
+    subject: str
+    pair_of: str
+    candidate: bool
+    share: float
+    step: int
+    outcome: str
+    asked: float
+    ended: float
+    judged: float
+    fell_back: bool
+    compliant: bool | None
+    seconds: float | None
+    tokens: int | None
+    thumbs: int | None
+    accepted: bool | None
+    moved: float | None
+
+
+def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
+    """Every job of a roll-out that was asked for since a time."""
+    said = _newest_feedback(engine, rollout)
+    chosen = [jobs.c[name] for name in _COLUMNS]
+    query = select(*chosen).where(jobs.c.rollout == rollout, jobs.c.queued_at >= since)
+    with engine.execution_options(reads=True).begin() as connection:
+        rows = connection.execute(query).mappings().all()
+    seen = [_seen(dict(row), said.get(row["id"])) for row in rows]
+    return sorted(seen, key=lambda one: (one.ended, one.asked, one.id))
+
+
+def _newest_feedback(engine: Engine, rollout: str) -> dict[str, Mapping[str, Any]]:
+    newest = select(func.max(feedback.c.number)).where(feedback.c.rollout == rollout)
+    newest = newest.group_by(feedback.c.job)
+    with engine.execution_options(reads=True).begin() as connection:
+        rows = connection.execute(select(feedback).where(feedback.c.number.in_(newest)))
+        return {row["job"]: dict(row) for row in rows.mappings()}
+
+
+def _seen(row: Mapping[str, Any], said: Mapping[str, Any] | None) -> Seen:
+    candidate = row["side"] == CANDIDATE
+    done, never = row["status"] in DONE, float("inf")
+    verdict = said["verdict"] if said and done else None
+    return Seen(
+        id=row["id"],
+        shadow=row["kind"] == "shadow",
+        subject=row["subject"] or row["id"],
+        pair_of=row["pair_of"] or "",
+        candidate=candidate,
+        share=row["share"],
+        step=row["step"],
+        outcome=_outcome(row["status"], row["error"]),
+        asked=row["queued_at"],
+        ended=epoch(row["completed_at"]) or never,
+        judged=said["at"] if said and said["at"] else epoch(row["completed_at"]) or never,
+        fell_back=candidate and done and (row["model_used"] or "").endswith("base"),
+        compliant=bool(row["compliant"]) if done and row["compliant"] is not None else None,
+        seconds=row["latency_seconds"] if done else None,
+        tokens=row["tokens"] if done else None,
+        thumbs=(row["thumbs"] or None) if done else None,
+        accepted=None if verdict is None else verdict == "accepted",
+        moved=moved(said["original"], said["critique"]) if said and verdict else None,
+    )
+
+
+def _outcome(status: str, error: str | None) -> str:
+    if status in DONE:
+        return "completed"
+    if status == "failed":
+        return "gone" if error == GONE else "failed"
+    return "open"
+
+
+def moved(original: str | None, corrected: str | None) -> float | None:
+    """Mean points by which seven scores were changed; 0 where there is no correction."""
+    if not corrected:
+        return 0.0
+    try:
+        before, after = (
+            [float(one["score"]) for one in json.loads(text or "")["dimensions"]]
+            for text in (original, corrected)
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+    return sum(abs(a - b) for a, b in zip(after, before, strict=False)) / max(1, len(before))

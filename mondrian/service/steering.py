@@ -1,0 +1,137 @@
+"""The service's own hand on roll-outs: begins them, tells the draw how they stand, decides.
+
+The state lies in the database, so that several services and every start go on with the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mondrian.experiment.assess import assess
+from mondrian.experiment.decide import Verdict, decide
+from mondrian.experiment.evidence import evidence
+from mondrian.experiment.rollouts import BACK, Entry, Rollouts
+from mondrian.experiment.settings import Rollout
+from mondrian.experiment.steps import advance, roll_back
+from mondrian.service.connect import one_line
+from mondrian.service.engine import Adapter
+from mondrian.service.modes import Stand
+
+EVERY = 1.0  # seconds between two looks at what the adapters are, and at what others decided
+log = logging.getLogger("mondrian.rollout")
+Adopted = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
+
+
+def control_name(advisor: str) -> str:
+    """What the engine calls the adapter that answers beside an advisor's newest."""
+    return f"{advisor}~control"
+
+
+class Steering:
+    """Roll-outs of the advisors whose adapter serves.
+
+    adapters  what serves, by advisor
+    adopt     makes an engine load an adapter under a name; None where it cannot
+    stands    is read at each draw: it is replaced as a whole
+    """
+
+    def __init__(
+        self, rollouts: Rollouts, settings: Rollout, advisors: tuple[str, ...],
+        adapters: Mapping[str, Adapter], adopt: Adopted | None,
+    ) -> None:  # fmt: skip
+        self.rollouts, self.settings, self.advisors = rollouts, settings, advisors
+        self.adapters, self.adopt = adapters, adopt
+        self.stands: dict[str, Stand] = {}
+        self._refused: set[str] = set()  # controls that would not load
+        self._decided = float("-inf")
+
+    async def look(self) -> None:
+        """Begin what is new, and see what others decided."""
+        for advisor in self.advisors:
+            adapter = self.adapters.get(advisor)
+            if adapter is None or not adapter.serves:
+                continue
+            entry = await asyncio.to_thread(
+                self.rollouts.begin, advisor, adapter.version, Path(adapter.folder).name,
+                adapter.folder, self.settings.control,
+            )  # fmt: skip
+            control = await self._control(entry)
+            stand = self.stand(entry, control)
+            if self.stands.get(advisor) != stand:
+                self.stands = {**self.stands, advisor: stand}
+                log.info(
+                    "roll-out %s (%s): %s, step %d, %.0f %% of clients",
+                    entry.id, entry.name, entry.state, entry.step + 1, 100 * stand.share,
+                )  # fmt: skip
+
+    def stand(self, entry: Entry, control: str) -> Stand:
+        """What the draw needs to know of a roll-out."""
+        step = min(entry.step, len(self.settings.steps) - 1)
+        gone = entry.state == BACK
+        return Stand(
+            entry.id, entry.version, step, 0.0 if gone else self.settings.steps[step].share,
+            control, (entry.why or "by a person") if gone else "",
+        )  # fmt: skip
+
+    async def _control(self, entry: Entry) -> str:
+        """Name in the engine of the adapter that serves beside; empty for the base."""
+        if not entry.control_version or self.adopt is None or entry.id in self._refused:
+            return ""
+        name = control_name(entry.advisor)
+        found = self.adapters.get(name)
+        if found and found.serves and found.version == entry.control_version:
+            return name
+        adopted = await self.adopt(entry.advisor, name, Path(entry.control_folder))
+        if adopted and adopted.version == entry.control_version and not adopted.fault:
+            return name
+        if adopted:
+            self._refused.add(entry.id)
+            told = adopted.fault or f"it is of version {adopted.version} now"
+            log.error("roll-out %s: %s cannot serve as control, the base does: %s",
+                      entry.id, entry.control, told)  # fmt: skip
+        return ""
+
+    def decide(self) -> list[tuple[Entry, Verdict]]:
+        """Look at the numbers of each roll-out and act on them; in a thread."""
+        told = []
+        for stand in self.stands.values():
+            entry = self.rollouts.get(stand.rollout)
+            if entry is None:
+                continue
+            seen = evidence(self.rollouts.engine, entry.id, entry.evidence_from)
+            found = assess(seen, self.settings, entry.step)
+            verdict = decide(found, entry, self.settings, time.time())
+            if verdict.action == "roll back":
+                roll_back(self.rollouts, entry, "service", verdict.why)
+            elif verdict.action == "advance" and self.settings.automatic:
+                advance(self.rollouts, self.settings, entry, "service", verdict.why)
+            told.append((entry, verdict))
+        return told
+
+    def stand_of(self, advisor: str) -> Stand | None:
+        """How an advisor's roll-out stands now; None where no adapter of it serves."""
+        return self.stands.get(advisor)
+
+    async def look_safely(self) -> None:
+        """Look, and decide where it is time; a database that is away costs time alone."""
+        try:
+            await self.look()
+            if time.monotonic() - self._decided >= self.settings.every_seconds:
+                self._decided = time.monotonic()
+                for entry, verdict in await asyncio.to_thread(self.decide):
+                    if verdict.action:
+                        log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
+        except SQLAlchemyError as error:
+            log.error("roll-out: database: %s", one_line(error))
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            await self.look_safely()
