@@ -174,7 +174,7 @@ def fairness(asked: Sequence[Seen]) -> tuple[float, int, int]:
     dealt = [one for one in firsts.values() if 0 < one.share < 1]
     candidate = np.array([one.candidate for one in dealt], bool)
     running = imbalance(candidate, np.array([one.share for one in dealt], float))
-    mismatch = float(running.max()) if len(running) else 1.0
+    mismatch = float(running[-1]) if len(running) else 1.0  # as it is now: a false alarm passes
     return mismatch, len(doubly_exposed(asked)), len(firsts)
 
 
