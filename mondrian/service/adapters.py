@@ -25,6 +25,8 @@ def find(path: Path) -> tuple[dict[str, Path], list[str]]:
 
     Raises AdapterError where there is none that could serve.
     """
+    if not path.exists():
+        raise AdapterError(f"--lora_path {path} does not exist; train (dvc repro) or mondrian pull")
     if (path / FILES[0]).is_file():
         folders = [path]
     else:
@@ -35,7 +37,7 @@ def find(path: Path) -> tuple[dict[str, Path], list[str]]:
     if not folders:
         raise AdapterError(
             f"--lora_path {path} holds no adapter ({FILES[0]}, {FILES[1]}, {FILES[2]}) and no "
-            "folder of one; train one: dvc repro"
+            "folder of one; train one (dvc repro), or fetch one (mondrian pull)"
         )
     found: dict[str, Path] = {}
     faults = []

@@ -38,6 +38,12 @@ HEADERS = {
 }
 
 
+def _no_key(headers: Headers) -> str:
+    if headers.get("x-api-key") or headers.get("authorization"):
+        return "the API key is not this service's; it is in MONDRIAN_API_KEY there"
+    return "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+
+
 def session(key: str) -> str:
     """What the cookie of a browser that logged in holds: made of the key, never the key."""
     return hmac(key.encode(), b"mondrian pages", sha256).hexdigest()
@@ -84,7 +90,7 @@ class Guard:
         if self.key and not path.startswith(_FREE) and not self._has_key(headers):
             if method == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse("/login", 303)
-            told = _told(401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+            told = _told(401, _no_key(headers))
             told.headers["www-authenticate"] = "Bearer"
             return told
         client = (scope.get("client") or ("",))[0]
