@@ -1,67 +1,22 @@
 """The whole pipeline in a fresh clone, on mondrian-tiny, as `make` runs it."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.cloned import Clone, cloned
 
 pytestmark = pytest.mark.slow
 ADVISORS = ("ansel", "okeefe")
 
 
-class Clone:
-    """A clone of the work tree as it is, with this environment and a HOME of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "mondrian"
-        self.env = {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
-            "HOME": str(folder),
-            "DVC_NO_ANALYTICS": "1",
-            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
-            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
-        }  # fmt: skip
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", message)
-
-    def metrics(self, advisor: str, stage: str) -> Any:
-        return json.loads((self.folder / "metrics" / advisor / f"{stage}.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    made = Clone(tmp_path_factory.mktemp("fresh"))
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
-        check=True,
-    ).stdout.splitlines()  # fmt: skip
-    for name in listed:
-        made_here = name.endswith("dvc.lock") or name.startswith("metrics/")
-        if (ROOT / name).is_file() and not made_here:
-            target = made.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
-    made.run("git", "init", "-q")
-    made.commit("clone")
+    made = cloned(tmp_path_factory.mktemp("fresh"))
     made.run("dvc", "repro")
     return made
 
