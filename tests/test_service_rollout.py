@@ -85,7 +85,7 @@ def test_a_new_version_is_dealt_judged_advanced_and_serves_everybody_and_the_nex
         told = store(service)
         first = wait_for(told, lambda one: True)
         assert (first.name, first.control, first.step) == ("ansel@v1.0.0", "base", 0)
-        sides = []
+        sides: list[str] = []
         while len(set(sides)) < 2 or sides.count("ab_test_fine_tuned") < 8:
             answer = ask(client, photo, f"client-{len(sides)}")
             sides.append(answer["model_used"])

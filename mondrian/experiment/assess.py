@@ -8,23 +8,18 @@ from typing import Literal
 
 import numpy as np
 
+from mondrian.experiment.bands import difference
 from mondrian.experiment.evidence import Seen
 from mondrian.experiment.imbalance import MISMATCH_LEVEL, imbalance
 from mondrian.experiment.outcomes import (
     METRICS,
     Metric,
     doubly_exposed,
-    observations,
     of_arm,
     pairs,
     slow,
 )
-from mondrian.experiment.sequences import (
-    Interval,
-    difference_band,
-    paired_band,
-    share_band,
-)
+from mondrian.experiment.sequences import LEVEL, Interval, paired_band, share_band
 from mondrian.experiment.settings import Guardrails, Rollout
 
 DOUBLE_SHARE = 0.01  # of clients that may be seen in both arms within a step
@@ -52,6 +47,7 @@ class Guard:
     """
 
     name: str
+    told: str
     found: Interval
     limit: float
     least: bool
@@ -137,21 +133,19 @@ def _guard(seen: Sequence[Seen], metric: Metric, limit: float, least: bool) -> G
         verdict = "broken"
     elif found.mean < limit if least else found.mean > limit:
         verdict = "doubtful"
-    return Guard(metric.name, found, limit, least, verdict)
+    return Guard(metric.name, metric.told, found, limit, least, verdict)
 
 
 def outcome(seen: Sequence[Seen], metric: Metric, margin: float) -> Outcome:
     """The metric of success in both arms; pairs decide where they are the more certain."""
-    compared = observations(seen, metric)
-    dealt = (compared.share > 0) & (compared.share < 1)
     sign = 1.0 if metric.better == "high" else -1.0
-    difference = difference_band(
-        sign * compared.values[dealt], compared.candidate[dealt], compared.share[dealt]
-    ).last
     new, old = pairs(seen, metric)
-    paired = paired_band(sign * new, sign * old).last
-    best = paired if paired.high - paired.low < difference.high - difference.low else difference
-    return Outcome(metric.name, margin, difference, paired, _verdict(best, margin))
+    # Two intervals, of which the narrower counts, are wrong together no more often than one.
+    level = 1 - (1 - LEVEL) / 2 if len(new) else LEVEL
+    found = difference(seen, metric, sign, level).band.last
+    paired = paired_band(sign * new, sign * old, level=level).last
+    best = paired if paired.high - paired.low < found.high - found.low else found
+    return Outcome(metric.name, margin, found, paired, _verdict(best, margin))
 
 
 def _verdict(
@@ -168,14 +162,20 @@ def _verdict(
 
 def fairness(asked: Sequence[Seen]) -> tuple[float, int, int]:
     """e-value of a deal other than meant, clients seen in both arms of a step, and all clients."""
-    firsts: dict[tuple[int, str], Seen] = {}
-    for one in sorted(asked, key=lambda one: one.asked):
-        firsts.setdefault((one.step, one.subject), one)
-    dealt = [one for one in firsts.values() if 0 < one.share < 1]
+    clients = firsts(asked)
+    dealt = [one for one in clients if 0 < one.share < 1]
     candidate = np.array([one.candidate for one in dealt], bool)
     running = imbalance(candidate, np.array([one.share for one in dealt], float))
     mismatch = float(running[-1]) if len(running) else 1.0  # as it is now: a false alarm passes
-    return mismatch, len(doubly_exposed(asked)), len(firsts)
+    return mismatch, len(doubly_exposed(asked)), len(clients)
+
+
+def firsts(asked: Sequence[Seen]) -> list[Seen]:
+    """The first job of each client of a step: the one that it was dealt with."""
+    found: dict[tuple[int, str], Seen] = {}
+    for one in sorted(asked, key=lambda one: one.asked):
+        found.setdefault((one.step, one.subject), one)
+    return list(found.values())
 
 
 def _fault(mismatch: float, double: int, clients: int) -> str:

@@ -11,6 +11,7 @@ from mondrian.experiment.assess import Assessment, Guard
 from mondrian.experiment.rollouts import BACK, HELD, Entry
 from mondrian.experiment.sequences import Interval
 from mondrian.experiment.settings import Rollout
+from mondrian.experiment.words import percent
 
 
 class Status(StrEnum):
@@ -124,8 +125,8 @@ def _told(guard: Guard) -> str:
     side = "below" if guard.least else "above"
     found = guard.found
     return (
-        f"{guard.name} is {sure}{side} {guard.limit:g}: {found.mean:.3g} "
-        f"({found.low:.3g} to {found.high:.3g}, {found.count} critiques)"
+        f"{guard.told} ({guard.name}): {percent(found.mean)} of {found.count}, {sure}{side} "
+        f"{percent(guard.limit)} ({percent(found.low)} to {percent(found.high)})"
     )
 
 

@@ -54,9 +54,9 @@ METRICS = {
                lambda s: None if s.thumbs is None else _of(s.thumbs > 0), rated=True),
         Metric("thumbs_down", "thumbs down among rated", "share", "low",
                lambda s: None if s.thumbs is None else _of(s.thumbs < 0), rated=True),
-        Metric("acceptance", "taken for training as it was, among decided", "share", "high",
+        Metric("acceptance", "taken as it was, among decided", "share", "high",
                lambda s: _of(s.accepted), rated=True),
-        Metric("correction", "by how much a person moved the scores", "mean", "low",
+        Metric("correction", "how far a person moved scores", "mean", "low",
                lambda s: s.moved, "points", rated=True),
         Metric("latency", "from arrival to critique", "mean", "low", lambda s: s.seconds, "s"),
         Metric("tokens", "length of an answer", "mean", "low",
@@ -68,7 +68,7 @@ METRICS = {
 def slow(limit: float) -> Metric:
     """Whether a critique took longer than a limit: p95 is within it where this is at most 0.05."""
     return Metric(
-        "latency_p95_seconds", "critiques slower than the limit", "share", "low",
+        "latency_p95_seconds", f"critiques slower than {limit:g} s", "share", "low",
         lambda s: None if s.seconds is None else _of(s.seconds > limit),
     )  # fmt: skip
 
