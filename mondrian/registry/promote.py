@@ -1,0 +1,20 @@
+"""A version gets a stage, such as prod: GTO's tag <advisor>#<stage>#<number>."""
+
+from __future__ import annotations
+
+from mondrian.registry import git, tags
+from mondrian.registry.version import check_name
+
+
+def promote(advisor: str, asked: str, stage: str) -> str | None:
+    """Give a version a stage; the new tag, or None where it has it already.
+
+    Raises ReleaseError where there is no such version, or GTO can take no such name.
+    """
+    check_name(advisor)
+    check_name(stage, "stage")
+    git.head()
+    wanted = tags.version_at(asked, tags.tagged(advisor), advisor)
+    if stage in wanted.stages:
+        return None
+    return tags.assign(advisor, wanted.version, stage)

@@ -1,0 +1,53 @@
+"""What an adapter was trained for and has to meet again where it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mondrian.critique import schema_hash
+from mondrian.errors import AdapterError
+from mondrian.params import Params
+from mondrian.prompt import prompt_hash
+
+
+@dataclass(frozen=True)
+class Terms:
+    """image  min_pixels and max_pixels"""
+
+    advisor: str
+    prompt_sha256: str
+    schema_sha256: str
+    image: dict[str, int]
+
+
+def terms_of(made: Any) -> Terms:
+    """Those of a recipe or of a release."""
+    return Terms(made.advisor, made.prompt_sha256, made.schema_sha256, made.image)
+
+
+def terms_here(advisor: str, params: Params) -> Terms:
+    """Those of this checkout.
+
+    Raises ParamsError where params.yaml does not know the advisor.
+    """
+    image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
+    return Terms(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
+
+
+def check_terms(made: Terms, here: Terms, name: str) -> None:
+    """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
+    if made.advisor != here.advisor:
+        raise AdapterError(f"{name} is {made.advisor}'s, not {here.advisor}'s")
+    if made.prompt_sha256 != here.prompt_sha256:
+        raise AdapterError(
+            f"{name} was trained on another prompt (sha256 {made.prompt_sha256[:8]}…) than "
+            f"personas.{here.advisor} of params.yaml gives ({here.prompt_sha256[:8]}…); bring "
+            "params.yaml to where it was trained, or train again"
+        )
+    for what in ("image", "schema_sha256"):
+        if getattr(made, what) != getattr(here, what):
+            raise AdapterError(
+                f"{name} was trained with {what} {getattr(made, what)}, here "
+                f"{getattr(here, what)}; bring this checkout to where it was trained, or train"
+            )

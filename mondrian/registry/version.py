@@ -1,0 +1,63 @@
+"""Versions as GTO tags them: ansel@v2.0.0; and which one may come next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mondrian.registry.errors import ReleaseError
+
+_ASKED = re.compile(r"v?(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:\.(0|[1-9]\d{0,8}))?", re.ASCII)
+_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?", re.ASCII)  # GTO's, in one folder
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """Compared by its numbers; its text is the one in tags and files."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"v{self.major}.{self.minor}.{self.patch}"
+
+
+def read_version(asked: str) -> Version:
+    """v2, 2.1 or v2.1.3; what is left out is 0.
+
+    Raises ReleaseError where it is none of them.
+    """
+    found = _ASKED.fullmatch(asked)
+    if not found:
+        raise ReleaseError(f"{asked!r} is no version; give one such as v2, v2.1 or v2.1.3")
+    return Version(*(int(number or 0) for number in found.groups()))
+
+
+def next_version(advisor: str, asked: str, known: Sequence[Version]) -> Version:
+    """The version that is asked for.
+
+    Raises ReleaseError where it exists, or a higher one does.
+    """
+    wanted = read_version(asked)
+    top = max(known, default=None)
+    if top is None or wanted > top:
+        return wanted
+    said = "exists" if wanted in known else f"is below {top}, which exists"
+    free = f"{Version(top.major, top.minor, top.patch + 1)} or {Version(top.major + 1, 0, 0)}"
+    raise ReleaseError(f"{advisor}@{wanted} {said}; the next free versions are {free}")
+
+
+def check_name(name: str, what: str = "advisor") -> None:
+    """Raise ReleaseError unless GTO can tag an advisor or a stage of this name."""
+    if not _NAME.fullmatch(name):
+        raise ReleaseError(
+            f"{what} {name!r} cannot be part of a tag: letters, digits, - and _ can, and the first "
+            "and last have to be a letter or a digit; rename it"
+        )
+
+
+def tag_of(advisor: str, version: Version) -> str:
+    """The tag of a version."""
+    return f"{advisor}@{version}"
