@@ -15,21 +15,26 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from mondrian.errors import DataError
-from mondrian.jobs import Job, best_time, concerns
+from mondrian.jobs import Job, Review, best_time, concerns
 from mondrian.recover import MAX_CHARACTERS
 
 REQUIRED = ("id", "filename", "advisor", "status")
 OPTIONAL = (
     "llm_outputs", "analysis_markdown", "analysis_html", "prompt", "llm_prompt",
-    "mode", "model", "model_used", "adapter",
+    "mode", "model", "model_used", "adapter", "kind", "adapter_version",
 )  # fmt: skip
 TIMES = ("completed_at", "started_at", "created_at")
 FINISHED = ("done", "completed")
+_REVIEWS = """  -- one pass over them, then the newest of each job by its number
+    (SELECT job, MAX(number) AS number FROM mondrian_feedback WHERE advisor = :advisor
+        GROUP BY job) AS newest ON newest.job = jobs.id
+    LEFT JOIN mondrian_feedback AS said ON said.number = newest.number"""
 _LOCK_SECONDS = 10.0
 _SNAPSHOT_TRIES = 20
 
@@ -40,6 +45,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._columns = _columns(connection)
+        self._has_feedback = bool(_columns(connection, "mondrian_feedback"))
 
     def by_advisor(self) -> dict[str, int]:
         """Rows for each value of the advisor column."""
@@ -50,17 +56,22 @@ class Database:
         """Finished jobs that concern an advisor, in the order of the file."""
         texts = [name for name in (*REQUIRED[:3], *OPTIONAL) if name in self._columns]
         times = [name for name in TIMES if name in self._columns]
-        chosen = ", ".join([*map(_bounded, texts), *(f'"{name}"' for name in times), "status"])
+        chosen = [*map(_bounded, texts), *(f'jobs."{name}"' for name in times), "jobs.status"]
+        said = _REVIEWS if self._has_feedback else "(SELECT NULL AS job) AS said ON FALSE"
+        chosen += [f"said.{field.name}" for field in fields(Review)] * self._has_feedback
         # A rough choice, so that the texts of other rows are not read; the exact one is below.
         likely = (
-            "(instr(lower(status), 'done') OR instr(lower(status), 'completed')) "
-            "AND (instr(advisor, ?) OR instr(advisor, 'all'))"
+            "(instr(lower(jobs.status), 'done') OR instr(lower(jobs.status), 'completed')) "
+            "AND (instr(jobs.advisor, :advisor) OR instr(jobs.advisor, 'all'))"
         )
-        for row in self._connection.execute(f"SELECT {chosen} FROM jobs WHERE {likely}", [advisor]):
+        query = f"SELECT {', '.join(chosen)} FROM jobs LEFT JOIN {said} WHERE {likely}"
+        for row in self._connection.execute(query, {"advisor": advisor}):
             values = dict(zip(texts, row, strict=False))
-            status = _text(row[-1]).strip().lower()
-            if status in FINISHED and concerns(_text(values["advisor"]), advisor):
-                yield _job(values, best_time(row[len(texts) : -1]))
+            stamps, (status, *review) = row[len(texts) :][: len(times)], row[len(texts + times) :]
+            if _text(status).strip().lower() in FINISHED and concerns(
+                _text(values["advisor"]), advisor
+            ):
+                yield _job(values, best_time(stamps), _review(review))
 
 
 @contextmanager
@@ -113,16 +124,27 @@ def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 def _bounded(name: str) -> str:
     """A column, or its length where it is beyond reading."""
-    return f'CASE WHEN length("{name}") <= {MAX_CHARACTERS} THEN "{name}" ELSE length("{name}") END'
+    column = f'jobs."{name}"'
+    return f"CASE WHEN length({column}) <= {MAX_CHARACTERS} THEN {column} ELSE length({column}) END"
 
 
-def _job(values: dict[str, Any], when: float) -> Job:
+def _review(values: list[Any]) -> Review | None:
+    """What a person decided of a job; None where nobody did."""
+    if not values or values[0] is None:
+        return None
+    verdict, critique, original, who = map(_text, values[:4])
+    at = values[4] if isinstance(values[4], float) else 0.0
+    return Review(verdict, critique, original, who, at)
+
+
+def _job(values: dict[str, Any], when: float, review: Review | None) -> Job:
     too_long = ""
     for name, value in values.items():
         if isinstance(value, int) and value > MAX_CHARACTERS and name != "id":
             too_long = f"{name} has {value:,} characters; most {MAX_CHARACTERS:,}"
             values[name] = ""
-    return Job(when=when, too_long=too_long, **{n: _text(value) for n, value in values.items()})
+    texts = {name: _text(value) for name, value in values.items()}
+    return Job(when=when, too_long=too_long, review=review, **texts)
 
 
 def _text(value: Any) -> str:
@@ -131,8 +153,8 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _columns(connection: sqlite3.Connection) -> list[str]:
-    return [str(row[1]).lower() for row in connection.execute("PRAGMA table_xinfo(jobs)")]
+def _columns(connection: sqlite3.Connection, table: str = "jobs") -> list[str]:
+    return [str(row[1]).lower() for row in connection.execute(f"PRAGMA table_xinfo({table})")]
 
 
 def _check_file(path: Path) -> None:

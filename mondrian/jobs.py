@@ -13,6 +13,23 @@ NEVER = float("inf")  # `when` of a job without any time
 
 
 @dataclass(frozen=True)
+class Review:
+    """What a person decided of a critique: the newest row of `mondrian_feedback` about it.
+
+    verdict   accepted or corrected; empty where it was taken back, or never given
+    critique  the corrected one, canonical; empty where it was accepted as it stands
+    original  the one that was reviewed; empty where what was said was none
+    at        seconds since 1970
+    """
+
+    verdict: str = ""
+    critique: str = ""
+    original: str = ""
+    who: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Job:
     """One row; absent columns and NULL are empty text."""
 
@@ -28,6 +45,9 @@ class Job:
     model: str = ""
     model_used: str = ""
     adapter: str = ""
+    kind: str = ""  # upload, direct or shadow of this project's service; empty of other programs
+    adapter_version: str = ""
+    review: Review | None = None  # what a person said of the advisor's critique
     when: float = NEVER  # seconds since 1970
     too_long: str = ""  # what was not read for its length
     text: str = ""  # the critique, of a job that comes from a list

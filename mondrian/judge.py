@@ -27,7 +27,10 @@ def pictures(thumbnails: dict[str, bytes], image: Image) -> dict[str, str]:
 
 
 def judge(ledger: Ledger, params: Link) -> Counter[str]:
-    """Leave out duplicates and, by setting, what is suspicious; returns how often each flag was."""
+    """Leave out duplicates and, by setting, what is suspicious and not reviewed.
+
+    Returns how often each flag is borne.
+    """
     shared, unlike = ledger.shared_words(), _wrong_pictures(ledger, params.critiques_per_photo)
     flags: Counter[str] = Counter()
     verdicts = []
@@ -37,7 +40,8 @@ def judge(ledger: Ledger, params: Link) -> Counter[str]:
         if true:
             flags.update(true)
             told = [name for name in FLAGS if name in true]
-            out = [name for name in told if getattr(params, name) == "leave_out"]
+            settled = pair.reviewed  # a person saw it beside its photograph: no flag counts more
+            out = [n for n in told if getattr(params, n) == "leave_out" and not settled]
             detail = "; ".join(MEANING[Reason(name)] for name in told) if out else ""
             verdicts.append(("".join(out[:1]), detail, " ".join(told), pair.number))
     ledger.judge(verdicts)

@@ -23,7 +23,7 @@ _TABLES = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, moment REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, found TEXT, words TEXT, flags TEXT, record TEXT);
+        path TEXT, found TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
         reason TEXT, detail TEXT, picture TEXT);
@@ -43,6 +43,7 @@ class Examined(NamedTuple):
     found: str = ""  # how the photograph was found
     words: str = ""  # suspicion.words_hash of the critique
     flags: str = ""  # suspicions, divided by blanks
+    review: str = ""  # accepted or corrected, where a person decided
     record: str = ""  # JSON
 
 
@@ -53,6 +54,7 @@ class Pair(NamedTuple):
     picture: str  # the group of its photograph
     words: str
     flags: tuple[str, ...]
+    reviewed: bool
 
 
 class Ledger:
@@ -111,8 +113,11 @@ class Ledger:
         return {row[0] for row in self._books.execute(query)}
 
     def much_told(self, texts: int) -> list[str]:
-        """Pictures of which more than so many different texts are told."""
-        query = f"SELECT picture FROM {_PAIRS} GROUP BY picture HAVING COUNT(DISTINCT words) > ?"
+        """Pictures of which more than so many different texts are told, without reviewed ones."""
+        query = (
+            f"SELECT picture FROM {_PAIRS} AND review = '' "
+            "GROUP BY picture HAVING COUNT(DISTINCT words) > ?"
+        )
         return [row[0] for row in self._books.execute(query, [texts])]
 
     def descriptions(self, most: int) -> list[tuple[str, str]]:
@@ -122,24 +127,31 @@ class Ledger:
 
     def descriptions_of(self, picture: str, most: int) -> list[str]:
         """What is said to be seen in one picture."""
-        query = f"SELECT DISTINCT {_DESCRIPTION} FROM {_PAIRS} AND picture = ? LIMIT ?"
+        query = (
+            f"SELECT DISTINCT {_DESCRIPTION} FROM {_PAIRS} AND review = '' AND picture = ? LIMIT ?"
+        )
         return [row[0] for row in self._books.execute(query, [picture, most])]
 
     def pairs(self) -> Iterator[Pair]:
         """Every record, in any order."""
-        for number, picture, words, flags in self._books.execute(
-            f"SELECT number, picture, words, flags FROM {_PAIRS}"
+        for number, picture, words, flags, review in self._books.execute(
+            f"SELECT number, picture, words, flags, review FROM {_PAIRS}"
         ):
-            yield Pair(number, picture, words, tuple(flags.split()))
+            yield Pair(number, picture, words, tuple(flags.split()), bool(review))
 
     def judge(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
-        """Enter reason, detail and flags of records, by number; then reject duplicates."""
+        """Enter reason, detail and flags of records, by number; then reject duplicates.
+
+        Of equal texts, whatever their scores, the corrected one stays, else the accepted one, else
+        the first.
+        """
         self._many("UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?", verdicts)
         self._books.execute(
             f"UPDATE jobs SET reason = '{Reason.DUPLICATE}', detail = "
             "'the text and photograph of job ' || again.first FROM (SELECT number, "
             f"FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM {_PAIRS} "
-            "WINDOW same AS (PARTITION BY picture, words ORDER BY moment, id, number)) AS again "
+            "WINDOW same AS (PARTITION BY picture, words ORDER BY review = 'corrected' DESC, "
+            "review = 'accepted' DESC, moment, id, number)) AS again "
             "WHERE again.number = jobs.number AND again.nth > 1"
         )
 
@@ -163,11 +175,12 @@ class Ledger:
             "forms": self._tally("json_extract(record, '$.form')"),
             "repairs": dict(sorted(repairs.items())),
             "found": self._tally("found"),
+            "reviewed": self._tally("review", "AND review != ''"),
         }
 
-    def _tally(self, name: str) -> dict[str, int]:
+    def _tally(self, name: str, which: str = "") -> dict[str, int]:
         """Records that are kept for each value of an expression."""
-        query = f"SELECT {name}, COUNT(*) FROM {_PAIRS} GROUP BY 1 ORDER BY 1"
+        query = f"SELECT {name}, COUNT(*) FROM {_PAIRS} {which} GROUP BY 1 ORDER BY 1"
         return dict(self._books.execute(query))
 
     def left_out_for(self) -> Counter[tuple[str, ...]]:

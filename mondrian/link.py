@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mondrian.album import Album
 from mondrian.critique import canonical
 from mondrian.errors import DataError, PhotoError
-from mondrian.jobs import Job, concerns
+from mondrian.jobs import Job, Review, concerns
 from mondrian.judge import judge, pictures
 from mondrian.ledger import Examined, Ledger
 from mondrian.look import look_all
@@ -29,7 +29,8 @@ from mondrian.manifest import write_manifest
 from mondrian.parallel import batches, spread
 from mondrian.params import Image, Link
 from mondrian.reason import Reason, Rejected
-from mondrian.recover import recover
+from mondrian.recover import Recovered, recover
+from mondrian.review import outdated, provenance, reviewed, unreviewed
 from mondrian.source import open_source
 from mondrian.stored import Folders, stored_text
 from mondrian.suspicion import COSTS, FLAGS, of_one, words_hash
@@ -97,6 +98,11 @@ def summary(advisor: str, counts: dict[str, Any]) -> str:
     for start in range(0, len(counts["rejected"]), 6):
         some = list(counts["rejected"].items())[start : start + 6]
         lines.append("  " + " · ".join(f"{reason} {count}" for reason, count in some))
+    if counts["reviewed"]:
+        told = " · ".join(f"{verdict} {count}" for verdict, count in counts["reviewed"].items())
+        lines.append(f"  reviewed by a person, of the pairs: {told}")
+    if Reason.UNREVIEWED in counts["rejected"]:
+        lines.append("  unreviewed no longer is what a person accepts or corrects on its page")
     if suspect := [name for name in FLAGS if name in counts["rejected"]]:
         lines.append(f"  link.NAME: keep in params.yaml would take {', '.join(suspect)}")
     return "\n".join(lines)
@@ -123,13 +129,13 @@ def _examine_some(desk: Desk, jobs: list[Job]) -> list[Examined]:
 
 
 def _examine_one(desk: Desk, job: Job) -> Examined:
-    stored = stored_text(job, desk.advisor, desk.folders)
-    if isinstance(stored, Rejected):
-        return _refused(job, stored)
-    place, text = stored
-    found = recover(text, desk.advisor, job.prompts())
-    if isinstance(found, Rejected):
-        return _refused(job, found)
+    review = job.review if reviewed(job.review, desk.params.served) else None
+    if job.kind and review is None:  # whatever the other settings say
+        return _refused(job, unreviewed(job.review, job.model_used, desk.params.served))
+    said = _said(desk, job, review)
+    if isinstance(said, Rejected):
+        return _refused(job, said)
+    place, found, review = said
     try:
         path, how = desk.album.find(job.filename)
     except PhotoError as error:
@@ -146,9 +152,36 @@ def _examine_one(desk: Desk, job: Job) -> Examined:
         "created": job.created(),
         "mode": job.mode,
         "model": job.model,
+        "review": review and provenance(review, job.model_used, job.adapter_version),
     }
     line = _sound(json.dumps(record, ensure_ascii=False))
-    return Examined(job.when, _sound(job.id), "", "", str(path), how, words, " ".join(flags), line)
+    return Examined(
+        job.when, _sound(job.id), "", "", str(path), how, words, " ".join(flags),
+        review.verdict if review else "", line,
+    )  # fmt: skip
+
+
+def _said(
+    desk: Desk, job: Job, review: Review | None
+) -> tuple[str, Recovered, Review | None] | Rejected:
+    """Where the critique is stored, what it says, and the review, where that is of this text."""
+    place, found = _stored(desk, job)
+    now = "" if isinstance(found, Rejected) else canonical(found.critique)
+    if review and now != review.original:
+        if job.kind:
+            return outdated(job.model_used)
+        review = None
+    if review and review.critique:
+        place, found = "feedback", recover(review.critique, desk.advisor, job.prompts())
+    return found if isinstance(found, Rejected) else (place, found, review)
+
+
+def _stored(desk: Desk, job: Job) -> tuple[str, Recovered | Rejected]:
+    stored = stored_text(job, desk.advisor, desk.folders)
+    if isinstance(stored, Rejected):
+        return "", stored
+    place, text = stored
+    return place, recover(text, desk.advisor, job.prompts())
 
 
 def _refused(job: Job, why: Rejected) -> Examined:
@@ -175,6 +208,7 @@ def _count(
         "forms": kept["forms"],
         "repairs": kept["repairs"],
         "found": kept["found"],
+        "reviewed": kept["reviewed"],
     }
 
 
@@ -190,10 +224,13 @@ def _nothing_left(
         has = ", ".join(sorted(named)[:10]) or "none"
         return f"{source} has no finished job of advisor {advisor!r}; its other advisors are {has}"
     reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
+    waiting = counts["rejected"].get(Reason.UNREVIEWED, 0)
     lines = [
         f"{source}: none of {counts['finished']} finished jobs of {advisor!r} gives a pair "
         f"({reasons})"
     ]
+    if waiting:
+        lines.append(f"  {waiting} were served here: accept or correct them on their pages")
     for flags, count in ledger.left_out_for().most_common(5):
         cost = "; ".join(COSTS[name] for name in flags)
         switches = ", ".join(f"link.{name}: keep" for name in flags)

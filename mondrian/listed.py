@@ -156,17 +156,18 @@ def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:
     text = next((entry[key] for key in TEXT if entry.get(key)), None)
     if text is None and is_critique(entry):
         text = {key: value for key, value in entry.items() if key not in _ABOUT}
-    plain = {key: str(entry.get(key) or "") for key in ("prompt", "mode", "model")}
     asked = entry.get("advisor") or ""
-    plain["advisor"] = ", ".join(map(str, asked)) if isinstance(asked, list) else str(asked)
     return Job(
         id=str(entry.get("id") or name),
         filename=str(next((entry[key] for key in PHOTO if entry.get(key)), "")),
+        advisor=", ".join(map(str, asked)) if isinstance(asked, list) else str(asked),
+        prompt=str(entry.get("prompt") or ""),
+        mode=str(entry.get("mode") or ""),
+        model=str(entry.get("model") or ""),
         text=as_text(text),
         text_from=kind,
         adapter=str(entry.get("adapter") or ""),
         when=best_time([entry.get("created_at")]),
-        **plain,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,17 @@ class Photo(BaseModel):
     found: str  # how the row's name led to it, as in album.Album.find
 
 
+class Reviewed(BaseModel):
+    """What a person decided of a critique that was served: it is training data for that."""
+
+    model_config = Frozen
+    verdict: Literal["accepted", "corrected"]
+    served_by: str  # as jobs.model_used
+    adapter_version: str  # empty of the base
+    who: str
+    at: float  # seconds since 1970
+
+
 class Record(BaseModel):
     """A pair of photograph and critique, and where both came from."""
 
@@ -52,6 +63,7 @@ class Record(BaseModel):
     model: str
     suspicions: tuple[str, ...]
     reason: Reason | None = None  # why it is left out
+    review: Reviewed | None = None
 
 
 class Refusal(BaseModel):
@@ -76,6 +88,7 @@ class Counts(BaseModel):
     forms: dict[str, int]
     repairs: dict[str, int]
     found: dict[str, int]
+    reviewed: dict[str, int] = {}  # of the linked ones: accepted and corrected by a person
 
 
 class Head(BaseModel):

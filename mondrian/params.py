@@ -17,6 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 Rule = Literal["leave_out", "keep"]
+Served = Literal["reviewed", "corrected", "leave_out"]
 
 
 class Section(BaseModel):
@@ -46,6 +47,7 @@ class Image(Section):
 
 
 class Link(Section):
+    served: Served
     made_by_adapter: Rule
     template_scores: Rule
     shared_text: Rule

@@ -7,8 +7,9 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """In the order in which a job is examined: its text, its photograph, what is suspicious."""
+    """In the order in which a job is examined: its giver, text, photograph, what is suspicious."""
 
+    UNREVIEWED = "unreviewed"
     NO_TEXT = "no_text"
     NOT_UTF8 = "not_utf8"
     TOO_LONG = "too_long"
@@ -41,6 +42,7 @@ class Reason(StrEnum):
 
 
 MEANING = {
+    Reason.UNREVIEWED: "served by this project, and not reviewed by a person as link.served asks",
     Reason.NO_TEXT: "no critique anywhere: not in the row, not in a file",
     Reason.NOT_UTF8: "bytes that are no UTF-8 text",
     Reason.TOO_LONG: "a text, or a part of a critique, longer than any real one",

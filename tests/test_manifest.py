@@ -9,7 +9,7 @@ from tests.test_split import record
 
 COUNTS = {
     "jobs": 3, "finished": 3, "linked": 3, "photos": 3, "rejected": {}, "suspicions": {},
-    "forms": {"json": 3}, "repairs": {}, "found": {},
+    "forms": {"json": 3}, "repairs": {}, "found": {}, "reviewed": {},
 }  # fmt: skip
 
 

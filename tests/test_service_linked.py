@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from mondrian.critique import canonical, parse
+from mondrian.errors import DataError
 from mondrian.params import Params
 from tests.odd_files import encoded
+from tests.reviewing import review
 from tests.serving import running
 from tests.test_link import run_link
 from tests.test_service_contract import wait_until
@@ -19,7 +21,7 @@ ASKED = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "
 
 
 @pytest.mark.slow
-def test_answers_of_the_base_are_linked_again_and_those_of_an_adapter_never(
+def test_answers_are_linked_again_when_a_person_reviewed_them_and_never_before(
     adapters: Path, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     with running(tmp_path, "--lora_path", adapters) as service, service.client() as client:
@@ -30,21 +32,29 @@ def test_answers_of_the_base_are_linked_again_and_those_of_an_adapter_never(
             ids.append(told.json()["job_id"])
         answers = {id: client.get(f"/status/{wait_until(client, id, 'completed')}").json()
                    for id in ids}  # fmt: skip
-        # The overall grade of a tiny model is not the mean of its seven; that is not the question.
-        place, rules = service.data / "uploads", {"overall_off_mean": "keep"}
+        # As the guide says: --db is application.db_path, --data is application.source_dir.
+        place, rules = service.data, {"made_by_adapter": "keep"}
+        for advisor in ("ansel", "okeefe"):
+            with pytest.raises(DataError, match="unreviewed"):
+                run_link(service.db, params, advisor, source=place, **rules)
+        review(client, ids[0], verdict="accepted")
+        review(client, ids[2], scores={"Lighting": 0.5, "Composition": 9.5}, who="Ana")
+        review(client, ids[3], advisor="okeefe", verdict="accepted")
         ansel, okeefe = (
-            run_link(service.db, params, advisor, source=place, **rules)
-            for advisor in ("ansel", "okeefe")
+            run_link(service.db, params, advisor, source=place) for advisor in ("ansel", "okeefe")
         )
+    assert ansel.reasons == {ids[1]: "unreviewed", ids[3]: "unreviewed"}
     records = {record.job_id: record for record in ansel.records}
-    for id in ids[:2]:
-        scores = [one.score for one in records[id].critique.dimensions]
-        stored = json.loads(answers[id]["llm_outputs"])["analysis"]["dimensions"]
-        assert len(scores) == 7
-        assert scores == [one["score"] for one in stored]
-        assert Path(records[id].photo.path).name == Path(answers[id]["filename"]).name
-    assert ansel.reasons == {ids[2]: "made_by_adapter"}
+    assert set(records) == {ids[0], ids[2]}
+    for id in (ids[0], ids[2]):
+        assert records[id].photo.path == str(service.data / answers[id]["filename"])
+    stored = json.loads(answers[ids[0]]["llm_outputs"])["response"]
+    assert canonical(records[ids[0]].critique) == canonical(parse(stored))
+    corrected = records[ids[2]]
+    assert corrected.critique.scores()[:2] == (9.5, 0.5)
+    assert corrected.review
+    assert corrected.review.served_by == "fine_tuned"
+    assert corrected.review.adapter_version == answers[ids[2]]["adapter_version"]
     both = json.loads(answers[ids[3]]["llm_outputs"])
-    for advisor, found in (("ansel", ansel), ("okeefe", okeefe)):
-        critique = next(r.critique for r in found.records if r.job_id == ids[3])
-        assert canonical(critique) == canonical(parse(both[advisor]))
+    (record,) = okeefe.records
+    assert canonical(record.critique) == canonical(parse(both["okeefe"]))

@@ -196,6 +196,78 @@ def test_what_a_person_says_is_kept_and_counted(
         assert client.post(f"/feedback/{waiting}", data={"thumbs": "up"}).status_code == 409
 
 
+def test_a_critique_is_taken_for_training_and_corrected(
+    browser: Browser, service: Running, photo: Path
+) -> None:
+    id = finished(service, photo)[0]
+    with opened(browser, service.url, width=390, faulty=True) as (page, _):
+        page.goto(f"/view/{id}")
+        page.get_by_role("button", name="Take it for training").click()
+        expect(page.get_by_text("Kept: taken as it stands; for training")).to_be_visible()
+        page.get_by_role("button", name="Do not train on it").click()
+        expect(page.get_by_text("Kept:")).to_have_count(0)
+        page.get_by_text("Correct it").click()
+        page.get_by_label("Composition", exact=True).fill("0.5")  # the radar follows
+        expect(page.locator("svg.radar polygon.two")).to_have_count(1)
+        page.get_by_label("Technical notes").fill(f"Too dark.\n{EVIL}")
+        page.evaluate("document.querySelector('form[data-radar]').noValidate = true")
+        page.get_by_label("Lighting", exact=True).fill("25")
+        keep = page.get_by_role("button", name="Keep it as corrected")
+        keep.click()
+        lighting = page.get_by_label("Lighting", exact=True)
+        expect(lighting).to_have_attribute("aria-invalid", "true")
+        expect(lighting).to_have_value("25")
+        expect(page.get_by_role("alert")).to_contain_text("Not kept; see 1 field")
+        expect(page.get_by_label("Technical notes")).to_have_value(f"Too dark.\n{EVIL}")
+        assert page.evaluate(browsing.FAINT)["faint"] == []
+        assert page.evaluate(browsing.NAMELESS) == 0
+        assert too_wide(page) <= 0
+        lighting.fill("9.5")
+        keep.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(
+            "Kept: corrected, 3 scores and 1 text changed; for training"
+        )).to_be_visible()  # fmt: skip
+        expect(page.locator("svg.radar polygon.two")).to_have_count(1)
+        expect(page.get_by_text("corrected", exact=True)).to_be_visible()
+        assert page.evaluate("window.hacked") is None
+    with service.client() as client:
+        told = client.get(f"/jobs/{id}/feedback").json()
+    (now,) = told["feedback"]
+    assert (now["verdict"], now["model_used"]) == ("corrected", "base")
+    assert now["critique"]["technical_notes"] == f"Too dark.\n{EVIL}"
+    scores = [one["score"] for one in now["critique"]["dimensions"]]
+    assert scores[:2] == [0.5, 9.5]
+    assert now["critique"]["overall_score"] == round(sum(scores) / 7, 1)
+    assert len(told["history"]) == 3
+
+
+def test_a_correction_needs_no_javascript_and_is_of_one_advisor(
+    browser: Browser, service: Running, photo: Path
+) -> None:
+    id = finished(service, photo, advisor="ansel,okeefe")[0]
+    with opened(browser, service.url, java_script_enabled=False) as (page, _):
+        page.goto(f"/view/{id}")
+        page.locator("details.correct").nth(1).locator("summary").click()
+        page.locator("[name='dimensions.1.score']").nth(1).fill("0.5")
+        page.get_by_role("button", name="Keep it as corrected").last.click()
+        expect(page.get_by_text("Kept: corrected, 2 scores changed")).to_be_visible()
+    with service.client() as client:
+        told = client.get(f"/jobs/{id}/feedback").json()["feedback"]
+        assert [(one["advisor"], one["verdict"]) for one in told] == [("okeefe", "corrected")]
+        refused = client.post(f"/jobs/{id}/feedback", json={"verdict": "accepted"})
+        assert refused.status_code == 400
+        assert refused.json()["faults"] == [
+            {"field": "advisor", "told": "is missing; the job asked ansel, okeefe"}
+        ]
+        assert client.post(f"/jobs/{id}/feedback", json={"thumbs": 1}).status_code == 200
+        waiting = written(service, status="queued")
+        assert client.post(f"/jobs/{waiting}/feedback", json={"thumbs": 1}).status_code == 409
+        assert client.get(f"/jobs/{uuid4()}/feedback").status_code == 404
+        huge = client.post(f"/jobs/{id}/feedback", content=b" " * 300_000)
+        assert huge.status_code == 413
+
+
 def test_a_note_is_not_lost_when_the_other_arm_arrives(
     browser: Browser, service: Running, job: str
 ) -> None:

@@ -12,8 +12,11 @@ import psycopg
 import pytest
 from PIL import Image
 
+from mondrian.critique import Critique
 from mondrian.service.connect import open_engine
+from mondrian.service.feedback import history, newest
 from mondrian.service.store import Rules, Store
+from tests.reviewing import say, served
 from tests.serving import running, start, wait_for_ready
 from tests.test_service_faults import jpeg, model_of, upload
 from tests.test_service_store import new_job
@@ -105,3 +108,28 @@ def test_two_services_share_a_queue_and_one_outlives_the_other(
     with psycopg.connect(url) as connection:
         used = connection.execute("SELECT COUNT(DISTINCT analysis_html) FROM jobs").fetchone()
     assert used == (6,)  # as many as there are photographs
+
+
+def test_people_who_judge_at_once_are_all_heard(url: str, critique: Critique) -> None:
+    stores = [Store(open_engine(url), RULES) for _ in range(6)]
+    row = served(stores[0], critique)
+    together = Barrier(6)
+
+    def judge(store: Store) -> None:
+        together.wait()
+        for i in range(10):
+            what = {"thumbs": 1} if i % 2 else {"verdict": "accepted", "critique": None}
+            say(store, row, critique, **what)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(judge, stores))
+    heard = history(stores[0].engine, row["id"])
+    assert len(heard) == 60
+    assert (heard[0]["thumbs"], heard[0]["verdict"]) == (1, "accepted")  # none undid another's
+    assert stores[0].requeue(row["id"])
+    now = newest(stores[0].engine, [row["id"]])[row["id"], "ansel"]
+    assert (now["thumbs"], now["verdict"]) == (None, None)
+    stores[0].clear()
+    assert history(stores[0].engine, row["id"]) == []
+    for store in stores:
+        store.engine.dispose()

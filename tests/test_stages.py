@@ -45,7 +45,8 @@ def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "out/link.json").read_text())
     wanted = {"jobs": 6, "finished": 6, "linked": 6, "photos": 6, "rejected": {}}
     assert counts == wanted | {
-        "suspicions": {}, "forms": {"json": 6}, "repairs": {}, "found": {"as_stored": 6}
+        "suspicions": {}, "forms": {"json": 6}, "repairs": {}, "found": {"as_stored": 6},
+            "reviewed": {},
     }  # fmt: skip
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from mondrian.critique import explain
-from mondrian.service import body
+from mondrian.service import body, feedback_routes
 from mondrian.service.forms import FIELD, read_form
 from mondrian.service.modes import checked
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
@@ -22,6 +22,7 @@ from mondrian.service.service import Service, service_of
 from mondrian.service.store import DONE, Row
 
 router = APIRouter(tags=["jobs"])
+router.include_router(feedback_routes.router)
 
 
 @router.get("/advisors", responses=ANSWERS)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mondrian.critique import DIMENSIONS
+from mondrian.experiment.by_hand import NAME, REASON
 from mondrian.service.modes import MODES
+from mondrian.service.opinion import NOTE
 
 _ERROR = {
     "type": "object", "required": ["error"], "properties": {"error": {"type": "string"}},
@@ -92,6 +95,62 @@ UPLOADED: dict[int | str, Any] = {
             "job_id": "6b1f…", "filename": "uploads/3f0c…_lake.jpg", "advisor": "ansel",
             "advisors_used": ["ansel"], "status": "queued", "status_url": "/status/6b1f…",
             "stream_url": "/stream/6b1f…",
+        }}},
+    },
+}  # fmt: skip
+_SCORE = {"type": ["number", "null"], "minimum": 0, "maximum": 10, "multipleOf": 0.1}
+_OPINION = {
+    "thumbs": {"enum": [1, -1, None], "description": "up, down, or taken back"},
+    "note": {"type": ["string", "null"], "maxLength": NOTE},
+    "advisor": {"type": ["string", "null"], "maxLength": 200, "description": "in a job of several"},
+    "verdict": {"enum": ["accepted", "corrected", None], "description": "what link trains on"},
+    "scores": {
+        "type": ["object", "null"], "additionalProperties": False,
+        "properties": {name: _SCORE | {"type": "number"} for name in DIMENSIONS},
+        "description": "those that are to be others; the overall score follows, unless it is given",
+    },
+    "overall_score": _SCORE,
+    "critique": {"type": ["object", "null"], "description": "the whole of it, corrected"},
+    "who": {"type": ["string", "null"], "maxLength": 200},
+}  # fmt: skip
+_SAYS = {"thumbs": -1, "note": "The light is better than that.", "scores": {"Lighting": 8.5},
+         "who": "Ana"}  # fmt: skip
+FEEDBACK = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": {"type": "object", "additionalProperties": False, "properties": _OPINION},
+    "example": _SAYS,
+}}}}  # fmt: skip
+_KEPT = {
+    "number": 1, "advisor": "ansel", "thumbs": -1, "note": _SAYS["note"], "verdict": "corrected",
+    "critique": _CRITIQUE, "original": _CRITIQUE, "who": "Ana", "side": None, "rollout": None,
+    "model_used": "base", "adapter_version": None, "photo_sha256": "3f0c…",
+    "at": "2026-07-01T12:00:00.000+00:00",
+}  # fmt: skip
+SAID_OF_IT: dict[int | str, Any] = {
+    200: {
+        "description": "what counts of what was said, and all of it",
+        "content": {"application/json": {"example": {
+            "job_id": "6b1f…", "feedback": [_KEPT], "history": [_KEPT],
+        }}},
+    },
+}  # fmt: skip
+_DECISION = {
+    "reason": {"type": "string", "minLength": 1, "maxLength": REASON},
+    "who": {"type": "string", "maxLength": NAME},
+    "revision": {"type": "integer", "description": "refused where it is another by now"},
+}  # fmt: skip
+DECISION = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": {"type": "object", "required": ["reason"], "properties": _DECISION,
+               "additionalProperties": False},
+    "example": {"reason": "the night shift has seen enough", "who": "Ana", "revision": 2},
+}}}}  # fmt: skip
+EXPERIMENTS: dict[int | str, Any] = {
+    200: {
+        "description": "reports, the newest roll-out of each advisor, and a list of those before",
+        "content": {"application/json": {"example": {
+            "experiments": [{
+                "rollout": "ansel/5f3a9c0d1e2b", "name": "ansel@v2.0.0", "state": "running",
+                "verdict": {"status": "healthy", "why": "49 of 100 critiques, 40 h of 48 h"},
+            }], "older": [], "steered": True,
         }}},
     },
 }  # fmt: skip

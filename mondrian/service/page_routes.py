@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from io import BytesIO
 from os.path import isfile  # of any name, also of one that no disk takes
@@ -12,21 +13,25 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from mondrian import radar
+from mondrian.critique import LONG
 from mondrian.errors import PhotoError
 from mondrian.photo import small
 from mondrian.report import THUMBNAIL
 from mondrian.service import ask_routes, live, login_routes
+from mondrian.service.feedback import newest
+from mondrian.service.feedback_form import Draft, draft_of, opinion_of, values_of
+from mondrian.service.feedback_routes import say
+from mondrian.service.opinion import NOTE, Faults, read_opinion
 from mondrian.service.pages import score, tone, word
-from mondrian.service.reading import Reading, read, shapes
+from mondrian.service.reading import Reading, Said, read, shapes
 from mondrian.service.service import Service, service_of
 from mondrian.service.site import PageRoute, site
 from mondrian.service.store import Row
 
 SIDE = 900  # pixels of the longer side of a photograph on a page
-NOTE = 1000  # characters of a person's note
 NEWEST = 100  # jobs of the history
 _ABSENT = "There is no such critique here; it may have been cleared."
-_THUMBS = {"up": 1, "down": -1}
+Drafts = dict[tuple[str, str], Draft]
 _KEPT = {"cache-control": "private, max-age=3600"}  # by a browser: a photograph never changes
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -63,22 +68,22 @@ async def photo(request: Request, id: str, size: str = "") -> Response:
 
 
 @router.post("/feedback/{id}")
-async def feedback(request: Request, id: str) -> Response:
-    """Keep what a person says of a critique."""
+async def feedback(request: Request, id: str, advisor: str = "") -> Response:
+    """Keep what a person says of a critique; its page with what is wrong, where something is."""
     service = service_of(request)
     row = await service.row(id, _ABSENT)
-    async with request.form(max_files=0, max_fields=4, max_part_size=16 * NOTE) as form:
-        thumbs = _THUMBS.get(str(form.get("thumbs", "")))
-        note = str(form.get("note", "")).strip().replace("\r\n", "\n")  # as a browser counts it
-    if thumbs is None:
-        raise HTTPException(400, "thumbs must be up or down")
-    if len(note) > NOTE:
-        raise HTTPException(400, f"the note has {len(note)} characters; most {NOTE}")
-    if not await service.work.db(service.store.feedback, row["id"], thumbs, note):
-        raise HTTPException(409, f"the job is {row['status']}; there is no critique to judge")
-    if thumbs != row["thumbs"]:
-        service.metrics.thumbs.labels(row["model_used"] or "", str(thumbs > 0).lower()).inc()
-    return RedirectResponse(f"/view/{row['id']}#said-{row['id']}", 303)
+    async with request.form(max_files=0, max_fields=40, max_part_size=16 * NOTE) as sent:
+        form = {name: value for name, value in sent.items() if isinstance(value, str)}
+    one = next((one for one in await _said(service, row) if one.advisor == advisor), None)
+    shown = (one.corrected or one.critique) if one else None
+    try:
+        await say(service, row, read_opinion(json.dumps(opinion_of(form, advisor, shown))))
+    except Faults as error:
+        if "correct" not in form or shown is None:
+            raise HTTPException(400, str(error)) from None
+        draft = draft_of(form, error.faults, shown)
+        return await job_page(service, row, {(row["id"], advisor): draft}, 400)
+    return RedirectResponse(f"/view/{row['id']}#said-{row['id']}-{advisor}", 303)
 
 
 @router.post("/again/{id}")
@@ -100,23 +105,43 @@ def history_page(service: Service, rows: Sequence[Row]) -> Response:
     return site("history.html", jobs=jobs, shown=shown)
 
 
-async def job_page(service: Service, row: Row) -> Response:
-    """One job for a person, beside the one of the other arm where both were asked."""
+async def job_page(
+    service: Service, row: Row, drafts: Drafts | None = None, status: int = 200
+) -> Response:
+    """One job for a person, beside the one of the other arm where both were asked.
+
+    drafts  corrections that were refused, by job and advisor
+    """
     if row["pair_of"]:
         other = await service.work.db(service.store.get, row["pair_of"])
         rows = [other, row] if other else [row]
     else:
         other = await service.work.db(service.store.pair, row["id"])
         rows = [row, other] if other else [row]
-    return await service.work.db(_job_page, service, rows)
+    return await service.work.db(_job_page, service, rows, drafts or {}, status)
 
 
-def _job_page(service: Service, rows: Sequence[Row]) -> Response:
-    jobs = [read(one, service.params) for one in rows]
+def _job_page(service: Service, rows: Sequence[Row], drafts: Drafts, status: int) -> Response:
+    said = newest(service.store.engine, [one["id"] for one in rows])
+    jobs = [read(one, service.params, said) for one in rows]
     return site(
-        "job.html", jobs=jobs, radars=_radars(jobs), corners=radar.corners(), names=radar.names(),
-        shown=isfile(_photo_path(service, rows[0])), note=NOTE, score=score, tone=tone, word=word,
+        "job.html", status, jobs=jobs, radars=_radars(jobs), corners=radar.corners(),
+        names=radar.names(), shown=isfile(_photo_path(service, rows[0])), note=NOTE, score=score,
+        tone=tone, word=word, drafts=_drafts(jobs) | drafts, long=LONG,
     )  # fmt: skip
+
+
+def _drafts(jobs: list[Reading]) -> Drafts:
+    """What stands in each form at first: the critique, as it was corrected where it was."""
+    return {
+        (job.row["id"], one.advisor): Draft(values_of(one.corrected or one.critique))
+        for job in jobs for one in job.said if one.critique
+    }  # fmt: skip
+
+
+async def _said(service: Service, row: Row) -> tuple[Said, ...]:
+    said = await service.work.db(newest, service.store.engine, [row["id"]])
+    return (await service.work.db(read, row, service.params, said)).said
 
 
 def _radars(jobs: list[Reading]) -> dict[tuple[str, str], list[tuple[str, str]]]:

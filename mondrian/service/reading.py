@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mondrian import radar
-from mondrian.critique import Critique
+from mondrian.critique import Critique, canonical, parse
 from mondrian.params import Params
 from mondrian.reason import Rejected
 from mondrian.service.body import outputs
+from mondrian.service.correction import changes
 from mondrian.service.critic import understood
 from mondrian.service.store import DONE, LIVE, Row
 
@@ -26,12 +28,46 @@ _UUID = 37  # characters that a kept photograph's name begins with: uuid and _
 
 @dataclass(frozen=True)
 class Said:
-    """One advisor's part of a job; `critique` is None where none is to be found in `text`."""
+    """One advisor's part of a job; `critique` is None where none is to be found in `text`.
+
+    kept  what a person said of it, as `feedback.newest` gives it
+    """
 
     advisor: str
     name: str
     text: str
     critique: Critique | None
+    kept: Row | None = None
+
+    @property
+    def served(self) -> str | None:
+        """The critique as feedback remembers it."""
+        return canonical(self.critique) if self.critique else None
+
+    @property
+    def corrected(self) -> Critique | None:
+        """What a person made of it."""
+        text = (self.kept or {}).get("critique")
+        return parse(text) if text else None
+
+    @property
+    def opinion(self) -> str:
+        """What a person said of it, in words; empty where nobody did."""
+        said = self.kept or {}
+        thumbs = {1: "thumbs up", -1: "thumbs down"}.get(said.get("thumbs") or 0, "")
+        if said.get("note"):
+            thumbs = f"{thumbs or 'a note'}{' with a note' if thumbs else ''}"
+        return "; ".join(filter(None, (thumbs, self._verdict(said))))
+
+    def _verdict(self, said: Row) -> str:
+        by = f" by {said['who']}" if said.get("who") else ""
+        if self.corrected and self.critique:
+            scores, texts = changes(self.critique, self.corrected)
+            told = (_counted(scores, "score"), _counted(texts, "text"))
+            return f"corrected{by}, {' and '.join(filter(None, told))} changed; for training"
+        if self.corrected:
+            return f"written anew{by}; for training"
+        return f"taken{by} as it stands; for training" if said.get("verdict") else ""
 
 
 @dataclass(frozen=True)
@@ -73,9 +109,9 @@ class Reading:
         return tokens / seconds if tokens and seconds else None
 
 
-def read(row: Row, params: Params) -> Reading:
-    """A row with its critiques."""
-    advisors = [name for name in (row["advisor"] or "").split(",") if name]
+def read(row: Row, params: Params, said: Mapping[tuple[str, str], Row] | None = None) -> Reading:
+    """A row with its critiques, and what `feedback.newest` knows of them."""
+    advisors = [name.strip() for name in (row["advisor"] or "").split(",") if name.strip()]
     names = {advisor: _name(advisor, params) for advisor in advisors}
     mode, used = row["mode"] or "", row["model_used"] or ""
     told = Reading(
@@ -86,19 +122,34 @@ def read(row: Row, params: Params) -> Reading:
     if not told.done:
         return told
     texts = _texts(row, advisors)
-    said = tuple(Said(a, names[a], text, _critique(text, a)) for a, text in texts.items())
-    return replace(told, said=said)
+    parts = (Said(a, names[a], text, _critique(text, a)) for a, text in texts.items())
+    return replace(told, said=tuple(_with_kept(one, row, said or {}) for one in parts))
 
 
 def shapes(one: Said, others: list[Reading], drawn: Reading) -> list[tuple[str, str]]:
-    """Polygons of a radar: the other arm of the same advisor thinly, then this critique."""
+    """Polygons of a radar: the other arm thinly, then this critique, then what was made of it."""
     beside = [
         twin.critique for other in others if other is not drawn
         for twin in other.said if twin.advisor == one.advisor and twin.critique
     ]  # fmt: skip
     own = [one.critique] if one.critique else []
-    told = [("soft", critique) for critique in beside] + [("one", critique) for critique in own]
+    new = [one.corrected] if one.corrected else []
+    told = [(color, critique) for color, some in (("soft", beside), ("one", own), ("two", new))
+            for critique in some]  # fmt: skip
     return [(color, radar.polygon(critique.scores())) for color, critique in told]
+
+
+def _with_kept(one: Said, row: Row, said: Mapping[tuple[str, str], Row]) -> Said:
+    """With what was said of it, as long as the text is the one it was said of."""
+    kept = said.get((row["id"], one.advisor))
+    if kept and kept["original"] == one.served:
+        return replace(one, kept=kept)
+    alone = "," not in (row["advisor"] or "")  # thumbs from before there was a table for them
+    return replace(one, kept={name: row[name] for name in ("thumbs", "note")}) if alone else one
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}" if number else ""
 
 
 def _texts(row: Row, advisors: list[str]) -> dict[str, str]:

@@ -216,7 +216,7 @@ class Store:
         return self._first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
 
     def clear(self) -> list[str]:
-        """Forget all jobs that are ours and not under way, and what was said of them; their photographs."""
+        """Forget all jobs that are ours and not under way, and what was said; their photographs."""
         ours = and_(jobs.c.kind.is_not(None), jobs.c.status != "analyzing")
         with self.engine.begin() as connection:
             query = select(jobs.c.filename).where(ours).distinct()

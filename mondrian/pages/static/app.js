@@ -101,9 +101,9 @@ function watch(block) {
 }
 
 function arrived() {
-  const notes = [...document.querySelectorAll("textarea")];
-  if (notes.some((note) => note.value !== note.defaultValue)) {
-    document.querySelector("[data-arrived]").hidden = false; // a note is being written: no reload
+  const typed = [...document.querySelectorAll("textarea, input[type=number]")];
+  if (typed.some((field) => field.value !== field.defaultValue)) {
+    document.querySelector("[data-arrived]").hidden = false; // something is being written: no reload
   } else {
     location.reload();
   }
@@ -195,6 +195,34 @@ function unfinished(text) {
   return text[at] === "{" ? value() : null;
 }
 
+// The scores of a correction, drawn while they are changed
+
+function draw(form) {
+  const article = form.closest("article");
+  const svg = article.querySelector("svg.radar");
+  const far = svg.querySelector("polygon").getAttribute("points").split(" ").map((point) => point.split(",").map(Number));
+  const score = (i) => Number(form.elements[`dimensions.${i}.score`].value);
+
+  function redraw() {
+    const scores = far.map((_, i) => Math.min(10, Math.max(0, score(i))));
+    const points = far.map(([x, y], i) => `${100 + ((x - 100) * scores[i]) / 10},${100 + ((y - 100) * scores[i]) / 10}`);
+    shape().setAttribute("points", points.join(" "));
+    article.querySelectorAll(".key, [data-corrected]").forEach((part) => { part.hidden = false; });
+  }
+  function shape() {
+    const drawn = svg.querySelector(".two");
+    if (drawn) return drawn;
+    const made = svg.querySelector(".one").cloneNode();
+    made.setAttribute("class", "two");
+    made.setAttribute("stroke", "var(--two)");
+    svg.append(made);
+    return made;
+  }
+  form.addEventListener("input", (event) => {
+    if (event.target.type === "number") redraw();
+  });
+}
+
 // Times as this machine tells them
 
 function local(time) {
@@ -207,4 +235,5 @@ function local(time) {
 each("form.ask", choose);
 each("button[data-busy]", busy);
 each("[data-live]", watch);
+each("form[data-radar]", draw);
 each("time", local);
