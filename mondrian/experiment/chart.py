@@ -14,7 +14,7 @@ from typing import Any
 from mondrian.experiment.series import Point
 from mondrian.experiment.words import number
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440, 52, 24, 18, 24  # of a drawing, and of its margins
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440, 56, 24, 18, 24  # of a drawing, and of its margins
 _SPANS = (60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)  # seconds between two times
 _LABELS = 4  # on an axis, about
 _ROOM = 1.8  # half intervals that an axis reaches to

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Literal
 
 from mondrian.experiment.assess import Assessment, Guard
+from mondrian.experiment.outcomes import METRICS
 from mondrian.experiment.rollouts import BACK, HELD, Entry
 from mondrian.experiment.sequences import Interval
 from mondrian.experiment.settings import Rollout
@@ -79,8 +80,8 @@ def _broken(found: Assessment) -> str:
     if found.success.verdict == "worse":
         best = _surer(found)
         broken.append(
-            f"{found.success.metric} is surely lower by more than {found.success.margin:g}: "
-            f"{_interval(best)}"
+            f"{found.success.metric} is surely {_fallen(found)} by more than "
+            f"{found.success.margin:g}: {_interval(best)}"
         )
     return "; ".join(broken)
 
@@ -103,8 +104,14 @@ def _asked(found: Assessment, asks: str) -> str:
         return ""
     if verdict == "no data":
         return f"inconclusive: nobody has judged both arms, so {metric} is unknown"
-    asked = "higher" if asks == "better" else f"no lower than by {found.success.margin:g}"
+    least = f"no {_fallen(found)} than by {found.success.margin:g}"
+    asked = least if asks == "not_worse" else "higher" if _fallen(found) == "lower" else "better"
     return f"inconclusive: {metric} is not surely {asked}: {_interval(_surer(found))}"
+
+
+def _fallen(found: Assessment) -> str:
+    """What a drop of success is called: of a metric where less is better it is a rise."""
+    return "lower" if METRICS[found.success.metric].better == "high" else "worse"
 
 
 def _surer(found: Assessment) -> Interval:

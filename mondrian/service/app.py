@@ -16,7 +16,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.service import advisor_routes, job_routes, page_routes, stream_routes
+from mondrian.service import (
+    advisor_routes,
+    experiment_api,
+    experiment_routes,
+    job_routes,
+    page_routes,
+    stream_routes,
+)
 from mondrian.service.connect import one_line
 from mondrian.service.faults import DISK, FAULTS, explained
 from mondrian.service.guard import Guard
@@ -42,7 +49,9 @@ def create_app(service: Service) -> FastAPI:
         "its fine-tuned adapter.",
     )  # fmt: skip
     app.state.service = service
-    for routes in (advisor_routes, job_routes, stream_routes, page_routes):
+    for routes in (
+        advisor_routes, job_routes, stream_routes, page_routes, experiment_routes, experiment_api,
+    ):  # fmt: skip
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _explain_faults(app)
