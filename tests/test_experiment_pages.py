@@ -200,8 +200,8 @@ def evil_world(path: Path, plan: Rollout) -> None:
         act(told, plan, newest, action, EVIL, EVIL)
 
 
-def status_of(page: Page) -> str:
-    return page.locator(".status").first.inner_text().lower()
+def expect_status(page: Page, status: str) -> None:
+    expect(page.locator(".status").first).to_have_text(status)
 
 
 @pytest.mark.slow
@@ -232,15 +232,15 @@ def test_a_person_holds_and_rolls_back_with_keys_alone_and_without_javascript(
         page.keyboard.type("Ana")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        assert status_of(page) == "holding"
+        expect_status(page, "holding")
         page.get_by_role("button", name="Roll back").click()
         expect(page.get_by_role("alert")).to_contain_text("say why")
         page.get_by_label("Why").fill("it is curt")
         page.get_by_role("button", name="Roll back").click()
-        assert status_of(page) == "rolled back"
+        expect_status(page, "rolled back")
         expect(page.locator(".why")).to_have_text("it is curt")
         page.get_by_role("button", name="Begin again at 5 %").click()
-        assert status_of(page) == "no data"
+        expect_status(page, "no data")
     assert [one.action for one in found[0].log(found[1].id)[:3]] == ["resume", "roll back", "hold"]
 
 
@@ -270,7 +270,7 @@ def test_every_state_is_shown_readable_wide_and_narrow_light_and_dark(
                 options: dict[str, Any] = {"color_scheme": scheme}
                 with opened(browser, url, width, **options) as (page, _):
                     page.goto("/experiments")
-                    assert status_of(page) == name
+                    expect_status(page, name)
                     assert too_wide(page) == 0
                     told = page.evaluate(browsing.FAINT)
                     assert told["seen"] > 40

@@ -155,6 +155,7 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     assert mac.left() == []
 
 
+@pytest.mark.long
 def test_killed_at_any_step_what_serves_is_whole(mac: Mac) -> None:
     mac.pull("v1")
     seen, steps = set(), 0
@@ -206,13 +207,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_at_any_point_changes_nothing(mac: Mac, small_disk: Path) -> None:
     here = Mac(Shelf(small_disk / "ansel", "ansel"), mac.source, mac.params)
     done(quick(here, "v1"))
     assert here.serves() == "v1.0.0"
     ballast, faults = small_disk / "ballast", []
     free = os.statvfs(small_disk).f_bavail * 4096
-    for left in range(0, 8_000_000, 160_000):
+    for left in range(0, 8_000_000, 400_000):
         with ballast.open("wb") as file:
             file.write(b"\0" * max(0, free - left))
         shown = done(quick(here, "v2", spare=-(1 << 40)))
@@ -245,9 +247,11 @@ def bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
         port = free.getsockname()[1]
     code = ("import sys, time; from moto.server import ThreadedMotoServer as Server; "
             "Server('127.0.0.1', int(sys.argv[1])).start(); time.sleep(600)")  # fmt: skip
-    env = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-           "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-           "NO_PROXY": "127.0.0.1", "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}  # fmt: skip
+    env = {
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1", "HOME": str(tmp_path),
+    }  # fmt: skip
     make = ("import time, boto3\nfor _ in range(100):\n  try:\n    boto3.client('s3')"
             ".create_bucket(Bucket='versions'); break\n  except Exception: time.sleep(0.1)\n"
             "else: raise SystemExit('no S3')")  # fmt: skip

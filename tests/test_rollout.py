@@ -117,7 +117,7 @@ def test_a_step_is_left_once_its_time_and_jobs_are_reached(plan: Rollout) -> Non
     assert looked(enough, plan, now=23 * HOUR).status == Status.HEALTHY
     ready = looked(enough, plan, now=24 * HOUR)
     assert (ready.status, ready.action) == (Status.READY, "advance")
-    assert "5% → 25%" in ready.why
+    assert "5 % → 25 %" in ready.why
     assert looked(enough, plan, now=-9 * HOUR).status == Status.HEALTHY  # a clock set back
 
 

@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 MEANING = {
     Status.NO_DATA: "the candidate has not been asked yet",
-    Status.HEALTHY: "guardrails hold; the step lacks time or jobs still, or it is the last",
+    Status.HEALTHY: "guardrails hold; the step goes on",
     Status.HOLDING: "inconclusive, or held by a check or a person: it stays where it is",
     Status.FAILING: "a guardrail is surely broken, or success surely lower: it is rolled back",
     Status.READY: "the next step may begin",
@@ -61,7 +61,7 @@ def decide(found: Assessment, entry: Entry, settings: Rollout, now: float) -> Ve
     place = min(entry.step, len(settings.steps) - 1)
     step, last = settings.steps[place], place == len(settings.steps) - 1
     if last:
-        return Verdict(Status.HEALTHY, "", f"at the last step, {step.share:.0%} of clients")
+        return Verdict(Status.HEALTHY, "", f"at the last step, {percent(step.share)} of clients")
     hours = max(0.0, now - entry.step_began) / 3600
     if hours < step.hours or found.step_jobs < step.jobs:
         return Verdict(Status.HEALTHY, "", (
@@ -71,7 +71,7 @@ def decide(found: Assessment, entry: Entry, settings: Rollout, now: float) -> Ve
     if short := _asked(found, step.asks):
         return Verdict(Status.HOLDING, "", short)
     coming = settings.steps[place + 1].share
-    why = f"{_reasons(found)}; {step.share:.0%} → {coming:.0%} of clients"
+    why = f"{_reasons(found)}; {percent(step.share)} → {percent(coming)} of clients"
     return Verdict(Status.READY, "advance", why)
 
 

@@ -32,8 +32,8 @@ def roll_back(shelf: Shelf) -> RolledBack:
         entry = journal.last_of(str(current), shelf.entries())
         if entry is None or not entry.before:
             raise ReleaseError(
-                f"no version served before {tag_of(shelf.advisor, current)} in {shelf.folder}; pull "
-                f"one: mondrian pull {shelf.advisor} --rev V"
+                f"no version served before {tag_of(shelf.advisor, current)} in {shelf.folder}; "
+                f"pull one: mondrian pull {shelf.advisor} --rev V"
             )
         version = read_version(entry.before[0])
         try:
