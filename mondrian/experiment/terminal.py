@@ -86,7 +86,8 @@ def told_of_deal(told: Report) -> list[str]:
         f"{percent(dealt['meant'])} were meant: {odd} a mismatch (e-value "
         f"{fair['mismatch']:.2g}; an alarm from {fair['alarm']:g}).",
         f"{plural(fair['both_arms'], 'client')} saw both arms within a step."
-        if fair["both_arms"] else "Nobody saw both arms within a step.",
+        if fair["both_arms"]
+        else "Nobody saw both arms within a step.",
     ]
 
 

@@ -16,14 +16,12 @@ from mondrian import adapter, vlm
 from mondrian.critique import complies
 from mondrian.decoder import How
 from mondrian.errors import AdapterError, MondrianError
-from mondrian.files import read_json
 from mondrian.form import Form
 from mondrian.generate import generate
 from mondrian.params import Params, load_params
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
-from mondrian.recipe import RECIPE, read_recipe
-from mondrian.registry.terms import Terms, check_terms, terms_here
+from mondrian.registry.terms import check_terms, terms_here, terms_in
 from mondrian.sample.scene import draw_scene, render
 
 SIZE = (320, 256)  # of the photograph, before it is made fit
@@ -52,9 +50,7 @@ class Proof:
         Raises MondrianError where it is for another base, prompt, form or size of picture, does
         nothing, or gives no critique.
         """
-        made, whole = read_recipe(folder), read_json(folder / RECIPE)
-        image, schema = (whole.get(key) for key in ("image", "schema_sha256"))
-        check_terms(Terms(made.advisor, made.prompt_sha256, schema, image), self.here, str(folder))
+        check_terms(terms_in(folder, self.here), self.here, str(folder))
         adapter.load(self.base.model, self.base.hash, folder)
         adapter.prove_applied(self._says(), self.base_says, folder)
         text = generate(self.base, [self.prompt], [self.seen], self.how)[0].text

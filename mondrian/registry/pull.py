@@ -83,6 +83,7 @@ def pull(shelf: Shelf, asked: Asked, source: Source, params: Params, trial: Tria
         with tqdm(desc=f"{release.tag}: tried", bar_format="{desc}", leave=False):
             critique = trial.prove(folder, release.tag)
         before = shelf.serving()
+        before = None if before == version.version else before
         _put_to_use(shelf, version.version, record, folder)
     return Pulled(release, release.size if fresh else 0, before, critique)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mondrian.critique import schema_hash
 from mondrian.errors import AdapterError
+from mondrian.files import read_json
 from mondrian.params import Params
 from mondrian.prompt import prompt_hash
+from mondrian.recipe import RECIPE, read_recipe
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ def terms_here(advisor: str, params: Params) -> Terms:
     """
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
     return Terms(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
+
+
+def terms_in(folder: Path, here: Terms) -> Terms:
+    """Those of an adapter's folder; what an older recipe does not say is as it is here.
+
+    Raises AdapterError where its recipe cannot be read.
+    """
+    made, whole = read_recipe(folder), read_json(folder / RECIPE)
+    schema, image = whole.get("schema_sha256", here.schema_sha256), whole.get("image", here.image)
+    return Terms(made.advisor, made.prompt_sha256, schema, image)
 
 
 def check_terms(made: Terms, here: Terms, name: str) -> None:

@@ -16,13 +16,13 @@ from mondrian import adapter
 from mondrian.critique import schema_hash
 from mondrian.decoder import Decoder, How, Row
 from mondrian.errors import AdapterError, MondrianError
-from mondrian.files import files_hash, read_json
+from mondrian.files import files_hash
 from mondrian.forward import Features
 from mondrian.generate import prefix_of
 from mondrian.machine import memory_free
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
-from mondrian.recipe import RECIPE, read_recipe
+from mondrian.registry.terms import Terms, check_terms, terms_in
 from mondrian.resident.recent import Recent
 from mondrian.resident.together import Together, TogetherDecoder
 from mondrian.resident.view import adapter_bytes, merge, merged_bytes, view
@@ -80,7 +80,8 @@ class Arms:
         """Load, prove and put in place; the arm of that name before it stays where this fails."""
         folder = Path(asked.folder)
         try:
-            _check_recipe(asked, folder)
+            here = Terms(asked.advisor, asked.prompt, schema_hash(), asked.image)
+            check_terms(terms_in(folder, here), here, str(folder))
             version = _version(folder)
             arm, merged, taken = self._proved(asked, folder, version)
             if _version(folder) != version:
@@ -183,23 +184,6 @@ def _version(folder: Path) -> str:
     if missing:
         raise AdapterError(f"{folder} has no {missing[0]}; copy it again, or train: dvc repro")
     return files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS})[:12]
-
-
-def _check_recipe(asked: Adopt, folder: Path) -> None:
-    """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
-    recipe, whole = read_recipe(folder), read_json(folder / RECIPE)
-    if recipe.advisor != asked.advisor:
-        raise AdapterError(f"{folder} is {recipe.advisor}'s, not {asked.advisor}'s")
-    if recipe.prompt_sha256 != asked.prompt:
-        raise AdapterError(
-            f"{folder} was trained on another prompt (sha256 {recipe.prompt_sha256[:8]}…) than "
-            f"personas.{asked.advisor} of params.yaml gives ({asked.prompt[:8]}…); train again"
-        )
-    for name, here in {"image": asked.image, "schema_sha256": schema_hash()}.items():
-        if whole.get(name, here) != here:
-            raise AdapterError(
-                f"{folder} was trained with {name} {whole[name]}, here {here}; train again"
-            )
 
 
 def _features_size(seen: Features) -> int:

@@ -51,9 +51,7 @@ async def decided(
     typed = {"reason": line(form.get("reason", ""), REASON), "who": line(form.get("who", ""), NAME)}
     who = f"{typed['who']} (page)" if typed["who"] else "a person (page)"
     try:
-        await service.work.db(
-            act, service, entry, action, who, typed["reason"], revision
-        )
+        await service.work.db(act, service, entry, action, who, typed["reason"], revision)
     except NotNow as error:
         status = 400 if isinstance(error, NoReason) else 409
         return await service.work.db(_page, service, entry, f"{error}.", typed, status)
