@@ -15,7 +15,7 @@ from mondrian.service.local import LocalEngine
 from mondrian.service.wire import Adopt
 
 FILES = ("recipe.json", "adapter_config.json", "adapter_model.safetensors")
-EVERY = 1.0  # seconds between two looks
+EVERY = 0.25  # seconds between two looks
 log = logging.getLogger("mondrian.adapters")
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of each file
 

@@ -129,6 +129,8 @@ class Steering:
                         log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
         except SQLAlchemyError as error:
             log.error("roll-out: database: %s", one_line(error))
+        except Exception:  # critiques go on as they were dealt last
+            log.exception("roll-out: it stays as it is")
 
     async def run(self) -> None:
         """Look until cancelled."""
