@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but that 5e-05 is a number, as `dvc exp run -S` writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 Checked = TypeVar("Checked", bound=Section)
 
 
@@ -246,7 +254,7 @@ def load_yaml(path: Path, kind: type[Checked]) -> Checked:
     Raises ParamsError that names every fault at once.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's folder") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -269,17 +277,8 @@ def _explain(fault: Any, kind: type[Section]) -> str:
         return f"{where} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{where} is not a parameter{_nearest(fault['loc'], kind)}"
-    hint = "; write 2.0e-4, YAML reads 2e-4 as text" if _is_exponent(fault["input"]) else ""
     shown = repr(fault["input"])[:80]
-    return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}{hint}"
-
-
-def _is_exponent(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and "e" in value
-        and value.replace("e", "").strip("-.0123456789") == ""
-    )
+    return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}"
 
 
 def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:

@@ -36,9 +36,7 @@ def found(tmp_path: Path) -> tuple[Rollouts, Entry]:
 
 
 @pytest.fixture
-def client(
-    found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path
-) -> Iterator[httpx2.Client]:
+def client(found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path) -> Iterator[httpx2.Client]:
     with (
         site(tmp_path / "mondrian.db", plan) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,

@@ -31,9 +31,14 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     assert "train.epochs is missing" in told
 
 
-def test_an_exponent_that_yaml_reads_as_text_is_explained(tmp_path: Path) -> None:
-    text = SHIPPED.replace("weight_decay: 0.0", "weight_decay: 2e-4")
-    assert "YAML reads 2e-4 as text" in faults(tmp_path, text)
+def test_an_exponent_without_a_point_is_a_number_as_dvc_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for told, value in (("2e-4", 2e-4), ("5e-05", 5e-5), ("1E+1", 10.0)):
+        path.write_text(SHIPPED.replace("weight_decay: 0.0", f"weight_decay: {told}"))
+        assert load_params(path).train.weight_decay == value
+    assert "experiment is" in faults(
+        tmp_path, SHIPPED.replace('experiment: "1"', "experiment: 1e3")
+    )
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "train: [", "\x00", "advisors: []\n"])
