@@ -6,6 +6,7 @@ MondrianError
 ├── PhotoError           one picture that cannot be used
 ├── BaseModelError       a base model folder that is missing or unfit
 ├── AdapterError         an adapter that is not whole, not for this base, or does nothing
+├── ReleaseError         a version that cannot be made or had, or is not what was released
 ├── TrainingError        a run that cannot go on
 └── EvaluationError      gates that do not hold
 """
@@ -44,6 +45,10 @@ class BaseModelError(MondrianError):
 
 
 class AdapterError(MondrianError):
+    pass
+
+
+class ReleaseError(MondrianError):
     pass
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mondrian.errors import ReleaseError
 from mondrian.files import file_hash
 from mondrian.params import Params
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.fetch import Source
 from mondrian.registry.pull import Asked, Pulled, pull
 from mondrian.registry.record import RELEASE, Release, adapter_version, read_record, written

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from mondrian.errors import AdapterError, MondrianError
+from mondrian.errors import AdapterError, MondrianError, ReleaseError
 from mondrian.params import Params
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.fetch import Source
 from mondrian.registry.pull import Asked, pull
 from mondrian.registry.rollback import roll_back

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from mondrian.errors import MondrianError
+from mondrian.errors import MondrianError, ReleaseError
 from mondrian.params import Params, load_params
 from mondrian.registry import tags
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.listing import rows, table, unfinished
 from mondrian.registry.promote import promote
 from mondrian.registry.record import Release, adapter_version, read_record

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mondrian.errors import ReleaseError
 from mondrian.registry.artifact import with_artifact
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.journal import Entry, append, kept, read_journal
 from mondrian.registry.record import Release, read_record
 from mondrian.registry.shelf import Shelf, check_whole, read_kept

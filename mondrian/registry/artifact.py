@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mondrian.registry.errors import ReleaseError
+from mondrian.errors import ReleaseError
 
 FILE = "dvc.yaml"
 _KEY = re.compile(r"^artifacts:[ \t]*(#.*)?$", re.MULTILINE)

@@ -16,11 +16,11 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 
+from mondrian.errors import ReleaseError
 from mondrian.files import file_hash
 from mondrian.params import Params
 from mondrian.pipeline import flags_of
 from mondrian.registry import git
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.record import Piece
 
 _AGAIN = "dvc repro, commit, and release again"

@@ -14,8 +14,8 @@ from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 from dvc_data.index import DataIndexDirError
 
+from mondrian.errors import ReleaseError
 from mondrian.registry import git
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.record import Piece, Release
 
 _BLOCK = 1 << 20

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mondrian.errors import ReleaseError
 from mondrian.registry import git, journal, tags
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.record import RELEASE, Release, read_record, record_path
 from mondrian.registry.shelf import Shelf
 from mondrian.registry.version import Version, check_name, read_version

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from mondrian.errors import ReleaseError
 from mondrian.params import Params
 from mondrian.registry import fetch, git, journal, tags
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.fetch import Source
 from mondrian.registry.record import (
     RELEASE,

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mondrian.critique import explain
+from mondrian.errors import ReleaseError
 from mondrian.files import files_hash
 from mondrian.params import Name
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.version import Version, read_version, tag_of
 
 RELEASE = "release.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.errors import MondrianError
+from mondrian.errors import MondrianError, ReleaseError
 from mondrian.files import read_json
 from mondrian.gates import failed
 from mondrian.params import Params
@@ -18,7 +18,6 @@ from mondrian.recipe import RECIPE, read_recipe
 from mondrian.registry import git, record, tags
 from mondrian.registry.artifact import FILE, with_artifact
 from mondrian.registry.built import Built, look
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.record import Release
 from mondrian.registry.tags import Tagged
 from mondrian.registry.version import Version, check_name, next_version, tag_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mondrian.errors import ReleaseError
 from mondrian.registry import journal
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.shelf import Shelf, check_whole, read_kept
 from mondrian.registry.version import Version, check_name, read_version, tag_of
 

@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
+from mondrian.errors import ReleaseError
 from mondrian.files import file_hash, sync
 from mondrian.registry import journal
-from mondrian.registry.errors import ReleaseError
 from mondrian.registry.journal import KEPT, Entry
 from mondrian.registry.record import RELEASE, Release, read_record
 from mondrian.registry.version import Version, read_version, tag_of

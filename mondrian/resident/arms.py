@@ -16,12 +16,12 @@ from mondrian import adapter
 from mondrian.critique import schema_hash
 from mondrian.decoder import Decoder, How, Row
 from mondrian.errors import AdapterError, MondrianError
-from mondrian.files import files_hash
 from mondrian.forward import Features
 from mondrian.generate import prefix_of
 from mondrian.machine import memory_free
 from mondrian.photo import fit
 from mondrian.prompt import row_messages
+from mondrian.registry.record import adapter_version
 from mondrian.registry.terms import Terms, check_terms, terms_in
 from mondrian.resident.recent import Recent
 from mondrian.resident.together import Together, TogetherDecoder
@@ -183,7 +183,7 @@ def _version(folder: Path) -> str:
     missing = [n for n in (adapter.CONFIG, adapter.WEIGHTS) if not (folder / n).is_file()]
     if missing:
         raise AdapterError(f"{folder} has no {missing[0]}; copy it again, or train: dvc repro")
-    return files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS})[:12]
+    return adapter_version(folder)
 
 
 def _features_size(seen: Features) -> int:
