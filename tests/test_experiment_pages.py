@@ -63,7 +63,7 @@ def test_the_page_tells_status_steps_guardrails_metrics_and_decisions(
     assert page.status_code == 200
     for part in (
         "Ansel Adams: ansel@v2.0.0", "against ansel@v1.0.0", "<b>healthy</b>",
-        "critiques that came to nothing", "critiques slower than 120 s",
+        "failed, at first or for good", "critiques slower than 120 s",
         "Success is approval", 'class="chart"', "49 of 100 critiques", "by service",
     ):  # fmt: skip
         assert part in page.text

@@ -153,7 +153,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
 def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_on_record(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
-    steps = [{"share": 0.5, "hours": 1, "jobs": 9, "asks": "guardrails"}]
+    steps = [{"share": share, "hours": 1, "jobs": 9, "asks": "guardrails"} for share in (0.5, 1)]
     shelf, file = tmp_path / "shelf", rollout_file(tmp_path, steps=steps)
     shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
     flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)

@@ -23,6 +23,7 @@ from mondrian.experiment.sequences import LEVEL, Interval, paired_band, share_ba
 from mondrian.experiment.settings import Guardrails, Rollout
 
 DOUBLE_SHARE = 0.01  # of clients that may be seen in both arms within a step
+ENOUGH = 10  # observations below which a guardrail holds a candidate, and does not condemn it
 _SLOW = 0.05  # share of critiques beyond a p95
 
 
@@ -129,7 +130,7 @@ def _guard(seen: Sequence[Seen], metric: Metric, limit: float, least: bool) -> G
     verdict: Literal["no data", "holds", "doubtful", "broken"] = "holds"
     if not found.count:
         verdict = "no data"
-    elif found.high < limit if least else found.low > limit:
+    elif found.count >= ENOUGH and (found.high < limit if least else found.low > limit):
         verdict = "broken"
     elif found.mean < limit if least else found.mean > limit:
         verdict = "doubtful"
@@ -140,7 +141,7 @@ def outcome(seen: Sequence[Seen], metric: Metric, margin: float) -> Outcome:
     """The metric of success in both arms; pairs decide where they are the more certain."""
     sign = 1.0 if metric.better == "high" else -1.0
     new, old = pairs(seen, metric)
-    # Two intervals, of which the narrower counts, are wrong together no more often than one.
+    # Once there are pairs, two intervals of which the narrower counts share the chance to be wrong.
     level = 1 - (1 - LEVEL) / 2 if len(new) else LEVEL
     found = difference(seen, metric, sign, level).band.last
     paired = paired_band(sign * new, sign * old, level=level).last

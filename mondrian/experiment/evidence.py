@@ -16,7 +16,7 @@ from mondrian.service.store import DONE, GONE
 CANDIDATE, CONTROL = "candidate", "control"
 _COLUMNS = (
     "id", "kind", "subject", "pair_of", "side", "share", "step", "status", "error", "queued_at",
-    "completed_at", "model_used", "compliant", "latency_seconds", "tokens", "thumbs",
+    "completed_at", "model_used", "compliant", "retry_count", "latency_seconds", "tokens", "thumbs",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class Seen:
     asked      seconds since 1970, as are ended and judged (by a person); inf where that is not yet
     thumbs     1 up, -1 down, None where nobody said
     accepted   whether a person took it as it was; None where nobody decided
+    tried_again  whether an answer of an earlier try was none
     moved      mean points by which a person moved its seven scores
     """
 
@@ -50,13 +51,17 @@ class Seen:
     thumbs: int | None
     accepted: bool | None
     moved: float | None
+    tried_again: bool = False
 
 
 def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
     """Every job of a roll-out that was asked for since a time."""
     said = _newest_feedback(engine, rollout)
     chosen = [jobs.c[name] for name in _COLUMNS]
-    query = select(*chosen).where(jobs.c.rollout == rollout, jobs.c.queued_at >= since)
+    query = select(*chosen).where(
+        jobs.c.rollout == rollout, jobs.c.queued_at >= since, jobs.c.side.is_not(None),
+        jobs.c.share.is_not(None), jobs.c.step.is_not(None),
+    )  # fmt: skip
     with engine.execution_options(reads=True).begin() as connection:
         rows = connection.execute(query).mappings().all()
     seen = [_seen(dict(row), said.get(row["id"])) for row in rows]
@@ -93,6 +98,7 @@ def _seen(row: Mapping[str, Any], said: Mapping[str, Any] | None) -> Seen:
         tokens=row["tokens"] if done else None,
         thumbs=(row["thumbs"] or None) if done else None,
         accepted=None if verdict is None else verdict == "accepted",
+        tried_again=bool(row["retry_count"]),
         moved=moved(said["original"], said["critique"]) if said and verdict else None,
     )
 

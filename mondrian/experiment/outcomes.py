@@ -46,8 +46,8 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("compliance", "answers in form", "share", "high", lambda s: _of(s.compliant)),
-        Metric("failures", "critiques that came to nothing", "share", "low",
-               lambda s: _of(s.outcome == "failed") if _ended(s) else None),
+        Metric("failures", "failed, at first or for good", "share", "low",
+               lambda s: _of(s.outcome == "failed" or s.tried_again) if _ended(s) else None),
         Metric("fallbacks", "answered by the base in its place", "share", "low",
                lambda s: _of(s.fell_back) if s.outcome == "completed" else None),
         Metric("approval", "thumbs up among rated", "share", "high",
@@ -58,7 +58,7 @@ METRICS = {
                lambda s: _of(s.accepted), rated=True),
         Metric("correction", "how far a person moved scores", "mean", "low",
                lambda s: s.moved, "points", rated=True),
-        Metric("latency", "from arrival to critique", "mean", "low", lambda s: s.seconds, "s"),
+        Metric("latency", "once begun, to the critique", "mean", "low", lambda s: s.seconds, "s"),
         Metric("tokens", "length of an answer", "mean", "low",
                lambda s: None if s.tokens is None else float(s.tokens), "tokens"),
     )

@@ -83,10 +83,13 @@ class Rollouts:
         """The one of an advisor that began last."""
         return next(iter(self._entries(rollouts.c.advisor == advisor)), None)
 
-    def begin(self, advisor: str, version: str, name: str, folder: str, control: str) -> Entry:
+    def begin(
+        self, advisor: str, version: str, name: str, folder: str, control: str, full: bool = False
+    ) -> Entry:
         """The roll-out of a version, begun at the first step where it is new.
 
         control  previous or base, as in rollout.yaml
+        full     whether its first step is of everybody
         """
         id = f"{advisor}/{version}"
         found = self.get(id)
@@ -97,7 +100,8 @@ class Rollouts:
         entry = Entry(
             id, advisor, version, name, folder,
             before.name if before else "base", before.version if before else "",
-            before.folder if before else "", RUNNING, "", 0, 0, now, now, now, None,
+            before.folder if before else "", RUNNING, "", 0, 0, now, now, now,
+            now if full else None,
         )  # fmt: skip
         began = Decision(id, "service", "begin", RUNNING, f"new version {name}", 0, now)
         try:

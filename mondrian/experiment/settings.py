@@ -45,7 +45,9 @@ class Rollout(Section):
         shares = [step.share for step in self.steps]
         if shares != sorted(set(shares)):
             raise ValueError(f"the shares of steps must rise, they are {shares}")
-        if shares[-1] == 1 and self.steps[-1].asks != "guardrails":
+        if shares[-1] != 1:
+            raise ValueError(f"the last step is of {shares[-1]:g}; it must be of everybody, 1.0")
+        if self.steps[-1].asks != "guardrails":
             raise ValueError(
                 "the last step has no other arm to compare with; it asks for guardrails alone"
             )

@@ -29,6 +29,8 @@ from mondrian.registry.version import Version, read_version, tag_of
 
 _LEFT = ".left-"  # what begins so is removed by the next pull
 
+CONTROL = "control"  # link to the version that a service answers with beside the newest
+
 
 @dataclass(frozen=True)
 class Shelf:
@@ -115,8 +117,10 @@ class Shelf:
         sync(self.folder)
 
     def prune(self, current: Version) -> None:
-        """Remove versions that nobody will roll back to."""
+        """Remove versions that nobody will roll back to, and that no service answers with."""
         stay = journal.kept(str(current), self.entries())
+        control = self.version_of((self.folder / CONTROL).resolve().name)
+        stay = {*stay, *([str(control)] if control else [])}
         with self.aside() as folder:
             for place in self.place(current).parent.iterdir():
                 version = self.version_of(place.name)

@@ -31,6 +31,7 @@ class Stand:
     share      of clients that it answers
     control    name in the engine of the adapter that answers the others; empty for the base
     withdrawn  why the candidate answers nobody; empty where it does
+    counted    whether what is dealt is evidence: not where the control cannot serve
     """
 
     rollout: str
@@ -39,6 +40,7 @@ class Stand:
     share: float
     control: str = ""
     withdrawn: str = ""
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Dealer:
         stand = self.stand
         if stand is None or not stand.withdrawn:
             return plan
-        told = f"the adapter was rolled back ({stand.withdrawn}): answered by "
+        told = f"the adapter answers nobody ({stand.withdrawn}): answered by "
         if stand.control:
             reason = "; ".join(filter(None, (plan.reason, f"{told}the one before")))
             return replace(plan, adapter=stand.control, reason=reason)
@@ -153,7 +155,7 @@ class Dealer:
         assert stand is not None
         place = Place(stand.rollout, side, stand.share, stand.step)
         name = self.advisor if side == "candidate" else stand.control
-        return Plan(asked, name, True, place=place)
+        return Plan(asked, name, True, place=place if stand.counted else None)
 
 
 def checked(mode: str) -> str:

@@ -19,13 +19,25 @@ from mondrian.experiment.evidence import evidence
 from mondrian.experiment.rollouts import BACK, Entry, Rollouts
 from mondrian.experiment.settings import Rollout
 from mondrian.experiment.steps import advance, roll_back
+from mondrian.registry.shelf import CONTROL
 from mondrian.service.connect import one_line
 from mondrian.service.engine import Adapter
 from mondrian.service.modes import Stand
 
-EVERY = 1.0  # seconds between two looks at what the adapters are, and at what others decided
+EVERY = 0.5  # seconds between two looks at what the adapters are, and at what others decided
 log = logging.getLogger("mondrian.rollout")
 Adopted = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
+
+
+def keep_for_control(folder: Path) -> None:
+    """Let a shelf that `mondrian pull` fills know that a version of it still answers."""
+    shelf = folder.parent.parent
+    if folder.parent.name != "versions" or (shelf / CONTROL).resolve() == folder.resolve():
+        return
+    beside = shelf / f".{CONTROL}"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(Path(folder.parent.name) / folder.name)
+    beside.replace(shelf / CONTROL)
 
 
 def control_name(advisor: str) -> str:
@@ -48,7 +60,7 @@ class Steering:
         self.rollouts, self.settings, self.advisors = rollouts, settings, advisors
         self.adapters, self.adopt = adapters, adopt
         self.stands: dict[str, Stand] = {}
-        self._refused: set[str] = set()  # controls that would not load
+        self._asked: dict[str, str] = {}  # for which roll-out a control was last asked to load
         self._decided = float("-inf")
 
     async def look(self) -> None:
@@ -59,7 +71,8 @@ class Steering:
                 continue
             entry = await asyncio.to_thread(
                 self.rollouts.begin, advisor, adapter.version, Path(adapter.folder).name,
-                adapter.folder, self.settings.control,
+                adapter.folder, self.settings.control if self.adopt else "base",
+                self.settings.steps[0].share == 1,
             )  # fmt: skip
             control = await self._control(entry)
             stand = self.stand(entry, control)
@@ -76,29 +89,33 @@ class Steering:
         gone = entry.state == BACK
         return Stand(
             entry.id, entry.version, step, 0.0 if gone else self.settings.steps[step].share,
-            control, (entry.why or "by a person") if gone else "",
+            control, f"it was rolled back: {entry.why or 'by a person'}" if gone else "",
+            counted=bool(control) or not entry.control_version,
         )  # fmt: skip
 
     async def _control(self, entry: Entry) -> str:
         """Name in the engine of the adapter that serves beside; empty for the base."""
-        if not entry.control_version or self.adopt is None or entry.id in self._refused:
+        if not entry.control_version or self.adopt is None:
             return ""
-        name = control_name(entry.advisor)
+        name, folder = control_name(entry.advisor), Path(entry.control_folder)
         found = self.adapters.get(name)
-        if found and found.serves and found.version == entry.control_version:
+        if not (found and found.version == entry.control_version):
+            if self._asked.get(name) == entry.id:  # once: a model that dies of it loads no more
+                return ""
+            self._asked[name] = entry.id
+            found = await self.adopt(entry.advisor, name, folder)
+        if found and found.version == entry.control_version and not found.fault:
+            await asyncio.to_thread(keep_for_control, folder)
             return name
-        adopted = await self.adopt(entry.advisor, name, Path(entry.control_folder))
-        if adopted and adopted.version == entry.control_version and not adopted.fault:
-            return name
-        if adopted:
-            self._refused.add(entry.id)
-            told = adopted.fault or f"it is of version {adopted.version} now"
-            log.error("roll-out %s: %s cannot serve as control, the base does: %s",
-                      entry.id, entry.control, told)  # fmt: skip
+        told = found.fault or f"it is of version {found.version} now" if found else "it died of it"
+        log.error(
+            "roll-out %s: %s cannot serve as control; the base does, and nothing is compared: %s",
+            entry.id, entry.control, told,
+        )  # fmt: skip
         return ""
 
     def decide(self) -> list[tuple[Entry, Verdict]]:
-        """Look at the numbers of each roll-out and act on them; in a thread."""
+        """Look at the numbers of each roll-out and act on them; what was done. In a thread."""
         told = []
         for stand in self.stands.values():
             entry = self.rollouts.get(stand.rollout)
@@ -108,15 +125,24 @@ class Steering:
             found = assess(seen, self.settings, entry.step)
             verdict = decide(found, entry, self.settings, time.time())
             if verdict.action == "roll back":
-                roll_back(self.rollouts, entry, "service", verdict.why)
+                done = roll_back(self.rollouts, entry, "service", verdict.why)
             elif verdict.action == "advance" and self.settings.automatic:
-                advance(self.rollouts, self.settings, entry, "service", verdict.why)
-            told.append((entry, verdict))
+                done = advance(self.rollouts, self.settings, entry, "service", verdict.why)
+            else:
+                done = False
+            if done:
+                told.append((entry, verdict))
         return told
 
-    def stand_of(self, advisor: str) -> Stand | None:
-        """How an advisor's roll-out stands now; None where no adapter of it serves."""
-        return self.stands.get(advisor)
+    def stand_of(self, advisor: str) -> Stand:
+        """How an advisor's roll-out stands now; a version that has none yet answers nobody."""
+        stand, adapter = self.stands.get(advisor), self.adapters.get(advisor)
+        if adapter is None or not adapter.serves:
+            return Stand("", "", 0, 0.0, withdrawn=f"no adapter of {advisor} serves")
+        if stand is None or stand.version != adapter.version:
+            control = stand.control if stand else ""
+            return Stand("", adapter.version, 0, 0.0, control, "its roll-out has not begun yet")
+        return stand
 
     async def look_safely(self) -> None:
         """Look, and decide where it is time; a database that is away costs time alone."""
@@ -125,8 +151,7 @@ class Steering:
             if time.monotonic() - self._decided >= self.settings.every_seconds:
                 self._decided = time.monotonic()
                 for entry, verdict in await asyncio.to_thread(self.decide):
-                    if verdict.action:
-                        log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
+                    log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
         except SQLAlchemyError as error:
             log.error("roll-out: database: %s", one_line(error))
         except Exception:  # critiques go on as they were dealt last

@@ -26,6 +26,7 @@ from mondrian.service.feedback import forget, withdraw
 from mondrian.service.schema import jobs, migrate
 
 Row = dict[str, Any]
+NO_PLACE = dict.fromkeys(("rollout", "side", "share", "step"))  # in a roll-out
 GONE = "the client went away"  # of a request that nobody waited for any more
 LIVE = ("queued", "analyzing")
 DONE = ("completed", "done")  # done and error are of today's application before 2026

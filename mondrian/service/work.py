@@ -25,7 +25,7 @@ from mondrian.service.metrics import Metrics
 from mondrian.service.modes import Dealer, Plan, Stand, draw
 from mondrian.service.progress import Progress
 from mondrian.service.record import values_of
-from mondrian.service.store import GONE, Row, Store
+from mondrian.service.store import GONE, NO_PLACE, Row, Store
 
 Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
@@ -72,7 +72,12 @@ class Work:
         serve, stand = self.params.serve, self.stand(advisor)
         dealer = Dealer(advisor, serve.model_mode, serve.experiment, serve.ab_test_split, stand)
         mode = row["mode"] or ""
-        if row["kind"] == "shadow" and stand and row.get("rollout") == stand.rollout:
+        if (
+            row["kind"] == "shadow"
+            and stand
+            and not stand.withdrawn
+            and (row.get("rollout") == stand.rollout)
+        ):
             return dealer.on(row["side"], mode)
         return dealer.plan(mode, row["subject"] or row["id"])
 
@@ -152,6 +157,8 @@ class Work:
         place = next(iter(plans.values())).place if len(plans) == 1 else None
         if place and row["kind"] != "shadow":
             await self.db(self.store.note, row["id"], **asdict(place))
+        elif place is None and row.get("rollout"):  # of a try, or a roll-out, before
+            await self.db(self.store.note, row["id"], **NO_PLACE)
 
     def _used(self, row: Row) -> str:
         """Who was to answer a job, as jobs.model_used says it."""
