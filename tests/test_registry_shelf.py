@@ -12,7 +12,7 @@ from mondrian.errors import ReleaseError
 from mondrian.registry.artifact import with_artifact
 from mondrian.registry.journal import Entry, append, kept, read_journal
 from mondrian.registry.record import Release, read_record
-from mondrian.registry.shelf import Shelf, check_whole, read_kept
+from mondrian.registry.shelf import CONTROL, Shelf, check_whole, read_kept
 from mondrian.registry.version import Version, check_name, next_version, read_version
 from tests.conftest import ROOT
 from tests.releasing import some_release
@@ -187,6 +187,13 @@ def test_pruning_takes_old_versions_and_nothing_else(shelf: Shelf) -> None:
     shelf.prune(read_version("v4"))
     names = {path.name for path in (shelf.folder / "versions").iterdir()}
     assert names == {"ansel@v2.0.0", "ansel@v3.0.0", "ansel@v4.0.0", "notes", "okeefe@v1.0.0"}
+    (shelf.folder / CONTROL).symlink_to("versions/ansel@v2.0.0")  # a service answers with it still
+    some_release(shelf.place(read_version("v5")), "v5.0.0")
+    record = (shelf.place(read_version("v5")) / "release.json").read_bytes()
+    shelf.switch(read_version("v5"), record, "pull", ("v4.0.0", "v3.0.0"))
+    shelf.prune(read_version("v5"))
+    kept_here = {path.name for path in (shelf.folder / "versions").iterdir()}
+    assert kept_here == names | {"ansel@v5.0.0"}
 
 
 def test_an_entry_is_added_to_dvc_yaml_and_all_else_stays() -> None:
