@@ -298,6 +298,7 @@ def test_the_table_says_what_there_is(built: Project) -> None:
 
 def test_the_commands_say_what_to_push_and_what_is_missing(built: Project) -> None:
     assert "no versions; mondrian release makes one" in built.mondrian("releases").stdout
+    one_clear_line(built.mondrian("releases", "nobody"), "no advisor 'nobody'", "ansel")
     one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is no version")
     shown = built.mondrian("release", "ansel", "--version", "v1").stdout
     assert "released ansel@v1.0.0: BETTER" in shown

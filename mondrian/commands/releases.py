@@ -6,14 +6,19 @@ import argparse
 import json
 from pathlib import Path
 
+from mondrian.errors import ReleaseError
 from mondrian.params import load_params
 from mondrian.registry.listing import rows, table, unfinished
 
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    advisors = [args.advisor] if args.advisor else load_params(args.params).advisors
+    known = load_params(args.params).advisors
+    advisors = [args.advisor] if args.advisor else known
     found = {advisor: rows(advisor, args.serving_dir) for advisor in advisors}
+    if not found[advisors[0]] and advisors[0] not in known:
+        raise ReleaseError(f"no advisor {advisors[0]!r} and no version of it; params.yaml has "
+                           f"{', '.join(known)}")  # fmt: skip
     if args.json:
         print(json.dumps([row.told() for some in found.values() for row in some], indent=2))
         return
