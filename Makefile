@@ -26,10 +26,10 @@ serve: repro
 	@python mondrian/ai_advisor_service.py --lora_path models --model_mode ab_test
 
 test: $(VENV)/dev
-	@python -m pytest -n 2 --dist loadfile -m "not long"
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 long: $(VENV)/dev
-	@python -m pytest -n 2 --dist loadfile -m long
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 quick: $(VENV)/dev
 	@python -m pytest -m "not slow"

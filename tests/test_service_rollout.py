@@ -150,6 +150,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
         assert ask(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
 
 
+@pytest.mark.long
 def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_on_record(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_
         assert told["side"] == ("candidate" if before[0].endswith("tuned") else "control")
 
 
+@pytest.mark.long
 def test_a_control_that_is_gone_from_the_disk_is_the_base_and_it_is_said(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
