@@ -69,7 +69,12 @@ class Desk:
         try:
             yield
         finally:
-            self.coming -= 1
+            # Two turns of the loop later: the task that takes the place is begun by then.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._came)
+
+    def _came(self) -> None:
+        self.coming -= 1
 
     @asynccontextmanager
     async def place(self, alone: bool = False, counted: bool = True) -> AsyncIterator[None]:
