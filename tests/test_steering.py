@@ -10,12 +10,12 @@ import pytest
 from mondrian.experiment.rollouts import Rollouts
 from mondrian.experiment.settings import load_rollout
 from mondrian.experiment.steps import act
-from mondrian.registry.shelf import CONTROL
+from mondrian.registry.shelf import CONTROL, keep_for_control
 from mondrian.service.connect import open_engine
 from mondrian.service.engine import Adapter
 from mondrian.service.modes import Dealer
 from mondrian.service.schema import migrate
-from mondrian.service.steering import Steering, control_name, keep_for_control
+from mondrian.service.steering import Steering, control_name
 from tests.conftest import ROOT
 
 
@@ -102,11 +102,14 @@ def test_a_control_that_the_model_dies_of_is_loaded_once_and_nothing_is_compared
     assert steering.stand_of("ansel").counted
 
 
-def test_a_fault_of_one_look_ends_nothing(tmp_path: Path) -> None:
+def test_a_fault_of_one_look_ends_nothing_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     steering = steered(tmp_path, Shelf(tmp_path))
     steering.advisors = (None,)  # type: ignore[assignment]
     steering.adapters = None  # type: ignore[assignment]
     asyncio.run(steering.look_safely())
+    assert "it stays as it is" in caplog.text
 
 
 def test_a_shelf_knows_the_version_that_still_answers(tmp_path: Path) -> None:

@@ -9,16 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from mondrian.errors import DataError
-from mondrian.experiment.opened import chosen, open_rollouts
+from mondrian.experiment.opened import chosen, reading
 from mondrian.experiment.report import Report, report
 from mondrian.experiment.settings import load_rollout
 from mondrian.experiment.table import table
 from mondrian.experiment.terminal import in_full
 from mondrian.files import write_text
-from mondrian.service.connect import one_line
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -39,12 +35,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    settings, rollouts = load_rollout(args.rollout), open_rollouts(args.db)
-    try:
+    settings = load_rollout(args.rollout)
+    with reading(args.db) as rollouts:
         entries = chosen(rollouts, args.advisor, args.all)
         reports = [report(rollouts, settings, entry, time.time()) for entry in entries]
-    except SQLAlchemyError as error:
-        raise DataError(f"--db {args.db.rsplit('@', 1)[-1]}: {one_line(error)}") from None
     told = _told(reports, args)
     if args.output:
         write_text(args.output, told)

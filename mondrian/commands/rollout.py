@@ -9,17 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from mondrian.errors import DataError, MondrianError
+from mondrian.errors import MondrianError
 from mondrian.experiment.by_hand import NoReason, by_hand
-from mondrian.experiment.opened import chosen, open_rollouts, version_of
+from mondrian.experiment.opened import chosen, reading, version_of
 from mondrian.experiment.report import report
 from mondrian.experiment.rollouts import BACK, Entry, Rollouts
 from mondrian.experiment.settings import Rollout, load_rollout
 from mondrian.experiment.terminal import in_short
 from mondrian.experiment.words import percent
-from mondrian.service.connect import one_line
 
 _FLAGS = {
     "advance": "let the next step begin", "hold": "stay at this step until you resume",
@@ -46,8 +43,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    settings, rollouts = load_rollout(args.rollout), open_rollouts(args.db)
-    try:
+    settings = load_rollout(args.rollout)
+    with reading(args.db) as rollouts:
         entries = chosen(rollouts, args.advisor, every=True)
         entry = version_of(entries, args.version)
         if args.action:
@@ -55,8 +52,6 @@ def main(argv: list[str]) -> None:
             return
         shown = [entry] if args.version else entries
         told = [_short(rollouts, settings, one) for one in shown]
-    except SQLAlchemyError as error:
-        raise DataError(f"--db {args.db.rsplit('@', 1)[-1]}: {one_line(error)}") from None
     sys.stdout.write("\n\n".join(told) + "\n")
 
 

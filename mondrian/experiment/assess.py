@@ -69,6 +69,11 @@ class Outcome:
     paired: Interval
     verdict: Literal["no data", "better", "not worse", "worse", "inconclusive"]
 
+    @property
+    def surer(self) -> Interval:
+        """The one that the verdict is of."""
+        return surer(self.difference, self.paired)
+
 
 @dataclass(frozen=True)
 class Assessment:
@@ -145,8 +150,12 @@ def outcome(seen: Sequence[Seen], metric: Metric, margin: float) -> Outcome:
     level = 1 - (1 - LEVEL) / 2 if len(new) else LEVEL
     found = difference(seen, metric, sign, level).band.last
     paired = paired_band(sign * new, sign * old, level=level).last
-    best = paired if paired.high - paired.low < found.high - found.low else found
-    return Outcome(metric.name, margin, found, paired, _verdict(best, margin))
+    return Outcome(metric.name, margin, found, paired, _verdict(surer(found, paired), margin))
+
+
+def surer(difference: Interval, paired: Interval) -> Interval:
+    """The narrower one."""
+    return min(difference, paired, key=lambda one: one.high - one.low)
 
 
 def _verdict(

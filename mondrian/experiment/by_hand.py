@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from mondrian.experiment.assess import assess
-from mondrian.experiment.decide import Status, decide
-from mondrian.experiment.evidence import evidence
+from mondrian.experiment.decide import Status
 from mondrian.experiment.rollouts import Entry, Rollouts
 from mondrian.experiment.settings import Rollout
-from mondrian.experiment.steps import NotNow, act
+from mondrian.experiment.steps import NotNow, act, verdict_now
 
 REASON, NAME = 1000, 200  # characters of a reason and of a person's name
 
@@ -47,8 +45,7 @@ def _check_reason(
         raise NoReason(f"say why {entry.name} is rolled back")
     if action != "advance":
         return
-    seen = evidence(rollouts.engine, entry.id, entry.evidence_from)
-    verdict = decide(assess(seen, settings, entry.step), entry, settings, now)
+    verdict = verdict_now(rollouts, settings, entry, now)
     if verdict.status not in (Status.READY, Status.ROLLED_BACK):  # act says what of the latter
         raise NoReason(
             f"{entry.name} is not ready but {verdict.status} ({verdict.why}); say why it advances"

@@ -78,10 +78,9 @@ def decide(found: Assessment, entry: Entry, settings: Rollout, now: float) -> Ve
 def _broken(found: Assessment) -> str:
     broken = [_told(one) for one in found.guards if one.verdict == "broken"]
     if found.success.verdict == "worse":
-        best = _surer(found)
         broken.append(
             f"{found.success.metric} is surely {_fallen(found)} by more than "
-            f"{found.success.margin:g}: {_interval(best)}"
+            f"{found.success.margin:g}: {_interval(found.success.surer)}"
         )
     return "; ".join(broken)
 
@@ -106,7 +105,7 @@ def _asked(found: Assessment, asks: str) -> str:
         return f"inconclusive: nobody has judged both arms, so {metric} is unknown"
     least = f"no {_fallen(found)} than by {found.success.margin:g}"
     asked = least if asks == "not_worse" else "higher" if _fallen(found) == "lower" else "better"
-    return f"inconclusive: {metric} is not surely {asked}: {_interval(_surer(found))}"
+    return f"inconclusive: {metric} is not surely {asked}: {_interval(found.success.surer)}"
 
 
 def _fallen(found: Assessment) -> str:
@@ -114,16 +113,11 @@ def _fallen(found: Assessment) -> str:
     return "lower" if METRICS[found.success.metric].better == "high" else "worse"
 
 
-def _surer(found: Assessment) -> Interval:
-    one, two = found.success.difference, found.success.paired
-    return two if two.high - two.low < one.high - one.low else one
-
-
 def _reasons(found: Assessment) -> str:
     success = found.success
     told = f"{found.step_jobs} critiques, guardrails hold"
     if success.verdict in ("better", "not worse"):
-        told += f", {success.metric} {success.verdict}: {_interval(_surer(found))}"
+        told += f", {success.metric} {success.verdict}: {_interval(found.success.surer)}"
     return told
 
 

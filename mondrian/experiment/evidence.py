@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 
 from mondrian.jobs import epoch
-from mondrian.service.schema import feedback, jobs
+from mondrian.service.feedback import newest_of
+from mondrian.service.modes import CANDIDATE
+from mondrian.service.schema import jobs
 from mondrian.service.store import DONE, GONE
 
-CANDIDATE, CONTROL = "candidate", "control"
 _COLUMNS = (
     "id", "kind", "subject", "pair_of", "side", "share", "step", "status", "error", "queued_at",
     "completed_at", "model_used", "compliant", "retry_count", "latency_seconds", "tokens", "thumbs",
@@ -56,7 +57,7 @@ class Seen:
 
 def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
     """Every job of a roll-out that was asked for since a time."""
-    said = _newest_feedback(engine, rollout)
+    said = {job: row for (job, _), row in newest_of(engine, rollout).items()}
     chosen = [jobs.c[name] for name in _COLUMNS]
     query = select(*chosen).where(
         jobs.c.rollout == rollout, jobs.c.queued_at >= since, jobs.c.side.is_not(None),
@@ -66,14 +67,6 @@ def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
         rows = connection.execute(query).mappings().all()
     seen = [_seen(dict(row), said.get(row["id"])) for row in rows]
     return sorted(seen, key=lambda one: (one.ended, one.asked, one.id))
-
-
-def _newest_feedback(engine: Engine, rollout: str) -> dict[str, Mapping[str, Any]]:
-    newest = select(func.max(feedback.c.number)).where(feedback.c.rollout == rollout)
-    newest = newest.group_by(feedback.c.job)
-    with engine.execution_options(reads=True).begin() as connection:
-        rows = connection.execute(select(feedback).where(feedback.c.number.in_(newest)))
-        return {row["job"]: dict(row) for row in rows.mappings()}
 
 
 def _seen(row: Mapping[str, Any], said: Mapping[str, Any] | None) -> Seen:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import inspect
+from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.errors import DataError
 from mondrian.experiment.report import newest
 from mondrian.experiment.rollouts import Entry, Rollouts
-from mondrian.service.connect import open_engine
+from mondrian.service.connect import one_line, open_engine, plain
 from mondrian.service.schema import decisions, feedback, jobs, rollouts
 
 _NEEDED = {table.name for table in (jobs, rollouts, decisions, feedback)}
@@ -27,9 +29,18 @@ def open_rollouts(db: str) -> Rollouts:
     else:
         found = _tables(Path(db))
     if missing := _NEEDED - found:
-        told = db.rsplit("@", 1)[-1]
-        raise DataError(f"--db {told} has no table {min(missing)}, so no roll-outs; {_BEGIN}")
+        raise DataError(f"--db {plain(db)} has no table {min(missing)}, so no roll-outs; {_BEGIN}")
     return Rollouts(engine if "://" in db else open_engine(db))
+
+
+@contextmanager
+def reading(db: str) -> Iterator[Rollouts]:
+    """The same, and a database that goes away meanwhile is a DataError too."""
+    rollouts = open_rollouts(db)
+    try:
+        yield rollouts
+    except SQLAlchemyError as error:
+        raise DataError(f"--db {plain(db)}: {one_line(error)}") from None
 
 
 def chosen(rollouts: Rollouts, advisor: str, every: bool = False) -> list[Entry]:

@@ -79,10 +79,6 @@ class Rollouts:
         """Every one, the newest first."""
         return self._entries()
 
-    def newest(self, advisor: str) -> Entry | None:
-        """The one of an advisor that began last."""
-        return next(iter(self._entries(rollouts.c.advisor == advisor)), None)
-
     def begin(
         self, advisor: str, version: str, name: str, folder: str, control: str, full: bool = False
     ) -> Entry:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 
 from mondrian.errors import MondrianError
+from mondrian.experiment.assess import assess
+from mondrian.experiment.decide import Verdict, decide
+from mondrian.experiment.evidence import evidence
 from mondrian.experiment.rollouts import BACK, HELD, RUNNING, Entry, Rollouts
 from mondrian.experiment.settings import Rollout
 
@@ -13,6 +16,12 @@ ACTIONS = ("advance", "hold", "resume", "rollback")
 
 class NotNow(MondrianError):
     """What cannot be done with a roll-out as it stands."""
+
+
+def verdict_now(rollouts: Rollouts, settings: Rollout, entry: Entry, now: float) -> Verdict:
+    """What the numbers of this moment lead to; now is in seconds since 1970."""
+    seen = evidence(rollouts.engine, entry.id, entry.evidence_from)
+    return decide(assess(seen, settings, entry.step), entry, settings, now)
 
 
 def advance(rollouts: Rollouts, settings: Rollout, entry: Entry, who: str, why: str) -> bool:

@@ -2,6 +2,7 @@
 
 models/serving/<advisor>/
   current -> versions/<advisor>@v2.0.0     what the service loads; replaced by one rename
+  control -> versions/<advisor>@v1.0.0     what a service answers with beside it, in a roll-out
   versions/<advisor>@v2.0.0/               an adapter, and its release.json
   history.jsonl                            what served, and when
 """
@@ -28,8 +29,7 @@ from mondrian.registry.record import RELEASE, Release, read_record
 from mondrian.registry.version import Version, read_version, tag_of
 
 _LEFT = ".left-"  # what begins so is removed by the next pull
-
-CONTROL = "control"  # link to the version that a service answers with beside the newest
+CONTROL = "control"
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,20 @@ class Shelf:
         """What killed pulls left."""
         for path in self.folder.glob(f"{_LEFT}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_for_control(folder: Path) -> None:
+    """Note on its shelf that a service answers with a version; nothing where it is on none.
+
+    folder  of the version
+    """
+    shelf = folder.parent.parent
+    if folder.parent.name != "versions" or (shelf / CONTROL).resolve() == folder.resolve():
+        return
+    beside = shelf / f".{CONTROL}"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(Path(folder.parent.name) / folder.name)
+    beside.replace(shelf / CONTROL)
 
 
 def check_whole(folder: Path, release: Release) -> None:

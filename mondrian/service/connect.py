@@ -34,7 +34,7 @@ def open_engine(url: str) -> Engine:
         with engine.connect():
             pass
     except (SQLAlchemyError, ArgumentError, ImportError, OSError, ValueError) as error:
-        raise DataError(f"--db {_plain(url)} cannot be opened: {one_line(error)}") from None
+        raise DataError(f"--db {plain(url)} cannot be opened: {one_line(error)}") from None
     return engine
 
 
@@ -55,6 +55,6 @@ def _on_begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _plain(url: str) -> str:
+def plain(url: str) -> str:
     """A URL without its password."""
     return url.rsplit("@", 1)[-1].partition("?")[0]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mondrian.critique import explain
 from mondrian.experiment.by_hand import NAME, REASON, NoReason
 from mondrian.experiment.report import Report, moment, newest, report
 from mondrian.experiment.rollouts import Entry
 from mondrian.experiment.steps import NotNow
 from mondrian.experiment.table import table
 from mondrian.service.experiment_routes import act, entry_of
+from mondrian.service.forms import read_json
 from mondrian.service.openapi import ANSWERS, DECISION, EXPERIMENTS, told_as
 from mondrian.service.service import Service, service_of
 
@@ -55,12 +54,7 @@ async def experiments_csv(request: Request, advisor: str = "") -> Response:
 async def decide(request: Request, advisor: str, version: str, action: str) -> JSONResponse:
     """advance, hold, resume or rollback, as a person decides; the roll-out as it is then."""
     service = service_of(request)
-    try:
-        asked = Decision.model_validate(json.loads(await request.body()))
-    except ValidationError as error:
-        raise HTTPException(400, explain(error)) from None
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is no JSON object") from None
+    asked = await read_json(request, Decision)
     entry = await service.work.db(entry_of, service, advisor, version)
     revision = None if asked.revision is None else str(asked.revision)
     who = f"{asked.who or 'a program'} (API)"

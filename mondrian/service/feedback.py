@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select
 
 from mondrian.service.schema import feedback, jobs
 
@@ -33,7 +33,7 @@ def keep(engine: Engine, row: Row, told: Row, served: Mapping[str, str | None]) 
         found = connection.execute(now).mappings().first()
         if found is None or any(found[n] != row[n] for n in ("status", "completed_at")):
             return False
-        before = _newest(connection, [row["id"]])
+        before = _newest(connection, feedback.c.job == row["id"])
         for advisor, original in served.items():
             old = _before(dict(found), before.get((row["id"], advisor)), original)
             connection.execute(feedback.insert(), {
@@ -49,7 +49,13 @@ def keep(engine: Engine, row: Row, told: Row, served: Mapping[str, str | None]) 
 def newest(engine: Engine, ids: Iterable[str]) -> dict[tuple[str, str], Row]:
     """The newest row of each job and advisor."""
     with engine.execution_options(reads=True).begin() as connection:
-        return _newest(connection, list(ids))
+        return _newest(connection, feedback.c.job.in_(list(ids)))
+
+
+def newest_of(engine: Engine, rollout: str) -> dict[tuple[str, str], Row]:
+    """The same of all jobs of a roll-out."""
+    with engine.execution_options(reads=True).begin() as connection:
+        return _newest(connection, feedback.c.rollout == rollout)
 
 
 def history(engine: Engine, id: str) -> list[Row]:
@@ -72,8 +78,8 @@ def forget(connection: Connection, ids: Select[tuple[Any]]) -> None:
     connection.execute(feedback.delete().where(feedback.c.job.in_(ids)))
 
 
-def _newest(connection: Connection, ids: list[str]) -> dict[tuple[str, str], Row]:
-    last = select(func.max(feedback.c.number)).where(feedback.c.job.in_(ids))
+def _newest(connection: Connection, of: ColumnElement[bool]) -> dict[tuple[str, str], Row]:
+    last = select(func.max(feedback.c.number)).where(of)
     last = last.group_by(feedback.c.job, feedback.c.advisor)
     rows = connection.execute(select(feedback).where(feedback.c.number.in_(last))).mappings()
     return {(row["job"], row["advisor"]): dict(row) for row in rows}

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
+from mondrian.critique import explain
 from mondrian.params import Params
 from mondrian.service.intake import Refused, Taken
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
 _UNKNOWN = ("", "unknown")
+Asked = TypeVar("Asked", bound=BaseModel)
 FIELD = 200  # characters of a field
 BODY_SECONDS = 60.0  # that a client may take to send its form
 
@@ -81,6 +86,16 @@ def check_known(row: Mapping[str, Any], taken: Taken) -> None:
     """Raise Refused where the job of an idempotency key is of another photograph."""
     if row["photo_sha256"] != taken.sha256:
         raise Refused(422, "the Idempotency-Key was used for another photograph")
+
+
+async def read_json(request: Request, kind: type[Asked]) -> Asked:
+    """A JSON body, checked. Raises HTTPException 400 that names every fault."""
+    try:
+        return kind.model_validate(json.loads(await request.body()))
+    except ValidationError as error:
+        raise HTTPException(400, explain(error)) from None
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is no JSON object") from None
 
 
 def clean_id(told: str) -> str:

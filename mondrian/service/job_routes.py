@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mondrian.critique import explain
 from mondrian.service import body, feedback_routes
-from mondrian.service.forms import FIELD, read_form
+from mondrian.service.forms import FIELD, read_form, read_json
 from mondrian.service.modes import checked
 from mondrian.service.openapi import ANSWERS, CHANGE, CREATE, UPLOAD, UPLOADED, told_as
 from mondrian.service.page_routes import history_page, job_page
@@ -106,7 +103,7 @@ async def create(request: Request) -> JSONResponse:
     """Another critique of a photograph that was uploaded here; no other path is taken."""
     service = service_of(request)
     service.admit()
-    asked = await _json(request, Create)
+    asked = await read_json(request, Create)
     await service.check_queue()
     found = await service.work.db(service.store.with_photo, asked.image_path)
     if found is None:
@@ -163,7 +160,7 @@ async def status(request: Request, id: str, view: str = "") -> Response:
 async def change(request: Request, id: str) -> JSONResponse:
     """Queue a job again, or give one up."""
     service = service_of(request)
-    asked, row = await _json(request, Change), await service.row(id)
+    asked, row = await read_json(request, Change), await service.row(id)
     wanted, done = asked.status.strip().lower(), False
     if wanted == "queued":
         done = await service.work.db(service.store.requeue, row["id"])
@@ -233,12 +230,3 @@ def _advisor(service: Service, name: str) -> Row:
 def _known(service: Service, name: str, status: int = 404) -> None:
     if name not in service.params.advisors:
         raise HTTPException(status, "Advisor not found")
-
-
-async def _json(request: Request, kind: type[Any]) -> Any:
-    try:
-        return kind.model_validate(json.loads(await request.body()))
-    except ValidationError as error:
-        raise HTTPException(400, explain(error)) from None
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is no JSON object") from None

@@ -15,6 +15,7 @@ from mondrian.errors import MondrianError
 OWN = "baseline"  # today's clients send it unless they mean something else: as the service is set
 _ADAPTER = {"lora", "fine_tuned", "rag+lora", "lora+rag", "rag_lora", "lora_rag"}
 MODES = ("baseline", "base", "rag", *sorted(_ADAPTER), "ab_test")
+CANDIDATE, CONTROL = "candidate", "control"  # sides of a roll-out
 NO_RAG = "there is no retrieval here: answered without"
 
 
@@ -55,7 +56,7 @@ class Place:
     @property
     def other(self) -> str:
         """The other side."""
-        return "control" if self.side == "candidate" else "candidate"
+        return CONTROL if self.side == CANDIDATE else CANDIDATE
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,14 @@ class Dealer:
         if stand.withdrawn:
             return Plan(asked, stand.control, False)
         chosen = draw(f"{self.experiment}/{stand.rollout}", subject) < stand.share
-        return self.on("candidate" if chosen else "control", asked)
+        return self.on(CANDIDATE if chosen else CONTROL, asked)
 
     def on(self, side: str, asked: str) -> Plan:
         """The plan of one side of the roll-out."""
         stand = self.stand
         assert stand is not None
         place = Place(stand.rollout, side, stand.share, stand.step)
-        name = self.advisor if side == "candidate" else stand.control
+        name = self.advisor if side == CANDIDATE else stand.control
         return Plan(asked, name, True, place=place if stand.counted else None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mondrian.params import Params
 from mondrian.service.critic import Answer
+from mondrian.service.modes import CANDIDATE
 from mondrian.service.pages import analysis_page, bio_page, summary, summary_page
 from mondrian.service.store import now_text
 
@@ -56,9 +57,10 @@ def values_of(answers: Sequence[Answer], params: Params, seconds: float) -> dict
 
 def _replaced(answer: Answer) -> bool:
     """Whether the adapter was replaced meanwhile: the job says nothing about the one dealt."""
-    place, plan = answer.plan.place, answer.plan
-    dealt = place is not None and place.side == "candidate" and not plan.fell_back
-    return dealt and place is not None and not place.rollout.endswith(f"/{answer.told.version}")
+    place = answer.plan.place
+    if place is None or place.side != CANDIDATE or answer.plan.fell_back:
+        return False
+    return not place.rollout.endswith(f"/{answer.told.version}")
 
 
 def outputs_of(answer: Answer) -> dict[str, Any]:

@@ -13,13 +13,11 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mondrian.experiment.assess import assess
-from mondrian.experiment.decide import Verdict, decide
-from mondrian.experiment.evidence import evidence
+from mondrian.experiment.decide import Verdict
 from mondrian.experiment.rollouts import BACK, Entry, Rollouts
 from mondrian.experiment.settings import Rollout
-from mondrian.experiment.steps import advance, roll_back
-from mondrian.registry.shelf import CONTROL
+from mondrian.experiment.steps import advance, roll_back, verdict_now
+from mondrian.registry.shelf import keep_for_control
 from mondrian.service.connect import one_line
 from mondrian.service.engine import Adapter
 from mondrian.service.modes import Stand
@@ -27,17 +25,6 @@ from mondrian.service.modes import Stand
 EVERY = 0.5  # seconds between two looks at what the adapters are, and at what others decided
 log = logging.getLogger("mondrian.rollout")
 Adopted = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
-
-
-def keep_for_control(folder: Path) -> None:
-    """Let a shelf that `mondrian pull` fills know that a version of it still answers."""
-    shelf = folder.parent.parent
-    if folder.parent.name != "versions" or (shelf / CONTROL).resolve() == folder.resolve():
-        return
-    beside = shelf / f".{CONTROL}"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(Path(folder.parent.name) / folder.name)
-    beside.replace(shelf / CONTROL)
 
 
 def control_name(advisor: str) -> str:
@@ -78,6 +65,8 @@ class Steering:
             stand = self.stand(entry, control)
             if self.stands.get(advisor) != stand:
                 self.stands = {**self.stands, advisor: stand}
+                if control:
+                    await asyncio.to_thread(keep_for_control, Path(entry.control_folder))
                 log.info(
                     "roll-out %s (%s): %s, step %d, %.0f %% of clients",
                     entry.id, entry.name, entry.state, entry.step + 1, 100 * stand.share,
@@ -97,15 +86,14 @@ class Steering:
         """Name in the engine of the adapter that serves beside; empty for the base."""
         if not entry.control_version or self.adopt is None:
             return ""
-        name, folder = control_name(entry.advisor), Path(entry.control_folder)
+        name = control_name(entry.advisor)
         found = self.adapters.get(name)
         if not (found and found.version == entry.control_version):
             if self._asked.get(name) == entry.id:  # once: a model that dies of it loads no more
                 return ""
             self._asked[name] = entry.id
-            found = await self.adopt(entry.advisor, name, folder)
+            found = await self.adopt(entry.advisor, name, Path(entry.control_folder))
         if found and found.version == entry.control_version and not found.fault:
-            await asyncio.to_thread(keep_for_control, folder)
             return name
         told = found.fault or f"it is of version {found.version} now" if found else "it died of it"
         log.error(
@@ -121,9 +109,7 @@ class Steering:
             entry = self.rollouts.get(stand.rollout)
             if entry is None:
                 continue
-            seen = evidence(self.rollouts.engine, entry.id, entry.evidence_from)
-            found = assess(seen, self.settings, entry.step)
-            verdict = decide(found, entry, self.settings, time.time())
+            verdict = verdict_now(self.rollouts, self.settings, entry, time.time())
             if verdict.action == "roll back":
                 done = roll_back(self.rollouts, entry, "service", verdict.why)
             elif verdict.action == "advance" and self.settings.automatic:
