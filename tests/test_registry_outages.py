@@ -143,7 +143,7 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
         command(mac, "v2"), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
-        for _ in range(200):
+        for _ in range(1500):
             time.sleep(0.02)
             if mac.left():
                 break

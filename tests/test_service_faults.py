@@ -188,7 +188,7 @@ def test_an_adapter_is_replaced_damaged_and_taken_away_without_dropping_a_reques
     versions = [make_adapter(tiny, tmp_path / f"v{i}", "ansel", params, seed=i) for i in (1, 2)]
     shutil.copytree(versions[0], shelf / "ansel")
     with running(tmp_path, "--lora_path", shelf, "--model_mode", "ab_test") as service:
-        stop_at = time.monotonic() + 60
+        stop_at = time.monotonic() + 120
         seen: list[dict[str, Any]] = []
 
         def ask_on(number: int) -> None:
@@ -207,6 +207,12 @@ def test_an_adapter_is_replaced_damaged_and_taken_away_without_dropping_a_reques
                     time.sleep(0.1)
             raise AssertionError(f"it did not come: {found}")
 
+        def answered_by(version: str | None) -> None:
+            before, deadline = len(seen), time.monotonic() + 30
+            while not any(one["adapter_version"] == version for one in seen[before:]):
+                assert time.monotonic() < deadline, version
+                time.sleep(0.05)
+
         with ThreadPoolExecutor(3) as pool:
             asking = [pool.submit(ask_on, i) for i in range(3)]
             old = until(lambda a: bool(a.get("version")))["version"]
@@ -218,13 +224,13 @@ def test_an_adapter_is_replaced_damaged_and_taken_away_without_dropping_a_reques
             assert "cannot be read" in fault["fault"]
             weights.write_bytes(whole)
             new = until(lambda a: not a["fault"] and a["version"] != old)["version"]
-            time.sleep(1.5)
+            answered_by(new)
             shutil.rmtree(shelf / "ansel")
             until(lambda a: not a)
-            time.sleep(1.5)
+            answered_by(None)
             shutil.copytree(versions[0], shelf / "ansel")
             assert until(lambda a: bool(a.get("version")))["version"] == old
-            time.sleep(1.5)
+            answered_by(old)
             stop_at = 0.0
             for task in asking:
                 task.result()
