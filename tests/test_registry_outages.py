@@ -139,9 +139,13 @@ def test_an_adapter_that_does_nothing_is_refused(
 
 def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     mac.pull("v1")
+    heeding = (  # a shell's background job, as tests may be, ignores SIGINT, and so do its children
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, sys.argv[1:])"
+    )
     with subprocess.Popen(
-        command(mac, "v2"), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-        start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", heeding, *command(mac, "v2")], cwd=ROOT,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
         for _ in range(1500):
             time.sleep(0.02)
