@@ -145,7 +145,8 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     )
     with subprocess.Popen(
         [sys.executable, "-c", heeding, *command(mac, "v2")], cwd=ROOT,
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
         for _ in range(1500):
             time.sleep(0.02)
