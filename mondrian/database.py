@@ -189,7 +189,9 @@ def _in_wal_mode(path: Path) -> bool:
 
 def _snapshot(path: Path, folder: Path) -> Path:
     """Copy database and log; again if a checkpoint or a new log came in between."""
-    for _ in range(_SNAPSHOT_TRIES):
+    tries, deadline = 0, time.monotonic() + _LOCK_SECONDS
+    while tries < _SNAPSHOT_TRIES or time.monotonic() < deadline:
+        tries += 1
         before = _fingerprint(path)
         for end in ("", "-wal", "-journal"):
             source, target = path.with_name(path.name + end), folder / (path.name + end)
@@ -198,7 +200,7 @@ def _snapshot(path: Path, folder: Path) -> Path:
                 shutil.copyfile(source, target)
         if _fingerprint(path) == before:
             return folder / path.name
-        time.sleep(0.25)
+        time.sleep(0.01)  # between two checkpoints of a busy writer there are a few ms
     raise DataError(f"{path} is being rewritten all the time; try again when it is quiet")
 
 
