@@ -78,6 +78,27 @@ def test_a_version_whose_roll_out_has_not_begun_answers_nobody(tmp_path: Path) -
     assert answers(steering) == {""}
 
 
+def test_a_request_waits_for_the_roll_out_of_a_version_that_was_just_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mondrian.service.steering.EVERY", 0.05)
+    shelf = Shelf(tmp_path)
+    steering = steered(tmp_path, shelf)
+    shelf.serve("v1")
+
+    async def asked() -> set[str]:
+        looking = asyncio.create_task(steering.run())
+        await steering.begun("ansel")
+        looking.cancel()
+        return answers(steering, "lora")
+
+    assert asyncio.run(asked()) == {"ansel"}  # not the base, as between two looks
+    shelf.serve("v2")
+    monkeypatch.setattr("mondrian.service.steering.PATIENCE", 0.1)
+    asyncio.run(steering.begun("ansel"))  # nobody looks: it waits no longer than that
+    assert answers(steering, "lora") == {""}
+
+
 @pytest.mark.parametrize("dies", [1, 9])
 def test_a_control_that_the_model_dies_of_is_loaded_once_and_nothing_is_compared(
     tmp_path: Path, dies: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 
 from mondrian.jobs import epoch
 from mondrian.service.feedback import newest_of
@@ -56,12 +56,19 @@ class Seen:
 
 
 def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
-    """Every job of a roll-out that was asked for since a time."""
+    """Every job of a roll-out that was asked for since a time.
+
+    But for those that another version answered: it was pulled between the draw and the answer.
+    """
+    own = or_(
+        jobs.c.side != CANDIDATE, jobs.c.adapter_version.is_(None),
+        jobs.c.adapter_version == rollout.partition("/")[2],
+    )  # fmt: skip
     said = {job: row for (job, _), row in newest_of(engine, rollout).items()}
     chosen = [jobs.c[name] for name in _COLUMNS]
     query = select(*chosen).where(
         jobs.c.rollout == rollout, jobs.c.queued_at >= since, jobs.c.side.is_not(None),
-        jobs.c.share.is_not(None), jobs.c.step.is_not(None),
+        jobs.c.share.is_not(None), jobs.c.step.is_not(None), own,
     )  # fmt: skip
     with engine.execution_options(reads=True).begin() as connection:
         rows = connection.execute(query).mappings().all()

@@ -68,7 +68,7 @@ class Service:
                 self.rollouts, settings.rollout, tuple(self.params.advisors),
                 self.engine.state.adapters, self.watch.adopt if self.watch else None,
             )  # fmt: skip
-            self.work.stand = self.steering.stand_of
+            self.work.stand, self.work.begun = self.steering.stand_of, self.steering.begun
         self.fatal = ""  # why the service ends by itself
         self.looked = False  # whether the adapters were looked at once
         self.deadline: float | None = None  # of what is still running, once it drains

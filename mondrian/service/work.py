@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -49,6 +49,7 @@ class Work:
         self.draining = False
         self.open: Callable[[], bool] = lambda: True  # whether the engine takes work now
         self.stand: Callable[[str], Stand | None] = lambda _: None  # of an advisor's roll-out
+        self.begun: Callable[[str], Awaitable[None]] | None = None  # waits for that to begin
         self._ids: set[str] = set()  # of all that is under way here
         self._came = asyncio.Event()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -127,7 +128,6 @@ class Work:
     ) -> list[Answer]:  # fmt: skip
         """Answers of every advisor of a job, one after the other, in one place."""
         advisors = row["advisor"].split(",")
-        plans = {advisor: self.plan(row, advisor) for advisor in advisors}
         progress = Progress(advisors[0], of=len(advisors))
 
         def grown(text: str, tokens: int) -> None:
@@ -139,6 +139,10 @@ class Work:
         try:
             async with self.desk.place(alone, counted=row["kind"] == "direct"):
                 self.progress[row["id"]] = progress
+                for advisor in advisors if self.begun else ():
+                    await self.begun(advisor)
+                # Here, not in line: who serves may have changed meanwhile.
+                plans = {advisor: self.plan(row, advisor) for advisor in advisors}
                 await self._dealt(row, plans)
                 answers = []
                 for progress.place, progress.advisor in enumerate(advisors, 1):
