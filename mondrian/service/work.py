@@ -33,6 +33,10 @@ BEAT = 2.0  # seconds between two notes of how far a critique is
 IDLE = 1.0  # seconds after which the queue is looked at again, unless something came
 
 
+async def _at_once(_: str) -> None:
+    """Nothing to wait for: there are no roll-outs."""
+
+
 class Work:
     """Direct requests and queued jobs, each to its end.
 
@@ -49,7 +53,7 @@ class Work:
         self.draining = False
         self.open: Callable[[], bool] = lambda: True  # whether the engine takes work now
         self.stand: Callable[[str], Stand | None] = lambda _: None  # of an advisor's roll-out
-        self.begun: Callable[[str], Awaitable[None]] | None = None  # waits for that to begin
+        self.begun: Callable[[str], Awaitable[None]] = _at_once  # waits for that to begin
         self._ids: set[str] = set()  # of all that is under way here
         self._came = asyncio.Event()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -139,7 +143,7 @@ class Work:
         try:
             async with self.desk.place(alone, counted=row["kind"] == "direct"):
                 self.progress[row["id"]] = progress
-                for advisor in advisors if self.begun else ():
+                for advisor in advisors:
                     await self.begun(advisor)
                 # Here, not in line: who serves may have changed meanwhile.
                 plans = {advisor: self.plan(row, advisor) for advisor in advisors}
