@@ -30,6 +30,7 @@ class Seen:
     asked      seconds since 1970, as are ended and judged (by a person); inf where that is not yet
     thumbs     1 up, -1 down, None where nobody said
     accepted   whether a person took it as it was; None where nobody decided
+    seconds    to the critique; of one that is gone, until the client left: it took at least that
     tried_again  whether an answer of an earlier try was none
     moved      mean points by which a person moved its seven scores
     """
@@ -77,8 +78,9 @@ def evidence(engine: Engine, rollout: str, since: float) -> list[Seen]:
 
 
 def _seen(row: Mapping[str, Any], said: Mapping[str, Any] | None) -> Seen:
-    candidate = row["side"] == CANDIDATE
+    candidate, outcome = row["side"] == CANDIDATE, _outcome(row["status"], row["error"])
     done, never = row["status"] in DONE, float("inf")
+    ended = epoch(row["completed_at"]) or never
     verdict = said["verdict"] if said and done else None
     return Seen(
         id=row["id"],
@@ -88,13 +90,13 @@ def _seen(row: Mapping[str, Any], said: Mapping[str, Any] | None) -> Seen:
         candidate=candidate,
         share=row["share"],
         step=row["step"],
-        outcome=_outcome(row["status"], row["error"]),
+        outcome=outcome,
         asked=row["queued_at"],
-        ended=epoch(row["completed_at"]) or never,
-        judged=said["at"] if said and said["at"] else epoch(row["completed_at"]) or never,
+        ended=ended,
+        judged=said["at"] if said and said["at"] else ended,
         fell_back=candidate and done and (row["model_used"] or "").endswith("base"),
         compliant=bool(row["compliant"]) if done and row["compliant"] is not None else None,
-        seconds=row["latency_seconds"] if done else None,
+        seconds=_seconds(row, outcome, ended),
         tokens=row["tokens"] if done else None,
         thumbs=(row["thumbs"] or None) if done else None,
         accepted=None if verdict is None else verdict == "accepted",
@@ -109,6 +111,12 @@ def _outcome(status: str, error: str | None) -> str:
     if status == "failed":
         return "gone" if error == GONE else "failed"
     return "open"
+
+
+def _seconds(row: Mapping[str, Any], outcome: str, ended: float) -> float | None:
+    if outcome == "gone":
+        return max(0.0, ended - row["queued_at"]) if ended < float("inf") else None
+    return row["latency_seconds"] if outcome == "completed" else None
 
 
 def moved(original: str | None, corrected: str | None) -> float | None:

@@ -58,7 +58,8 @@ METRICS = {
                lambda s: _of(s.accepted), rated=True),
         Metric("correction", "how far a person moved scores", "mean", "low",
                lambda s: s.moved, "points", rated=True),
-        Metric("latency", "once begun, to the critique", "mean", "low", lambda s: s.seconds, "s"),
+        Metric("latency", "once begun, to the critique", "mean", "low",
+               lambda s: s.seconds if s.outcome == "completed" else None, "s"),
         Metric("tokens", "length of an answer", "mean", "low",
                lambda s: None if s.tokens is None else float(s.tokens), "tokens"),
     )
@@ -66,11 +67,19 @@ METRICS = {
 
 
 def slow(limit: float) -> Metric:
-    """Whether a critique took longer than a limit: p95 is within it where this is at most 0.05."""
+    """Whether a critique took longer than a limit: p95 is within it where this is at most 0.05.
+
+    Who left later than the limit saw a slow one; of who left sooner nothing is known.
+    """
+
+    def value(one: Seen) -> float | None:
+        if one.seconds is None or (one.outcome == "gone" and one.seconds <= limit):
+            return None
+        return _of(one.seconds > limit)
+
     return Metric(
-        "latency_p95_seconds", f"critiques slower than {limit:g} s", "share", "low",
-        lambda s: None if s.seconds is None else _of(s.seconds > limit),
-    )  # fmt: skip
+        "latency_p95_seconds", f"critiques slower than {limit:g} s", "share", "low", value
+    )
 
 
 def doubly_exposed(seen: Iterable[Seen]) -> set[tuple[int, str]]:
