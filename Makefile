@@ -32,7 +32,7 @@ long: $(VENV)/dev
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 quick: $(VENV)/dev
-	@python -m pytest -m "not slow"
+	@python -m pytest -m "not slow and not long"
 
 lint: $(VENV)/dev
 	@ruff check .

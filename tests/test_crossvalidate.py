@@ -43,7 +43,7 @@ def test_each_photograph_keeps_the_constant_of_its_own_fold() -> None:
     assert found["cost"]["base"]["peak_memory_gb"] == 1.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
     plain: Any, rows: list[Row], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

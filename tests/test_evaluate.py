@@ -121,7 +121,7 @@ def kept_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("adapter-*.jsonl"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
     trained: Path, some_prepared: Path, tmp_path: Path
 ) -> None:
