@@ -23,7 +23,7 @@ from mondrian.sample.voice import write
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
 LONGEST = (
-    "pipeline", "evaluate", "service_faults", "service_pages", "resume", "train",
+    "circle", "rerun", "pipeline", "evaluate", "service_faults", "service_pages", "resume", "train",
     "service_contract", "registry_pull", "registry_release", "registry_outages", "service_rollout",
 )  # fmt: skip
 SAMPLE_SEED = 7  # not the seed of the shipped sample

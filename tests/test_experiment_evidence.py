@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from tests.reviewing import served
 ASKED = 1_800_000_000.0
 
 
+def after(seconds: float) -> str:
+    """When a client left, as the store writes it."""
+    return datetime.fromtimestamp(ASKED + seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def test_what_another_version_answered_is_left_out_and_who_left_late_saw_a_slow_one(
     tmp_path: Path, critique: Critique
 ) -> None:
@@ -26,9 +31,9 @@ def test_what_another_version_answered_is_left_out_and_who_left_late_saw_a_slow_
         "pulled meanwhile": {"side": "candidate", "adapter_version": "v3"},
         "control": {"side": "control", "adapter_version": "v1", "latency_seconds": 4.0},
         "late": {"side": "candidate", "status": "failed", "error": GONE,
-                 "completed_at": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ASKED + 130))},
+                 "completed_at": after(130)},
         "soon": {"side": "candidate", "status": "failed", "error": GONE,
-                 "completed_at": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ASKED + 10))},
+                 "completed_at": after(10)},
     }  # fmt: skip
     for who, values in made.items():
         served(store, critique, subject=who, **dealt, **values)

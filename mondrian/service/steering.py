@@ -24,6 +24,7 @@ from mondrian.service.modes import Stand
 
 EVERY = 0.5  # seconds between two looks at what the adapters are, and at what others decided
 PATIENCE = 5.0  # seconds that a request waits for a new version's roll-out to begin
+NOT_BEGUN = "its roll-out has not begun yet"
 log = logging.getLogger("mondrian.rollout")
 Adopted = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
 
@@ -126,10 +127,9 @@ class Steering:
         stand, adapter = self.stands.get(advisor), self.adapters.get(advisor)
         if adapter is None or not adapter.serves:
             return Stand("", "", 0, 0.0, withdrawn=f"no adapter of {advisor} serves")
-        if not self._begun(advisor):
+        if stand is None or stand.version != adapter.version:
             control = stand.control if stand else ""
-            return Stand("", adapter.version, 0, 0.0, control, "its roll-out has not begun yet")
-        assert stand is not None
+            return Stand("", adapter.version, 0, 0.0, control, NOT_BEGUN)
         return stand
 
     async def begun(self, advisor: str) -> None:
@@ -139,15 +139,8 @@ class Steering:
         between waits, in place of an answer by the base.
         """
         until = time.monotonic() + PATIENCE
-        while not self._begun(advisor) and time.monotonic() < until:
+        while self.stand_of(advisor).withdrawn == NOT_BEGUN and time.monotonic() < until:
             await asyncio.sleep(EVERY / 10)
-
-    def _begun(self, advisor: str) -> bool:
-        """Whether how the roll-out stands is of what serves, or nothing serves."""
-        stand, adapter = self.stands.get(advisor), self.adapters.get(advisor)
-        if adapter is None or not adapter.serves:
-            return True
-        return stand is not None and stand.version == adapter.version
 
     async def look_safely(self) -> None:
         """Look, and decide where it is time; a database that is away costs time alone."""
