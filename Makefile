@@ -16,7 +16,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: all repro serve test quick long lint lock clean
 
 all: repro
-	@python -m mondrian.summary
+	@python -m mondrian.cli.summary
 
 repro: $(VENV)/run
 	@dvc repro
@@ -60,7 +60,7 @@ $(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
 	@echo "installing (about a minute)"
 	@python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@echo "$(CURDIR)" > "$$(python -c 'import site; print(site.getsitepackages()[0])')/mondrian.pth"
-	@printf '#!%s\nfrom mondrian.__main__ import entry\n\nentry()\n' "$(CURDIR)/$(VENV)/bin/python" > $(VENV)/bin/mondrian
+	@printf '#!%s\nfrom mondrian.cli.main import entry\n\nentry()\n' "$(CURDIR)/$(VENV)/bin/python" > $(VENV)/bin/mondrian
 	@chmod +x $(VENV)/bin/mondrian
 	@touch $@
 

@@ -18,18 +18,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402,F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import numpy as np  # noqa: E402
 
-from mondrian import vlm  # noqa: E402
-from mondrian.arms import another_photograph  # noqa: E402
-from mondrian.critique import canonical  # noqa: E402
-from mondrian.params import Params, load_params  # noqa: E402
-from mondrian.pipeline import flags_of  # noqa: E402
-from mondrian.rows import Row, read_together  # noqa: E402
-from mondrian.sample.mess import EXAMPLE_SCORES, with_scores  # noqa: E402
-from mondrian.trial import trial  # noqa: E402
-from mondrian.verdict import metrics  # noqa: E402
+from mondrian.core.dvc_paths import flags_of  # noqa: E402
+from mondrian.core.params import Params, load_params  # noqa: E402
+from mondrian.critique.rows import Row, read_together  # noqa: E402
+from mondrian.critique.schema import canonical  # noqa: E402
+from mondrian.evaluation.arms import another_photograph  # noqa: E402
+from mondrian.evaluation.train_and_evaluate import trial  # noqa: E402
+from mondrian.evaluation.verdict import metrics  # noqa: E402
+from mondrian.model import vlm  # noqa: E402
+from mondrian.sample.corruptions import EXAMPLE_SCORES, with_scores  # noqa: E402
 
 SEEDS = (1, 2, 3)
 CACHE = ROOT / ".cache"

@@ -23,21 +23,21 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402,F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import large_base  # noqa: E402
 from benchmarks.first_adapter import write_adapter  # noqa: E402
 from benchmarks.job import Job  # noqa: E402
-from mondrian import adapter, lora, vlm  # noqa: E402
-from mondrian.draw import allowed  # noqa: E402
-from mondrian.form import Form  # noqa: E402
-from mondrian.forward import hidden_states, logits, make_batch  # noqa: E402
-from mondrian.photo import fit  # noqa: E402
-from mondrian.prompt import row_messages  # noqa: E402
+from mondrian.core.images import fit  # noqa: E402
+from mondrian.critique.prompt import row_messages  # noqa: E402
+from mondrian.model import adapter, lora, vlm  # noqa: E402
+from mondrian.model.constrained import Form  # noqa: E402
+from mondrian.model.language import hidden_states, logits, make_batch  # noqa: E402
+from mondrian.model.sampling import allowed  # noqa: E402
+from mondrian.model.vision import see  # noqa: E402
 from mondrian.sample.scene import draw_scene, render  # noqa: E402
-from mondrian.tower import see  # noqa: E402
 
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"
 PHOTOGRAPHS = {TINY: 32, LARGE: 16}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 
 from benchmarks.job import ALPHA, RANK
-from mondrian import adapter, lora, vlm
-from mondrian.lora_settings import LoraSettings
+from mondrian.model import adapter, lora, vlm
+from mondrian.model.lora_config import LoraSettings
 
 
 def write_adapter(folder: Path, base: str) -> None:

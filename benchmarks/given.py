@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mondrian.features import FeatureCache
-from mondrian.forward import Features
-from mondrian.vlm import Vlm
+from mondrian.model.language import Features
+from mondrian.model.vision_cache import FeatureCache
+from mondrian.model.vlm import Vlm
 
 
 class Given(FeatureCache):

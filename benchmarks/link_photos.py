@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mondrian.alike import SIDE, same_pictures, thumbnail
-from mondrian.look import look_all
-from mondrian.params import load_params
+from mondrian.core.params import load_params
+from mondrian.data.near_duplicates import SIDE, same_pictures, thumbnail
+from mondrian.data.photo_scan import look_all
 from mondrian.sample.scene import draw_scene, render
 
 ROOT = Path(__file__).parents[1]

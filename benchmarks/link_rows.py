@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mondrian.critique import Critique, canonical
-from mondrian.sample.mess import MESSES, example_prompt
+from mondrian.critique.schema import Critique, canonical
+from mondrian.sample.corruptions import MESSES, example_prompt
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.voice import write
+from mondrian.sample.writing_style import write
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = 1000

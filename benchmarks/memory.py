@@ -1,8 +1,8 @@
 """Predicted and measured peak memory of training, side by side: python benchmarks/memory.py
 
-Each configuration trains two steps in a process of its own, as mondrian.train does it, on random
-rows of the large-vocabulary base (benchmarks/large_base.py), of a packed copy of it, and of
-mondrian-tiny. Writes benchmarks/results/memory.json.
+Each configuration trains two steps in a process of its own, as mondrian.training.trainer does it,
+on random rows of the large-vocabulary base (benchmarks/large_base.py), of a packed copy of it, and
+of mondrian-tiny. Writes benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RUNS: list[dict[str, Any]] = [
 
 def write_bases(folder: Path) -> None:
     """The large base, and copies of it that are packed, as mlx-vlm packs them."""
-    import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
+    import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
     from mlx_vlm.convert import convert
 
     from benchmarks.large_base import write_base
@@ -56,19 +56,19 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     """Train two steps here; peak memory as planned and as MLX counted it, in 10^9 bytes."""
     import numpy as np
 
-    from mondrian.vlm import load  # isort: skip  (before mlx)
+    from mondrian.model.vlm import load  # isort: skip  (before mlx)
     import mlx.core as mx
 
     from benchmarks.given import Given
-    from mondrian.architecture import read_architecture
-    from mondrian.examples import Example
-    from mondrian.forward import Features
-    from mondrian.lora_settings import lora_settings
-    from mondrian.machine import CPU
-    from mondrian.memory import Work
-    from mondrian.params import load_params
-    from mondrian.plan import Sized, lay_out
-    from mondrian.train import train
+    from mondrian.core.params import load_params
+    from mondrian.model.architecture import read_architecture
+    from mondrian.model.hardware import CPU
+    from mondrian.model.language import Features
+    from mondrian.model.lora_config import lora_settings
+    from mondrian.training.dataset import Example
+    from mondrian.training.memory_estimate import Work
+    from mondrian.training.plan import Sized, lay_out
+    from mondrian.training.trainer import train
 
     source = base_of(run, folder)
     base, vlm = read_architecture(str(source)), load(str(source))

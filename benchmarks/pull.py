@@ -17,12 +17,12 @@ from statistics import median
 from threading import Event, Thread
 from typing import Any
 
-from mondrian import vlm
-from mondrian.params import load_params
+from mondrian.core.params import load_params
+from mondrian.model import vlm
 from mondrian.sample.scene import draw_scene, render
 from tests.odd_files import encoded
 from tests.releasing import make_adapters, make_released
-from tests.serving import ROOT, TINY, Running, running
+from tests.service_process import ROOT, TINY, Running, running
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from benchmarks.serving.first import first_tokens  # noqa: E402
 from benchmarks.serving.lines import LARGE, MODES, Line, line, ratios, table  # noqa: E402
 from benchmarks.serving.started import our_service, their_server  # noqa: E402
 from benchmarks.serving.world import TINY, World  # noqa: E402
-from mondrian.errors import MondrianError, run  # noqa: E402
+from mondrian.core.errors import MondrianError, run  # noqa: E402
 
 PIXELS = {TINY.name: 20_480, LARGE: 640 * 480}
 CLIENTS = 16
@@ -64,7 +64,7 @@ QUICK = Size({TINY.name: (2, 5, 10), LARGE: (1, 3, 4)}, 64, 32, 32,
 
 def write_worlds(scratch: Path) -> dict[str, World]:
     """A world with an adapter for each base."""
-    import mondrian.blas  # noqa: F401  # before mlx
+    import mondrian.model  # noqa: F401  # before mlx
     from benchmarks import large_base
 
     large_base.write_base(scratch / LARGE)

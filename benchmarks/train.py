@@ -25,21 +25,21 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402  # isort: skip  (before mlx)
+import mondrian.model.blas  # noqa: E402  # isort: skip  (before mlx)
 import numpy as np  # noqa: E402
 
 from benchmarks import large_base  # noqa: E402
 from benchmarks.first_adapter import write_adapter  # noqa: E402
 from benchmarks.job import ALPHA, RANK, Job  # noqa: E402
-from mondrian import vlm  # noqa: E402
-from mondrian.architecture import read_architecture  # noqa: E402
-from mondrian.lora_settings import LoraSettings  # noqa: E402
-from mondrian.machine import CPU  # noqa: E402
-from mondrian.memory import Load, Work, operations  # noqa: E402
-from mondrian.order import batches_of  # noqa: E402
-from mondrian.params import load_params  # noqa: E402
-from mondrian.photo import read_photo  # noqa: E402
-from mondrian.rows import read_rows  # noqa: E402
+from mondrian.core.images import read_photo  # noqa: E402
+from mondrian.core.params import load_params  # noqa: E402
+from mondrian.critique.rows import read_rows  # noqa: E402
+from mondrian.model import vlm  # noqa: E402
+from mondrian.model.architecture import read_architecture  # noqa: E402
+from mondrian.model.hardware import CPU  # noqa: E402
+from mondrian.model.lora_config import LoraSettings  # noqa: E402
+from mondrian.training.memory_estimate import Load, Work, operations  # noqa: E402
+from mondrian.training.schedule import batches_of  # noqa: E402
 
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"
 EPOCHS, BATCH = 3, 2
@@ -62,7 +62,7 @@ class System:
 def systems(torch: str | None) -> list[System]:
     """Everything that is compared."""
     own, theirs = ("systems/ours.py",), ("systems/mlx_vlm_sft.py",)
-    blas = str(mondrian.blas.find_openblas())
+    blas = str(mondrian.model.blas.find_openblas())
     here = sys.executable
     found = [
         System("mondrian", "one process", (here, *own), 1),
@@ -123,7 +123,8 @@ def _write(
 def gemm_rate(threads: int) -> float:
     """Operations a second of float32 products of 2048 x 2048, the median of twenty."""
     code = (
-        "import mondrian.blas, time; import mlx.core as mx; a = mx.random.normal((2048, 2048)); "
+        "import mondrian.model.blas, time; import mlx.core as mx; "
+        "a = mx.random.normal((2048, 2048)); "
         "mx.eval(a); times = []\n"
         "for _ in range(20):\n"
         "    t = time.perf_counter(); mx.eval(a @ a); times.append(time.perf_counter() - t)\n"
@@ -135,7 +136,8 @@ def gemm_rate(threads: int) -> float:
 
 
 def necessary(job: Job) -> float:
-    """Operations of a mean step (mondrian.memory.operations), nothing shared between rows."""
+    """Operations of a mean step (mondrian.training.memory_estimate.operations), nothing shared
+    between rows."""
     base = read_architecture(job.base)
     params = load_params(ROOT / "params.yaml").train
     work = Work(base, LoraSettings(RANK, ALPHA), params, CPU)

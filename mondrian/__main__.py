@@ -1,47 +1,6 @@
-"""mondrian NAME …: versions, roll-out and feedback. The pipeline itself is `dvc repro`."""
+"""`python -m mondrian NAME …`: the command `mondrian`, which is mondrian/cli/main.py."""
 
-from __future__ import annotations
-
-import sys
-from difflib import get_close_matches
-from importlib import import_module
-
-from mondrian.errors import MondrianError, run
-
-COMMANDS = {
-    "release": "make a version of the adapter that dvc repro built",
-    "promote": "give a version a stage, such as prod",
-    "releases": "list versions, their stages and verdicts, and what serves here",
-    "pull": "fetch a version to this machine, check it and put it to use",
-    "rollback": "put the version before to use again",
-    "rollout": "see how a new version does; advance it, hold it, roll it back",
-    "ab": "report of the A/B test, for people, as CSV or as JSON",
-    "preferences": "pairs of a better and a worse critique, for DPO or ORPO",
-}
-
-
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    told = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: mondrian COMMAND …, or mondrian COMMAND --help", "", *told])
-
-
-def main() -> None:
-    name, *rest = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        sys.stdout.write(_usage() + "\n")
-        return
-    if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(COMMANDS)}"
-        raise MondrianError(f"mondrian has no command {name!r}; {hint}")
-    import_module(f"mondrian.commands.{name}").main(rest)
-
-
-def entry() -> None:
-    """What the command `mondrian` calls."""
-    run(main)
-
+from mondrian.cli.main import entry
 
 if __name__ == "__main__":
     entry()

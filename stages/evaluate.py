@@ -6,19 +6,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mondrian import vlm
-from mondrian.adapter import wants_raw
-from mondrian.answers import forget
-from mondrian.comparison import comparison_page
-from mondrian.errors import EvaluationError, run
-from mondrian.evaluate import Data, evaluate
-from mondrian.features import FeatureCache
-from mondrian.files import check_file, read_json, write_csv, write_json, write_text
-from mondrian.gates import check
-from mondrian.params import Params, load_params
-from mondrian.rows import read_rows
-from mondrian.verdict import metrics
-from mondrian.verdict_text import summary
+from mondrian.core.errors import EvaluationError, run
+from mondrian.core.files import check_file, read_json, write_csv, write_json, write_text
+from mondrian.core.params import Params, load_params
+from mondrian.critique.rows import read_rows
+from mondrian.evaluation.answer_cache import forget
+from mondrian.evaluation.evaluate import Data, evaluate
+from mondrian.evaluation.gates import check
+from mondrian.evaluation.report import comparison_page
+from mondrian.evaluation.summary import summary
+from mondrian.evaluation.verdict import metrics
+from mondrian.model import vlm
+from mondrian.model.adapter import wants_raw
+from mondrian.model.vision_cache import FeatureCache
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mondrian.errors import run
-from mondrian.files import write_csv, write_json
-from mondrian.link import Desk, link, summary
-from mondrian.manifest import outcomes
-from mondrian.params import load_params
-from mondrian.source import locate, photographs
-from mondrian.stored import Folders
+from mondrian.core.errors import run
+from mondrian.core.files import write_csv, write_json
+from mondrian.core.params import load_params
+from mondrian.data.critique_lookup import Folders
+from mondrian.data.link import Desk, link, summary
+from mondrian.data.manifest import outcomes
+from mondrian.data.sources import locate, photographs
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mondrian.data_report import data_report
-from mondrian.errors import run
-from mondrian.files import write_json, write_text
-from mondrian.manifest import Manifest
-from mondrian.params import load_params
-from mondrian.prepare import check_advisor, summary, write_split
-from mondrian.split import check_enough, split
+from mondrian.core.errors import run
+from mondrian.core.files import write_json, write_text
+from mondrian.core.params import load_params
+from mondrian.data.manifest import Manifest
+from mondrian.data.prepare import check_advisor, summary, write_split
+from mondrian.data.report import data_report
+from mondrian.data.split import check_enough, split
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,17 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from mondrian import ranks, vlm
-from mondrian.errors import run
-from mondrian.files import check_file, check_target
-from mondrian.fit import refuse_too_large
-from mondrian.keep import OWN
-from mondrian.machine import memory_left
-from mondrian.params import load_params
-from mondrian.planning import Files, files_of, plan_for, show_plans
-from mondrian.recipe import recipe
-from mondrian.rows import read_together
-from mondrian.session import Session
+from mondrian.core.errors import run
+from mondrian.core.files import check_file, check_target
+from mondrian.core.params import load_params
+from mondrian.critique.rows import read_together
+from mondrian.model import vlm
+from mondrian.model.hardware import memory_left
+from mondrian.model.provenance import recipe
+from mondrian.training import distributed
+from mondrian.training.memory_fit import refuse_too_large
+from mondrian.training.plan_report import Files, files_of, plan_for, show_plans
+from mondrian.training.run import Session
+from mondrian.training.save_adapter import OWN
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,12 +51,12 @@ def main() -> None:
         return
     check_target(args.output_dir, OWN)
     check_file(args.metrics)
-    world = ranks.join(params.machine.collective_seconds)
-    if world.rank == 0 and not ranks.local():
+    world = distributed.join(params.machine.collective_seconds)
+    if world.rank == 0 and not distributed.local():
         plan = plan_for(source, files[0], settings)
         refuse_too_large(plan, memory_left(), params.machine.ranks)
     if params.machine.ranks > world.size:
-        ranks.start_local([sys.executable, *sys.argv], params.machine.ranks)
+        distributed.start_local([sys.executable, *sys.argv], params.machine.ranks)
         return
     rows, val = read_together(args.train_data, args.val_data)
     base = vlm.load(source)

@@ -9,30 +9,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
+
 import pytest
 from PIL import Image
 
-from mondrian.critique import Critique, canonical
-from mondrian.params import Params, load_params
-from mondrian.photo import fit
-from mondrian.prompt import prompt_hash, row_messages
+from mondrian.core.images import fit
+from mondrian.core.params import Params, load_params
+from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.critique.schema import Critique, canonical
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.voice import write
+from mondrian.sample.writing_style import write
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
 LONGEST = (
-    "circle", "rerun", "pipeline", "evaluate", "service_faults", "service_pages", "resume", "train",
-    "service_contract", "registry_pull", "registry_release", "registry_outages", "service_rollout",
-)  # fmt: skip
+    "test_circle",
+    "test_rerun",
+    "test_pipeline",
+    "evaluation/test_evaluate",
+    "serving/test_faults",
+    "serving/test_pages",
+    "training/test_resume",
+    "training/test_trainer",
+    "serving/test_contract",
+    "registry/test_pull",
+    "registry/test_release",
+    "registry/test_outages",
+    "serving/test_rollout",
+)
 SAMPLE_SEED = 7  # not the seed of the shipped sample
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that both cores end together."""
     items.sort(key=lambda item: next(
-        (i for i, name in enumerate(LONGEST) if f"test_{name}.py" in item.nodeid), len(LONGEST)
+        (i for i, name in enumerate(LONGEST) if f"{name}.py" in item.nodeid), len(LONGEST)
     ))  # fmt: skip
 
 
@@ -90,7 +103,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> Any:
     """mondrian-tiny, loaded once."""
-    from mondrian import vlm
+    from mondrian.model import vlm
 
     return vlm.load(str(ROOT / "models/base/mondrian-tiny"))
 
@@ -98,7 +111,7 @@ def tiny() -> Any:
 @pytest.fixture
 def plain(tiny: Any) -> Iterator[Any]:
     """mondrian-tiny without an adapter, whatever the test leaves attached."""
-    from mondrian import lora
+    from mondrian.model import lora
 
     lora.detach(tiny.model)
     tiny.model.freeze()
@@ -110,7 +123,7 @@ def plain(tiny: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small adapter of each advisor for mondrian-tiny, as --lora_path takes it."""
-    from tests.serving import make_adapter
+    from tests.service_process import make_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
     for seed, advisor in enumerate(params.advisors, 1):
@@ -121,7 +134,7 @@ def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Five prepared rows beside their pictures."""
-    from mondrian.rows import Row
+    from mondrian.critique.rows import Row
 
     folder = tmp_path_factory.mktemp("rows")
     out = []

@@ -3,10 +3,9 @@
 import os
 from typing import Any
 
-import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
-from mondrian.resident import __main__ as resident
-from mondrian.resident.arms import Arms
-from mondrian.service.wire import Ask
+from mondrian.serving.engines.ipc import Ask
+from mondrian.serving.worker import __main__ as resident
+from mondrian.serving.worker.adapters import Arms
 
 seen = Arms.seen
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mondrian.errors import ReleaseError
-from mondrian.files import file_hash
-from mondrian.params import Params
-from mondrian.registry.fetch import Source
+from mondrian.core.errors import ReleaseError
+from mondrian.core.files import file_hash
+from mondrian.core.params import Params
+from mondrian.model.compatibility import adapter_version
+from mondrian.registry.download import Source
+from mondrian.registry.local_store import Shelf, check_whole
 from mondrian.registry.pull import Asked, Pulled, pull
-from mondrian.registry.record import RELEASE, Release, adapter_version, read_record, written
-from mondrian.registry.shelf import Shelf, check_whole
+from mondrian.registry.release_record import RELEASE, Release, read_record, written
 from mondrian.registry.version import read_version
 from tests.conftest import ROOT
-from tests.serving import make_adapter
+from tests.service_process import make_adapter
 
 ADAPTER = "models/mondrian-tiny-lora-ansel"
 METRICS = "metrics/ansel/evaluate.json"

@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import httpx2
 
-from mondrian.critique import Critique, canonical
-from mondrian.service.connect import open_engine
-from mondrian.service.feedback import keep
-from mondrian.service.store import Row, Rules, Store
+from mondrian.critique.schema import Critique, canonical
+from mondrian.storage.engine import open_engine
+from mondrian.storage.feedback import keep
+from mondrian.storage.jobs import Row, Rules, Store
 
 
 def review(client: httpx2.Client, job: str, **said: Any) -> dict[str, Any]:

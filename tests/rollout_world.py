@@ -14,15 +14,15 @@ from typing import Any
 import uvicorn
 from sqlalchemy import Connection
 
-from mondrian.experiment.rollouts import Entry, Rollouts
-from mondrian.experiment.settings import Rollout
-from mondrian.params import load_params
-from mondrian.service.app import create_app
-from mondrian.service.connect import open_engine
-from mondrian.service.engine import Question, State, Told
-from mondrian.service.schema import decisions, feedback, jobs, migrate, rollouts
-from mondrian.service.service import Service
-from mondrian.service.settings import Settings
+from mondrian.core.params import load_params
+from mondrian.rollout.config import Rollout
+from mondrian.rollout.store import Entry, Rollouts
+from mondrian.serving.app import create_app
+from mondrian.serving.engines.base import Question, State, Told
+from mondrian.serving.service import Service
+from mondrian.serving.settings import Settings
+from mondrian.storage.engine import open_engine
+from mondrian.storage.tables import decisions, feedback, jobs, migrate, rollouts
 
 DAY = 86400.0  # seconds
 SHARES = (0.05, 0.25, 0.5)  # of the first three steps of rollout.yaml

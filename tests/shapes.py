@@ -1,4 +1,5 @@
-"""What an answer has to look like, as tests/data/exchanges/*.json write it, and where it differs.
+"""What an answer has to look like, as tests/serving/exchanges/*.json write it, and where it
+differs.
 
 A field is told by a kind ("words"), several ("text or null"), its value ("= UP", true, 3, null), a
 pattern ("~ ^uploads/"), an object of fields (a name with ? may be missing, others may be there

@@ -18,11 +18,11 @@ import httpx2
 import pytest
 import yaml
 
-from mondrian.critique import Critique
+from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.voice import write
+from mondrian.sample.writing_style import write
 from tests.cloned import Clone, cloned
-from tests.serving import Running, running
+from tests.service_process import Running, running
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 REVIEWED = 12  # photographs that a person judges between v1 and v2

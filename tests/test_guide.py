@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mondrian.__main__ import COMMANDS
-from mondrian.errors import ParamsError
-from mondrian.params import Params
+from mondrian.cli.main import COMMANDS
+from mondrian.core.errors import ParamsError
+from mondrian.core.params import Params
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
@@ -150,7 +150,7 @@ def help_of(words: tuple[str, ...]) -> str:
 def said() -> tuple[str, ...]:
     """Every text of the sources, with … where a value goes."""
     out = [(ROOT / "Makefile").read_text()]
-    out += [path.read_text() for path in (ROOT / "mondrian/pages").rglob("*.[hj]*")]
+    out += [path.read_text() for path in (ROOT / "mondrian").rglob("*.[hj]*")]
     for path in [*(ROOT / "mondrian").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mondrian.critique import canonical
+from mondrian.critique.schema import canonical
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.voice import write
+from mondrian.sample.writing_style import write
 from tests.conftest import ROOT, one_clear_line, stage
 
 MakeDb = Callable[..., Path]

@@ -14,8 +14,9 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 
-from mondrian.critique import complies
-from mondrian.prompt import IMAGE, row_messages
+from mondrian.core.params import IMAGE
+from mondrian.critique.prompt import row_messages
+from mondrian.critique.schema import complies
 
 TIMEOUT = 300.0  # of one request, as today's clients have it
 

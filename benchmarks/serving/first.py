@@ -12,7 +12,7 @@ from typing import Any
 import httpx2 as httpx
 
 from benchmarks.serving.clients import TIMEOUT
-from mondrian.errors import MondrianError
+from mondrian.core.errors import MondrianError
 
 
 @dataclass(frozen=True)

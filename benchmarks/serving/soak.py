@@ -20,7 +20,7 @@ from benchmarks.serving import world
 from benchmarks.serving.clients import TIMEOUT, Load, Seen, ask_ours, one
 from benchmarks.serving.started import Server, our_service
 from benchmarks.serving.world import TINY
-from mondrian.errors import MondrianError
+from mondrian.core.errors import MondrianError
 
 CLIENTS = 8
 REPLACED = 60.0  # seconds between two adapters

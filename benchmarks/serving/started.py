@@ -16,7 +16,7 @@ import httpx2 as httpx
 import psutil
 
 from benchmarks.serving.world import PORTS, ROOT, World
-from mondrian.errors import MondrianError
+from mondrian.core.errors import MondrianError
 
 _PATIENCE = 180.0  # seconds that a server may take to be ready
 

@@ -17,9 +17,9 @@ import yaml
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from mondrian.critique import DIMENSIONS, schema_hash
-from mondrian.params import Params, load_params
-from mondrian.prompt import prompt_hash, system_text
+from mondrian.core.params import Params, load_params
+from mondrian.critique.prompt import prompt_hash, system_text
+from mondrian.critique.schema import DIMENSIONS, schema_hash
 from mondrian.sample.scene import draw_scene, render
 
 ROOT = Path(__file__).parents[2]

@@ -19,16 +19,16 @@ from time import perf_counter
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402,F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 
 from benchmarks.job import Job, highest  # noqa: E402
-from mondrian import adapter, lora, vlm  # noqa: E402
-from mondrian.critique import complies  # noqa: E402
-from mondrian.decoder import How  # noqa: E402
-from mondrian.form import Form  # noqa: E402
-from mondrian.generate import generate  # noqa: E402
-from mondrian.tower import see  # noqa: E402
+from mondrian.critique.schema import complies  # noqa: E402
+from mondrian.model import adapter, lora, vlm  # noqa: E402
+from mondrian.model.batch_generator import How  # noqa: E402
+from mondrian.model.constrained import Form  # noqa: E402
+from mondrian.model.generate import generate  # noqa: E402
+from mondrian.model.vision import see  # noqa: E402
 
 
 def ours(base: vlm.Vlm, job: Job, how: How, copies: int) -> Iterator[tuple[list[int], str, int]]:

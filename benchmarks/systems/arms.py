@@ -19,18 +19,18 @@ from time import perf_counter
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402,F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
-from mondrian import vlm  # noqa: E402
-from mondrian.decoder import Decoder, How, Row  # noqa: E402
-from mondrian.params import Params, load_params  # noqa: E402
-from mondrian.photo import fit  # noqa: E402
-from mondrian.prompt import prompt_hash, row_messages  # noqa: E402
-from mondrian.resident.arms import Arm, Arms  # noqa: E402
+from mondrian.core.images import fit  # noqa: E402
+from mondrian.core.params import Params, load_params  # noqa: E402
+from mondrian.critique.prompt import prompt_hash, row_messages  # noqa: E402
+from mondrian.model import vlm  # noqa: E402
+from mondrian.model.batch_generator import Decoder, How, Row  # noqa: E402
 from mondrian.sample.scene import draw_scene, render  # noqa: E402
-from mondrian.service.wire import BASE, Adopt, Adopted  # noqa: E402
+from mondrian.serving.engines.ipc import BASE, Adopt, Adopted  # noqa: E402
+from mondrian.serving.worker.adapters import Arm, Arms  # noqa: E402
 
 
 class Prompt:

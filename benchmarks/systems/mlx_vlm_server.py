@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import mondrian.blas  # noqa: F401  # before mlx
+import mondrian.model  # noqa: F401  # before mlx
 
 if __name__ == "__main__":
     runpy.run_module("mlx_vlm.server", run_name="__main__", alter_sys=True)

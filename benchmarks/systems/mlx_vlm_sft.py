@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 if sys.argv[2:] == ["own"]:
-    import mondrian.blas  # noqa: F401
+    import mondrian.model  # noqa: F401
 elif sys.argv[2:]:
     ctypes.CDLL(sys.argv[2], mode=ctypes.RTLD_GLOBAL)
 

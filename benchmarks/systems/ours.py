@@ -13,17 +13,18 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.blas  # noqa: E402, F401  # isort: skip  (before mlx)
+import mondrian.model  # noqa: E402, F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 
 from benchmarks.given import Given  # noqa: E402
 from benchmarks.job import ALPHA, RANK, RATE, Job, report  # noqa: E402
-from mondrian import adapter, lora, ranks, vlm  # noqa: E402
-from mondrian.examples import Example  # noqa: E402
-from mondrian.forward import Features  # noqa: E402
-from mondrian.params import Train, load_params  # noqa: E402
-from mondrian.tower import see  # noqa: E402
-from mondrian.train import Means, Trainer  # noqa: E402
+from mondrian.core.params import Train, load_params  # noqa: E402
+from mondrian.model import adapter, lora, vlm  # noqa: E402
+from mondrian.model.language import Features  # noqa: E402
+from mondrian.model.vision import see  # noqa: E402
+from mondrian.training import distributed  # noqa: E402
+from mondrian.training.dataset import Example  # noqa: E402
+from mondrian.training.trainer import Means, Trainer  # noqa: E402
 
 
 class Clock:
@@ -53,8 +54,8 @@ def settings(job: Job) -> Train:
     return load_params(ROOT / "params.yaml").train.model_copy(update=shared)
 
 
-def look(job: Job, tower: Any, world: ranks.World) -> dict[str, Features]:
-    """Features of every photograph; each rank makes its share, as mondrian.session does."""
+def look(job: Job, tower: Any, world: distributed.World) -> dict[str, Features]:
+    """Features of every photograph; each rank makes its share, as mondrian.training.run does."""
     own = list(range(len(job.grids)))[world.rank :: world.size]
     found: dict[str, Features] = {}
     for pair in (own[i : i + 2] for i in range(0, len(own), 2)):
@@ -78,9 +79,9 @@ def look(job: Job, tower: Any, world: ranks.World) -> dict[str, Features]:
 
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    world = ranks.join(300)
+    world = distributed.join(300)
     if count > world.size:
-        ranks.start_local([sys.executable, *sys.argv], count)
+        distributed.start_local([sys.executable, *sys.argv], count)
         return
     job = Job.read(folder)
     base = vlm.load(job.base)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mondrian.errors import ReleaseError
+from mondrian.core.errors import ReleaseError
 
 _ENV = {"LC_ALL": "C", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0"}
 _NOISE = ("hint:", "warning:", "Please make sure", "and the repository exists")

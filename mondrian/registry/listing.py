@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mondrian.errors import ReleaseError
-from mondrian.registry import git, journal, tags
-from mondrian.registry.record import RELEASE, Release, read_record, record_path
-from mondrian.registry.shelf import Shelf
+from mondrian.core.errors import ReleaseError
+from mondrian.registry import git, history, tags
+from mondrian.registry.local_store import Shelf
+from mondrian.registry.release_record import RELEASE, Release, read_record, record_path
 from mondrian.registry.version import Version, check_name, read_version
 
 COLUMNS = {
@@ -108,7 +108,7 @@ def _here(shelf: Shelf) -> dict[Version, str]:
     serving = shelf.serving()
     if serving is None:
         return out
-    entry = journal.last_of(str(serving), shelf.entries())
+    entry = history.last_of(str(serving), shelf.entries())
     if entry and entry.before:
         out[read_version(entry.before[0])] = "before"
     return out | {serving: "serves"}

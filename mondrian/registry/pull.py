@@ -13,20 +13,14 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from mondrian.errors import ReleaseError
-from mondrian.params import Params
-from mondrian.registry import fetch, git, journal, tags
-from mondrian.registry.fetch import Source
-from mondrian.registry.record import (
-    RELEASE,
-    Release,
-    adapter_version,
-    read_record,
-    record_path,
-)
-from mondrian.registry.shelf import Shelf, check_whole, read_kept
+from mondrian.core.errors import ReleaseError
+from mondrian.core.params import Params
+from mondrian.model.compatibility import adapter_version, check_terms, terms_here, terms_of
+from mondrian.registry import download, git, history, tags
+from mondrian.registry.download import Source
+from mondrian.registry.local_store import Shelf, check_whole, read_kept
+from mondrian.registry.release_record import RELEASE, Release, read_record, record_path
 from mondrian.registry.tags import Tagged
-from mondrian.registry.terms import check_terms, terms_here, terms_of
 from mondrian.registry.version import Version, check_name
 
 SPARE = 64 << 20  # bytes that a disk has to have left afterwards
@@ -70,7 +64,7 @@ def pull(shelf: Shelf, asked: Asked, source: Source, params: Params, trial: Tria
     check_name(shelf.advisor)
     here = terms_here(shelf.advisor, params)
     with shelf.alone(), shelf.aside() as aside:
-        fetch.fetch_tags(source, shelf.advisor, aside / "git")
+        download.fetch_tags(source, shelf.advisor, aside / "git")
         known = tags.tagged(shelf.advisor, aside / "git")
         version = asked.among(known, shelf.advisor)
         record, release = _record(version, shelf.advisor, aside / "git")
@@ -127,7 +121,7 @@ def _bring(source: Source, aside: Path, release: Release, record: bytes) -> None
     (folder / RELEASE).write_bytes(record)
     bar = tqdm(total=release.size, desc=release.tag, unit="B", unit_scale=True, leave=False)
     with bar:
-        fetch.download(source, aside / "git", release, folder, bar.update)
+        download.download(source, aside / "git", release, folder, bar.update)
     try:
         check_whole(folder, release)
     except ReleaseError as error:
@@ -143,9 +137,9 @@ def _put_to_use(shelf: Shelf, version: Version, record: bytes, folder: Path) -> 
     if folder != shelf.place(version):
         shelf.take(folder, version)
     serving, entries = shelf.serving(), shelf.entries()
-    known = journal.last_of(str(version), entries)
+    known = history.last_of(str(version), entries)
     if serving != version or known is None or not known.is_of(record):
-        entry = journal.last_of(str(serving), entries)
+        entry = history.last_of(str(serving), entries)
         below = entry.before if entry else ()
         if serving not in (None, version):
             below = (str(serving), *(one for one in below if one != str(version)))

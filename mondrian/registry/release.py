@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.errors import MondrianError, ReleaseError
-from mondrian.files import read_json
-from mondrian.gates import failed
-from mondrian.params import Params
-from mondrian.recipe import RECIPE, read_recipe
-from mondrian.registry import git, record, tags
-from mondrian.registry.artifact import FILE, with_artifact
-from mondrian.registry.built import Built, look
-from mondrian.registry.record import Release
+from mondrian.core.errors import MondrianError, ReleaseError
+from mondrian.core.files import read_json
+from mondrian.core.params import Params
+from mondrian.evaluation.gates import failed
+from mondrian.model.compatibility import adapter_version
+from mondrian.model.provenance import RECIPE, read_recipe
+from mondrian.registry import git, release_record, tags
+from mondrian.registry.build_check import Built, look
+from mondrian.registry.dvc_artifacts import FILE, with_artifact
+from mondrian.registry.release_record import Release
 from mondrian.registry.tags import Tagged
 from mondrian.registry.version import Version, check_name, next_version, tag_of
 
@@ -49,7 +50,7 @@ def release(advisor: str, asked: str, because: str | None, params: Params) -> Ma
     _check_new(built, known, advisor)
     wanted = _record(built, evaluation, advisor, version, because)
     commit, made = begun or _commit(wanted)
-    if not record.same_files(made.files, wanted.files):
+    if not release_record.same_files(made.files, wanted.files):
         raise ReleaseError(
             f"a release of another adapter as {version} was stopped after its commit {commit[:8]}; "
             "give the next version"
@@ -60,14 +61,14 @@ def release(advisor: str, asked: str, because: str | None, params: Params) -> Ma
 
 def _begun(advisor: str, version: Version) -> tuple[str, Release] | None:
     """The commit of a release that was killed before it set its tag."""
-    path = record.record_path(advisor, version)
+    path = release_record.record_path(advisor, version)
     content = git.show("HEAD", path)
     if content is None:
         return None
     commit = git.git("log", "-1", "--format=%H", "--", path)
     if commit == git.head():
         git.mend_checkout(commit)
-    return commit, record.read_record(content, advisor, version, path)
+    return commit, release_record.read_record(content, advisor, version, path)
 
 
 def _evaluation(built: Built, because: str | None, params: Params) -> dict[str, Any]:
@@ -100,15 +101,15 @@ def _evaluation(built: Built, because: str | None, params: Params) -> dict[str, 
 def _check_new(built: Built, known: list[Tagged], advisor: str) -> None:
     """Raise ReleaseError where these very bytes are a version already."""
     for one in known:
-        path = record.record_path(advisor, one.version)
+        path = release_record.record_path(advisor, one.version)
         content = git.show(one.commit, path)
         if content is None:
             continue  # a tag that somebody made by hand
         try:
-            found = record.read_record(content, advisor, one.version, path)
+            found = release_record.read_record(content, advisor, one.version, path)
         except MondrianError:
             continue
-        if record.same_files(found.files, built.files):
+        if release_record.same_files(found.files, built.files):
             raise ReleaseError(
                 f"{built.folder} is {tag_of(advisor, one.version)} already, byte for byte; "
                 f"promote that: mondrian promote {advisor} --version {one.version} --stage prod"
@@ -125,7 +126,7 @@ def _record(
         return Release.model_validate(
             {
                 "form": 1, "advisor": advisor, "version": str(version),
-                "adapter_version": record.adapter_version(built.folder),
+                "adapter_version": adapter_version(built.folder),
                 "path": built.folder.as_posix(), "files": built.files,
                 "base": recipe.base.model_dump(), "prompt_sha256": recipe.prompt_sha256,
                 "schema_sha256": whole["schema_sha256"], "data_sha256": whole["data_sha256"],
@@ -142,7 +143,7 @@ def _record(
 
 def _commit(wanted: Release) -> tuple[str, Release]:
     version = Version(*map(int, wanted.version[1:].split(".")))
-    files = {record.record_path(wanted.advisor, version): record.written(wanted)}
+    files = {release_record.record_path(wanted.advisor, version): release_record.written(wanted)}
     text = (git.show("HEAD", FILE) or b"").decode()
     if (told := with_artifact(text, wanted.advisor)) != text:
         files[FILE] = told.encode()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mondrian.errors import ReleaseError
-from mondrian.registry import journal
-from mondrian.registry.shelf import Shelf, check_whole, read_kept
+from mondrian.core.errors import ReleaseError
+from mondrian.registry import history
+from mondrian.registry.local_store import Shelf, check_whole, read_kept
 from mondrian.registry.version import Version, check_name, read_version, tag_of
 
 
@@ -29,7 +29,7 @@ def roll_back(shelf: Shelf) -> RolledBack:
     with shelf.alone():
         current = shelf.serving()
         assert current is not None
-        entry = journal.last_of(str(current), shelf.entries())
+        entry = history.last_of(str(current), shelf.entries())
         if entry is None or not entry.before:
             raise ReleaseError(
                 f"no version served before {tag_of(shelf.advisor, current)} in {shelf.folder}; "

@@ -21,7 +21,7 @@ from gto.tag import Tag, find, parse_name, parse_tag
 from scmrepo.exceptions import SCMError
 from scmrepo.git import Git
 
-from mondrian.errors import ReleaseError
+from mondrian.core.errors import ReleaseError
 from mondrian.registry.version import Version, check_name, read_version
 
 PATIENCE = 3.0  # seconds that one clock may be behind another

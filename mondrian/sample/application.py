@@ -17,11 +17,12 @@ from uuid import UUID
 from PIL import Image
 from tqdm import tqdm
 
-from mondrian.critique import Critique, canonical
-from mondrian.errors import run
-from mondrian.files import whole_folder, write_json
-from mondrian.reason import Reason
-from mondrian.sample.mess import (
+from mondrian.core.errors import run
+from mondrian.core.files import whole_folder, write_json
+from mondrian.critique.rejection import Reason
+from mondrian.critique.schema import Critique, canonical
+from mondrian.sample.application_state import World, write_database
+from mondrian.sample.corruptions import (
     EXAMPLE_OVERALL,
     EXAMPLE_SCORES,
     MESSES,
@@ -30,7 +31,6 @@ from mondrian.sample.mess import (
     with_scores,
 )
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.world import World, write_database
 
 OUTPUT = Path("data/sample/mondrian")
 WRITTEN = ("mondrian.db", "source/*", "analysis_md/*", "analysis/*", "truth.json")

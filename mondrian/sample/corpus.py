@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mondrian.critique import DIMENSIONS, Critique, canonical
-from mondrian.prompt import REQUEST, system_text
+from mondrian.critique.prompt import REQUEST, system_text
+from mondrian.critique.schema import DIMENSIONS, Critique, canonical
 from mondrian.sample.scene import GROUNDS, LAMPS, SKIES, Scene, draw_scene
-from mondrian.sample.taste import JUDGED, PLAIN
-from mondrian.sample.voice import VOICES, compose, write
+from mondrian.sample.scoring import JUDGED, PLAIN
+from mondrian.sample.writing_style import VOICES, compose, write
 
 _VOICES = list(VOICES.values())
 

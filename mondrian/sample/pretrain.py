@@ -20,7 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -29,14 +28,14 @@ from mlx.nn.utils import average_gradients
 from PIL import Image
 from tqdm import tqdm
 
-from mondrian.errors import run
-from mondrian.files import whole_folder
-from mondrian.ranks import start_local
-from mondrian.sample import corpus, tiny, weights
-from mondrian.sample.card import write_card
-from mondrian.sample.learner import Learner
-from mondrian.sample.reader import Pictures, Reader, Settings
+from mondrian.core.errors import run
+from mondrian.core.files import whole_folder
+from mondrian.sample import base_files, corpus, weights
+from mondrian.sample.model_card import write_card
+from mondrian.sample.pretrain_data import Pictures, Reader, Settings
+from mondrian.sample.pretrain_model import Learner
 from mondrian.sample.scene import draw_scene, render
+from mondrian.training.distributed import start_local
 
 RANKS = 2
 PHASES = ("write", "refine")
@@ -46,7 +45,7 @@ OWN = ("*.json", "*.jinja", "*.safetensors", "README.md")
 def render_all(settings: Settings, path: Path) -> None:
     """Render every scene small; uint8 (scenes, height, width, 3)."""
     pictures = np.lib.format.open_memmap(
-        path, "w+", np.uint8, (settings.scenes, tiny.HEIGHT, tiny.WIDTH, 3)
+        path, "w+", np.uint8, (settings.scenes, base_files.HEIGHT, base_files.WIDTH, 3)
     )
     jobs = [(settings.seed, i) for i in range(settings.scenes)]
     with get_context("spawn").Pool(RANKS) as pool:
@@ -57,8 +56,8 @@ def render_all(settings: Settings, path: Path) -> None:
 
 def small_picture(seed: tuple[int, ...]) -> Pictures:
     """Rendered at twice the size and reduced, as a large photograph would be."""
-    large = render(draw_scene(*seed), 2 * tiny.WIDTH, 2 * tiny.HEIGHT)
-    return np.asarray(large.resize((tiny.WIDTH, tiny.HEIGHT), Image.Resampling.LANCZOS))
+    large = render(draw_scene(*seed), 2 * base_files.WIDTH, 2 * base_files.HEIGHT)
+    return np.asarray(large.resize((base_files.WIDTH, base_files.HEIGHT), Image.Resampling.LANCZOS))
 
 
 def learn(
@@ -130,7 +129,7 @@ def silent(_: str) -> None:
 def parse_args() -> argparse.Namespace:
     default = Settings()
     parser = argparse.ArgumentParser(description="Pre-train mondrian-tiny from rendered scenes.")
-    parser.add_argument("--output_dir", type=Path, default=tiny.FOLDER)
+    parser.add_argument("--output_dir", type=Path, default=base_files.FOLDER)
     parser.add_argument("--scenes", type=int, default=default.scenes, help="rendered scenes")
     parser.add_argument("--warmup_steps", type=int, default=default.warmup_steps)
     parser.add_argument("--steps", type=int, default=default.steps)
@@ -157,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, whole_folder(args.output_dir, OWN) as beside:
         pictures = Path(scratch) / "scenes.npy"
         render_all(settings, pictures)
-        tiny.write_folder(beside, corpus.tokenizer_corpus(settings.seed))
+        base_files.write_folder(beside, corpus.tokenizer_corpus(settings.seed))
         for phase in PHASES:
             given = {**vars(args), "output_dir": beside, "pictures": pictures, "phase": phase}
             flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]

@@ -7,7 +7,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import mondrian.blas  # noqa: F401  # isort: skip  (before mlx)
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten

@@ -1,0 +1,48 @@
+"""mondrian preferences: the service's database and photographs -> pairs for DPO or ORPO"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from mondrian.core.errors import DataError
+from mondrian.core.params import load_params
+from mondrian.critique.rows import read_rows
+from mondrian.data.preference_export import FORMATS, photographs, resembling, usable, write_pairs
+from mondrian.data.preference_pairs import find_pairs, summary
+from mondrian.serving.feedback.export import voices
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="mondrian preferences", description=__doc__)
+    add = parser.add_argument
+    add("--db", required=True, help="of the service: SQLite file, or postgresql://…")
+    add("--advisor", required=True)
+    add("--output_dir", type=Path, required=True)
+    add("--data", type=Path, help="the service's --data; default: application.source_dir")
+    add("--format", choices=tuple(FORMATS), default="trl", help="who reads the rows")
+    add("--exclude_photos_of", type=Path, nargs="+", default=[], metavar="ROWS",
+        help="val and test rows: no pair of a photograph like one of theirs")  # fmt: skip
+    add("--cache_dir", type=Path, default=Path(".cache"), help="remembers photographs")
+    add("--params", type=Path, default=Path("params.yaml"))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    args = parse_args(argv)
+    params = load_params(args.params)
+    persona, counts = params.persona(args.advisor), Counter[str]()
+    pairs, found = find_pairs(voices(args.db, args.advisor, params, counts))
+    photos = photographs(pairs, args.data or Path(params.application.source_dir), args.cache_dir)
+    held = [Path(row.images[0]) for rows in args.exclude_photos_of for row in read_rows(rows)]
+    out = resembling(photos, held, params.image, args.cache_dir)
+    kept = usable(pairs, photos, out, counts)
+    told = summary(args.advisor, kept, counts + Counter(found), bool(args.exclude_photos_of))
+    if not kept:
+        raise DataError(told)
+    path = write_pairs(
+        kept, photos, args.advisor, persona, params.image, args.format, args.output_dir
+    )
+    sys.stdout.write(f"{told}\n  written to {path}\n")

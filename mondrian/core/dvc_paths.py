@@ -1,0 +1,35 @@
+"""Paths that dvc.yaml gives to a stage, for commands that are asked about all advisors at once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mondrian.core.errors import ParamsError
+from mondrian.core.params import Params
+
+
+def flags_of(
+    stage: str, names: Sequence[str], params: Params, pipeline: Path = Path("dvc.yaml")
+) -> list[list[Path]]:
+    """The values of some flags of a stage's command, a list for each advisor.
+
+    Raises ParamsError where dvc.yaml has no such stage or flag.
+    """
+    try:
+        command = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"][stage]["cmd"]
+        found = []
+        for advisor in params.advisors:
+            told = command.replace("${item.advisor}", advisor)
+            words = shlex.split(told.replace("${base.name}", params.base.name))
+            found.append([Path(words[words.index(f"--{name}") + 1]) for name in names])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        wanted = ", ".join(f"--{name}" for name in names)
+        raise ParamsError(
+            f"{pipeline} has no stage {stage} with {wanted}; run from the project's folder, or "
+            f"give {wanted}"
+        ) from None
+    return found

@@ -1,0 +1,37 @@
+"""Readings of fields and types of numbers that several packages share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+NEVER = float("inf")  # `when` of a job without any time
+
+
+def concerns(field: str, advisor: str) -> bool:
+    """Whether a row's `advisor` field names the advisor."""
+    asked = [part.strip() for part in field.split(",")]
+    return advisor in asked or "all" in asked
+
+
+def epoch(value: Any) -> float | None:
+    """Seconds since 1970 of a float, ISO text or SQL text (taken as UTC); None of anything else."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        try:
+            moment = datetime.fromisoformat(str(value).strip())
+            seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 < seconds < 253_402_300_800 else None  # the year 9999
+
+
+def best_time(values: Any) -> float:
+    """The first of several times that is one."""
+    return next((when for when in map(epoch, values) if when is not None), NEVER)

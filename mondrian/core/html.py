@@ -1,0 +1,43 @@
+"""Self-contained pages for people: Jinja templates, pictures inside them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from mondrian.core.errors import PhotoError
+from mondrian.core.images import small
+
+THUMBNAIL = 240  # pixels of the longer side
+
+
+@cache
+def _pages() -> Environment:
+    return Environment(
+        loader=PackageLoader("mondrian", "."),
+        autoescape=select_autoescape(("html", "svg")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def page(template: str, **content: Any) -> str:
+    """Fill a template, named by its path below mondrian/; every value is escaped."""
+    return _pages().get_template(template).render(**content)
+
+
+def thumbnail_url(path: Path) -> str | None:
+    """A small JPEG as a data: URL, nothing of its EXIF in it; None where it cannot be read."""
+    try:
+        picture = small(path, THUMBNAIL)
+    except PhotoError:
+        return None
+    content = BytesIO()
+    picture.save(content, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + b64encode(content.getvalue()).decode()

@@ -1,0 +1,294 @@
+"""params.yaml as checked types. Defaults live there alone, and every key is explained there."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mondrian.core.errors import ParamsError
+
+IMAGE = "<image>"  # what LLaMA-Factory and ms-swift put the photograph in place of
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
+Rule = Literal["leave_out", "keep"]
+Served = Literal["reviewed", "corrected", "leave_out"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but that 5e-05 is a number, as `dvc exp run -S` writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+Checked = TypeVar("Checked", bound=Section)
+
+
+class Application(Section):
+    db_path: str
+    source_dir: str
+    analysis_dir: str
+    html_dir: str
+
+
+class Base(Section):
+    name: Name
+    source: str
+
+
+class Image(Section):
+    min_pixels: Annotated[int, Field(ge=1024)]
+    max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
+    phash_distance: Annotated[int, Field(ge=0, le=24)]
+    likeness: Annotated[float, Field(gt=0.5, le=1)]
+
+
+class Link(Section):
+    served: Served
+    made_by_adapter: Rule
+    template_scores: Rule
+    shared_text: Rule
+    wrong_picture: Rule
+    critiques_per_photo: AtLeastOne
+    dimension_twice: Rule
+    repeated_advice: Rule
+    overall_off_mean: Rule
+    overall_tolerance: Annotated[float, Field(ge=0, le=10)]
+    thumbnails: Literal["use", "leave_out"]
+
+
+class Prepare(Section):
+    val_share: Share
+    test_share: Annotated[float, Field(ge=0, lt=1)]
+    folds: Annotated[int, Field(ge=0, le=50)]
+    seed: Seed
+    min_train: AtLeastOne
+    min_val: AtLeastOne
+    min_test: AtLeastOne
+    max_group_in_val: AtLeastOne
+
+
+class Train(Section):
+    lora_r: AtLeastOne
+    lora_alpha: Annotated[float, Field(gt=0)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Literal["attention", "mlp", "both"]
+    projector: bool
+    last_layers: Annotated[int, Field(ge=0)]
+    rslora: bool
+    dora: bool
+    lora_plus_ratio: Annotated[float, Field(ge=1, le=1000)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    batch_size: AtLeastOne
+    accumulate: AtLeastOne
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    score_weight: Annotated[float, Field(ge=1, le=1000)]
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
+    clip_norm: Annotated[float, Field(gt=0)]
+    max_tokens: Annotated[int, Field(ge=64)]
+    keep: Literal["best", "last"]
+    patience: Annotated[int, Field(ge=0)]
+    val_generate: Annotated[int, Field(ge=0)]
+    gradient_checkpointing: bool
+    head_chunk: Annotated[int, Field(ge=1, le=1_000_000)]
+    compile: bool
+    seed: Seed
+
+    def with_epochs(self, epochs: int | None) -> Train:
+        """The same with another number of epochs, where one is given.
+
+        Raises ParamsError where it is below 1.
+        """
+        if epochs is not None and not 1 <= epochs <= 10_000:
+            raise ParamsError(f"--epochs is {epochs}; it must be from 1 to 10,000")
+        return self.model_copy(update={"epochs": epochs or self.epochs})
+
+
+class Index(Section):
+    format: Annotated[float, Field(ge=0)]
+    scores: Annotated[float, Field(ge=0)]
+    text: Annotated[float, Field(ge=0)]
+    grounding: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _something(self) -> Index:
+        if not sum(self.model_dump().values()):
+            raise ValueError("evaluate.index weights nothing; one of its four is to be above 0")
+        return self
+
+
+class Gates(Section):
+    base_compliance: Annotated[float, Field(ge=0, le=1)]
+    compliance: Annotated[float, Field(ge=0, le=1)]
+    overhead: Annotated[float, Field(ge=0)]
+    index_gain_percent: float
+    copied_above_reference: Annotated[float, Field(ge=0, le=1)]
+
+
+class Consistency(Section):
+    photographs: Annotated[int, Field(ge=0)]
+    draws: Annotated[int, Field(ge=0, le=100)]
+    temperature: Annotated[float, Field(gt=0, le=5)]
+
+
+class Evaluate(Section):
+    max_new_tokens: AtLeastOne
+    batch_size: AtLeastOne
+    examples: Annotated[int, Field(ge=0, le=8)]
+    consistency: Consistency
+    index: Index
+    gates: Gates
+
+
+class Serve(Section):
+    model_mode: Literal["base", "fine_tuned", "ab_test"]
+    ab_test_split: Annotated[float, Field(ge=0, le=1)]
+    experiment: str
+    shadow_share: Annotated[float, Field(ge=0, le=1)]
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    max_new_tokens: AtLeastOne
+    batch_size: AtLeastOne
+    constrained: bool
+    critique_seconds: Annotated[float, Field(gt=0)]
+    waiting: AtLeastOne
+    queued: AtLeastOne
+    tries: AtLeastOne
+    lease_seconds: Annotated[float, Field(ge=1)]
+    drain_seconds: Annotated[float, Field(ge=0)]
+    body_megabytes: AtLeastOne
+    megapixels: AtLeastOne
+    requests_per_minute: Annotated[int, Field(ge=0)]
+
+
+class Profile(Section):
+    name: Annotated[str, Field(min_length=1)]
+    years: str
+    specialty: str
+    bio: str
+    wikipedia_url: str
+    focus_areas: dict[str, str]
+
+
+class Machine(Section):
+    feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
+    checkpoint_steps: AtLeastOne
+    ranks: Annotated[int, Field(ge=1, le=64)]
+    collective_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
+    tracker: Literal["none", "tensorboard", "wandb"]
+
+
+class Params(Section):
+    advisors: Annotated[list[Name], Field(min_length=1)]
+    personas: dict[str, Annotated[str, Field(min_length=1)]]
+    profiles: dict[str, Profile]
+    application: Application
+    base: Base
+    image: Image
+    link: Link
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+    serve: Serve
+    machine: Machine
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        for advisor in self.advisors:
+            self.persona(advisor)
+        if len(set(self.advisors)) < len(self.advisors):
+            raise ValueError(f"advisors names one twice: {', '.join(self.advisors)}")
+        if self.image.min_pixels > self.image.max_pixels:
+            raise ValueError("image.min_pixels is above image.max_pixels")
+        if any(
+            IMAGE in text or "<|" in text or not text.strip() for text in self.personas.values()
+        ):
+            raise ValueError(f"a text of personas is empty or holds {IMAGE} or <|")
+        return self
+
+    def profile(self, advisor: str) -> Profile:
+        """Who the advisor is, for people; a plain one where params.yaml has none."""
+        plain = Profile(
+            name=advisor.replace("_", " ").title(), years="", specialty="",
+            bio=self.persona(advisor).strip(), wikipedia_url="", focus_areas={},
+        )  # fmt: skip
+        return self.profiles.get(advisor, plain)
+
+    def persona(self, advisor: str) -> str:
+        """The advisor's text.
+
+        Raises ParamsError where params.yaml has none.
+        """
+        if advisor not in self.personas:
+            known = ", ".join(sorted(self.personas))
+            raise ParamsError(
+                f"params.yaml: personas has no text for {advisor!r} (it has {known}); add one"
+            )
+        return self.personas[advisor]
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises ParamsError that names every fault at once.
+    """
+    return load_yaml(path, Params)
+
+
+def load_yaml(path: Path, kind: type[Checked]) -> Checked:
+    """Read and check a file of parameters.
+
+    Raises ParamsError that names every fault at once.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist; run from the project's folder") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} holds no sections")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        faults = [_explain(fault, kind) for fault in error.errors()]
+        count = f"{len(faults)} problem{'s' if len(faults) > 1 else ''}"
+        raise ParamsError("\n  ".join([f"{path}: {count}", *faults])) from None
+
+
+def _explain(fault: Any, kind: type[Section]) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if not where:
+        return str(fault["msg"].removeprefix("Value error, "))
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is not a parameter{_nearest(fault['loc'], kind)}"
+    shown = repr(fault["input"])[:80]
+    return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}"
+
+
+def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:
+    model: Any = kind
+    for part in loc[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = field.annotation if field else None
+    known = list(model.model_fields) if hasattr(model, "model_fields") else []
+    near = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.4)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; {loc[0] if len(loc) > 1 else 'the file'} has {', '.join(known)}" if known else ""

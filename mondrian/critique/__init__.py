@@ -1,0 +1,1 @@
+"""What a critique is: its schema, its prompt, and how stored text is parsed into one."""

@@ -1,0 +1,61 @@
+"""The one prompt of prepare, train, evaluate and service: advisor -> chat messages.
+
+Instructions and advisor stand in the system message and the photograph comes last, so that all
+text is a prefix that every photograph of an advisor shares.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+from mondrian.core.params import IMAGE
+from mondrian.critique.schema import DIMENSIONS
+
+INSTRUCTIONS = (
+    "Critique the photograph. Answer with one JSON object on one line and nothing else, "
+    "with these keys in this order:\n"
+    "image_description: what the photograph shows.\n"
+    "dimensions: seven objects with name, score, comment, recommendation, one each for "
+    f"{', '.join(DIMENSIONS)}. A score is a number from 0 to 10.\n"
+    "overall_score: a number from 0 to 10.\n"
+    "key_strengths: one to five short texts.\n"
+    "priority_improvements: one to five short texts.\n"
+    "technical_notes: exposure, focus and processing.\n"
+    "Judge this photograph alone."
+)
+REQUEST = "Critique this photograph."
+
+
+def system_text(persona: str) -> str:
+    """Instructions first, then who the advisor is."""
+    return f"{INSTRUCTIONS}\n{persona.strip()}"
+
+
+def row_messages(persona: str, answer: str) -> list[dict[str, str]]:
+    """Messages of a prepared row: plain strings, the photograph as IMAGE."""
+    return [
+        {"role": "system", "content": system_text(persona)},
+        {"role": "user", "content": f"{REQUEST}{IMAGE}"},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+def chat_messages(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The same messages with IMAGE as an image part, as chat templates take them."""
+    return [{"role": m["role"], "content": _parts(m["content"])} for m in messages]
+
+
+def prompt_hash(persona: str) -> str:
+    """sha256 of everything before the answer, the photograph left out."""
+    messages = row_messages(persona, "")[:-1]
+    return sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+
+
+def _parts(content: str) -> str | list[dict[str, str]]:
+    if IMAGE not in content:
+        return content
+    before, after = content.split(IMAGE, 1)
+    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    return [part for part in parts if part.get("text", "image")]

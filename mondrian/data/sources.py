@@ -1,0 +1,47 @@
+"""Where critiques come from, told by kind: a jobs database, a JSONL or CSV list, or the PCCD."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mondrian.core.errors import DataError
+from mondrian.data.jobs import Jobs
+from mondrian.data.list_source import open_list
+from mondrian.data.sqlite_source import open_database
+
+LISTS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
+_ENDINGS = (".jsonl", ".csv", ".json")
+
+
+def locate(path: Path) -> Path:
+    """The file that holds the critiques: the path itself, or the list in the folder it names.
+
+    Raises DataError where there is no such path, or the folder has none.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+    if not path.is_dir():
+        return path
+    found = [path / name for name in LISTS if (path / name).is_file()]
+    if found:
+        return found[0]
+    database = next(iter(sorted(path.glob("*.db"))), path / "mondrian.db")
+    raise DataError(
+        f"{path} is a folder without {', '.join(LISTS)}; give the database file, such as {database}"
+    )
+
+
+def photographs(path: Path) -> Path:
+    """The folder where the photographs of a source lie unless another is given."""
+    if path.suffix not in _ENDINGS:
+        return path.parent / "source"
+    return path.parent / LISTS.get(path.name, ".")
+
+
+def open_source(path: Path) -> AbstractContextManager[Jobs]:
+    """Open what `locate` found.
+
+    Raises DataError where it cannot be read as what it is.
+    """
+    return open_list(path) if path.suffix in _ENDINGS else open_database(path)

@@ -1,0 +1,143 @@
+"""Adapter folders: save, load and verify.
+
+A folder is PEFT's layout (adapter_config.json, adapter_model.safetensors) with recipe.json beside
+it. An adapter is never assumed to be applied: each tensor has to be consumed, some lora_B has to be
+non-zero, the base has to be the one it was trained on, and its answer has to differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+
+from mondrian.core.errors import AdapterError
+from mondrian.model.lora import LoraLinear, attach, detach, fill, tensors
+from mondrian.model.lora_config import LoraSettings, peft_config, settings_of
+from mondrian.model.provenance import RECIPE, read_recipe
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def save(
+    folder: Path, weights: dict[str, mx.array], settings: LoraSettings, recipe: Any, layers: int
+) -> None:
+    """Write an adapter into an empty folder; `layers` counts those of the base."""
+    config = peft_config(settings, recipe["base"]["source"], layers)
+    arrays = {name: np.array(value) for name, value in weights.items()}
+    (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / RECIPE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+
+
+def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
+    """Attach the adapter in a folder.
+
+    Raises AdapterError where it is not whole, was trained on another base, or does nothing.
+    """
+    trained_on = read_recipe(folder).base
+    if trained_on.sha256 != base_hash:
+        raise AdapterError(
+            f"{folder} was trained on {trained_on.source} (sha256 {trained_on.sha256[:8]}…), "
+            f"not on this base (sha256 {base_hash[:8]}…); take that base or train a new adapter"
+        )
+    return attach_folder(model, folder)
+
+
+def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
+    """Attach an adapter that has no recipe, as other trainers leave it.
+
+    Raises AdapterError where it is not whole, does not fit the model, or does nothing.
+    """
+    found = read_weights(folder)
+    layers = attach(model, read_settings(folder, found, len(model.language_model.model.layers)))
+    try:
+        check_weights(layers, found, folder)
+    except AdapterError:
+        detach(model)
+        raise
+    fill(layers, found)
+    return layers
+
+
+def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
+    """Raise AdapterError unless a canary's logits are numbers and differ from the base's."""
+    if not bool(mx.all(mx.isfinite(with_adapter))):
+        raise AdapterError(f"{folder} gives answers that are no numbers; train again")
+    if bool(mx.all(with_adapter == without)):
+        raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
+
+
+def check_weights(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Path) -> None:
+    """Raise AdapterError unless weights are those of `layers`, are numbers, and do something."""
+    wanted = {name: value.shape for name, value in tensors(layers).items()}
+    faults = [f"{name} has no place in this base" for name in found if name not in wanted]
+    faults += [f"{name} is missing" for name in wanted if name not in found]
+    faults += [
+        f"{name} is {found[name].shape}, here {wanted[name]}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name]
+    ]
+    if faults:
+        more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
+    _check_values(found, folder / WEIGHTS)
+
+
+def _check_values(found: dict[str, mx.array], file: Path) -> None:
+    if not all(bool(mx.all(mx.isfinite(value))) for value in found.values()):
+        raise AdapterError(f"{file} holds weights that are no numbers; train again")
+    if not any(bool(mx.any(value != 0)) for name, value in found.items() if ".lora_B." in name):
+        raise AdapterError(f"{file}: every lora_B is zero, the adapter does nothing; train longer")
+
+
+def check_alone(weights: dict[str, mx.array], settings: LoraSettings, folder: Path) -> None:
+    """Raise AdapterError where weights cannot be an adapter's, whatever its base."""
+    file, rank = folder / WEIGHTS, settings.rank
+    pairs = {name.rsplit(".lora_", 1)[0] for name in weights}
+    for path in sorted(pairs):
+        a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2:
+            raise AdapterError(f"{file}: {path} has no lora_A and lora_B of two axes; train again")
+        if not a.shape[0] == b.shape[1] == rank:
+            raise AdapterError(f"{file}: {path} is of rank {a.shape[0]}, {CONFIG} says {rank}")
+        if settings.dora and f"{path}.lora_magnitude_vector" not in weights:
+            raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
+    _check_values(weights, file)
+
+
+def wants_raw(folder: Path) -> bool:
+    """Whether an adapter is on the merger too, which then wants what enters it.
+
+    Raises AdapterError where the folder's weights cannot be read.
+    """
+    return any(".visual.merger." in name for name in read_weights(folder))
+
+
+def read_settings(folder: Path, found: dict[str, mx.array], layers: int) -> LoraSettings:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return settings_of(config, found, layers)
+    except FileNotFoundError:
+        raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        told = error if isinstance(error, ValueError) else repr(error)
+        raise AdapterError(f"{folder / CONFIG} is damaged: {told}; train again") from None
+
+
+def read_weights(folder: Path) -> dict[str, mx.array]:
+    """Read whole, by a library that checks every length: a cut file is an error, not garbage.
+
+    Raises AdapterError where the file is missing or cut.
+    """
+    try:
+        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:160]
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None

@@ -1,0 +1,73 @@
+"""What an adapter was trained for and has to meet again where it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mondrian.core.errors import AdapterError
+from mondrian.core.files import files_hash, read_json
+from mondrian.core.params import Params
+from mondrian.critique.prompt import prompt_hash
+from mondrian.critique.schema import schema_hash
+from mondrian.model.provenance import RECIPE, read_recipe
+
+WEIGHED = ("adapter_config.json", "adapter_model.safetensors")  # what adapter_version counts
+
+
+@dataclass(frozen=True)
+class Terms:
+    """image  min_pixels and max_pixels"""
+
+    advisor: str
+    prompt_sha256: str
+    schema_sha256: str
+    image: dict[str, int]
+
+
+def terms_of(made: Any) -> Terms:
+    """Those of a recipe or of a release."""
+    return Terms(made.advisor, made.prompt_sha256, made.schema_sha256, made.image)
+
+
+def terms_here(advisor: str, params: Params) -> Terms:
+    """Those of this checkout.
+
+    Raises ParamsError where params.yaml does not know the advisor.
+    """
+    image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
+    return Terms(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
+
+
+def terms_in(folder: Path, here: Terms) -> Terms:
+    """Those of an adapter's folder; what an older recipe does not say is as it is here.
+
+    Raises AdapterError where its recipe cannot be read.
+    """
+    made, whole = read_recipe(folder), read_json(folder / RECIPE)
+    schema, image = whole.get("schema_sha256", here.schema_sha256), whole.get("image", here.image)
+    return Terms(made.advisor, made.prompt_sha256, schema, image)
+
+
+def check_terms(made: Terms, here: Terms, name: str) -> None:
+    """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
+    if made.advisor != here.advisor:
+        raise AdapterError(f"{name} is {made.advisor}'s, not {here.advisor}'s")
+    if made.prompt_sha256 != here.prompt_sha256:
+        raise AdapterError(
+            f"{name} was trained on another prompt (sha256 {made.prompt_sha256[:8]}…) than "
+            f"personas.{here.advisor} of params.yaml gives ({here.prompt_sha256[:8]}…); bring "
+            "params.yaml to where it was trained, or train again"
+        )
+    for what in ("image", "schema_sha256"):
+        if getattr(made, what) != getattr(here, what):
+            raise AdapterError(
+                f"{name} was trained with {what} {getattr(made, what)}, here "
+                f"{getattr(here, what)}; bring this checkout to where it was trained, or train"
+            )
+
+
+def adapter_version(folder: Path) -> str:
+    """The name that the service gives to an adapter: it hangs on what decides its answers."""
+    return files_hash(folder, WEIGHED)[:12]

@@ -1,0 +1,115 @@
+"""What an adapter is, and how PEFT's adapter_config.json says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Any
+
+from mondrian.core.params import Train
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP}
+PROJECTOR = ("linear_fc1", "linear_fc2")  # of the vision tower's merger
+_LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """rank, alpha and dropout, and where and how the adapter is put.
+
+    targets      projections of the language layers
+    last_layers  only so many, counted from the last; 0 for all
+    projector    the vision tower's merger too
+    rslora       scale by alpha / sqrt(rank) (arXiv:2312.03732) in place of alpha / rank
+    dora         learn the length of each output's weights apart (arXiv:2402.09353)
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = PROJECTIONS["both"]
+    last_layers: int = 0
+    projector: bool = False
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+
+def lora_settings(params: Train) -> LoraSettings:
+    """The adapter that params.yaml asks for."""
+    return LoraSettings(
+        rank=params.lora_r,
+        alpha=params.lora_alpha,
+        dropout=params.lora_dropout,
+        targets=PROJECTIONS[params.targets],
+        last_layers=params.last_layers,
+        projector=params.projector,
+        rslora=params.rslora,
+        dora=params.dora,
+    )
+
+
+def peft_config(settings: LoraSettings, base: str, layers: int) -> dict[str, Any]:
+    """adapter_config.json; `layers` counts those of the base."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": _modules(settings, layers),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "use_dora": settings.dora,
+        "use_rslora": settings.rslora,
+    }
+
+
+def _modules(settings: LoraSettings, layers: int) -> list[str] | str:
+    """Names where names suffice; else a pattern of whole paths, as PEFT matches one."""
+    if not settings.projector and not settings.last_layers:
+        return list(settings.targets)
+    first = layers - (settings.last_layers or layers)
+    numbers = "|".join(str(i) for i in range(first, layers))
+    pattern = rf".*language_model\.layers\.({numbers})\.\w+\.({'|'.join(settings.targets)})"
+    if settings.projector:
+        pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
+    return pattern
+
+
+def settings_of(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraSettings:
+    """The settings of an adapter, told by its config and the names of its weights.
+
+    Raises KeyError, TypeError or ValueError where the config is not one of a LoRA.
+    """
+    rank, alpha = config["r"], float(config["lora_alpha"])
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"peft_type is {config['peft_type']!r}")
+    if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
+        raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
+    if not 0 <= float(config.get("lora_dropout", 0.0)) < 1:
+        raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
+    places = [found for name in names if (found := _LAYER.search(name))]
+    told = {place[2] for place in places}
+    first = min((int(place[1]) for place in places), default=0)
+    return LoraSettings(
+        rank=rank,
+        alpha=alpha,
+        dropout=float(config.get("lora_dropout", 0.0)),
+        targets=tuple(name for name in PROJECTIONS["both"] if name in told),
+        last_layers=layers - first if 0 < first < layers else 0,
+        projector=any(".visual.merger." in name for name in names),
+        rslora=bool(config.get("use_rslora", False)),
+        dora=bool(config.get("use_dora", False)),
+    )

@@ -1,0 +1,96 @@
+"""recipe.json: everything an adapter was made from, so that it is refused where it does not fit."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError, model_validator
+
+from mondrian.core.errors import AdapterError
+from mondrian.core.files import file_hash, files_hash
+from mondrian.core.params import Image, Train
+from mondrian.critique.rows import Row
+from mondrian.critique.schema import DIMENSIONS, explain, schema_hash
+
+RECIPE = "recipe.json"
+CODE = ("core", "critique", "model", "training")  # packages whose code decides an adapter
+PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
+
+
+class BaseId(BaseModel):
+    source: str
+    sha256: str
+
+
+class Recipe(BaseModel):
+    """What evaluate and the service need to know of an adapter; the file holds more."""
+
+    advisor: str
+    base: BaseId
+    prompt_sha256: str
+    train_photo_groups: list[str]
+    train_score_means: dict[str, float]
+
+    @model_validator(mode="after")
+    def _a_mean_each(self) -> Recipe:
+        if set(self.train_score_means) != set(DIMENSIONS):
+            raise ValueError("train_score_means are not of the seven dimensions")
+        return self
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """How an adapter was made.
+
+    Raises AdapterError where the folder is no adapter of this project.
+    """
+    try:
+        return Recipe.model_validate_json((folder / RECIPE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise AdapterError(f"{folder} has no {RECIPE}; train one first: dvc repro") from None
+    except ValidationError as error:
+        raise AdapterError(
+            f"{folder / RECIPE} is damaged ({explain(error)}); train again"
+        ) from None
+
+
+def recipe(
+    source: str, base_hash: str, rows: list[Row], data: Path, image: Image, params: Train
+) -> dict[str, Any]:
+    """The recipe of an adapter; it holds no time, so that equal runs are equal bytes."""
+    return {
+        "advisor": rows[0].id.split("/")[0],
+        "base": {"source": source, "sha256": base_hash},
+        "image": {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels},
+        "prompt_sha256": rows[0].prompt_hash,
+        "schema_sha256": schema_hash(),
+        "data_sha256": file_hash(data),
+        "train_rows": len(rows),
+        "train_photo_groups": sorted({row.photo_group for row in rows}),
+        "train_score_means": score_means(rows),
+        "train": params.model_dump(),
+        "packages": packages(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what decides the bytes of an adapter."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def code_hash(*more: str) -> str:
+    """sha256 over the modules that make an adapter: what was begun by others is not gone on with.
+
+    more  further packages whose modules count
+    """
+    folder = Path(__file__).parent.parent
+    files = (f for package in (*CODE, *more) for f in (folder / package).rglob("*.py"))
+    return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
+
+
+def score_means(rows: list[Row]) -> dict[str, float]:
+    """Mean train score of each dimension: what a predictor says that looks at nothing."""
+    scores = np.array([row.answer().scores() for row in rows])
+    return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))

@@ -1,0 +1,84 @@
+"""Rows as tokens: by a base's own tokenizer, or roughly where none is at hand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from zlib import crc32
+
+from mondrian.core.errors import BaseModelError
+from mondrian.core.params import IMAGE
+from mondrian.critique.prompt import chat_messages
+
+Spans = list[tuple[int, int]]  # characters that each token stands for
+Messages = list[dict[str, str]]
+
+
+class Tokens(Protocol):
+    """What makes tokens of a row."""
+
+    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+        """Tokens of everything before the answer, the photograph's among them."""
+
+    def answer(self, text: str) -> tuple[list[int], Spans]:
+        """Tokens of an answer and of its end, and the characters that each stands for."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A base's own tokenizer and chat template."""
+
+    tokenizer: Any
+    image_id: int
+
+    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            chat_messages(messages), tokenize=False, add_generation_prompt=True
+        )
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ids.count(self.image_id) != 1:
+            raise BaseModelError(
+                f"the prompt has {ids.count(self.image_id)} places for a photograph, not one; see "
+                "personas in params.yaml and the base's chat template"
+            )
+        where = ids.index(self.image_id)
+        return [*ids[:where], *[self.image_id] * image_tokens, *ids[where + 1 :]]
+
+    def answer(self, text: str) -> tuple[list[int], Spans]:
+        whole = text + self.tokenizer.eos_token
+        told = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        return list(told["input_ids"]), list(told["offset_mapping"])
+
+
+class Rough:
+    """A word of up to seven letters, a sign or a line's end is a token: for plans alone."""
+
+    image_id = -1
+    _PIECE = re.compile(r" ?\w{1,7}|[^\w\s]+|\s+")
+
+    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+        told = "".join(f"<|{m['role']}\n{m['content']}|>\n" for m in messages)
+        before, after = told.split(IMAGE)
+        return [*self._ids(before), *[self.image_id] * image_tokens, *self._ids(after + "<|")]
+
+    def answer(self, text: str) -> tuple[list[int], Spans]:
+        spans = [match.span() for match in self._PIECE.finditer(text)]
+        return [*self._ids(text), 0], [*spans, (len(text), len(text))]
+
+    def _ids(self, text: str) -> list[int]:
+        return [crc32(piece.encode()) >> 1 for piece in self._PIECE.findall(text)]
+
+
+def read_tokens(folder: Path | None, image_id: int) -> Exact | Rough:
+    """The tokenizer of a base's folder, or a rough one where it has none."""
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return Rough()
+    from transformers import AutoTokenizer
+
+    try:
+        return Exact(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
+    except Exception as error:  # of other people's code, for whatever is wrong with a file
+        first = " ".join(str(error).split())[:160]
+        raise BaseModelError(f"{folder} has a damaged tokenizer: {first}; copy it again") from None

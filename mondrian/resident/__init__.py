@@ -1,1 +1,0 @@
-"""The model process: one base and its adapters, resident, and nothing else that touches MLX."""

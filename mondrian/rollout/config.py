@@ -1,0 +1,59 @@
+"""rollout.yaml as checked types; every key is explained there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mondrian.core.params import Section, load_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Step(Section):
+    share: Annotated[float, Field(gt=0, le=1)]
+    hours: Annotated[float, Field(ge=0)]
+    jobs: Annotated[int, Field(ge=0)]
+    asks: Literal["guardrails", "not_worse", "better"]
+
+
+class Success(Section):
+    metric: Literal["approval", "acceptance", "correction"]
+    margin: Annotated[float, Field(ge=0)]
+
+
+class Guardrails(Section):
+    compliance: Share
+    latency_p95_seconds: Annotated[float, Field(gt=0)]
+    failures: Share
+    fallbacks: Share
+    thumbs_down: Share
+
+
+class Rollout(Section):
+    control: Literal["previous", "base"]
+    automatic: bool
+    every_seconds: Annotated[float, Field(ge=0.1)]
+    steps: Annotated[list[Step], Field(min_length=1)]
+    success: Success
+    guardrails: Guardrails
+
+    @model_validator(mode="after")
+    def _rising(self) -> Rollout:
+        shares = [step.share for step in self.steps]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"the shares of steps must rise, they are {shares}")
+        if shares[-1] != 1:
+            raise ValueError(f"the last step is of {shares[-1]:g}; it must be of everybody, 1.0")
+        if self.steps[-1].asks != "guardrails":
+            raise ValueError(
+                "the last step has no other arm to compare with; it asks for guardrails alone"
+            )
+        return self
+
+
+def load_rollout(path: Path) -> Rollout:
+    """Read and check rollout.yaml. Raises ParamsError that names every fault at once."""
+    return load_yaml(path, Rollout)

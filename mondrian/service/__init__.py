@@ -1,1 +1,0 @@
-"""The advisor service: HTTP, jobs, A/B and pages. It never imports MLX: mondrian/resident does."""

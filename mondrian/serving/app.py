@@ -1,0 +1,107 @@
+"""The HTTP application: routes, what stands before them, and faults as one kind of answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mondrian import __version__
+from mondrian.serving.http.error_responses import DISK, FAULTS, explained
+from mondrian.serving.http.request_log import RequestLog
+from mondrian.serving.http.security import Guard
+from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
+from mondrian.serving.service import Service
+from mondrian.storage.engine import one_line
+
+STATIC = Path(__file__).parent / "templates" / "static"
+log = logging.getLogger("mondrian.http")
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service, which starts and ends with it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Mondrian advisor service", version=__version__, lifespan=lifespan,
+        docs_url=None, redoc_url=None,
+        description="Critiques of photographs in the manner of an advisor, by a base model or by "
+        "its fine-tuned adapter.",
+    )  # fmt: skip
+    app.state.service = service
+    for routes in (
+        analyze, jobs, stream, pages, rollouts_page, rollouts_api,
+    ):  # fmt: skip
+        app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _explain_faults(app)
+    settings, serve = service.settings, service.params.serve
+    # The last one stands first.
+    app.add_middleware(Unforeseen)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.body_megabytes * 1_000_000)
+    app.add_middleware(
+        Guard, key=settings.api_key, origins=settings.origins,
+        hosts=(*settings.hosts, serve.host), each=serve.requests_per_minute,
+        most=serve.body_megabytes * 1_000_000,
+    )  # fmt: skip
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST", "PUT"],
+            allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
+        )  # fmt: skip
+    app.add_middleware(RequestLog)
+    return app
+
+
+class Unforeseen:
+    """What nobody foresaw is logged with the request's id, and told as an answer like others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except ClientDisconnect:  # the guard's matter
+            raise
+        except Exception:
+            log.exception("unforeseen")
+            if begun or scope["type"] != "http":
+                raise
+            told = {"error": "internal error; its log line has the request's id"}
+            await JSONResponse(told, 500)(scope, receive, send)
+
+
+def _explain_faults(app: FastAPI) -> None:
+    """Every fault that is foreseen is {"error": one line}, counted."""
+
+    async def told(request: Request, error: Exception) -> JSONResponse:
+        status, words, headers = explained(error)
+        if isinstance(error, DISK):
+            log.error("%s: %s", type(error).__name__, one_line(error))
+        service: Service = request.app.state.service
+        service.metrics.refused.labels(str(status)).inc()
+        return JSONResponse({"error": words}, status, headers)
+
+    for kind in FAULTS:
+        app.add_exception_handler(kind, told)

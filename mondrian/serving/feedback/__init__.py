@@ -1,0 +1,1 @@
+"""Ratings and corrections of critiques: schema, form, merge, export."""

@@ -1,0 +1,1 @@
+"""Requests and responses: parsing, uploads, security, errors, logs, pages."""

@@ -1,0 +1,1 @@
+"""Critiques as jobs: admission, the runner, results and how they are shown."""

@@ -1,0 +1,1 @@
+"""The jobs database: its tables, the job queue, and feedback."""

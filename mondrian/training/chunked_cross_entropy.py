@@ -1,0 +1,149 @@
+"""Cross-entropy over lm_head: all positions at once, or chunk by chunk with memory that is bounded.
+
+The chunked one makes the gradient of the hidden states while a chunk's logits are there, so that
+no more than chunk x vocabulary of them exist at a time, and none is computed twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mondrian.model.kernels import ON_GPU, UNIT, exp, to_the
+
+
+@mx.custom_function
+def _cpu_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    highest = logits.max(-1, keepdims=True)
+    total = exp(logits - highest).sum(-1, keepdims=True)
+    taken = mx.take_along_axis(logits, targets[..., None], axis=-1)
+    return (mx.log(total) + highest - taken)[..., 0]
+
+
+@_cpu_cross_entropy.vjp
+def _cpu_cross_entropy_vjp(
+    primals: Any, cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array]:
+    logits, targets = primals
+    places = targets[..., None]
+    taken = mx.take_along_axis(logits, places, axis=-1)
+    share = exp(logits - (output[..., None] + taken))  # softmax
+    at_target = mx.take_along_axis(share, places, axis=-1)
+    share = mx.put_along_axis(share, places, at_target - 1, axis=-1)
+    return share * cotangent[..., None], mx.zeros_like(targets)
+
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
+    """Cross-entropy at each position; logits (..., vocabulary), targets (...)."""
+    if ON_GPU:
+        return nn.losses.cross_entropy(logits, targets)
+    return _cpu_cross_entropy(logits, targets)
+
+
+class Head:
+    """lm_head as it is in the model: tied or not, packed or not."""
+
+    def __init__(self, model: Any) -> None:
+        language = model.language_model
+        tied = language.args.tie_word_embeddings
+        self.layer = language.model.embed_tokens if tied else language.lm_head
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(positions, width) -> (positions, vocabulary), in float32."""
+        return self._times(hidden, transpose=True).astype(mx.float32)
+
+    def back(self, shares: mx.array, dtype: Any) -> mx.array:
+        """(positions, vocabulary) -> (positions, width): the gradient's way back."""
+        return self._times(shares.astype(dtype), transpose=False).astype(mx.float32)
+
+    def rows(self, tokens: mx.array) -> mx.array:
+        """Weights of some tokens, (tokens, width), in float32."""
+        at = self.layer
+        if not self._packed():
+            return at.weight[tokens].astype(mx.float32)
+        weight, scales, biases = (at[name][tokens] for name in ("weight", "scales", "biases"))
+        return mx.dequantize(weight, scales, biases, at.group_size, at.bits).astype(mx.float32)
+
+    def _packed(self) -> bool:
+        return hasattr(self.layer, "bits")
+
+    def _times(self, x: mx.array, transpose: bool) -> mx.array:
+        at = self.layer
+        if not self._packed():
+            return x @ (at.weight.T if transpose else at.weight)
+        return mx.quantized_matmul(
+            x, at.weight, at.scales, at.biases, transpose=transpose,
+            group_size=at.group_size, bits=at.bits,
+        )  # fmt: skip
+
+
+def supervised_loss(
+    head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """Sum of weighted cross-entropy; its gradient is made in the forward pass.
+
+    hidden   (positions, width)   last hidden states where something is supervised
+    targets  (positions,)         the tokens that follow
+    weights  (positions,)         how often each counts
+    chunk    positions whose logits exist at one time
+    """
+
+    @mx.custom_function
+    def both(hidden: mx.array) -> Any:
+        total = mx.array(0.0)
+        gradient: list[mx.array] = []
+        for first in range(0, hidden.shape[0], chunk):
+            part = slice(first, first + chunk)
+            h, target, weight = hidden[part], targets[part], weights[part][:, None]
+            h = _after(h, [*gradient[-1:], total])
+            each, powers, norm = _each(head, h, target)
+            total = total + (each * weight).sum()
+            pull = head.back(powers, h.dtype) / norm - head.rows(target)
+            gradient.append((pull * weight).astype(h.dtype))
+        return total, mx.concatenate(gradient)
+
+    @both.vjp
+    def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
+        return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
+
+    found: Any = both(hidden)
+    loss: mx.array = found[0]
+    return loss
+
+
+def plain_loss(
+    head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """The same without a gradient, as validation wants it: half the work."""
+    total = mx.array(0.0)
+    for first in range(0, hidden.shape[0], chunk):
+        part = slice(first, first + chunk)
+        each, _, _ = _each(head, _after(hidden[part], [total]), targets[part])
+        total = total + (each * weights[part][:, None]).sum()
+    return total
+
+
+def _after(h: mx.array, done: list[mx.array]) -> mx.array:
+    """`h`, but not before what came last is there: MLX would make every chunk's logits at once."""
+    return mx.depends([h], done)[0]
+
+
+def _each(head: Head, h: mx.array, target: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1).
+
+    The logits come to the base whose power is quick, and give their memory to their powers.
+    """
+    told = head.logits(h * UNIT)
+    highest = _blocks(told).max(1).max(-1, keepdims=True)
+    taken = mx.take_along_axis(told, target[:, None], axis=-1)
+    powers = to_the(mx.depends([told], [highest, taken])[0] - highest)
+    norm = _blocks(powers).sum(1).sum(-1, keepdims=True)
+    return mx.log(norm) + (highest - taken) / UNIT, powers, norm
+
+
+def _blocks(x: mx.array) -> mx.array:
+    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle one thrice as fast."""
+    wide = 64 if x.shape[1] % 64 == 0 else 1
+    return x.reshape(x.shape[0], -1, wide)

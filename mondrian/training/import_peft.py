@@ -1,0 +1,125 @@
+"""A PEFT adapter that another trainer made of the prepared rows, into models/ with a recipe.
+
+docs/cluster.md has the commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from safetensors import SafetensorError, safe_open
+
+from mondrian.core.errors import AdapterError, run
+from mondrian.core.files import read_json, whole_folder
+from mondrian.core.params import load_params
+from mondrian.critique.rows import read_rows
+from mondrian.model import adapter, lora, vlm
+from mondrian.model.provenance import RECIPE, recipe
+from mondrian.model.vision_cache import FeatureCache
+from mondrian.training.dataset import examples
+from mondrian.training.save_adapter import check_saved
+from mondrian.training.trainer import LOG
+
+_PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
+_KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
+_OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
+_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
+_PLAIN: dict[str, Any] = {
+    "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None,
+    "layer_replication": None, "lora_bias": False, "alora_invocation_tokens": None,
+    "trainable_token_indices": None, "target_parameters": None, "use_qalora": False,
+    "fan_in_fan_out": False,
+}  # fmt: skip
+
+
+def own_name(name: str) -> str:
+    """PEFT's name as this project and current transformers write it; older ones differ."""
+    found = _KIND.search(name)
+    if not found:
+        return name
+    path = _PREFIX.sub("language_model.", name[: found.start()])
+    path = re.sub(r"^base_model\.model\.(?:model\.)?", "", path)
+    ending = found[1] if found[1] == "lora_magnitude_vector" else f"{found[1]}.weight"
+    return f"base_model.model.model.{path}.{ending}"
+
+
+def read_foreign(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Weights by our names, in float32, and the config.
+
+    Raises AdapterError where the folder is not a plain LoRA of PEFT.
+    """
+    config = read_json(folder / adapter.CONFIG)
+    if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder / adapter.CONFIG} is not PEFT's of a LoRA")
+    changed = config.get("init_lora_weights", True)
+    if changed not in _INITS:
+        raise AdapterError(
+            f"{folder}: init_lora_weights {changed!r} took a part out of the base's weights; make "
+            "a plain LoRA of it first (PEFT: path_initial_model_for_weight_conversion)"
+        )
+    odd = [f"{key}: {config[key]!r}" for key, plain in _PLAIN.items()
+           if config.get(key) not in (plain, None)]  # fmt: skip
+    if odd:
+        raise AdapterError(f"{folder}: cannot take an adapter with {', '.join(odd)}; train without")
+    try:
+        with safe_open(folder / adapter.WEIGHTS, "numpy"):  # a cut file is refused here
+            found: Any = mx.load(str(folder / adapter.WEIGHTS))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:160]
+        raise AdapterError(f"{folder / adapter.WEIGHTS} cannot be read: {first}") from None
+    named = {own_name(name): value.astype(mx.float32) for name, value in found.items()}
+    if len(named) < len(found):
+        raise AdapterError(f"{folder / adapter.WEIGHTS} holds one weight under two names; take one "
+                           "adapter of PEFT alone")  # fmt: skip
+    return named, dict(config)
+
+
+def adopt(args: argparse.Namespace) -> str:
+    """Take the adapter in and prove that it is applied; what to do with it next.
+
+    Raises MondrianError where adapter, base or rows do not go together.
+    """
+    if args.output_dir.resolve() == args.adapter.resolve():
+        raise AdapterError(f"{args.output_dir} is the adapter itself; name another folder")
+    weights, config = read_foreign(args.adapter)
+    params = load_params(args.params)
+    base = vlm.load(args.base or params.base.source)
+    rows, val = read_rows(args.train_data), read_rows(args.val_data)
+    made = recipe(base.source, base.hash, rows, args.train_data, params.image, params.train)
+    made["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
+    count = len(base.model.language_model.model.layers)
+    settings = adapter.read_settings(args.adapter, weights, count)
+    adapter.check_weights(lora.attach(base.model, settings), weights, args.adapter)
+    lora.detach(base.model)
+    cache = FeatureCache(base, args.cache_dir / "features", params.machine.feature_cache_gb, True)
+    canary = examples(base, val[:1], params.train, cache)[0]
+    with whole_folder(args.output_dir, _OWN) as beside:
+        adapter.save(beside, weights, settings, made, count)
+        check_saved(cache, beside, canary)
+    lora.detach(base.model)
+    return f"adopted {len(weights)} tensors of rank {settings.rank} into {args.output_dir}"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Take in a PEFT adapter trained elsewhere.")
+    parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
+    parser.add_argument("--train_data", type=Path, required=True, help="the rows it was trained on")
+    parser.add_argument("--val_data", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--base", help="instead of base.source of params.yaml")
+    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    print(adopt(parse_args()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+"""One training session: what `train` needs from the disk, and what it leaves there.
+
+The checkpoint of adapter NAME lies in <cache>/train/NAME until its adapter is saved; features of
+photographs lie in <cache>/features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mondrian.core.errors import AdapterError, TrainingError
+from mondrian.core.files import file_hash, write_json, write_text
+from mondrian.core.params import Machine, Train
+from mondrian.critique.rows import Row
+from mondrian.model import lora
+from mondrian.model.provenance import code_hash, packages
+from mondrian.model.vision_cache import FeatureCache
+from mondrian.model.vlm import Vlm
+from mondrian.training.checkpoint import Checkpoint
+from mondrian.training.dataset import Example, examples
+from mondrian.training.distributed import World
+from mondrian.training.progress import Run
+from mondrian.training.run_lock import claimed
+from mondrian.training.save_adapter import save
+from mondrian.training.trackers import open_tracker
+from mondrian.training.trainer import Means, train
+from mondrian.training.val_generation import examine
+
+
+@dataclass(frozen=True)
+class Session:
+    """A base, the settings, and where things lie; name is that of the adapter's folder."""
+
+    base: Vlm
+    params: Train
+    machine: Machine
+    world: World
+    cache: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint lies, and the best weights of a run that could not go on."""
+        return self.cache / "train" / self.name
+
+    def run(
+        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
+        output: Path, metrics: Path,
+    ) -> Run:  # fmt: skip
+        """Train an adapter, or go on with it; save it into `output` and its numbers at `metrics`.
+
+        data  files that the checkpoint remembers: one whose bytes differ is refused
+
+        Raises TrainingError where the run could not go on, its best weights saved beside the
+        checkpoint, or where another run trains the same adapter.
+        """
+        kept = self.folder / "checkpoint.safetensors"
+        if self.world.rank > 0:
+            return self._run(rows, val, data, recipe, output, metrics, kept)
+        with claimed(self.folder, [kept, output]):
+            return self._run(rows, val, data, recipe, output, metrics, kept)
+
+    def _run(
+        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
+        output: Path, metrics: Path, kept: Path,
+    ) -> Run:  # fmt: skip
+        limit = self.machine.feature_cache_gb
+        cache = FeatureCache(self.base, self.cache / "features", limit, self.params.projector)
+        photos = [row.images[0] for row in (*rows, *val)]
+        self._look_together(cache, photos)
+        learn = examples(self.base, rows, self.params, cache)
+        held = examples(self.base, val, self.params, cache)
+        seen = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
+        checkpoint = Checkpoint(kept, self._identity(data) | {"photographs": seen})
+        found = self._train(cache, learn, held, checkpoint)
+        try:
+            if self.world.rank == 0:
+                self._save(cache, found, held[0], recipe, output, metrics)
+        except AdapterError as error:  # going on with it would end the same way
+            checkpoint.remove()
+            raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
+        self.world.numbers(0.0)  # the others' copies of the checkpoint outlive the adapter's saving
+        checkpoint.remove()
+        if found.halted:
+            best = found.kept(self.params)
+            raise TrainingError(
+                f"{found.halted}; the weights of epoch {best['epoch']} (val loss "
+                f"{best['val_loss']:.3f}) are in {self.folder / 'best'}"
+            )
+        return found
+
+    def _save(
+        self, cache: FeatureCache, found: Run, canary: Example, recipe: dict[str, Any],
+        output: Path, metrics: Path,
+    ) -> None:  # fmt: skip
+        """The adapter, and unless it is one of a halted run its numbers."""
+        if found.halted:
+            save(cache, found, self.params, canary, recipe, self.folder / "best")
+            return
+        save(cache, found, self.params, canary, recipe, output)
+        for part in ("train_loss", "val_loss"):
+            write_text(metrics.parent / f"{part}.csv", found.curve(part))
+        write_json(metrics, found.metrics(self.params))
+
+    def _look_together(self, cache: FeatureCache, paths: list[str]) -> None:
+        """Each rank runs the tower on its share; the others find it in the folder they share."""
+        if self.world.size > 1:
+            cache.look(paths[self.world.rank :: self.world.size])
+            self.world.numbers(0.0)  # wait for each other
+
+    def _train(
+        self, cache: FeatureCache, learn: list[Example], val: list[Example], kept: Checkpoint
+    ) -> Run:
+        kind = self.machine.tracker if self.world.rank == 0 else "none"
+        tracker = open_tracker(kind, self.folder / kind, self.name)
+        count = self.params.val_generate
+        look = partial(examine, cache, val, count, self.params.max_tokens) if count else None
+        every = self.machine.checkpoint_steps
+        try:
+            return train(
+                cache, learn, val, self.params, Means(kept, every, self.world, tracker, look)
+            )
+        finally:
+            tracker.close()
+            if self.world.rank > 0:
+                lora.detach(self.base.model)
+
+    def _identity(self, data: dict[str, Path]) -> dict[str, Any]:
+        """What a run has to share with one that it goes on with."""
+        return {
+            **{f"train.{name}": value for name, value in self.params.model_dump().items()},
+            **{name: file_hash(path) for name, path in data.items()},
+            "base": self.base.hash,
+            "machine.ranks": self.world.size,
+            "code": code_hash(),
+            **packages(),
+        }

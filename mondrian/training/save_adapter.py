@@ -1,0 +1,57 @@
+"""A trained adapter into its folder: written beside, loaded afresh, proved, and then renamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mondrian.core.errors import AdapterError
+from mondrian.core.files import whole_folder
+from mondrian.core.params import Train
+from mondrian.model import adapter, lora
+from mondrian.model.lora_config import lora_settings
+from mondrian.model.provenance import RECIPE
+from mondrian.model.vision_cache import FeatureCache
+from mondrian.model.vlm import next_logits
+from mondrian.training.dataset import Example
+from mondrian.training.progress import Run
+from mondrian.training.trainer import LOG
+
+OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
+
+
+def save(
+    features: FeatureCache,
+    run: Run,
+    params: Train,
+    canary: Example,
+    recipe: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Save what a run has kept.
+
+    Raises AdapterError where it is not applied once it is loaded again.
+    """
+    layers = len(features.vlm.model.language_model.model.layers)
+    with whole_folder(folder, OWN) as beside:
+        adapter.save(beside, run.weights, lora_settings(params), recipe, layers)
+        (beside / LOG).write_text(run.log_text())
+        try:
+            check_saved(features, beside, canary)
+        except AdapterError as error:
+            raise AdapterError(str(error).replace(str(beside), str(folder))) from None
+
+
+def check_saved(features: FeatureCache, folder: Path, canary: Example) -> None:
+    """Load a saved adapter afresh and prove that it is applied.
+
+    Raises AdapterError where it is not.
+    """
+    vlm, prompt = features.vlm, canary.ids[: canary.start]
+    seen = features.get(canary.photo)
+    lora.detach(vlm.model)
+    vlm.model.eval()
+    plain = next_logits(vlm, prompt, seen)
+    adapter.load(vlm.model, vlm.hash, folder)
+    vlm.model.eval()
+    adapter.prove_applied(next_logits(vlm, prompt, seen), plain, folder)

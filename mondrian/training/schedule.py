@@ -1,0 +1,36 @@
+"""The order in which rows are seen, and who of several ranks sees which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import cos, pi
+from typing import TypeVar
+
+import numpy as np
+
+from mondrian.core.params import Train
+
+Row = TypeVar("Row")
+
+
+def steps_an_epoch(rows: int, params: Train) -> int:
+    """Updates an epoch; every row counts in one, the last may have fewer rows."""
+    return -(-rows // (params.batch_size * params.accumulate))
+
+
+def batches_of(rows: Sequence[Row], params: Train, epoch: int, step: int) -> list[list[Row]]:
+    """The batches of one update, counted from 0 in its epoch; their gradients are added up."""
+    order = np.random.default_rng((params.seed, epoch)).permutation(len(rows))
+    size = params.batch_size * params.accumulate
+    some = [rows[k] for k in order[step * size : (step + 1) * size]]
+    return [some[i : i + params.batch_size] for i in range(0, len(some), params.batch_size)]
+
+
+def rate_at(params: Train, step: int, steps: int) -> float:
+    """Linear warm-up, then train.schedule: half a cosine or a line down to a tenth, or no fall."""
+    warm = max(1, round(params.warmup_share * steps))
+    if step < warm:
+        return params.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    left = {"cosine": 0.5 * (1 + cos(pi * done)), "linear": 1 - done, "constant": 1.0}
+    return params.learning_rate * (0.1 + 0.9 * left[params.schedule])

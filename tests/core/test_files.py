@@ -1,0 +1,136 @@
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mondrian.core.errors import DataError
+from mondrian.core.files import files_hash, read_json, whole_folder, write_json, write_text
+from tests.conftest import ROOT
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    write_json(path, {"linked": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"linked": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert json.loads(path.read_text()) == {"linked": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["counts.json"]
+
+
+def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    with whole_folder(folder, ["*"]) as beside:
+        write_text(beside / "weights", "old")
+    with pytest.raises(FileNotFoundError):  # noqa: PT012
+        with whole_folder(folder, ["*"]) as beside:
+            (beside / "half").write_text("new")
+            (beside / "missing" / "file").touch()
+    assert (folder / "weights").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    for name in ("first", "second"):
+        with whole_folder(folder, ["*"]) as beside:
+            write_text(beside / name, name)
+    assert [p.name for p in folder.iterdir()] == ["second"]
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from mondrian.core.errors import run
+from mondrian.core.files import whole_folder, write_text
+def main():
+    with whole_folder(Path(sys.argv[1]), ["*"]) as beside:
+        write_text(beside / "weights", "x" * 3_000_000)
+run(main)
+"""
+
+
+def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    with whole_folder(folder, ["*"]) as beside:
+        write_text(beside / "weights", "old")
+
+    def fill_up() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    run = subprocess.run(
+        [sys.executable, "-c", WRITE, folder], preexec_fn=fill_up, capture_output=True, text=True,
+        cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"error: File too large: {folder}")
+    assert run.stderr.count("\n") == 1
+    assert (folder / "weights").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_what_is_no_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with pytest.raises(DataError, match="does not exist"):
+        read_json(path)
+    path.write_bytes(b"\xff{")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_json(path)
+
+
+def test_the_hash_of_a_folder_knows_names_and_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("same")
+    first = files_hash(tmp_path, ["a", "b"])
+    assert first == files_hash(tmp_path, ["b", "a"])
+    assert first != files_hash(tmp_path, ["a"])
+    (tmp_path / "b").write_text("other")
+    assert first != files_hash(tmp_path, ["a", "b"])
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name, words in (("mine", "holds 'precious.txt'"), ("file", "is a file")):
+        with pytest.raises(DataError, match=words):
+            with whole_folder(tmp_path / name, ["images", "training_data_*.json"]):
+                pass
+    assert (tmp_path / "mine" / "precious.txt").read_text() == "precious"
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with whole_folder(tmp_path / "link", ["*"]) as beside:
+        (beside / "rows").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "rows").read_text() == "new"
+
+
+def test_a_run_killed_between_its_two_renames_is_mended_by_the_next(tmp_path: Path) -> None:
+    old = tmp_path / ".rows.abc.old"
+    old.mkdir()
+    (old / "a.json").write_text("old")
+    rows = tmp_path / "rows"
+    with whole_folder(rows, ("*.json",)) as beside:
+        assert (rows / "a.json").read_text() == "old"
+        (beside / "a.json").write_text("new")
+    assert (rows / "a.json").read_text() == "new"
+
+
+def test_a_file_of_somebody_else_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rows" / "images").mkdir(parents=True)
+    (tmp_path / "rows" / "images" / "mine.jpg").touch()
+    with (
+        pytest.raises(DataError, match=r"images/mine\.jpg"),
+        whole_folder(tmp_path / "rows", ("images/*.png", "*.json")),
+    ):
+        pass

@@ -1,0 +1,176 @@
+import contextlib
+import io
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mondrian.core.errors import PhotoError
+from mondrian.core.images import MULTIPLE, fit, fit_size, glance, read_photo, small
+
+
+def test_exif_orientation_is_applied_and_exif_is_gone(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}  # GPS
+    path = tmp_path / "turned.jpg"
+    photos[0].transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    upright = read_photo(path)
+    assert upright.size == photos[0].size
+    assert np.abs(np.asarray(upright, int) - np.asarray(photos[0], int)).mean() < 3
+    saved = io.BytesIO()
+    upright.save(saved, "PNG")
+    assert not Image.open(saved).getexif()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and has no such pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(b"\x00")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + end
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (None, "image_missing"), (b"", "image_unreadable"), (b"no picture", "image_unreadable"),
+    (b"<svg xmlns='x'/>", "image_unreadable"), (png_header(30_000, 30_000), "image_too_large"),
+    (png_header(900, 900), "image_unreadable"),
+])  # fmt: skip
+def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PhotoError) as fault:
+        read_photo(path)
+    assert fault.value.reason == reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 700), st.integers(0, 255))
+def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "sample"
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
+    saved = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(saved, "JPEG", exif=exif)
+    content = bytearray(saved.getvalue())
+    content[at % len(content)] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "photo.jpg"
+        path.write_bytes(content)
+        with contextlib.suppress(PhotoError):
+            assert read_photo(path).mode == "RGB"
+            glance(path)
+
+
+def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
+    path = tmp_path / "photo.jpg"
+    photos[0].save(path, "BMP")
+    with pytest.raises(PhotoError, match="none of JPEG"):
+        read_photo(path)
+
+
+def test_sixteen_bits_of_grey_are_seen(tmp_path: Path, photos: list[Image.Image]) -> None:
+    grey = photos[0].convert("L")
+    path = tmp_path / "scan.png"
+    Image.fromarray(np.asarray(grey, np.uint16) * 257).save(path)
+    assert np.abs(np.asarray(read_photo(path).convert("L"), int) - np.asarray(grey, int)).max() <= 1
+
+
+def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
+    for size, reason in (((640, 512), "image_blank"), ((1, 1), "image_too_small")):
+        path = tmp_path / "photo.png"
+        Image.new("RGB", size, (200, 20, 20)).save(path)
+        with pytest.raises(PhotoError) as fault:
+            glance(path)
+        assert fault.value.reason == reason
+
+
+@given(st.integers(64, 9000), st.integers(64, 9000))
+def test_every_size_fits_the_budget_in_multiples(width: int, height: int) -> None:
+    w, h = fit_size(width, height, 4096, 20_480)
+    assert w % MULTIPLE == h % MULTIPLE == 0
+    if max(width, height) < 5 * min(width, height):
+        assert 4096 <= w * h <= 20_480
+
+
+def test_a_fitted_picture_stays_as_it_is(photos: list[Image.Image]) -> None:
+    once = fit(photos[0], 4096, 20_480)
+    assert once.size == (160, 128)
+    assert fit(once, 4096, 20_480).tobytes() == once.tobytes()
+
+
+def test_a_glance_is_what_the_whole_photograph_shows(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large = photos[0].resize((1600, 1280))
+    large.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    size, grey = glance(tmp_path / "a.jpg")
+    assert size == (1280, 1600)  # as stored
+    assert grey.size == (400, 320)  # upright
+    seen, told = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
+    assert np.abs(seen - told).mean() < 2
+
+
+def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Image]) -> None:
+    path = tmp_path / "cut.jpg"
+    photos[0].resize((1600, 1280)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(PhotoError, match="truncated"):
+        glance(path)
+
+
+def test_a_heic_photograph_is_read_without_where_it_was_taken(photos: list[Image.Image]) -> None:
+    path = Path(__file__).parent / "rendered.heic"
+    with Image.open(path) as file:
+        assert file.getexif().get_ifd(0x8825)  # GPS is in it
+    picture = read_photo(path)
+    assert picture.size == (640, 512)
+    assert not picture.getexif()
+    assert not picture.info
+    small = np.asarray(picture.resize((320, 256)), float)
+    assert np.abs(small - np.asarray(photos[0], float)).mean() < 8
+    size, _ = glance(path)
+    assert size == (640, 512)
+
+
+def test_a_damaged_heic_photograph_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "IMG_1.HEIC"
+    whole = (Path(__file__).parent / "rendered.heic").read_bytes()
+    for content in (b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500, whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(PhotoError):
+            glance(path)
+
+
+def test_a_heic_photograph_is_bounded_before_it_is_decoded() -> None:
+    with pytest.raises(PhotoError, match="640x512 pixels declared; most 1,000"):
+        read_photo(Path(__file__).parent / "rendered.heic", 1000)
+
+
+def test_a_small_picture_for_a_page_has_no_metadata(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
+    photos[0].save(tmp_path / "a.jpg", exif=exif, comment=b"secret")
+    saved = io.BytesIO()
+    picture = small(tmp_path / "a.jpg", 120)
+    picture.save(saved, "JPEG")
+    assert max(picture.size) == 120
+    assert not Image.open(saved).getexif()
+    assert b"secret" not in saved.getvalue()

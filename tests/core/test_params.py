@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mondrian.core.errors import ParamsError
+from mondrian.core.params import load_params
+from tests.conftest import ROOT
+
+SHIPPED = (ROOT / "params.yaml").read_text()
+
+
+def faults(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as fault:
+        load_params(path)
+    return str(fault.value)
+
+
+def test_the_shipped_file_is_valid() -> None:
+    assert load_params(ROOT / "params.yaml").train.lora_r == 16
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    text = SHIPPED.replace("lora_r: 16", "lora_r: 0").replace("epochs:", "epoch:")
+    told = faults(tmp_path, text)
+    assert "3 problems" in told
+    assert "train.lora_r is 0" in told
+    assert "train.epoch is not a parameter; did you mean epochs?" in told
+    assert "train.epochs is missing" in told
+
+
+def test_an_exponent_without_a_point_is_a_number_as_dvc_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for told, value in (("2e-4", 2e-4), ("5e-05", 5e-5), ("1E+1", 10.0)):
+        path.write_text(SHIPPED.replace("weight_decay: 0.0", f"weight_decay: {told}"))
+        assert load_params(path).train.weight_decay == value
+    assert "experiment is" in faults(
+        tmp_path, SHIPPED.replace('experiment: "1"', "experiment: 1e3")
+    )
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "train: [", "\x00", "advisors: []\n"])
+def test_a_broken_file_is_one_error(tmp_path: Path, text: str) -> None:
+    assert "params.yaml" in faults(tmp_path, text)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="run from the project's folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_advisor_without_a_text_is_named(tmp_path: Path) -> None:
+    text = SHIPPED.replace("advisors: [ansel, okeefe]", "advisors: [ansel, weston]")
+    assert "personas has no text for 'weston'" in faults(tmp_path, text)
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("[ansel, okeefe]", "['../x']", "advisors.0 is '../x'"),
+    ("[ansel, okeefe]", "[ansel, ansel]", "names one twice"),
+    ("clip_norm: 1.0", "clip_norm: .inf", "train.clip_norm is inf"),
+    ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
+    ("You are Ansel Adams.", "You are <image>.", "holds <image>"),
+    ("clip_norm: 1.0", "clip_norm: " + "x" * 9_999, "train.clip_norm is 'xxx"),
+    ("clip_norm: 1.0", "clip_norm: 2024-13-45", "is not YAML"),
+])  # fmt: skip
+def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in SHIPPED
+    told = faults(tmp_path, SHIPPED.replace(old, new))
+    assert words in told
+    assert len(told) < 1000
+
+
+def test_every_value_is_explained() -> None:
+    sections = [line.split(":")[0] for line in SHIPPED.splitlines() if line[:1].isalpha()]
+    assert sections == list(yaml.safe_load(SHIPPED))
+    before, _, rest = SHIPPED.partition("\nprofiles:")  # names and prose for people need no comment
+    counted = before + rest[rest.index("\napplication:") :]
+    values = [line for line in counted.splitlines() if line.startswith("  ") and ":" in line]
+    values = [line for line in values if not line.lstrip().startswith("#")]
+    bare = [
+        line
+        for line in values
+        if "#" not in line and not line.startswith(("  ansel:", "  okeefe:", "  db_path:"))
+    ]
+    assert len(values) > 25
+    assert not bare

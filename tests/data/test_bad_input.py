@@ -1,0 +1,112 @@
+"""Everything bad at once in one database: each record has its reason and its clear line."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mondrian.critique.schema import canonical
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.writing_style import write
+from tests.conftest import one_clear_line, stage
+from tests.core.test_images import png_header
+
+MakeDb = Callable[..., Path]
+
+
+def bad_photographs(source: Path, photos: list[Image.Image]) -> dict[str, str]:
+    """Files that cannot be used, and the reason of each."""
+    photos[0].save(source / "cut.jpg")
+    (source / "cut.jpg").write_bytes((source / "cut.jpg").read_bytes()[:-3000])
+    (source / "bomb.png").write_bytes(png_header(30_000, 30_000))
+    (source / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500)
+    Image.new("RGB", (300, 300), "red").save(source / "red.png")
+    photos[1].save(source / "new\nline.jpg")
+    return {
+        "cut.jpg": "image_unreadable", "bomb.png": "image_too_large",
+        "phone.heic": "image_unreadable", "red.png": "image_blank",
+        "a\nmissing.jpg": "image_missing", "new\nline.jpg": "",
+    }  # fmt: skip
+
+
+def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
+    make_db: MakeDb, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    wanted = bad_photographs(tmp_path / "source", photos)
+    photos[2].save(tmp_path / "source" / "good.jpg")
+    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(20)]
+    rows = [
+        {"id": name, "filename": name, "analysis_markdown": texts[i]}
+        for i, name in enumerate(wanted)
+    ]
+    path = make_db(*rows, {"id": "good", "filename": "good.jpg", "analysis_markdown": texts[15]})
+    insert = "INSERT INTO jobs (id, filename, advisor, status, analysis_markdown) VALUES "
+    with closing(sqlite3.connect(path)) as connection:
+        spoilt = texts[16].encode().replace(b"the", b"\xff\xfe", 1)
+        blob = "('bytes', 'good.jpg', 'ansel', 'done', CAST(? AS TEXT))"
+        connection.execute(insert + blob, [spoilt])
+        long = "('long', 'good.jpg', 'ansel', 'done', hex(zeroblob(100000000)))"  # 200 MB
+        connection.execute(insert + long)
+        connection.commit()
+    before = path.stat()
+    run = stage("link", "--db_path", path, "--advisor", "ansel", "--output_dir", tmp_path / "out",
+                "--cache_dir", tmp_path / "cache")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
+    found = {r["job_id"]: r["reason"] for r in manifest["rejected"]}
+    wanted |= {"bytes": "not_utf8", "long": "too_long"}
+    assert found == {name: reason for name, reason in wanted.items() if reason}
+    assert {r["job_id"] for r in manifest["records"]} == {"good", "new\nline.jpg"}
+    told = {r["job_id"]: r["detail"] for r in manifest["rejected"]}
+    assert told["long"] == "analysis_markdown has 200,000,000 characters; most 1,000,000"
+    assert "30000x30000" in told["bomb.png"]
+    assert "HEIF" in told["phone.heic"]
+    assert "truncated" in told["cut.jpg"]
+    for reason in found.values():
+        assert f"{reason} {list(found.values()).count(reason)}" in run.stdout
+    assert sorted(p.name for p in path.parent.iterdir() if p.is_file()) == [path.name]
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_what_leaves_nothing_says_which_switch_keeps_what_and_its_cost(
+    make_db: MakeDb, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    for i, photo in enumerate(photos):
+        photo.save(tmp_path / "source" / f"{i}.jpg")
+    text = canonical(write("ansel", draw_scene(5, 1)))
+    rows = [{"filename": f"{i}.jpg", "analysis_markdown": text} for i in range(4)]
+    other = canonical(write("ansel", draw_scene(5, 2)))
+    path = make_db(*rows, {"filename": "5.jpg", "analysis_markdown": other, "mode": "lora"})
+    args = ("--db_path", path, "--advisor", "ansel", "--output_dir", tmp_path / "out")
+    one_clear_line(
+        stage("link", *args, "--cache_dir", tmp_path / "cache"),
+        "none of 5 finished jobs of 'ansel' gives a pair (shared_text 4, made_by_adapter 1)",
+        "link.shared_text: keep in params.yaml gives up to 4: a text about other photographs",
+        "link.made_by_adapter: keep in params.yaml gives up to 1: the adapter learns from an adapt",
+    )
+
+
+@pytest.mark.parametrize("name", ["critiques.jsonl", "critiques.csv"])
+def test_a_folder_with_a_list_is_linked(
+    photos: list[Image.Image], tmp_path: Path, name: str
+) -> None:
+    for i, photo in enumerate(photos[:3]):
+        photo.save(tmp_path / f"{i}.jpg")
+    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(3)]
+    if name.endswith(".jsonl"):
+        lines = [json.dumps({"photo": f"{i}.jpg", "text": t}) for i, t in enumerate(texts)]
+    else:
+        quoted = [text.replace('"', '""') for text in texts]
+        lines = ["photo,critique", *(f'{i}.jpg,"{text}"' for i, text in enumerate(quoted))]
+    (tmp_path / name).write_text("\n".join([*lines, "torn"]) + "\n")
+    run = stage("link", "--db_path", tmp_path, "--advisor", "ansel", "--output_dir",
+                tmp_path / "out", "--cache_dir", tmp_path / "cache")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "4 finished jobs → 3 pairs of 3 photos; 1 left out" in run.stdout

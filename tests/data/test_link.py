@@ -1,0 +1,256 @@
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mondrian.core.errors import DataError
+from mondrian.core.params import Params
+from mondrian.critique.schema import Critique, canonical
+from mondrian.data.critique_lookup import Folders
+from mondrian.data.link import MANIFEST, Desk, link, summary
+from mondrian.data.manifest import Manifest, Record
+from mondrian.sample.application import CLEAN
+from mondrian.sample.corruptions import (
+    EXAMPLE_OVERALL,
+    EXAMPLE_SCORES,
+    example_prompt,
+    html_cards,
+    with_scores,
+)
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.writing_style import write
+
+MakeDb = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What link wrote, read back whole."""
+
+    counts: dict[str, Any]
+    records: list[Record]
+    left_out: list[Record]
+    reasons: dict[str, str]
+
+
+def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -> Linked:
+    beside = path.parent
+    folder = rules.pop("source", beside / "source")
+    folders = Folders(folder, beside / "analysis_md", beside / "analysis")
+    desk = Desk(advisor, folders, params.link.model_copy(update=rules))
+    with TemporaryDirectory() as made:
+        counts = link(path, desk, params.image, Path(made, "cache"), Path(made))
+        found = Manifest(Path(made, MANIFEST))
+        assert found.counts.model_dump(mode="json") == counts
+        assert counts["linked"] + sum(counts["rejected"].values()) == counts["finished"]
+        return Linked(
+            counts,
+            list(found.records()),
+            list(found.left_out()),
+            {r.job_id: str(r.reason) for r in found.rejected()},
+        )
+
+
+@pytest.fixture
+def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for i, photo in enumerate(photos):
+        photo.save(folder / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("advisor", list(CLEAN))
+def test_the_truth_of_the_sample_is_met_exactly(
+    application: Path, params: Params, advisor: str
+) -> None:
+    truth = json.loads((application / "truth.json").read_text())["jobs"][advisor]
+    found = run_link(application / "mondrian.db", params, advisor)
+    told = found.reasons | {r.job_id: "linked" for r in found.records}
+    assert told == truth
+    assert len(found.records) > 100
+    assert found.counts["finished"] == len(truth)
+
+
+def test_every_finished_job_is_counted_once(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(critique)
+    path = make_db(
+        {"filename": "0.jpg", "analysis_markdown": text},
+        {"filename": "1.jpg", "analysis_markdown": ""},
+        {"filename": "missing.jpg", "analysis_markdown": text},
+        {"filename": "2.jpg", "analysis_markdown": text, "status": "queued"},
+        {"filename": "3.jpg", "analysis_markdown": text, "advisor": "okeefe"},
+    )
+    found = run_link(path, params)
+    assert [found.counts[key] for key in ("jobs", "finished", "linked")] == [4, 3, 1]
+    assert found.reasons == {"job-1": "no_text", "job-2": "image_missing"}
+    assert "3 finished jobs → 1 pairs of 1 photos; 2 left out" in summary("ansel", found.counts)
+
+
+@pytest.mark.parametrize("stored", [
+    "0.jpg", "source/0.jpg", "/Users/me/0.jpg", "C:\\photos\\0.jpg", "../../source/0.jpg",
+    "uploads/0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_0.jpg",
+])  # fmt: skip
+def test_a_photograph_is_found_by_its_name_alone(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, stored: str
+) -> None:
+    path = make_db({"filename": stored, "analysis_markdown": canonical(critique)})
+    assert Path(run_link(path, params).records[0].photo.path) == source / "0.jpg"
+
+
+def test_nothing_outside_the_source_folder_is_read(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, tmp_path: Path
+) -> None:
+    (source / "0.jpg").rename(tmp_path / "secret.jpg")
+    (source / "link.jpg").symlink_to("../secret.jpg")
+    text = canonical(critique)
+    names = [
+        "../secret.jpg",
+        "a" * 300,
+        "\x00",
+        str(tmp_path / "secret.jpg"),
+        "link.jpg",
+        "",
+        "..",
+        "a\nb.jpg",
+        "1.jpg",
+    ]
+    path = make_db(*({"filename": name, "analysis_markdown": text} for name in names))
+    found = run_link(path, params)
+    assert [r.photo.path for r in found.records] == [str(source / "1.jpg")]
+    assert found.reasons["job-4"] == "image_outside_source"
+
+
+def test_template_scores_are_left_out_unless_kept(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
+    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": example_prompt()}
+    path = make_db(row)
+    with pytest.raises(DataError, match="link.template_scores: keep"):
+        run_link(path, params)
+    kept = run_link(path, params, template_scores="keep").records[0]
+    assert kept.suspicions == ("template_scores",)
+
+
+def test_one_text_for_different_photographs_is_left_out(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    shared, own = canonical(critique), canonical(write("ansel", draw_scene(5, 2)))
+    texts = {"0.jpg": shared, "1.jpg": shared, "2.jpg": own}
+    path = make_db(*({"filename": n, "analysis_markdown": t} for n, t in texts.items()))
+    assert run_link(path, params).reasons == {"job-0": "shared_text", "job-1": "shared_text"}
+    assert len(run_link(path, params, shared_text="keep").records) == 3
+
+
+def test_a_copy_with_the_same_text_is_a_duplicate(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, photos: list[Image.Image]
+) -> None:
+    photos[0].save(source / "again.jpg", quality=50)
+    text = canonical(critique)
+    path = make_db(*({"filename": n, "analysis_markdown": text} for n in ("0.jpg", "again.jpg")))
+    assert run_link(path, params).reasons == {"job-1": "duplicate"}
+
+
+def test_many_unlike_critiques_of_one_photograph_are_left_out(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(5)]
+    rows = [{"filename": "0.jpg", "analysis_markdown": text} for text in texts[:4]]
+    path = make_db(*rows, {"filename": "1.jpg", "analysis_markdown": texts[4]})
+    assert set(run_link(path, params).reasons.values()) == {"wrong_picture"}
+
+
+def test_an_unknown_advisor_is_told_who_there_is(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    path = make_db({"advisor": "okeefe, weston"})
+    with pytest.raises(
+        DataError, match="no finished job of advisor 'ansel'; its other advisors are okeefe"
+    ):
+        run_link(path, params)
+
+
+def test_an_empty_answer_does_not_hide_the_text_that_is_there(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    text = canonical(critique)
+    answers = [{"ansel": {"response": ""}}, {"ansel": "  "}, {"response": " "}, {"ansel": None}]
+    rows = [
+        {"filename": f"{i}.jpg", "llm_outputs": json.dumps(a), "analysis_markdown":
+         canonical(write("ansel", draw_scene(6, i)))} for i, a in enumerate(answers)
+    ]  # fmt: skip
+    rows.append({"filename": "4.jpg", "llm_outputs": json.dumps({"ansel": {"response": text}})})
+    assert len(run_link(make_db(*rows), params).records) == 5
+
+
+def test_the_page_of_another_advisor_is_not_taken(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    page = html_cards(critique)
+    pages = [page.replace('"sample"', f'"{name}"') for name in ("okeefe", "ansel", "Ansel Adams")]
+    rows = [
+        {"filename": f"{i}.jpg", "analysis_markdown": p.replace("Leave", f"Leave {i}")}
+        for i, p in enumerate(pages)
+    ]
+    found = run_link(make_db(*rows), params, shared_text="keep")
+    assert found.reasons == {"job-0": "advisor_absent"}
+
+
+def test_half_an_emoji_and_names_of_other_encodings_end_no_run(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    odd = canonical(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
+    (source / "caf\udce9.jpg").write_bytes((source / "1.jpg").read_bytes())
+    other = canonical(write("ansel", draw_scene(6, 1)))
+    path = source.parent / "critiques.jsonl"
+    entries = [{"photo": "0.jpg", "critique": odd}, {"photo": "caf\udce9.jpg", "critique": other}]
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    found = run_link(path, params, source=source)
+    assert [r.photo.path for r in found.records] == [str(source / "0.jpg")]
+    assert list(found.reasons.values()) == ["image_missing"]
+
+
+def test_a_scratch_disk_without_room_is_one_clear_line(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    path = make_db({"filename": "0.jpg", "analysis_markdown": canonical(critique)})
+    for step in ("executescript", "executemany", "execute"):
+        with monkeypatch.context() as patch:
+            full = SimpleNamespace(connect=lambda *a, s=step, **k: Full(s), Error=sqlite3.Error)
+            patch.setattr("mondrian.data.link_store.sqlite3", full)
+            with pytest.raises(DataError, match="make room there, or set TMPDIR"):
+                run_link(path, params)
+
+
+class Full(sqlite3.Connection):
+    """A scratch database whose disk is full when a certain method is called."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(":memory:", isolation_level=None)
+        self.step = step
+
+    def executescript(self, *told: Any) -> Any:
+        return self._unless("executescript", *told)
+
+    def executemany(self, *told: Any) -> Any:
+        return self._unless("executemany", *told)
+
+    def execute(self, *told: Any) -> Any:
+        return self._unless("execute", *told)
+
+    def _unless(self, step: str, *told: Any) -> Any:
+        if step == self.step:
+            raise sqlite3.OperationalError("database or disk is full")
+        return getattr(super(), step)(*told)

@@ -1,0 +1,142 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mondrian.core.errors import DataError
+from mondrian.critique.parser import Recovered, recover
+from mondrian.critique.schema import DIMENSIONS, Critique, canonical
+from mondrian.data.jobs import Job
+from mondrian.data.list_source import PCCD_SCORED, open_list
+from mondrian.data.sources import locate, photographs
+
+
+def jobs(path: Path, advisor: str = "ansel") -> list[Job]:
+    with open_list(path) as found:
+        return list(found.finished(advisor))
+
+
+def lines(path: Path, *entries: Any) -> Path:
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    return path
+
+
+def test_a_line_holds_its_critique_in_any_of_three_ways(tmp_path: Path, critique: Critique) -> None:
+    value = json.loads(canonical(critique))
+    path = lines(
+        tmp_path / "critiques.jsonl",
+        {"photo": "a.jpg", "critique": value, "id": 7, "created_at": "2026-01-01"},
+        {"image": "b.jpg", "text": canonical(critique), "advisor": "okeefe, ansel"},
+        {"file": "c.jpg", **value},
+        {"photo": "d.jpg", "critique": value, "advisor": "okeefe"},
+    )
+    found = jobs(path)
+    assert [job.filename for job in found] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [job.id for job in found] == ["7", "line-000002", "line-000003"]
+    read = [recover(job.text) for job in found]
+    assert all(isinstance(one, Recovered) and one.critique == critique for one in read)
+    with open_list(path) as listed:
+        assert listed.by_advisor() == {"all": 2, "okeefe, ansel": 1, "okeefe": 1}
+
+
+one_line = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"))
+
+
+@given(st.lists(st.one_of(one_line, st.just("{}")), max_size=8))
+def test_any_line_is_a_job(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("list") / "a.jsonl"
+    path.write_text("\n".join(texts), encoding="utf-8", newline="\n")
+    assert len(jobs(path)) == sum(bool(text.lstrip("\ufeff").strip()) for text in texts)
+
+
+def test_a_line_beyond_reading_is_passed_over_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("x" * 3_000_000 + "\n" + json.dumps({"photo": "a.jpg"}) + "\n")
+    long, short = jobs(path)
+    assert long.too_long == "line 1 has 3,000,001 characters; most 1,000,000"
+    assert (short.id, short.filename) == ("line-000002", "a.jpg")
+
+
+def test_a_table_holds_its_critique_in_one_column_or_in_many(
+    tmp_path: Path, critique: Critique
+) -> None:
+    flat = {"Photo": "b.jpg", "image_description": critique.image_description}
+    for dimension in critique.dimensions:
+        start = dimension.name.lower().replace(" & ", "_").replace(" ", "_")
+        for key in ("score", "comment", "recommendation"):
+            flat[f"{start}_{key}"] = str(getattr(dimension, key))
+    flat["overall_score"] = str(critique.overall_score)
+    flat["key_strengths"] = "; ".join(critique.key_strengths)
+    flat["priority_improvements"] = "\n".join(critique.priority_improvements)
+    flat["technical_notes"] = critique.technical_notes
+    with (tmp_path / "critiques.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["critique", *flat])
+        table.writeheader()
+        table.writerow({"Photo": "a.jpg", "critique": canonical(critique)})
+        table.writerow(flat)
+    for job, name in zip(jobs(tmp_path / "critiques.csv"), ("a.jpg", "b.jpg"), strict=True):
+        found = recover(job.text)
+        assert isinstance(found, Recovered), found
+        assert (job.filename, found.critique) == (name, critique)
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
+    ("a.csv", b"", "it has nothing"),
+    ("a.csv", b'photo,critique\n"a', "is it a CSV"),
+    ("a.csv", b"photo;critique\na;b\n", "columns are divided by commas"),
+    ("a.csv", b"photo,composition_score,light_score\na,1,2\n", "no column composition_comment, "),
+    ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
+    ("guru.json", b"{}", "not a PCCD list"), ("guru.json", b"[{}]", "not a PCCD list"),
+    ("guru.json", b"[", "not JSON"),
+])  # fmt: skip
+def test_what_is_no_list_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        jobs(tmp_path / name)
+
+
+def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Path) -> None:
+    entry = {aspect: f"On {aspect}. Try more." for aspect in PCCD_SCORED}
+    entry |= {"title": "a.jpg", "description": "A tree."}
+    scores = ["5", "6", "7", "8", "9", "4", "3"]
+    short = entry | {"focus": "Sharp."}
+    unrated = entry | {"score": [None, *scores[1:]]}
+    path = tmp_path / "guru.json"
+    path.write_text(json.dumps([entry | {"score": scores}, short | {"score": scores}, unrated]))
+    first, *others = jobs(path)
+    found = recover(first.text)
+    assert isinstance(found, Recovered)
+    assert (first.id, first.filename) == ("entry-000001", "a.jpg")
+    assert found.critique.scores() == (7, 8, 3, 4, 9, 6, 5)
+    assert found.critique.dimensions[0].comment == "On composition."
+    assert {d.recommendation for d in found.critique.dimensions} == {"Try more."}
+    assert [d.name for d in found.critique.dimensions] == list(DIMENSIONS)
+    assert [str(getattr(recover(job.text), "reason", "")) for job in others] == [
+        "dimensions_incomplete",
+        "unscored",
+    ]
+
+
+def test_a_folder_leads_to_its_list_and_photographs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"folder without critiques.jsonl, .*such as .*mondrian.db"):
+        locate(tmp_path)
+    (tmp_path / "critiques.csv").touch()
+    assert locate(tmp_path) == tmp_path / "critiques.csv"
+    assert photographs(tmp_path / "critiques.csv") == tmp_path
+    assert photographs(tmp_path / "guru.json") == tmp_path / "images" / "full"
+    assert photographs(tmp_path / "mondrian.db") == tmp_path / "source"
+
+
+def test_odd_values_of_a_line_are_no_fault(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", {"photo": "a.jpg", "advisor": ["okeefe", "ansel"]})
+    with path.open("a") as file:
+        file.write('{"photo": "b.jpg", "created_at": 1' + "0" * 400 + "}\n")
+        file.write('{"photo": "c.jpg", "critique": ' + "[" * 950 + "]" * 950 + "}\n")
+    found = jobs(path)
+    assert len(found) == 3
+    assert [job.filename for job in found[:2]] == ["a.jpg", "b.jpg"]

@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from mondrian.core.errors import AdapterError
+from mondrian.core.images import fit
+from mondrian.critique.prompt import row_messages
+from mondrian.critique.schema import DIMENSIONS
+from mondrian.model import adapter, lora
+from mondrian.model.language import Features
+from mondrian.model.lora_config import LoraSettings
+from mondrian.model.provenance import RECIPE
+from mondrian.model.vlm import encode, next_logits, prompt_ids
+
+SETTINGS = LoraSettings(rank=4, alpha=8)
+
+
+@pytest.fixture
+def canary(plain: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
+    seen = encode(plain, fit(photos[0], 4096, 20_480))
+    return prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
+
+
+@pytest.fixture
+def folder(plain: Any, tmp_path: Path) -> Path:
+    """An adapter with random weights, saved and detached."""
+    layers = lora.attach(plain.model, SETTINGS, mx.random.key(1))
+    for i, layer in enumerate(layers.values()):
+        layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
+    recipe = {
+        "advisor": "ansel",
+        "base": {"source": plain.source, "sha256": plain.hash},
+        "prompt_sha256": "",
+        "train_photo_groups": [],
+        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+    }
+    path = tmp_path / "adapter"
+    path.mkdir()
+    adapter.save(path, lora.tensors(layers), SETTINGS, recipe, 4)
+    lora.detach(plain.model)
+    return path
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    weights = load_file(folder / adapter.WEIGHTS)
+    change(weights)
+    save_file(weights, folder / adapter.WEIGHTS)
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
+    plain: Any, folder: Path, canary: tuple[list[int], Features]
+) -> None:
+    before = next_logits(plain, *canary)
+    lora.attach(plain.model, SETTINGS, mx.random.key(0))
+    assert mx.array_equal(next_logits(plain, *canary), before)
+    lora.detach(plain.model)
+    adapter.load(plain.model, plain.hash, folder)
+    assert not mx.array_equal(next_logits(plain, *canary), before)
+    lora.detach(plain.model)
+    assert mx.array_equal(next_logits(plain, *canary), before)
+
+
+def test_the_adapter_is_the_formula(plain: Any) -> None:
+    linear = nn.Linear(6, 5, bias=False)
+    layer = lora.LoraLinear(linear, SETTINGS, mx.random.key(0))
+    layer.lora_b = mx.random.normal((4, 5))
+    x = mx.random.normal((3, 6))
+    full = linear.weight.T + 2.0 * layer.lora_a @ layer.lora_b
+    assert np.allclose(np.array(layer(x)), np.array(x @ full), atol=1e-5)
+
+
+def test_an_adapter_goes_on_a_packed_base(plain: Any) -> None:
+    packed = nn.QuantizedLinear.from_linear(nn.Linear(128, 64, bias=False), bits=4)
+    assert lora.linear_shape(packed) == (64, 128)
+    assert lora.LoraLinear(packed, SETTINGS, None)(mx.ones((2, 128))).shape == (2, 64)
+
+
+def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
+    config = json.loads((folder / adapter.CONFIG).read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
+    weights = load_file(folder / adapter.WEIGHTS)
+    text = plain.model.config.text_config
+    assert len(weights) == 2 * 7 * text.num_hidden_layers
+    name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_{}.weight"
+    assert weights[name.format("A")].shape == (4, text.hidden_size)
+    assert weights[name.format("B")].shape == (text.intermediate_size, 4)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda w: w.pop(next(iter(w))), "is missing"),
+    (lambda w: w.update(other=np.zeros(3, np.float32)), "other has no place in this base"),
+    (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "here"),
+    (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
+    (lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}), "every lora_B is zero"),
+])  # fmt: skip
+def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
+    plain: Any, folder: Path, canary: tuple[list[int], Features], change: Any, words: str
+) -> None:
+    before = next_logits(plain, *canary)
+    rewrite(folder, change)
+    with pytest.raises(AdapterError, match=words):
+        adapter.load(plain.model, plain.hash, folder)
+    assert mx.array_equal(next_logits(plain, *canary), before)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_a_cut_file_is_refused(plain: Any, folder: Path, keep: int) -> None:
+    path = folder / adapter.WEIGHTS
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(AdapterError, match="cannot be read"):
+        adapter.load(plain.model, plain.hash, folder)
+
+
+def test_another_base_is_refused_by_name(plain: Any, folder: Path) -> None:
+    with pytest.raises(AdapterError, match=r"was trained on .*mondrian-tiny .sha256 .*not on this"):
+        adapter.load(plain.model, "0" * 64, folder)
+
+
+def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"has no recipe.json"):
+        adapter.load(plain.model, plain.hash, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [
+    (RECIPE, "{", "is damaged"), (RECIPE, "[]", "is damaged"), (RECIPE, '{"base": "x"}', "damaged"),
+    (adapter.CONFIG, "{}", "is damaged"),
+    (adapter.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+    (adapter.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+])  # fmt: skip
+def test_a_damaged_description_says_so(
+    plain: Any, folder: Path, name: str, text: str, words: str
+) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(AdapterError, match=words):
+        adapter.load(plain.model, plain.hash, folder)
+
+
+def test_an_adapter_that_does_nothing_is_caught() -> None:
+    logits = mx.array([1.0, 2.0])
+    adapter.prove_applied(logits, logits + 1e-6, Path("adapter"))
+    with pytest.raises(AdapterError, match="changes nothing"):
+        adapter.prove_applied(logits, logits, Path("adapter"))

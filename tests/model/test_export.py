@@ -1,0 +1,133 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from mondrian.core.errors import AdapterError
+from mondrian.core.images import fit
+from mondrian.critique.prompt import row_messages
+from mondrian.critique.schema import DIMENSIONS
+from mondrian.model import adapter, lora, vlm
+from mondrian.model.export import export, merge, mlx_name
+from mondrian.model.lora_config import LoraSettings
+from tests.conftest import ROOT
+
+TINY = "models/base/mondrian-tiny"
+
+
+@pytest.fixture
+def canary(plain: Any, photos: list[Image.Image]) -> Any:
+    seen = vlm.encode(plain, fit(photos[0], 4096, 20_480), raw=True)
+    return vlm.prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
+
+
+def saved(plain: Any, folder: Path, settings: LoraSettings) -> Path:
+    """An adapter with random weights, in its folder; it is detached again."""
+    layers = lora.attach(plain.model, settings, mx.random.key(1))
+    for i, layer in enumerate(layers.values()):
+        layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
+        if settings.dora:
+            layer.magnitude = layer.magnitude * 1.1
+    recipe = {
+        "advisor": "ansel", "base": {"source": plain.source, "sha256": plain.hash},
+        "prompt_sha256": "", "train_photo_groups": [],
+        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+    }  # fmt: skip
+    folder.mkdir()
+    adapter.save(folder, lora.tensors(layers), settings, recipe, 4)
+    lora.detach(plain.model)
+    return folder
+
+
+def with_adapter(plain: Any, folder: Path, canary: Any) -> Any:
+    adapter.load(plain.model, plain.hash, folder)
+    found = np.array(vlm.next_logits(plain, *canary))
+    lora.detach(plain.model)
+    return found
+
+
+@pytest.mark.parametrize("settings", [
+    LoraSettings(4, 8), LoraSettings(4, 8, rslora=True), LoraSettings(4, 8, last_layers=2),
+    LoraSettings(4, 8, dora=True), LoraSettings(4, 8, projector=True),
+], ids=["plain", "rslora", "last_layers", "dora", "projector"])  # fmt: skip
+def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
+    plain: Any, canary: Any, tmp_path: Path, settings: LoraSettings
+) -> None:
+    from mlx_vlm.trainer.peft import load_adapters
+
+    folder = saved(plain, tmp_path / "own", settings)
+    ours = with_adapter(plain, folder, canary)
+    export(folder, tmp_path / "mlx", "mlx")
+    fresh = vlm.load(TINY)
+    base = np.array(vlm.next_logits(fresh, *canary))
+    load_adapters(fresh.model, tmp_path / "mlx")
+    fresh.model.eval()
+    theirs = np.array(vlm.next_logits(fresh, *canary))
+    assert np.abs(theirs - base).max() > 0.05
+    assert np.abs(theirs - ours).max() < 1e-4
+    assert (tmp_path / "mlx" / "recipe.json").exists()
+
+
+@pytest.mark.parametrize("settings", [LoraSettings(4, 8), LoraSettings(4, 8, dora=True)])
+def test_a_merged_base_answers_as_base_and_adapter(
+    plain: Any, canary: Any, tmp_path: Path, settings: LoraSettings
+) -> None:
+    base = np.array(vlm.next_logits(plain, *canary))
+    folder = saved(plain, tmp_path / "own", settings)
+    ours = with_adapter(plain, folder, canary)
+    merge(TINY, folder, tmp_path / "merged")
+    theirs = np.array(vlm.next_logits(vlm.load(str(tmp_path / "merged")), *canary))
+    rounding = 0.02  # the base is stored in float16
+    assert np.abs(ours - base).max() > 20 * rounding
+    assert np.abs(theirs - ours).max() < rounding
+    kinds = {
+        name: value.dtype for name, value in load_file(ROOT / TINY / "model.safetensors").items()
+    }
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    assert {name: value.dtype for name, value in merged.items()} == kinds
+
+
+def test_an_adapter_is_not_merged_into_a_packed_base(plain: Any, tmp_path: Path) -> None:
+    from mlx_vlm.convert import convert
+
+    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    convert(TINY, str(tmp_path / "packed"), quantize=True, q_bits=4)
+    with pytest.raises(AdapterError, match="is packed: what an adapter adds is smaller"):
+        merge(str(tmp_path / "packed"), folder, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_base_is_not_written_over(plain: Any, tmp_path: Path) -> None:
+    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    with pytest.raises(AdapterError, match="is the base itself"):
+        merge(TINY, folder, Path(TINY))
+
+
+def test_pefts_layout_is_the_folders_own(plain: Any, tmp_path: Path) -> None:
+    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    export(folder, tmp_path / "peft", "peft")
+    for name in (adapter.CONFIG, adapter.WEIGHTS):
+        assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_name_that_is_no_weight_of_an_adapter_is_refused() -> None:
+    name = "base_model.model.model.language_model.layers.3.mlp.up_proj.lora_A.weight"
+    assert mlx_name(name) == "language_model.model.layers.3.mlp.up_proj.lora_a"
+    with pytest.raises(AdapterError, match=r"model\.norm is not a weight"):
+        mlx_name("model.norm")
+
+
+@pytest.mark.slow
+def test_the_command_says_where_there_is_no_adapter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mondrian.model.export", str(tmp_path), "--output_dir", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "has no recipe.json" in done.stderr
+    assert not (ROOT / "x").exists()

@@ -1,0 +1,157 @@
+"""The own forward and the CPU kernels against mlx-vlm's."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_vlm.models.base import scaled_dot_product_attention
+from PIL import Image
+
+import mondrian.model.blas
+from mondrian.core.images import fit
+from mondrian.critique.prompt import row_messages
+from mondrian.model import kernels
+from mondrian.model.batch_generator import How
+from mondrian.model.generate import generate
+from mondrian.model.language import hidden_states, logits, make_batch, positions
+from mondrian.model.vlm import encode, prompt_ids
+from mondrian.training import chunked_cross_entropy
+
+PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
+    """Equal up to `tolerance`, relative where values are large."""
+    return np.allclose(np.array(a), np.array(b), rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    mx.random.seed(0)
+
+
+@pytest.mark.parametrize("size", [(160, 128), (128, 160), (96, 192)])
+def test_logits_are_those_of_mlx_vlm(
+    plain: Any, photos: list[Image.Image], size: tuple[int, int]
+) -> None:
+    picture = photos[0].resize(size)
+    seen = encode(plain, picture)
+    messages = row_messages(PERSONA, "")[:-1]
+    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
+    ours = logits(
+        plain.model, hidden_states(plain.model, make_batch([ids], [seen], plain.image_id))
+    )
+    pixels = plain.processor.image_processor([picture])
+    theirs = plain.model(
+        mx.array([ids]),
+        mx.array(np.array(pixels["pixel_values"])),
+        image_grid_thw=mx.array(np.array(pixels["image_grid_thw"])),
+    ).logits
+    assert close(ours, theirs)
+
+
+def test_a_row_in_a_batch_is_what_it_is_alone(plain: Any, photos: list[Image.Image]) -> None:
+    pictures = [fit(photos[0], 4096, 20_480), photos[1].resize((96, 192))]
+    seen = [encode(plain, p) for p in pictures]
+    messages = row_messages(PERSONA, "")[:-1]
+    rows = [prompt_ids(plain, messages, s) + [5] * k for s, k in zip(seen, (3, 9), strict=True)]
+    together = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
+    for i, (row, one) in enumerate(zip(rows, seen, strict=True)):
+        alone = hidden_states(plain.model, make_batch([row], [one], plain.image_id))
+        assert close(together[i, : len(row)], alone[0])
+
+
+def test_the_photograph_decides_what_is_said(plain: Any, photos: list[Image.Image]) -> None:
+    messages = row_messages(PERSONA, "")[:-1]
+    seen = [encode(plain, fit(p, 4096, 20_480)) for p in photos[:2]]
+    rows = [prompt_ids(plain, messages, s) for s in seen]
+    h = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
+    assert rows[0] == rows[1]
+    assert not close(h[0, -1], h[1, -1])
+
+
+def test_positions_count_rows_and_columns_inside_an_image() -> None:
+    p = positions(10, 2, (2, 3))
+    assert p[0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
+    assert p[1].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
+    assert p[2].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -> None:
+    from mlx_vlm import stream_generate
+
+    picture = fit(photos[2], 4096, 20_480)
+    seen = encode(plain, picture)
+    ids = prompt_ids(plain, row_messages(PERSONA, "")[:-1], seen)
+    pixels = plain.processor.image_processor([picture])
+    tokens = [
+        int(chunk.token)
+        for chunk in stream_generate(
+            plain.model,
+            plain.processor,
+            "",
+            input_ids=mx.array([ids]),
+            pixel_values=mx.array(np.array(pixels["pixel_values"])),
+            mask=None,
+            image_grid_thw=mx.array(np.array(pixels["image_grid_thw"])),
+            max_tokens=120,
+            temperature=0.0,
+        )
+        if chunk.token is not None and chunk.token not in plain.end_ids
+    ]
+    ours = generate(plain, [ids], [seen], How(120))[0]
+    assert len(tokens) > 50
+    assert ours.text == plain.processor.tokenizer.decode(tokens[:120], skip_special_tokens=True)
+
+
+def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:
+    x = mx.random.normal((3, 5, 40)) * 8
+    weight = mx.random.normal(x.shape)
+    both: Any = (kernels.softmax, lambda s: mx.softmax(s, axis=-1))
+    ours, plain = (f(x) for f in both)
+    assert close(ours, plain, 1e-6)
+    ours, plain = (mx.grad(lambda s, f=f: (f(s) * weight).sum())(x) for f in both)
+    assert close(ours, plain, 1e-5)
+
+
+@pytest.mark.parametrize("rows", [4, 400])  # few numbers, and many
+def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones(rows: int) -> None:
+    gate, x = mx.random.normal((2, rows, 100)) * 6
+    assert (gate.size < kernels.FEW) == (rows == 4)
+
+    def plain(g: mx.array, y: mx.array) -> mx.array:
+        return nn.silu(g) * y
+
+    assert close(kernels.swiglu(gate, x), plain(gate, x), 1e-5)
+    for argument in (0, 1):
+        ours, theirs = (
+            mx.grad(lambda g, y, f=f: f(g, y).sum(), argnums=argument)(gate, x)
+            for f in (kernels.swiglu, plain)
+        )
+        assert close(ours, theirs, 1e-4)
+
+
+def test_cpu_cross_entropy_and_its_gradient_equal_the_plain_ones() -> None:
+    logits, weight = 9 * mx.random.normal((3, 7, 50)), mx.random.normal((3, 7))
+    targets = mx.random.randint(0, 50, (3, 7))
+    both = (chunked_cross_entropy.cross_entropy, nn.losses.cross_entropy)
+    ours, plain = (f(logits, targets) for f in both)
+    assert close(ours, plain, 1e-5)
+    ours, plain = (mx.grad(lambda x, f=f: (f(x, targets) * weight).sum())(logits) for f in both)
+    assert close(ours, plain, 1e-5)
+
+
+@pytest.mark.parametrize(("past", "length"), [(0, 1), (0, 500), (37, 1), (999, 1), (37, 300)])
+def test_cpu_attention_equals_the_stock_one(past: int, length: int) -> None:
+    q = mx.random.normal((2, 4, length, 16))
+    k, v = mx.random.normal((2, 2, 2, past + length, 16))
+    mask: Any = "causal" if length > 1 else None
+    ours = kernels.attention(q, k, v, 0.25, mask)
+    assert close(ours, scaled_dot_product_attention(q, k, v, None, scale=0.25, mask=mask), 1e-5)
+
+
+def test_the_fast_blas_is_bound() -> None:
+    assert mondrian.model.blas.FAST

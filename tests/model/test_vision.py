@@ -1,0 +1,40 @@
+"""The tower's own forward beside mlx-vlm's."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from PIL import Image
+
+from mondrian.model.kernels import gelu
+from mondrian.model.vision import run_tower, see
+from mondrian.model.vlm import encode, encode_all
+
+
+@pytest.mark.parametrize("grid", [(8, 10), (10, 8), (2, 2), (4, 30)])
+def test_the_tower_says_what_mlx_vlms_says(plain: Any, grid: tuple[int, int]) -> None:
+    tower = plain.model.vision_tower
+    pixels = mx.random.normal((grid[0] * grid[1], 1536), key=mx.random.key(0))
+    before, merged, deep = run_tower(tower, pixels, grid)
+    theirs, levels = tower(pixels, mx.array([[1, *grid]]))
+    assert before.shape == (pixels.shape[0], tower.config.hidden_size)
+    assert len(deep) == len(levels) == 2
+    for ours, other in zip([merged, *deep], [theirs, *levels], strict=True):
+        assert np.abs(np.array(ours) - np.array(other)).max() < 1e-4
+
+
+def test_photographs_in_lanes_are_what_they_are_alone(
+    plain: Any, photos: list[Image.Image]
+) -> None:
+    pictures = [photo.resize((160, 128)) for photo in photos[:3]]
+    for one, picture in zip(encode_all(plain, pictures), pictures, strict=True):
+        assert mx.array_equal(one.merged, encode(plain, picture).merged)
+        assert one.raw is None
+    assert see(plain.model.vision_tower, []) == []
+
+
+def test_gelu_is_mlxs() -> None:
+    x = mx.linspace(-12, 12, 1001)
+    assert np.abs(np.array(gelu(x)) - np.array(nn.gelu_approx(x))).max() < 1e-6

@@ -1,0 +1,196 @@
+"""The real service as a process of its own, and small adapters for it, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from mondrian.core.params import Params
+from mondrian.critique.prompt import prompt_hash
+from mondrian.critique.schema import DIMENSIONS, schema_hash
+
+ROOT = Path(__file__).parent.parent
+TINY = "models/base/mondrian-tiny"
+START, END = 60.0, 20.0  # seconds that a service may take for each
+_PORT = re.compile(r"Uvicorn running on http://[^:\s]+:(\d+)")
+
+
+@dataclass
+class Running:
+    """A service that was started.
+
+    log_path  its stderr: a JSON object a line
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    db: Path
+    data: Path
+
+    def log(self) -> str:
+        """All that it has said so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The same as objects; what is no JSON is left out."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def client(self, **more: Any) -> httpx2.Client:
+        """An HTTP client of it, which no proxy of this machine comes between."""
+        return httpx2.Client(base_url=self.url, trust_env=False, timeout=60, **more)
+
+
+@contextmanager
+def running(
+    tmp_path: Path, *flags: object, env: dict[str, str] | None = None, base: str = TINY,
+    ready: bool = True, **serve: object,
+) -> Iterator[Running]:  # fmt: skip
+    """A service on a free port, its jobs.db and photographs in tmp_path, ended at the end.
+
+    flags  of ai_advisor_service.py; they win over those given here
+    base   replaces base.source of params.yaml
+    ready  wait until a request would be answered; else until it listens
+    serve  replaces parameters of the section serve: running(tmp_path, lease_seconds=2)
+    """
+    started = start(tmp_path, *flags, env=env, base=base, **serve)
+    try:
+        wait = wait_for_ready if ready else wait_for_port
+        wait(started)
+        yield started
+    finally:
+        stop(started)
+
+
+def start(
+    tmp_path: Path, *flags: object, env: dict[str, str] | None = None, base: str = TINY,
+    **serve: object,
+) -> Running:  # fmt: skip
+    """Start a service and wait for nothing; its url is empty until `wait_for_port`."""
+    log_path, params = _unused(tmp_path)
+    params.write_text(_params(base, serve), encoding="utf-8")
+    db, data = tmp_path / "jobs.db", tmp_path / "service"
+    command = [
+        sys.executable, str(ROOT / "mondrian/ai_advisor_service.py"), "--params", str(params),
+        "--port", "0", "--db", str(db), "--data", str(data), *map(str, flags),
+    ]  # fmt: skip
+    outside = {name: value for name, value in os.environ.items() if name != "MONDRIAN_API_KEY"}
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            env=outside | {"PYTHONPATH": str(ROOT)} | (env or {}),
+        )  # fmt: skip
+    return Running("", process, log_path, db, data)
+
+
+def wait_for_port(service: Running, seconds: float = START) -> None:
+    """Until it listens; its url is known then. Fails with its log where it ended."""
+    deadline = time.monotonic() + seconds
+    while not (found := _PORT.search(service.log())):
+        _check(service, deadline)
+        time.sleep(0.05)
+    service.url = f"http://127.0.0.1:{found[1]}"
+
+
+def wait_for_ready(service: Running, seconds: float = START) -> None:
+    """Until a request would be answered. Fails with its log where it ended or takes too long."""
+    wait_for_port(service, seconds)
+    deadline = time.monotonic() + seconds
+    with service.client() as client:
+        while client.get("/ready").status_code != 200:
+            _check(service, deadline)
+            time.sleep(0.05)
+
+
+def stop(service: Running, seconds: float = END) -> int:
+    """SIGTERM, and SIGKILL where that does not end it in time; its exit code."""
+    return end(service.process, seconds)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = END) -> int:
+    """The same for any process that a test has started."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def make_adapter(
+    vlm: Any, folder: Path, advisor: str, params: Params, seed: int = 1, size: float = 0.05
+) -> Path:
+    """A small adapter that the service takes, of random weights; another seed, another version.
+
+    size  of lora_B, by which its answers differ from the base's
+    """
+    import mlx.core as mx
+
+    from mondrian.model import adapter, lora
+    from mondrian.model.lora_config import LoraSettings
+
+    settings = LoraSettings(rank=4, alpha=8)
+    lora.detach(vlm.model)
+    layers = lora.attach(vlm.model, settings, mx.random.key(seed))
+    for i, layer in enumerate(layers.values()):
+        key = mx.random.key(1000 * seed + i)
+        layer.lora_b = size * mx.random.normal(layer.lora_b.shape, key=key)
+    weights = lora.tensors(layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    depth = len(vlm.model.language_model.model.layers)
+    adapter.save(folder, weights, settings, _recipe(vlm, advisor, params), depth)
+    lora.detach(vlm.model)
+    return folder
+
+
+def _recipe(vlm: Any, advisor: str, params: Params) -> dict[str, Any]:
+    image = params.image
+    return {
+        "advisor": advisor,
+        "base": {"source": vlm.source, "sha256": vlm.hash},
+        "image": {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels},
+        "prompt_sha256": prompt_hash(params.persona(advisor)),
+        "schema_sha256": schema_hash(),
+        "train_photo_groups": [],
+        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+    }
+
+
+def _params(base: str, serve: dict[str, object]) -> str:
+    """params.yaml of this project with another base and another section serve."""
+    told = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    told["base"]["source"] = base
+    told["serve"] |= serve
+    return yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+
+
+def _unused(folder: Path) -> tuple[Path, Path]:
+    """Names for the log and params of one more service in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in count(1):
+        log_path = folder / f"service-{i}.log"
+        if not log_path.exists():
+            return log_path, folder / f"params-{i}.yaml"
+    raise AssertionError("count ended")
+
+
+def _check(service: Running, deadline: float) -> None:
+    code = service.process.poll()
+    if code is not None:
+        raise AssertionError(f"the service ended with {code}:\n{service.log()}")
+    if time.monotonic() > deadline:
+        raise AssertionError(f"the service is not ready in time:\n{service.log()}")

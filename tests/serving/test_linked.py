@@ -1,0 +1,60 @@
+"""What the service stores is what link reads: today's answers are tomorrow's critiques."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mondrian.core.errors import DataError
+from mondrian.core.params import Params
+from mondrian.critique.schema import canonical, parse
+from tests.data.test_link import run_link
+from tests.odd_files import encoded
+from tests.reviewing import review
+from tests.service_process import running
+from tests.serving.test_contract import wait_until
+
+ASKED = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "ansel,okeefe"))
+
+
+@pytest.mark.slow
+def test_answers_are_linked_again_when_a_person_reviewed_them_and_never_before(
+    adapters: Path, params: Params, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    with running(tmp_path, "--lora_path", adapters) as service, service.client() as client:
+        ids = []
+        for photo, (mode, advisor) in zip(photos, ASKED, strict=False):
+            files = {"image": ("lake.jpg", encoded(photo, "JPEG", quality=95))}
+            told = client.post("/upload", files=files, data={"advisor": advisor, "mode": mode})
+            ids.append(told.json()["job_id"])
+        answers = {id: client.get(f"/status/{wait_until(client, id, 'completed')}").json()
+                   for id in ids}  # fmt: skip
+        # As the guide says: --db is application.db_path, --data is application.source_dir.
+        place, rules = service.data, {"made_by_adapter": "keep"}
+        for advisor in ("ansel", "okeefe"):
+            with pytest.raises(DataError, match="unreviewed"):
+                run_link(service.db, params, advisor, source=place, **rules)
+        review(client, ids[0], verdict="accepted")
+        review(client, ids[2], scores={"Lighting": 0.5, "Composition": 9.5}, who="Ana")
+        review(client, ids[3], advisor="okeefe", verdict="accepted")
+        ansel, okeefe = (
+            run_link(service.db, params, advisor, source=place) for advisor in ("ansel", "okeefe")
+        )
+    assert ansel.reasons == {ids[1]: "unreviewed", ids[3]: "unreviewed"}
+    records = {record.job_id: record for record in ansel.records}
+    assert set(records) == {ids[0], ids[2]}
+    for id in (ids[0], ids[2]):
+        assert records[id].photo.path == str(service.data / answers[id]["filename"])
+    stored = json.loads(answers[ids[0]]["llm_outputs"])["response"]
+    assert canonical(records[ids[0]].critique) == canonical(parse(stored))
+    corrected = records[ids[2]]
+    assert corrected.critique.scores()[:2] == (9.5, 0.5)
+    assert corrected.review
+    assert corrected.review.served_by == "fine_tuned"
+    assert corrected.review.adapter_version == answers[ids[2]]["adapter_version"]
+    both = json.loads(answers[ids[3]]["llm_outputs"])
+    (record,) = okeefe.records
+    assert canonical(record.critique) == canonical(parse(both["okeefe"]))
