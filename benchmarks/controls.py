@@ -21,29 +21,29 @@ sys.path.insert(0, str(ROOT))
 import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import numpy as np  # noqa: E402
 
-from mondrian.core.dvc_paths import flags_of  # noqa: E402
+from mondrian.core.dvc_paths import read_stage_flags  # noqa: E402
 from mondrian.core.params import Params, load_params  # noqa: E402
-from mondrian.critique.rows import Row, read_together  # noqa: E402
-from mondrian.critique.schema import canonical  # noqa: E402
-from mondrian.evaluation.arms import another_photograph  # noqa: E402
-from mondrian.evaluation.train_and_evaluate import trial  # noqa: E402
-from mondrian.evaluation.verdict import metrics  # noqa: E402
+from mondrian.critique.rows import ChatRow, read_train_and_val  # noqa: E402
+from mondrian.critique.schema import serialize_critique  # noqa: E402
+from mondrian.evaluation.arms import pick_other_photographs  # noqa: E402
+from mondrian.evaluation.train_and_evaluate import train_and_evaluate  # noqa: E402
+from mondrian.evaluation.verdict import build_metrics  # noqa: E402
 from mondrian.model import vlm  # noqa: E402
-from mondrian.sample.corruptions import EXAMPLE_SCORES, with_scores  # noqa: E402
+from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores  # noqa: E402
 
 SEEDS = (1, 2, 3)
 CACHE = ROOT / ".cache"
 
 
-def with_answer(row: Row, answer: str, derived: list[str]) -> Row:
+def with_answer(row: ChatRow, answer: str, derived: list[str]) -> ChatRow:
     """The same row with another critique, and what of that is derived."""
     messages = [*row.messages[:-1], {"role": "assistant", "content": answer}]
     return row.model_copy(update={"messages": messages, "derived": derived})
 
 
-def of_others(rows: Sequence[Row]) -> list[Row]:
+def of_others(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Every photograph with the critique of another."""
-    places = another_photograph(rows)
+    places = pick_other_photographs(rows)
     assert places is not None
     return [
         with_answer(row, rows[place].messages[-1]["content"], rows[place].derived)
@@ -51,16 +51,20 @@ def of_others(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def of_template(rows: Sequence[Row]) -> list[Row]:
+def of_template(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Every critique with the scores of the prompt's own example."""
     overall = round(float(np.mean(EXAMPLE_SCORES)), 1)
     return [
-        with_answer(row, canonical(with_scores(row.answer(), EXAMPLE_SCORES, overall)), row.derived)
+        with_answer(
+            row,
+            serialize_critique(replace_scores(row.reference_critique(), EXAMPLE_SCORES, overall)),
+            row.derived,
+        )
         for row in rows
     ]
 
 
-def runs(rows: list[Row], val: list[Row]) -> list[tuple[str, int, Any, Any]]:
+def runs(rows: list[ChatRow], val: list[ChatRow]) -> list[tuple[str, int, Any, Any]]:
     """What is trained: the control, its seed, rows to learn from and to judge by."""
     out: list[tuple[str, int, Any, Any]] = [("none", seed, rows, val) for seed in SEEDS]
     out.append(("critiques of other photographs", 1, of_others(rows), val))
@@ -70,7 +74,7 @@ def runs(rows: list[Row], val: list[Row]) -> list[tuple[str, int, Any, Any]]:
 
 def line(advisor: str, control: str, seed: int, report: dict[str, Any], params: Params) -> Any:
     """What is told of one run."""
-    found = metrics(report, params.evaluate)
+    found = build_metrics(report, params.evaluate)
     return {
         "advisor": advisor,
         "control": control,
@@ -88,13 +92,13 @@ def line(advisor: str, control: str, seed: int, report: dict[str, Any], params: 
 def main() -> None:
     params = load_params(ROOT / "params.yaml")
     base, results = vlm.load(params.base.source), []
-    files = flags_of("train", ["train_data", "val_data"], params)
+    files = read_stage_flags("train", ["train_data", "val_data"], params)
     for advisor, (train, held) in zip(params.advisors, files, strict=True):
-        for control, seed, rows, val in runs(*read_together(train, held)):
+        for control, seed, rows, val in runs(*read_train_and_val(train, held)):
             settings = params.train.model_copy(update={"seed": seed, "keep": "last", "patience": 0})
             own = params.model_copy(update={"train": settings})
             folder = CACHE / "controls" / f"{advisor}-{control.replace(' ', '-')}-{seed}"
-            report = trial(base, own, rows, val, folder, CACHE)
+            report = train_and_evaluate(base, own, rows, val, folder, CACHE)
             results.append(line(advisor, control, seed, report, own))
             print(json.dumps(results[-1]), flush=True)
     out = ROOT / "benchmarks/results/controls.json"

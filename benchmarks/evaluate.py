@@ -30,13 +30,13 @@ import numpy as np  # noqa: E402
 from benchmarks import large_base  # noqa: E402
 from benchmarks.first_adapter import write_adapter  # noqa: E402
 from benchmarks.job import Job  # noqa: E402
-from mondrian.core.images import fit  # noqa: E402
+from mondrian.core.images import resize_to_fit  # noqa: E402
 from mondrian.critique.prompt import row_messages  # noqa: E402
 from mondrian.model import adapter, lora, vlm  # noqa: E402
-from mondrian.model.constrained import Form  # noqa: E402
-from mondrian.model.language import hidden_states, logits, make_batch  # noqa: E402
-from mondrian.model.sampling import allowed  # noqa: E402
-from mondrian.model.vision import see  # noqa: E402
+from mondrian.model.constrained import CritiqueGrammar  # noqa: E402
+from mondrian.model.language import compute_logits, hidden_states, make_batch  # noqa: E402
+from mondrian.model.sampling import mask_logits  # noqa: E402
+from mondrian.model.vision import extract_features  # noqa: E402
 from mondrian.sample.scene import draw_scene, render  # noqa: E402
 
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"
@@ -56,7 +56,7 @@ def write_tiny(folder: Path) -> Job:
     messages = row_messages("You are Ansel Adams. You use exact words.", "")[:-1]
     ids, grids, pixels = [], [], []
     for i in range(PHOTOGRAPHS[TINY]):
-        picture = fit(render(draw_scene(SEED, i)), 4096, 20_480)
+        picture = resize_to_fit(render(draw_scene(SEED, i)), 4096, 20_480)
         seen = base.processor.image_processor([picture])
         rows, columns = (int(n) for n in np.array(seen["image_grid_thw"])[0][1:])
         ids.append(base.tokens.prompt(messages, rows * columns // 4))
@@ -107,10 +107,12 @@ def parted(job: Job, one: Told, other: Told) -> list[float]:
             pair = [longer[at], base.processor.tokenizer.eos_token_id]
         else:
             pair = [a[at], b[at]]
-        seen = see(base.model.vision_tower, [(mx.array(job.pixels(i)), job.grids[i])])[0]
+        seen = extract_features(base.model.vision_tower, [(mx.array(job.pixels(i)), job.grids[i])])[
+            0
+        ]
         batch = make_batch([[*job.ids[i], *a[:at]]], [seen], base.image_id)
-        with lora.detached(base.model) if k < len(job.ids) else nullcontext():
-            last = np.array(logits(base.model, hidden_states(base.model, batch)[:, -1])[0])
+        with lora.disable_lora(base.model) if k < len(job.ids) else nullcontext():
+            last = np.array(compute_logits(base.model, hidden_states(base.model, batch)[:, -1])[0])
         one_of, other_of = last[pair]
         found.append(float(abs(one_of - other_of)))
     return found
@@ -120,22 +122,22 @@ def mask_cost(job: Job, told: Told) -> tuple[float, float]:
     """Microseconds a drawn token: of following the schema, and of taking away what it forbids."""
     base = vlm.load(job.base)
     vocabulary = base.model.config.text_config.vocab_size
-    form = Form(base.processor.tokenizer, vocabulary, HELD_LIMIT)
+    form = CritiqueGrammar(base.processor.tokenizer, vocabulary, HELD_LIMIT)
     spent, count, masks = 0.0, 0, []
     for ids in told["ids"][:16]:
-        guide = form.guide()
+        guide = form.create_state()
         at = len(guide.forced)
         while at < len(ids):
             started = perf_counter()
-            guide.take(ids[at])
+            guide.accept_token(ids[at])
             spent += perf_counter() - started
             count, at = count + 1, at + 1 + len(guide.forced)
         masks.append(guide.mask)
     rows = mx.random.normal((len(masks), vocabulary))
-    mx.eval(rows, allowed(rows, masks))
+    mx.eval(rows, mask_logits(rows, masks))
     started = perf_counter()
     for _ in range(10):
-        mx.eval(allowed(rows, masks))
+        mx.eval(mask_logits(rows, masks))
     return 1e6 * spent / count, 1e6 * (perf_counter() - started) / 10 / len(masks)
 
 
@@ -168,9 +170,12 @@ def compare(model: str, job: Job) -> list[Told]:
     held = answers(job, 1, "mondrian", "constrained", HELD_LIMIT, rows)
     follow, take_away = mask_cost(job, held)
     cost = {"schema_us_a_token": round(follow, 1), "mask_us_a_token": round(take_away, 1)}
-    print(f"{model}: {len(gaps)} of {len(ours['ids'])} texts part, logits within "
-          f"{max(gaps, default=0.0):.1e}; mlx-vlm {theirs['seconds']:.1f} s, "
-          f"mondrian {ours['seconds']:.1f} s", flush=True)  # fmt: skip
+    print(
+        f"{model}: {len(gaps)} of {len(ours['ids'])} texts part, logits within "
+        f"{max(gaps, default=0.0):.1e}; mlx-vlm {theirs['seconds']:.1f} s, "
+        f"mondrian {ours['seconds']:.1f} s",
+        flush=True,
+    )
     return [
         entry("mondrian", model, "free", ours, **told),
         entry("mlx-vlm", model, "free", theirs),
@@ -182,7 +187,7 @@ def drawn(job: Job) -> list[Told]:
     """DRAWN critiques at temperature 1, half of them under the tightest limit there is."""
     base = vlm.load(job.base)
     vocabulary = base.model.config.text_config.vocab_size
-    least = Form(base.processor.tokenizer, vocabulary, HELD_LIMIT).after[0][0]
+    least = CritiqueGrammar(base.processor.tokenizer, vocabulary, HELD_LIMIT).after[0][0]
     copies = -(-DRAWN // 4 // len(job.ids))
     out = []
     for limit in (HELD_LIMIT, least):
@@ -199,23 +204,37 @@ def main() -> None:
             job = write(Path(scratch) / model / "job")
             results += compare(model, job)
             results += drawn(job) if model == TINY else []
-    keys = ["system", "model", "mode", "photographs_per_second", "forward_passes_per_critique",
-            "schema_valid", "identical_texts", "critiques", "rss_gb"]  # fmt: skip
+    keys = [
+        "system",
+        "model",
+        "mode",
+        "photographs_per_second",
+        "forward_passes_per_critique",
+        "schema_valid",
+        "identical_texts",
+        "critiques",
+        "rss_gb",
+    ]
     print("| " + " | ".join(keys) + " |\n" + "|---" * len(keys) + "|")
     for one in results:
         print("| " + " | ".join(str(one[key]) for key in keys) + " |")
     for model, goal in ((TINY, 4), (LARGE, 2)):
         free = {r["system"]: r for r in results if r["model"] == model and r["mode"] == "free"}
         held = next(r for r in results if r["model"] == model and r["mode"] == "constrained")
-        ratio = (free["mondrian"]["photographs_per_second"]
-                 / free["mlx-vlm"]["photographs_per_second"])  # fmt: skip
-        print(f"{model}: {ratio:.1f} times mlx-vlm's photographs/s (goal {goal}); a mask costs "
-              f"{held['schema_us_a_token']} + {held['mask_us_a_token']} us a token")  # fmt: skip
+        ratio = (
+            free["mondrian"]["photographs_per_second"] / free["mlx-vlm"]["photographs_per_second"]
+        )
+        print(
+            f"{model}: {ratio:.1f} times mlx-vlm's photographs/s (goal {goal}); a mask costs "
+            f"{held['schema_us_a_token']} + {held['mask_us_a_token']} us a token"
+        )
     free, _, held = (one["forward_passes_per_critique"] for one in results[:3])
     print(f"{TINY}: {held / free:.2f} of the passes when constrained (goal 0.75)")
     every = [r for r in results if r["mode"] == "constrained"]
-    print(f"{sum(r['critiques'] for r in every)} constrained critiques, valid: "
-          f"{min(r['schema_valid'] for r in every):.4f} (goal 1)")  # fmt: skip
+    print(
+        f"{sum(r['critiques'] for r in every)} constrained critiques, valid: "
+        f"{min(r['schema_valid'] for r in every):.4f} (goal 1)"
+    )
     out = ROOT / "benchmarks/results/evaluate.json"
     out.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -21,4 +21,4 @@ def write_adapter(folder: Path, base: str) -> None:
     folder.mkdir()
     recipe = {"base": {"source": base, "sha256": loaded.hash}}
     count = len(loaded.model.language_model.model.layers)
-    adapter.save(folder, lora.tensors(layers), settings, recipe, count)
+    adapter.save(folder, lora.lora_state_dict(layers), settings, recipe, count)

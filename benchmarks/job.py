@@ -38,9 +38,13 @@ class Job:
         told = json.loads((folder / "job.json").read_text())
         rows = json.loads((folder / "rows.json").read_text())
         return cls(
-            folder, told["base"], told["batches"], [r["ids"] for r in rows],
-            [r["start"] for r in rows], [tuple(r["grid"]) for r in rows],
-        )  # fmt: skip
+            folder,
+            told["base"],
+            told["batches"],
+            [r["ids"] for r in rows],
+            [r["start"] for r in rows],
+            [tuple(r["grid"]) for r in rows],
+        )
 
     def write(self, pixels: list[NDArray[np.float32]]) -> None:
         """Everything but the adapter."""

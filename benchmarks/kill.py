@@ -57,10 +57,13 @@ def command(data: Path, work: Path) -> list[str]:
     work.mkdir(parents=True, exist_ok=True)
     (work / "params.yaml").write_text(params)
     flags = {
-        "train_data": data / "train.json", "val_data": data / "val.json",
-        "output_dir": work / "adapter", "metrics": work / "metrics/train.json",
-        "cache_dir": work / "cache", "params": work / "params.yaml",
-    }  # fmt: skip
+        "train_data": data / "train.json",
+        "val_data": data / "val.json",
+        "output_dir": work / "adapter",
+        "metrics": work / "metrics/train.json",
+        "cache_dir": work / "cache",
+        "params": work / "params.yaml",
+    }
     given = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     return [sys.executable, str(ROOT / "stages/train.py"), *given]
 

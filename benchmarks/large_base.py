@@ -107,8 +107,11 @@ def rows(count: int, shared_prompt: bool) -> list[Ids]:
     for i in range(count):
         draw = np.random.default_rng(2) if shared_prompt else rng
         prompt = draw.integers(2000, VOCABULARY, 798)
-        around = [special["vision_start_token_id"], *[special["image_token_id"]] * 300,
-                  special["vision_end_token_id"]]  # fmt: skip
+        around = [
+            special["vision_start_token_id"],
+            *[special["image_token_id"]] * 300,
+            special["vision_end_token_id"],
+        ]
         answer = np.random.default_rng((3, i)).integers(2000, VOCABULARY, 300)
         pixels = rng.standard_normal((GRID[0] * GRID[1], 1536), np.float32)
         out.append(Ids([*map(int, prompt), *around, *map(int, answer)], 1100, pixels))

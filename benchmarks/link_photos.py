@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from mondrian.core.params import load_params
-from mondrian.data.near_duplicates import SIDE, same_pictures, thumbnail
-from mondrian.data.photo_scan import look_all
+from mondrian.data.near_duplicates import SIDE, cluster_thumbnails, make_thumbnail
+from mondrian.data.photo_scan import scan_photos
 from mondrian.sample.scene import draw_scene, render
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def decoded(paths: list[Path]) -> float:
 
 def looked(paths: list[Path], cache: Path) -> float:
     started = time.perf_counter()
-    for _ in look_all(paths, cache):
+    for _ in scan_photos(paths, cache):
         pass
     return time.perf_counter() - started
 
@@ -73,14 +73,16 @@ def copies() -> None:
         left, right, top, low = (*rng.dirichlet([1, 1]) * 0.06, *rng.dirichlet([1, 1]) * 0.06)
         edges = (left * 480, top * 384, (1 - right) * 480, (1 - low) * 384)
         changed.append(scene.crop(tuple(map(round, edges))).resize((300, 240)))
-    pixels = np.frombuffer(b"".join(map(thumbnail, scenes + changed)), np.uint8)
+    pixels = np.frombuffer(b"".join(map(make_thumbnail, scenes + changed)), np.uint8)
     started = time.perf_counter()
-    found = same_pictures(pixels.reshape(-1, SIDE, SIDE), image.phash_distance, image.likeness)
+    found = cluster_thumbnails(pixels.reshape(-1, SIDE, SIDE), image.phash_distance, image.likeness)
     seconds = time.perf_counter() - started
     together = sum(a == b for a, b in zip(found, found[1000:], strict=False))
     apart = len(set(found[:1000]))
-    print(f"2,000 pictures grouped in {seconds:.1f} s: {together} of 1,000 cropped copies found, "
-          f"{1000 - apart} of 1,000 different scenes merged")  # fmt: skip
+    print(
+        f"2,000 pictures grouped in {seconds:.1f} s: {together} of 1,000 cropped copies found, "
+        f"{1000 - apart} of 1,000 different scenes merged"
+    )
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mondrian.critique.schema import Critique, canonical
-from mondrian.sample.corruptions import MESSES, example_prompt
+from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.sample.corruptions import CORRUPTIONS, build_example_prompt
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = 1000
@@ -31,20 +31,24 @@ MORE += " a thin mist divides one ridge from the next; nothing disturbs the eye 
 
 def long_critique(i: int) -> Critique:
     """A critique of about 4,400 characters, the median of real ones."""
-    plain = write("ansel", draw_scene(1, i))
+    plain = write_critique("ansel", draw_scene(1, i))
     longer = tuple(
-        d.model_copy(update={"comment": d.comment + MORE * 2 + f" {i}", "recommendation":
-                             d.recommendation + MORE[:150] + f" {d.name} {i}"})
+        d.model_copy(
+            update={
+                "comment": d.comment + MORE * 2 + f" {i}",
+                "recommendation": d.recommendation + MORE[:150] + f" {d.name} {i}",
+            }
+        )
         for d in plain.dimensions
-    )  # fmt: skip
+    )
     return plain.model_copy(update={"dimensions": longer})
 
 
 def rows(count: int) -> Iterator[tuple[str, ...]]:
     """Half the rows are clean, the other half go through every kind of mess."""
-    clean = [canonical(long_critique(i)) for i in range(400)]
-    messy = [mess.text(long_critique(i)) for i, mess in enumerate(MESSES * 8)]
-    prompt = example_prompt()
+    clean = [serialize_critique(long_critique(i)) for i in range(400)]
+    messy = [mess.make_text(long_critique(i)) for i, mess in enumerate(CORRUPTIONS * 8)]
+    prompt = build_example_prompt()
     for i in range(count):
         with_photo = i % (count // PHOTOS) == 0
         text = messy[i % len(messy)] if i % 2 and not with_photo else clean[i % len(clean)]
@@ -79,8 +83,9 @@ def measure(command: list[str]) -> tuple[float, float, str]:
     """Seconds, peak GB and the output of a command."""
     started, peak = time.perf_counter(), 0
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          env=env, cwd=ROOT) as process:  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=ROOT
+    ) as process:
         done = threading.Event()
 
         def watch() -> None:
@@ -117,8 +122,11 @@ def main() -> None:
             seconds, peak, _ = measure(command)
             linked = json.loads((out / "link.json").read_text())["linked"]
             size = path.stat().st_size / 1e9
-            print(f"{count:>9,} {size:>12.2f} {seconds:>8.1f} {1e6 * seconds / count:>7.0f} "
-                  f"{peak:>8.2f} {linked:>6}", flush=True)  # fmt: skip
+            print(
+                f"{count:>9,} {size:>12.2f} {seconds:>8.1f} {1e6 * seconds / count:>7.0f} "
+                f"{peak:>8.2f} {linked:>6}",
+                flush=True,
+            )
             path.unlink()
 
 

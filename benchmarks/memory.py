@@ -18,8 +18,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"
 PLAIN = {
-    "model": LARGE, "bits": 0, "batch": 1, "tokens": 700, "rank": 16, "checkpointing": False,
-}  # fmt: skip
+    "model": LARGE,
+    "bits": 0,
+    "batch": 1,
+    "tokens": 700,
+    "rank": 16,
+    "checkpointing": False,
+}
 RUNS: list[dict[str, Any]] = [
     PLAIN,
     PLAIN | {"batch": 2, "tokens": 1400},
@@ -66,8 +71,8 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     from mondrian.model.language import Features
     from mondrian.model.lora_config import lora_settings
     from mondrian.training.dataset import Example
-    from mondrian.training.memory_estimate import Work
-    from mondrian.training.plan import Sized, lay_out
+    from mondrian.training.memory_estimate import TrainingJob
+    from mondrian.training.plan import PlannedExample, plan_batches
     from mondrian.training.trainer import train
 
     source = base_of(run, folder)
@@ -84,16 +89,24 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
 
     rows = [row(i) for i in range(2 * run["batch"])]
     params = load_params(ROOT / "params.yaml").train.model_copy(
-        update={"lora_r": run["rank"], "batch_size": run["batch"], "epochs": 1,
-                "gradient_checkpointing": run["checkpointing"]}
-    )  # fmt: skip
+        update={
+            "lora_r": run["rank"],
+            "batch_size": run["batch"],
+            "epochs": 1,
+            "gradient_checkpointing": run["checkpointing"],
+        }
+    )
     seen = {}
     for one in rows:
-        merged, *deep = (mx.random.normal((image, base.width)) for _ in range(1 + base.deep))
+        merged, *deep = (
+            mx.random.normal((image, base.width)) for _ in range(1 + base.deepstack_levels)
+        )
         mx.eval(merged, deep)
         seen[one.photo] = Features(merged, tuple(deep), grid)
-    sized = tuple(Sized(one, grid) for one in rows)
-    planned = lay_out(Work(base, lora_settings(params), params, CPU), sized, (), base.image_id)
+    sized = tuple(PlannedExample(one, grid) for one in rows)
+    planned = plan_batches(
+        TrainingJob(base, lora_settings(params), params, CPU), sized, (), base.image_id
+    )
     done = train(Given(vlm, seen), rows, rows[:1], params)
     return {"predicted_gb": planned.peak / 1e9, "measured_gb": done.peak_gb}
 

@@ -36,14 +36,24 @@ def main() -> None:
         shelf = folder / "serving"
         pull(project.folder, shelf, "v1")
         with running(folder, "--lora_path", shelf, "--model_mode", "fine_tuned") as service:
-            told = [timed(service, project.folder, shelf, f"v{i + 2}", args.clients)
-                    for i in range(args.pulls)]  # fmt: skip
+            told = [
+                timed(service, project.folder, shelf, f"v{i + 2}", args.clients)
+                for i in range(args.pulls)
+            ]
     seconds = [one["first_answer_seconds"] for one in told]
-    print(json.dumps({
-        "clients": args.clients, "pulls": told, "median_seconds": round(median(seconds), 2),
-        "longest_seconds": max(seconds), "requests": sum(one["requests"] for one in told),
-        "failed": sum(one["failed"] for one in told),
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "clients": args.clients,
+                "pulls": told,
+                "median_seconds": round(median(seconds), 2),
+                "longest_seconds": max(seconds),
+                "requests": sum(one["requests"] for one in told),
+                "failed": sum(one["failed"] for one in told),
+            },
+            indent=2,
+        )
+    )
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,8 +65,19 @@ def parse_args() -> argparse.Namespace:
 
 def pull(repository: Path, shelf: Path, version: str) -> None:
     """The command, as a user gives it."""
-    command = [sys.executable, "-m", "mondrian", "pull", "ansel", "--rev", version,
-               "--from", str(repository), "--serving_dir", str(shelf)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "mondrian",
+        "pull",
+        "ansel",
+        "--rev",
+        version,
+        "--from",
+        str(repository),
+        "--serving_dir",
+        str(shelf),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
 
@@ -81,10 +102,12 @@ def timed(
     for thread in threads:
         thread.join()
     return {
-        "version": version, "pull_seconds": round(pulled, 2),
-        "first_answer_seconds": round(first, 2), "requests": len(seen),
+        "version": version,
+        "pull_seconds": round(pulled, 2),
+        "first_answer_seconds": round(first, 2),
+        "requests": len(seen),
         "failed": sum(status != 200 for _, status, _ in seen),
-    }  # fmt: skip
+    }
 
 
 def ask(service: Running, seen: list[tuple[float, int, str]], done: Event, number: int) -> None:
@@ -92,8 +115,9 @@ def ask(service: Running, seen: list[tuple[float, int, str]], done: Event, numbe
     photo = encoded(render(draw_scene(77, number), 320, 256), "JPEG", quality=92)
     with service.client() as client:
         while not done.is_set():
-            told = client.post("/analyze", files={"image": ("lake.jpg", photo)},
-                               data={"advisor": "ansel"})  # fmt: skip
+            told = client.post(
+                "/analyze", files={"image": ("lake.jpg", photo)}, data={"advisor": "ansel"}
+            )
             version = told.json().get("adapter_version") or "" if told.status_code == 200 else ""
             seen.append((time.perf_counter(), told.status_code, version))
 

@@ -56,10 +56,12 @@ class Size:
     advisors: dict[str, tuple[int, int]]
 
 
-FULL = Size({TINY.name: (8, 15, 15), LARGE: (2, 20, 8)}, 1000, 200, 100,
-            {TINY.name: (6, 4), LARGE: (4, 4)})  # fmt: skip
-QUICK = Size({TINY.name: (2, 5, 10), LARGE: (1, 3, 4)}, 64, 32, 32,
-             {TINY.name: (3, 3), LARGE: (2, 2)})  # fmt: skip
+FULL = Size(
+    {TINY.name: (8, 15, 15), LARGE: (2, 20, 8)}, 1000, 200, 100, {TINY.name: (6, 4), LARGE: (4, 4)}
+)
+QUICK = Size(
+    {TINY.name: (2, 5, 10), LARGE: (1, 3, 4)}, 64, 32, 32, {TINY.name: (3, 3), LARGE: (2, 2)}
+)
 
 
 def write_worlds(scratch: Path) -> dict[str, World]:
@@ -82,22 +84,27 @@ def arms(one: World, how: str, turns: Sequence[int]) -> Line:
     folder = one.adapters / world.ADVISOR
     told = [str(one.params_file), str(folder), how, *map(str, turns)]
     done = subprocess.run(
-        [sys.executable, script, *told], capture_output=True, text=True, timeout=1800,
+        [sys.executable, script, *told],
+        capture_output=True,
+        text=True,
+        timeout=1800,
         env=os.environ | {"OPENBLAS_NUM_THREADS": str(THREADS)},
-    )  # fmt: skip
+    )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise MondrianError(f"{script} {' '.join(told)}: {said[-1][:300]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return line(
-        "mondrian", one.params.base.name, MODES[how],
+        "mondrian",
+        one.params.base.name,
+        MODES[how],
         decode_tokens_per_second=round(found["adapter_tokens_per_second"], 2),
         base_tokens_per_second=round(found["base_tokens_per_second"], 2),
         adapter_overhead=round(found["overhead"], 4),
         swap_ms=round(found["swap_ms"], 4),
         second_arm_bytes=max(found["told_bytes"], found["taken_bytes"]),
         adapter_bytes=found["file_bytes"],
-    )  # fmt: skip
+    )
 
 
 def first(base: Path, folder: Path, count: int, each: int, photos: Sequence[bytes]) -> Line:

@@ -38,8 +38,8 @@ from mondrian.model import vlm  # noqa: E402
 from mondrian.model.architecture import read_architecture  # noqa: E402
 from mondrian.model.hardware import CPU  # noqa: E402
 from mondrian.model.lora_config import LoraSettings  # noqa: E402
-from mondrian.training.memory_estimate import Load, Work, operations  # noqa: E402
-from mondrian.training.schedule import batches_of  # noqa: E402
+from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations  # noqa: E402
+from mondrian.training.schedule import select_micro_batches  # noqa: E402
 
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"
 EPOCHS, BATCH = 3, 2
@@ -85,9 +85,14 @@ def write_large(folder: Path) -> Job:
     large_base.write_base(folder / "base")
     rows = large_base.rows(STEPS[LARGE] * BATCH, shared_prompt=False)
     return _write(
-        folder / "job", str(folder / "base"), [r.ids for r in rows], [r.start for r in rows],
-        [large_base.GRID] * len(rows), [r.pixels for r in rows], STEPS[LARGE],
-    )  # fmt: skip
+        folder / "job",
+        str(folder / "base"),
+        [r.ids for r in rows],
+        [r.start for r in rows],
+        [large_base.GRID] * len(rows),
+        [r.pixels for r in rows],
+        STEPS[LARGE],
+    )
 
 
 def write_tiny(folder: Path) -> Job:
@@ -113,7 +118,9 @@ def _write(
     params = load_params(ROOT / "params.yaml").train.model_copy(
         update={"batch_size": BATCH, "accumulate": 1, "seed": 1}
     )
-    batches = [batches_of(list(range(len(ids))), params, 1, step)[0] for step in range(steps)]
+    batches = [
+        select_micro_batches(list(range(len(ids))), params, 1, step)[0] for step in range(steps)
+    ]
     job = Job(folder, base, batches, ids, starts, grids)
     job.write(pixels)
     write_adapter(job.adapter, base)
@@ -130,8 +137,13 @@ def gemm_rate(threads: int) -> float:
         "    t = time.perf_counter(); mx.eval(a @ a); times.append(time.perf_counter() - t)\n"
         "print(2 * 2048**3 / sorted(times)[10])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-                          env=os.environ | {"OPENBLAS_NUM_THREADS": str(threads)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": str(threads)},
+    )
     return float(done.stdout)
 
 
@@ -140,13 +152,13 @@ def necessary(job: Job) -> float:
     between rows."""
     base = read_architecture(job.base)
     params = load_params(ROOT / "params.yaml").train
-    work = Work(base, LoraSettings(RANK, ALPHA), params, CPU)
+    work = TrainingJob(base, LoraSettings(RANK, ALPHA), params, CPU)
     total = 0
     for batch in job.batches:
         lengths = [len(job.ids[row]) - 1 for row in batch]
         told = sum(len(job.ids[row]) - job.starts[row] for row in batch)
         pairs = tuple((n, n) for n in lengths)
-        total += operations(work, Load(sum(lengths), pairs, pairs, told, 0))
+        total += count_operations(work, BatchShape(sum(lengths), pairs, pairs, told, 0))
     return total / len(job.batches)
 
 
@@ -181,8 +193,10 @@ def measure(system: System, job: Job) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]], model: str) -> str:
     """The measured rows of one model."""
-    lines = [f"{model}: {STEPS[model]} steps, batch {BATCH}",
-             f"  {'':<38}tokens/s  s/step  peak GB  process GB     loss  of GEMM"]  # fmt: skip
+    lines = [
+        f"{model}: {STEPS[model]} steps, batch {BATCH}",
+        f"  {'':<38}tokens/s  s/step  peak GB  process GB     loss  of GEMM",
+    ]
     for r in (r for r in results if r["model"] == model):
         lines.append(
             f"  {r['system'] + ', ' + r['variant']:<38}{r['tokens_per_second']:8.0f} "
@@ -209,18 +223,20 @@ def ratios(results: list[dict[str, Any]]) -> str:
         LARGE, "mlx-vlm", "as it is", "peak_memory_gb"
     )
     supervised = ("trl-peft", "head where supervised")
-    return "\n".join([
-        f"{LARGE}, one process: {speed(LARGE, one):.1f} times mlx-vlm's tokens/s (goal 4.5), "
-        f"{memory:.2f} of its peak memory (goal 0.35), "
-        f"{of(LARGE, 'mondrian', one, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.40)",
-        f"{LARGE}, two ranks: {speed(LARGE, two):.1f} times (goal 6.5), "
-        f"{of(LARGE, 'mondrian', two, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.55), "
-        f"{speed(LARGE, two, supervised):.1f} times transformers + PEFT with its head where "
-        "something is supervised (goal 1)",
-        f"{LARGE}, two ranks against one of them alone on its core: "
-        f"{speed(LARGE, two, ('mondrian', alone)):.2f} times (goal 1.5)",
-        f"{TINY}, one process: {speed(TINY, one):.1f} times mlx-vlm's tokens/s (goal 1.4)",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{LARGE}, one process: {speed(LARGE, one):.1f} times mlx-vlm's tokens/s (goal 4.5), "
+            f"{memory:.2f} of its peak memory (goal 0.35), "
+            f"{of(LARGE, 'mondrian', one, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.40)",
+            f"{LARGE}, two ranks: {speed(LARGE, two):.1f} times (goal 6.5), "
+            f"{of(LARGE, 'mondrian', two, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.55), "
+            f"{speed(LARGE, two, supervised):.1f} times transformers + PEFT with its head where "
+            "something is supervised (goal 1)",
+            f"{LARGE}, two ranks against one of them alone on its core: "
+            f"{speed(LARGE, two, ('mondrian', alone)):.2f} times (goal 1.5)",
+            f"{TINY}, one process: {speed(TINY, one):.1f} times mlx-vlm's tokens/s (goal 1.4)",
+        ]
+    )
 
 
 def main() -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import EvaluationError, run
-from mondrian.core.files import check_file, read_json, write_csv, write_json, write_text
+from mondrian.core.files import check_output_file, read_json, write_csv, write_json, write_text
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import read_rows
-from mondrian.evaluation.answer_cache import forget
-from mondrian.evaluation.evaluate import Data, evaluate
-from mondrian.evaluation.gates import check
+from mondrian.evaluation.answer_cache import delete_cache_file
+from mondrian.evaluation.evaluate import EvalDataset, evaluate
+from mondrian.evaluation.gates import check_gates
 from mondrian.evaluation.report import comparison_page
-from mondrian.evaluation.summary import summary
-from mondrian.evaluation.verdict import metrics
+from mondrian.evaluation.summary import format_metrics_summary
+from mondrian.evaluation.verdict import build_metrics
 from mondrian.model import vlm
-from mondrian.model.adapter import wants_raw
+from mondrian.model.adapter import adapts_merger
 from mondrian.model.vision_cache import FeatureCache
 
 
@@ -52,26 +52,26 @@ def check_paths(args: argparse.Namespace) -> None:
     for path in outputs:
         if places.count(path.resolve()) > 1:
             raise EvaluationError(f"{path} is named twice; give every output a file of its own")
-        check_file(path)
+        check_output_file(path)
 
 
-def kept_answers(args: argparse.Namespace) -> Path:
+def answer_cache_path(args: argparse.Namespace) -> Path:
     """Where the answers of this evaluation are kept until it is done."""
-    told = f"{args.lora_path.resolve()} {args.val_data.resolve()} {args.max_examples}"
-    name = f"{args.lora_path.name}-{sha256(told.encode()).hexdigest()[:12]}.jsonl"
+    key = f"{args.lora_path.resolve()} {args.val_data.resolve()} {args.max_examples}"
+    name = f"{args.lora_path.name}-{sha256(key.encode()).hexdigest()[:12]}.jsonl"
     return Path(args.cache_dir / "evaluate" / name)
 
 
-def write(args: argparse.Namespace, report: Any, params: Params) -> str:
+def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
     """Numbers, plot and page of a report; what to say of it. Nothing is written unless all can be.
 
     Raises EvaluationError where it is no report of this version.
     """
     try:
-        found = metrics(report, params.evaluate)
-        told = summary(report["advisor"], found)
-        page = comparison_page(report, found) if args.page else ""
-        errors = list((found["fine_tuned"]["score_mae_by_dimension"] or {}).items())
+        metric_values = build_metrics(report, params.evaluate)
+        text = format_metrics_summary(report["advisor"], metric_values)
+        page = comparison_page(report, metric_values) if args.page else ""
+        errors = list((metric_values["fine_tuned"]["score_mae_by_dimension"] or {}).items())
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
         if not args.from_report:
             raise
@@ -79,35 +79,37 @@ def write(args: argparse.Namespace, report: Any, params: Params) -> str:
             f"{args.from_report} is no report of this version ({type(error).__name__}: {error}); "
             "evaluate again: dvc repro"
         ) from None
-    write_json(args.metrics, found)
+    write_json(args.metrics, metric_values)
     if args.plot:
         write_csv(args.plot, ["dimension", "score_error"], errors)
     if args.page:
         write_text(args.page, page)
-    return told
+    return text
 
 
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     if args.check:
-        check(args.metrics, params, print)
+        check_gates(args.metrics, params, print)
         return
     check_paths(args)
     if args.from_report:
-        print(write(args, read_json(args.from_report), params))
+        print(write_outputs(args, read_json(args.from_report), params))
         return
     val = read_rows(args.val_data)[: args.max_examples]
     train = read_rows(args.train_data) if args.train_data else []
     base = vlm.load(args.base or params.base.source)
     limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, args.cache_dir / "features", limit, wants_raw(args.lora_path))
-    kept = kept_answers(args)
-    report = evaluate(features, args.lora_path, Data(val, train), params.evaluate, kept)
+    features = FeatureCache(base, args.cache_dir / "features", limit, adapts_merger(args.lora_path))
+    answers_path = answer_cache_path(args)
+    report = evaluate(
+        features, args.lora_path, EvalDataset(val, train), params.evaluate, answers_path
+    )
     write_json(args.output_report, report)
-    told = write(args, report, params)
-    forget(kept)
-    print(told)
+    text = write_outputs(args, report, params)
+    delete_cache_file(answers_path)
+    print(text)
 
 
 if __name__ == "__main__":

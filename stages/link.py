@@ -6,10 +6,10 @@ from pathlib import Path
 from mondrian.core.errors import run
 from mondrian.core.files import write_csv, write_json
 from mondrian.core.params import load_params
-from mondrian.data.critique_lookup import Folders
-from mondrian.data.link import Desk, link, summary
-from mondrian.data.manifest import outcomes
-from mondrian.data.sources import locate, photographs
+from mondrian.data.critique_lookup import ApplicationFolders
+from mondrian.data.link import LinkContext, format_link_summary, link
+from mondrian.data.manifest import count_outcomes
+from mondrian.data.sources import default_photo_dir, locate_source
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,18 +45,18 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
-    source = locate(args.db_path)
-    folders = Folders(
-        source=args.source_dir or photographs(source),
+    source = locate_source(args.db_path)
+    folders = ApplicationFolders(
+        source=args.source_dir or default_photo_dir(source),
         analysis=args.analysis_dir or source.parent / "analysis_md",
         html=args.html_dir or source.parent / "analysis",
     )
-    desk = Desk(args.advisor, folders, params.link)
+    desk = LinkContext(args.advisor, folders, params.link)
     counts = link(source, desk, params.image, args.cache_dir, args.output_dir)
     write_json(args.metrics or args.output_dir / "link.json", counts)
     plot = args.plot or args.output_dir / "reasons.csv"
-    write_csv(plot, ("reason", "jobs"), outcomes(counts).items())
-    print(summary(args.advisor, counts))
+    write_csv(plot, ("reason", "jobs"), count_outcomes(counts).items())
+    print(format_link_summary(args.advisor, counts))
 
 
 if __name__ == "__main__":

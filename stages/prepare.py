@@ -7,9 +7,9 @@ from mondrian.core.errors import run
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
-from mondrian.data.prepare import check_advisor, summary, write_split
-from mondrian.data.report import data_report
-from mondrian.data.split import check_enough, split
+from mondrian.data.prepare import check_advisor, format_split_summary, write_split
+from mondrian.data.report import render_data_report
+from mondrian.data.split import check_split_sizes, split_records
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,13 +29,15 @@ def main() -> None:
     persona = params.persona(args.advisor)
     manifest = Manifest(args.manifest)
     check_advisor(manifest, args.advisor)
-    result = split(manifest.records(), params.prepare)
+    result = split_records(manifest.records(), params.prepare)
     report = args.report or args.metrics.parent / "data_report.html"
-    write_text(report, data_report(manifest, result))  # first: it helps most where data are few
-    check_enough(args.advisor, result, params.prepare)
+    write_text(
+        report, render_data_report(manifest, result)
+    )  # first: it helps most where data are few
+    check_split_sizes(args.advisor, result, params.prepare)
     write_split(manifest, result, persona, params.image, args.output_dir)
     write_json(args.metrics, result.counts())
-    print(summary(result, args.advisor))
+    print(format_split_summary(result, args.advisor))
 
 
 if __name__ == "__main__":

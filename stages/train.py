@@ -5,17 +5,22 @@ import sys
 from pathlib import Path
 
 from mondrian.core.errors import run
-from mondrian.core.files import check_file, check_target
+from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import load_params
-from mondrian.critique.rows import read_together
+from mondrian.critique.rows import read_train_and_val
 from mondrian.model import vlm
-from mondrian.model.hardware import memory_left
-from mondrian.model.provenance import recipe
+from mondrian.model.hardware import memory_budget
+from mondrian.model.provenance import build_recipe
 from mondrian.training import distributed
-from mondrian.training.memory_fit import refuse_too_large
-from mondrian.training.plan_report import Files, files_of, plan_for, show_plans
-from mondrian.training.run import Session
-from mondrian.training.save_adapter import OWN
+from mondrian.training.memory_fit import check_memory_fit
+from mondrian.training.plan_report import (
+    PreparedFiles,
+    build_plan_from_files,
+    list_prepared_files,
+    show_plans,
+)
+from mondrian.training.run import TrainingRun
+from mondrian.training.save_adapter import SAVED_ADAPTER_FILES
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,28 +49,36 @@ def main() -> None:
     params = load_params(args.params)
     settings = params.train.with_epochs(args.epochs)
     source = params.base.source if args.base is None else args.base
-    files = [Files(args.train_data, args.val_data)] if args.train_data else files_of(params)
+    files = (
+        [PreparedFiles(args.train_data, args.val_data)]
+        if args.train_data
+        else list_prepared_files(params)
+    )
     if args.plan:
         memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         show_plans(source, files, settings, params.machine.ranks, memory, print)
         return
-    check_target(args.output_dir, OWN)
-    check_file(args.metrics)
-    world = distributed.join(params.machine.collective_seconds)
-    if world.rank == 0 and not distributed.local():
-        plan = plan_for(source, files[0], settings)
-        refuse_too_large(plan, memory_left(), params.machine.ranks)
+    check_output_folder(args.output_dir, SAVED_ADAPTER_FILES)
+    check_output_file(args.metrics)
+    world = distributed.join_process_group(params.machine.collective_seconds)
+    if world.rank == 0 and not distributed.is_local_rank():
+        plan = build_plan_from_files(source, files[0], settings)
+        check_memory_fit(plan, memory_budget(), params.machine.ranks)
     if params.machine.ranks > world.size:
-        distributed.start_local([sys.executable, *sys.argv], params.machine.ranks)
+        distributed.run_local_ranks([sys.executable, *sys.argv], params.machine.ranks)
         return
-    rows, val = read_together(args.train_data, args.val_data)
+    rows, val = read_train_and_val(args.train_data, args.val_data)
     base = vlm.load(source)
-    made = recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
-    session = Session(base, settings, params.machine, world, args.cache_dir, args.output_dir.name)
+    adapter_recipe = build_recipe(
+        base.source, base.hash, rows, args.train_data, params.image, settings
+    )
+    session = TrainingRun(
+        base, settings, params.machine, world, args.cache_dir, args.output_dir.name
+    )
     data = {"train data": args.train_data, "val data": args.val_data}
-    found = session.run(rows, val, data, made, args.output_dir, args.metrics)
+    result = session.run(rows, val, data, adapter_recipe, args.output_dir, args.metrics)
     if world.rank == 0:
-        print(found.summary(args.output_dir, settings))
+        print(result.summary(args.output_dir, settings))
 
 
 if __name__ == "__main__":

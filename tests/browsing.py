@@ -14,9 +14,13 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 _FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 PATIENCE = 60_000  # ms for what a machine with nothing else to do does at once
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -106,10 +110,11 @@ class Noted:
     def far(self) -> list[str]:
         """Requests that left this machine."""
         return [
-            url for url in self.requests
+            url
+            for url in self.requests
             if urlsplit(url).scheme not in ("blob", "data")
             and urlsplit(url).hostname != "127.0.0.1"
-        ]  # fmt: skip
+        ]
 
 
 def chromium() -> str:

@@ -23,9 +23,11 @@ class Clone:
             "PYTHONPATH": str(self.folder),
             "HOME": str(folder),
             "DVC_NO_ANALYTICS": "1",
-            "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
-            "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
-        }  # fmt: skip
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+        }
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
@@ -46,9 +48,12 @@ def cloned(folder: Path) -> Clone:
     """The files that git has or would take, but what a run here has made, as a first commit."""
     made = Clone(folder)
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout.splitlines()  # fmt: skip
+    ).stdout.splitlines()
     for name in listed:
         made_here = name.endswith("dvc.lock") or name.startswith("metrics/")
         if (ROOT / name).is_file() and not made_here:

@@ -14,13 +14,13 @@ import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 import pytest
 from PIL import Image
 
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
 from mondrian.critique.prompt import prompt_hash, row_messages
-from mondrian.critique.schema import Critique, canonical
+from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
@@ -44,9 +44,11 @@ SAMPLE_SEED = 7  # not the seed of the shipped sample
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that both cores end together."""
-    items.sort(key=lambda item: next(
-        (i for i, name in enumerate(LONGEST) if f"{name}.py" in item.nodeid), len(LONGEST)
-    ))  # fmt: skip
+    items.sort(
+        key=lambda item: next(
+            (i for i, name in enumerate(LONGEST) if f"{name}.py" in item.nodeid), len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +58,7 @@ def params() -> Params:
 
 @pytest.fixture
 def critique() -> Critique:
-    return write("ansel", draw_scene(5, 1))
+    return write_critique("ansel", draw_scene(5, 1))
 
 
 @pytest.fixture(scope="session")
@@ -73,10 +75,20 @@ def make_db(tmp_path: Path) -> Callable[..., Path]:
         (tmp_path / "source").mkdir(exist_ok=True)
         columns = [
             c
-            for c in ("id", "filename", "advisor", "status", "analysis_markdown", "llm_outputs",
-                      "prompt", "mode", "created_at", "completed_at")
+            for c in (
+                "id",
+                "filename",
+                "advisor",
+                "status",
+                "analysis_markdown",
+                "llm_outputs",
+                "prompt",
+                "mode",
+                "created_at",
+                "completed_at",
+            )
             if c != drop
-        ]  # fmt: skip
+        ]
         path = tmp_path / name
         connection = sqlite3.connect(path)
         connection.execute(f"CREATE TABLE jobs ({', '.join(columns)})")
@@ -134,20 +146,24 @@ def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Five prepared rows beside their pictures."""
-    from mondrian.critique.rows import Row
+    from mondrian.critique.rows import ChatRow
 
     folder = tmp_path_factory.mktemp("rows")
     out = []
     for i, photo in enumerate(photos[:5]):
         path = folder / f"{i}.png"
-        fit(photo, 4096, 20_480).save(path)
-        answer = canonical(write("ansel", draw_scene(5, i)))
+        resize_to_fit(photo, 4096, 20_480).save(path)
+        answer = serialize_critique(write_critique("ansel", draw_scene(5, i)))
         out.append(
-            Row(
-                messages=row_messages(PERSONA, answer), images=[str(path)], id=f"ansel/{i}",
-                photo="", photo_group=str(i), prompt_hash=prompt_hash(PERSONA),
+            ChatRow(
+                messages=row_messages(PERSONA, answer),
+                images=[str(path)],
+                id=f"ansel/{i}",
+                photo="",
+                photo_group=str(i),
+                prompt_hash=prompt_hash(PERSONA),
             )
-        )  # fmt: skip
+        )
     return out
 
 

@@ -3,18 +3,18 @@
 import os
 from typing import Any
 
-from mondrian.serving.engines.ipc import Ask
+from mondrian.serving.engines.ipc import GenerateRequest
 from mondrian.serving.worker import __main__ as resident
-from mondrian.serving.worker.adapters import Arms
+from mondrian.serving.worker.adapters import AdapterRegistry
 
-seen = Arms.seen
+seen = AdapterRegistry.encode_image
 
 
-def poisoned(self: Arms, ask: Ask) -> Any:
+def poisoned(self: AdapterRegistry, ask: GenerateRequest) -> Any:
     if ask.pixels[:3] == b"\xff\xff\xff":
         os._exit(9)
     return seen(self, ask)
 
 
-Arms.seen = poisoned  # type: ignore[method-assign]
+AdapterRegistry.encode_image = poisoned  # type: ignore[method-assign]
 resident.main()

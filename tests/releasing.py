@@ -16,10 +16,15 @@ from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.model.compatibility import adapter_version
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf, check_whole
-from mondrian.registry.pull import Asked, Pulled, pull
-from mondrian.registry.release_record import RELEASE, Release, read_record, written
-from mondrian.registry.version import read_version
+from mondrian.registry.local_store import Shelf, check_integrity
+from mondrian.registry.pull import PullResult, VersionSelector, pull
+from mondrian.registry.release_record import (
+    RELEASE_FILENAME,
+    Release,
+    read_record,
+    serialize_record,
+)
+from mondrian.registry.version import parse_version
 from tests.conftest import ROOT
 from tests.service_process import make_adapter
 
@@ -28,11 +33,21 @@ METRICS = "metrics/ansel/evaluate.json"
 _MADE = ("tests/", "docs/", "benchmarks/", "metrics/", "releases/")  # what a project can do without
 _OUTPUTS = {  # of all stages up to evaluate@ansel, but the adapter and its verdict
     "data/sample/mondrian": ("mondrian.db", "source/a", "analysis_md/a", "analysis/a"),
-    "data/linked/ansel": ("a",), "data/prepared/ansel": ("a",),
-    "metrics/ansel": ("link.json", "prepare.json", "train.json", "reasons.csv", "train_loss.csv",
-                      "val_loss.csv", "score_error.csv", "data_report.html", "report.html",
-                      "comparison_report.json"),
-}  # fmt: skip
+    "data/linked/ansel": ("a",),
+    "data/prepared/ansel": ("a",),
+    "metrics/ansel": (
+        "link.json",
+        "prepare.json",
+        "train.json",
+        "reasons.csv",
+        "train_loss.csv",
+        "val_loss.csv",
+        "score_error.csv",
+        "data_report.html",
+        "report.html",
+        "comparison_report.json",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -44,13 +59,24 @@ class Project:
     @property
     def env(self) -> dict[str, str]:
         """This environment, with a HOME of its own and this code rather than the checkout's."""
-        who = {f"GIT_{role}_{what}": "ann" if what == "NAME" else "ann@example.org"
-               for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}  # fmt: skip
+        who = {
+            f"GIT_{role}_{what}": "ann" if what == "NAME" else "ann@example.org"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return os.environ | who | {
-            "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "DVC_NO_ANALYTICS": "1",
-            "HOME": str(self.folder.parent), "GIT_CONFIG_GLOBAL": os.devnull,
-        }  # fmt: skip
+        return (
+            os.environ
+            | who
+            | {
+                "PATH": path,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONSAFEPATH": "1",
+                "DVC_NO_ANALYTICS": "1",
+                "HOME": str(self.folder.parent),
+                "GIT_CONFIG_GLOBAL": os.devnull,
+            }
+        )
 
     def run(self, *command: object) -> str:
         """What a command says that has to succeed."""
@@ -60,8 +86,14 @@ class Project:
 
     def attempt(self, *command: object) -> subprocess.CompletedProcess[str]:
         """A command that may fail."""
-        return subprocess.run([*map(str, command)], cwd=self.folder, env=self.env, timeout=120,
-                              capture_output=True, text=True)  # fmt: skip
+        return subprocess.run(
+            [*map(str, command)],
+            cwd=self.folder,
+            env=self.env,
+            timeout=120,
+            capture_output=True,
+            text=True,
+        )
 
     def mondrian(self, *words: object) -> subprocess.CompletedProcess[str]:
         """The command line, in this project."""
@@ -100,17 +132,25 @@ def evaluation(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
     arm = {"score_mae": 0.96, "format_compliance": 1.0}
     gates = {"compliance": 1.0, "index_low": 30.0, "constant_low": 0.8, "index_gain_percent": gain}
     return {
-        "verdict": verdict, "photographs": 21, "base": {**arm, "quality_index": 47.4},
+        "verdict": verdict,
+        "photographs": 21,
+        "base": {**arm, "quality_index": 47.4},
         "fine_tuned": {**arm, "quality_index": 85.8},
-        "gates": {name: {"found": found, "asked": 0.0, "holds": True}
-                  for name, found in gates.items()},
-    }  # fmt: skip
+        "gates": {
+            name: {"found": found, "asked": 0.0, "holds": True} for name, found in gates.items()
+        },
+    }
 
 
 def make_project(folder: Path, adapter: Path) -> Project:
     """A project whose dvc.lock says that this adapter was built."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout.splitlines()  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
     for name in listed:
         if name.startswith(_MADE) or name.endswith("dvc.lock") or not (ROOT / name).is_file():
             continue
@@ -151,18 +191,37 @@ def some_release(folder: Path, version: str = "v1.0.0") -> Release:
         for file in sorted(folder.iterdir())
     ]
     found = evaluation()
-    figures = {"index": 85.8, "base_index": 47.4, "score_mae": 0.96, "base_score_mae": 2.8,
-               "compliance": 1.0}  # fmt: skip
+    figures = {
+        "index": 85.8,
+        "base_index": 47.4,
+        "score_mae": 0.96,
+        "base_score_mae": 2.8,
+        "compliance": 1.0,
+    }
     verdict = {key: found[key] for key in ("verdict", "photographs", "gates")}
-    release = Release.model_validate_json(json.dumps({
-        "form": 1, "advisor": "ansel", "version": version, "files": pieces, "path": ADAPTER,
-        "adapter_version": adapter_version(folder), "base": {"source": "b", "sha256": "0" * 64},
-        "prompt_sha256": "1" * 64, "schema_sha256": "2" * 64, "data_sha256": "3" * 64,
-        "image": {"min_pixels": 1, "max_pixels": 2}, "commit": "4" * 40, "by": "ann",
-        "at": "2026-01-02T03:04:05+00:00", "because": None,
-        "evaluation": verdict | {"figures": figures, "failed": []},
-    }))  # fmt: skip
-    (folder / RELEASE).write_bytes(written(release))
+    release = Release.model_validate_json(
+        json.dumps(
+            {
+                "form": 1,
+                "advisor": "ansel",
+                "version": version,
+                "files": pieces,
+                "path": ADAPTER,
+                "adapter_version": adapter_version(folder),
+                "base": {"source": "b", "sha256": "0" * 64},
+                "prompt_sha256": "1" * 64,
+                "schema_sha256": "2" * 64,
+                "data_sha256": "3" * 64,
+                "image": {"min_pixels": 1, "max_pixels": 2},
+                "commit": "4" * 40,
+                "by": "ann",
+                "at": "2026-01-02T03:04:05+00:00",
+                "because": None,
+                "evaluation": verdict | {"figures": figures, "failed": []},
+            }
+        )
+    )
+    (folder / RELEASE_FILENAME).write_bytes(serialize_record(release))
     return release
 
 
@@ -190,7 +249,7 @@ class Trusting:
 
     fault: str = ""
 
-    def prove(self, folder: Path, name: str) -> str:
+    def check_adapter(self, folder: Path, name: str) -> str:
         if self.fault:
             raise ReleaseError(self.fault)
         return "{}"
@@ -204,18 +263,22 @@ class Mac:
     source: Source
     params: Params
 
-    def pull(self, rev: str, fault: str = "") -> Pulled:
+    def pull(self, rev: str, fault: str = "") -> PullResult:
         """Without a model."""
-        return pull(self.shelf, Asked(rev, None), self.source, self.params, Trusting(fault))
+        return pull(
+            self.shelf, VersionSelector(rev, None), self.source, self.params, Trusting(fault)
+        )
 
     def serves(self) -> str | None:
         """The version that serves, which has to be whole to the byte."""
-        folder = self.shelf.current
+        folder = self.shelf.current_link
         if not folder.is_symlink():
             return None
         version = folder.readlink().name.rpartition("@")[2]
-        content = (folder / RELEASE).read_bytes()
-        check_whole(folder, read_record(content, "ansel", read_version(version), "release.json"))
+        content = (folder / RELEASE_FILENAME).read_bytes()
+        check_integrity(
+            folder, read_record(content, "ansel", parse_version(version), "release.json")
+        )
         return version
 
     def left(self) -> list[str]:

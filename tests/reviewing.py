@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import httpx2
 
-from mondrian.critique.schema import Critique, canonical
+from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.storage.engine import open_engine
-from mondrian.storage.feedback import keep
-from mondrian.storage.jobs import Row, Rules, Store
+from mondrian.storage.feedback import add_feedback
+from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 
 
 def review(client: httpx2.Client, job: str, **said: Any) -> dict[str, Any]:
@@ -32,22 +32,32 @@ def corrected(critique: Critique, **scores: float) -> Critique:
     return critique.model_copy(update={"dimensions": new})
 
 
-def open_store(path: Path) -> Store:
-    return Store(open_engine(str(path)), Rules(lease_seconds=30, tries=3))
+def open_store(path: Path) -> JobStore:
+    return JobStore(open_engine(str(path)), LeasePolicy(lease_seconds=30, tries=3))
 
 
-def served(store: Store, critique: Critique, filename: str = "0.jpg", **values: Any) -> Row:
+def served(store: JobStore, critique: Critique, filename: str = "0.jpg", **values: Any) -> JobRow:
     """A finished job of the service."""
-    text = canonical(critique)
-    row, _ = store.add({
-        "id": str(uuid4()), "filename": filename, "advisor": "ansel", "mode": "base",
-        "kind": "upload", "status": "completed", "llm_outputs": json.dumps({"response": text}),
-        "model_used": "base", "photo_sha256": filename, "completed_at": str(time.time()), **values,
-    })  # fmt: skip
+    text = serialize_critique(critique)
+    row, _ = store.add(
+        {
+            "id": str(uuid4()),
+            "filename": filename,
+            "advisor": "ansel",
+            "mode": "base",
+            "kind": "upload",
+            "status": "completed",
+            "llm_outputs": json.dumps({"response": text}),
+            "model_used": "base",
+            "photo_sha256": filename,
+            "completed_at": str(time.time()),
+            **values,
+        }
+    )
     return row
 
 
-def say(store: Store, row: Row, critique: Critique | None, /, **told: Any) -> None:
+def say(store: JobStore, row: JobRow, critique: Critique | None, /, **told: Any) -> None:
     """Feedback straight into the table; `critique` is the one as served."""
-    original = canonical(critique) if critique else None
-    assert keep(store.engine, row, told, {"ansel": original})
+    original = serialize_critique(critique) if critique else None
+    assert add_feedback(store.engine, row, told, {"ansel": original})

@@ -56,9 +56,13 @@ class Running:
 
 @contextmanager
 def running(
-    tmp_path: Path, *flags: object, env: dict[str, str] | None = None, base: str = TINY,
-    ready: bool = True, **serve: object,
-) -> Iterator[Running]:  # fmt: skip
+    tmp_path: Path,
+    *flags: object,
+    env: dict[str, str] | None = None,
+    base: str = TINY,
+    ready: bool = True,
+    **serve: object,
+) -> Iterator[Running]:
     """A service on a free port, its jobs.db and photographs in tmp_path, ended at the end.
 
     flags  of ai_advisor_service.py; they win over those given here
@@ -76,23 +80,39 @@ def running(
 
 
 def start(
-    tmp_path: Path, *flags: object, env: dict[str, str] | None = None, base: str = TINY,
+    tmp_path: Path,
+    *flags: object,
+    env: dict[str, str] | None = None,
+    base: str = TINY,
     **serve: object,
-) -> Running:  # fmt: skip
+) -> Running:
     """Start a service and wait for nothing; its url is empty until `wait_for_port`."""
     log_path, params = _unused(tmp_path)
     params.write_text(_params(base, serve), encoding="utf-8")
     db, data = tmp_path / "jobs.db", tmp_path / "service"
     command = [
-        sys.executable, str(ROOT / "mondrian/ai_advisor_service.py"), "--params", str(params),
-        "--port", "0", "--db", str(db), "--data", str(data), *map(str, flags),
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "mondrian/ai_advisor_service.py"),
+        "--params",
+        str(params),
+        "--port",
+        "0",
+        "--db",
+        str(db),
+        "--data",
+        str(data),
+        *map(str, flags),
+    ]
     outside = {name: value for name, value in os.environ.items() if name != "MONDRIAN_API_KEY"}
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
             env=outside | {"PYTHONPATH": str(ROOT)} | (env or {}),
-        )  # fmt: skip
+        )
     return Running("", process, log_path, db, data)
 
 
@@ -149,7 +169,7 @@ def make_adapter(
     for i, layer in enumerate(layers.values()):
         key = mx.random.key(1000 * seed + i)
         layer.lora_b = size * mx.random.normal(layer.lora_b.shape, key=key)
-    weights = lora.tensors(layers)
+    weights = lora.lora_state_dict(layers)
     folder.mkdir(parents=True, exist_ok=True)
     depth = len(vlm.model.language_model.model.layers)
     adapter.save(folder, weights, settings, _recipe(vlm, advisor, params), depth)

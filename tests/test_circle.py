@@ -20,7 +20,7 @@ import yaml
 
 from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 from tests.cloned import Clone, cloned
 from tests.service_process import Running, running
 
@@ -68,9 +68,11 @@ def scene(i: int) -> bytes:
 
 def ask(client: httpx2.Client, photo: bytes, who: str, mode: str = "lora") -> dict[str, Any]:
     told = client.post(
-        "/analyze", files={"image": ("lake.jpg", photo)}, data={"advisor": "ansel", "mode": mode},
+        "/analyze",
+        files={"image": ("lake.jpg", photo)},
+        data={"advisor": "ansel", "mode": mode},
         headers={"x-client-id": who},
-    )  # fmt: skip
+    )
     assert told.status_code == 200, told.text
     return dict(told.json())
 
@@ -98,8 +100,9 @@ def load(service: Running) -> Iterator[list[int]]:
         photo = scene(100 + number)
         with service.client() as one:
             while not done.is_set():
-                answer = one.post("/analyze", files={"image": ("lake.jpg", photo)},
-                                  data={"advisor": "ansel"})  # fmt: skip
+                answer = one.post(
+                    "/analyze", files={"image": ("lake.jpg", photo)}, data={"advisor": "ansel"}
+                )
                 told.append(answer.status_code)
 
     threads = [Thread(target=client, args=(i,)) for i in range(2)]
@@ -119,8 +122,11 @@ def test_the_whole_circle(home: Clone, tmp_path: Path) -> None:
     application = home.folder.parent / "application"
 
     mac = Clone(tmp_path)
-    subprocess.run(["git", "clone", "-q", str(home.folder.parent / "origin"), str(mac.folder)],
-                   check=True, timeout=60)  # fmt: skip
+    subprocess.run(
+        ["git", "clone", "-q", str(home.folder.parent / "origin"), str(mac.folder)],
+        check=True,
+        timeout=60,
+    )
     origin = home.folder.parent / "origin"
     assert "ansel@v1.0.0 serves" in mondrian(mac, "pull", "ansel", "--rev", "v1", "--from", origin)
     steps = [{"share": share, "hours": 0, "jobs": 5, "asks": "guardrails"} for share in (0.5, 1.0)]
@@ -129,18 +135,35 @@ def test_the_whole_circle(home: Clone, tmp_path: Path) -> None:
         yaml.safe_dump(rollout | {"steps": steps, "every_seconds": 0.5})
     )
     flags = (
-        "--lora_path", mac.folder / "models/serving", "--model_mode", "ab_test",
-        "--rollout", mac.folder / "rollout.yaml",
-        "--db", application / "mondrian.db", "--data", application / "source",
-    )  # fmt: skip
+        "--lora_path",
+        mac.folder / "models/serving",
+        "--model_mode",
+        "ab_test",
+        "--rollout",
+        mac.folder / "rollout.yaml",
+        "--db",
+        application / "mondrian.db",
+        "--data",
+        application / "source",
+    )
     with running(tmp_path, *flags) as service, service.client() as client:
         for i in range(REVIEWED):
             job = ask(client, scene(i), f"client-{i}")["job_id"]
-            judge(client, job, write("ansel", draw_scene(4711, i)), i)
+            judge(client, job, write_critique("ansel", draw_scene(4711, i)), i)
         for i in range(30):
             ask(client, scene(i % 3), f"visitor-{i}", mode="baseline")
-        state = json.loads(mondrian(mac, "ab", "report", "--db", application / "mondrian.db",
-                                    "--advisor", "ansel", "--json"))  # fmt: skip
+        state = json.loads(
+            mondrian(
+                mac,
+                "ab",
+                "report",
+                "--db",
+                application / "mondrian.db",
+                "--advisor",
+                "ansel",
+                "--json",
+            )
+        )
         assert "ansel@v1.0.0" in json.dumps(state)
 
     released(home, "v2")

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from mondrian.core.params import Params
-from mondrian.critique.parser import recover
-from mondrian.critique.rejection import MEANING, Reason
-from mondrian.sample.corruptions import MESSES
+from mondrian.critique.parser import parse_critique
+from mondrian.critique.rejection import REASON_DESCRIPTIONS, RejectionReason
+from mondrian.sample.corruptions import CORRUPTIONS
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 from tests.conftest import ROOT
 
 STAGES = ("link", "prepare", "train", "evaluate")
@@ -46,10 +46,13 @@ def reached(path: Path) -> set[str]:
     return {str(file.relative_to(ROOT)) for file in seen}
 
 
-@pytest.mark.parametrize(("script", "stage"), [
-    *((f"stages/{name}.py", PIPELINE[name]) for name in STAGES),
-    ("mondrian/sample/application.py", SAMPLE["application"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "stage"),
+    [
+        *((f"stages/{name}.py", PIPELINE[name]) for name in STAGES),
+        ("mondrian/sample/application.py", SAMPLE["application"]),
+    ],
+)
 def test_a_stage_depends_on_the_packages_it_really_imports(script: str, stage: Any) -> None:
     wanted = {"/".join(file.split("/")[:2]) for file in reached(ROOT / script) | {script}}
     assert len(wanted) > 2
@@ -62,8 +65,14 @@ def test_a_stage_calls_its_script_with_flags_it_has(name: str) -> None:
     assert stage["desc"]
     flags = set(re.findall(r"--\w+", stage["cmd"]))
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT,
-                           env={"PYTHONPATH": str(ROOT), "PATH": ""}).stdout  # fmt: skip
+    shown = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    ).stdout
     assert len(flags) >= 3
     assert flags <= set(re.findall(r"--\w+", shown))
 
@@ -100,11 +109,19 @@ def test_only_these_packages_import_mlx() -> None:
 
 def test_every_reason_is_documented() -> None:
     reasons, repairs = (ROOT / "docs/reasons.md").read_text().split("## What is repaired")
-    assert set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE)) == {str(r) for r in Reason}
-    assert set(MEANING) == set(Reason)
-    told = {name for row in re.findall(r"^\| (`.*?) \|", repairs, re.MULTILINE)
-            for name in re.findall(r"`(\w+)`", row)}  # fmt: skip
-    found = (recover(mess.text(write("ansel", draw_scene(1, 1)))) for mess in MESSES)
+    assert set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE)) == {
+        str(r) for r in RejectionReason
+    }
+    assert set(REASON_DESCRIPTIONS) == set(RejectionReason)
+    told = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", repairs, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    found = (
+        parse_critique(mess.make_text(write_critique("ansel", draw_scene(1, 1))))
+        for mess in CORRUPTIONS
+    )
     done = {repair.split()[0] for one in found for repair in getattr(one, "repairs", ())}
     assert len(done) > 8
     assert done - {"dimension_twice"} <= told
@@ -154,8 +171,13 @@ def test_params_that_the_documents_name_exist(params: Params) -> None:
 
 
 def test_no_file_is_large_or_names_a_registry() -> None:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True,
-                            text=True, cwd=ROOT, timeout=30).stdout.split()  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    ).stdout.split()
     assert len(listed) > 40
     for name in listed:
         path = ROOT / name

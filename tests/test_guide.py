@@ -20,15 +20,22 @@ from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params
 from tests.conftest import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),
-             ROOT / "models/base/mondrian-tiny/README.md"]  # fmt: skip
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "models/base/mondrian-tiny/README.md",
+]
 GUIDE = ROOT / "docs/guide.md"
 SHELL = {".", "cd", "cp", "curl", "export", "for", "mkdir", "mv", "open"}
 ELSEWHERE = {"llamafactory-cli", "mlx.launch", "mlx_vlm.generate", "swift", "vllm"}
 WORDS = {"if", "in", "do", "done", "then", "else", "fi", "while"}
 STOPS = {"&&", "||", ";", "|", "&"}
-GIT = set(subprocess.run(["git", "--list-cmds=main"], capture_output=True, text=True, timeout=30)
-          .stdout.split())  # fmt: skip
+GIT = set(
+    subprocess.run(
+        ["git", "--list-cmds=main"], capture_output=True, text=True, timeout=30
+    ).stdout.split()
+)
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -131,8 +138,11 @@ def wrong_flags(words: list[str]) -> list[str]:
     one_of = re.findall(r"\(([^)]*)\)", asked)
     needed = [re.findall(r"--\w+", each) for each in one_of]
     needed += [[flag] for flag in re.findall(r"--\w+", re.sub(r"\([^)]*\)", "", asked))]
-    return out + [f"{' or '.join(any_of)} is missing" for any_of in needed
-                  if any_of and not flags & set(any_of)]  # fmt: skip
+    return out + [
+        f"{' or '.join(any_of)} is missing"
+        for any_of in needed
+        if any_of and not flags & set(any_of)
+    ]
 
 
 @cache
@@ -140,8 +150,9 @@ def help_of(words: tuple[str, ...]) -> str:
     """What a command says with --help."""
     head = [sys.executable] if words[0] == "python" else [sys.executable, "-m", "mondrian"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    done = subprocess.run([*head, *words[1:], "--help"], capture_output=True, text=True, cwd=ROOT,
-                          env=env, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [*head, *words[1:], "--help"], capture_output=True, text=True, cwd=ROOT, env=env, timeout=60
+    )
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout
 
@@ -154,8 +165,11 @@ def said() -> tuple[str, ...]:
     for path in [*(ROOT / "mondrian").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                out.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…"
-                                   for v in node.values))  # fmt: skip
+                out.append(
+                    "".join(
+                        str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values
+                    )
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 out.append(node.value)
     return tuple(out)

@@ -78,9 +78,13 @@ def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
     try:
         params.write_text(re.sub(r"max_tokens: \d+ ", "max_tokens: 100 ", text))
         run = subprocess.run(
-            ["dvc", "repro", "train@ansel"], cwd=clone.folder, env=clone.env, timeout=300,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["dvc", "repro", "train@ansel"],
+            cwd=clone.folder,
+            env=clone.env,
+            timeout=300,
+            capture_output=True,
+            text=True,
+        )
         assert run.returncode != 0
         assert "more than train.max_tokens (100) tokens: ansel/" in run.stderr
         assert "Traceback" not in run.stderr

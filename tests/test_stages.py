@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mondrian.critique.schema import canonical
+from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 from tests.conftest import ROOT, one_clear_line, stage
 
 MakeDb = Callable[..., Path]
@@ -22,7 +22,10 @@ MakeDb = Callable[..., Path]
 def small(make_db: MakeDb, photos: list[Image.Image], tmp_path: Path) -> Path:
     """A database of six good jobs."""
     rows = [
-        {"filename": f"{i}.jpg", "analysis_markdown": canonical(write("ansel", draw_scene(5, i)))}
+        {
+            "filename": f"{i}.jpg",
+            "analysis_markdown": serialize_critique(write_critique("ansel", draw_scene(5, i))),
+        }
         for i in range(len(photos))
     ]
     path = make_db(*rows)
@@ -45,9 +48,12 @@ def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "out/link.json").read_text())
     wanted = {"jobs": 6, "finished": 6, "linked": 6, "photos": 6, "rejected": {}}
     assert counts == wanted | {
-        "suspicions": {}, "forms": {"json": 6}, "repairs": {}, "found": {"as_stored": 6},
-            "reviewed": {},
-    }  # fmt: skip
+        "suspicions": {},
+        "forms": {"json": 6},
+        "repairs": {},
+        "found": {"as_stored": 6},
+        "reviewed": {},
+    }
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
 
 
@@ -64,8 +70,7 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
         (tmp_path, "is a folder"),
     ):
         one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
-    one_clear_line(link(small, output, "--advisor", "x"),
-                   "no finished job of advisor 'x'", "ansel")  # fmt: skip
+    one_clear_line(link(small, output, "--advisor", "x"), "no finished job of advisor 'x'", "ansel")
     one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs")
     assert (output / "training_data_manifest.json").read_bytes() == before
 
@@ -88,9 +93,15 @@ def test_a_broken_params_file_is_told_whole(small: Path, tmp_path: Path) -> None
 def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
     link(small, tmp_path / "out")
     args = (
-        "--manifest", tmp_path / "out/training_data_manifest.json", "--advisor", "ansel",
-        "--output_dir", tmp_path / "rows", "--metrics", tmp_path / "prepare.json",
-    )  # fmt: skip
+        "--manifest",
+        tmp_path / "out/training_data_manifest.json",
+        "--advisor",
+        "ansel",
+        "--output_dir",
+        tmp_path / "rows",
+        "--metrics",
+        tmp_path / "prepare.json",
+    )
     one_clear_line(stage("prepare", *args), "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
@@ -104,9 +115,15 @@ def train_args(tmp_path: Path) -> tuple[object, ...]:
     rows = tmp_path / "rows/training_data_ansel_{}.json"
     data = [str(rows).format(part) for part in ("train", "val")]
     return (
-        "--train_data", data[0], "--val_data", data[1], "--output_dir", tmp_path / "adapter",
-        "--metrics", tmp_path / "metrics/train.json",
-    )  # fmt: skip
+        "--train_data",
+        data[0],
+        "--val_data",
+        data[1],
+        "--output_dir",
+        tmp_path / "adapter",
+        "--metrics",
+        tmp_path / "metrics/train.json",
+    )
 
 
 @pytest.fixture
@@ -117,10 +134,18 @@ def prepared(small: Path, tmp_path: Path) -> Path:
     text = re.sub(r"min_(train|val|test): \d+", r"min_\1: 1", text)
     params.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
     run = stage(
-        "prepare", "--manifest", tmp_path / "out/training_data_manifest.json", "--advisor", "ansel",
-        "--output_dir", tmp_path / "rows", "--metrics", tmp_path / "prepare.json",
-        "--params", params,
-    )  # fmt: skip
+        "prepare",
+        "--manifest",
+        tmp_path / "out/training_data_manifest.json",
+        "--advisor",
+        "ansel",
+        "--output_dir",
+        tmp_path / "rows",
+        "--metrics",
+        tmp_path / "prepare.json",
+        "--params",
+        params,
+    )
     assert run.returncode == 0, run.stderr
     return params
 
@@ -150,10 +175,17 @@ def test_an_adapter_for_another_base_stops_evaluate(prepared: Path, tmp_path: Pa
     shutil.copytree(ROOT / "models/base/mondrian-tiny", other)
     (other / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text() + " ")
     args = (
-        "--lora_path", tmp_path / "adapter", "--params", prepared,
-        "--val_data", tmp_path / "rows/training_data_ansel_val.json",
-        "--output_report", tmp_path / "report.json", "--metrics", tmp_path / "evaluate.json",
-    )  # fmt: skip
+        "--lora_path",
+        tmp_path / "adapter",
+        "--params",
+        prepared,
+        "--val_data",
+        tmp_path / "rows/training_data_ansel_val.json",
+        "--output_report",
+        tmp_path / "report.json",
+        "--metrics",
+        tmp_path / "evaluate.json",
+    )
     one_clear_line(stage("evaluate", *args, "--base", other), "was trained on", "not on this base")
     recipe = tmp_path / "adapter/recipe.json"
     recipe.write_text(recipe.read_text().replace('"prompt_sha256": "', '"prompt_sha256": "0'))

@@ -16,7 +16,7 @@ import numpy as np
 
 from mondrian.core.params import IMAGE
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.schema import complies
+from mondrian.critique.schema import is_schema_valid
 
 TIMEOUT = 300.0  # of one request, as today's clients have it
 
@@ -53,18 +53,23 @@ class Load:
         """As the results have them."""
         good, took = self.good, sorted(1000 * one.seconds for one in self.good)
         tokens = sum(one.tokens for one in good)
-        p50, p95, p99 = (round(float(np.percentile(took, p)), 1) if took else None
-                         for p in (50, 95, 99))  # fmt: skip
+        p50, p95, p99 = (
+            round(float(np.percentile(took, p)), 1) if took else None for p in (50, 95, 99)
+        )
         return {
             "requests": len(self.seen),
             "lost": len(self.seen) - len(good),
             "requests_per_second": round(len(good) / self.seconds, 3),
-            "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "p99_ms": p99,
             "tokens_per_second": round(tokens / self.seconds, 1),
             "mean_tokens": round(tokens / max(1, len(good)), 1),
-            "schema_valid": round(sum(complies(s.text) for s in good) / max(1, len(good)), 4),
+            "schema_valid": round(
+                sum(is_schema_valid(s.text) for s in good) / max(1, len(good)), 4
+            ),
             "statuses": self.statuses,
-        }  # fmt: skip
+        }
 
 
 Ask = Callable[[httpx.AsyncClient, bytes], Awaitable[Seen]]
@@ -89,8 +94,12 @@ def ask_theirs(url: str, model: str, persona: str, limit: int) -> Ask:
     """POST /v1/chat/completions with the prompt that ours gives its model."""
 
     async def ask(client: httpx.AsyncClient, photo: bytes) -> Seen:
-        body = {"model": model, "messages": _messages(persona, photo), "max_tokens": limit,
-                "temperature": 0}  # fmt: skip
+        body = {
+            "model": model,
+            "messages": _messages(persona, photo),
+            "max_tokens": limit,
+            "temperature": 0,
+        }
         started = perf_counter()
         answer = await client.post(f"{url}/v1/chat/completions", json=body)
         took = perf_counter() - started
@@ -106,8 +115,10 @@ def ask_theirs(url: str, model: str, persona: str, limit: int) -> Ask:
 def _messages(persona: str, photo: bytes) -> list[dict[str, Any]]:
     system, user = row_messages(persona, "")[:-1]
     url = "data:image/jpeg;base64," + b64encode(photo).decode()
-    parts = [{"type": "text", "text": user["content"].replace(IMAGE, "")},
-             {"type": "image_url", "image_url": {"url": url}}]  # fmt: skip
+    parts = [
+        {"type": "text", "text": user["content"].replace(IMAGE, "")},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
     return [system, {"role": "user", "content": parts}]
 
 

@@ -8,12 +8,31 @@ LARGE = "large-vocabulary"
 GOALS = {"merged": 1.0, "beside": 10.0}  # percent that a token may be slower, on the large base
 MODES = {"merged": "fine_tuned", "beside": "ab_test"}  # in which the service holds adapters so
 KEYS = (
-    "system", "model", "mode", "clients", "requests", "lost", "requests_per_second", "p50_ms",
-    "p95_ms", "p99_ms", "ttft_cold_ms", "ttft_warm_ms", "model_ttft_cold_ms", "model_ttft_warm_ms",
-    "decode_tokens_per_second", "base_tokens_per_second", "adapter_overhead", "swap_ms",
-    "second_arm_bytes", "adapter_bytes", "tokens_per_second", "mean_tokens", "schema_valid",
+    "system",
+    "model",
+    "mode",
+    "clients",
+    "requests",
+    "lost",
+    "requests_per_second",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "ttft_cold_ms",
+    "ttft_warm_ms",
+    "model_ttft_cold_ms",
+    "model_ttft_warm_ms",
+    "decode_tokens_per_second",
+    "base_tokens_per_second",
+    "adapter_overhead",
+    "swap_ms",
+    "second_arm_bytes",
+    "adapter_bytes",
+    "tokens_per_second",
+    "mean_tokens",
+    "schema_valid",
     "statuses",
-)  # fmt: skip
+)
 SHOWN = KEYS[:12] + KEYS[14:15] + KEYS[16:19] + KEYS[20:22]
 Line = dict[str, Any]
 

@@ -81,11 +81,13 @@ async def _run(
 
     async def sample() -> None:
         while True:
-            samples.append({
-                "seconds": round(perf_counter() - started, 1),
-                "service_bytes": server.process.memory_info().rss,
-                "model_bytes": server.model.memory_info().rss,
-            })  # fmt: skip
+            samples.append(
+                {
+                    "seconds": round(perf_counter() - started, 1),
+                    "service_bytes": server.process.memory_info().rss,
+                    "model_bytes": server.model.memory_info().rss,
+                }
+            )
             await asyncio.sleep(SAMPLED)
 
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
@@ -106,9 +108,12 @@ def _found(
     figures = load.figures()
     kept = ("requests", "lost", "requests_per_second", "p50_ms", "p99_ms", "statuses")
     out: dict[str, Any] = {
-        "minutes": round(load.seconds / 60, 2), "clients": CLIENTS, "replaced": replaced,
-        "versions": len({one.version for one in load.good} - {""}), "restarts": restarts,
-    }  # fmt: skip
+        "minutes": round(load.seconds / 60, 2),
+        "clients": CLIENTS,
+        "replaced": replaced,
+        "versions": len({one.version for one in load.good} - {""}),
+        "restarts": restarts,
+    }
     out |= {key: figures[key] for key in kept}
     for name in ("service", "model"):
         before, after = _ends([one[f"{name}_bytes"] for one in samples])

@@ -40,10 +40,18 @@ def our_service(world: World, *flags: str) -> Iterator[Server]:
     """mondrian/ai_advisor_service.py on a free port, once it is ready."""
     port, data = free_port(), world.folder / "data"
     command = [
-        sys.executable, str(ROOT / "mondrian/ai_advisor_service.py"), "--params",
-        str(world.params_file), "--port", str(port), "--data", str(data), "--db",
-        str(data / "jobs.db"), *flags,
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "mondrian/ai_advisor_service.py"),
+        "--params",
+        str(world.params_file),
+        "--port",
+        str(port),
+        "--data",
+        str(data),
+        "--db",
+        str(data / "jobs.db"),
+        *flags,
+    ]
     with _started(command, port, "/ready", world.folder / "service.log", {}) as server:
         yield server
 
@@ -57,10 +65,19 @@ def their_server(base: Path, limit: int, log: Path) -> Iterator[Server]:
     """
     port = free_port()
     command = [
-        sys.executable, str(ROOT / "benchmarks/systems/mlx_vlm_server.py"), "--model", str(base),
-        "--host", "127.0.0.1", "--port", str(port), "--max-tokens", str(limit),
-        "--log-level", "WARNING",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "benchmarks/systems/mlx_vlm_server.py"),
+        "--model",
+        str(base),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--max-tokens",
+        str(limit),
+        "--log-level",
+        "WARNING",
+    ]
     env = {"OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with _started(command, port, "/health", log, env) as server:
         yield server
@@ -82,9 +99,7 @@ def _started(
     command: list[str], port: int, ready: str, log: Path, env: dict[str, str]
 ) -> Iterator[Server]:
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=os.environ | env, cwd=ROOT
-        )  # fmt: skip
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | env, cwd=ROOT)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(process, url + ready, log)

@@ -83,8 +83,10 @@ def write_adapter(world: World, folder: Path, scale: float = 1.0) -> None:
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     if scale != 1.0:
         file = folder / "adapter_model.safetensors"
-        scaled = {name: np.float32(scale) * value if "lora_B" in name else value
-                  for name, value in load_file(file).items()}  # fmt: skip
+        scaled = {
+            name: np.float32(scale) * value if "lora_B" in name else value
+            for name, value in load_file(file).items()
+        }
         save_file(scaled, file, metadata={"format": "pt"})
 
 
@@ -111,10 +113,25 @@ def long_personas(base: Path, count: int) -> dict[str, str]:
 
 _VERBS = ("love", "want", "look for", "ask for", "value", "care for")
 _LIKES = (
-    "deep shadows", "fine detail", "open space", "bold color", "simple forms", "soft edges",
-    "a high horizon", "a low horizon", "bright light", "a full range of tones", "sharp focus",
-    "balance", "mist", "snow", "water", "a clear sky", "depth", "quiet color",
-)  # fmt: skip
+    "deep shadows",
+    "fine detail",
+    "open space",
+    "bold color",
+    "simple forms",
+    "soft edges",
+    "a high horizon",
+    "a low horizon",
+    "bright light",
+    "a full range of tones",
+    "sharp focus",
+    "balance",
+    "mist",
+    "snow",
+    "water",
+    "a clear sky",
+    "depth",
+    "quiet color",
+)
 
 
 def photographs(count: int) -> list[bytes]:

@@ -23,18 +23,20 @@ import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 
 from benchmarks.job import Job, highest  # noqa: E402
-from mondrian.critique.schema import complies  # noqa: E402
+from mondrian.critique.schema import is_schema_valid  # noqa: E402
 from mondrian.model import adapter, lora, vlm  # noqa: E402
-from mondrian.model.batch_generator import How  # noqa: E402
-from mondrian.model.constrained import Form  # noqa: E402
+from mondrian.model.batch_generator import SamplingParams  # noqa: E402
+from mondrian.model.constrained import CritiqueGrammar  # noqa: E402
 from mondrian.model.generate import generate  # noqa: E402
-from mondrian.model.vision import see  # noqa: E402
+from mondrian.model.vision import extract_features  # noqa: E402
 
 
-def ours(base: vlm.Vlm, job: Job, how: How, copies: int) -> Iterator[tuple[list[int], str, int]]:
+def ours(
+    base: vlm.Vlm, job: Job, how: SamplingParams, copies: int
+) -> Iterator[tuple[list[int], str, int]]:
     """This project: every photograph looked at once, each arm's prefix computed once."""
     seen = [
-        see(base.model.vision_tower, [(mx.array(job.pixels(i)), grid)])[0]
+        extract_features(base.model.vision_tower, [(mx.array(job.pixels(i)), grid)])[0]
         for i, grid in enumerate(job.grids)
     ]
     for arm in ("base", "adapter"):
@@ -51,10 +53,16 @@ def one_by_one(base: vlm.Vlm, job: Job, limit: int) -> Iterator[tuple[list[int],
         with arm_of(base, arm):
             for i, (ids, grid) in enumerate(zip(job.ids, job.grids, strict=True)):
                 chunks = stream_generate(
-                    base.model, base.processor, "", input_ids=mx.array([ids]),
-                    pixel_values=mx.array(job.pixels(i)), mask=None,
-                    image_grid_thw=mx.array([[1, *grid]]), max_tokens=limit, temperature=0.0,
-                )  # fmt: skip
+                    base.model,
+                    base.processor,
+                    "",
+                    input_ids=mx.array([ids]),
+                    pixel_values=mx.array(job.pixels(i)),
+                    mask=None,
+                    image_grid_thw=mx.array([[1, *grid]]),
+                    max_tokens=limit,
+                    temperature=0.0,
+                )
                 told = [int(c.token) for c in chunks if c.token is not None]
                 told = told[: next((k for k, t in enumerate(told) if t in base.end_ids), limit)]
                 yield told, text_of(base, told), len(told) + (len(told) < limit)
@@ -66,7 +74,7 @@ def arm_of(base: vlm.Vlm, arm: str) -> Iterator[None]:
     if arm == "adapter":
         yield
     else:
-        with lora.detached(base.model):
+        with lora.disable_lora(base.model):
             yield
 
 
@@ -81,8 +89,12 @@ def main() -> None:
     adapter.attach_folder(base.model, job.adapter)
     mx.eval(base.model.parameters())
     vocabulary = base.model.config.text_config.vocab_size
-    form = Form(base.processor.tokenizer, vocabulary, int(limit)) if mode == "constrained" else None
-    how = How(int(limit), int(rows), form, float(more[0]) if more else 0.0)
+    form = (
+        CritiqueGrammar(base.processor.tokenizer, vocabulary, int(limit))
+        if mode == "constrained"
+        else None
+    )
+    how = SamplingParams(int(limit), int(rows), form, float(more[0]) if more else 0.0)
     started = perf_counter()
     if system == "mondrian":
         found = list(ours(base, job, how, int(more[1]) if more else 1))
@@ -93,7 +105,7 @@ def main() -> None:
         "seconds": seconds,
         "ids": [ids for ids, _, _ in found],
         "passes": [passes for _, _, passes in found],
-        "valid": [complies(text) for _, text, _ in found],
+        "valid": [is_schema_valid(text) for _, text, _ in found],
         "rss_gb": highest(),
     }
     sys.stdout.write("\n" + json.dumps(told) + "\n")

@@ -23,38 +23,38 @@ import mondrian.model  # noqa: E402,F401  # isort: skip  (before mlx)
 import mlx.core as mx  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
-from mondrian.core.images import fit  # noqa: E402
+from mondrian.core.images import resize_to_fit  # noqa: E402
 from mondrian.core.params import Params, load_params  # noqa: E402
 from mondrian.critique.prompt import prompt_hash, row_messages  # noqa: E402
 from mondrian.model import vlm  # noqa: E402
-from mondrian.model.batch_generator import Decoder, How, Row  # noqa: E402
+from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState  # noqa: E402
 from mondrian.sample.scene import draw_scene, render  # noqa: E402
-from mondrian.serving.engines.ipc import BASE, Adopt, Adopted  # noqa: E402
-from mondrian.serving.worker.adapters import Arm, Arms  # noqa: E402
+from mondrian.serving.engines.ipc import BASE_ARM, AdapterLoadResult, LoadAdapterRequest  # noqa: E402
+from mondrian.serving.worker.adapters import AdapterRegistry, Arm  # noqa: E402
 
 
 class Prompt:
     """One photograph under one advisor's prompt."""
 
-    def __init__(self, arms: Arms, params: Params, persona: str) -> None:
+    def __init__(self, arms: AdapterRegistry, params: Params, persona: str) -> None:
         self.arms = arms
         image = params.image
-        picture = fit(render(draw_scene(1, 1)), image.min_pixels, image.max_pixels)
-        self.seen = vlm.encode(arms.base, picture)
+        picture = resize_to_fit(render(draw_scene(1, 1)), image.min_pixels, image.max_pixels)
+        self.seen = vlm.encode_image(arms.base, picture)
         self.ids = vlm.prompt_ids(arms.base, row_messages(persona, "")[:-1], self.seen)
         self.image = self.ids.index(arms.base.image_id)
 
-    def begin(self, arm: Arm) -> Decoder:
+    def begin(self, arm: Arm) -> BatchGenerator:
         """An answer that has its first token."""
-        row = Row(self.ids, self.seen, self.image, self.arms.how, 0)
+        row = SequenceState(self.ids, self.seen, self.image, self.arms.sampling_params, 0)
         row.arm = arm
         decoder = self.arms.decoder(arm, 1)
-        decoder.admit(row, self.arms.prefix(arm, self.ids, self.image)[0])
+        decoder.insert(row, self.arms.prefix(arm, self.ids, self.image)[0])
         decoder.step()
         return decoder
 
 
-def timed(decoders: list[Decoder], steps: int) -> float:
+def timed(decoders: list[BatchGenerator], steps: int) -> float:
     """Seconds that so many steps of each take, in turn."""
     started = perf_counter()
     for _ in range(steps):
@@ -63,7 +63,9 @@ def timed(decoders: list[Decoder], steps: int) -> float:
     return perf_counter() - started
 
 
-def turn(base: Decoder, other: Decoder, steps: int, swapped: bool) -> tuple[float, float, float]:
+def turn(
+    base: BatchGenerator, other: BatchGenerator, steps: int, swapped: bool
+) -> tuple[float, float, float]:
     """Seconds of base, of the other, and of both in alternation."""
     if swapped:
         second, first = timed([other], steps), timed([base], steps)
@@ -72,13 +74,17 @@ def turn(base: Decoder, other: Decoder, steps: int, swapped: bool) -> tuple[floa
     return first, second, timed([base, other], steps)
 
 
-def adopted(arms: Arms, params: Params, folder: Path, merge: bool) -> tuple[Adopted, int]:
+def adopted(
+    arms: AdapterRegistry, params: Params, folder: Path, merge: bool
+) -> tuple[AdapterLoadResult, int]:
     """The adapter in place, and by how much memory grew."""
     advisor = json.loads((folder / "recipe.json").read_text())["advisor"]
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
-    asked = Adopt(advisor, str(folder), merge, prompt_hash(params.persona(advisor)), image, advisor)
+    asked = LoadAdapterRequest(
+        advisor, str(folder), merge, prompt_hash(params.persona(advisor)), image, advisor
+    )
     before = mx.get_active_memory()
-    said = arms.adopt(asked)
+    said = arms.load_and_verify(asked)
     if said.fault or said.merged != merge:
         raise SystemExit(said.fault or f"{folder} was not merged: too little memory is left")
     gc.collect()
@@ -91,12 +97,14 @@ def main() -> None:
     params = load_params(Path(file))
     limit = 4 * turns * steps + 8
     image = (params.image.min_pixels, params.image.max_pixels)
-    arms = Arms(vlm.load(params.base.source), How(limit, through_ends=True), image)
+    arms = AdapterRegistry(
+        vlm.load(params.base.source), SamplingParams(limit, ignore_eos=True), image
+    )
     said, taken = adopted(arms, params, Path(folder), how == "merged")
     prompt = Prompt(arms, params, params.persona(said.name))
     times = []
     for _ in range(rounds):
-        both = prompt.begin(arms.at[BASE]), prompt.begin(arms.at[said.name])
+        both = prompt.begin(arms.arm_by_name[BASE_ARM]), prompt.begin(arms.arm_by_name[said.name])
         times += [turn(*both, steps, bool(i % 2)) for i in range(turns)]
     base, other = (median(t[i] for t in times) / steps for i in (0, 1))
     tensors = load_file(Path(folder) / "adapter_model.safetensors").values()

@@ -59,10 +59,15 @@ def main() -> None:
     first: Any = mx.load(str(job.adapter / "adapter_model.safetensors"))
     model.load_weights([(mlx_name(n), v.T) for n, v in first.items()], strict=False)
     args = VLMTrainingArgs(
-        batch_size=len(job.batches[0]), iters=len(job.batches), steps_per_report=1,
-        steps_per_eval=None, steps_per_save=10**6, max_seq_length=4096, train_on_completions=True,
+        batch_size=len(job.batches[0]),
+        iters=len(job.batches),
+        steps_per_report=1,
+        steps_per_eval=None,
+        steps_per_save=10**6,
+        max_seq_length=4096,
+        train_on_completions=True,
         adapter_file=str(job.folder / "mlx-vlm.safetensors"),
-    )  # fmt: skip
+    )
     samples = [sample(job, i) for i in range(len(job.ids))]
     batches = [
         collate_vlm_batch(
@@ -72,13 +77,17 @@ def main() -> None:
     ]
     task = replace(make_task(model, args), batches=lambda *_, **__: cycle(batches))
     optimizer = optim.AdamW(RATE, weight_decay=0.0, bias_correction=True)
-    trainer = Trainer(model, args, task=task, train_dataset=samples, optimizer=optimizer,
-                      prepared=True)  # fmt: skip
+    trainer = Trainer(
+        model, args, task=task, train_dataset=samples, optimizer=optimizer, prepared=True
+    )
     mx.reset_peak_memory()
     trainer.train()
     log = trainer.log_history
-    report([e["step_time"] for e in log], [e["train_loss"] for e in log],
-           peak_gb=mx.get_peak_memory() / 1e9)  # fmt: skip
+    report(
+        [e["step_time"] for e in log],
+        [e["train_loss"] for e in log],
+        peak_gb=mx.get_peak_memory() / 1e9,
+    )
 
 
 if __name__ == "__main__":

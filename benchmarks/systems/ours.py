@@ -21,10 +21,10 @@ from benchmarks.job import ALPHA, RANK, RATE, Job, report  # noqa: E402
 from mondrian.core.params import Train, load_params  # noqa: E402
 from mondrian.model import adapter, lora, vlm  # noqa: E402
 from mondrian.model.language import Features  # noqa: E402
-from mondrian.model.vision import see  # noqa: E402
+from mondrian.model.vision import extract_features  # noqa: E402
 from mondrian.training import distributed  # noqa: E402
 from mondrian.training.dataset import Example  # noqa: E402
-from mondrian.training.trainer import Means, Trainer  # noqa: E402
+from mondrian.training.trainer import Trainer, TrainerServices  # noqa: E402
 
 
 class Clock:
@@ -47,26 +47,34 @@ class Clock:
 def settings(job: Job) -> Train:
     """params.yaml with what every system shares."""
     shared = {
-        "lora_r": RANK, "lora_alpha": float(ALPHA), "lora_dropout": 0.0, "epochs": 1,
-        "batch_size": len(job.batches[0]), "learning_rate": RATE, "schedule": "constant",
-        "warmup_share": 0.0, "weight_decay": 0.0, "clip_norm": 1.0e9, "seed": 1,
-    }  # fmt: skip
+        "lora_r": RANK,
+        "lora_alpha": float(ALPHA),
+        "lora_dropout": 0.0,
+        "epochs": 1,
+        "batch_size": len(job.batches[0]),
+        "learning_rate": RATE,
+        "schedule": "constant",
+        "warmup_share": 0.0,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0e9,
+        "seed": 1,
+    }
     return load_params(ROOT / "params.yaml").train.model_copy(update=shared)
 
 
-def look(job: Job, tower: Any, world: distributed.World) -> dict[str, Features]:
+def look(job: Job, tower: Any, world: distributed.ProcessGroup) -> dict[str, Features]:
     """Features of every photograph; each rank makes its share, as mondrian.training.run does."""
     own = list(range(len(job.grids)))[world.rank :: world.size]
     found: dict[str, Features] = {}
     for pair in (own[i : i + 2] for i in range(0, len(own), 2)):
         photos = [(mx.array(job.pixels(i)), job.grids[i]) for i in pair]
-        found |= {str(i): one for i, one in zip(pair, see(tower, photos), strict=True)}
+        found |= {str(i): one for i, one in zip(pair, extract_features(tower, photos), strict=True)}
     if world.size == 1:
         return found
     for name, one in found.items():
         told = {"merged": one.merged, **{f"{i}": level for i, level in enumerate(one.deep)}}
         mx.save_safetensors(str(job.folder / f"seen-{name}.safetensors"), told)
-    world.numbers(0.0)
+    world.sum_numbers(0.0)
     for i, (rows, columns) in enumerate(job.grids):
         if str(i) not in found:
             parts: Any = mx.load(str(job.folder / f"seen-{i}.safetensors"))
@@ -79,9 +87,9 @@ def look(job: Job, tower: Any, world: distributed.World) -> dict[str, Features]:
 
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    world = distributed.join(300)
+    world = distributed.join_process_group(300)
     if count > world.size:
-        distributed.start_local([sys.executable, *sys.argv], count)
+        distributed.run_local_ranks([sys.executable, *sys.argv], count)
         return
     job = Job.read(folder)
     base = vlm.load(job.base)
@@ -94,9 +102,9 @@ def main() -> None:
     ]
     params, clock = settings(job), Clock()
     trainer = Trainer(
-        Given(base, seen), examples, examples[:1], params, Means(None, 1000, world, clock)
+        Given(base, seen), examples, examples[:1], params, TrainerServices(None, 1000, world, clock)
     )
-    lora.fill(trainer.layers, adapter.read_weights(job.adapter))
+    lora.load_lora_weights(trainer.layers, adapter.read_weights(job.adapter))
     clock.times = [time.perf_counter()]
     done = trainer.run()
     if world.rank == 0:

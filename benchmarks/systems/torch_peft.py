@@ -98,18 +98,35 @@ def trl(model: Any, job: Job) -> None:
     # Rows of token ids, so that TRL takes them as prepared; the collator finds the rest by number.
     data = Dataset.from_list([{"input_ids": job.ids[row], "row": row} for row in order])
     config = SFTConfig(
-        output_dir=str(job.folder / "trl"), per_device_train_batch_size=len(job.batches[0]),
-        max_steps=len(job.batches), learning_rate=RATE, lr_scheduler_type="constant",
-        weight_decay=0.0, max_grad_norm=1.0e9, optim="adamw_torch", logging_steps=1, use_cpu=True,
-        bf16=False, gradient_checkpointing=False, report_to="none", save_strategy="no",
-        remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
-        dataloader_pin_memory=False, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(job.folder / "trl"),
+        per_device_train_batch_size=len(job.batches[0]),
+        max_steps=len(job.batches),
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=1.0e9,
+        optim="adamw_torch",
+        logging_steps=1,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
     clock = Clock()
     trainer = InOrder(
-        model, config, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(job.base),
-        data_collator=lambda some: collate(job, [one["row"] for one in some]), callbacks=[clock],
-    )  # fmt: skip
+        model,
+        config,
+        train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(job.base),
+        data_collator=lambda some: collate(job, [one["row"] for one in some]),
+        callbacks=[clock],
+    )
     trainer.train()
     report(clock.times, clock.losses)
 

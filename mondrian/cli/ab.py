@@ -11,22 +11,24 @@ from pathlib import Path
 
 from mondrian.core.files import write_text
 from mondrian.rollout.config import load_rollout
-from mondrian.rollout.csv_export import table
-from mondrian.rollout.open_database import chosen, reading
-from mondrian.rollout.report import Report, report
-from mondrian.rollout.terminal import in_full
+from mondrian.rollout.csv_export import render_csv
+from mondrian.rollout.open_database import connect_rollouts, select_rollouts
+from mondrian.rollout.report import RolloutReport, build_rollout_report
+from mondrian.rollout.terminal import format_report
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mondrian ab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="report")
-    told = commands.add_parser("report", help="exposure, metrics, guardrails and decisions")
-    add = told.add_argument
+    report_parser = commands.add_parser(
+        "report", help="exposure, metrics, guardrails and decisions"
+    )
+    add = report_parser.add_argument
     add("--db", default="data/service/mondrian.db", help="SQLite file, or postgresql://…")
     add("--advisor", default="", help="of this one alone")
     add("--all", action="store_true", help="also the roll-outs of older versions")
     add("--rollout", type=Path, default=Path("rollout.yaml"), help="steps and guardrails")
-    shape = told.add_mutually_exclusive_group()
+    shape = report_parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="everything, for programs")
     shape.add_argument("--csv", action="store_true", help="every metric over time, a row a look")
     add("--output", type=Path, help="a file in place of the terminal")
@@ -36,20 +38,24 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     settings = load_rollout(args.rollout)
-    with reading(args.db) as rollouts:
-        entries = chosen(rollouts, args.advisor, args.all)
-        reports = [report(rollouts, settings, entry, time.time()) for entry in entries]
-    told = _told(reports, args)
+    with connect_rollouts(args.db) as rollouts:
+        entries = select_rollouts(rollouts, args.advisor, args.all)
+        reports = [
+            build_rollout_report(rollouts, settings, entry, time.time()) for entry in entries
+        ]
+    text = _format_reports(reports, args)
     if args.output:
-        write_text(args.output, told)
+        write_text(args.output, text)
     else:
-        sys.stdout.write(told)
+        sys.stdout.write(text)
 
 
-def _told(reports: list[Report], args: argparse.Namespace) -> str:
+def _format_reports(reports: list[RolloutReport], args: argparse.Namespace) -> str:
     if args.csv:
-        return table(reports)
+        return render_csv(reports)
     if args.json:
         return json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     colored = not args.output and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return f"\n{'─' * 100}\n\n".join(in_full(told, colored) for told in reports)
+    return f"\n{'─' * 100}\n\n".join(
+        format_report(rollout_report, colored) for rollout_report in reports
+    )

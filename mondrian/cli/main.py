@@ -22,8 +22,8 @@ COMMANDS = {
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    told = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: mondrian COMMAND …, or mondrian COMMAND --help", "", *told])
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: mondrian COMMAND …, or mondrian COMMAND --help", "", *lines])
 
 
 def main() -> None:

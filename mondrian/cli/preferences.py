@@ -10,9 +10,15 @@ from pathlib import Path
 from mondrian.core.errors import DataError
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
-from mondrian.data.preference_export import FORMATS, photographs, resembling, usable, write_pairs
-from mondrian.data.preference_pairs import find_pairs, summary
-from mondrian.serving.feedback.export import voices
+from mondrian.data.preference_export import (
+    EXPORT_FORMATS,
+    find_held_out_duplicates,
+    find_pair_photos,
+    select_usable_pairs,
+    write_pairs,
+)
+from mondrian.data.preference_pairs import find_pairs, format_preference_summary
+from mondrian.serving.feedback.export import load_rated_critiques
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -22,9 +28,15 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--advisor", required=True)
     add("--output_dir", type=Path, required=True)
     add("--data", type=Path, help="the service's --data; default: application.source_dir")
-    add("--format", choices=tuple(FORMATS), default="trl", help="who reads the rows")
-    add("--exclude_photos_of", type=Path, nargs="+", default=[], metavar="ROWS",
-        help="val and test rows: no pair of a photograph like one of theirs")  # fmt: skip
+    add("--format", choices=tuple(EXPORT_FORMATS), default="trl", help="who reads the rows")
+    add(
+        "--exclude_photos_of",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="ROWS",
+        help="val and test rows: no pair of a photograph like one of theirs",
+    )
     add("--cache_dir", type=Path, default=Path(".cache"), help="remembers photographs")
     add("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args(argv)
@@ -34,15 +46,21 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     params = load_params(args.params)
     persona, counts = params.persona(args.advisor), Counter[str]()
-    pairs, found = find_pairs(voices(args.db, args.advisor, params, counts))
-    photos = photographs(pairs, args.data or Path(params.application.source_dir), args.cache_dir)
-    held = [Path(row.images[0]) for rows in args.exclude_photos_of for row in read_rows(rows)]
-    out = resembling(photos, held, params.image, args.cache_dir)
-    kept = usable(pairs, photos, out, counts)
-    told = summary(args.advisor, kept, counts + Counter(found), bool(args.exclude_photos_of))
-    if not kept:
-        raise DataError(told)
-    path = write_pairs(
-        kept, photos, args.advisor, persona, params.image, args.format, args.output_dir
+    pairs, pair_counts = find_pairs(load_rated_critiques(args.db, args.advisor, params, counts))
+    photos = find_pair_photos(
+        pairs, args.data or Path(params.application.source_dir), args.cache_dir
     )
-    sys.stdout.write(f"{told}\n  written to {path}\n")
+    held_out_photos = [
+        Path(row.images[0]) for rows in args.exclude_photos_of for row in read_rows(rows)
+    ]
+    out = find_held_out_duplicates(photos, held_out_photos, params.image, args.cache_dir)
+    usable_pairs = select_usable_pairs(pairs, photos, out, counts)
+    summary_text = format_preference_summary(
+        args.advisor, usable_pairs, counts + Counter(pair_counts), bool(args.exclude_photos_of)
+    )
+    if not usable_pairs:
+        raise DataError(summary_text)
+    path = write_pairs(
+        usable_pairs, photos, args.advisor, persona, params.image, args.format, args.output_dir
+    )
+    sys.stdout.write(f"{summary_text}\n  written to {path}\n")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from mondrian.registry.promote import promote
-from mondrian.registry.version import read_version
+from mondrian.registry.version import parse_version
 
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     tag = promote(args.advisor, args.version, args.stage)
-    what = f"{args.advisor} {read_version(args.version)} is {args.stage}"
+    what = f"{args.advisor} {parse_version(args.version)} is {args.stage}"
     print(f"{what}; now:\n  git push origin '{tag}'" if tag else f"{what} already")
 
 

@@ -6,29 +6,37 @@ import argparse
 from pathlib import Path
 from time import perf_counter
 
-from mondrian.registry.smoke_test import hatching
+from mondrian.registry.smoke_test import start_smoke_test
 
 
 def main(argv: list[str]) -> None:
     started = perf_counter()
     args = parse_args(argv)
-    with hatching(args.params, args.advisor) as canary:  # loads the base while all else goes on
+    with start_smoke_test(
+        args.params, args.advisor
+    ) as canary:  # loads the base while all else goes on
         from mondrian.core.params import load_params
         from mondrian.registry.download import Source
         from mondrian.registry.local_store import Shelf
-        from mondrian.registry.pull import Asked, pull
+        from mondrian.registry.pull import VersionSelector, pull
 
         source = Source(args.repository, args.remote, args.remote_url)
-        shelf, asked = (
+        shelf, requested_version = (
             Shelf(args.serving_dir / args.advisor, args.advisor),
-            Asked(args.rev, args.stage),
+            VersionSelector(args.rev, args.stage),
         )
-        done = pull(shelf, asked, source, load_params(args.params), canary)
-    made = done.release
-    came = f"{done.bytes / 1e6:.1f} MB" if done.bytes else "here already, verified again"
-    before = f", before it {done.before}" if done.before else ""
-    print(f"{made.tag} serves (adapter {made.adapter_version}): {came}{before}, "
-          f"{perf_counter() - started:.1f} s")  # fmt: skip
+        done = pull(shelf, requested_version, source, load_params(args.params), canary)
+    release = done.release
+    came = (
+        f"{done.downloaded_bytes / 1e6:.1f} MB"
+        if done.downloaded_bytes
+        else "here already, verified again"
+    )
+    before = f", before it {done.previous_version}" if done.previous_version else ""
+    print(
+        f"{release.tag} serves (adapter {release.adapter_version}): {came}{before}, "
+        f"{perf_counter() - started:.1f} s"
+    )
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -37,8 +45,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--rev", help="a version: v2, 2.1 or v2.1.3")
     which.add_argument("--stage", help="or the version that has this stage, such as prod")
-    parser.add_argument("--from", dest="repository", metavar="REPO", required=True,
-                        help="URL or path of the git repository with the versions")  # fmt: skip
+    parser.add_argument(
+        "--from",
+        dest="repository",
+        metavar="REPO",
+        required=True,
+        help="URL or path of the git repository with the versions",
+    )
     parser.add_argument("--remote", metavar="NAME", help="DVC remote; else the repository's own")
     parser.add_argument("--remote_url", metavar="URL", help="its address, where that is another")
     parser.add_argument("--serving_dir", type=Path, default=Path("models/serving"))

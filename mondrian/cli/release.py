@@ -7,29 +7,39 @@ from pathlib import Path
 
 from mondrian.core.params import load_params
 from mondrian.registry.git import git
-from mondrian.registry.release import Made, release
+from mondrian.registry.release import ReleaseResult, release
 
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    made = release(args.advisor, args.version, args.because, load_params(args.params))
-    found = made.release.evaluation
-    print(f"released {made.release.tag}: {found.verdict}, adapter {made.release.adapter_version}")
-    for line in found.failed:
-        print(f"  released although {line}: {made.release.because}")
-    print("\n".join(["now:", *(f"  {line}" for line in what_to_push(made))]))
+    result = release(args.advisor, args.version, args.because, load_params(args.params))
+    evaluation = result.release.evaluation
+    print(
+        f"released {result.release.tag}: {evaluation.verdict}, adapter "
+        f"{result.release.adapter_version}"
+    )
+    for line in evaluation.failed:
+        print(f"  released although {line}: {result.release.because}")
+    print("\n".join(["now:", *(f"  {line}" for line in list_push_commands(result))]))
 
 
-def what_to_push(made: Made) -> list[str]:
+def list_push_commands(result: ReleaseResult) -> list[str]:
     """Commands that bring a release to where others can pull it."""
     remotes = git("remote").split()
-    where = "origin" if "origin" in remotes else (remotes or ["origin"])[0]
+    git_remote = "origin" if "origin" in remotes else (remotes or ["origin"])[0]
     add = [] if remotes else ["git remote add origin URL        # there is none yet"]
-    store = [] if made.remote else [
-        "dvc remote add --default store URL   # none yet: s3://…, ssh://… or a folder",
-        "git commit -m 'DVC remote' .dvc/config",
-    ]  # fmt: skip
-    push = [f"git push {where} HEAD {made.release.tag}", f"dvc push train@{made.release.advisor}"]
+    store = (
+        []
+        if result.remote
+        else [
+            "dvc remote add --default store URL   # none yet: s3://…, ssh://… or a folder",
+            "git commit -m 'DVC remote' .dvc/config",
+        ]
+    )
+    push = [
+        f"git push {git_remote} HEAD {result.release.tag}",
+        f"dvc push train@{result.release.advisor}",
+    ]
     return [*add, *store, *push]
 
 

@@ -8,25 +8,41 @@ from pathlib import Path
 
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import load_params
-from mondrian.registry.listing import rows, table, unfinished
+from mondrian.registry.listing import format_version_table, list_unfinished_releases, list_versions
 
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     known = load_params(args.params).advisors
     advisors = [args.advisor] if args.advisor else known
-    found = {advisor: rows(advisor, args.serving_dir) for advisor in advisors}
-    if not found[advisors[0]] and advisors[0] not in known:
-        raise ReleaseError(f"no advisor {advisors[0]!r} and no version of it; params.yaml has "
-                           f"{', '.join(known)}")  # fmt: skip
+    rows_by_advisor = {advisor: list_versions(advisor, args.serving_dir) for advisor in advisors}
+    if not rows_by_advisor[advisors[0]] and advisors[0] not in known:
+        raise ReleaseError(
+            f"no advisor {advisors[0]!r} and no version of it; params.yaml has {', '.join(known)}"
+        )
     if args.json:
-        print(json.dumps([row.told() for some in found.values() for row in some], indent=2))
+        print(
+            json.dumps(
+                [
+                    row.to_dict()
+                    for advisor_rows in rows_by_advisor.values()
+                    for row in advisor_rows
+                ],
+                indent=2,
+            )
+        )
         return
-    for advisor, some in found.items():
-        lines = table(some) if some else ["no versions; mondrian release makes one, mondrian pull "
-                                          "brings one here"]  # fmt: skip
-        lines += [f"{version} was begun and has no tag: mondrian release {advisor} --version "
-                  f"{version} once more" for version in unfinished(advisor, some)]  # fmt: skip
+    for advisor, version_rows in rows_by_advisor.items():
+        lines = (
+            format_version_table(version_rows)
+            if version_rows
+            else ["no versions; mondrian release makes one, mondrian pull brings one here"]
+        )
+        lines += [
+            f"{version} was begun and has no tag: mondrian release {advisor} --version "
+            f"{version} once more"
+            for version in list_unfinished_releases(advisor, version_rows)
+        ]
         print("\n".join([advisor, *(f"  {line}" for line in lines)]))
 
 

@@ -12,7 +12,7 @@ from mondrian.registry.rollback import roll_back
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     done = roll_back(Shelf(args.serving_dir / args.advisor, args.advisor))
-    print(f"{args.advisor}@{done.version} serves again, instead of {done.left}")
+    print(f"{args.advisor}@{done.version} serves again, instead of {done.replaced_version}")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 
 from mondrian.core.errors import MondrianError
-from mondrian.rollout.config import Rollout, load_rollout
+from mondrian.rollout.config import RolloutConfig, load_rollout
 from mondrian.rollout.formatting import percent
-from mondrian.rollout.manual import NoReason, by_hand
-from mondrian.rollout.open_database import chosen, reading, version_of
-from mondrian.rollout.report import report
-from mondrian.rollout.store import BACK, Entry, Rollouts
-from mondrian.rollout.terminal import in_short
+from mondrian.rollout.manual import MissingReason, apply_manual_action
+from mondrian.rollout.open_database import connect_rollouts, find_rollout, select_rollouts
+from mondrian.rollout.report import build_rollout_report
+from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.terminal import format_summary
 
 _FLAGS = {
-    "advance": "let the next step begin", "hold": "stay at this step until you resume",
-    "resume": "go on; what was rolled back begins anew", "back": "let it answer nobody",
-}  # fmt: skip
+    "advance": "let the next step begin",
+    "hold": "stay at this step until you resume",
+    "resume": "go on; what was rolled back begins anew",
+    "back": "let it answer nobody",
+}
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -33,10 +35,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--version", default="", help="a name such as ansel@v2.0.0, or a version's first letters")
     add("--because", default="", help="why, for the log; --back needs it, and to advance too early")
     doing = parser.add_mutually_exclusive_group()
-    for flag, told in _FLAGS.items():
+    for flag, help_text in _FLAGS.items():
         action = "rollback" if flag == "back" else flag
         doing.add_argument(
-            f"--{flag}", dest="action", action="store_const", const=action, help=told
+            f"--{flag}", dest="action", action="store_const", const=action, help=help_text
         )
     return parser.parse_args(argv)
 
@@ -44,24 +46,26 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
     settings = load_rollout(args.rollout)
-    with reading(args.db) as rollouts:
-        entries = chosen(rollouts, args.advisor, every=True)
-        entry = version_of(entries, args.version)
+    with connect_rollouts(args.db) as rollouts:
+        entries = select_rollouts(rollouts, args.advisor, include_older=True)
+        entry = find_rollout(entries, args.version)
         if args.action:
-            sys.stdout.write(_done(rollouts, settings, entry, args))
+            sys.stdout.write(_apply_action(rollouts, settings, entry, args))
             return
-        shown = [entry] if args.version else entries
-        told = [_short(rollouts, settings, one) for one in shown]
-    sys.stdout.write("\n\n".join(told) + "\n")
+        selected_entries = [entry] if args.version else entries
+        summaries = [_format_rollout(rollouts, settings, item) for item in selected_entries]
+    sys.stdout.write("\n\n".join(summaries) + "\n")
 
 
-def _done(rollouts: Rollouts, settings: Rollout, entry: Entry, args: argparse.Namespace) -> str:
+def _apply_action(
+    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, args: argparse.Namespace
+) -> str:
     """Do what is asked; what became of it."""
     try:
-        new = by_hand(
+        new = apply_manual_action(
             rollouts, settings, entry, args.action, getpass.getuser(), args.because, time.time()
         )
-    except NoReason as error:
+    except MissingReason as error:
         raise MondrianError(f'{error}: --because "…"') from None
     step = settings.steps[min(new.step, len(settings.steps) - 1)]
     share = "answers nobody" if new.state == BACK else f"answers {percent(step.share)} of clients"
@@ -71,6 +75,6 @@ def _done(rollouts: Rollouts, settings: Rollout, entry: Entry, args: argparse.Na
     )
 
 
-def _short(rollouts: Rollouts, settings: Rollout, entry: Entry) -> str:
+def _format_rollout(rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord) -> str:
     colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return in_short(report(rollouts, settings, entry, time.time()), colored)
+    return format_summary(build_rollout_report(rollouts, settings, entry, time.time()), colored)

@@ -16,15 +16,17 @@ import uvicorn
 
 from mondrian.core.errors import MondrianError, run
 from mondrian.serving.app import create_app
-from mondrian.serving.http.request_log import set_up
+from mondrian.serving.http.request_log import configure_logging
 from mondrian.serving.service import Service
-from mondrian.serving.settings import parse_args, settings_of
+from mondrian.serving.settings import load_settings, parse_args
 
-_OTHERS = 256  # connections beside those that wait for a critique: streams, pages, probes
+_EXTRA_CONNECTIONS = (
+    256  # connections beside those that wait for a critique: streams, pages, probes
+)
 log = logging.getLogger("mondrian.service")
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Drains on SIGTERM and SIGINT, and then ends well; a second signal ends it now."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -46,25 +48,31 @@ class Server(uvicorn.Server):
         self.service.drain()
         self.should_exit = True
 
-    def end(self) -> None:
+    def request_exit(self) -> None:
         """As if asked to, but now."""
         self.service.drain()
         self.should_exit = True
 
 
 def main() -> None:
-    settings = settings_of(parse_args())
-    set_up()
+    settings = load_settings(parse_args())
+    configure_logging()
     service = Service(settings)
     serve = settings.params.serve
     config = uvicorn.Config(
-        create_app(service), host=serve.host, port=serve.port, log_config=None, access_log=False,
-        server_header=False, timeout_keep_alive=15, h11_max_incomplete_event_size=64 * 1024,
-        limit_concurrency=serve.waiting + _OTHERS,
+        create_app(service),
+        host=serve.host,
+        port=serve.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        h11_max_incomplete_event_size=64 * 1024,
+        limit_concurrency=serve.waiting + _EXTRA_CONNECTIONS,
         timeout_graceful_shutdown=max(1, int(serve.drain_seconds)),
-    )  # fmt: skip
-    server = Server(config, service)
-    service.stop = server.end
+    )
+    server = DrainingServer(config, service)
+    service.stop = server.request_exit
     try:
         server.run()
     except SystemExit:  # uvicorn's way to say that it could not listen; its log line says why

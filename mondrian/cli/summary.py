@@ -10,15 +10,15 @@ from mondrian.core.errors import run
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
 from mondrian.evaluation.arms import ARMS
-from mondrian.evaluation.summary import sentence
+from mondrian.evaluation.summary import describe_verdict
 
 METRICS = Path("metrics")
 
 
-def arms(advisor: str, folder: Path) -> pd.DataFrame:
+def load_arms_table(advisor: str, folder: Path) -> pd.DataFrame:
     """One row an arm: format compliance, score error and bias, cost."""
-    found = read_json(folder / advisor / "evaluate.json")
-    shown = {
+    metrics = read_json(folder / advisor / "evaluate.json")
+    column_titles = {
         "format_compliance": "compliance",
         "scored": "scored",
         "score_mae": "score MAE",
@@ -27,20 +27,20 @@ def arms(advisor: str, folder: Path) -> pd.DataFrame:
         "seconds_per_critique": "s/critique",
         "tokens_per_critique": "tokens",
     }
-    known = [arm for arm in (*ARMS, "constant") if arm in found]
-    table = pd.DataFrame({arm: found[arm] for arm in known}).T
-    table = table.reindex(columns=list(shown)).rename(columns=shown).astype(float)
+    known = [arm for arm in (*ARMS, "constant") if arm in metrics]
+    table = pd.DataFrame({arm: metrics[arm] for arm in known}).T
+    table = table.reindex(columns=list(column_titles)).rename(columns=column_titles).astype(float)
     return table.astype({"scored": int})
 
 
-def told(advisor: str, folder: Path) -> str:
+def describe_advisor(advisor: str, folder: Path) -> str:
     """The advisor's way through the pipeline, as text."""
     link, prepare, train, evaluate = (
         read_json(folder / advisor / f"{stage}.json")
         for stage in ("link", "prepare", "train", "evaluate")
     )
     stale = evaluate["photographs"] != prepare["val"]["critiques"]
-    table = arms(advisor, folder).to_string(float_format="{:.2f}".format, na_rep="-")
+    table = load_arms_table(advisor, folder).to_string(float_format="{:.2f}".format, na_rep="-")
     return "\n".join(
         [
             f"{advisor}: {link['linked']} of {link['finished']} finished jobs linked, "
@@ -49,7 +49,7 @@ def told(advisor: str, folder: Path) -> str:
             f"  trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
             f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
             *(f"  {line}" for line in table.splitlines()),
-            f"  {sentence(evaluate)}",
+            f"  {describe_verdict(evaluate)}",
             *(["  trained and evaluated on other data than these: run dvc repro"] if stale else []),
         ]
     )
@@ -57,7 +57,7 @@ def told(advisor: str, folder: Path) -> str:
 
 def main() -> None:
     params = load_params(Path("params.yaml"))
-    print("\n\n".join(told(advisor, METRICS) for advisor in params.advisors))
+    print("\n\n".join(describe_advisor(advisor, METRICS) for advisor in params.advisors))
     print(
         "\nscore MAE: mean distance from the advisor's own scores, 0 to 10; "
         "constant says the mean of the training scores.\n"

@@ -12,7 +12,7 @@ from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params
 
 
-def flags_of(
+def read_stage_flags(
     stage: str, names: Sequence[str], params: Params, pipeline: Path = Path("dvc.yaml")
 ) -> list[list[Path]]:
     """The values of some flags of a stage's command, a list for each advisor.
@@ -21,15 +21,15 @@ def flags_of(
     """
     try:
         command = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"][stage]["cmd"]
-        found = []
+        advisor_paths = []
         for advisor in params.advisors:
-            told = command.replace("${item.advisor}", advisor)
-            words = shlex.split(told.replace("${base.name}", params.base.name))
-            found.append([Path(words[words.index(f"--{name}") + 1]) for name in names])
+            advisor_command = command.replace("${item.advisor}", advisor)
+            words = shlex.split(advisor_command.replace("${base.name}", params.base.name))
+            advisor_paths.append([Path(words[words.index(f"--{name}") + 1]) for name in names])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError, AttributeError):
-        wanted = ", ".join(f"--{name}" for name in names)
+        flags = ", ".join(f"--{name}" for name in names)
         raise ParamsError(
-            f"{pipeline} has no stage {stage} with {wanted}; run from the project's folder, or "
-            f"give {wanted}"
+            f"{pipeline} has no stage {stage} with {flags}; run from the project's folder, or "
+            f"give {flags}"
         ) from None
-    return found
+    return advisor_paths

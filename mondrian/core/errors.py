@@ -62,11 +62,11 @@ class EvaluationError(MondrianError):
 
 def _check_arguments() -> None:
     """Names that are no text could be read, and never be written down."""
-    for told in sys.argv[1:]:
+    for argument in sys.argv[1:]:
         try:
-            told.encode()
+            argument.encode()
         except UnicodeEncodeError:
-            raise MondrianError(f"{told!r} is not UTF-8; rename it") from None
+            raise MondrianError(f"{argument!r} is not UTF-8; rename it") from None
 
 
 def run(main: Callable[[], None]) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
-NEVER = float("inf")  # `when` of a job without any time
+UNKNOWN_TIME = float("inf")  # `when` of a job without any time
 
 
-def concerns(field: str, advisor: str) -> bool:
+def is_for_advisor(field: str, advisor: str) -> bool:
     """Whether a row's `advisor` field names the advisor."""
-    asked = [part.strip() for part in field.split(",")]
-    return advisor in asked or "all" in asked
+    advisors = [part.strip() for part in field.split(",")]
+    return advisor in advisors or "all" in advisors
 
 
-def epoch(value: Any) -> float | None:
+def parse_timestamp(value: Any) -> float | None:
     """Seconds since 1970 of a float, ISO text or SQL text (taken as UTC); None of anything else."""
     try:
         seconds = float(value)
@@ -32,6 +32,6 @@ def epoch(value: Any) -> float | None:
     return seconds if 0 < seconds < 253_402_300_800 else None  # the year 9999
 
 
-def best_time(values: Any) -> float:
+def first_timestamp(values: Any) -> float:
     """The first of several times that is one."""
-    return next((when for when in map(epoch, values) if when is not None), NEVER)
+    return next((when for when in map(parse_timestamp, values) if when is not None), UNKNOWN_TIME)

@@ -19,29 +19,29 @@ from mondrian.core.errors import DataError
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file; a crash or a full disk leaves the old one as it was."""
-    with writing(path) as file:
+    with open_atomic(path) as file:
         file.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file; a crash or a full disk leaves the old one as it was."""
-    with _beside(path) as beside:
+    with _staging_file(path) as beside:
         with beside.open("wb") as file:
             file.write(content)
-        sync(beside)
+        fsync_path(beside)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
+def open_atomic(path: Path) -> Iterator[TextIO]:
     """A text file to fill that takes the place of `path` once everything in it is written."""
-    with _beside(path) as beside:
+    with _staging_file(path) as beside:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        sync(beside)
+        fsync_path(beside)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _staging_file(path: Path) -> Iterator[Path]:
     """A file to fill that takes the place of `path` when the context ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -51,10 +51,10 @@ def _beside(path: Path) -> Iterator[Path]:
         yield beside
         beside.chmod(0o644)
         beside.replace(path)
-        sync(path.parent)
+        fsync_path(path.parent)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        raise _named(error, path) from None
+        raise _add_filename(error, path) from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,7 +64,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table with a header."""
-    with writing(path) as file:
+    with open_atomic(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
         table.writerows(rows)
@@ -92,37 +92,37 @@ def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
     Raises DataError where `path` is a file, or holds anything else.
     """
     path = path.resolve()  # where a link leads
-    _bring_back(path)
-    _replaceable(path, own)
+    _restore_old_folder(path)
+    _check_replaceable(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         beside.chmod(0o755)
         yield beside
         for file in beside.rglob("*"):
-            sync(file)
-        _take_place(beside, path)
+            fsync_path(file)
+        _swap_folder(beside, path)
     except OSError as error:
         if str(error.filename or "").startswith(str(beside)):
             error.filename = None  # a name the user never gave
-        raise _named(error, path) from None
+        raise _add_filename(error, path) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_target(path: Path, own: Sequence[str]) -> None:
+def check_output_folder(path: Path, own: Sequence[str]) -> None:
     """Raise DataError or OSError now where `whole_folder` would after the work."""
     try:
         path = path.resolve()
     except RuntimeError:
         raise DataError(f"{path} is a link to itself; give another folder") from None
-    _replaceable(path, own)
+    _check_replaceable(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"{path.parent} may not be written to; give another folder")
 
 
-def check_file(path: Path) -> None:
+def check_output_file(path: Path) -> None:
     """Raise DataError or OSError now where writing a file would after the work."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; give a file to write to")
@@ -131,14 +131,14 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path.parent} may not be written to; give another file")
 
 
-def _named(error: BaseException, path: Path) -> BaseException:
+def _add_filename(error: BaseException, path: Path) -> BaseException:
     """A full disk says nothing of where: let the error name what was written."""
     if isinstance(error, OSError) and not error.filename:
         error.filename = str(path)
     return error
 
 
-def _replaceable(path: Path, own: Sequence[str]) -> None:
+def _check_replaceable(path: Path, own: Sequence[str]) -> None:
     if not path.exists():
         return
     if not path.is_dir():
@@ -151,14 +151,14 @@ def _replaceable(path: Path, own: Sequence[str]) -> None:
         )
 
 
-def _bring_back(path: Path) -> None:
-    """The old folder, where a run was killed between the two renames of `_take_place`."""
+def _restore_old_folder(path: Path) -> None:
+    """The old folder, where a run was killed between the two renames of `_swap_folder`."""
     aside = sorted(path.parent.glob(f".{path.name}.*.old")) if not path.exists() else []
     if aside:
         aside[-1].replace(path)
 
 
-def _take_place(beside: Path, path: Path) -> None:
+def _swap_folder(beside: Path, path: Path) -> None:
     """Rename, the old folder aside first and back again where that fails."""
     old = beside.with_name(beside.name + ".old")
     if path.exists():
@@ -169,11 +169,11 @@ def _take_place(beside: Path, path: Path) -> None:
         if old.exists():
             old.replace(path)
         raise
-    sync(path.parent)
+    fsync_path(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Flush a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

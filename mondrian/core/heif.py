@@ -11,7 +11,7 @@ from collections.abc import Iterator
 _HEAD = 8  # bytes of a box before its content: its length and its kind
 
 
-def is_readable(content: bytes) -> bool:
+def is_safe_to_decode(content: bytes) -> bool:
     """False for a HEIF file that must not be opened; other files are not looked at."""
     if content[4:8] != b"ftyp":
         return True
@@ -20,26 +20,26 @@ def is_readable(content: bytes) -> bool:
 
 def _boxes(content: bytes) -> Iterator[bytes]:
     """What the outermost boxes hold, all but the picture itself (ISO 14496-12, 4.2)."""
-    at = 0
-    while at + _HEAD <= len(content):
-        size, head = int.from_bytes(content[at : at + 4], "big"), _HEAD
+    offset = 0
+    while offset + _HEAD <= len(content):
+        size, head = int.from_bytes(content[offset : offset + 4], "big"), _HEAD
         if size == 1:  # the length follows in 64 bits
-            size, head = int.from_bytes(content[at + 8 : at + 16], "big"), 16
-        end = at + size if size >= head else len(content)
-        if content[at + 4 : at + 8] != b"mdat":
-            yield content[at + head : end]
-        at = end
+            size, head = int.from_bytes(content[offset + 8 : offset + 16], "big"), 16
+        end = offset + size if size >= head else len(content)
+        if content[offset + 4 : offset + 8] != b"mdat":
+            yield content[offset + head : end]
+        offset = end
 
 
 def _entries(box: bytes) -> Iterator[bytes]:
     """Of each `infe` box in another: kind and names of an item (ISO 14496-12, 8.11.6)."""
-    at = box.find(b"infe")
-    while at >= 0:
-        size = int.from_bytes(box[max(0, at - 4) : at], "big")
-        end = at - 4 + size if size > _HEAD else len(box)
-        number = 4 if box[at + 4 : at + 5] >= b"\3" else 2
-        yield box[at + 8 + number + 2 : end]
-        at = box.find(b"infe", at + 4)
+    offset = box.find(b"infe")
+    while offset >= 0:
+        size = int.from_bytes(box[max(0, offset - 4) : offset], "big")
+        end = offset - 4 + size if size > _HEAD else len(box)
+        number = 4 if box[offset + 4 : offset + 5] >= b"\3" else 2
+        yield box[offset + 8 + number + 2 : end]
+        offset = box.find(b"infe", offset + 4)
 
 
 def _is_text(entry: bytes) -> bool:

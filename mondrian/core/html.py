@@ -11,13 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.images import small
+from mondrian.core.images import read_thumbnail
 
 THUMBNAIL = 240  # pixels of the longer side
 
 
 @cache
-def _pages() -> Environment:
+def _template_environment() -> Environment:
     return Environment(
         loader=PackageLoader("mondrian", "."),
         autoescape=select_autoescape(("html", "svg")),
@@ -27,15 +27,15 @@ def _pages() -> Environment:
     )
 
 
-def page(template: str, **content: Any) -> str:
+def render_template(template: str, **content: Any) -> str:
     """Fill a template, named by its path below mondrian/; every value is escaped."""
-    return _pages().get_template(template).render(**content)
+    return _template_environment().get_template(template).render(**content)
 
 
 def thumbnail_url(path: Path) -> str | None:
     """A small JPEG as a data: URL, nothing of its EXIF in it; None where it cannot be read."""
     try:
-        picture = small(path, THUMBNAIL)
+        picture = read_thumbnail(path, THUMBNAIL)
     except PhotoError:
         return None
     content = BytesIO()

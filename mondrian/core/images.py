@@ -18,63 +18,63 @@ import pi_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.heif import is_readable
+from mondrian.core.heif import is_safe_to_decode
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
 MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
-MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
+SIDE_MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # anything smaller is no photograph
 MAX_RATIO = 20  # of the sides; a model would see a line of a narrower picture
-GLANCE = 256  # pixels that the sides of a glance have at least, where the photograph has them
+PREVIEW_SIDE = 256  # pixels that the sides of a glance have at least, where the photograph has them
 BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is to be seen
-Source = Path | BytesIO
+ImageSource = Path | BytesIO
 pi_heif.register_heif_opener(thumbnails=False)
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
-def read_photo(source: Source, most: int = MAX_PIXELS) -> Image.Image:
+def read_photo(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open, orient and decode as RGB, without metadata, whatever it shows and however small it is.
 
-    most  pixels that its header may declare
+    max_pixels  pixels that its header may declare
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
-    with _opened(source, most) as file:
-        picture = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    with _open_image(source, max_pixels) as file:
+        picture = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
     picture.info.clear()
     return picture
 
 
-def check(picture: Image.Image) -> None:
+def check_image(picture: Image.Image) -> None:
     """Raise PhotoError with reason image_too_small or image_blank where nothing is to be seen."""
     _check_size(picture.size)
     _check_content(picture.convert("L"))
 
 
-def glance(path: Path) -> tuple[tuple[int, int], Image.Image]:
+def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
     """The size of a photograph and a small grey picture of it, oriented.
 
     A JPEG is decoded at a fraction of its size, to its last byte all the same.
 
     Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
-    with _opened(path) as file:
+    with _open_image(path) as file:
         size = file.size
         _check_size(size)
-        file.draft("L", (GLANCE, GLANCE))
-        grey = _eight_bits(ImageOps.exif_transpose(file)).convert("L")
+        file.draft("L", (PREVIEW_SIDE, PREVIEW_SIDE))
+        grey = _to_eight_bits(ImageOps.exif_transpose(file)).convert("L")
     _check_content(grey)
     return size, grey
 
 
-def small(path: Path, side: int) -> Image.Image:
+def read_thumbnail(path: Path, side: int) -> Image.Image:
     """A picture for a page, of at most `side` pixels, oriented and without metadata.
 
     Raises PhotoError as `read_photo` does.
     """
-    with _opened(path) as file:
+    with _open_image(path) as file:
         file.draft("RGB", (side, side))
-        picture = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+        picture = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
     picture.thumbnail((side, side))
     picture.info.clear()
     return picture
@@ -82,11 +82,11 @@ def small(path: Path, side: int) -> Image.Image:
 
 def _check_size(size: tuple[int, int]) -> None:
     if max(size) > MAX_RATIO * min(size):
-        told = f"{size[0]}x{size[1]} pixels; one side is over {MAX_RATIO} times the other"
-        raise PhotoError("image_too_small", told)
+        message = f"{size[0]}x{size[1]} pixels; one side is over {MAX_RATIO} times the other"
+        raise PhotoError("image_too_small", message)
     if min(size) < MIN_SIDE:
-        told = f"{size[0]}x{size[1]} pixels; least {MIN_SIDE}"
-        raise PhotoError("image_too_small", told)
+        message = f"{size[0]}x{size[1]} pixels; least {MIN_SIDE}"
+        raise PhotoError("image_too_small", message)
 
 
 def _check_content(grey: Image.Image) -> None:
@@ -95,16 +95,18 @@ def _check_content(grey: Image.Image) -> None:
 
 
 @contextmanager
-def _opened(source: Source, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file with its header read, and every fault of its decoding named."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like: it decodes or it does not
             _check_heif(source)
             with Image.open(source, formats=FORMATS) as file:
-                if file.width * file.height > most:
+                if file.width * file.height > max_pixels:
                     size = f"{file.width}x{file.height}"
-                    raise PhotoError("image_too_large", f"{size} pixels declared; most {most:,}")
+                    raise PhotoError(
+                        "image_too_large", f"{size} pixels declared; most {max_pixels:,}"
+                    )
                 yield file
     except FileNotFoundError:
         raise PhotoError("image_missing", "no such file") from None
@@ -116,7 +118,7 @@ def _opened(source: Source, most: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise PhotoError("image_unreadable", str(error)[:200]) from None
 
 
-def _check_heif(source: Source) -> None:
+def _check_heif(source: ImageSource) -> None:
     """Raise PhotoError for a HEIF file that would end the process of its reader."""
     if isinstance(source, BytesIO):
         content = source.getvalue()
@@ -124,34 +126,39 @@ def _check_heif(source: Source) -> None:
         with source.open("rb") as file:
             start = file.read(12)
             content = start + file.read() if start[4:8] == b"ftyp" else start
-    if not is_readable(content):
+    if not is_safe_to_decode(content):
         raise PhotoError("image_unreadable", "a HEIF file whose items have no readable names")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Grey of 16 bits scaled to 8: Pillow's own conversion would clip it to white."""
     if not picture.mode.startswith("I"):
         return picture
     return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
 
 
-def fit_size(width: int, height: int, least: int, most: int) -> tuple[int, int]:
-    """The size a model sees: sides multiples of MULTIPLE, `least` to `most` pixels in all.
+def fit_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """The size a model sees: sides multiples of MULTIPLE, `min_pixels` to `max_pixels` pixels in
+    all.
 
     The rule of Qwen's image processor (transformers, image_processing_qwen2_vl.smart_resize), so
     that the processor leaves the picture as it is.
     """
-    w, h = (max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height))
-    if w * h > most:
-        shrink = MULTIPLE * sqrt(width * height / most)
-        w, h = (max(MULTIPLE, floor(side / shrink) * MULTIPLE) for side in (width, height))
-    elif w * h < least:
-        grow = sqrt(least / (width * height)) / MULTIPLE
-        w, h = (ceil(side * grow) * MULTIPLE for side in (width, height))
+    w, h = (
+        max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in (width, height)
+    )
+    if w * h > max_pixels:
+        shrink = SIDE_MULTIPLE * sqrt(width * height / max_pixels)
+        w, h = (
+            max(SIDE_MULTIPLE, floor(side / shrink) * SIDE_MULTIPLE) for side in (width, height)
+        )
+    elif w * h < min_pixels:
+        grow = sqrt(min_pixels / (width * height)) / SIDE_MULTIPLE
+        w, h = (ceil(side * grow) * SIDE_MULTIPLE for side in (width, height))
     return w, h
 
 
-def fit(picture: Image.Image, least: int, most: int) -> Image.Image:
+def resize_to_fit(picture: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
     """Resize to `fit_size`; the one resampling of training and service."""
-    size = fit_size(picture.width, picture.height, least, most)
+    size = fit_size(picture.width, picture.height, min_pixels, max_pixels)
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

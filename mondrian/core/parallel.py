@@ -15,24 +15,27 @@ from typing import Any, TypeVar
 
 from mondrian.core.errors import MondrianError
 
-State = TypeVar("State")
+WorkerState = TypeVar("WorkerState")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
-_WAITING = 3  # batches a process that are done or under way
-_kept: tuple[Callable[[Any, Any], Any], Any]
+_PENDING_PER_PROCESS = 3  # batches a process that are done or under way
+_worker_context: tuple[Callable[[Any, Any], Any], Any]
 
 
-def batches(things: Iterable[Thing], size: int) -> Iterator[list[Thing]]:
+def split_into_batches(things: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Things in lists of so many, drawn as they are wanted."""
     rest = iter(things)
-    while some := list(islice(rest, size)):
-        yield some
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def spread(
-    work: Callable[[State, Batch], Result], state: State, batches: Iterable[Batch], alone: int
+    work: Callable[[WorkerState, Batch], Result],
+    state: WorkerState,
+    batches: Iterable[Batch],
+    alone: int,
 ) -> Iterator[Result]:
     """work(state, batch) for each batch, in order.
 
@@ -47,12 +50,12 @@ def spread(
         yield from (work(state, batch) for batch in first)
         return
     cores = os.cpu_count() or 1
-    pool = ProcessPoolExecutor(cores, get_context("spawn"), _keep, (work, state))
+    pool = ProcessPoolExecutor(cores, get_context("spawn"), _init_worker, (work, state))
     waiting: deque[Future[Result]] = deque()
     try:
         for batch in chain(first, rest):
             waiting.append(pool.submit(_run, batch))
-            if len(waiting) > _WAITING * cores:
+            if len(waiting) > _PENDING_PER_PROCESS * cores:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -65,9 +68,9 @@ def spread(
         pool.shutdown(cancel_futures=True)
 
 
-def _keep(work: Callable[[Any, Any], Any], state: Any) -> None:
-    global _kept
-    _kept = work, state
+def _init_worker(work: Callable[[Any, Any], Any], state: Any) -> None:
+    global _worker_context
+    _worker_context = work, state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -80,5 +83,5 @@ def _end_with_parent() -> None:
 
 
 def _run(batch: Any) -> Any:
-    work, state = _kept
+    work, state = _worker_context
     return work(state, batch)

@@ -223,9 +223,13 @@ class Params(Section):
     def profile(self, advisor: str) -> Profile:
         """Who the advisor is, for people; a plain one where params.yaml has none."""
         plain = Profile(
-            name=advisor.replace("_", " ").title(), years="", specialty="",
-            bio=self.persona(advisor).strip(), wikipedia_url="", focus_areas={},
-        )  # fmt: skip
+            name=advisor.replace("_", " ").title(),
+            years="",
+            specialty="",
+            bio=self.persona(advisor).strip(),
+            wikipedia_url="",
+            focus_areas={},
+        )
         return self.profiles.get(advisor, plain)
 
     def persona(self, advisor: str) -> str:
@@ -271,15 +275,15 @@ def load_yaml(path: Path, kind: type[Checked]) -> Checked:
 
 
 def _explain(fault: Any, kind: type[Section]) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if not where:
+    location = ".".join(str(part) for part in fault["loc"])
+    if not location:
         return str(fault["msg"].removeprefix("Value error, "))
     if fault["type"] == "missing":
-        return f"{where} is missing"
+        return f"{location} is missing"
     if fault["type"] == "extra_forbidden":
-        return f"{where} is not a parameter{_nearest(fault['loc'], kind)}"
-    shown = repr(fault["input"])[:80]
-    return f"{where} is {shown}; {fault['msg'].removeprefix('Input ')}"
+        return f"{location} is not a parameter{_nearest(fault['loc'], kind)}"
+    value = repr(fault["input"])[:80]
+    return f"{location} is {value}; {fault['msg'].removeprefix('Input ')}"
 
 
 def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-Thing = TypeVar("Thing", bound=Hashable)
+Member = TypeVar("Member", bound=Hashable)
 
 
-class Groups(Generic[Thing]):
+class UnionFind(Generic[Member]):
     """Things that were joined, directly or through others, have one representative."""
 
     def __init__(self) -> None:
-        self._above: dict[Thing, Thing] = {}
+        self._above: dict[Member, Member] = {}
 
-    def of(self, thing: Thing) -> Thing:
+    def find(self, thing: Member) -> Member:
         """The representative of a thing's group; itself where it was never joined."""
         above = self._above
         while (parent := above.get(thing, thing)) != thing:
@@ -22,8 +22,8 @@ class Groups(Generic[Thing]):
             thing = parent
         return thing
 
-    def join(self, a: Thing, b: Thing) -> None:
+    def union(self, a: Member, b: Member) -> None:
         """Make one group of two; the representative of `a` stands for both."""
-        first, second = self.of(a), self.of(b)
+        first, second = self.find(a), self.find(b)
         if first != second:
             self._above[second] = first

@@ -11,17 +11,17 @@ from typing import Any
 
 from lxml import etree, html
 
-from mondrian.critique.rejection import Reason, Rejected
+from mondrian.critique.rejection import Rejection, RejectionReason
 
 _GRADE = re.compile(r"(?<![\d.,/+~−–-])(\d{1,2}(?:[.,]\d{1,2})?)\s{0,9}/\s{0,9}10(?![.,]?\d)")
 _LABEL = re.compile(r"^(?:recommendation|how to improve)\s{0,9}:\s{0,9}", re.IGNORECASE)
-_END = re.compile(r"</(?:div|p|li|section|article)\b")
+_CLOSING_TAG = re.compile(r"</(?:div|p|li|section|article)\b")
 _OVERALL = {"overall-grade", "overall-grade-box"}
-_ENDS = {"feedback-card", "feedback-comment", "feedback-recommendation"} | _OVERALL
+_PART_CLASSES = {"feedback-card", "feedback-comment", "feedback-recommendation"} | _OVERALL
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
-def read_cards(text: str, advisor: str) -> dict[str, Any] | Rejected | None:
+def parse_html_cards(text: str, advisor: str) -> dict[str, Any] | Rejection | None:
     """The critique in the section of the advisor, or in the only one; None where no cards are.
 
     Rejected: advisor_absent where the sections are other advisors', unscored where no card has a
@@ -33,20 +33,20 @@ def read_cards(text: str, advisor: str) -> dict[str, Any] | Rejected | None:
     if page is None:
         return None
     section = _section(page, advisor)
-    if isinstance(section, Rejected):
+    if isinstance(section, Rejection):
         return section
     dimensions = _dimensions(section)
     if not dimensions:
         return None
     if not any("score" in dimension for dimension in dimensions):
         names = ", ".join(dimension["name"] for dimension in dimensions)
-        return Rejected(Reason.UNSCORED, f"HTML cards without scores: {names[:80]}")
-    if not _END.search(text, text.rfind("feedback-recommendation")):
-        return Rejected(Reason.TRUNCATED, f"HTML cut off after {text[-40:]!r}")
+        return Rejection(RejectionReason.UNSCORED, f"HTML cards without scores: {names[:80]}")
+    if not _CLOSING_TAG.search(text, text.rfind("feedback-recommendation")):
+        return Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {text[-40:]!r}")
     value: dict[str, Any] = {"image_description": _description(section), "dimensions": dimensions}
     grades = (_grade(_text(box)) for box in section.iter("p", "div") if _classes(box) & _OVERALL)
-    told = next((grade for grade in grades if grade is not None), None)
-    return value if told is None else value | {"overall_score": told}
+    overall_score = next((grade for grade in grades if grade is not None), None)
+    return value if overall_score is None else value | {"overall_score": overall_score}
 
 
 def _parse(text: str) -> Any:
@@ -67,7 +67,7 @@ def _section(page: Any, advisor: str) -> Any:
             return section
     if named and advisor:
         detail = f"HTML of {', '.join(sorted(named))[:80]}, none of {advisor}"
-        return Rejected(Reason.ADVISOR_ABSENT, detail)
+        return Rejection(RejectionReason.ADVISOR_ABSENT, detail)
     return page
 
 
@@ -98,8 +98,8 @@ def _heading(text: str) -> dict[str, Any]:
 
 
 def _grade(text: str) -> float | None:
-    told = {float(number.replace(",", ".")) for number in _GRADE.findall(text)}
-    return told.pop() if len(told) == 1 else None
+    grades = {float(number.replace(",", ".")) for number in _GRADE.findall(text)}
+    return grades.pop() if len(grades) == 1 else None
 
 
 def _description(section: Any) -> str:
@@ -116,8 +116,8 @@ def _description(section: Any) -> str:
 
 
 def _classes(element: Any) -> frozenset[str]:
-    told = element.get("class")
-    return frozenset(told.split()) if told else frozenset()
+    classes = element.get("class")
+    return frozenset(classes.split()) if classes else frozenset()
 
 
 def _text(element: Any) -> str:
@@ -126,7 +126,7 @@ def _text(element: Any) -> str:
     for event, part in etree.iterwalk(element, events=("start", "end")):
         if event == "end":
             parts.append(part.tail or "" if part is not element else "")
-        elif part is not element and _ENDS & _classes(part):
+        elif part is not element and _PART_CLASSES & _classes(part):
             break
         elif isinstance(part.tag, str):  # no comment
             parts.append(part.text or "")

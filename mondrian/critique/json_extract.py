@@ -14,21 +14,27 @@ from typing import Any
 
 import json_repair
 
-from mondrian.critique.rejection import Reason, Rejected
+from mondrian.critique.rejection import Rejection, RejectionReason
 
-KEYS = ("dimensions", "dimensional_analysis", "image_description")  # one of them marks a critique
+CRITIQUE_KEYS = (
+    "dimensions",
+    "dimensional_analysis",
+    "image_description",
+)  # one of them marks a critique
 _TRIES = 20  # opening braces that are tried before a text counts as malformed
 _SCANNED = 3_000_000  # characters that are read in all these tries
 _LAST_RESORT, _QUOTES = 12_000, 400  # length up to which json-repair, which can be slow, is asked
-_THOUGHT = re.compile(r"</(?:think|thought|thinking)>")
-_DOTS = re.compile(r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])')
-_THINKING = re.compile(r"<(?:think|thought|thinking)>")
+_THOUGHT_END = re.compile(r"</(?:think|thought|thinking)>")
+_MALFORMED_NUMBER = re.compile(
+    r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])'
+)
+_THOUGHT_START = re.compile(r"<(?:think|thought|thinking)>")
 _NUMBER = re.compile(r"[-+~.\d]*\d[.\d]*")
 _FENCE = re.compile(r"```\w{0,10}")
 
 
 @dataclass(frozen=True)
-class Found:
+class ExtractedObject:
     """The object as it was stored, and the names of the repairs."""
 
     value: dict[str, Any]
@@ -37,70 +43,72 @@ class Found:
 
 def is_critique(value: Mapping[str, Any]) -> bool:
     """Whether an object is the outer level of a critique, not one of its dimensions."""
-    return any(key in value for key in KEYS)
+    return any(key in value for key in CRITIQUE_KEYS)
 
 
-def find_object(text: str) -> Found | Rejected | None:
+def find_object(text: str) -> ExtractedObject | Rejection | None:
     """The last JSON object that is a critique's outer level; None where nothing speaks of one.
 
     Rejected where JSON is there, with why it is no critique: truncated, malformed_json,
     other_schema, or thinking_only where it stands in thoughts that never end.
     """
-    body = _THOUGHT.split(text)[-1]
-    if _THINKING.search(body):
-        return Rejected(Reason.THINKING_ONLY, f"thoughts without an end: {body[-40:]!r}")
+    body = _THOUGHT_END.split(text)[-1]
+    if _THOUGHT_START.search(body):
+        return Rejection(RejectionReason.THINKING_ONLY, f"thoughts without an end: {body[-40:]!r}")
     thoughts = () if body == text else ("thoughts",)
-    found = _decode(body)
-    if isinstance(found, Found):
-        return Found(found.value, (*thoughts, *found.repairs))
-    mended = _DOTS.sub(lambda m: f"{m[1]}.{m[2] or 0}", body)
+    result = _decode(body)
+    if isinstance(result, ExtractedObject):
+        return ExtractedObject(result.value, (*thoughts, *result.repairs))
+    mended = _MALFORMED_NUMBER.sub(lambda m: f"{m[1]}.{m[2] or 0}", body)
     again = None if mended == body else _decode(mended)
-    if isinstance(again, Found):
-        return Found(again.value, (*thoughts, *again.repairs, "number"))
-    if found is None or not _is_json(body):
-        return found if found and found.reason == Reason.OTHER_SCHEMA else None
-    if found.reason != Reason.MALFORMED_JSON:
-        return found
+    if isinstance(again, ExtractedObject):
+        return ExtractedObject(again.value, (*thoughts, *again.repairs, "number"))
+    if result is None or not _is_json(body):
+        return result if result and result.reason == RejectionReason.OTHER_SCHEMA else None
+    if result.reason != RejectionReason.MALFORMED_JSON:
+        return result
     if body.count("{") > body.count("}"):
         tail = body.rstrip("`\n\r\t ")
-        return Rejected(Reason.TRUNCATED, f"cut off after {tail[-40:]!r}")
-    return _last_resort(mended[mended.find("{") : mended.rfind("}") + 1]) or found
+        return Rejection(RejectionReason.TRUNCATED, f"cut off after {tail[-40:]!r}")
+    return _repair_json(mended[mended.find("{") : mended.rfind("}") + 1]) or result
 
 
-def _decode(body: str) -> Found | Rejected | None:
+def _decode(body: str) -> ExtractedObject | Rejection | None:
     """Try the first opening braces one after the other; where several objects do, the last counts.
 
     A model repeats the example that it was given, or drafts, before it says what it means.
     """
-    found, fault, other, scanned = None, "", "", 0
+    candidate, fault, other, scanned = None, "", "", 0
     start = body.find("{")
     for _ in range(_TRIES):
         if start < 0 or scanned > _SCANNED:
             break
-        value, end, told = _object(body, start)
+        value, end, notes = _decode_object(body, start)
         scanned += end - start
         after = start + 1
         if value is None:
-            fault = fault or told[0]
+            fault = fault or notes[0]
         elif is_critique(value):
-            found = Found(value, (*_around(body[:start], body[end:]), *told))
+            candidate = ExtractedObject(
+                value, (*_surrounding_repairs(body[:start], body[end:]), *notes)
+            )
             fault, after = "", end
-            if not _speaks(body, end):
-                return found
+            if not _has_critique_key(body, end):
+                return candidate
         else:
             other = other or f"keys {', '.join(list(value)[:6])}"
         start = body.find("{", after)
-    if found:  # and another after it that cannot be read
+    if candidate:  # and another after it that cannot be read
         fault = fault or f"more than {_TRIES} objects"
     if other and not fault:
-        return Rejected(Reason.OTHER_SCHEMA, other[:120])
-    return Rejected(Reason.MALFORMED_JSON, fault) if fault else None
+        return Rejection(RejectionReason.OTHER_SCHEMA, other[:120])
+    return Rejection(RejectionReason.MALFORMED_JSON, fault) if fault else None
 
 
-def _object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[str, ...]]:
+def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[str, ...]]:
     """The object that begins at a brace, where it ends, and repairs; or None, and the fault."""
     for strict in (True, False):
-        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_once)
+        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_reject_duplicate_keys)
         try:
             value, end = decoder.raw_decode(body, start)
         except json.JSONDecodeError as error:
@@ -115,7 +123,7 @@ def _object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[st
     return None, end, (fault,)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, unless it says two things under one key."""
     out: dict[str, Any] = {}
     for key, value in pairs:
@@ -124,16 +132,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _speaks(body: str, start: int = 0) -> bool:
-    return any(body.find(f'"{key}"', start) >= 0 for key in KEYS)
+def _has_critique_key(body: str, start: int = 0) -> bool:
+    return any(body.find(f'"{key}"', start) >= 0 for key in CRITIQUE_KEYS)
 
 
 def _is_json(body: str) -> bool:
     """Whether the braces are those of an object, not of LaTeX or of prose."""
-    return _speaks(body) or _FENCE.sub("", body).lstrip().startswith('{"')
+    return _has_critique_key(body) or _FENCE.sub("", body).lstrip().startswith('{"')
 
 
-def _around(before: str, after: str) -> tuple[str, ...]:
+def _surrounding_repairs(before: str, after: str) -> tuple[str, ...]:
     """What stands around the object."""
     fenced = "```" in before or "```" in after
     before, after = (_FENCE.sub("", part).strip() for part in (before, after))
@@ -146,7 +154,7 @@ def _around(before: str, after: str) -> tuple[str, ...]:
     return tuple(name for name, there in names.items() if there)
 
 
-def _last_resort(span: str) -> Found | None:
+def _repair_json(span: str) -> ExtractedObject | None:
     """Ask json-repair, of what is whole: as many ends as beginnings."""
     quotes = len(re.findall(r'(?<!\\)(?:\\\\)*"', span))
     whole = span.count("{") == span.count("}") and span.count("[") == span.count("]")
@@ -159,7 +167,7 @@ def _last_resort(span: str) -> Found | None:
         return None
     if not same or not isinstance(value, dict) or not is_critique(value):
         return None
-    return Found(value, ("punctuation",))
+    return ExtractedObject(value, ("punctuation",))
 
 
 def _content(text: str) -> tuple[str, list[str]]:

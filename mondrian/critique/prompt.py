@@ -25,7 +25,7 @@ INSTRUCTIONS = (
     "technical_notes: exposure, focus and processing.\n"
     "Judge this photograph alone."
 )
-REQUEST = "Critique this photograph."
+USER_PROMPT = "Critique this photograph."
 
 
 def system_text(persona: str) -> str:
@@ -37,7 +37,7 @@ def row_messages(persona: str, answer: str) -> list[dict[str, str]]:
     """Messages of a prepared row: plain strings, the photograph as IMAGE."""
     return [
         {"role": "system", "content": system_text(persona)},
-        {"role": "user", "content": f"{REQUEST}{IMAGE}"},
+        {"role": "user", "content": f"{USER_PROMPT}{IMAGE}"},
         {"role": "assistant", "content": answer},
     ]
 

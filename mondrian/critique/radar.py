@@ -20,7 +20,7 @@ def corners() -> list[str]:
     return [_point(i, 10) for i in range(len(DIMENSIONS))]
 
 
-def names() -> list[tuple[str, str, str]]:
+def dimension_labels() -> list[tuple[str, str, str]]:
     """The first word of each dimension with the x and y of its middle."""
     places = [_point(i, 12).split(",") for i in range(len(DIMENSIONS))]
     return [(name.split()[0], x, y) for name, (x, y) in zip(DIMENSIONS, places, strict=True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Reason(StrEnum):
+class RejectionReason(StrEnum):
     """In the order in which a job is examined: its giver, text, photograph, what is suspicious."""
 
     UNREVIEWED = "unreviewed"
@@ -41,43 +41,47 @@ class Reason(StrEnum):
     OVERALL_OFF_MEAN = "overall_off_mean"
 
 
-MEANING = {
-    Reason.UNREVIEWED: "served by this project, and not reviewed by a person as link.served asks",
-    Reason.NO_TEXT: "no critique anywhere: not in the row, not in a file",
-    Reason.NOT_UTF8: "bytes that are no UTF-8 text",
-    Reason.TOO_LONG: "a text, or a part of a critique, longer than any real one",
-    Reason.ERROR_PLACEHOLDER: "an error message saved as if it were a critique",
-    Reason.ADVISOR_ABSENT: "the job asked several advisors and this one did not answer",
-    Reason.THINKING_ONLY: "a model thinking aloud, with no critique behind it",
-    Reason.PROMPT_ECHO: "the prompt repeated, with no critique behind it",
-    Reason.LOOPING: "the same few words over and over",
-    Reason.WRONG_LANGUAGE: "most letters are not Latin",
-    Reason.UNSCORED: "prose, tables or lists without the scores, or a score is not there",
-    Reason.TRUNCATED: "JSON that is cut off",
-    Reason.MALFORMED_JSON: "JSON with a fault that has no certain repair",
-    Reason.OTHER_SCHEMA: "JSON that is not of a critique, or a control token of the model in it",
-    Reason.DIMENSIONS_INCOMPLETE: "one of the seven dimensions is not there or not whole",
-    Reason.SCORE_OUT_OF_RANGE: "a score that is no number from 0 to 10",
-    Reason.IMAGE_MISSING: "no such file among the photographs",
-    Reason.IMAGE_OUTSIDE_SOURCE: "a link that leads out of the folder of photographs",
-    Reason.IMAGE_UNREADABLE: "a damaged file, or none of JPEG, PNG, WebP and TIFF",
-    Reason.IMAGE_TOO_LARGE: "declares more than 200 million pixels: not decoded",
-    Reason.IMAGE_TOO_SMALL: "a side under 64 pixels, or under a twentieth of the other",
-    Reason.IMAGE_BLANK: "one even tone",
-    Reason.DUPLICATE: "the same text about the same photograph as an earlier job",
-    Reason.MADE_BY_ADAPTER: "written by an earlier fine-tuned model",
-    Reason.TEMPLATE_SCORES: "its seven scores are those of the example in its own prompt",
-    Reason.SHARED_TEXT: "one text stored for different photographs",
-    Reason.WRONG_PICTURE: "many unlike descriptions of one photograph",
-    Reason.DIMENSION_TWICE: "a dimension judged two times",
-    Reason.REPEATED_ADVICE: "one recommendation in several dimensions",
-    Reason.OVERALL_OFF_MEAN: "the overall score is far from the mean of the seven",
+REASON_DESCRIPTIONS = {
+    RejectionReason.UNREVIEWED: (
+        "served by this project, and not reviewed by a person as link.served asks"
+    ),
+    RejectionReason.NO_TEXT: "no critique anywhere: not in the row, not in a file",
+    RejectionReason.NOT_UTF8: "bytes that are no UTF-8 text",
+    RejectionReason.TOO_LONG: "a text, or a part of a critique, longer than any real one",
+    RejectionReason.ERROR_PLACEHOLDER: "an error message saved as if it were a critique",
+    RejectionReason.ADVISOR_ABSENT: "the job asked several advisors and this one did not answer",
+    RejectionReason.THINKING_ONLY: "a model thinking aloud, with no critique behind it",
+    RejectionReason.PROMPT_ECHO: "the prompt repeated, with no critique behind it",
+    RejectionReason.LOOPING: "the same few words over and over",
+    RejectionReason.WRONG_LANGUAGE: "most letters are not Latin",
+    RejectionReason.UNSCORED: "prose, tables or lists without the scores, or a score is not there",
+    RejectionReason.TRUNCATED: "JSON that is cut off",
+    RejectionReason.MALFORMED_JSON: "JSON with a fault that has no certain repair",
+    RejectionReason.OTHER_SCHEMA: (
+        "JSON that is not of a critique, or a control token of the model in it"
+    ),
+    RejectionReason.DIMENSIONS_INCOMPLETE: "one of the seven dimensions is not there or not whole",
+    RejectionReason.SCORE_OUT_OF_RANGE: "a score that is no number from 0 to 10",
+    RejectionReason.IMAGE_MISSING: "no such file among the photographs",
+    RejectionReason.IMAGE_OUTSIDE_SOURCE: "a link that leads out of the folder of photographs",
+    RejectionReason.IMAGE_UNREADABLE: "a damaged file, or none of JPEG, PNG, WebP and TIFF",
+    RejectionReason.IMAGE_TOO_LARGE: "declares more than 200 million pixels: not decoded",
+    RejectionReason.IMAGE_TOO_SMALL: "a side under 64 pixels, or under a twentieth of the other",
+    RejectionReason.IMAGE_BLANK: "one even tone",
+    RejectionReason.DUPLICATE: "the same text about the same photograph as an earlier job",
+    RejectionReason.MADE_BY_ADAPTER: "written by an earlier fine-tuned model",
+    RejectionReason.TEMPLATE_SCORES: "its seven scores are those of the example in its own prompt",
+    RejectionReason.SHARED_TEXT: "one text stored for different photographs",
+    RejectionReason.WRONG_PICTURE: "many unlike descriptions of one photograph",
+    RejectionReason.DIMENSION_TWICE: "a dimension judged two times",
+    RejectionReason.REPEATED_ADVICE: "one recommendation in several dimensions",
+    RejectionReason.OVERALL_OFF_MEAN: "the overall score is far from the mean of the seven",
 }
 
 
 @dataclass(frozen=True)
-class Rejected:
+class Rejection:
     """Why a text, a photograph or a record is left out; `detail` holds the value seen."""
 
-    reason: Reason
+    reason: RejectionReason
     detail: str

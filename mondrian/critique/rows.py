@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json
 from mondrian.core.params import IMAGE
-from mondrian.critique.schema import Critique, parse
+from mondrian.critique.schema import Critique, validate_critique
 
 
-class Row(BaseModel):
+class ChatRow(BaseModel):
     """One critique as a chat: messages and images for any trainer, provenance for us."""
 
     model_config = ConfigDict(frozen=True)
@@ -28,20 +28,20 @@ class Row(BaseModel):
     prompt_hash: str
 
     @model_validator(mode="after")
-    def _one_photograph(self) -> Row:
+    def _check_messages(self) -> ChatRow:
         if [m.get("role") for m in self.messages] != ["system", "user", "assistant"]:
             raise ValueError("messages are not of system, user and assistant")
         "".join(m["content"] for m in self.messages).encode()  # no half characters
-        told = json.loads(self.messages[-1]["content"]) if self.derived else {}
-        if not all(key in told for key in self.derived):
+        answer = json.loads(self.messages[-1]["content"]) if self.derived else {}
+        if not all(key in answer for key in self.derived):
             raise ValueError(f"derived names what the answer lacks: {self.derived}")
         if len(self.images) != 1 or [m["content"].count(IMAGE) for m in self.messages] != [0, 1, 0]:
             raise ValueError(f"a row has one image, and {IMAGE} once in the user's message")
         return self
 
-    def answer(self) -> Critique:
+    def reference_critique(self) -> Critique:
         """The critique to learn from or to be held against."""
-        return parse(self.messages[-1]["content"])
+        return validate_critique(self.messages[-1]["content"])
 
 
 def row_file(folder: Path, advisor: str, part: str) -> Path:
@@ -49,53 +49,54 @@ def row_file(folder: Path, advisor: str, part: str) -> Path:
     return folder / f"training_data_{advisor}_{part}.json"
 
 
-def photo_hashes(rows: Iterable[Row]) -> list[str]:
+def photo_hashes(rows: Iterable[ChatRow]) -> list[str]:
     """sha256 of each row's prepared photograph."""
     return [file_hash(Path(row.images[0])) for row in rows]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[ChatRow]:
     """Read rows and find their photographs.
 
     Raises DataError where the file is missing, is not rows, holds none, or lacks a photograph.
     """
     content = read_json(path)
     try:
-        rows = [Row.model_validate(item) for item in content]
+        rows = [ChatRow.model_validate(item) for item in content]
         for row in rows:
-            row.answer()
+            row.reference_critique()
     except (TypeError, ValueError, IndexError, KeyError) as error:
         first = " ".join(str(error).split())[:160]
         raise DataError(f"{path} does not hold prepared rows: {first}") from None
     if not rows:
         raise DataError(f"{path} holds no row; run prepare again: dvc repro")
-    return [_with_photo(row, path) for row in rows]
+    return [_locate_photo(row, path) for row in rows]
 
 
-def read_together(train: Path, val: Path) -> tuple[list[Row], list[Row]]:
+def read_train_and_val(train: Path, val: Path) -> tuple[list[ChatRow], list[ChatRow]]:
     """Rows to learn from and rows to judge by.
 
     Raises DataError where they are not of one advisor and prompt, or share a photograph.
     """
-    rows, held = read_rows(train), read_rows(val)
-    for path, some in ((train, rows), (val, held)):
-        for row in some:
+    rows, val_rows = read_rows(train), read_rows(val)
+    for path, split_rows in ((train, rows), (val, val_rows)):
+        for row in split_rows:
             if row.prompt_hash != rows[0].prompt_hash:
                 raise DataError(
                     f"{path}: row {row.id} has another prompt than row {rows[0].id} of {train}; "
                     "train on rows of one advisor, prepared together"
                 )
-    seen = {row.photo_group: row.id for row in rows}
-    for row in held:
-        if row.photo_group in seen:
+    row_id_by_group = {row.photo_group: row.id for row in rows}
+    for row in val_rows:
+        if row.photo_group in row_id_by_group:
             raise DataError(
-                f"{val}: row {row.id} shows a photograph of row {seen[row.photo_group]} of "
+                f"{val}: row {row.id} shows a photograph of row "
+                f"{row_id_by_group[row.photo_group]} of "
                 f"{train}; give rows that were split by prepare"
             )
-    return rows, held
+    return rows, val_rows
 
 
-def _with_photo(row: Row, path: Path) -> Row:
+def _locate_photo(row: ChatRow, path: Path) -> ChatRow:
     """Beside the rows, wherever their folder was moved to, or as written."""
     image = Path(row.images[0])
     for place in (path.parent / image.parent.name / image.name, image):

@@ -57,7 +57,7 @@ class Critique(_Strict):
     technical_notes: LongText
 
     @model_validator(mode="after")
-    def _seven_in_order(self) -> Critique:
+    def _check_dimension_order(self) -> Critique:
         names = tuple(d.name for d in self.dimensions)
         if names != DIMENSIONS:
             raise ValueError(f"dimensions are {', '.join(names) or 'none'}")
@@ -68,12 +68,12 @@ class Critique(_Strict):
         return tuple(d.score for d in self.dimensions)
 
 
-def canonical(critique: Critique) -> str:
+def serialize_critique(critique: Critique) -> str:
     """Serialise on one line, keys in schema order, whole scores without a fraction."""
-    return json.dumps(_plain(critique.model_dump()), ensure_ascii=False)
+    return json.dumps(_simplify_numbers(critique.model_dump()), ensure_ascii=False)
 
 
-def parse(text: str) -> Critique:
+def validate_critique(text: str) -> Critique:
     """Read a critique from exactly one JSON object.
 
     Raises pydantic.ValidationError (a ValueError) where it is not one.
@@ -83,13 +83,13 @@ def parse(text: str) -> Critique:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a critique, as llguidance takes it: fixed names, keys in order."""
-    long, short = {"type": "string", "minLength": 1, "maxLength": LONG}, _texts()
+    long, short = {"type": "string", "minLength": 1, "maxLength": LONG}, _text_list_schema()
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [
-        _object(name={"const": name}, score=score, comment=long, recommendation=long)
+        _object_schema(name={"const": name}, score=score, comment=long, recommendation=long)
         for name in DIMENSIONS
     ]
-    schema = _object(
+    schema = _object_schema(
         image_description=long,
         dimensions={
             "type": "array",
@@ -105,10 +105,10 @@ def json_schema() -> dict[str, Any]:
     return schema | {"x-guidance": _SEPARATORS}
 
 
-def complies(text: str) -> bool:
+def is_schema_valid(text: str) -> bool:
     """Whether a text is a critique as it stands."""
     try:
-        parse(text)
+        validate_critique(text)
     except ValueError:
         return False
     return True
@@ -120,19 +120,19 @@ def schema_hash() -> str:
     return sha256(json.dumps(json_schema(), sort_keys=True).encode()).hexdigest()
 
 
-def explain(error: ValidationError) -> str:
-    """The first fault of a validation as `where: what`."""
+def format_validation_error(error: ValidationError) -> str:
+    """The first fault of a validation as `location: what`."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    location = ".".join(str(part) for part in first["loc"])
+    return f"{location}: {first['msg']}" if location else first["msg"]
 
 
-def _texts() -> dict[str, Any]:
+def _text_list_schema() -> dict[str, Any]:
     item = {"type": "string", "minLength": 1, "maxLength": SHORT}
     return {"type": "array", "items": item, "minItems": 1, "maxItems": 5}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def _object_schema(**properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
@@ -141,11 +141,11 @@ def _object(**properties: Any) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _simplify_numbers(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _simplify_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_simplify_numbers(item) for item in value]
     if isinstance(value, float):
         value = round(value, 1)
         return int(value) if value.is_integer() else value

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.critique.parser import MAX_CHARACTERS
-from mondrian.critique.rejection import Reason, Rejected
-from mondrian.data.jobs import Job, as_text
-from mondrian.data.photo_index import UPLOAD
+from mondrian.critique.rejection import Rejection, RejectionReason
+from mondrian.data.jobs import Job, serialize_answer
+from mondrian.data.photo_index import UPLOAD_PREFIX
 
 
 @dataclass(frozen=True)
-class Folders:
+class ApplicationFolders:
     """Where the application keeps what its rows point to."""
 
     source: Path
@@ -23,7 +23,9 @@ class Folders:
     html: Path
 
 
-def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str] | Rejected:
+def find_critique_text(
+    job: Job, advisor: str, folders: ApplicationFolders
+) -> tuple[str, str] | Rejection:
     """Where the critique is stored and its text: the first of the places that has one.
 
     Rejected: advisor_absent where several were asked and this one has no text, too_long where the
@@ -32,22 +34,26 @@ def stored_text(job: Job, advisor: str, folders: Folders) -> tuple[str, str] | R
     place, text = next(_texts(job, advisor, folders), ("", ""))
     if text:
         return place, text
-    if job.too_long:
-        return Rejected(Reason.TOO_LONG, job.too_long)
-    if job.asked_several():
-        told = f"{job.advisor[:80]!r} asked several; {advisor} did not answer"
-        return Rejected(Reason.ADVISOR_ABSENT, told)
+    if job.too_long_message:
+        return Rejection(RejectionReason.TOO_LONG, job.too_long_message)
+    if job.has_several_advisors():
+        message = f"{job.advisor[:80]!r} asked several; {advisor} did not answer"
+        return Rejection(RejectionReason.ADVISOR_ABSENT, message)
     return "", ""
 
 
-def _texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]]:
+def _texts(job: Job, advisor: str, folders: ApplicationFolders) -> Iterator[tuple[str, str]]:
     if job.text_from:
         yield job.text_from, job.text
         return
-    yield from _told(f"llm_outputs.{advisor}", _answer(job.outputs.get(advisor)))
+    yield from _yield_text(
+        f"llm_outputs.{advisor}", _answer_to_text(job.parsed_llm_outputs.get(advisor))
+    )
     file = f"analysis-{advisor}-{job.id}.md"
-    if job.asked_several():  # what is not named after the advisor is another's
-        yield from _told("analysis_md", _full(_read_inside(folders.analysis, file)))
+    if job.has_several_advisors():  # what is not named after the advisor is another's
+        yield from _yield_text(
+            "analysis_md", _extract_full_analysis(_read_file_in_folder(folders.analysis, file))
+        )
         for place, page in (
             ("analysis_html", job.analysis_html),
             ("analysis", _page(job, folders)),
@@ -55,43 +61,47 @@ def _texts(job: Job, advisor: str, folders: Folders) -> Iterator[tuple[str, str]
             if re.search(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b", page):
                 yield place, page
         return
-    yield from _told("llm_outputs.response", _answer(job.outputs.get("response")))
+    yield from _yield_text(
+        "llm_outputs.response", _answer_to_text(job.parsed_llm_outputs.get("response"))
+    )
     markdown = job.analysis_markdown.strip()
     is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
     if not is_path:
-        yield from _told("analysis_markdown", _full(markdown))
+        yield from _yield_text("analysis_markdown", _extract_full_analysis(markdown))
     names = [Path(markdown.replace("\\", "/")).name] if is_path else []
     for name in [*names, file]:
-        yield from _told("analysis_md", _full(_read_inside(folders.analysis, name)))
-    yield from _told("analysis_html", job.analysis_html)
-    yield from _told("analysis", _page(job, folders))
+        yield from _yield_text(
+            "analysis_md", _extract_full_analysis(_read_file_in_folder(folders.analysis, name))
+        )
+    yield from _yield_text("analysis_html", job.analysis_html)
+    yield from _yield_text("analysis", _page(job, folders))
 
 
-def _told(place: str, text: str) -> Iterator[tuple[str, str]]:
+def _yield_text(place: str, text: str) -> Iterator[tuple[str, str]]:
     if text.strip():
         yield place, text
 
 
-def _answer(stored: Any) -> str:
+def _answer_to_text(stored: Any) -> str:
     """What an advisor answered: text, an object with a response, or the critique itself."""
     if isinstance(stored, dict) and isinstance(stored.get("response"), str):
         stored = stored["response"]
-    return as_text(stored)
+    return serialize_answer(stored)
 
 
-def _full(markdown: str) -> str:
+def _extract_full_analysis(markdown: str) -> str:
     return markdown.split("## Full Analysis", 1)[-1]
 
 
-def _page(job: Job, folders: Folders) -> str:
+def _page(job: Job, folders: ApplicationFolders) -> str:
     """The HTML file named after the photograph, with or without its upload's prefix."""
     name = Path(job.filename.replace("\\", "/")).name
-    stems = dict.fromkeys(Path(n).stem[:10] for n in (name, UPLOAD.sub("", name)))
+    stems = dict.fromkeys(Path(n).stem[:10] for n in (name, UPLOAD_PREFIX.sub("", name)))
     files = (f"analysis-{stem}-{job.id[:6]}.html" for stem in stems)
-    return next(filter(str.strip, (_read_inside(folders.html, file) for file in files)), "")
+    return next(filter(str.strip, (_read_file_in_folder(folders.html, file) for file in files)), "")
 
 
-def _read_inside(folder: Path, name: str) -> str:
+def _read_file_in_folder(folder: Path, name: str) -> str:
     """A file of the folder itself; empty where there is none or where it leads outside."""
     if not _is_name(name):
         return ""

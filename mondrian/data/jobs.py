@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
-from mondrian.core.fields import NEVER
+from mondrian.core.fields import UNKNOWN_TIME
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class Job:
     kind: str = ""  # upload, direct or shadow of this project's service; empty of other programs
     adapter_version: str = ""
     review: Review | None = None  # what a person said of the advisor's critique
-    when: float = NEVER  # seconds since 1970
-    too_long: str = ""  # what was not read for its length
+    timestamp: float = UNKNOWN_TIME  # seconds since 1970
+    too_long_message: str = ""  # what was not read for its length
     text: str = ""  # the critique, of a job that comes from a list
     text_from: str = ""  # the kind of that list
 
     @property
-    def sent(self) -> str:
+    def llm_outputs_prompt(self) -> str:
         """The prompt inside llm_outputs, where newer rows keep it."""
-        sent = self.outputs.get("prompt")
+        sent = self.parsed_llm_outputs.get("prompt")
         return sent if isinstance(sent, str) else ""
 
     @cached_property
-    def outputs(self) -> dict[str, Any]:
+    def parsed_llm_outputs(self) -> dict[str, Any]:
         """llm_outputs as an object; empty where it is none."""
         try:
             value = json.loads(self.llm_outputs) if self.llm_outputs.strip() else {}
@@ -70,28 +70,32 @@ class Job:
 
     def prompts(self) -> tuple[str, ...]:
         """What the job asked, in each of the places that keep it."""
-        return tuple(filter(None, (self.prompt, self.llm_prompt, self.sent)))
+        return tuple(filter(None, (self.prompt, self.llm_prompt, self.llm_outputs_prompt)))
 
-    def asked_several(self) -> bool:
+    def has_several_advisors(self) -> bool:
         """Whether the job asked more than one advisor."""
         return "," in self.advisor or self.advisor.strip() == "all"
 
-    def created(self) -> str:
+    def created_at_iso(self) -> str:
         """The best time there is as ISO text; empty where there is none."""
-        return "" if self.when == NEVER else datetime.fromtimestamp(self.when, UTC).isoformat()
+        return (
+            ""
+            if self.timestamp == UNKNOWN_TIME
+            else datetime.fromtimestamp(self.timestamp, UTC).isoformat()
+        )
 
 
-class Jobs(Protocol):
+class JobSource(Protocol):
     """A store of jobs that is being read."""
 
-    def by_advisor(self) -> dict[str, int]:
+    def count_by_advisor(self) -> dict[str, int]:
         """Rows for each value of the advisor field."""
 
-    def finished(self, advisor: str) -> Iterator[Job]:
+    def iter_finished(self, advisor: str) -> Iterator[Job]:
         """Finished jobs that concern an advisor, one at a time, in any order."""
 
 
-def as_text(stored: Any) -> str:
+def serialize_answer(stored: Any) -> str:
     """A stored answer as text: as it is, or as JSON; empty where there is none."""
     try:
         return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""

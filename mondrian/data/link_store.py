@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
-from mondrian.critique.rejection import Reason
-from mondrian.data.photo_scan import Look
+from mondrian.critique.rejection import RejectionReason
+from mondrian.data.photo_scan import PhotoInfo
 
 _TABLES = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
@@ -32,7 +32,7 @@ _DESCRIPTION = "json_extract(record, '$.critique.image_description')"
 _PAIRS = "jobs JOIN photos USING (path) WHERE jobs.reason = ''"  # what is not rejected
 
 
-class Examined(NamedTuple):
+class ExaminedJob(NamedTuple):
     """What one job gave by itself: a reason and its detail, or a record without its photograph."""
 
     moment: float
@@ -47,20 +47,20 @@ class Examined(NamedTuple):
     record: str = ""  # JSON
 
 
-class Pair(NamedTuple):
+class LinkedPair(NamedTuple):
     """A record and the facts that it is judged by beside the others."""
 
     number: int
     picture: str  # the group of its photograph
     words: str
     flags: tuple[str, ...]
-    reviewed: bool
+    is_reviewed: bool
 
 
-class Ledger:
+class LinkStore:
     """Entered job by job, then photograph by photograph; read in the order of time."""
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> LinkStore:
         with ExitStack() as stack:
             self._folder = stack.enter_context(TemporaryDirectory(prefix="mondrian-"))
             path = Path(self._folder) / "ledger"
@@ -72,22 +72,22 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def enter(self, jobs: Iterable[Examined]) -> None:
+    def add_jobs(self, jobs: Iterable[ExaminedJob]) -> None:
         """Add jobs."""
-        marks = ", ".join("?" * len(Examined._fields))
-        self._many(f"INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({marks})", jobs)
+        marks = ", ".join("?" * len(ExaminedJob._fields))
+        self._execute_many(f"INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({marks})", jobs)
 
-    def paths(self) -> list[Path]:
+    def photo_paths(self) -> list[Path]:
         """The photographs that records speak of, each once."""
         query = "SELECT DISTINCT path FROM jobs WHERE reason = '' ORDER BY path"
         return [Path(row[0]) for row in self._books.execute(query)]
 
-    def enter_photos(self, looks: Iterable[tuple[Path, Look]]) -> None:
+    def add_photos(self, looks: Iterable[tuple[Path, PhotoInfo]]) -> None:
         """Add photographs, and reject the jobs of those that cannot be used."""
         rows = (
             (str(p), k.sha256, k.width, k.height, k.thumbnail, k.reason, k.detail) for p, k in looks
         )
-        self._many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, '')", rows)
+        self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, '')", rows)
         self._books.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
@@ -98,21 +98,21 @@ class Ledger:
         query = "SELECT DISTINCT sha256, thumbnail FROM photos WHERE reason = '' ORDER BY sha256"
         return dict(self._books.execute(query))
 
-    def enter_pictures(self, pictures: dict[str, str]) -> None:
+    def set_pictures(self, pictures: dict[str, str]) -> None:
         """Say which picture each content (sha256) shows."""
-        self._many(
+        self._execute_many(
             "UPDATE photos SET picture = ? WHERE sha256 = ?", ((p, s) for s, p in pictures.items())
         )
         self._books.executescript(
             "CREATE INDEX by_time ON jobs (moment, id); CREATE INDEX by_path ON jobs (path);"
         )
 
-    def shared_words(self) -> set[str]:
+    def find_shared_texts(self) -> set[str]:
         """Texts that are told of several pictures."""
         query = f"SELECT words FROM {_PAIRS} GROUP BY words HAVING COUNT(DISTINCT picture) > 1"
         return {row[0] for row in self._books.execute(query)}
 
-    def much_told(self, texts: int) -> list[str]:
+    def find_pictures_with_many_texts(self, texts: int) -> list[str]:
         """Pictures of which more than so many different texts are told, without reviewed ones."""
         query = (
             f"SELECT picture FROM {_PAIRS} AND review = '' "
@@ -120,34 +120,36 @@ class Ledger:
         )
         return [row[0] for row in self._books.execute(query, [texts])]
 
-    def descriptions(self, most: int) -> list[tuple[str, str]]:
+    def descriptions(self, max_rows: int) -> list[tuple[str, str]]:
         """Pictures and what is said to be seen in them."""
         query = f"SELECT DISTINCT picture, {_DESCRIPTION} FROM {_PAIRS} LIMIT ?"
-        return list(self._books.execute(query, [most]))
+        return list(self._books.execute(query, [max_rows]))
 
-    def descriptions_of(self, picture: str, most: int) -> list[str]:
+    def descriptions_of(self, picture: str, max_rows: int) -> list[str]:
         """What is said to be seen in one picture."""
         query = (
             f"SELECT DISTINCT {_DESCRIPTION} FROM {_PAIRS} AND review = '' AND picture = ? LIMIT ?"
         )
-        return [row[0] for row in self._books.execute(query, [picture, most])]
+        return [row[0] for row in self._books.execute(query, [picture, max_rows])]
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[LinkedPair]:
         """Every record, in any order."""
         for number, picture, words, flags, review in self._books.execute(
             f"SELECT number, picture, words, flags, review FROM {_PAIRS}"
         ):
-            yield Pair(number, picture, words, tuple(flags.split()), bool(review))
+            yield LinkedPair(number, picture, words, tuple(flags.split()), bool(review))
 
-    def judge(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
+    def apply_verdicts(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
         """Enter reason, detail and flags of records, by number; then reject duplicates.
 
         Of equal texts, whatever their scores, the corrected one stays, else the accepted one, else
         the first.
         """
-        self._many("UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?", verdicts)
+        self._execute_many(
+            "UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?", verdicts
+        )
         self._books.execute(
-            f"UPDATE jobs SET reason = '{Reason.DUPLICATE}', detail = "
+            f"UPDATE jobs SET reason = '{RejectionReason.DUPLICATE}', detail = "
             "'the text and photograph of job ' || again.first FROM (SELECT number, "
             f"FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM {_PAIRS} "
             "WINDOW same AS (PARTITION BY picture, words ORDER BY review = 'corrected' DESC, "
@@ -155,20 +157,20 @@ class Ledger:
             "WHERE again.number = jobs.number AND again.nth > 1"
         )
 
-    def reasons(self) -> dict[str, int]:
+    def count_reasons(self) -> dict[str, int]:
         """Jobs for each reason, the most frequent first."""
         query = "SELECT reason, COUNT(*) FROM jobs WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
         return dict(self._books.execute(query))
 
-    def kept(self) -> dict[str, Any]:
+    def count_records(self) -> dict[str, Any]:
         """How many records are kept, of how many pictures, and how they were read and found."""
         query = f"SELECT COUNT(*), COUNT(DISTINCT picture) FROM {_PAIRS}"
         linked, photos = self._books.execute(query).fetchone()
         repairs: Counter[str] = Counter()
-        for (told,) in self._books.execute(
+        for (repairs_json,) in self._books.execute(
             f"SELECT json_extract(record, '$.repairs') FROM {_PAIRS}"
         ):
-            repairs.update({repair.split(" ")[0] for repair in json.loads(told)})
+            repairs.update({repair.split(" ")[0] for repair in json.loads(repairs_json)})
         return {
             "linked": linked,
             "photos": photos,
@@ -183,7 +185,7 @@ class Ledger:
         query = f"SELECT {name}, COUNT(*) FROM {_PAIRS} {which} GROUP BY 1 ORDER BY 1"
         return dict(self._books.execute(query))
 
-    def left_out_for(self) -> Counter[tuple[str, ...]]:
+    def count_left_out_by_flags(self) -> Counter[tuple[str, ...]]:
         """Records that only suspicions keep out, by all the flags they bear."""
         query = f"SELECT flags FROM jobs JOIN photos USING (path) WHERE {_LEFT_OUT} AND flags != ''"
         return Counter(tuple(row[0].split()) for row in self._books.execute(query))
@@ -196,15 +198,15 @@ class Ledger:
             "SELECT record, jobs.reason, flags, path, sha256, width, height, picture, found "
             f"FROM jobs JOIN photos USING (path) WHERE {which} ORDER BY moment, id"
         )
-        for record, reason, flags, *told in self._books.execute(query):
+        for record, reason, flags, *photo_values in self._books.execute(query):
             more = {
-                "photo": dict(zip(photo, told, strict=True)),
+                "photo": dict(zip(photo, photo_values, strict=True)),
                 "suspicions": flags.split(),
                 "reason": reason or None,
             }
             yield json.dumps(json.loads(record) | more, ensure_ascii=False)
 
-    def refusals(self) -> Iterator[str]:
+    def iter_rejected_json(self) -> Iterator[str]:
         """Rejected jobs as JSON in the order of time."""
         query = "SELECT id, reason, detail FROM jobs WHERE reason != '' ORDER BY moment, id"
         for row in self._books.execute(query):
@@ -212,7 +214,7 @@ class Ledger:
                 dict(zip(("job_id", "reason", "detail"), row, strict=True)), ensure_ascii=False
             )
 
-    def _many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
+    def _execute_many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         try:
             self._books.execute("BEGIN")
             self._books.executemany(query, rows)
@@ -221,5 +223,5 @@ class Ledger:
             raise DataError(f"{self._folder}: {error}; make room there, or set TMPDIR") from None
 
 
-_JOB_COLUMNS = ", ".join(Examined._fields)
+_JOB_COLUMNS = ", ".join(ExaminedJob._fields)
 _LEFT_OUT = "record != '' AND jobs.reason != '' AND photos.reason = ''"

@@ -17,20 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import DataError
-from mondrian.core.fields import best_time, concerns
+from mondrian.core.fields import first_timestamp, is_for_advisor
 from mondrian.core.files import read_json
 from mondrian.critique.json_extract import is_critique
 from mondrian.critique.normalize import SENTENCE_END
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.data.jobs import Job, as_text
+from mondrian.data.jobs import Job, serialize_answer
 
-PHOTO = ("photo", "image", "filename", "file", "title")
-TEXT = ("critique", "text", "response", "analysis")
-PCCD_SCORED = (  # the order of its `score`
-    "general_impression", "subject_of_photo", "composition", "use_of_camera", "depth_of_field",
-    "color_lighting", "focus",
-)  # fmt: skip
+PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
+TEXT_KEYS = ("critique", "text", "response", "analysis")
+PCCD_SCORE_ORDER = (  # the order of its `score`
+    "general_impression",
+    "subject_of_photo",
+    "composition",
+    "use_of_camera",
+    "depth_of_field",
+    "color_lighting",
+    "focus",
+)
 PCCD_ASPECTS = {  # the nearest aspect of each dimension
     "Composition": "composition",
     "Lighting": "use_of_camera",  # use of camera, exposure and speed
@@ -40,37 +45,39 @@ PCCD_ASPECTS = {  # the nearest aspect of each dimension
     "Visual Balance": "subject_of_photo",
     "Emotional Impact": "general_impression",
 }
-_ABOUT = {*PHOTO, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
-_PARTS = ("score", "comment", "recommendation")
-_LISTS = ("key_strengths", "priority_improvements")
+_METADATA_KEYS = {*PHOTO_KEYS, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
+_DIMENSION_KEYS = ("score", "comment", "recommendation")
+_LIST_KEYS = ("key_strengths", "priority_improvements")
 
 
-class Listed:
+class ListJobSource:
     """The jobs of a list, read anew each time."""
 
     def __init__(self, path: Path, read: Callable[[Path], Iterator[Job]]) -> None:
         self._path, self._read = path, read
 
-    def by_advisor(self) -> dict[str, int]:
+    def count_by_advisor(self) -> dict[str, int]:
         """Entries for each advisor named; those that name none concern all."""
         return dict(Counter(job.advisor or "all" for job in self._read(self._path)))
 
-    def finished(self, advisor: str) -> Iterator[Job]:
+    def iter_finished(self, advisor: str) -> Iterator[Job]:
         """Entries that name the advisor, or none."""
         for job in self._read(self._path):
-            if not job.advisor or concerns(job.advisor, advisor):
+            if not job.advisor or is_for_advisor(job.advisor, advisor):
                 yield job
 
 
 @contextmanager
-def open_list(path: Path) -> Iterator[Listed]:
+def open_list(path: Path) -> Iterator[ListJobSource]:
     """Read a list by the ending of its name: .jsonl, .csv, or .json for the PCCD.
 
     Raises DataError where it is missing, or not of its kind.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
-    yield Listed(path, {".jsonl": read_jsonl, ".csv": read_csv, ".json": read_pccd}[path.suffix])
+    yield ListJobSource(
+        path, {".jsonl": read_jsonl, ".csv": read_csv, ".json": read_pccd}[path.suffix]
+    )
 
 
 def read_jsonl(path: Path) -> Iterator[Job]:
@@ -89,21 +96,21 @@ def read_jsonl(path: Path) -> Iterator[Job]:
                 if more.endswith("\n"):
                     break
             if line.strip():
-                yield _from_line(line, number, len(line) + too_long)
+                yield _parse_line(line, number, len(line) + too_long)
 
 
-def _from_line(line: str, number: int, length: int) -> Job:
+def _parse_line(line: str, number: int, length: int) -> Job:
     name = f"line-{number:06}"
     if length > MAX_CHARACTERS:
-        told = f"line {number} has {length:,} characters; most {MAX_CHARACTERS:,}"
-        return Job(id=name, filename="", too_long=told, text_from="jsonl")
+        message = f"line {number} has {length:,} characters; most {MAX_CHARACTERS:,}"
+        return Job(id=name, filename="", too_long_message=message, text_from="jsonl")
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict):
         return Job(id=name, filename="", text=line, text_from="jsonl")
-    return _from_entry(entry, name, "jsonl")
+    return _entry_to_job(entry, name, "jsonl")
 
 
 def read_csv(path: Path) -> Iterator[Job]:
@@ -116,13 +123,17 @@ def read_csv(path: Path) -> Iterator[Job]:
         reader = csv.DictReader(file, restkey="", strict=True)
         try:
             columns = [str(name).strip().lower() for name in reader.fieldnames or ()]
-            if not set(PHOTO) & set(columns):
+            if not set(PHOTO_KEYS) & set(columns):
                 has = ", ".join(columns)[:200] or "nothing"
                 raise DataError(
-                    f"{path} has no column {' or '.join(PHOTO[:4])}; it has {has} "
+                    f"{path} has no column {' or '.join(PHOTO_KEYS[:4])}; it has {has} "
                     "(columns are divided by commas)"
                 )
-            parts = [f"{start}_{key}" for start in map(_start, DIMENSIONS) for key in _PARTS]
+            parts = [
+                f"{start}_{key}"
+                for start in map(_column_prefix, DIMENSIONS)
+                for key in _DIMENSION_KEYS
+            ]
             lacking = [name for name in parts if name not in columns]
             if 0 < len(lacking) < len(parts):
                 raise DataError(f"{path} has no column {', '.join(lacking[:5])}; add it")
@@ -132,43 +143,43 @@ def read_csv(path: Path) -> Iterator[Job]:
             reader.fieldnames = columns
             for number, row in enumerate(reader, 1):
                 entry = {name: value for name, value in row.items() if name and value}
-                yield _from_entry(_gathered(entry), f"row-{number:06}", "csv")
+                yield _entry_to_job(_merge_dimension_columns(entry), f"row-{number:06}", "csv")
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: {error}; is it a CSV?") from None
 
 
-def _gathered(entry: dict[str, Any]) -> dict[str, Any]:
+def _merge_dimension_columns(entry: dict[str, Any]) -> dict[str, Any]:
     """Columns such as composition_score and composition_comment as one critique."""
     dimensions = []
     for name in DIMENSIONS:
-        parts = {key: entry.pop(f"{_start(name)}_{key}", None) for key in _PARTS}
+        parts = {key: entry.pop(f"{_column_prefix(name)}_{key}", None) for key in _DIMENSION_KEYS}
         dimensions += [{"name": name, **parts}] if any(parts.values()) else []
-    for key in _LISTS:
+    for key in _LIST_KEYS:
         if key in entry:
             entry[key] = [item.strip() for item in re.split(r"[;\n]", entry[key]) if item.strip()]
     return entry | ({"dimensions": dimensions} if dimensions else {})
 
 
-def _start(dimension: str) -> str:
+def _column_prefix(dimension: str) -> str:
     return re.sub(r"[^a-z]+", "_", dimension.lower())
 
 
-def _from_entry(entry: dict[str, Any], name: str, kind: str) -> Job:
-    text = next((entry[key] for key in TEXT if entry.get(key)), None)
+def _entry_to_job(entry: dict[str, Any], name: str, kind: str) -> Job:
+    text = next((entry[key] for key in TEXT_KEYS if entry.get(key)), None)
     if text is None and is_critique(entry):
-        text = {key: value for key, value in entry.items() if key not in _ABOUT}
-    asked = entry.get("advisor") or ""
+        text = {key: value for key, value in entry.items() if key not in _METADATA_KEYS}
+    advisor = entry.get("advisor") or ""
     return Job(
         id=str(entry.get("id") or name),
-        filename=str(next((entry[key] for key in PHOTO if entry.get(key)), "")),
-        advisor=", ".join(map(str, asked)) if isinstance(asked, list) else str(asked),
+        filename=str(next((entry[key] for key in PHOTO_KEYS if entry.get(key)), "")),
+        advisor=", ".join(map(str, advisor)) if isinstance(advisor, list) else str(advisor),
         prompt=str(entry.get("prompt") or ""),
         mode=str(entry.get("mode") or ""),
         model=str(entry.get("model") or ""),
-        text=as_text(text),
+        text=serialize_answer(text),
         text_from=kind,
         adapter=str(entry.get("adapter") or ""),
-        when=best_time([entry.get("created_at")]),
+        timestamp=first_timestamp([entry.get("created_at")]),
     )
 
 
@@ -181,11 +192,13 @@ def read_pccd(path: Path) -> Iterator[Job]:
     Raises DataError where the file is not of that layout.
     """
     entries = read_json(path)
-    aspects = set(PCCD_SCORED)
+    aspects = set(PCCD_SCORE_ORDER)
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and aspects <= set(entry) for entry in entries
     ):
-        raise DataError(f"{path} is not a PCCD list: each entry needs {', '.join(PCCD_SCORED)}")
+        raise DataError(
+            f"{path} is not a PCCD list: each entry needs {', '.join(PCCD_SCORE_ORDER)}"
+        )
     for number, entry in enumerate(entries, 1):
         photo = str(entry.get("title") or entry.get("im_name") or "")
         value = json.dumps(_pccd_critique(entry))
@@ -194,7 +207,7 @@ def read_pccd(path: Path) -> Iterator[Job]:
 
 def _pccd_critique(entry: dict[str, Any]) -> dict[str, Any]:
     stored = entry.get("score")
-    scores = dict(zip(PCCD_SCORED, stored if isinstance(stored, list) else [], strict=False))
+    scores = dict(zip(PCCD_SCORE_ORDER, stored if isinstance(stored, list) else [], strict=False))
     dimensions = []
     for name, aspect in PCCD_ASPECTS.items():
         *first, last = SENTENCE_END.split(str(entry[aspect] or "").strip())

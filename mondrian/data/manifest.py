@@ -13,33 +13,33 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import writing
-from mondrian.critique.rejection import Reason
-from mondrian.critique.schema import Critique, explain
+from mondrian.core.files import open_atomic
+from mondrian.critique.rejection import RejectionReason
+from mondrian.critique.schema import Critique, format_validation_error
 
-LISTS = ("records", "left_out", "rejected")
-Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Frozen = ConfigDict(frozen=True, extra="forbid")
-Line = TypeVar("Line", bound=BaseModel)
-Lists = Mapping[str, Iterable[str]]  # each line a record as JSON
+SECTION_NAMES = ("records", "left_out", "rejected")
+Sha256Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FROZEN_CONFIG = ConfigDict(frozen=True, extra="forbid")
+LineModel = TypeVar("LineModel", bound=BaseModel)
+SectionLines = Mapping[str, Iterable[str]]  # each line a record as JSON
 
 
 class Photo(BaseModel):
     """A photograph that was opened and seen to be one."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     path: str
-    sha256: Hex
+    sha256: Sha256Hex
     width: int  # pixels, as stored
     height: int
     group: str  # photographs that show the same share it
     found: str  # how the row's name led to it, as in album.Album.find
 
 
-class Reviewed(BaseModel):
+class ReviewProvenance(BaseModel):
     """What a person decided of a critique that was served: it is training data for that."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     verdict: Literal["accepted", "corrected"]
     served_by: str  # as jobs.model_used
     adapter_version: str  # empty of the base
@@ -47,14 +47,14 @@ class Reviewed(BaseModel):
     at: float  # seconds since 1970
 
 
-class Record(BaseModel):
+class ManifestRecord(BaseModel):
     """A pair of photograph and critique, and where both came from."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     job_id: str
     photo: Photo
     critique: Critique
-    words: Hex  # of the critique's text: suspicion.words_hash
+    words: Sha256Hex  # of the critique's text: suspicion.words_hash
     text_from: str
     form: str  # json or cards
     repairs: tuple[str, ...]  # what was done to read it
@@ -62,28 +62,28 @@ class Record(BaseModel):
     mode: str
     model: str
     suspicions: tuple[str, ...]
-    reason: Reason | None = None  # why it is left out
-    review: Reviewed | None = None
+    reason: RejectionReason | None = None  # why it is left out
+    review: ReviewProvenance | None = None
 
 
-class Refusal(BaseModel):
+class RejectedJob(BaseModel):
     """A finished job that gives no record."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     job_id: str
-    reason: Reason
+    reason: RejectionReason
     detail: str
 
 
-class Counts(BaseModel):
+class LinkCounts(BaseModel):
     """What metrics/<advisor>/link.json holds."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     jobs: int  # rows that concern the advisor
     finished: int
     linked: int
     photos: int  # different ones that are linked
-    rejected: dict[Reason, int]
+    rejected: dict[RejectionReason, int]
     suspicions: dict[str, int]  # how often each flag is borne, by records kept or not
     forms: dict[str, int]
     repairs: dict[str, int]
@@ -91,12 +91,12 @@ class Counts(BaseModel):
     reviewed: dict[str, int] = {}  # of the linked ones: accepted and corrected by a person
 
 
-class Head(BaseModel):
+class ManifestHeader(BaseModel):
     """The first line: whose manifest it is and what was counted, as in metrics/.../link.json."""
 
-    model_config = Frozen
+    model_config = FROZEN_CONFIG
     advisor: str
-    counts: Counts
+    counts: LinkCounts
 
 
 class Manifest:
@@ -105,22 +105,24 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         """Raises DataError where the file is missing or is no manifest."""
         self.path = path
-        head = next(self._lines("head", Head), None) or self._not_one("it is empty")
+        head = next(self._lines("head", ManifestHeader), None) or self._raise_invalid_manifest(
+            "it is empty"
+        )
         self.advisor, self.counts = head.advisor, head.counts
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[ManifestRecord]:
         """What can be trained on."""
-        return self._lines("records", Record)
+        return self._lines("records", ManifestRecord)
 
-    def left_out(self) -> Iterator[Record]:
+    def left_out_records(self) -> Iterator[ManifestRecord]:
         """Whole records that are left out: suspicious ones by setting, and duplicates."""
-        return self._lines("left_out", Record)
+        return self._lines("left_out", ManifestRecord)
 
-    def rejected(self) -> Iterator[Refusal]:
+    def rejected_jobs(self) -> Iterator[RejectedJob]:
         """Every job that gives no record of `records`, with its reason."""
-        return self._lines("rejected", Refusal)
+        return self._lines("rejected", RejectedJob)
 
-    def _lines(self, wanted: str, kind: type[Line]) -> Iterator[Line]:
+    def _lines(self, section_name: str, kind: type[LineModel]) -> Iterator[LineModel]:
         section = "head"
         try:
             with self.path.open(encoding="utf-8") as file:
@@ -130,35 +132,37 @@ class Manifest:
                         section = "end" if text == "]}" else "between"
                     elif text.startswith('"') and text.endswith("["):
                         section = json.loads(text[:-1].rstrip(": "))
-                    elif section == wanted:
-                        yield kind.model_validate_json(text + "}" if wanted == "head" else text)
+                    elif section == section_name:
+                        yield kind.model_validate_json(
+                            text + "}" if section_name == "head" else text
+                        )
                 if section != "end":
-                    self._not_one("it is cut off")
+                    self._raise_invalid_manifest("it is cut off")
         except FileNotFoundError:
             raise DataError(f"{self.path} does not exist; run link first: dvc repro") from None
         except ValidationError as error:
-            self._not_one(explain(error)[:200])
+            self._raise_invalid_manifest(format_validation_error(error)[:200])
         except ValueError as error:
-            self._not_one(str(error)[:200])
+            self._raise_invalid_manifest(str(error)[:200])
 
-    def _not_one(self, why: str) -> Any:
+    def _raise_invalid_manifest(self, why: str) -> Any:
         raise DataError(f"{self.path} is no manifest as link writes it ({why}); run link again")
 
 
-def outcomes(counts: Mapping[str, Any]) -> dict[str, int]:
+def count_outcomes(counts: Mapping[str, Any]) -> dict[str, int]:
     """What became of the finished jobs: how many are linked, and how many have each reason."""
     return {"linked": counts["linked"], **counts["rejected"]}
 
 
-def write_manifest(path: Path, advisor: str, counts: Any, lists: Lists) -> None:
+def write_manifest(path: Path, advisor: str, counts: Any, lists: SectionLines) -> None:
     """Write a manifest, all or nothing.
 
     lists  records, left_out and rejected
     """
     head = json.dumps({"advisor": advisor, "counts": counts}, ensure_ascii=False)
-    with writing(path) as file:
+    with open_atomic(path) as file:
         file.write(head[:-1])
-        for name in LISTS:
+        for name in SECTION_NAMES:
             file.write(f',\n"{name}": [')
             for i, line in enumerate(lists[name]):
                 file.write((",\n" if i else "\n") + line)

@@ -14,24 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mondrian.core.union_find import Groups
+from mondrian.core.union_find import UnionFind
 
 SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
 _BLUR = 4  # pixels to each side whose mean is taken off: what is left are outlines, not the sky
 _ZOOMS = (0.97, 0.94, 0.90)  # shares of a side that cropping may have left
 _SHIFTS = (0.0, 0.5, 1.0)  # where on a side: at its start, in the middle, at its end
-_COPIES = 512  # thumbnails compared at one time: bounds memory
+_CHUNK_SIZE = 512  # thumbnails compared at one time: bounds memory
 
 Array = NDArray[Any]
 
 
-def thumbnail(picture: Image.Image) -> bytes:
+def make_thumbnail(picture: Image.Image) -> bytes:
     """SIDE x SIDE grey values, row by row: all that is kept of a photograph to know it again."""
     grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return grey.tobytes()
 
 
-def phashes(thumbnails: Array) -> Array:
+def compute_phashes(thumbnails: Array) -> Array:
     """64-bit perceptual hashes of pictures and of their turns by 90, 180 and 270 degrees.
 
     thumbnails  (photographs, SIDE, SIDE)
@@ -56,32 +56,32 @@ def _signs(terms: Array) -> Array:
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
 
 
-def same_pictures(thumbnails: Array, bits: int, likeness: float) -> list[int]:
+def cluster_thumbnails(thumbnails: Array, bits: int, likeness: float) -> list[int]:
     """A group number for each photograph; those that show the same share one.
 
     thumbnails  (photographs, SIDE, SIDE)
     bits        distance of two hashes up to which a pair is looked at closely
     likeness    correlation of their outlines from which two count as one
     """
-    groups: Groups[int] = Groups()
-    hashes = phashes(thumbnails)
+    groups: UnionFind[int] = UnionFind()
+    hashes = compute_phashes(thumbnails)
     outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, SIDE * SIDE)
     for i, turned in enumerate(hashes):
-        for turn, one in enumerate(turned):
-            near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ one) <= bits)
-            near = np.array([j for j in near if groups.of(int(j)) != groups.of(i)], int)
+        for turn, phash in enumerate(turned):
+            near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= bits)
+            near = np.array([j for j in near if groups.find(int(j)) != groups.find(i)], int)
             if not len(near):
                 continue
-            cropped = _cropped(np.rot90(thumbnails[i], turn).astype(np.float32))
-            for start in range(0, len(near), _COPIES):
-                some = near[start : start + _COPIES]
-                alike = (outlines[some] @ cropped.T).max(axis=1) >= likeness
-                for j in some[alike]:
-                    groups.join(i, int(j))
-    return [groups.of(i) for i in range(len(thumbnails))]
+            cropped = _crop_outlines(np.rot90(thumbnails[i], turn).astype(np.float32))
+            for start in range(0, len(near), _CHUNK_SIZE):
+                chunk = near[start : start + _CHUNK_SIZE]
+                alike = (outlines[chunk] @ cropped.T).max(axis=1) >= likeness
+                for j in chunk[alike]:
+                    groups.union(i, int(j))
+    return [groups.find(i) for i in range(len(thumbnails))]
 
 
-def _cropped(thumbnail: Array) -> Array:
+def _crop_outlines(thumbnail: Array) -> Array:
     """Outlines of a picture and of its light croppings, (croppings, SIDE * SIDE)."""
     rows = _windows() @ thumbnail
     parts = rows[:, None] @ np.swapaxes(_windows(), 1, 2)[None]
@@ -96,23 +96,23 @@ def _windows() -> Array:
 
 
 def _window(zoom: float, start: float) -> Array:
-    at = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
-    left = np.floor(at).astype(int).clip(0, SIDE - 2)
+    coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
+    left = np.floor(coords).astype(int).clip(0, SIDE - 2)
     weights = np.zeros((SIDE, SIDE), np.float32)
-    weights[np.arange(SIDE), left] = 1 - (at - left)
-    weights[np.arange(SIDE), left + 1] += at - left
+    weights[np.arange(SIDE), left] = 1 - (coords - left)
+    weights[np.arange(SIDE), left + 1] += coords - left
     return weights
 
 
 def _outlines(pictures: Array) -> Array:
     """Pictures without their local mean, of length 1, so that a dot product is a correlation."""
-    sharp = pictures - _blur() @ pictures @ _blur().T
+    sharp = pictures - _blur_matrix() @ pictures @ _blur_matrix().T
     sharp = sharp - sharp.mean((-2, -1), keepdims=True)
     length = np.sqrt((sharp * sharp).sum((-2, -1), keepdims=True))
     return sharp / np.maximum(length, 1e-3)
 
 
 @cache
-def _blur() -> Array:
+def _blur_matrix() -> Array:
     near = np.abs(np.subtract.outer(np.arange(SIDE), np.arange(SIDE))) <= _BLUR
     return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -12,20 +12,27 @@ from dataclasses import dataclass
 from itertools import product
 
 CORRECTED, THUMBS, ACCEPTED = "corrected", "thumbs", "accepted"
-WHY = (CORRECTED, THUMBS, ACCEPTED)  # the first that holds is told
+PAIR_REASONS = (CORRECTED, THUMBS, ACCEPTED)  # the first that holds is told
 
-LEFT_OUT = ("no_critique", "equal_texts", "twice", "contradictory", "photograph_gone", "held_out")
+LEFT_OUT_REASONS = (
+    "no_critique",
+    "equal_texts",
+    "twice",
+    "contradictory",
+    "photograph_gone",
+    "held_out",
+)
 
 
 @dataclass(frozen=True)
-class Voice:
+class RatedCritique:
     """One advisor's critique in one job, and what a person said of it.
 
     photo      names the photograph: sha256 of what was sent, or its file
     filename   as the job has it
     critique   canonical, as served
     corrected  canonical; empty where it was not
-    arm        who answered, as jobs.model_used
+    model_used        who answered, as jobs.model_used
     """
 
     job: str
@@ -35,44 +42,51 @@ class Voice:
     corrected: str = ""
     thumbs: int = 0
     verdict: str = ""
-    arm: str = ""
+    model_used: str = ""
     version: str = ""
     who: str = ""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two critiques of one photograph; `why` is one of WHY."""
+class PreferencePair:
+    """Two critiques of one photograph; `reason` is one of WHY."""
 
-    why: str
+    reason: str
     chosen: str
     rejected: str
-    better: Voice
-    worse: Voice
+    chosen_source: RatedCritique
+    rejected_source: RatedCritique
 
 
-def find_pairs(voices: Iterable[Voice]) -> tuple[list[Pair], dict[str, int]]:
+def find_pairs(voices: Iterable[RatedCritique]) -> tuple[list[PreferencePair], dict[str, int]]:
     """Every pair, and how many there are of each kind and how many were left out, by name."""
-    by_photo: dict[str, list[Voice]] = {}
+    by_photo: dict[str, list[RatedCritique]] = {}
     for voice in voices:
         by_photo.setdefault(voice.photo, []).append(voice)
     counts: Counter[str] = Counter()
-    kept = [pair for some in by_photo.values() for pair in _of_one(some, counts)]
-    counts.update(pair.why for pair in kept)
-    return kept, dict(counts)
+    pairs = [
+        pair
+        for photo_voices in by_photo.values()
+        for pair in _find_photo_pairs(photo_voices, counts)
+    ]
+    counts.update(pair.reason for pair in pairs)
+    return pairs, dict(counts)
 
 
-def summary(advisor: str, kept: Sequence[Pair], counts: Mapping[str, int], held_out: bool) -> str:
+def format_preference_summary(
+    advisor: str, pairs: Sequence[PreferencePair], counts: Mapping[str, int], held_out: bool
+) -> str:
     """What a person wants to know, in a few lines.
 
     held_out  whether photographs of held-out rows were kept out
     """
-    why = Counter(pair.why for pair in kept)
-    told = " · ".join(f"{name} {why[name]}" for name in WHY if why[name])
-    out = " · ".join(f"{name} {counts[name]}" for name in LEFT_OUT if counts.get(name))
+    why = Counter(pair.reason for pair in pairs)
+    reason_text = " · ".join(f"{name} {why[name]}" for name in PAIR_REASONS if why[name])
+    out = " · ".join(f"{name} {counts[name]}" for name in LEFT_OUT_REASONS if counts.get(name))
     lines = [
-        f"preferences {advisor}: {counts.get('judged', 0)} judged critiques → {len(kept)} pairs"
-        f" of {len({pair.better.photo for pair in kept})} photos{f': {told}' if told else ''}"
+        f"preferences {advisor}: {counts.get('judged', 0)} judged critiques → {len(pairs)} pairs"
+        f" of {len({pair.chosen_source.photo for pair in pairs})} "
+        f"photos{f': {reason_text}' if reason_text else ''}"
     ]
     lines += [f"  left out: {out}"] if out else []
     if not held_out:
@@ -80,31 +94,33 @@ def summary(advisor: str, kept: Sequence[Pair], counts: Mapping[str, int], held_
     return "\n".join(lines)
 
 
-def _of_one(voices: list[Voice], counts: Counter[str]) -> Iterator[Pair]:
+def _find_photo_pairs(
+    voices: list[RatedCritique], counts: Counter[str]
+) -> Iterator[PreferencePair]:
     """The pairs of one photograph."""
-    found: dict[tuple[str, str], Pair] = {}
-    for pair in _candidates(voices):
+    pair_by_texts: dict[tuple[str, str], PreferencePair] = {}
+    for pair in _iter_candidate_pairs(voices):
         texts = (pair.chosen, pair.rejected)
         if pair.chosen == pair.rejected:
             counts["equal_texts"] += 1
-        elif texts in found:
+        elif texts in pair_by_texts:
             counts["twice"] += 1
         else:
-            found[texts] = pair
-    for (chosen, rejected), pair in found.items():
-        if (rejected, chosen) in found:
+            pair_by_texts[texts] = pair
+    for (chosen, rejected), pair in pair_by_texts.items():
+        if (rejected, chosen) in pair_by_texts:
             counts["contradictory"] += 1
         else:
             yield pair
 
 
-def _candidates(voices: list[Voice]) -> Iterator[Pair]:
-    for one in voices:
-        if one.verdict == "corrected" and one.corrected:
-            yield Pair(CORRECTED, one.corrected, one.critique, one, one)
-    bad = [one for one in voices if one.thumbs < 0 and one.verdict != "accepted"]
-    liked = [one for one in voices if one.thumbs > 0]
-    taken = [one for one in voices if one.verdict == "accepted" and one.thumbs >= 0]
+def _iter_candidate_pairs(voices: list[RatedCritique]) -> Iterator[PreferencePair]:
+    for voice in voices:
+        if voice.verdict == "corrected" and voice.corrected:
+            yield PreferencePair(CORRECTED, voice.corrected, voice.critique, voice, voice)
+    bad = [voice for voice in voices if voice.thumbs < 0 and voice.verdict != "accepted"]
+    liked = [voice for voice in voices if voice.thumbs > 0]
+    taken = [voice for voice in voices if voice.verdict == "accepted" and voice.thumbs >= 0]
     for why, good in ((THUMBS, liked), (ACCEPTED, taken)):
         for better, worse in product(good, bad):
-            yield Pair(why, better.critique, worse.critique, better, worse)
+            yield PreferencePair(why, better.critique, worse.critique, better, worse)

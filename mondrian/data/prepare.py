@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import file_hash, whole_folder
-from mondrian.core.images import fit, read_photo
-from mondrian.core.parallel import batches, spread
+from mondrian.core.images import read_photo, resize_to_fit
+from mondrian.core.parallel import split_into_batches, spread
 from mondrian.core.params import Image
 from mondrian.critique.prompt import prompt_hash, row_messages
-from mondrian.critique.rows import Row, row_file
-from mondrian.critique.schema import canonical
-from mondrian.data.manifest import Manifest, Photo, Record
-from mondrian.data.split import PARTS, Split
+from mondrian.critique.rows import ChatRow, row_file
+from mondrian.critique.schema import serialize_critique
+from mondrian.data.manifest import Manifest, ManifestRecord, Photo
+from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
 IMAGES = "images"
-OWN = (f"{IMAGES}/{'[0-9a-f]' * 16}.png", "training_data_*.json")
+OUTPUT_PATTERNS = (f"{IMAGES}/{'[0-9a-f]' * 16}.png", "training_data_*.json")
 _BATCH, _ALONE = 8, 8  # pictures written at a time, and batches that are not worth a process
 
 
@@ -34,19 +34,19 @@ def check_advisor(manifest: Manifest, advisor: str) -> None:
 
 
 def write_split(
-    manifest: Manifest, result: Split, persona: str, image: Image, folder: Path
+    manifest: Manifest, result: DatasetSplit, persona: str, image: Image, folder: Path
 ) -> None:
     """Write the rows of each part and their pictures, at the one size and without metadata.
 
     Raises DataError where a photograph is no longer what link saw.
     """
-    with whole_folder(folder, OWN) as beside:
+    with whole_folder(folder, OUTPUT_PATTERNS) as beside:
         (beside / IMAGES).mkdir()
         photos = {}
         with ExitStack() as stack:
             lists = {
-                part: stack.enter_context(_List(row_file(beside, manifest.advisor, part)))
-                for part in PARTS
+                part: stack.enter_context(_JsonListWriter(row_file(beside, manifest.advisor, part)))
+                for part in SPLIT_PARTS
                 if result.groups_of(part)
             }
             for i, record in enumerate(manifest.records()):
@@ -56,17 +56,17 @@ def write_split(
         _write_pictures(list(photos.values()), image, beside / IMAGES)
 
 
-class _List:
+class _JsonListWriter:
     """A JSON list written one row a line."""
 
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("w", encoding="utf-8", newline="\n")
         self._between = "[\n"
 
-    def __enter__(self) -> _List:
+    def __enter__(self) -> _JsonListWriter:
         return self
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ChatRow) -> None:
         self._file.write(self._between + json.dumps(row.model_dump(), ensure_ascii=False))
         self._between = ",\n"
 
@@ -75,9 +75,11 @@ class _List:
         self._file.close()
 
 
-def _row(record: Record, result: Split, i: int, advisor: str, persona: str, folder: Path) -> Row:
-    return Row(
-        messages=row_messages(persona, canonical(record.critique)),
+def _row(
+    record: ManifestRecord, result: DatasetSplit, i: int, advisor: str, persona: str, folder: Path
+) -> ChatRow:
+    return ChatRow(
+        messages=row_messages(persona, serialize_critique(record.critique)),
         images=[(folder / IMAGES / _picture_name(record.photo)).as_posix()],
         id=f"{advisor}/{record.job_id}",
         photo=record.photo.sha256,
@@ -93,18 +95,20 @@ def _picture_name(photo: Photo) -> str:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _ImageOutput:
     image: Image
     folder: Path
 
 
 def _write_pictures(photos: Sequence[Photo], image: Image, folder: Path) -> None:
     with tqdm(total=len(photos), desc="pictures", unit="photo", leave=False) as bar:
-        for written in spread(_write_some, _Frame(image, folder), batches(photos, _BATCH), _ALONE):
+        for written in spread(
+            _write_batch, _ImageOutput(image, folder), split_into_batches(photos, _BATCH), _ALONE
+        ):
             bar.update(written)
 
 
-def _write_some(frame: _Frame, photos: list[Photo]) -> int:
+def _write_batch(frame: _ImageOutput, photos: list[Photo]) -> int:
     for photo in photos:
         path = Path(photo.path)
         try:
@@ -113,16 +117,16 @@ def _write_some(frame: _Frame, photos: list[Photo]) -> int:
             raise DataError(f"{path}: {error}; link found it whole: run link again") from None
         if file_hash(path) != photo.sha256:
             raise DataError(f"{path} is another photograph than when link ran: run link again")
-        small = fit(picture, frame.image.min_pixels, frame.image.max_pixels)
+        small = resize_to_fit(picture, frame.image.min_pixels, frame.image.max_pixels)
         small.save(frame.folder / _picture_name(photo))
     return len(photos)
 
 
-def summary(result: Split, advisor: str) -> str:
+def format_split_summary(result: DatasetSplit, advisor: str) -> str:
     """What a person wants to know, in one line."""
     counts = result.counts()
     parts = ", ".join(
         f"{counts[part]['critiques']} {part} of {counts[part]['photo_groups']} photos"
-        for part in PARTS
+        for part in SPLIT_PARTS
     )
     return f"prepare {advisor}: {parts}; largest group {counts['largest_group']}"

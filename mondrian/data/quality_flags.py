@@ -16,11 +16,11 @@ from itertools import islice
 from random import Random
 
 from mondrian.critique.normalize import dimension_name
-from mondrian.critique.parser import Recovered
+from mondrian.critique.parser import ParsedCritique
 from mondrian.critique.schema import DIMENSIONS, Critique
 from mondrian.data.jobs import Job
 
-COSTS = {  # what is lost by keeping such records
+FLAG_COSTS = {  # what is lost by keeping such records
     "made_by_adapter": "the adapter learns from an adapter",
     "template_scores": "they teach constant scores",
     "shared_text": "a text about other photographs is learned",
@@ -29,24 +29,30 @@ COSTS = {  # what is lost by keeping such records
     "repeated_advice": "they teach to repeat oneself",
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
-FLAGS = tuple(COSTS)  # in this order the first that is left out names the reason
-_ALIKE = 0.3  # weighted share of words in common from which two descriptions speak of one thing
-_PAIRS = 2000  # of descriptions, drawn to learn what those of different pictures have in common
+FLAGS = tuple(FLAG_COSTS)  # in this order the first that is left out names the reason
+_MIN_SIMILARITY = (
+    0.3  # weighted share of words in common from which two descriptions speak of one thing
+)
+_SAMPLED_PAIRS = (
+    2000  # of descriptions, drawn to learn what those of different pictures have in common
+)
 _TUNED = re.compile(r"(?<![a-z])lora(?![a-z])|fine[-_ ]?tuned", re.IGNORECASE)
 _NO_ADAPTER = ("", "none", "null", "base", "false", "0")
-_NUMBERS = 200  # scores in a prompt that are looked at
-_SCORE = re.compile(
+_MAX_PROMPT_SCORES = 200  # scores in a prompt that are looked at
+_JSON_SCORE = re.compile(
     r'(?:"name"\s{0,9}:\s{0,9}"([^"]{0,40})"\s{0,9},\s{0,9})?'
     r'"score"\s{0,9}:\s{0,9}(\d{1,2}(?:\.\d{1,2})?)'
 )
 _GRADE = re.compile(r"(?<![\d.,/-])(\d{1,2}(?:\.\d{1,2})?)\s?/\s?10(?![.,]?\d)")
-_NAME = re.compile(r"([A-Za-z][A-Za-z &]*)[^A-Za-z]*$")  # the last words before a grade
+_DIMENSION_NAME = re.compile(r"([A-Za-z][A-Za-z &]*)[^A-Za-z]*$")  # the last words before a grade
 _TAG = re.compile(r"<[^<>]{0,60}>")
 
 
-def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, ...]:
+def find_record_flags(
+    job: Job, parsed: ParsedCritique, overall_tolerance: float
+) -> tuple[str, ...]:
     """What one job shows by itself; names are keys of params.yaml: link."""
-    critique = found.critique
+    critique = parsed.critique
     scores = critique.scores()
     advice = [" ".join(d.recommendation.lower().split()) for d in critique.dimensions]
     # model_used says who did answer; a mode only what was asked for.
@@ -56,7 +62,7 @@ def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, .
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
         or bool(_TUNED.search(made_with)),
         "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
-        "dimension_twice": "dimension_twice" in found.repairs,
+        "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(set(advice)) < len(advice),
         "overall_off_mean": off > overall_tolerance + 1e-9,
     }
@@ -67,24 +73,24 @@ def of_one(job: Job, found: Recovered, overall_tolerance: float) -> tuple[str, .
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
     """Scores that an example in a prompt may give to the seven: by name, or any seven in a row."""
     out = set()
-    for told in (_in_json(prompt), _in_html(prompt)):
-        numbers = [score for _, score in told]
+    for named_scores in (_find_json_scores(prompt), _find_html_scores(prompt)):
+        numbers = [score for _, score in named_scores]
         out |= {tuple(numbers[i : i + 7]) for i in range(len(numbers) - 6)}
-        named = {dimension_name(name): score for name, score in reversed(told)}
+        named = {dimension_name(name): score for name, score in reversed(named_scores)}
         out.add(tuple(named.get(name, -1.0) for name in DIMENSIONS))
     return frozenset(out)
 
 
-def _in_json(prompt: str) -> list[tuple[str, float]]:
-    found = islice(_SCORE.finditer(prompt), _NUMBERS)
-    return [(match[1] or "", float(match[2])) for match in found]
+def _find_json_scores(prompt: str) -> list[tuple[str, float]]:
+    matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
+    return [(match[1] or "", float(match[2])) for match in matches]
 
 
-def _in_html(prompt: str) -> list[tuple[str, float]]:
+def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
     out = []
-    for match in islice(_GRADE.finditer(prompt), _NUMBERS):
+    for match in islice(_GRADE.finditer(prompt), _MAX_PROMPT_SCORES):
         before = _TAG.sub(" ", prompt[max(0, match.start() - 80) : match.start()])
-        name = _NAME.search(before)
+        name = _DIMENSION_NAME.search(before)
         out.append((name[1] if name else "", float(match[1])))
     return out
 
@@ -102,35 +108,43 @@ def words_hash(critique: Critique) -> str:
 class Vocabulary:
     """What an advisor's descriptions have in common, and so what being alike means for them.
 
-    told  descriptions, each with the picture it is stored for
+    descriptions  descriptions, each with the picture it is stored for
     """
 
-    def __init__(self, told: Sequence[tuple[str, str]]) -> None:
-        count = Counter(word for _, text in told for word in _words(text))
-        self._weights = {w: math.log(len(told) / n) for w, n in count.items()}
-        self._alike = self._threshold(told)
+    def __init__(self, descriptions: Sequence[tuple[str, str]]) -> None:
+        count = Counter(word for _, text in descriptions for word in _words(text))
+        self._weights = {w: math.log(len(descriptions) / n) for w, n in count.items()}
+        self._alike = self._threshold(descriptions)
 
-    def unlike(self, descriptions: Sequence[str], most: int) -> bool:
+    def has_unrelated_descriptions(self, descriptions: Sequence[str], max_kinds: int) -> bool:
         """Whether descriptions speak of more than so many things, each unlike all before it."""
         kinds: list[set[str]] = []
         for words in map(_words, descriptions):
             if not any(self._likeness(words, kind) >= self._alike for kind in kinds):
                 kinds.append(words)
-            if len(kinds) > most:
+            if len(kinds) > max_kinds:
                 return True
         return False
 
-    def _threshold(self, told: Sequence[tuple[str, str]]) -> float:
+    def _threshold(self, descriptions: Sequence[tuple[str, str]]) -> float:
         """Alike are two descriptions that have more in common than those of different pictures."""
         rng = Random(0)
-        pairs = [rng.sample(told, 2) for _ in range(_PAIRS)] if len(told) > 1 else []
+        pairs = (
+            [rng.sample(descriptions, 2) for _ in range(_SAMPLED_PAIRS)]
+            if len(descriptions) > 1
+            else []
+        )
         apart = sorted(self._likeness(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q)
-        return max(_ALIKE, apart[int(0.99 * len(apart))]) if len(apart) >= _PAIRS / 4 else _ALIKE
+        return (
+            max(_MIN_SIMILARITY, apart[int(0.99 * len(apart))])
+            if len(apart) >= _SAMPLED_PAIRS / 4
+            else _MIN_SIMILARITY
+        )
 
     def _likeness(self, a: set[str], b: set[str]) -> float:
         """Jaccard index of two sets of words, each weighted with its inverse document frequency."""
-        every = self._weight(a | b)
-        return self._weight(a & b) / every if every else 1.0
+        union_weight = self._weight(a | b)
+        return self._weight(a & b) / union_weight if union_weight else 1.0
 
     def _weight(self, words: set[str]) -> float:
         return sum(self._weights.get(word, 0.0) for word in words)

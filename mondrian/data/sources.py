@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mondrian.core.errors import DataError
-from mondrian.data.jobs import Jobs
+from mondrian.data.jobs import JobSource
 from mondrian.data.list_source import open_list
 from mondrian.data.sqlite_source import open_database
 
-LISTS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
-_ENDINGS = (".jsonl", ".csv", ".json")
+LIST_PHOTO_DIRS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
+_LIST_SUFFIXES = (".jsonl", ".csv", ".json")
 
 
-def locate(path: Path) -> Path:
+def locate_source(path: Path) -> Path:
     """The file that holds the critiques: the path itself, or the list in the folder it names.
 
     Raises DataError where there is no such path, or the folder has none.
@@ -23,25 +23,26 @@ def locate(path: Path) -> Path:
         raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
     if not path.is_dir():
         return path
-    found = [path / name for name in LISTS if (path / name).is_file()]
-    if found:
-        return found[0]
+    list_paths = [path / name for name in LIST_PHOTO_DIRS if (path / name).is_file()]
+    if list_paths:
+        return list_paths[0]
     database = next(iter(sorted(path.glob("*.db"))), path / "mondrian.db")
     raise DataError(
-        f"{path} is a folder without {', '.join(LISTS)}; give the database file, such as {database}"
+        f"{path} is a folder without {', '.join(LIST_PHOTO_DIRS)}; give the database file, such "
+        f"as {database}"
     )
 
 
-def photographs(path: Path) -> Path:
+def default_photo_dir(path: Path) -> Path:
     """The folder where the photographs of a source lie unless another is given."""
-    if path.suffix not in _ENDINGS:
+    if path.suffix not in _LIST_SUFFIXES:
         return path.parent / "source"
-    return path.parent / LISTS.get(path.name, ".")
+    return path.parent / LIST_PHOTO_DIRS.get(path.name, ".")
 
 
-def open_source(path: Path) -> AbstractContextManager[Jobs]:
-    """Open what `locate` found.
+def open_source(path: Path) -> AbstractContextManager[JobSource]:
+    """Open what `locate_source` found.
 
     Raises DataError where it cannot be read as what it is.
     """
-    return open_list(path) if path.suffix in _ENDINGS else open_database(path)
+    return open_list(path) if path.suffix in _LIST_SUFFIXES else open_database(path)

@@ -21,17 +21,26 @@ from typing import Any
 from urllib.parse import quote
 
 from mondrian.core.errors import DataError
-from mondrian.core.fields import best_time, concerns
+from mondrian.core.fields import first_timestamp, is_for_advisor
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.data.jobs import Job, Review
 
-REQUIRED = ("id", "filename", "advisor", "status")
-OPTIONAL = (
-    "llm_outputs", "analysis_markdown", "analysis_html", "prompt", "llm_prompt",
-    "mode", "model", "model_used", "adapter", "kind", "adapter_version",
-)  # fmt: skip
-TIMES = ("completed_at", "started_at", "created_at")
-FINISHED = ("done", "completed")
+REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
+OPTIONAL_COLUMNS = (
+    "llm_outputs",
+    "analysis_markdown",
+    "analysis_html",
+    "prompt",
+    "llm_prompt",
+    "mode",
+    "model",
+    "model_used",
+    "adapter",
+    "kind",
+    "adapter_version",
+)
+TIME_COLUMNS = ("completed_at", "started_at", "created_at")
+FINISHED_JOB_STATUSES = ("done", "completed")
 _REVIEWS = """  -- one pass over them, then the newest of each job by its number
     (SELECT job, MAX(number) AS number FROM mondrian_feedback WHERE advisor = :advisor
         GROUP BY job) AS newest ON newest.job = jobs.id
@@ -40,7 +49,7 @@ _LOCK_SECONDS = 10.0
 _SNAPSHOT_TRIES = 20
 
 
-class Database:
+class SqliteJobSource:
     """The table `jobs` of an open database."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -48,35 +57,41 @@ class Database:
         self._columns = _columns(connection)
         self._has_feedback = bool(_columns(connection, "mondrian_feedback"))
 
-    def by_advisor(self) -> dict[str, int]:
+    def count_by_advisor(self) -> dict[str, int]:
         """Rows for each value of the advisor column."""
         query = "SELECT COALESCE(advisor, ''), COUNT(*) FROM jobs GROUP BY 1 ORDER BY 1"
         return {_text(name): rows for name, rows in self._connection.execute(query)}
 
-    def finished(self, advisor: str) -> Iterator[Job]:
+    def iter_finished(self, advisor: str) -> Iterator[Job]:
         """Finished jobs that concern an advisor, in the order of the file."""
-        texts = [name for name in (*REQUIRED[:3], *OPTIONAL) if name in self._columns]
-        times = [name for name in TIMES if name in self._columns]
-        chosen = [*map(_bounded, texts), *(f'jobs."{name}"' for name in times), "jobs.status"]
-        said = _REVIEWS if self._has_feedback else "(SELECT NULL AS job) AS said ON FALSE"
+        texts = [
+            name for name in (*REQUIRED_COLUMNS[:3], *OPTIONAL_COLUMNS) if name in self._columns
+        ]
+        times = [name for name in TIME_COLUMNS if name in self._columns]
+        chosen = [
+            *map(_bounded_column_sql, texts),
+            *(f'jobs."{name}"' for name in times),
+            "jobs.status",
+        ]
+        review_join = _REVIEWS if self._has_feedback else "(SELECT NULL AS job) AS said ON FALSE"
         chosen += [f"said.{field.name}" for field in fields(Review)] * self._has_feedback
         # A rough choice, so that the texts of other rows are not read; the exact one is below.
         likely = (
             "(instr(lower(jobs.status), 'done') OR instr(lower(jobs.status), 'completed')) "
             "AND (instr(jobs.advisor, :advisor) OR instr(jobs.advisor, 'all'))"
         )
-        query = f"SELECT {', '.join(chosen)} FROM jobs LEFT JOIN {said} WHERE {likely}"
+        query = f"SELECT {', '.join(chosen)} FROM jobs LEFT JOIN {review_join} WHERE {likely}"
         for row in self._connection.execute(query, {"advisor": advisor}):
             values = dict(zip(texts, row, strict=False))
             stamps, (status, *review) = row[len(texts) :][: len(times)], row[len(texts + times) :]
-            if _text(status).strip().lower() in FINISHED and concerns(
+            if _text(status).strip().lower() in FINISHED_JOB_STATUSES and is_for_advisor(
                 _text(values["advisor"]), advisor
             ):
-                yield _job(values, best_time(stamps), _review(review))
+                yield _job(values, first_timestamp(stamps), _review(review))
 
 
 @contextmanager
-def open_database(path: Path) -> Iterator[Database]:
+def open_database(path: Path) -> Iterator[SqliteJobSource]:
     """Read a checked database, and see it as it is now until it is closed.
 
     Raises DataError where the file is missing, empty, no database, locked, without `jobs`, or
@@ -89,7 +104,7 @@ def open_database(path: Path) -> Iterator[Database]:
         try:
             connection = _connect(real, Path(scratch))
             _check_schema(connection, path)
-            yield Database(connection)
+            yield SqliteJobSource(connection)
         except sqlite3.DatabaseError as error:
             raise DataError(f"{path}: {_explain(error)}") from None
         finally:
@@ -99,7 +114,7 @@ def open_database(path: Path) -> Iterator[Database]:
 
 def _connect(real: Path, scratch: Path) -> sqlite3.Connection:
     """A connection inside a read transaction, to the file itself or to a copy."""
-    if not _in_wal_mode(real):
+    if not _is_in_wal_mode(real):
         connection = _open(real, "ro")
         try:
             return _begin(connection)
@@ -123,7 +138,7 @@ def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-def _bounded(name: str) -> str:
+def _bounded_column_sql(name: str) -> str:
     """A column, or its length where it is beyond reading."""
     column = f'jobs."{name}"'
     return f"CASE WHEN length({column}) <= {MAX_CHARACTERS} THEN {column} ELSE length({column}) END"
@@ -134,8 +149,8 @@ def _review(values: list[Any]) -> Review | None:
     if not values or values[0] is None:
         return None
     verdict, critique, original, who = map(_text, values[:4])
-    at = values[4] if isinstance(values[4], float) else 0.0
-    return Review(verdict, critique, original, who, at)
+    reviewed_at = values[4] if isinstance(values[4], float) else 0.0
+    return Review(verdict, critique, original, who, reviewed_at)
 
 
 def _job(values: dict[str, Any], when: float, review: Review | None) -> Job:
@@ -145,7 +160,7 @@ def _job(values: dict[str, Any], when: float, review: Review | None) -> Job:
             too_long = f"{name} has {value:,} characters; most {MAX_CHARACTERS:,}"
             values[name] = ""
     texts = {name: _text(value) for name, value in values.items()}
-    return Job(when=when, too_long=too_long, review=review, **texts)
+    return Job(timestamp=when, too_long_message=too_long, review=review, **texts)
 
 
 def _text(value: Any) -> str:
@@ -177,12 +192,12 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise DataError(
             f"{path} has no table jobs (it has {has}); is it the application's database?"
         )
-    missing = [name for name in REQUIRED if name not in columns]
+    missing = [name for name in REQUIRED_COLUMNS if name not in columns]
     if missing:
         raise DataError(f"{path}: jobs has no column {', '.join(missing)}; it has {columns}")
 
 
-def _in_wal_mode(path: Path) -> bool:
+def _is_in_wal_mode(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(18)
         return b"\x02" in file.read(2)  # the versions for writing and for reading

@@ -10,53 +10,83 @@ from typing import Any
 
 from mondrian.core.images import read_photo
 from mondrian.core.params import Evaluate
-from mondrian.critique.rows import Row
-from mondrian.evaluation.answer_cache import Answers
-from mondrian.evaluation.answer_record import judged
-from mondrian.evaluation.arms import Question
-from mondrian.evaluation.generation import ask
-from mondrian.evaluation.perturbations import DRAWN, VARIANTS
+from mondrian.critique.rows import ChatRow
+from mondrian.evaluation.answer_cache import AnswerCache
+from mondrian.evaluation.answer_record import build_answer_record
+from mondrian.evaluation.arms import EvalPrompt
+from mondrian.evaluation.generation import generate_answers
+from mondrian.evaluation.perturbations import SAMPLED_VARIANT, VARIANTS
 from mondrian.model import lora
-from mondrian.model.batch_generator import How
-from mondrian.model.constrained import Form
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import encode, prompt_ids
+from mondrian.model.vlm import encode_image, prompt_ids
 
 
-def again(
-    features: FeatureCache, rows: Sequence[Row], form: Form, params: Evaluate, told: Answers,
+def measure_consistency(
+    features: FeatureCache,
+    rows: Sequence[ChatRow],
+    form: CritiqueGrammar,
+    params: Evaluate,
+    cache: AnswerCache,
     photographs: Sequence[dict[str, Any]],
-) -> None:  # fmt: skip
-    """Put `again` into the entries of the first photographs: answers by arm, each with its variant.
+) -> None:
+    """Put `measure_consistency` into the entries of the first photographs: answers by arm, each
+    with its variant.
 
     All are held to the form, so that each has scores; the adapter is attached.
     """
-    wanted, vlm = params.consistency, features.vlm
+    settings, vlm = params.consistency, features.vlm
     first = {row.images[0]: i for i, row in reversed(list(enumerate(rows)))}
-    places = sorted(first.values())[: wanted.photographs]  # a photograph counts once
-    some = [rows[i] for i in places]
-    altered = [(name, _altered(features, row, name)) for name in VARIANTS for row in some]
-    drawn = [
-        (DRAWN, _question(features, row, features.get(row.images[0]), f"{DRAWN} {i}"))
-        for i in range(wanted.draws)
-        for row in some
+    places = sorted(first.values())[: settings.photographs]  # a photograph counts once
+    photo_rows = [rows[i] for i in places]
+    altered = [
+        (name, _altered_photo_prompt(features, row, name))
+        for name in VARIANTS
+        for row in photo_rows
     ]
-    likeliest = How(params.max_new_tokens, params.batch_size, form)
-    dice = replace(likeliest, temperature=wanted.temperature, seed=1)
+    sampled_questions = [
+        (
+            SAMPLED_VARIANT,
+            _variant_prompt(features, row, features.get(row.images[0]), f"{SAMPLED_VARIANT} {i}"),
+        )
+        for i in range(settings.draws)
+        for row in photo_rows
+    ]
+    likeliest = SamplingParams(params.max_new_tokens, params.batch_size, form)
+    sampling_params = replace(likeliest, temperature=settings.temperature, seed=1)
     for arm in ("base", "fine_tuned"):
-        with lora.detached(vlm.model) if arm == "base" else nullcontext():
-            given = ask(vlm, f"{arm} altered", [asked for _, asked in altered], likeliest, told)
-            given += ask(vlm, f"{arm} drawn", [asked for _, asked in drawn], dice, told)
-        for k, ((name, _), answer) in enumerate(zip([*altered, *drawn], given, strict=True)):
+        with lora.disable_lora(vlm.model) if arm == "base" else nullcontext():
+            answers = generate_answers(
+                vlm, f"{arm} altered", [question for _, question in altered], likeliest, cache
+            )
+            answers += generate_answers(
+                vlm,
+                f"{arm} drawn",
+                [question for _, question in sampled_questions],
+                sampling_params,
+                cache,
+            )
+        for k, ((name, _), answer) in enumerate(
+            zip([*altered, *sampled_questions], answers, strict=True)
+        ):
             entry = photographs[places[k % len(places)]].setdefault("again", {}).setdefault(arm, [])
-            entry.append({"variant": name, **judged(answer, set())})
+            entry.append({"variant": name, **build_answer_record(answer, set())})
 
 
-def _altered(features: FeatureCache, row: Row, variant: str) -> Question:
+def _altered_photo_prompt(features: FeatureCache, row: ChatRow, variant: str) -> EvalPrompt:
     picture = VARIANTS[variant](read_photo(Path(row.images[0])))
-    return _question(features, row, encode(features.vlm, picture, features.raw), variant)
+    return _variant_prompt(
+        features, row, encode_image(features.vlm, picture, features.raw), variant
+    )
 
 
-def _question(features: FeatureCache, row: Row, seen: Features, variant: str) -> Question:
-    return Question(prompt_ids(features.vlm, row.messages[:2], seen), seen, f"{row.id}, {variant}")
+def _variant_prompt(
+    features: FeatureCache, row: ChatRow, image_features: Features, variant: str
+) -> EvalPrompt:
+    return EvalPrompt(
+        prompt_ids(features.vlm, row.messages[:2], image_features),
+        image_features,
+        f"{row.id}, {variant}",
+    )

@@ -15,22 +15,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mondrian.core.dvc_paths import flags_of
+from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import DataError, ParamsError, run
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import Params, load_params
-from mondrian.critique.rows import Row, read_together
+from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.evaluation.report import comparison_page
-from mondrian.evaluation.summary import summary
-from mondrian.evaluation.train_and_evaluate import trial
-from mondrian.evaluation.verdict import metrics
+from mondrian.evaluation.summary import format_metrics_summary
+from mondrian.evaluation.train_and_evaluate import train_and_evaluate
+from mondrian.evaluation.verdict import build_metrics
 from mondrian.model import vlm
 
 NAME = "crossvalidation"
 
 
 def crossvalidate(
-    base: vlm.Vlm, params: Params, rows: Sequence[Row], folder: Path, cache: Path
+    base: vlm.Vlm, params: Params, rows: Sequence[ChatRow], folder: Path, cache: Path
 ) -> dict[str, Any]:
     """One report of all rows, each answered by the adapter of its fold.
 
@@ -50,12 +50,14 @@ def crossvalidate(
     for fold in folds:
         print(f"fold {fold + 1} of {len(folds)}", flush=True)
         others = [row for row in rows if row.fold != fold]
-        held = [row for row in rows if row.fold == fold]
-        reports.append(trial(base, params, others, held, folder / str(fold), cache))
-    return together(reports)
+        held_out = [row for row in rows if row.fold == fold]
+        reports.append(
+            train_and_evaluate(base, params, others, held_out, folder / str(fold), cache)
+        )
+    return merge_reports(reports)
 
 
-def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One report of several, with the medians of their costs, and the first one's adapter.
 
     Each photograph remembers what a constant would have said of it.
@@ -66,8 +68,8 @@ def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for row in report["photographs"]
     ]
     cost = {
-        arm: {name: median(r["cost"][arm][name] for r in reports) for name in told}
-        for arm, told in reports[0]["cost"].items()
+        arm: {name: median(r["cost"][arm][name] for r in reports) for name in arm_cost}
+        for arm, arm_cost in reports[0]["cost"].items()
     }
     return reports[0] | {"photographs": photographs, "cost": cost, "folds": len(reports)}
 
@@ -87,21 +89,23 @@ def main() -> None:
     if args.advisor is not None and args.advisor not in params.advisors:
         known = ", ".join(params.advisors)
         raise ParamsError(f"--advisor is {args.advisor}; params.yaml has {known}")
-    data = flags_of("train", ["train_data", "val_data"], params)
-    found = flags_of("evaluate", ["metrics"], params)
+    data = read_stage_flags("train", ["train_data", "val_data"], params)
+    metrics_paths = read_stage_flags("evaluate", ["metrics"], params)
     chosen = {
-        advisor: (read_together(train, val), metric.parent)
-        for advisor, (train, val), (metric,) in zip(params.advisors, data, found, strict=True)
+        advisor: (read_train_and_val(train, val), metric.parent)
+        for advisor, (train, val), (metric,) in zip(
+            params.advisors, data, metrics_paths, strict=True
+        )
         if args.advisor in (None, advisor)
     }
     base = vlm.load(args.base or params.base.source)
     for advisor, ((rows, val), out) in chosen.items():
         folder = args.cache_dir / "folds" / advisor
         report = crossvalidate(base, params, [*rows, *val], folder, args.cache_dir)
-        told = metrics(report, params.evaluate)
-        write_json(out / f"{NAME}.json", told)
-        write_text(out / f"{NAME}.html", comparison_page(report, told))
-        print(summary(advisor, told))
+        advisor_metrics = build_metrics(report, params.evaluate)
+        write_json(out / f"{NAME}.json", advisor_metrics)
+        write_text(out / f"{NAME}.html", comparison_page(report, advisor_metrics))
+        print(format_metrics_summary(advisor, advisor_metrics))
 
 
 if __name__ == "__main__":

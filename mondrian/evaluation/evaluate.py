@@ -18,87 +18,120 @@ from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
 from mondrian.core.params import Evaluate
-from mondrian.critique.rows import Row, photo_hashes
-from mondrian.evaluation.answer_cache import Answers
-from mondrian.evaluation.answer_record import judged, sentences_of
-from mondrian.evaluation.arms import CONSTRAINED, PLAIN, TOGETHER, Question, questions
-from mondrian.evaluation.consistency import again
-from mondrian.evaluation.generation import ask
-from mondrian.evaluation.latency import cost
+from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.evaluation.answer_cache import AnswerCache
+from mondrian.evaluation.answer_record import build_answer_record, hash_answer_sentences
+from mondrian.evaluation.arms import (
+    ARMS_WITHOUT_ADAPTER,
+    BATCHED_ARMS,
+    CONSTRAINED_ARMS,
+    EvalPrompt,
+    build_eval_prompts,
+)
+from mondrian.evaluation.consistency import measure_consistency
+from mondrian.evaluation.generation import generate_answers
+from mondrian.evaluation.latency import measure_cost
 from mondrian.model import adapter, lora
-from mondrian.model.batch_generator import How
-from mondrian.model.constrained import Form
-from mondrian.model.provenance import RECIPE, Recipe, code_hash, packages, read_recipe
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.provenance import RECIPE, Recipe, code_hash, package_versions, read_recipe
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import Answer, Vlm, next_logits
+from mondrian.model.vlm import Generation, Vlm, next_logits
 
-_MEASURED = 2  # photographs that cost is measured on
+_LATENCY_PHOTOS = 2  # photographs that cost is measured on
 
 
 @dataclass(frozen=True)
-class Data:
+class EvalDataset:
     """Rows to judge by, and those that were trained on: for examples, and to know copies."""
 
-    val: Sequence[Row]
-    train: Sequence[Row]
+    val: Sequence[ChatRow]
+    train: Sequence[ChatRow]
 
 
 def evaluate(
-    features: FeatureCache, folder: Path, data: Data, params: Evaluate, kept: Path | None = None
+    features: FeatureCache,
+    folder: Path,
+    data: EvalDataset,
+    params: Evaluate,
+    cache_path: Path | None = None,
 ) -> dict[str, Any]:
     """Answers of every arm, ready for comparison_report.json.
 
-    kept  a file that answers are kept in until `answer_cache.forget`
+    cache_path  a file that answers are kept in until `answer_cache.forget`
 
     Raises AdapterError where the adapter does not fit the base or the prompt of the rows,
     EvaluationError where no critique fits the token limit or memory does not suffice.
     """
     recipe, vlm = read_recipe(folder), features.vlm
     _same_prompt(recipe, data.val, folder)
-    _unseen(recipe, data.val, folder)
+    _check_no_trained_photos(recipe, data.val, folder)
     vocabulary = vlm.model.config.text_config.vocab_size
-    form = Form(vlm.processor.tokenizer, vocabulary, params.max_new_tokens)
-    features.look([row.images[0] for row in data.val])
-    asked = questions(features, data.val, data.train, params.examples)
-    first = asked["base"][0]
-    canary = next_logits(vlm, first.prompt, first.seen)
+    form = CritiqueGrammar(vlm.processor.tokenizer, vocabulary, params.max_new_tokens)
+    features.precompute([row.images[0] for row in data.val])
+    arm_questions = build_eval_prompts(features, data.val, data.train, params.examples)
+    first = arm_questions["base"][0]
+    canary = next_logits(vlm, first.prompt, first.features)
     adapter.load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
     try:
-        adapter.prove_applied(next_logits(vlm, first.prompt, first.seen), canary, folder)
-        told = Answers(kept, _identity(vlm, folder, params, data.val))
-        answers: dict[str, list[Answer]] = {}
-        for arms in TOGETHER:
-            answers |= _answers(vlm, {arm: asked[arm] for arm in arms if arm in asked}, form,
-                                params, told)  # fmt: skip
-        report = _report(vlm, folder, recipe, data, asked, answers)
-        again(features, data.val, form, params, told, report["photographs"])
-        prompts = {row.images[0]: question.prompt
-                   for row, question in zip(data.val, asked["base"], strict=True)}  # fmt: skip
-        some = [(read_photo(Path(path)), ids) for path, ids in list(prompts.items())[:_MEASURED]]
-        report["cost"] = cost(vlm, some, features.raw)
+        adapter.check_adapter_changes_logits(
+            next_logits(vlm, first.prompt, first.features), canary, folder
+        )
+        cache = AnswerCache(cache_path, _identity(vlm, folder, params, data.val))
+        answers: dict[str, list[Generation]] = {}
+        for arms in BATCHED_ARMS:
+            answers |= _answers(
+                vlm,
+                {arm: arm_questions[arm] for arm in arms if arm in arm_questions},
+                form,
+                params,
+                cache,
+            )
+        report = _report(vlm, folder, recipe, data, arm_questions, answers)
+        measure_consistency(features, data.val, form, params, cache, report["photographs"])
+        prompts = {
+            row.images[0]: question.prompt
+            for row, question in zip(data.val, arm_questions["base"], strict=True)
+        }
+        image_prompts = [
+            (read_photo(Path(path)), ids) for path, ids in list(prompts.items())[:_LATENCY_PHOTOS]
+        ]
+        report["cost"] = measure_cost(vlm, image_prompts, features.raw)
     finally:
         lora.detach(vlm.model)
     return report
 
 
 def _answers(
-    vlm: Vlm, asked: dict[str, list[Question]], form: Form, params: Evaluate, told: Answers
-) -> dict[str, list[Answer]]:
+    vlm: Vlm,
+    arm_questions: dict[str, list[EvalPrompt]],
+    form: CritiqueGrammar,
+    params: Evaluate,
+    cache: AnswerCache,
+) -> dict[str, list[Generation]]:
     """Those of arms that are asked together, by arm."""
-    if not asked:
+    if not arm_questions:
         return {}
-    held = form if set(asked) & set(CONSTRAINED) else None
-    how = How(params.max_new_tokens, params.batch_size, held)
-    with lora.detached(vlm.model) if set(asked) & set(PLAIN) else nullcontext():
-        every = [question for questions in asked.values() for question in questions]
-        found = ask(vlm, ", ".join(asked), every, how, told)
-    token = sum(a.seconds for a in found) / max(1, sum(a.tokens for a in found))
-    given = iter(replace(a, seconds=token * a.tokens) for a in found)
-    return {arm: [next(given) for _ in questions] for arm, questions in asked.items()}
+    constraint = form if set(arm_questions) & set(CONSTRAINED_ARMS) else None
+    sampling_params = SamplingParams(params.max_new_tokens, params.batch_size, constraint)
+    with (
+        lora.disable_lora(vlm.model)
+        if set(arm_questions) & set(ARMS_WITHOUT_ADAPTER)
+        else nullcontext()
+    ):
+        all_questions = [question for questions in arm_questions.values() for question in questions]
+        answers = generate_answers(
+            vlm, ", ".join(arm_questions), all_questions, sampling_params, cache
+        )
+    token = sum(a.seconds for a in answers) / max(1, sum(a.num_tokens for a in answers))
+    timed_answers = iter(replace(a, seconds=token * a.num_tokens) for a in answers)
+    return {
+        arm: [next(timed_answers) for _ in questions] for arm, questions in arm_questions.items()
+    }
 
 
-def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[Row]) -> dict[str, Any]:
+def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[ChatRow]) -> dict[str, Any]:
     """All that decides an answer besides its prompt."""
     return {
         "photographs": photo_hashes(rows),
@@ -108,11 +141,11 @@ def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[Row]) -> 
         "max_new_tokens": params.max_new_tokens,
         "consistency": params.consistency.model_dump(),
         "code": code_hash("evaluation"),
-        **packages(),
+        **package_versions(),
     }
 
 
-def _same_prompt(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
+def _same_prompt(recipe: Recipe, rows: Sequence[ChatRow], folder: Path) -> None:
     for row in rows:
         if row.prompt_hash != recipe.prompt_sha256:
             raise AdapterError(
@@ -121,7 +154,7 @@ def _same_prompt(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
             )
 
 
-def _unseen(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
+def _check_no_trained_photos(recipe: Recipe, rows: Sequence[ChatRow], folder: Path) -> None:
     trained = set(recipe.train_photo_groups)
     for row in rows:
         if row.photo_group in trained:
@@ -132,13 +165,17 @@ def _unseen(recipe: Recipe, rows: Sequence[Row], folder: Path) -> None:
 
 
 def _report(
-    vlm: Vlm, folder: Path, recipe: Recipe, data: Data, asked: dict[str, list[Question]],
-    answers: dict[str, list[Answer]],
-) -> dict[str, Any]:  # fmt: skip
-    trained = sentences_of(row.messages[-1]["content"] for row in data.train)
+    vlm: Vlm,
+    folder: Path,
+    recipe: Recipe,
+    data: EvalDataset,
+    arm_questions: dict[str, list[EvalPrompt]],
+    answers: dict[str, list[Generation]],
+) -> dict[str, Any]:
+    trained = hash_answer_sentences(row.messages[-1]["content"] for row in data.train)
     photographs = []
     for i, row in enumerate(data.val):
-        reference, text = row.answer(), row.messages[-1]["content"]
+        reference, text = row.reference_critique(), row.messages[-1]["content"]
         entry: dict[str, Any] = {
             "id": row.id,
             "image": row.images[0],
@@ -147,12 +184,12 @@ def _report(
             "reference": reference.model_dump(mode="json"),
             "reference_text": text,
             "reference_scores": reference.scores(),
-            "reference_copied": bool(sentences_of([text]) & trained),
+            "reference_copied": bool(hash_answer_sentences([text]) & trained),
         }
-        for arm, given in answers.items():
-            question = asked[arm][i]
-            entry[arm] = judged(given[i], trained) | {
-                "shown": question.shown,
+        for arm, arm_answers in answers.items():
+            question = arm_questions[arm][i]
+            entry[arm] = build_answer_record(arm_answers[i], trained) | {
+                "shown": question.photo_row_id,
                 "prompt_sha256": sha256(json.dumps(question.prompt).encode()).hexdigest(),
             }
         photographs.append(entry)
@@ -160,7 +197,7 @@ def _report(
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
         "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE)},
-        "packages": packages(),
+        "packages": package_versions(),
         "train_score_means": recipe.train_score_means,
         "photographs": photographs,
     }

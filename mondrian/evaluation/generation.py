@@ -7,41 +7,54 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from mondrian.core.errors import EvaluationError
-from mondrian.evaluation.answer_cache import Answers
-from mondrian.evaluation.arms import Question
-from mondrian.evaluation.memory_check import check_room
-from mondrian.model.batch_generator import How
-from mondrian.model.generate import stream
-from mondrian.model.vlm import Answer, Vlm
+from mondrian.evaluation.answer_cache import AnswerCache
+from mondrian.evaluation.arms import EvalPrompt
+from mondrian.evaluation.memory_check import check_generation_memory
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.generate import stream_generate
+from mondrian.model.vlm import Generation, Vlm
 
 _NO_ROOM = ("alloc", "out of memory", "insufficient memory")  # what MLX says on its devices
 
 
-def ask(vlm: Vlm, title: str, asked: Sequence[Question], how: How, told: Answers) -> list[Answer]:
-    """The answer of each question; those that `told` knows are not asked again.
+def generate_answers(
+    vlm: Vlm,
+    title: str,
+    questions: Sequence[EvalPrompt],
+    sampling_params: SamplingParams,
+    cache: AnswerCache,
+) -> list[Generation]:
+    """The answer of each question; those that `cache` knows are not asked again.
 
     title  of the questions: equal questions under another title are others
 
     Raises EvaluationError where memory does not suffice.
     """
-    keys = [told.key(title, str(i), q.prompt, q.shown) for i, q in enumerate(asked)]
-    left = [i for i, key in enumerate(keys) if told.get(key) is None]
+    keys = [cache.key(title, str(i), q.prompt, q.photo_row_id) for i, q in enumerate(questions)]
+    left = [i for i, key in enumerate(keys) if cache.get(key) is None]
     bar = tqdm(
-        total=len(asked), initial=len(asked) - len(left), desc=title, unit="critique", leave=False
+        total=len(questions),
+        initial=len(questions) - len(left),
+        desc=title,
+        unit="critique",
+        leave=False,
     )
-    prompts, seen = [asked[i].prompt for i in left], [asked[i].seen for i in left]
+    prompts, features = [questions[i].prompt for i in left], [questions[i].features for i in left]
     if left:
-        check_room(vlm, prompts, how)
+        check_generation_memory(vlm, prompts, sampling_params)
     try:
         with bar:
-            for place, answer in stream(vlm, prompts, seen, how, left) if left else ():
-                told.add({keys[left[place]]: answer})
+            for place, answer in (
+                stream_generate(vlm, prompts, features, sampling_params, left) if left else ()
+            ):
+                cache.add({keys[left[place]]: answer})
                 bar.update()
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not any(w in str(error).lower() for w in _NO_ROOM):
             raise
         raise EvaluationError(
-            f"{title}: out of memory with {how.rows} critiques at a time; lower "
+            f"{title}: out of memory with {sampling_params.max_sequences} critiques at a time; "
+            f"lower "
             "evaluate.batch_size and run again, what is answered is kept"
         ) from None
-    return [found for key in keys if (found := told.get(key)) is not None]
+    return [cached_answer for key in keys if (cached_answer := cache.get(key)) is not None]

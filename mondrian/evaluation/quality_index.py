@@ -18,46 +18,46 @@ from mondrian.evaluation.text_metrics import chrf
 _REPAIRED = 0.5  # of the format's part, for an answer that is a critique after repair
 
 
-def parts_of(
+def compute_index_parts(
     answers: Sequence[dict[str, Any]], photographs: Sequence[dict[str, Any]]
 ) -> list[dict[str, float]]:
     """Format, scores, text and grounding of each answer; photographs hold the references."""
-    wanted = np.array([p["reference_scores"] for p in photographs], float)
+    references = np.array([p["reference_scores"] for p in photographs], float)
     return [
         {
             "format": 1.0 if answer["compliant"] else _REPAIRED * (answer["scores"] is not None),
-            "scores": _near(answer, wanted[i]),
+            "scores": _score_accuracy(answer, references[i]),
             "text": chrf(answer["text"], photographs[i]["reference_text"]),
-            "grounding": _own(answer, wanted, i),
+            "grounding": _grounding(answer, references, i),
         }
         for i, answer in enumerate(answers)
     ]
 
 
-def index(parts: Sequence[dict[str, float]], weights: Index) -> list[float]:
+def compute_quality_index(parts: Sequence[dict[str, float]], weights: Index) -> list[float]:
     """0 to 100 of each answer: the weighted mean of its parts."""
     shares = weights.model_dump()
     total = sum(shares.values())
-    return [100 * sum(shares[name] * one[name] for name in shares) / total for one in parts]
+    return [100 * sum(shares[name] * part[name] for name in shares) / total for part in parts]
 
 
-def _near(answer: dict[str, Any], wanted: Any) -> float:
+def _score_accuracy(answer: dict[str, Any], reference: Any) -> float:
     """1 for the advisor's own scores, 0 where they are as far as scores drawn evenly would be."""
     if answer["scores"] is None:
         return 0.0
-    return max(0.0, 1 - float(np.abs(np.array(answer["scores"]) - wanted).mean()) / CHANCE)
+    return max(0.0, 1 - float(np.abs(np.array(answer["scores"]) - reference).mean()) / CHANCE)
 
 
-def _own(answer: dict[str, Any], wanted: Any, i: int) -> float:
+def _grounding(answer: dict[str, Any], references: Any, i: int) -> float:
     """Share of the other references that its scores are further from than from its own; ties half.
 
     0.5 is what an answer gets that does not look at the photograph.
     """
-    others = np.delete(wanted, i, axis=0)
-    others = others[np.abs(others - wanted[i]).sum(axis=1) > 0]
+    others = np.delete(references, i, axis=0)
+    others = others[np.abs(others - references[i]).sum(axis=1) > 0]
     if answer["scores"] is None or not len(others):
         return 0.0 if answer["scores"] is None else 0.5
-    told = np.array(answer["scores"])
-    own = np.abs(told - wanted[i]).mean()
-    far = np.abs(told - others).mean(axis=1)
+    predicted = np.array(answer["scores"])
+    own = np.abs(predicted - references[i]).mean()
+    far = np.abs(predicted - others).mean(axis=1)
     return float((far > own).mean() + 0.5 * (far == own).mean())

@@ -13,11 +13,11 @@ from math import ceil, sqrt
 import numpy as np
 from scipy import stats
 
-from mondrian.core.fields import Floats
+from mondrian.core.fields import FloatArray
 
 LEVEL = 0.95  # of every interval
 POWER = 0.8  # at which a difference counts as detectable
-LEAST = 5  # groups below which nothing can be concluded
+MIN_GROUPS = 5  # groups below which nothing can be concluded
 _DRAWS = 2000
 
 
@@ -40,45 +40,47 @@ class Estimate:
     p: float
 
     @property
-    def above(self) -> bool:
+    def is_above_zero(self) -> bool:
         """Surely above 0."""
-        return self.groups >= LEAST and self.low > 0
+        return self.groups >= MIN_GROUPS and self.low > 0
 
     @property
-    def below(self) -> bool:
+    def is_below_zero(self) -> bool:
         """Surely below 0."""
-        return self.groups >= LEAST and self.high < 0
+        return self.groups >= MIN_GROUPS and self.high < 0
 
 
-def by_group(values: Sequence[float], groups: Sequence[str]) -> Floats:
+def average_by_group(values: Sequence[float], groups: Sequence[str]) -> FloatArray:
     """Mean of each group, in the order of their names."""
     names = sorted(set(groups))
     number = {name: i for i, name in enumerate(names)}
-    at = [number[group] for group in groups]
-    counts = np.bincount(at, minlength=len(names))
-    sums = np.bincount(at, weights=np.asarray(values, float), minlength=len(names))
-    out: Floats = sums / counts
+    group_indices = [number[group] for group in groups]
+    counts = np.bincount(group_indices, minlength=len(names))
+    sums = np.bincount(group_indices, weights=np.asarray(values, float), minlength=len(names))
+    out: FloatArray = sums / counts
     return out
 
 
-def paired(differences: Sequence[float], groups: Sequence[str], seed: int = 0) -> Estimate:
+def estimate_paired_difference(
+    differences: Sequence[float], groups: Sequence[str], seed: int = 0
+) -> Estimate:
     """The mean of paired differences, with a studentised bootstrap over groups.
 
     Bootstrap-t (Efron & Tibshirani 1993, section 12.5): its error in coverage is O(1/n) a side,
     that of the percentile interval O(1/sqrt n), which matters at 12 to 20 photographs.
     """
-    x = by_group(differences, groups)
+    x = average_by_group(differences, groups)
     n, mean = len(x), float(x.mean())
     spread = float(x.std(ddof=1)) if n > 1 else 0.0
     if n < 2 or spread == 0:
-        certain = n >= LEAST
+        certain = n >= MIN_GROUPS
         low, high = (mean, mean) if certain else (-np.inf, np.inf)
         return Estimate(mean, low, high, n, 0.0, n if mean else None, sign_flip(x, seed))
     error = spread / sqrt(n)
-    drawn = x[np.random.default_rng(seed).integers(0, n, (_DRAWS, n))]
-    errors = drawn.std(axis=1, ddof=1) / sqrt(n)
+    resamples = x[np.random.default_rng(seed).integers(0, n, (_DRAWS, n))]
+    errors = resamples.std(axis=1, ddof=1) / sqrt(n)
     usable = errors > 1e-9 * spread
-    t = (drawn.mean(axis=1)[usable] - mean) / errors[usable]
+    t = (resamples.mean(axis=1)[usable] - mean) / errors[usable]
     tail = (1 - LEVEL) / 2
     upper, lower = np.quantile(t, [1 - tail, tail])
     low, high = float(mean - upper * error), float(mean - lower * error)
@@ -95,16 +97,16 @@ def _needed(mean: float, spread: float) -> int | None:
     """Groups at which a difference of this size and spread is found with a chance of POWER."""
     if mean == 0:
         return None
-    n = LEAST
+    n = MIN_GROUPS
     for _ in range(50):
-        again = max(LEAST, ceil((_reach(n) * spread / abs(mean)) ** 2))
+        again = max(MIN_GROUPS, ceil((_reach(n) * spread / abs(mean)) ** 2))
         if again == n:
             break
         n = again
     return n
 
 
-def sign_flip(x: Floats, seed: int = 0) -> float:
+def sign_flip(x: FloatArray, seed: int = 0) -> float:
     """Two-sided p that a mean so far from 0 comes of chance: each sign as likely as the other.
 
     Every pattern of signs up to 13 observations, else as many drawn ones.
@@ -128,9 +130,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return out
 
 
-def share(successes: int, count: int) -> tuple[float, float, float]:
+def estimate_proportion(successes: int, count: int) -> tuple[float, float, float]:
     """A share and its exact interval (Clopper & Pearson 1934); (nan, 0, 1) of nothing."""
     if not count:
         return float("nan"), 0.0, 1.0
-    found = stats.binomtest(successes, count).proportion_ci(LEVEL, "exact")
-    return successes / count, float(found.low), float(found.high)
+    interval = stats.binomtest(successes, count).proportion_ci(LEVEL, "exact")
+    return successes / count, float(interval.low), float(interval.high)

@@ -21,10 +21,10 @@ def chrf(text: str, reference: str) -> float:
 
     White space is left out, as in the paper's tool; orders that either text lacks do not count.
     """
-    told, wanted = ("".join(part.split()) for part in (text, reference))
+    chars, reference_chars = ("".join(part.split()) for part in (text, reference))
     precisions, recalls = [], []
     for order in range(1, _ORDERS + 1):
-        a, b = _grams(told, order), _grams(wanted, order)
+        a, b = _grams(chars, order), _grams(reference_chars, order)
         if not a or not b:
             continue
         common = sum((a & b).values())
@@ -49,41 +49,46 @@ def words(text: str) -> list[str]:
 
 def repetition(text: str) -> float:
     """Share of four-word phrases that stood in the text before."""
-    told = words(text)
-    phrases = [tuple(told[i : i + _GRAM]) for i in range(len(told) - _GRAM + 1)]
+    text_words = words(text)
+    phrases = [tuple(text_words[i : i + _GRAM]) for i in range(len(text_words) - _GRAM + 1)]
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
-def repeated_across(texts: Sequence[str]) -> list[float]:
+def cross_text_repetition(texts: Sequence[str]) -> list[float]:
     """Of each text, the share of its distinct four-word phrases that another of the texts has."""
-    each = []
+    phrase_sets = []
     for text in texts:
-        told = words(text)
-        each.append({tuple(told[i : i + _GRAM]) for i in range(len(told) - _GRAM + 1)})
-    counts = Counter(phrase for one in each for phrase in one)
-    return [sum(counts[p] > 1 for p in one) / len(one) if one else 0.0 for one in each]
+        text_words = words(text)
+        phrase_sets.append(
+            {tuple(text_words[i : i + _GRAM]) for i in range(len(text_words) - _GRAM + 1)}
+        )
+    counts = Counter(phrase for phrase_set in phrase_sets for phrase in phrase_set)
+    return [
+        sum(counts[p] > 1 for p in phrase_set) / len(phrase_set) if phrase_set else 0.0
+        for phrase_set in phrase_sets
+    ]
 
 
 def specificity(texts: Sequence[str]) -> list[float]:
     """Of each text, the share of its distinct words that fewer than half of the texts use."""
-    each = [set(words(text)) for text in texts]
-    counts = Counter(word for one in each for word in one)
+    word_sets = [set(words(text)) for text in texts]
+    counts = Counter(word for word_set in word_sets for word in word_set)
     rare = {word for word, count in counts.items() if count < len(texts) / 2}
-    return [len(one & rare) / len(one) if one else 0.0 for one in each]
+    return [len(word_set & rare) / len(word_set) if word_set else 0.0 for word_set in word_sets]
 
 
-def sentences(texts: Iterable[str]) -> set[str]:
+def hash_sentences(texts: Iterable[str]) -> set[str]:
     """Hashes of the sentences of eight words and more, as lower-case words."""
-    found = set()
+    hashes = set()
     for text in texts:
         for part in re.split(r"[.!?]+\s", text + " "):
-            told = words(part)
-            if len(told) >= _SENTENCE:
-                found.add(sha256(" ".join(told).encode()).hexdigest()[:16])
-    return found
+            sentence_words = words(part)
+            if len(sentence_words) >= _SENTENCE:
+                hashes.add(sha256(" ".join(sentence_words).encode()).hexdigest()[:16])
+    return hashes
 
 
-def script(text: str) -> str:
+def dominant_script(text: str) -> str:
     """The writing that most letters belong to, by the first word of their Unicode names."""
     letters = [c for c in text if c.isalpha()][:400]
     kinds = Counter(unicodedata.name(c, "?").split()[0] for c in letters)

@@ -12,20 +12,25 @@ from typing import Any
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
-from mondrian.critique.rows import Row, photo_hashes
-from mondrian.evaluation.answer_cache import forget
-from mondrian.evaluation.evaluate import Data, evaluate
+from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.evaluation.answer_cache import delete_cache_file
+from mondrian.evaluation.evaluate import EvalDataset, evaluate
 from mondrian.model import lora
-from mondrian.model.adapter import WEIGHTS, wants_raw
-from mondrian.model.provenance import code_hash, packages, recipe
+from mondrian.model.adapter import WEIGHTS, adapts_merger
+from mondrian.model.provenance import build_recipe, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training import distributed
-from mondrian.training.run import Session
+from mondrian.training.run import TrainingRun
 
 
-def trial(
-    base: Vlm, params: Params, rows: Sequence[Row], val: Sequence[Row], folder: Path, cache: Path
+def train_and_evaluate(
+    base: Vlm,
+    params: Params,
+    rows: Sequence[ChatRow],
+    val: Sequence[ChatRow],
+    folder: Path,
+    cache: Path,
 ) -> dict[str, Any]:
     """The report of an adapter trained on `rows` and judged by `val`.
 
@@ -36,35 +41,42 @@ def trial(
     adapter, done = folder / "adapter", folder / "report.json"
     learned = _identity(base, [*rows, *val], params.train.model_dump())
     _train(base, params, rows, val, folder, cache, learned)
-    asked = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
-    judged = _identity(base, rows, {"train": learned, "evaluate": asked})
+    evaluate_params = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    judged = _identity(base, rows, {"train": learned, "evaluate": evaluate_params})
     known = _read(done)
     if isinstance(known, dict) and known.get("identity") == judged and "report" in known:
         return dict(known["report"])
     limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, cache / "features", limit, wants_raw(adapter))
+    features = FeatureCache(base, cache / "features", limit, adapts_merger(adapter))
     answers = folder / f"answers-{judged[:16]}.jsonl"
-    report = evaluate(features, adapter, Data(val, rows), params.evaluate, answers)
+    report = evaluate(features, adapter, EvalDataset(val, rows), params.evaluate, answers)
     write_json(done, {"identity": judged, "report": report})
-    forget(answers)
+    delete_cache_file(answers)
     return report
 
 
 def _train(
-    base: Vlm, params: Params, rows: Sequence[Row], val: Sequence[Row], folder: Path, cache: Path,
+    base: Vlm,
+    params: Params,
+    rows: Sequence[ChatRow],
+    val: Sequence[ChatRow],
+    folder: Path,
+    cache: Path,
     identity: str,
-) -> None:  # fmt: skip
+) -> None:
     """Train the adapter in the folder, unless it is the one that was trained there before."""
     adapter, data, mark = folder / "adapter", folder / "train.json", folder / "trained.json"
     if _read(mark) == [identity, *_weights(adapter)]:
         return
     write_json(data, [row.model_dump() for row in rows])
-    made = recipe(base.source, base.hash, list(rows), data, params.image, params.train)
-    world = distributed.join(params.machine.collective_seconds)
+    adapter_recipe = build_recipe(
+        base.source, base.hash, list(rows), data, params.image, params.train
+    )
+    world = distributed.join_process_group(params.machine.collective_seconds)
     name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-    session = Session(base, params.train, params.machine, world, cache, name)
+    session = TrainingRun(base, params.train, params.machine, world, cache, name)
     numbers = folder / "train_metrics.json"
-    session.run(list(rows), list(val), {"train data": data}, made, adapter, numbers)
+    session.run(list(rows), list(val), {"train data": data}, adapter_recipe, adapter, numbers)
     lora.detach(base.model)
     write_json(mark, [identity, *_weights(adapter)])
 
@@ -83,8 +95,8 @@ def _weights(adapter: Path) -> list[str]:
     return [file_hash(file)] if file.is_file() else []
 
 
-def _identity(base: Vlm, rows: Sequence[Row], settings: dict[str, Any]) -> str:
-    told = [row.model_dump() for row in rows]
-    versions = packages() | {"llguidance": version("llguidance")}
-    every = [told, photo_hashes(rows), settings, base.hash, code_hash("evaluation"), versions]
-    return sha256(json.dumps(every, sort_keys=True).encode()).hexdigest()
+def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> str:
+    row_dumps = [row.model_dump() for row in rows]
+    versions = package_versions() | {"llguidance": version("llguidance")}
+    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code_hash("evaluation"), versions]
+    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

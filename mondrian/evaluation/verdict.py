@@ -15,32 +15,32 @@ import numpy as np
 from mondrian.core.params import Evaluate
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS
-from mondrian.evaluation.gates import gates_of
-from mondrian.evaluation.metrics import means, measures
-from mondrian.evaluation.quality_index import index, parts_of
-from mondrian.evaluation.statistics import Estimate, holm, paired
+from mondrian.evaluation.gates import compute_gates
+from mondrian.evaluation.metrics import compute_arm_metrics, predict_constant
+from mondrian.evaluation.quality_index import compute_index_parts, compute_quality_index
+from mondrian.evaluation.statistics import Estimate, estimate_paired_difference, holm
 
 BETTER, WORSE, INCONCLUSIVE = "BETTER", "WORSE", "INCONCLUSIVE"
 
 
-def metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
+def build_metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
     """What metrics/<advisor>/evaluate.json holds: verdict, comparisons, gates, and each arm."""
     rows = report["photographs"]
-    out = measures(report, params)
-    compared = comparisons(report, params)
-    gates = gates_of(report, out, compared, params.gates)
+    out = compute_arm_metrics(report, params)
+    compared = compute_comparisons(report, params)
+    gates = compute_gates(report, out, compared, params.gates)
     return {
-        "verdict": verdict(compared),
+        "verdict": decide_verdict(compared),
         "photographs": len(rows),
         "photograph_groups": compared["index"].groups,
-        "comparisons": {name: _plain(one) for name, one in compared.items()},
+        "comparisons": {name: _plain(estimate) for name, estimate in compared.items()},
         "dimensions": _by_dimension(report),
         "gates": gates,
         **out,
     }
 
 
-def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]:
+def compute_comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]:
     """Paired differences by photograph; above 0 speaks for the adapter.
 
     index          quality index, points of 100, against the base
@@ -51,36 +51,47 @@ def comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]
     """
     rows = report["photographs"]
     groups = [row["photo_group"] for row in rows]
-    at = {arm: index(parts_of([r[arm] for r in rows], rows), params.index)
-          for arm in ARMS if arm in rows[0]}  # fmt: skip
-    errors = {arm: [_error(row[arm]["scores"], row) for row in rows] for arm in at}
-    constant = means(report)
-    errors["constant"] = [_error(said, row) for said, row in zip(constant, rows, strict=True)]
-    tuned = at["fine_tuned"]
-    found = {"index": paired(np.subtract(tuned, at["base"]).tolist(), groups)}
-    if "few_shot" in at:
-        found["index_few_shot"] = paired(np.subtract(tuned, at["few_shot"]).tolist(), groups)
+    index_by_arm = {
+        arm: compute_quality_index(compute_index_parts([r[arm] for r in rows], rows), params.index)
+        for arm in ARMS
+        if arm in rows[0]
+    }
+    errors = {arm: [_error(row[arm]["scores"], row) for row in rows] for arm in index_by_arm}
+    constant = predict_constant(report)
+    errors["constant"] = [_error(scores, row) for scores, row in zip(constant, rows, strict=True)]
+    tuned = index_by_arm["fine_tuned"]
+    estimates = {
+        "index": estimate_paired_difference(
+            np.subtract(tuned, index_by_arm["base"]).tolist(), groups
+        )
+    }
+    if "few_shot" in index_by_arm:
+        estimates["index_few_shot"] = estimate_paired_difference(
+            np.subtract(tuned, index_by_arm["few_shot"]).tolist(), groups
+        )
     for name, arm in (("score_error", "base"), ("constant", "constant"), ("looks", "shuffled")):
         if arm in errors:
-            found[name] = _less(errors["fine_tuned"], errors[arm], groups)
-    return found
+            estimates[name] = _error_reduction(errors["fine_tuned"], errors[arm], groups)
+    return estimates
 
 
-def verdict(compared: dict[str, Estimate]) -> str:
+def decide_verdict(compared: dict[str, Estimate]) -> str:
     """BETTER only where the index is above the base's, scores beat the constant, and it looks."""
     needed = [compared["index"], compared["constant"]]
     needed += [compared["looks"]] if "looks" in compared else []
-    if all(one.above for one in needed):
+    if all(estimate.is_above_zero for estimate in needed):
         return BETTER
-    return WORSE if compared["index"].below else INCONCLUSIVE
+    return WORSE if compared["index"].is_below_zero else INCONCLUSIVE
 
 
-def _less(ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str]) -> Estimate:
+def _error_reduction(
+    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str]
+) -> Estimate:
     """How much less our error is, over photographs where both are known."""
     both = [(t - o, g) for o, t, g in zip(ours, theirs, groups, strict=True) if isfinite(t - o)]
     if not both:
         return Estimate(0.0, -np.inf, np.inf, 0, 0.0, None, 1.0)
-    return paired([d for d, _ in both], [g for _, g in both])
+    return estimate_paired_difference([d for d, _ in both], [g for _, g in both])
 
 
 def _error(scores: Any, row: dict[str, Any]) -> float:
@@ -94,23 +105,26 @@ def _by_dimension(report: dict[str, Any]) -> dict[str, Any]:
     rows = [r for r in report["photographs"] if r["base"]["scores"] and r["fine_tuned"]["scores"]]
     if not rows:
         return {}
-    wanted, base, tuned = (
+    reference, base, tuned = (
         np.array([r["reference_scores"] if arm is None else r[arm]["scores"] for r in rows], float)
         for arm in (None, "base", "fine_tuned")
     )
-    less = np.abs(base - wanted) - np.abs(tuned - wanted)
-    found = [paired(less[:, i].tolist(), [r["photo_group"] for r in rows]) for i in range(7)]
-    adjusted = holm([one.p for one in found])
+    less = np.abs(base - reference) - np.abs(tuned - reference)
+    estimates = [
+        estimate_paired_difference(less[:, i].tolist(), [r["photo_group"] for r in rows])
+        for i in range(7)
+    ]
+    adjusted = holm([estimate.p for estimate in estimates])
     return {
-        name: _plain(one) | {"p_holm": round(p, 4)}
-        for name, one, p in zip(DIMENSIONS, found, adjusted, strict=True)
+        name: _plain(estimate) | {"p_holm": round(p, 4)}
+        for name, estimate, p in zip(DIMENSIONS, estimates, adjusted, strict=True)
     }
 
 
-def _plain(one: Estimate) -> dict[str, Any]:
+def _plain(estimate: Estimate) -> dict[str, Any]:
     """As JSON: no infinities, four places."""
-    told = asdict(one)
+    fields = asdict(estimate)
     return {
         name: (round(value, 4) if isfinite(value) else None) if isinstance(value, float) else value
-        for name, value in told.items()
+        for name, value in fields.items()
     }

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from mondrian.core.errors import AdapterError
-from mondrian.model.lora import LoraLinear, attach, detach, fill, tensors
-from mondrian.model.lora_config import LoraSettings, peft_config, settings_of
+from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
+from mondrian.model.lora_config import LoraSettings, parse_peft_config, peft_config
 from mondrian.model.provenance import RECIPE, read_recipe
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -55,18 +55,18 @@ def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
 
     Raises AdapterError where it is not whole, does not fit the model, or does nothing.
     """
-    found = read_weights(folder)
-    layers = attach(model, read_settings(folder, found, len(model.language_model.model.layers)))
+    weights = read_weights(folder)
+    layers = attach(model, read_settings(folder, weights, len(model.language_model.model.layers)))
     try:
-        check_weights(layers, found, folder)
+        check_weights(layers, weights, folder)
     except AdapterError:
         detach(model)
         raise
-    fill(layers, found)
+    load_lora_weights(layers, weights)
     return layers
 
 
-def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
+def check_adapter_changes_logits(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
     """Raise AdapterError unless a canary's logits are numbers and differ from the base's."""
     if not bool(mx.all(mx.isfinite(with_adapter))):
         raise AdapterError(f"{folder} gives answers that are no numbers; train again")
@@ -74,30 +74,34 @@ def prove_applied(with_adapter: mx.array, without: mx.array, folder: Path) -> No
         raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
 
 
-def check_weights(layers: dict[str, LoraLinear], found: dict[str, mx.array], folder: Path) -> None:
+def check_weights(
+    layers: dict[str, LoraLinear], weights: dict[str, mx.array], folder: Path
+) -> None:
     """Raise AdapterError unless weights are those of `layers`, are numbers, and do something."""
-    wanted = {name: value.shape for name, value in tensors(layers).items()}
-    faults = [f"{name} has no place in this base" for name in found if name not in wanted]
-    faults += [f"{name} is missing" for name in wanted if name not in found]
+    expected_shapes = {name: value.shape for name, value in lora_state_dict(layers).items()}
+    faults = [
+        f"{name} has no place in this base" for name in weights if name not in expected_shapes
+    ]
+    faults += [f"{name} is missing" for name in expected_shapes if name not in weights]
     faults += [
-        f"{name} is {found[name].shape}, here {wanted[name]}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name]
+        f"{name} is {weights[name].shape}, here {expected_shapes[name]}"
+        for name in expected_shapes
+        if name in weights and weights[name].shape != expected_shapes[name]
     ]
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
-    _check_values(found, folder / WEIGHTS)
+    _check_values(weights, folder / WEIGHTS)
 
 
-def _check_values(found: dict[str, mx.array], file: Path) -> None:
-    if not all(bool(mx.all(mx.isfinite(value))) for value in found.values()):
+def _check_values(weights: dict[str, mx.array], file: Path) -> None:
+    if not all(bool(mx.all(mx.isfinite(value))) for value in weights.values()):
         raise AdapterError(f"{file} holds weights that are no numbers; train again")
-    if not any(bool(mx.any(value != 0)) for name, value in found.items() if ".lora_B." in name):
+    if not any(bool(mx.any(value != 0)) for name, value in weights.items() if ".lora_B." in name):
         raise AdapterError(f"{file}: every lora_B is zero, the adapter does nothing; train longer")
 
 
-def check_alone(weights: dict[str, mx.array], settings: LoraSettings, folder: Path) -> None:
+def check_weight_format(weights: dict[str, mx.array], settings: LoraSettings, folder: Path) -> None:
     """Raise AdapterError where weights cannot be an adapter's, whatever its base."""
     file, rank = folder / WEIGHTS, settings.rank
     pairs = {name.rsplit(".lora_", 1)[0] for name in weights}
@@ -112,7 +116,7 @@ def check_alone(weights: dict[str, mx.array], settings: LoraSettings, folder: Pa
     _check_values(weights, file)
 
 
-def wants_raw(folder: Path) -> bool:
+def adapts_merger(folder: Path) -> bool:
     """Whether an adapter is on the merger too, which then wants what enters it.
 
     Raises AdapterError where the folder's weights cannot be read.
@@ -120,15 +124,15 @@ def wants_raw(folder: Path) -> bool:
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def read_settings(folder: Path, found: dict[str, mx.array], layers: int) -> LoraSettings:
+def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> LoraSettings:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return settings_of(config, found, layers)
+        return parse_peft_config(config, weights, layers)
     except FileNotFoundError:
         raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        told = error if isinstance(error, ValueError) else repr(error)
-        raise AdapterError(f"{folder / CONFIG} is damaged: {told}; train again") from None
+        message = error if isinstance(error, ValueError) else repr(error)
+        raise AdapterError(f"{folder / CONFIG} is damaged: {message}; train again") from None
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:

@@ -29,7 +29,7 @@ class Architecture:
     """The language model, the vision tower, and how weights are stored.
 
     heads        (queries, keys and values, width of each)
-    deep         levels of DeepStack
+    deepstack_levels         levels of DeepStack
     vision       (depth, width, MLP width, position embeddings)
     patch        (side in pixels, sides merged, numbers a patch)
     bits         of packed weights; 0 where they are not packed
@@ -38,12 +38,12 @@ class Architecture:
     """
 
     width: int
-    mlp: int
+    mlp_width: int
     layers: int
     heads: tuple[int, int, int]
     vocabulary: int
-    tied: bool
-    deep: int
+    has_tied_embeddings: bool
+    deepstack_levels: int
     vision: tuple[int, int, int, int]
     patch: tuple[int, int, int]
     image_id: int
@@ -64,57 +64,69 @@ class Architecture:
         heads = text["num_attention_heads"]
         return cls(
             width=text["hidden_size"],
-            mlp=text["intermediate_size"],
+            mlp_width=text["intermediate_size"],
             layers=text["num_hidden_layers"],
             heads=(heads, text["num_key_value_heads"], text["head_dim"]),
             vocabulary=text["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings"))),
-            deep=len(sight["deepstack_visual_indexes"]),
-            vision=(sight["depth"], sight["hidden_size"], sight["intermediate_size"],
-                    sight["num_position_embeddings"]),
+            has_tied_embeddings=bool(
+                config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+            ),
+            deepstack_levels=len(sight["deepstack_visual_indexes"]),
+            vision=(
+                sight["depth"],
+                sight["hidden_size"],
+                sight["intermediate_size"],
+                sight["num_position_embeddings"],
+            ),
             patch=(side, merged, sight["in_channels"] * sight["temporal_patch_size"] * side**2),
             image_id=config["image_token_id"],
             bits=packed.get("bits", 0),
             group=packed.get("group_size", 64),
             float_bytes=_BYTES.get(stored.removeprefix("torch."), 2),
-        )  # fmt: skip
+        )
 
-    def projections(self) -> dict[str, tuple[int, int]]:
+    def projection_shapes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each linear layer of a language layer."""
         queries, keys = self.heads[0] * self.heads[2], self.heads[1] * self.heads[2]
-        d, m = self.width, self.mlp
+        d, m = self.width, self.mlp_width
         return {
-            "q_proj": (d, queries), "k_proj": (d, keys), "v_proj": (d, keys),
+            "q_proj": (d, queries),
+            "k_proj": (d, keys),
+            "v_proj": (d, keys),
             "o_proj": (queries, d),
-            "gate_proj": (d, m), "up_proj": (d, m), "down_proj": (m, d),
-        }  # fmt: skip
+            "gate_proj": (d, m),
+            "up_proj": (d, m),
+            "down_proj": (m, d),
+        }
 
-    def merger(self) -> dict[str, tuple[int, int]]:
+    def merger_shapes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of what hands the picture to the language model."""
         wide = self.vision[1] * self.patch[1] ** 2
         return {"linear_fc1": (wide, wide), "linear_fc2": (wide, self.width)}
 
-    def linear_weights(self) -> int:
+    def num_linear_weights(self) -> int:
         """Of the language layers' projections."""
-        return self.layers * sum(i * o for i, o in self.projections().values())
+        return self.layers * sum(i * o for i, o in self.projection_shapes().values())
 
-    def head_weights(self) -> int:
+    def num_head_weights(self) -> int:
         """Of lm_head, which a tied base shares with its embeddings."""
         return self.vocabulary * self.width
 
-    def vision_weights(self) -> int:
+    def num_vision_weights(self) -> int:
         """Of the tower and its mergers, biases and norms included."""
         depth, wide, mlp, places = self.vision
         block = 4 * wide**2 + 4 * wide + 2 * wide * mlp + wide + mlp + 4 * wide
-        mergers = sum(i * o + o for i, o in self.merger().values()) * (1 + self.deep)
-        norms = 2 * wide + self.deep * 2 * self.merger()["linear_fc1"][0]
+        mergers = sum(i * o + o for i, o in self.merger_shapes().values()) * (
+            1 + self.deepstack_levels
+        )
+        norms = 2 * wide + self.deepstack_levels * 2 * self.merger_shapes()["linear_fc1"][0]
         return depth * block + mergers + norms + places * wide + (self.patch[2] + 1) * wide
 
-    def weights(self) -> int:
+    def num_weights(self) -> int:
         """All of them."""
         norms = self.layers * (2 * self.width + 2 * self.heads[2]) + self.width
-        heads = self.head_weights() * (1 if self.tied else 2)
-        return self.linear_weights() + heads + norms + self.vision_weights()
+        heads = self.num_head_weights() * (1 if self.has_tied_embeddings else 2)
+        return self.num_linear_weights() + heads + norms + self.num_vision_weights()
 
     def stored_bytes(self, float_bytes: int) -> int:
         """Memory of the weights: what is packed as it is, the rest at `float_bytes` each.
@@ -122,22 +134,25 @@ class Architecture:
         mlx-vlm packs the language model and leaves the vision tower as it is.
         """
         if not self.bits:
-            return self.weights() * float_bytes
-        packed = self.linear_weights() + self.head_weights() * (1 if self.tied else 2)
+            return self.num_weights() * float_bytes
+        packed = self.num_linear_weights() + self.num_head_weights() * (
+            1 if self.has_tied_embeddings else 2
+        )
         scales = packed // self.group * 2 * float_bytes
-        return packed * self.bits // 8 + scales + (self.weights() - packed) * float_bytes
+        return packed * self.bits // 8 + scales + (self.num_weights() - packed) * float_bytes
 
-    def lora_weights(self, settings: LoraSettings) -> int:
+    def num_lora_weights(self, settings: LoraSettings) -> int:
         """Weights of an adapter."""
         return sum(
-            settings.rank * (i + o) + (o if settings.dora else 0) for i, o in self.adapted(settings)
+            settings.rank * (i + o) + (o if settings.dora else 0)
+            for i, o in self.adapted_shapes(settings)
         )
 
-    def adapted(self, settings: LoraSettings) -> list[tuple[int, int]]:
+    def adapted_shapes(self, settings: LoraSettings) -> list[tuple[int, int]]:
         """(in, out) of each layer that an adapter is on."""
         layers = min(settings.last_layers or self.layers, self.layers)
-        found = [self.projections()[name] for name in settings.targets] * layers
-        return found + (list(self.merger().values()) if settings.projector else [])
+        shapes = [self.projection_shapes()[name] for name in settings.targets] * layers
+        return shapes + (list(self.merger_shapes().values()) if settings.projector else [])
 
 
 def find_base(source: str) -> Path | None:
@@ -149,10 +164,10 @@ def find_base(source: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(source, "config.json")
+        config_path = try_to_load_from_cache(source, "config.json")
     except ValueError:  # no name that the hub could have
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(config_path).parent if isinstance(config_path, str) else None
 
 
 def read_architecture(source: str) -> Architecture:
@@ -166,7 +181,7 @@ def read_architecture(source: str) -> Architecture:
             raise BaseModelError(f"{folder} has no config.json: not a base model")
         config = read_json(folder / "config.json")
         try:
-            return _checked(Architecture.from_config(config))
+            return _validate_sizes(Architecture.from_config(config))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BaseModelError(f"{folder}/config.json is not a Qwen3-VL's: {error!r}") from None
     match = _NAME.search(source)
@@ -175,35 +190,57 @@ def read_architecture(source: str) -> Architecture:
             f"no base model at {source}; a plan needs a folder with config.json, or the name of a "
             f"published size: Qwen/Qwen3-VL-4B-Instruct ({', '.join(_SIZES)}; -4bit, -8bit)"
         )
-    return Architecture.from_config(_published(match[1], int(match[2] or 0)))
+    return Architecture.from_config(_published_config(match[1], int(match[2] or 0)))
 
 
-def _checked(found: Architecture) -> Architecture:
+def _validate_sizes(arch: Architecture) -> Architecture:
     """Raise ValueError unless every size is a whole number above 0."""
-    sizes = [found.width, found.mlp, found.layers, *found.heads, found.vocabulary, *found.vision,
-             *found.patch, found.group]  # fmt: skip
+    sizes = [
+        arch.width,
+        arch.mlp_width,
+        arch.layers,
+        *arch.heads,
+        arch.vocabulary,
+        *arch.vision,
+        *arch.patch,
+        arch.group,
+    ]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(f"a size is no whole number above 0: {sizes}")
-    return found
+    return arch
 
 
-def _published(size: str, bits: int) -> dict[str, Any]:
+def _published_config(size: str, bits: int) -> dict[str, Any]:
     hidden, mlp, layers, heads, tied, depth, wide, vision_mlp = _SIZES[size]
     text = {
-        "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": 128,
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
         "vocab_size": 151_936,
-    }  # fmt: skip
+    }
     vision = {
-        "depth": depth, "hidden_size": wide, "intermediate_size": vision_mlp, "patch_size": 16,
-        "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3,
-        "num_position_embeddings": 2304, "deepstack_visual_indexes": [0, 1, 2],
-    }  # fmt: skip
+        "depth": depth,
+        "hidden_size": wide,
+        "intermediate_size": vision_mlp,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "in_channels": 3,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
     packed = {"quantization": {"bits": bits, "group_size": 64}} if bits else {}
     return {
-        "text_config": text, "vision_config": vision, "tie_word_embeddings": tied,
-        "dtype": "bfloat16", "image_token_id": 151_655, **packed,
-    }  # fmt: skip
+        "text_config": text,
+        "vision_config": vision,
+        "tie_word_embeddings": tied,
+        "dtype": "bfloat16",
+        "image_token_id": 151_655,
+        **packed,
+    }
 
 
 @dataclass(frozen=True)
@@ -211,8 +248,9 @@ class Device:
     """How a machine computes.
 
     float_bytes  of an activation, and of a weight that is not packed
-    block        queries whose scores exist together, keys behind them left out; 0 for all of a row
+    query_block        queries whose scores exist together, keys behind them left out; 0 for all
+    of a row
     """
 
     float_bytes: int
-    block: int
+    query_block: int

@@ -9,165 +9,193 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mondrian.model.constrained import Form, Guide
-from mondrian.model.kv_cache import Kept, Slots
-from mondrian.model.language import Features, embed, layers, logits, positions
-from mondrian.model.sampling import allowed, drawn
-from mondrian.model.vlm import Answer, Vlm
+from mondrian.model.constrained import CritiqueGrammar, GrammarState
+from mondrian.model.kv_cache import BatchKVCache, PrefixCache
+from mondrian.model.language import (
+    Features,
+    compute_logits,
+    compute_mrope_positions,
+    embed,
+    run_decoder_layers,
+)
+from mondrian.model.sampling import mask_logits, sample
+from mondrian.model.vlm import Generation, Vlm
 
 
 @dataclass(frozen=True)
-class How:
+class SamplingParams:
     """How answers are drawn.
 
-    limit        tokens an answer may have
-    rows         answers that are generated at a time
-    form         holds answers to the schema; None lets them be what they are
+    max_new_tokens        tokens an answer may have
+    max_sequences         answers that are generated at a time
+    grammar         holds answers to the schema; None lets them be what they are
     temperature  0 takes the likeliest token
     seed         of the draws; those of a row do not depend on other rows
-    through_ends  do not stop at the end of a text, for measuring
+    ignore_eos  do not stop at the end of a text, for measuring
     """
 
-    limit: int
-    rows: int = 8
-    form: Form | None = None
+    max_new_tokens: int
+    max_sequences: int = 8
+    grammar: CritiqueGrammar | None = None
     temperature: float = 0.0
     seed: int = 0
-    through_ends: bool = False
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if self.form and self.form.limit != self.limit:
-            raise ValueError(f"the form ends at {self.form.limit} tokens, not at {self.limit}")
+        if self.grammar and self.grammar.limit != self.max_new_tokens:
+            raise ValueError(
+                f"the form ends at {self.grammar.limit} tokens, not at {self.max_new_tokens}"
+            )
 
 
-class Row:
+class SequenceState:
     """One answer as it grows. `pending` is what the model has not seen yet of prompt and answer.
 
     arm  who answers, where rows of several arms take steps together
     """
 
-    def __init__(self, prompt: Sequence[int], seen: Features, image: int, how: How, dice: int):
-        self.seen, self.image, self.how = seen, image, how
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        features: Features,
+        image: int,
+        sampling_params: SamplingParams,
+        seed: int,
+    ):
+        self.features, self.image, self.sampling_params = features, image, sampling_params
         self.arm: Hashable = None
-        self.guide: Guide | None = how.form.guide() if how.form else None
-        self.told: list[int] = list(self.guide.forced) if self.guide else []
-        self.pending = [*prompt, *self.told]
+        self.guide: GrammarState | None = (
+            sampling_params.grammar.create_state() if sampling_params.grammar else None
+        )
+        self.output_ids: list[int] = list(self.guide.forced) if self.guide else []
+        self.pending = [*prompt, *self.output_ids]
         self.done = 0
-        self.where = positions(len(prompt) + how.limit, image, seen.grid)
-        self.dice = np.random.default_rng((how.seed, dice))
+        self.position_ids = compute_mrope_positions(
+            len(prompt) + sampling_params.max_new_tokens, image, features.grid
+        )
+        self.rng = np.random.default_rng((sampling_params.seed, seed))
         self.ended = self.full = False
         self.passes, self.seconds = 0, 0.0
 
-    def skip(self, shared: int) -> None:
+    def skip_prefix(self, shared: int) -> None:
         """The model knows so many of its first tokens."""
         self.pending, self.done = self.pending[shared:], shared
 
-    def take(self, token: int, ends: frozenset[int]) -> None:
+    def append_token(self, token: int, ends: frozenset[int]) -> None:
         """The next token, and with it those that must follow."""
         self.passes += 1
         self.done += len(self.pending)
         self.pending = [token]
         if self.guide:
-            self.guide.take(token)
+            self.guide.accept_token(token)
             self.pending += self.guide.forced
             self.ended = self.guide.ended
-        elif token in ends and not self.how.through_ends:
+        elif token in ends and not self.sampling_params.ignore_eos:
             self.ended, self.pending = True, []
-        self.told += self.pending
-        self.full = len(self.told) >= self.how.limit
+        self.output_ids += self.pending
+        self.full = len(self.output_ids) >= self.sampling_params.max_new_tokens
 
-    def answer(self, vlm: Vlm) -> Answer:
+    def to_generation(self, vlm: Vlm) -> Generation:
         """What it has become."""
-        text = vlm.processor.tokenizer.decode(self.told, skip_special_tokens=True)
-        return Answer(text, tuple(self.told), self.seconds, self.ended, self.passes)
+        text = vlm.processor.tokenizer.decode(self.output_ids, skip_special_tokens=True)
+        return Generation(text, tuple(self.output_ids), self.seconds, self.ended, self.passes)
 
 
-class Decoder:
-    """Rows that take each step together, in slots of one cache; `at` says which is where.
+class BatchGenerator:
+    """Rows that take each step together, in slots of one cache; `row_by_slot` says which is where.
 
-    All are drawn in one way (How), by whichever adapter is attached; one may come where `free`.
+    All are drawn in one way (How), by whichever adapter is attached; one may come where
+    `has_free_slot`.
     Slots come and go with the rows: what stands empty costs attention too.
 
-    most  rows at a time
+    max_rows  rows at a time
     """
 
-    def __init__(self, vlm: Vlm, most: int) -> None:
-        self.vlm, self.most = vlm, most
-        self.slots = Slots(vlm.model.language_model.model.layers, most)
-        self.at: list[Row | None] = [None] * most
+    def __init__(self, vlm: Vlm, max_rows: int) -> None:
+        self.vlm, self.max_rows = vlm, max_rows
+        self.slots = BatchKVCache(vlm.model.language_model.model.layers, max_rows)
+        self.row_by_slot: list[SequenceState | None] = [None] * max_rows
 
     @property
-    def live(self) -> list[Row]:
+    def active_sequences(self) -> list[SequenceState]:
         """Rows that have not ended."""
-        return [row for row in self.at if row is not None]
+        return [row for row in self.row_by_slot if row is not None]
 
     @property
-    def free(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Whether another row can come."""
-        return len(self.live) < self.most
+        return len(self.active_sequences) < self.max_rows
 
-    def admit(self, row: Row, prefix: Kept | None = None) -> None:
+    def insert(self, row: SequenceState, prefix: PrefixCache | None = None) -> None:
         """Give it a free place.
 
         prefix  keys and values of the tokens that it begins with, as `Slots.taken` gave them
         """
-        if None not in self.at:
-            more = min(len(self.at), self.most - len(self.at))
+        if None not in self.row_by_slot:
+            more = min(len(self.row_by_slot), self.max_rows - len(self.row_by_slot))
             self.slots.widen(more)
-            self.at += [None] * more
-        slot = self.at.index(None)
-        row.skip(self.slots.start(slot, prefix))
-        self.at[slot] = row
+            self.row_by_slot += [None] * more
+        slot = self.row_by_slot.index(None)
+        row.skip_prefix(self.slots.assign_slot(slot, prefix))
+        self.row_by_slot[slot] = row
 
-    def drop(self, row: Row) -> None:
+    def remove(self, row: SequenceState) -> None:
         """Take a row away, ended or not."""
-        slot = self.at.index(row)
-        self.slots.stop(slot)
-        self.at[slot] = None
+        slot = self.row_by_slot.index(row)
+        self.slots.release_slot(slot)
+        self.row_by_slot[slot] = None
 
-    def step(self) -> list[Row]:
+    def step(self) -> list[SequenceState]:
         """A token more for every row, and those forced after it; the rows that ended by it."""
-        rows = self.live
-        if 2 * len(rows) <= len(self.at):
-            self.slots.keep([i for i, row in enumerate(self.at) if row is not None])
-            self.at = list(rows)
-        self.slots.lay_out([len(row.pending) if row else 0 for row in self.at])
-        told = logits(self.vlm.model, self._forward(rows))
+        rows = self.active_sequences
+        if 2 * len(rows) <= len(self.row_by_slot):
+            self.slots.retain_slots(
+                [i for i, row in enumerate(self.row_by_slot) if row is not None]
+            )
+            self.row_by_slot = list(rows)
+        self.slots.prepare_step([len(row.pending) if row else 0 for row in self.row_by_slot])
+        next_logits = compute_logits(self.vlm.model, self._forward(rows))
         if rows[0].guide:
-            told = allowed(told, [row.guide.mask for row in rows if row.guide])
-        tokens = np.array(drawn(told, rows[0].how.temperature, [row.dice.random() for row in rows]))
+            next_logits = mask_logits(next_logits, [row.guide.mask for row in rows if row.guide])
+        tokens = np.array(
+            sample(
+                next_logits, rows[0].sampling_params.temperature, [row.rng.random() for row in rows]
+            )
+        )
         for row, token in zip(rows, tokens, strict=True):
-            row.take(int(token), self.vlm.end_ids)
+            row.append_token(int(token), self.vlm.end_ids)
         ended = [row for row in rows if row.ended or row.full]
         for row in ended:
-            self.drop(row)
+            self.remove(row)
         return ended
 
-    def _forward(self, rows: Sequence[Row]) -> mx.array:
+    def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
         """Hidden states of each row's last token, (rows, width)."""
         text = self.vlm.model.language_model.model
         ids = np.concatenate([row.pending for row in rows]).astype(np.int32)[None]
-        where = np.concatenate(
-            [row.where[:, row.done : row.done + len(row.pending)] for row in rows], axis=1
+        position_ids = np.concatenate(
+            [row.position_ids[:, row.done : row.done + len(row.pending)] for row in rows], axis=1
         )
-        seen = [row.seen for row in rows if not row.passes]
+        features = [row.features for row in rows if not row.passes]
         h, deep = (
-            self._embedded(ids, rows, seen) if seen else (text.embed_tokens(mx.array(ids)), [])
+            self._embed_prompts(ids, rows, features)
+            if features
+            else (text.embed_tokens(mx.array(ids)), [])
         )
-        h = layers(text, h, mx.array(where[:, None]), deep, self.slots.layers)
+        h = run_decoder_layers(text, h, mx.array(position_ids[:, None]), deep, self.slots.layers)
         last = np.cumsum([len(row.pending) for row in rows]) - 1
         return h[0, mx.array(last)]
 
-    def _embedded(
-        self, ids: Any, rows: Sequence[Row], seen: Sequence[Features]
+    def _embed_prompts(
+        self, ids: Any, rows: Sequence[SequenceState], features: Sequence[Features]
     ) -> tuple[mx.array, list[mx.array]]:
         """The same with photographs in place of the image tokens of rows that are new."""
-        lookup = np.full_like(ids, sum(one.merged.shape[0] for one in seen))
-        first = found = 0
+        lookup = np.full_like(ids, sum(f.merged.shape[0] for f in features))
+        first = n_features = 0
         for row in rows:
             if not row.passes:
-                count, start = row.seen.merged.shape[0], first + row.image - row.done
-                lookup[0, start : start + count] = np.arange(found, found + count)
-                found += count
+                count, start = row.features.merged.shape[0], first + row.image - row.done
+                lookup[0, start : start + count] = np.arange(n_features, n_features + count)
+                n_features += count
             first += len(row.pending)
-        return embed(self.vlm.model, ids, lookup, seen)
+        return embed(self.vlm.model, ids, lookup, features)

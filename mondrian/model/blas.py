@@ -31,7 +31,7 @@ def find_openblas() -> Path | None:
     return next(iter(sorted(site.glob("opencv_python*.libs/libopenblas*.so*"))), None)
 
 
-def load() -> bool:
+def preload_openblas() -> bool:
     """Bind a fast BLAS and keep freed memory; say so once where there is none."""
     if sys.platform != "linux":
         return True
@@ -57,4 +57,4 @@ def load() -> bool:
     return True
 
 
-FAST = load()
+HAS_FAST_BLAS = preload_openblas()

@@ -13,11 +13,14 @@ from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.schema import schema_hash
 from mondrian.model.provenance import RECIPE, read_recipe
 
-WEIGHED = ("adapter_config.json", "adapter_model.safetensors")  # what adapter_version counts
+VERSIONED_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)  # what adapter_version counts
 
 
 @dataclass(frozen=True)
-class Terms:
+class AdapterRequirements:
     """image  min_pixels and max_pixels"""
 
     advisor: str
@@ -26,48 +29,53 @@ class Terms:
     image: dict[str, int]
 
 
-def terms_of(made: Any) -> Terms:
+def release_requirements(release: Any) -> AdapterRequirements:
     """Those of a recipe or of a release."""
-    return Terms(made.advisor, made.prompt_sha256, made.schema_sha256, made.image)
+    return AdapterRequirements(
+        release.advisor, release.prompt_sha256, release.schema_sha256, release.image
+    )
 
 
-def terms_here(advisor: str, params: Params) -> Terms:
+def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
     """Those of this checkout.
 
     Raises ParamsError where params.yaml does not know the advisor.
     """
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
-    return Terms(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
+    return AdapterRequirements(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
 
 
-def terms_in(folder: Path, here: Terms) -> Terms:
+def read_requirements(folder: Path, here: AdapterRequirements) -> AdapterRequirements:
     """Those of an adapter's folder; what an older recipe does not say is as it is here.
 
     Raises AdapterError where its recipe cannot be read.
     """
-    made, whole = read_recipe(folder), read_json(folder / RECIPE)
+    recipe, whole = read_recipe(folder), read_json(folder / RECIPE)
     schema, image = whole.get("schema_sha256", here.schema_sha256), whole.get("image", here.image)
-    return Terms(made.advisor, made.prompt_sha256, schema, image)
+    return AdapterRequirements(recipe.advisor, recipe.prompt_sha256, schema, image)
 
 
-def check_terms(made: Terms, here: Terms, name: str) -> None:
+def check_requirements(
+    adapter_terms: AdapterRequirements, here: AdapterRequirements, name: str
+) -> None:
     """Raise AdapterError unless an adapter was trained on this prompt, form and size of picture."""
-    if made.advisor != here.advisor:
-        raise AdapterError(f"{name} is {made.advisor}'s, not {here.advisor}'s")
-    if made.prompt_sha256 != here.prompt_sha256:
+    if adapter_terms.advisor != here.advisor:
+        raise AdapterError(f"{name} is {adapter_terms.advisor}'s, not {here.advisor}'s")
+    if adapter_terms.prompt_sha256 != here.prompt_sha256:
         raise AdapterError(
-            f"{name} was trained on another prompt (sha256 {made.prompt_sha256[:8]}…) than "
+            f"{name} was trained on another prompt (sha256 {adapter_terms.prompt_sha256[:8]}…) "
+            f"than "
             f"personas.{here.advisor} of params.yaml gives ({here.prompt_sha256[:8]}…); bring "
             "params.yaml to where it was trained, or train again"
         )
     for what in ("image", "schema_sha256"):
-        if getattr(made, what) != getattr(here, what):
+        if getattr(adapter_terms, what) != getattr(here, what):
             raise AdapterError(
-                f"{name} was trained with {what} {getattr(made, what)}, here "
+                f"{name} was trained with {what} {getattr(adapter_terms, what)}, here "
                 f"{getattr(here, what)}; bring this checkout to where it was trained, or train"
             )
 
 
 def adapter_version(folder: Path) -> str:
     """The name that the service gives to an adapter: it hangs on what decides its answers."""
-    return files_hash(folder, WEIGHED)[:12]
+    return files_hash(folder, VERSIONED_FILES)[:12]

@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from mondrian.core.errors import EvaluationError
 from mondrian.critique.schema import DIMENSIONS, json_schema
 
-Words = NDArray[np.int32]  # a bit a token
+TokenBitmask = NDArray[np.int32]  # a bit a token
 ITEMS = 5  # of a list, as many as the schema allows
 SLACK = 8  # tokens that an escape or a character of many bytes may take before a text can close
-SPLIT = 2  # tokens more than a text's shortest form, where quotes and commas come one by one
-GENEROUS = 0.5  # of the tokens that the shortest rest does not need, what one text may take
+PUNCTUATION_MARGIN = (
+    2  # tokens more than a text's shortest form, where quotes and commas come one by one
+)
+TEXT_BUDGET_FRACTION = (
+    0.5  # of the tokens that the shortest rest does not need, what one text may take
+)
 
 
-class Form:
+class CritiqueGrammar:
     """The schema for one tokenizer.
 
     vocabulary  numbers that a row of logits has
@@ -41,37 +45,39 @@ class Form:
         self.limit = limit
         self.text = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
         texts = [self.text(token) for token in range(vocabulary)]
-        self.closers = self._words([text[:1] == b'"' for text in texts])
-        self.whole = self._words([_is_whole(text) for text in texts])
-        self.after, self.item = self._needed(tokenizer)
-        least = self.after[0][0]
-        if least > limit:
+        self.closers = self._pack_bitmask([text[:1] == b'"' for text in texts])
+        self.whole = self._pack_bitmask([_is_whole(text) for text in texts])
+        self.after, self.item = self._count_needed_tokens(tokenizer)
+        min_tokens = self.after[0][0]
+        if min_tokens > limit:
             raise EvaluationError(
-                f"evaluate.max_new_tokens is {limit}; a critique may need {least}, raise it"
+                f"evaluate.max_new_tokens is {limit}; a critique may need {min_tokens}, raise it"
             )
 
-    def _words(self, chosen: list[bool]) -> Words:
+    def _pack_bitmask(self, chosen: list[bool]) -> TokenBitmask:
         padded = [*chosen, *[False] * (32 * self.words - len(chosen))]
         return np.packbits(padded, bitorder="little").view(np.int32)
 
-    def guide(self) -> Guide:
+    def create_state(self) -> GrammarState:
         """For one answer."""
-        return Guide(self)
+        return GrammarState(self)
 
-    def _needed(self, tokenizer: Any) -> tuple[list[tuple[int, int]], int]:
+    def _count_needed_tokens(self, tokenizer: Any) -> tuple[list[tuple[int, int]], int]:
         """Tokens, and texts, that what comes after each key takes at most; tokens of a list's item.
 
         Of the shortest critique, its lists as long as they may be. Place 0 stands for all of it,
         place k for what follows the value of key k, in the order of their appearance.
         """
-        pieces = _shortest()
+        pieces = _shortest_critique()
         counts = [len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p, _ in pieces]
         texts = [n for _, n in pieces]
         after = [
-            (sum(counts[i:]) + SPLIT * sum(texts[i:]), sum(texts[i:]))
+            (sum(counts[i:]) + PUNCTUATION_MARGIN * sum(texts[i:]), sum(texts[i:]))
             for i in range(len(pieces) + 1)
         ]
-        return after, len(tokenizer(', "x"', add_special_tokens=False)["input_ids"]) + SPLIT
+        return after, len(
+            tokenizer(', "x"', add_special_tokens=False)["input_ids"]
+        ) + PUNCTUATION_MARGIN
 
 
 def _is_whole(text: bytes) -> bool:
@@ -82,37 +88,42 @@ def _is_whole(text: bytes) -> bool:
         return False
 
 
-def _shortest() -> list[tuple[str, int]]:
+def _shortest_critique() -> list[tuple[str, int]]:
     """A critique key by key, each with its value and the texts in it that are free."""
     pieces = [('{"image_description": "x"', 1), (', "dimensions": [', 0)]
     for i, name in enumerate(DIMENSIONS):
         pieces += [
-            (f'{", " if i else ""}{{"name": {json.dumps(name)}', 0), (', "score": 10.0', 0),
-            (', "comment": "x"', 1), (', "recommendation": "x"}', 1),
-        ]  # fmt: skip
+            (f'{", " if i else ""}{{"name": {json.dumps(name)}', 0),
+            (', "score": 10.0', 0),
+            (', "comment": "x"', 1),
+            (', "recommendation": "x"}', 1),
+        ]
     items = ", ".join(['"x"'] * ITEMS)
     return [
-        *pieces, ('], "overall_score": 10.0', 0), (f', "key_strengths": [{items}]', ITEMS),
-        (f', "priority_improvements": [{items}]', ITEMS), (', "technical_notes": "x"}', 1),
-    ]  # fmt: skip
+        *pieces,
+        ('], "overall_score": 10.0', 0),
+        (f', "key_strengths": [{items}]', ITEMS),
+        (f', "priority_improvements": [{items}]', ITEMS),
+        (', "technical_notes": "x"}', 1),
+    ]
 
 
-class Guide:
+class GrammarState:
     """Where one answer stands. `mask` holds what may come next, a bit a token."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: CritiqueGrammar) -> None:
         self.form = form
         self.matcher = LLMatcher(form.tokens, form.grammar)
         self.ended = False
-        self.mask: Words = np.zeros(form.words, np.int32)
-        self._used = self._keys = self._items = self._spent = self._most = 0
+        self.mask: TokenBitmask = np.zeros(form.words, np.int32)
+        self._used = self._keys = self._items = self._spent = self._text_limit = 0
         self._inside = self._escaped = False
-        self.forced = self._go_on()
+        self.forced = self._advance()
 
-    def take(self, token: int) -> None:
+    def accept_token(self, token: int) -> None:
         """Accept a token; `forced` then holds those that must follow it, accepted too."""
         self._accept([token])
-        self.forced = self._go_on()
+        self.forced = self._advance()
 
     def _accept(self, tokens: list[int]) -> None:
         if not self.matcher.consume_tokens(tokens):
@@ -123,7 +134,7 @@ class Guide:
             for byte in self.form.text(token):
                 self._read(byte)
 
-    def _go_on(self) -> list[int]:
+    def _advance(self) -> list[int]:
         """Accept every token that has no alternative; make the mask of the next one."""
         out: list[int] = []
         while not self.matcher.is_stopped():
@@ -144,14 +155,14 @@ class Guide:
 
     def _close(self) -> None:
         """Allow only what closes a text that has had its share; before that, nothing half."""
-        if self._inside and self._spent >= self._most:
+        if self._inside and self._spent >= self._text_limit:
             self._allow(self.form.closers)
-        if not self._inside or self._spent + SLACK >= self._most:
+        if not self._inside or self._spent + SLACK >= self._text_limit:
             self._allow(self.form.whole)
 
-    def _allow(self, some: Words) -> None:
+    def _allow(self, bitmask: TokenBitmask) -> None:
         """Only these tokens, where any of them may come."""
-        left = self.mask & some
+        left = self.mask & bitmask
         if left.any():
             self.mask = left
 
@@ -164,15 +175,15 @@ class Guide:
                 self._inside, self._items = False, self._items + 1
         elif byte == ord('"'):
             self._inside, self._spent = True, 0
-            self._most = self._share()
+            self._text_limit = self._compute_text_budget()
         elif byte == ord(":"):
             self._keys, self._items = self._keys + 1, 0
 
-    def _share(self) -> int:
+    def _compute_text_budget(self) -> int:
         """Tokens that a text which now begins may take."""
         form = self.form
         needed, texts = form.after[self._keys]
         own = form.after[self._keys - 1][1] - texts if self._keys else 0
         items = max(0, own - 1 - self._items)
-        free = form.limit - self._used - needed - items * form.item - SPLIT - 1
-        return max(1, int(free * GENEROUS) if items + texts else free)
+        free = form.limit - self._used - needed - items * form.item - PUNCTUATION_MARGIN - 1
+        return max(1, int(free * TEXT_BUDGET_FRACTION) if items + texts else free)

@@ -48,8 +48,11 @@ def to_mlx(
     turned = {mlx_name(n): mx.contiguous(v.T) if v.ndim == 2 else v for n, v in weights.items()}
     keys = sorted({name.rsplit(".", 1)[0] for name in turned})
     parameters = {
-        "rank": settings.rank, "scale": settings.scale, "dropout": settings.dropout, "keys": keys,
-    }  # fmt: skip
+        "rank": settings.rank,
+        "scale": settings.scale,
+        "dropout": settings.dropout,
+        "keys": keys,
+    }
     kind = "dora" if settings.dora else "lora"
     return turned, {"fine_tune_type": kind, "num_layers": -1, "lora_parameters": parameters}
 
@@ -62,7 +65,7 @@ def export(folder: Path, output: Path, kind: str) -> None:
     read_recipe(folder)
     weights = adapter.read_weights(folder)
     settings = adapter.read_settings(folder, weights, 0)
-    adapter.check_alone(weights, settings, folder)
+    adapter.check_weight_format(weights, settings, folder)
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; name another folder")
     own = (adapter.CONFIG, adapter.WEIGHTS, "adapters.safetensors", RECIPE)
@@ -93,11 +96,12 @@ def merge(base: str, folder: Path, output: Path) -> None:
         )
     _check_target(source, output)
     layers = adapter.load(loaded.model, loaded.hash, folder)
-    stored = _names(source)
+    stored = _read_weight_names(source)
     lacking = [path for path in layers if f"model.{path}.weight" not in stored]
     if lacking:
-        raise AdapterError(f"{base} has no model.{lacking[0]}.weight to add to; take the base as "
-                           "Qwen published it")  # fmt: skip
+        raise AdapterError(
+            f"{base} has no model.{lacking[0]}.weight to add to; take the base as Qwen published it"
+        )
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
     with whole_folder(output, [*names, RECIPE]) as beside:
         shutil.copy(folder / RECIPE, beside / RECIPE)
@@ -116,12 +120,12 @@ def _check_target(source: Path, output: Path) -> None:
         raise AdapterError(f"{output} holds something that is no merged base; name another folder")
 
 
-def _names(folder: Path) -> set[str]:
-    found: set[str] = set()
+def _read_weight_names(folder: Path) -> set[str]:
+    names: set[str] = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "numpy") as opened:
-            found |= set(opened.keys())
-    return found
+            names |= set(opened.keys())
+    return names
 
 
 def _merge_file(source: Path, target: Path, layers: dict[str, LoraLinear]) -> None:
@@ -131,10 +135,12 @@ def _merge_file(source: Path, target: Path, layers: dict[str, LoraLinear]) -> No
         name = f"model.{path}.weight"
         if name in weights:
             plain = weights[name]
-            weights[name] = (plain.astype(mx.float32) + layer.update_weight()).astype(plain.dtype)
+            weights[name] = (plain.astype(mx.float32) + layer.delta_weight()).astype(plain.dtype)
             if not bool(mx.all(mx.isfinite(weights[name]))):
-                raise AdapterError(f"{name} with the adapter is no number in {plain.dtype}; train "
-                                   "with a lower train.learning_rate")  # fmt: skip
+                raise AdapterError(
+                    f"{name} with the adapter is no number in {plain.dtype}; train "
+                    "with a lower train.learning_rate"
+                )
     try:
         mx.save_safetensors(str(target), weights, {"format": "pt"})
     except RuntimeError as error:

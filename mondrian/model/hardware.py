@@ -11,22 +11,22 @@ import mlx.core as mx
 import psutil
 
 from mondrian.model.architecture import Device
-from mondrian.model.kernels import BLOCK, ON_GPU, softmax
+from mondrian.model.kernels import ON_GPU, QUERY_BLOCK_SIZE, softmax
 from mondrian.model.vlm import Vlm
 
 _ROWS_OF_MLP = 3  # gate, up and their product
 _ROWS_OF_LOGITS = 4  # float32 copies of a row of logits that exist at a time: masked, soft, summed
 
-METAL = Device(float_bytes=2, block=0)
-CPU = Device(float_bytes=4, block=BLOCK)
+METAL = Device(float_bytes=2, query_block=0)
+CPU = Device(float_bytes=4, query_block=QUERY_BLOCK_SIZE)
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Measured: operations of a matrix product a second, and seconds an element of softmax."""
 
-    operations: float
-    element: float
+    flops_per_second: float
+    softmax_seconds: float
 
 
 def this_device() -> Device:
@@ -34,19 +34,19 @@ def this_device() -> Device:
     return METAL if ON_GPU else CPU
 
 
-def memory_left() -> int:
+def memory_budget() -> int:
     """Bytes that a run may take: of the GPU's working set, or of what is free."""
     if ON_GPU:
         return int(mx.device_info()["max_recommended_working_set_size"])
     return int(psutil.virtual_memory().available)
 
 
-def memory_free() -> int:
+def available_memory() -> int:
     """The same beside what is already in use on a GPU."""
-    return memory_left() - (mx.get_active_memory() if ON_GPU else 0)
+    return memory_budget() - (mx.get_active_memory() if ON_GPU else 0)
 
 
-def measure() -> Pace:
+def measure_throughput() -> Throughput:
     """The better of a few tries each, in well under a second."""
     kind = mx.bfloat16 if ON_GPU else mx.float32
     a, b = mx.ones((1024, 1024), kind), mx.ones((1024, 1024), kind)
@@ -54,7 +54,7 @@ def measure() -> Pace:
     mx.eval(a, b, scores)
     product = _quickest(lambda: a @ b)
     softened = _quickest(lambda: softmax(scores))
-    return Pace(2 * 1024**3 / product, softened / scores.size)
+    return Throughput(2 * 1024**3 / product, softened / scores.size)
 
 
 def _quickest(make: Callable[[], Any]) -> float:
@@ -66,10 +66,10 @@ def _quickest(make: Callable[[], Any]) -> float:
     return min(times)
 
 
-def bytes_a_row(vlm: Vlm, tokens: int) -> int:
+def bytes_per_sequence(vlm: Vlm, tokens: int) -> int:
     """Keys and values of so many tokens in every layer, a layer's first pass, and logits of one."""
     text = vlm.model.config.text_config
     pairs = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-    held = pairs * this_device().float_bytes * tokens
+    kv_bytes = pairs * this_device().float_bytes * tokens
     passing = _ROWS_OF_MLP * text.intermediate_size * this_device().float_bytes * tokens
-    return int(held + passing + 4 * _ROWS_OF_LOGITS * text.vocab_size)
+    return int(kv_bytes + passing + 4 * _ROWS_OF_LOGITS * text.vocab_size)

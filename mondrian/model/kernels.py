@@ -19,31 +19,31 @@ import numpy as np
 
 _GELU = -2 * sqrt(2 / pi)
 _CUBIC = 0.044715 * _GELU
-BLOCK = 192  # queries a block of attention: small wastes calls, large wastes masked work
+QUERY_BLOCK_SIZE = 192  # queries a block of attention: small wastes calls, large wastes masked work
 ON_GPU = mx.default_device().type == mx.DeviceType.gpu
-FEW = 4096  # elements up to which one slow kernel is quicker than several quick ones
-HIDDEN = -1e9  # added to the score of a key that is not to be seen
-UNIT = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
+SMALL_ARRAY_SIZE = 4096  # elements up to which one slow kernel is quicker than several quick ones
+MASK_VALUE = -1e9  # added to the score of a key that is not to be seen
+EXP_SCALE = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
 Span = tuple[int, int]  # from and up to
 
 
 @dataclass(frozen=True)
-class Part:
+class AttentionSpan:
     """Some queries of a packed sequence and the keys they see; the last ones are aligned."""
 
     queries: Span
     keys: tuple[Span, ...]
 
 
-Mask = Literal["causal"] | Sequence[Part] | mx.array | None
+Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
 
 
 def exp(x: mx.array) -> mx.array:
     """e^x, through power where that is quicker."""
-    return to_the(x * UNIT)
+    return fast_power(x * EXP_SCALE)
 
 
-def to_the(x: mx.array) -> mx.array:
+def fast_power(x: mx.array) -> mx.array:
     """The device's quick base to the x: e^(x / UNIT)."""
     return mx.exp(x) if ON_GPU else mx.power(mx.array(2.0, x.dtype), x)
 
@@ -76,7 +76,7 @@ def _swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.arra
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
     """silu(gate) * x."""
-    return nn.silu(gate) * x if ON_GPU or gate.size < FEW else _cpu_swiglu(gate, x)
+    return nn.silu(gate) * x if ON_GPU or gate.size < SMALL_ARRAY_SIZE else _cpu_swiglu(gate, x)
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -99,8 +99,8 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -
     out = []
     for part in mask:
         first, last = part.queries
-        seen = [_join([x[:, :, a:b] for a, b in part.keys]) for x in (k, v)]
-        out.append(_attend(q[:, :, first:last], seen[0], seen[1], scale, "causal"))
+        visible_kv = [_join([x[:, :, a:b] for a, b in part.keys]) for x in (k, v)]
+        out.append(_attend(q[:, :, first:last], visible_kv[0], visible_kv[1], scale, "causal"))
     return _join(out)
 
 
@@ -109,9 +109,12 @@ def _join(pieces: list[mx.array]) -> mx.array:
 
 
 def _attend(
-    q: mx.array, k: mx.array, v: mx.array, scale: float,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    scale: float,
     mask: Literal["causal"] | mx.array | None,
-) -> mx.array:  # fmt: skip
+) -> mx.array:
     added: Any = mask if isinstance(mask, mx.array) else None
     if ON_GPU:
         mask = mask if added is None else added[:, None, None].astype(q.dtype)
@@ -119,27 +122,31 @@ def _attend(
     batch, heads, length, width = q.shape
     groups, total = k.shape[1], k.shape[2]
     if length == 1:  # its heads of a group as one matrix
-        one = (q * scale).reshape(batch, groups, -1, width) @ k.swapaxes(-1, -2)
-        one = one if added is None else one + added[:, None, None]
-        shares: Any = mx.softmax(one, -1) if one.size < FEW else softmax(one)
+        query_scores = (q * scale).reshape(batch, groups, -1, width) @ k.swapaxes(-1, -2)
+        query_scores = query_scores if added is None else query_scores + added[:, None, None]
+        shares: Any = (
+            mx.softmax(query_scores, -1)
+            if query_scores.size < SMALL_ARRAY_SIZE
+            else softmax(query_scores)
+        )
         return (shares @ v).reshape(q.shape)
     q = (q * scale).reshape(batch, groups, heads // groups, length, width)
     k, v = k[:, :, None], v[:, :, None]
     past = total - length
     out: list[mx.array] = []
-    for start in range(0, length, BLOCK):
-        stop = min(length, start + BLOCK)
-        seen = past + stop if isinstance(mask, str) else total
-        scores = q[:, :, :, start:stop] @ k[:, :, :, :seen].swapaxes(-1, -2)
+    for start in range(0, length, QUERY_BLOCK_SIZE):
+        stop = min(length, start + QUERY_BLOCK_SIZE)
+        n_visible = past + stop if isinstance(mask, str) else total
+        scores = q[:, :, :, start:stop] @ k[:, :, :, :n_visible].swapaxes(-1, -2)
         if mask is not None and stop - start > 1:
-            scores = scores + _below(stop - start, seen)
+            scores = scores + _causal_mask(stop - start, n_visible)
         weights: Any = softmax(scores)
-        out.append(weights @ v[:, :, :, :seen])
+        out.append(weights @ v[:, :, :, :n_visible])
     return mx.concatenate(out, axis=3).reshape(batch, heads, length, width)
 
 
 @lru_cache(64)
-def _below(queries: int, keys: int) -> mx.array:
+def _causal_mask(queries: int, keys: int) -> mx.array:
     """What hides later keys from the last queries, (queries, keys)."""
     hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
-    return mx.array(HIDDEN * hidden)
+    return mx.array(MASK_VALUE * hidden)

@@ -13,45 +13,49 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mondrian.model.kernels import HIDDEN, attention
+from mondrian.model.kernels import MASK_VALUE, attention
 
 _ROOM = 256  # columns that the cache grows by
-Kept = list[tuple[mx.array, mx.array]]  # keys and values of each layer, (1, heads, tokens, width)
+PrefixCache = list[
+    tuple[mx.array, mx.array]
+]  # keys and values of each layer, (1, heads, tokens, width)
 
 
 @dataclass(frozen=True)
 class _Layout:
     """Where one pass's tokens belong.
 
-    rows, places  (tokens,)  slot and column of each
+    token_slots, token_columns  (tokens,)  slot and column of each
     columns       that any slot uses
-    some          whether a slot has just one token
-    alone         (slots,)   each slot's token, any for a slot that has none; not of `several`
+    has_single          whether a slot has just one token
+    single_token_index         (slots,)   each slot's token, any for a slot that has none; not of
+    `multi_token_slots`
     mask          (slots, columns)  hides what is not of the slot
-    several       (slot, from, up to, columns) of slots with more than one token
-    order         (tokens,)  from what the slots say, then those of `several`, to the pass's order
+    multi_token_slots       (slot, from, up to, columns) of slots with more than one token
+    order         (tokens,)  from what the slots say, then those of `multi_token_slots`, to the
+    pass's order
 
     alone, mask and order are None where they would change nothing.
     """
 
-    rows: mx.array
-    places: mx.array
+    token_slots: mx.array
+    token_columns: mx.array
     columns: int
-    some: bool
-    alone: mx.array | None
+    has_single: bool
+    single_token_index: mx.array | None
     mask: mx.array | None
-    several: tuple[tuple[int, int, int, int], ...]
+    multi_token_slots: tuple[tuple[int, int, int, int], ...]
     order: mx.array | None
 
 
-class Slots:
+class BatchKVCache:
     """A cache of `count` rows, for a model of so many layers."""
 
     def __init__(self, layers: Sequence[Any], count: int) -> None:
         self.lengths = [0] * count
-        self.layers = [_Layer(count) for _ in layers]
+        self.layers = [_LayerKVCache(count) for _ in layers]
 
-    def lay_out(self, tokens: Sequence[int]) -> None:
+    def prepare_step(self, tokens: Sequence[int]) -> None:
         """Say how many tokens of each slot the next pass takes; 0 for one at rest."""
         before, firsts = self.lengths, np.cumsum([0, *tokens]).tolist()
         self.lengths = [n + more for n, more in zip(before, tokens, strict=True)]
@@ -66,32 +70,32 @@ class Slots:
         )
         columns = max(self.lengths)
         alone = mask = order = None
-        some = 1 in tokens
-        if some and set(self.lengths) != {columns}:
+        has_single = 1 in tokens
+        if has_single and set(self.lengths) != {columns}:
             hidden = np.arange(columns) >= np.maximum(self.lengths, 1)[:, None]
-            mask = mx.array(np.where(hidden, np.float32(HIDDEN), np.float32(0)))
-        if some and set(tokens) != {1}:
+            mask = mx.array(np.where(hidden, np.float32(MASK_VALUE), np.float32(0)))
+        if has_single and set(tokens) != {1}:
             alone = mx.array([f if n == 1 else 0 for f, n in zip(firsts, tokens, strict=False)])
-        if (several and some) or 0 in tokens:
+        if (several and has_single) or 0 in tokens:
             order = _order(tokens, firsts)
         layout = _Layout(
-            mx.array(rows), mx.array(places), columns, some, alone, mask, several, order
+            mx.array(rows), mx.array(places), columns, has_single, alone, mask, several, order
         )
         for layer in self.layers:
             layer.layout = layout
 
-    def start(self, slot: int, prefix: Kept | None = None) -> int:
+    def assign_slot(self, slot: int, prefix: PrefixCache | None = None) -> int:
         """Give a slot to another row, that may begin with kept tokens; how many those are."""
         self.lengths[slot] = prefix[0][0].shape[2] if prefix else 0
-        for layer, kept in zip(self.layers, prefix or [], strict=False):
-            layer.put(slot, kept)
+        for layer, kv in zip(self.layers, prefix or [], strict=False):
+            layer.put(slot, kv)
         return self.lengths[slot]
 
-    def stop(self, slot: int) -> None:
+    def release_slot(self, slot: int) -> None:
         """Its row has ended."""
         self.lengths[slot] = 0
 
-    def keep(self, slots: Sequence[int]) -> None:
+    def retain_slots(self, slots: Sequence[int]) -> None:
         """Let go of all but some slots, which take the first places."""
         self.lengths = [self.lengths[slot] for slot in slots]
         chosen = mx.array(list(slots))
@@ -111,15 +115,15 @@ class Slots:
                 layer.keys = mx.concatenate([layer.keys, empty])
                 layer.values = mx.concatenate([layer.values, empty])
 
-    def taken(self) -> Kept:
+    def export_prefix(self) -> PrefixCache:
         """Keys and values of the only slot, evaluated: a prefix for others."""
         length = self.lengths[0]
-        kept = [
+        prefix = [
             (mx.contiguous(layer.keys[:1, :, :length]), mx.contiguous(layer.values[:1, :, :length]))
             for layer in self.layers
         ]
-        mx.eval(kept)
-        return kept
+        mx.eval(prefix)
+        return prefix
 
 
 def _order(tokens: Sequence[int], firsts: Sequence[int]) -> mx.array:
@@ -135,7 +139,7 @@ def _order(tokens: Sequence[int], firsts: Sequence[int]) -> mx.array:
     return mx.array(order)
 
 
-class _Layer:
+class _LayerKVCache:
     """One decoder layer's cache; keys and values (slots, kv heads, room, width)."""
 
     layout: _Layout
@@ -147,28 +151,30 @@ class _Layer:
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         """Attention of one pass's tokens, (1, heads, tokens, width), each to its own row."""
-        at = self.layout
-        self._make_room(k, at.columns)
-        for kept, new in ((self.keys, k), (self.values, v)):
-            kept[at.rows, :, at.places] = new[0].swapaxes(0, 1)
-        told = []
-        if at.some:
-            asked = q.swapaxes(0, 2)  # (tokens, heads, 1, width)
-            asked = asked if at.alone is None else asked[at.alone]
-            keys, values = (x[:, :, : at.columns] for x in (self.keys, self.values))
-            told.append(attention(asked, keys, values, scale, at.mask).swapaxes(0, 2))
-        for slot, first, stop, columns in at.several:
+        layout = self.layout
+        self._make_room(k, layout.columns)
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            buffer[layout.token_slots, :, layout.token_columns] = new[0].swapaxes(0, 1)
+        outputs = []
+        if layout.has_single:
+            queries = q.swapaxes(0, 2)  # (tokens, heads, 1, width)
+            queries = (
+                queries if layout.single_token_index is None else queries[layout.single_token_index]
+            )
+            keys, values = (x[:, :, : layout.columns] for x in (self.keys, self.values))
+            outputs.append(attention(queries, keys, values, scale, layout.mask).swapaxes(0, 2))
+        for slot, first, stop, columns in layout.multi_token_slots:
             keys, values = (x[slot : slot + 1, :, :columns] for x in (self.keys, self.values))
-            told.append(attention(q[:, :, first:stop], keys, values, scale, "causal"))
-        found = told[0] if len(told) == 1 else mx.concatenate(told, axis=2)
-        return found if at.order is None else found[:, :, at.order]
+            outputs.append(attention(q[:, :, first:stop], keys, values, scale, "causal"))
+        attn_out = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
+        return attn_out if layout.order is None else attn_out[:, :, layout.order]
 
-    def put(self, slot: int, kept: tuple[mx.array, mx.array]) -> None:
+    def put(self, slot: int, kv: tuple[mx.array, mx.array]) -> None:
         """Let a slot begin with keys and values, (1, kv heads, tokens, width) each."""
-        count = kept[0].shape[2]
-        self._make_room(kept[0], count)
-        self.keys[slot : slot + 1, :, :count] = kept[0]
-        self.values[slot : slot + 1, :, :count] = kept[1]
+        count = kv[0].shape[2]
+        self._make_room(kv[0], count)
+        self.keys[slot : slot + 1, :, :count] = kv[0]
+        self.values[slot : slot + 1, :, :count] = kv[1]
 
     def _make_room(self, k: mx.array, count: int) -> None:
         had = self.keys.shape[2] if self.keys is not None else 0

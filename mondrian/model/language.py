@@ -28,13 +28,13 @@ class Features:
     merged   (image tokens, width)                 takes the place of the image tokens' embeddings
     deep     a level of DeepStack each, same shape  added after the first layers
     grid     (rows, columns) of image tokens
-    raw      what enters the merger, where an adapter on it makes `merged` anew
+    pre_merger      what enters the merger, where an adapter on it makes `merged` anew
     """
 
     merged: mx.array
     deep: tuple[mx.array, ...]
     grid: tuple[int, int]
-    raw: mx.array | None = None
+    pre_merger: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,18 @@ class Batch:
 
     ids        (batch, tokens)
     positions  (3, batch, tokens)   mRoPE: time, height, width
-    lookup     (batch, tokens)      row of `features` at an image token, else the last row (zeros)
-    seen       of each row's photograph
+    feature_index     (batch, tokens)      row of `features` at an image token, else the last row
+    (zeros)
+    features       of each row's photograph
     """
 
     ids: Ints
     positions: Ints
-    lookup: Ints
-    seen: tuple[Features, ...]
+    feature_index: Ints
+    features: tuple[Features, ...]
 
 
-def positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
+def compute_mrope_positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
     """mRoPE positions of one row whose image tokens begin at `start`; shape (3, length).
 
     Text counts up on all three axes; an image holds time still and counts height and width; the
@@ -70,50 +71,52 @@ def positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
     return out
 
 
-def make_batch(rows: Sequence[Sequence[int]], seen: Sequence[Features], image_id: int) -> Batch:
+def make_batch(
+    rows: Sequence[Sequence[int]], row_features: Sequence[Features], image_id: int
+) -> Batch:
     """Pad rows on the right and say where each photograph's features go."""
     length = max(len(row) for row in rows)
     ids = np.zeros((len(rows), length), np.int32)
-    where = np.zeros((3, len(rows), length), np.int32)
-    total = sum(f.merged.shape[0] for f in seen)
+    position_ids = np.zeros((3, len(rows), length), np.int32)
+    total = sum(f.merged.shape[0] for f in row_features)
     lookup = np.full((len(rows), length), total, np.int32)
     first = 0
-    for i, (row, features) in enumerate(zip(rows, seen, strict=True)):
+    for i, (row, features) in enumerate(zip(rows, row_features, strict=True)):
         ids[i, : len(row)] = row
         start, count = row.index(image_id), features.merged.shape[0]
-        where[:, i] = positions(length, start, features.grid)
+        position_ids[:, i] = compute_mrope_positions(length, start, features.grid)
         lookup[i, start : start + count] = np.arange(first, first + count)
         first += count
-    return Batch(ids, where, lookup, tuple(seen))
+    return Batch(ids, position_ids, lookup, tuple(row_features))
 
 
 def hidden_states(model: Any, batch: Batch) -> mx.array:
     """Last hidden states, normed; shape (batch, tokens, width)."""
-    h, deep = embed(model, batch.ids, batch.lookup, batch.seen)
-    return layers(model.language_model.model, h, mx.array(batch.positions), deep)
+    h, deep = embed(model, batch.ids, batch.feature_index, batch.features)
+    return run_decoder_layers(model.language_model.model, h, mx.array(batch.positions), deep)
 
 
 def embed(
-    model: Any, ids: Ints, lookup: Ints, seen: Sequence[Features]
+    model: Any, ids: Ints, lookup: Ints, features: Sequence[Features]
 ) -> tuple[mx.array, list[mx.array]]:
     """What enters the first layer, and what DeepStack adds after the first ones."""
     embedded = model.language_model.model.embed_tokens(mx.array(ids))
     merger = model.vision_tower.merger
-    merged = [f.merged if f.raw is None else merger(f.raw) for f in seen]
-    levels = [merged, *map(list, zip(*(f.deep for f in seen), strict=True))]
+    merged = [f.merged if f.pre_merger is None else merger(f.pre_merger) for f in features]
+    levels = [merged, *map(list, zip(*(f.deep for f in features), strict=True))]
     zero = mx.zeros((1, embedded.shape[-1]), embedded.dtype)
-    found = mx.array(lookup)
+    indices = mx.array(lookup)
     first, *deep = (
-        mx.concatenate([*(a.astype(zero.dtype) for a in level), zero])[found] for level in levels
+        mx.concatenate([*(a.astype(zero.dtype) for a in level), zero])[indices] for level in levels
     )
-    image = mx.array(lookup < sum(f.merged.shape[0] for f in seen))[:, :, None]
+    image = mx.array(lookup < sum(f.merged.shape[0] for f in features))[:, :, None]
     return mx.where(image, first, embedded), deep
 
 
-def layers(
+def run_decoder_layers(
     text: Any,
     h: mx.array,
-    where: mx.array,
+    position_ids: mx.array,
     deep: Sequence[mx.array] = (),
     cache: Sequence[Any] | None = None,
 ) -> mx.array:
@@ -122,9 +125,9 @@ def layers(
     cache  a layer each, whose `attend` takes the place of causal attention
     """
     mask: Mask = "causal" if h.shape[1] > 1 else None
-    turn = rotation(text, h, where)
+    turn = make_rope(text, h, position_ids)
     for i, layer in enumerate(text.layers):
-        h = decoder(layer, h, mask, turn, cache=cache[i] if cache else None)
+        h = run_decoder_layer(layer, h, mask, turn, cache=cache[i] if cache else None)
         if i < len(deep):
             h = h + deep[i]
     return text.norm(h)
@@ -133,26 +136,28 @@ def layers(
 Rotation = Callable[[Any, mx.array, mx.array, Any], tuple[mx.array, mx.array]]
 
 
-def rotation(text: Any, h: mx.array, where: mx.array) -> Rotation:
+def make_rope(text: Any, h: mx.array, position_ids: mx.array) -> Rotation:
     """Turns queries and keys to their positions; `chosen` takes those of some queries alone."""
     rotary = text.layers[0].self_attn.rotary_emb
     if rotary.fused_apply:
         return lambda attn, q, k, chosen: (
-            attn.rotary_emb.apply_rotary(q, q, where if chosen is None else where[:, :, chosen])[0],
-            attn.rotary_emb.apply_rotary(k, k, where)[0],
+            attn.rotary_emb.apply_rotary(
+                q, q, position_ids if chosen is None else position_ids[:, :, chosen]
+            )[0],
+            attn.rotary_emb.apply_rotary(k, k, position_ids)[0],
         )
-    cos, sin = rotary(h, where)
+    cos, sin = rotary(h, position_ids)
 
     def turn(_: Any, q: mx.array, k: mx.array, chosen: Any) -> tuple[mx.array, mx.array]:
         if chosen is None:
             return apply_multimodal_rotary_pos_emb(q, k, cos, sin)
-        some = apply_multimodal_rotary_pos_emb(q, q, cos[:, chosen], sin[:, chosen])[0]
-        return some, apply_multimodal_rotary_pos_emb(k, k, cos, sin)[0]
+        rotated_q = apply_multimodal_rotary_pos_emb(q, q, cos[:, chosen], sin[:, chosen])[0]
+        return rotated_q, apply_multimodal_rotary_pos_emb(k, k, cos, sin)[0]
 
     return turn
 
 
-def decoder(
+def run_decoder_layer(
     layer: Any,
     h: mx.array,
     mask: Mask,
@@ -166,17 +171,17 @@ def decoder(
     """
     attn = layer.self_attn
     x = layer.input_layernorm(h)
-    asked = x if chosen is None else x[:, chosen]
-    q = _heads(attn.q_proj(asked), attn.n_heads, attn.q_norm)
+    query_input = x if chosen is None else x[:, chosen]
+    q = _heads(attn.q_proj(query_input), attn.n_heads, attn.q_norm)
     k = _heads(attn.k_proj(x), attn.n_kv_heads, attn.k_norm)
     v = _heads(attn.v_proj(x), attn.n_kv_heads, None)
     q, k = turn(attn, q, k, chosen)
-    told = (
+    attn_out = (
         attention(q, k, v, attn.scale, mask) if cache is None else cache.attend(q, k, v, attn.scale)
     )
-    out = told.transpose(0, 2, 1, 3)
-    kept = h if chosen is None else h[:, chosen]
-    h = kept + attn.o_proj(out.reshape(*out.shape[:2], -1))
+    out = attn_out.transpose(0, 2, 1, 3)
+    residual = h if chosen is None else h[:, chosen]
+    h = residual + attn.o_proj(out.reshape(*out.shape[:2], -1))
     x = layer.post_attention_layernorm(h)
     return h + layer.mlp.down_proj(swiglu(layer.mlp.gate_proj(x), layer.mlp.up_proj(x)))
 
@@ -186,7 +191,7 @@ def _heads(x: mx.array, count: int, norm: Any) -> mx.array:
     return (norm(x) if norm is not None else x).transpose(0, 2, 1, 3)
 
 
-def logits(model: Any, hidden: mx.array) -> mx.array:
+def compute_logits(model: Any, hidden: mx.array) -> mx.array:
     """lm_head over whatever positions `hidden` holds."""
     language = model.language_model
     if language.args.tie_word_embeddings:

@@ -38,12 +38,12 @@ class LoraLinear(nn.Module):
         )
         self.lora_b = mx.zeros((settings.rank, out))
         if settings.dora:
-            self._lengths = mx.square(_dense(linear)).sum(1)
+            self._lengths = mx.square(_dequantize(linear)).sum(1)
             self.magnitude = mx.sqrt(self._lengths)
 
     def __call__(self, x: mx.array) -> mx.array:
         plain = self.linear(x)
-        low = self._dropped(x) @ self.lora_a.astype(x.dtype)
+        low = self._apply_dropout(x) @ self.lora_a.astype(x.dtype)
         lift = self.lora_b.astype(x.dtype)
         if "magnitude" not in self:
             return mx.addmm(plain, low, lift, self.scale)
@@ -51,12 +51,12 @@ class LoraLinear(nn.Module):
         turned = mx.addmm(plain - bias, low, lift, self.scale)
         return turned * (self.magnitude / self._norm()).astype(x.dtype) + bias
 
-    def _dropped(self, x: mx.array) -> mx.array:
+    def _apply_dropout(self, x: mx.array) -> mx.array:
         """Dropout by a key of its own: a layer that is computed again drops the same."""
         if self._mask_key is None or self.share_kept == 1:
             return x
-        kept = mx.random.bernoulli(self.share_kept, x.shape, self._mask_key)
-        return mx.where(kept, x * (1 / self.share_kept), mx.array(0.0, x.dtype))
+        keep_mask = mx.random.bernoulli(self.share_kept, x.shape, self._mask_key)
+        return mx.where(keep_mask, x * (1 / self.share_kept), mx.array(0.0, x.dtype))
 
     def _norm(self) -> mx.array:
         """Lengths of W + scale B A by rows, (out,); no gradient through it (DoRA, section 4.3).
@@ -70,16 +70,16 @@ class LoraLinear(nn.Module):
         own = (b * ((a.T @ a) @ b)).sum(0)
         return mx.stop_gradient(mx.sqrt(self._lengths + 2 * s * cross + s * s * own))
 
-    def update_weight(self) -> mx.array:
+    def delta_weight(self) -> mx.array:
         """What the adapter adds to the base's weight, (out, in), in float32."""
         added = self.scale * (self.lora_a @ self.lora_b).T
         if "magnitude" not in self:
             return added
-        dense = _dense(self.linear)
+        dense = _dequantize(self.linear)
         return (dense + added) * (self.magnitude / self._norm())[:, None] - dense
 
 
-def _dense(linear: Any) -> mx.array:
+def _dequantize(linear: Any) -> mx.array:
     """The weight in float32, unpacked where it is packed."""
     if not hasattr(linear, "bits"):
         return linear.weight.astype(mx.float32)
@@ -101,67 +101,70 @@ def attach(
     key  seeds lora_a; without one it is zero, to be loaded
     """
     added = {}
-    places = list(_places(model, settings))
+    places = list(_iter_target_layers(model, settings))
     keys: Any = mx.random.split(key, len(places)) if key is not None else [None] * len(places)
-    for (path, parent, name), one in zip(places, keys, strict=True):
-        added[path] = LoraLinear(getattr(parent, name), settings, one)
+    for (path, parent, name), layer_key in zip(places, keys, strict=True):
+        added[path] = LoraLinear(getattr(parent, name), settings, layer_key)
         setattr(parent, name, added[path])
     return added
 
 
 def detach(model: Any) -> None:
     """Take the adapter off; the base is bitwise what it was."""
-    for _, parent, name in _places(model, None):
+    for _, parent, name in _iter_target_layers(model, None):
         layer = getattr(parent, name)
         if isinstance(layer, LoraLinear):
             setattr(parent, name, layer.linear)
 
 
 @contextmanager
-def detached(model: Any) -> Iterator[None]:
+def disable_lora(model: Any) -> Iterator[None]:
     """The plain base for as long as the context lasts."""
-    kept = [(parent, name, getattr(parent, name)) for _, parent, name in _places(model, None)]
+    saved_layers = [
+        (parent, name, getattr(parent, name))
+        for _, parent, name in _iter_target_layers(model, None)
+    ]
     detach(model)
     try:
         yield
     finally:
-        for parent, name, layer in kept:
+        for parent, name, layer in saved_layers:
             setattr(parent, name, layer)
 
 
-def learnable(layers: dict[str, LoraLinear]) -> None:
+def unfreeze_lora(layers: dict[str, LoraLinear]) -> None:
     """Let the adapter's weights learn, and nothing else."""
     for layer in layers.values():
         layer.unfreeze(keys=["lora_a", "lora_b", "magnitude"], recurse=False)
 
 
-def drop_by(layers: dict[str, LoraLinear], key: mx.array | None) -> None:
+def set_dropout_key(layers: dict[str, LoraLinear], key: mx.array | None) -> None:
     """Set the dropout of the next pass by a key; None for no dropout."""
     keys: Any = [None] * len(layers) if key is None else mx.random.split(key, len(layers))
-    for layer, one in zip(layers.values(), keys, strict=True):
-        layer._mask_key = one
+    for layer, layer_key in zip(layers.values(), keys, strict=True):
+        layer._mask_key = layer_key
 
 
-def tensors(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
+def lora_state_dict(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
     """Weights under PEFT's names and in its layout: lora_A (rank, in), lora_B (out, rank)."""
     out = {}
     for path, layer in layers.items():
-        for name, value in _named(path, layer).items():
+        for name, value in _weights_by_peft_name(path, layer).items():
             turned = value.T if value.ndim == 2 else value
             out[name] = mx.contiguous(turned.astype(mx.float32))
     return out
 
 
-def fill(layers: dict[str, LoraLinear], found: dict[str, mx.array]) -> None:
-    """Take weights that `tensors` gave; all of them have to be there."""
+def load_lora_weights(layers: dict[str, LoraLinear], weights: dict[str, mx.array]) -> None:
+    """Take weights that `lora_state_dict` gave; all of them have to be there."""
     for path, layer in layers.items():
-        a, b, *magnitude = (found[name] for name in _named(path, layer))
+        a, b, *magnitude = (weights[name] for name in _weights_by_peft_name(path, layer))
         layer.lora_a, layer.lora_b = a.T, b.T
         if magnitude:
             layer.magnitude = magnitude[0]
 
 
-def _named(path: str, layer: LoraLinear) -> dict[str, mx.array]:
+def _weights_by_peft_name(path: str, layer: LoraLinear) -> dict[str, mx.array]:
     prefix = f"base_model.model.model.{path}"
     named = {f"{prefix}.lora_A.weight": layer.lora_a, f"{prefix}.lora_B.weight": layer.lora_b}
     if "magnitude" in layer:
@@ -169,7 +172,9 @@ def _named(path: str, layer: LoraLinear) -> dict[str, mx.array]:
     return named
 
 
-def _places(model: Any, settings: LoraSettings | None) -> Iterator[tuple[str, Any, str]]:
+def _iter_target_layers(
+    model: Any, settings: LoraSettings | None
+) -> Iterator[tuple[str, Any, str]]:
     """PEFT's path, parent and name of each layer that is adapted; of all that may be, for None."""
     layers = model.language_model.model.layers
     count = settings.last_layers if settings and settings.last_layers else len(layers)

@@ -88,7 +88,9 @@ def _modules(settings: LoraSettings, layers: int) -> list[str] | str:
     return pattern
 
 
-def settings_of(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraSettings:
+def parse_peft_config(
+    config: Mapping[str, Any], names: Collection[str], layers: int
+) -> LoraSettings:
     """The settings of an adapter, told by its config and the names of its weights.
 
     Raises KeyError, TypeError or ValueError where the config is not one of a LoRA.
@@ -100,14 +102,14 @@ def settings_of(config: Mapping[str, Any], names: Collection[str], layers: int) 
         raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
     if not 0 <= float(config.get("lora_dropout", 0.0)) < 1:
         raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
-    places = [found for name in names if (found := _LAYER.search(name))]
-    told = {place[2] for place in places}
+    places = [match for name in names if (match := _LAYER.search(name))]
+    modules = {place[2] for place in places}
     first = min((int(place[1]) for place in places), default=0)
     return LoraSettings(
         rank=rank,
         alpha=alpha,
         dropout=float(config.get("lora_dropout", 0.0)),
-        targets=tuple(name for name in PROJECTIONS["both"] if name in told),
+        targets=tuple(name for name in PROJECTIONS["both"] if name in modules),
         last_layers=layers - first if 0 < first < layers else 0,
         projector=any(".visual.merger." in name for name in names),
         rslora=bool(config.get("use_rslora", False)),

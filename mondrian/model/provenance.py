@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError, model_validator
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import file_hash, files_hash
 from mondrian.core.params import Image, Train
-from mondrian.critique.rows import Row
-from mondrian.critique.schema import DIMENSIONS, explain, schema_hash
+from mondrian.critique.rows import ChatRow
+from mondrian.critique.schema import DIMENSIONS, format_validation_error, schema_hash
 
 RECIPE = "recipe.json"
 CODE = ("core", "critique", "model", "training")  # packages whose code decides an adapter
@@ -35,7 +35,7 @@ class Recipe(BaseModel):
     train_score_means: dict[str, float]
 
     @model_validator(mode="after")
-    def _a_mean_each(self) -> Recipe:
+    def _check_score_means(self) -> Recipe:
         if set(self.train_score_means) != set(DIMENSIONS):
             raise ValueError("train_score_means are not of the seven dimensions")
         return self
@@ -52,12 +52,12 @@ def read_recipe(folder: Path) -> Recipe:
         raise AdapterError(f"{folder} has no {RECIPE}; train one first: dvc repro") from None
     except ValidationError as error:
         raise AdapterError(
-            f"{folder / RECIPE} is damaged ({explain(error)}); train again"
+            f"{folder / RECIPE} is damaged ({format_validation_error(error)}); train again"
         ) from None
 
 
-def recipe(
-    source: str, base_hash: str, rows: list[Row], data: Path, image: Image, params: Train
+def build_recipe(
+    source: str, base_hash: str, rows: list[ChatRow], data: Path, image: Image, params: Train
 ) -> dict[str, Any]:
     """The recipe of an adapter; it holds no time, so that equal runs are equal bytes."""
     return {
@@ -71,11 +71,11 @@ def recipe(
         "train_photo_groups": sorted({row.photo_group for row in rows}),
         "train_score_means": score_means(rows),
         "train": params.model_dump(),
-        "packages": packages(),
+        "packages": package_versions(),
     }
 
 
-def packages() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of what decides the bytes of an adapter."""
     return {name: version(name) for name in PACKAGES}
 
@@ -90,7 +90,7 @@ def code_hash(*more: str) -> str:
     return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
 
 
-def score_means(rows: list[Row]) -> dict[str, float]:
+def score_means(rows: list[ChatRow]) -> dict[str, float]:
     """Mean train score of each dimension: what a predictor says that looks at nothing."""
-    scores = np.array([row.answer().scores() for row in rows])
+    scores = np.array([row.reference_critique().scores() for row in rows])
     return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))

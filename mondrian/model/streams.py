@@ -18,54 +18,54 @@ import mlx.core as mx
 
 from mondrian.model.kernels import ON_GPU
 
-LANES = 1 if ON_GPU else 2
+NUM_STREAMS = 1 if ON_GPU else 2
 Result = TypeVar("Result")
 
 
 @cache
 def _streams() -> list[Any]:
     device = mx.default_device()
-    return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(LANES - 1))]
+    return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(NUM_STREAMS - 1))]
 
 
-def lanes(count: int) -> list[Any]:
+def assign_streams(count: int) -> list[Any]:
     """A stream for each of `count` pieces of work, in turn."""
-    return [_streams()[i % LANES] for i in range(count)]
+    return [_streams()[i % NUM_STREAMS] for i in range(count)]
 
 
-def dealt(rows: Sequence[Any]) -> list[list[Any]]:
+def split_over_streams(rows: Sequence[Any]) -> list[list[Any]]:
     """The rows of each lane; none is empty."""
-    count = min(LANES, len(rows))
-    return [share_of(rows, lane, count) for lane in range(count)]
+    count = min(NUM_STREAMS, len(rows))
+    return [shard_by_length(rows, lane, count) for lane in range(count)]
 
 
-def side_by_side(works: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
+def run_parallel(works: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
     """What pieces of work yield, as it comes; where there are several, each in a thread of its own.
 
     A None is not told: with it a piece of work only asks whether it is still wanted. Arrays that
     they share have to be evaluated: a thread cannot evaluate those of another.
     """
     if len(works) == 1:
-        yield from (one for one in works[0]() if one is not None)
+        yield from (result for result in works[0]() if result is not None)
         return
-    told: SimpleQueue[Any] = SimpleQueue()
+    results: SimpleQueue[Any] = SimpleQueue()
     stop = Event()
-    for work, thread in zip(works, _threads(len(works)), strict=True):
-        thread.put(partial(_tell, work, told, stop))
+    for work, thread in zip(works, _start_worker_threads(len(works)), strict=True):
+        thread.put(partial(_send_results, work, results, stop))
     faults: list[BaseException | None] = []
     try:
         while len(faults) < len(works):
-            kind, one = told.get()
+            kind, payload = results.get()
             if kind == _YIELDS:
-                yield one
+                yield payload
             else:
-                faults.append(one)
-                stop.set() if one else None
+                faults.append(payload)
+                stop.set() if payload else None
     finally:
         stop.set()
         while len(faults) < len(works):
-            kind, one = told.get()
-            faults += [one] if kind == _ENDS else []
+            kind, payload = results.get()
+            faults += [payload] if kind == _ENDS else []
     for fault in faults:
         if fault:
             raise fault
@@ -74,35 +74,37 @@ def side_by_side(works: Sequence[Callable[[], Iterator[Result | None]]]) -> Iter
 _YIELDS, _ENDS = "yields", "ends"
 
 
-def _tell(work: Callable[[], Iterator[Any]], told: SimpleQueue[Any], stop: Event) -> None:
+def _send_results(
+    work: Callable[[], Iterator[Any]], results: SimpleQueue[Any], stop: Event
+) -> None:
     fault = None
     try:
-        for one in work():
-            if one is not None:
-                told.put((_YIELDS, one))
+        for result in work():
+            if result is not None:
+                results.put((_YIELDS, result))
             if stop.is_set():
                 break
     except BaseException as error:  # raised again by who waits
         fault = error
-    told.put((_ENDS, fault))
+    results.put((_ENDS, fault))
 
 
 @cache
-def _threads(count: int) -> list[SimpleQueue[Callable[[], None]]]:
+def _start_worker_threads(count: int) -> list[SimpleQueue[Callable[[], None]]]:
     """What each is to do next. They never end: MLX aborts where one ends while the process does."""
     queues: list[SimpleQueue[Callable[[], None]]] = [SimpleQueue() for _ in range(count)]
     for queue in queues:
-        Thread(target=_work, args=(queue,), name="lane", daemon=True).start()
+        Thread(target=_run_worker, args=(queue,), name="lane", daemon=True).start()
     return queues
 
 
-def _work(queue: SimpleQueue[Callable[[], None]]) -> None:
+def _run_worker(queue: SimpleQueue[Callable[[], None]]) -> None:
     mx.set_default_stream(mx.new_stream(mx.default_device()))
     while True:
         queue.get()()
 
 
-def share_of(rows: Sequence[Any], rank: int, ranks: int) -> list[Any]:
+def shard_by_length(rows: Sequence[Any], rank: int, ranks: int) -> list[Any]:
     """The rows of one rank: the longest are dealt first, so that no rank waits long."""
     by_length: list[Any] = sorted(rows, key=lambda row: -len(row.ids))
     return by_length[rank::ranks] if ranks > 1 else list(rows)

@@ -16,7 +16,7 @@ Spans = list[tuple[int, int]]  # characters that each token stands for
 Messages = list[dict[str, str]]
 
 
-class Tokens(Protocol):
+class RowTokenizer(Protocol):
     """What makes tokens of a row."""
 
     def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
@@ -27,7 +27,7 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True)
-class Exact:
+class ChatTokenizer:
     """A base's own tokenizer and chat template."""
 
     tokenizer: Any
@@ -43,24 +43,24 @@ class Exact:
                 f"the prompt has {ids.count(self.image_id)} places for a photograph, not one; see "
                 "personas in params.yaml and the base's chat template"
             )
-        where = ids.index(self.image_id)
-        return [*ids[:where], *[self.image_id] * image_tokens, *ids[where + 1 :]]
+        image_index = ids.index(self.image_id)
+        return [*ids[:image_index], *[self.image_id] * image_tokens, *ids[image_index + 1 :]]
 
     def answer(self, text: str) -> tuple[list[int], Spans]:
         whole = text + self.tokenizer.eos_token
-        told = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        return list(told["input_ids"]), list(told["offset_mapping"])
+        encoding = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoding["input_ids"]), list(encoding["offset_mapping"])
 
 
-class Rough:
+class ApproximateTokenizer:
     """A word of up to seven letters, a sign or a line's end is a token: for plans alone."""
 
     image_id = -1
     _PIECE = re.compile(r" ?\w{1,7}|[^\w\s]+|\s+")
 
     def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
-        told = "".join(f"<|{m['role']}\n{m['content']}|>\n" for m in messages)
-        before, after = told.split(IMAGE)
+        prompt_text = "".join(f"<|{m['role']}\n{m['content']}|>\n" for m in messages)
+        before, after = prompt_text.split(IMAGE)
         return [*self._ids(before), *[self.image_id] * image_tokens, *self._ids(after + "<|")]
 
     def answer(self, text: str) -> tuple[list[int], Spans]:
@@ -71,14 +71,14 @@ class Rough:
         return [crc32(piece.encode()) >> 1 for piece in self._PIECE.findall(text)]
 
 
-def read_tokens(folder: Path | None, image_id: int) -> Exact | Rough:
+def load_tokenizer(folder: Path | None, image_id: int) -> ChatTokenizer | ApproximateTokenizer:
     """The tokenizer of a base's folder, or a rough one where it has none."""
     if folder is None or not (folder / "tokenizer_config.json").is_file():
-        return Rough()
+        return ApproximateTokenizer()
     from transformers import AutoTokenizer
 
     try:
-        return Exact(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
+        return ChatTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
     except Exception as error:  # of other people's code, for whatever is wrong with a file
         first = " ".join(str(error).split())[:160]
         raise BaseModelError(f"{folder} has a damaged tokenizer: {first}; copy it again") from None

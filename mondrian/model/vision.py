@@ -14,10 +14,10 @@ from mlx_vlm.models.rope_utils import rotate_half
 
 from mondrian.model.kernels import ON_GPU, attention, gelu
 from mondrian.model.language import Features
-from mondrian.model.streams import lanes
+from mondrian.model.streams import assign_streams
 
 
-def see(
+def extract_features(
     tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], raw: bool = False
 ) -> list[Features]:
     """Features of some photographs, each in a lane of its own, one in the thread's own; evaluated.
@@ -25,16 +25,16 @@ def see(
     photos  pixels and grid of each, as `run_tower` takes them
     raw     keep what enters the merger too
     """
-    found, merge = [], tower.spatial_merge_size
+    features, merge = [], tower.spatial_merge_size
     own = [mx.default_stream(mx.default_device())]
-    streams = own if len(photos) == 1 else lanes(len(photos))
+    streams = own if len(photos) == 1 else assign_streams(len(photos))
     for (pixels, grid), stream in zip(photos, streams, strict=True):
         with mx.stream(stream):
             before, merged, deep = run_tower(tower, pixels, grid)
         shape = (grid[0] // merge, grid[1] // merge)
-        found.append(Features(merged, tuple(deep), shape, before if raw else None))
-    mx.eval([(one.merged, one.deep, one.raw) for one in found])
-    return found
+        features.append(Features(merged, tuple(deep), shape, before if raw else None))
+    mx.eval([(f.merged, f.deep, f.pre_merger) for f in features])
+    return features
 
 
 def run_tower(
@@ -66,7 +66,7 @@ def _attend(attn: Any, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     heads = attn.qkv(x).reshape(x.shape[0], 3, attn.num_heads, -1).transpose(1, 2, 0, 3)
     q, k, v = (part[None] for part in heads)  # (1, heads, patches, width)
     q, k = ((part * cos + rotate_half(part) * sin).astype(x.dtype) for part in (q, k))
-    seen = (
+    attn_out = (
         ensure_fused_sdpa(q, k, v, attn.scale) if ON_GPU else attention(q, k, v, attn.scale, None)
     )
-    return attn.proj(seen[0].transpose(1, 0, 2).reshape(x.shape))
+    return attn.proj(attn_out[0].transpose(1, 0, 2).reshape(x.shape))

@@ -18,9 +18,9 @@ from PIL import Image
 
 from mondrian.core.errors import BaseModelError
 from mondrian.core.files import files_hash, read_json
-from mondrian.model.language import Features, hidden_states, logits, make_batch
-from mondrian.model.tokenizer import Exact
-from mondrian.model.vision import see
+from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
+from mondrian.model.tokenizer import ChatTokenizer
+from mondrian.model.vision import extract_features
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Vlm:
     end_ids: frozenset[int]
 
     @property
-    def tokens(self) -> Exact:
+    def tokens(self) -> ChatTokenizer:
         """What makes tokens of a row."""
-        return Exact(self.processor.tokenizer, self.image_id)
+        return ChatTokenizer(self.processor.tokenizer, self.image_id)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """A generated text.
 
     seconds  its share of the steps that it was generated in, with others
@@ -55,7 +55,7 @@ class Answer:
     passes: int
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """How many it took."""
         return len(self.ids)
 
@@ -96,31 +96,33 @@ def base_hash(folder: Path) -> str:
     return files_hash(folder, {file.name for kind in kinds for file in folder.glob(kind)})
 
 
-def encode(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
+def encode_image(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
     """Run the vision tower on a picture that `images.fit` made.
 
     raw  keep what enters the merger too, for an adapter that is on it
 
     Raises BaseModelError where the base's processor would resize it once more.
     """
-    return encode_all(vlm, [picture], raw)[0]
+    return encode_images(vlm, [picture], raw)[0]
 
 
-def encode_all(vlm: Vlm, pictures: Sequence[Image.Image], raw: bool = False) -> list[Features]:
+def encode_images(vlm: Vlm, pictures: Sequence[Image.Image], raw: bool = False) -> list[Features]:
     """The same for some pictures together."""
-    return see(vlm.model.vision_tower, [_patches(vlm, picture) for picture in pictures], raw)
+    return extract_features(
+        vlm.model.vision_tower, [_patches(vlm, picture) for picture in pictures], raw
+    )
 
 
 def _patches(vlm: Vlm, picture: Image.Image) -> tuple[mx.array, tuple[int, int]]:
-    seen = vlm.processor.image_processor([picture])
+    inputs = vlm.processor.image_processor([picture])
     patch = vlm.model.config.vision_config.patch_size
-    _, rows, columns = (int(n) for n in np.array(seen["image_grid_thw"])[0])
+    _, rows, columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0])
     if (columns * patch, rows * patch) != picture.size:
         raise BaseModelError(
             f"{vlm.source} resizes {picture.width}x{picture.height} to {columns * patch}x"
             f"{rows * patch}; keep image.min_pixels and max_pixels within its own bounds"
         )
-    return mx.array(np.array(seen["pixel_values"])), (rows, columns)
+    return mx.array(np.array(inputs["pixel_values"])), (rows, columns)
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
@@ -131,7 +133,7 @@ def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
     """Logits of the first token of an answer; shape (vocabulary,)."""
     batch = make_batch([prompt], [features], vlm.image_id)
-    return logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
+    return compute_logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
 def _check_config(source: str, folder: Path) -> None:

@@ -16,18 +16,18 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 
-from mondrian.core.dvc_paths import flags_of
+from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.registry import git
-from mondrian.registry.release_record import Piece
+from mondrian.registry.release_record import ReleaseFile
 
-_AGAIN = "dvc repro, commit, and release again"
+_RELEASE_AGAIN_HINT = "dvc repro, commit, and release again"
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltAdapter:
     """An adapter that is what dvc.lock of the last commit says.
 
     metrics  evaluate.json of it
@@ -36,12 +36,12 @@ class Built:
 
     folder: Path
     metrics: Path
-    files: tuple[Piece, ...]
+    files: tuple[ReleaseFile, ...]
     commit: str
     remote: str | None
 
 
-def look(advisor: str, params: Params) -> Built:
+def verify_built_adapter(advisor: str, params: Params) -> BuiltAdapter:
     """The adapter that dvc repro built.
 
     Raises ReleaseError that names what is not as it is in the last commit.
@@ -50,19 +50,19 @@ def look(advisor: str, params: Params) -> Built:
     if advisor not in params.advisors:
         known = ", ".join(params.advisors)
         raise ReleaseError(f"params.yaml has no advisor {advisor!r} (it has {known})")
-    paths = flags_of("evaluate", ["lora_path", "metrics"], params)
+    paths = read_stage_flags("evaluate", ["lora_path", "metrics"], params)
     folder, metrics = paths[params.advisors.index(advisor)]
-    with _plainly(), Repo() as repo, lock_repo(repo):
+    with _translate_dvc_errors(), Repo() as repo, lock_repo(repo):
         stages = list(repo.stage.collect(f"evaluate@{advisor}", with_deps=True))
         _check_git(stages)
         _check_dvc(stages)
-        files = tuple(_pieces(stages, folder))
+        files = tuple(_verify_adapter_files(stages, folder))
         remote = repo.config["core"].get("remote")
-    return Built(folder, metrics, files, commit, remote)
+    return BuiltAdapter(folder, metrics, files, commit, remote)
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def _translate_dvc_errors() -> Iterator[None]:
     try:
         yield
     except DvcException as error:
@@ -75,50 +75,57 @@ def _check_git(stages: list[Any]) -> None:
     for stage in stages:
         file = Path(stage.path_in_repo)
         paths |= {str(file), str(file.with_name("dvc.lock"))}
-        kept = [out for out in stage.outs if not out.use_cache]
-        paths |= {one.def_path for one in (*stage.deps, *kept) if one.is_in_repo}
-    found = git.changed(sorted(path for path in paths if not Path(path).is_absolute()))
-    if found:
+        uncached_outs = [out for out in stage.outs if not out.use_cache]
+        paths |= {item.def_path for item in (*stage.deps, *uncached_outs) if item.is_in_repo}
+    changed_paths = git.list_changed_paths(
+        sorted(path for path in paths if not Path(path).is_absolute())
+    )
+    if changed_paths:
         raise ReleaseError(
-            f"{_some(found)} not as in the last commit; commit what the adapter was made with "
-            f"(git add {found[0]} …), or undo it, and release again"
+            f"{_join_names(changed_paths)} not as in the last commit; commit what the adapter "
+            f"was made with "
+            f"(git add {changed_paths[0]} …), or undo it, and release again"
         )
 
 
 def _check_dvc(stages: list[Any]) -> None:
     """Raise ReleaseError where a stage is not as dvc.lock has it."""
-    found = {name: why for stage in stages for name, why in stage.status().items()}
-    if found:
-        told = [f"{stage}: {_why(reasons)}" for stage, reasons in found.items()]
-        raise ReleaseError("\n  ".join([f"not what dvc.lock says; {_AGAIN}", *told]))
+    status = {name: why for stage in stages for name, why in stage.status().items()}
+    if status:
+        lines = [f"{stage}: {_format_changes(reasons)}" for stage, reasons in status.items()]
+        raise ReleaseError("\n  ".join([f"not what dvc.lock says; {_RELEASE_AGAIN_HINT}", *lines]))
 
 
-def _why(reasons: list[Any]) -> str:
+def _format_changes(reasons: list[Any]) -> str:
     """`modified mondrian/training`, of what DVC says of a stage."""
-    told = []
+    changes = []
     for reason in reasons:
         for kind, items in reason.items() if isinstance(reason, dict) else [(reason, {})]:
-            told += [f"{how} {what}" for what, how in _flat(items)] or [str(kind)]
-    return ", ".join(told[:4]) + (f" (+{len(told) - 4} more)" if len(told) > 4 else "")
+            changes += [f"{status} {what}" for what, status in _flatten_changes(items)] or [
+                str(kind)
+            ]
+    return ", ".join(changes[:4]) + (f" (+{len(changes) - 4} more)" if len(changes) > 4 else "")
 
 
-def _flat(items: Any) -> Iterator[tuple[str, str]]:
-    for what, how in items.items() if isinstance(items, dict) else ():
-        if isinstance(how, dict):  # params, by file
-            yield from _flat(how)
+def _flatten_changes(items: Any) -> Iterator[tuple[str, str]]:
+    for what, status in items.items() if isinstance(items, dict) else ():
+        if isinstance(status, dict):  # params, by file
+            yield from _flatten_changes(status)
         else:
-            yield what, how
+            yield what, status
 
 
-def _pieces(stages: list[Any], folder: Path) -> Iterator[Piece]:
+def _verify_adapter_files(stages: list[Any], folder: Path) -> Iterator[ReleaseFile]:
     """The adapter's files by DVC's record of them, each read and held to it.
 
     Raises ReleaseError where one is another, although size and time are those of the record.
     """
     for key, hashed in _tree(stages, folder):
         if len(key) > 1:
-            raise ReleaseError(f"{folder / '/'.join(key)} lies in a folder of its own; an adapter "
-                               "is files of one folder: train again")  # fmt: skip
+            raise ReleaseError(
+                f"{folder / '/'.join(key)} lies in a folder of its own; an adapter "
+                "is files of one folder: train again"
+            )
         file = folder / key[0]
         content = md5(file.read_bytes(), usedforsecurity=False).hexdigest()
         if content != hashed.value:
@@ -126,7 +133,7 @@ def _pieces(stages: list[Any], folder: Path) -> Iterator[Piece]:
                 f"{file} is not the one of dvc.lock (md5 {content[:8]}…, {hashed.value[:8]}… "
                 f"there); dvc checkout --force {folder}"
             )
-        yield Piece(name=key[0], size=file.stat().st_size, sha256=file_hash(file))
+        yield ReleaseFile(name=key[0], size=file.stat().st_size, sha256=file_hash(file))
 
 
 def _tree(stages: list[Any], folder: Path) -> list[tuple[tuple[str, ...], Any]]:
@@ -137,6 +144,6 @@ def _tree(stages: list[Any], folder: Path) -> list[tuple[tuple[str, ...], Any]]:
     raise ReleaseError(f"{folder} is not in DVC's cache; dvc repro, then release again")
 
 
-def _some(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"

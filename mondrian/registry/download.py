@@ -16,7 +16,7 @@ from dvc_data.index import DataIndexDirError
 
 from mondrian.core.errors import ReleaseError
 from mondrian.registry import git
-from mondrian.registry.release_record import Piece, Release
+from mondrian.registry.release_record import Release, ReleaseFile
 
 _BLOCK = 1 << 20
 
@@ -40,14 +40,14 @@ def fetch_tags(source: Source, advisor: str, folder: Path) -> None:
 
     Raises ReleaseError where git cannot reach it.
     """
-    where = source.repository
-    if os.path.exists(where):
-        where = os.path.abspath(where)
+    repository = source.repository
+    if os.path.exists(repository):
+        repository = os.path.abspath(repository)
     folder.mkdir()
     git.git("init", "-q", root=folder)
     tags = [f"+refs/tags/{advisor}{mark}*:refs/tags/{advisor}{mark}*" for mark in "@#"]
     tip = "+HEAD:refs/heads/tip"  # git finds fault with a fetch that finds nothing
-    git.git("fetch", "-q", "--depth=1", "--no-tags", "--", where, tip, *tags, root=folder)
+    git.git("fetch", "-q", "--depth=1", "--no-tags", "--", repository, tip, *tags, root=folder)
 
 
 def download(
@@ -59,14 +59,14 @@ def download(
 
     Raises ReleaseError where DVC cannot get one; OSError where the disk cannot take it.
     """
-    with _plainly(source, release, "its files"):
+    with _translate_download_errors(source, release, "its files"):
         files = _open(source, folder, release).dvcfs
     for piece in release.files:
-        told = partial(_plainly, source, release, piece.name)
-        with told():
+        translate_errors = partial(_translate_download_errors, source, release, piece.name)
+        with translate_errors():
             opened = files.open(f"{release.path}/{piece.name}", "rb")
         with opened:
-            _copy(opened, to / piece.name, piece, bar, told)
+            _copy(opened, to / piece.name, piece, bar, translate_errors)
 
 
 def _open(source: Source, folder: Path, release: Release) -> Any:
@@ -77,21 +77,27 @@ def _open(source: Source, folder: Path, release: Release) -> Any:
     config = _config(source)
     known = Repo(str(folder), rev=release.tag, config=config).config
     name, url = source.remote or known["core"].get("remote"), source.remote_url
-    kept = known["remote"].get(name, {})
-    if url and (not kept or _kind(url) != _kind(kept["url"])):
+    remote = known["remote"].get(name, {})
+    if url and (not remote or _url_scheme(url) != _url_scheme(remote["url"])):
         name = "given"  # its own, without what is set for storage of another kind
     elif not name:
-        raise ReleaseError(f"{source.repository} names no DVC remote; give --remote_url URL, or "
-                           "there: dvc remote add --default NAME URL, commit, release")  # fmt: skip
-    elif not kept:
+        raise ReleaseError(
+            f"{source.repository} names no DVC remote; give --remote_url URL, or "
+            "there: dvc remote add --default NAME URL, commit, release"
+        )
+    elif not remote:
         have = ", ".join(sorted(known["remote"])) or "none"
-        raise ReleaseError(f"{source.repository} has no DVC remote {name} (it has {have}); give "
-                           "another --remote, or --remote_url")  # fmt: skip
-    given = {"url": url} if url else None
-    return Repo(str(folder), rev=release.tag, config=config, remote=name, remote_config=given)
+        raise ReleaseError(
+            f"{source.repository} has no DVC remote {name} (it has {have}); give "
+            "another --remote, or --remote_url"
+        )
+    remote_config = {"url": url} if url else None
+    return Repo(
+        str(folder), rev=release.tag, config=config, remote=name, remote_config=remote_config
+    )
 
 
-def _kind(url: str) -> str:
+def _url_scheme(url: str) -> str:
     """s3, ssh, …; nothing for a folder."""
     return url.partition("://")[0] if "://" in url else ""
 
@@ -108,21 +114,26 @@ def _config(source: Source) -> dict[str, Any]:
             name = there.config["core"].get("remote")
             if name:
                 return {"core": {"remote": name}, "remote": dict(there.config["remote"])}
-            return {"core": {"remote": "its-cache"},
-                    "remote": {"its-cache": {"url": there.cache.local_cache_dir}}}  # fmt: skip
+            return {
+                "core": {"remote": "its-cache"},
+                "remote": {"its-cache": {"url": there.cache.local_cache_dir}},
+            }
     except NotDvcRepoError:
         return {}  # a bare one
 
 
 def _copy(
-    opened: Any, to: Path, piece: Piece, bar: Callable[[int], object],
-    told: Callable[[], AbstractContextManager[None]],
-) -> None:  # fmt: skip
+    opened: Any,
+    to: Path,
+    piece: ReleaseFile,
+    bar: Callable[[int], object],
+    translate_errors: Callable[[], AbstractContextManager[None]],
+) -> None:
     left = piece.size + 1  # one more than there should be: it will be missed nowhere
     try:
         with to.open("wb") as file:
             while left:
-                with told():
+                with translate_errors():
                     block = opened.read(min(_BLOCK, left))
                 if not block:
                     break
@@ -135,7 +146,7 @@ def _copy(
 
 
 @contextmanager
-def _plainly(source: Source, release: Release, what: str) -> Iterator[None]:
+def _translate_download_errors(source: Source, release: Release, what: str) -> Iterator[None]:
     """Other people's faults as one line; DVC lets those of any storage through."""
     try:
         yield

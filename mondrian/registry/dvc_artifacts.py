@@ -9,11 +9,11 @@ import yaml
 
 from mondrian.core.errors import ReleaseError
 
-FILE = "dvc.yaml"
+DVC_YAML = "dvc.yaml"
 _KEY = re.compile(r"^artifacts:[ \t]*(#.*)?$", re.MULTILINE)
 
 
-def with_artifact(text: str, advisor: str) -> str:
+def add_artifact(text: str, advisor: str) -> str:
     """dvc.yaml with an entry for the advisor; all that was in it stays as it was written.
 
     Raises ReleaseError where dvc.yaml cannot take one.
@@ -21,23 +21,25 @@ def with_artifact(text: str, advisor: str) -> str:
     known = _read(text)
     if advisor in (known.get("artifacts") or {}):
         return text
-    path = _folder(known).replace("${item.advisor}", advisor)
+    path = _adapter_path(known).replace("${item.advisor}", advisor)
     entry = (
         f"  {advisor}:\n    path: {path}\n    type: model\n"
         f"    desc: adapter that critiques as {advisor} does\n"
     )
-    found = _KEY.search(text)
-    if found:
-        at = text.find("\n", found.start()) + 1 or len(text)
-        told = text[:at] + ("" if text[:at].endswith("\n") else "\n") + entry + text[at:]
+    match = _KEY.search(text)
+    if match:
+        offset = text.find("\n", match.start()) + 1 or len(text)
+        updated = (
+            text[:offset] + ("" if text[:offset].endswith("\n") else "\n") + entry + text[offset:]
+        )
     else:
-        told = f"{text.rstrip()}\n\n# Versions: mondrian release (docs/releases.md).\n"
-        told += f"artifacts:\n{entry}"
-    _check(known, _read(told), advisor)
-    return told
+        updated = f"{text.rstrip()}\n\n# Versions: mondrian release (docs/releases.md).\n"
+        updated += f"artifacts:\n{entry}"
+    _check(known, _read(updated), advisor)
+    return updated
 
 
-def _folder(known: dict[str, Any]) -> str:
+def _adapter_path(known: dict[str, Any]) -> str:
     """Of the adapter, as dvc.yaml names it: DVC puts in what stands in ${}."""
     outs = known["stages"]["train"]["outs"]
     first = outs[0]
@@ -46,11 +48,11 @@ def _folder(known: dict[str, Any]) -> str:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(text)
-        _folder(found)
+        pipeline = yaml.safe_load(text)
+        _adapter_path(pipeline)
     except (yaml.YAMLError, KeyError, TypeError, IndexError, AttributeError):
-        raise ReleaseError(f"{FILE} has no stage train with an output; bring it back") from None
-    return dict(found)
+        raise ReleaseError(f"{DVC_YAML} has no stage train with an output; bring it back") from None
+    return dict(pipeline)
 
 
 def _check(before: dict[str, Any], after: dict[str, Any], advisor: str) -> None:
@@ -58,5 +60,7 @@ def _check(before: dict[str, Any], after: dict[str, Any], advisor: str) -> None:
     entries = dict(after.get("artifacts") or {})
     entries.pop(advisor, None)
     if after | {"artifacts": entries} != before | {"artifacts": before.get("artifacts") or {}}:
-        raise ReleaseError(f"{FILE}: artifacts is written in a way that cannot be added to; add "
-                           f"{advisor} with path and type: model there, and commit")  # fmt: skip
+        raise ReleaseError(
+            f"{DVC_YAML}: artifacts is written in a way that cannot be added to; add "
+            f"{advisor} with path and type: model there, and commit"
+        )

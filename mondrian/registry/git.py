@@ -14,32 +14,41 @@ _ENV = {"LC_ALL": "C", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0"}
 _NOISE = ("hint:", "warning:", "Please make sure", "and the repository exists")
 
 
-def git(*words: str, root: Path = Path(), given: bytes = b"", env: Mapping[str, str] = {}) -> str:
+def git(*words: str, root: Path = Path(), stdin: bytes = b"", env: Mapping[str, str] = {}) -> str:
     """What a git command says.
 
     Raises ReleaseError with git's own reason where it fails.
     """
-    return git_bytes(*words, root=root, given=given, env=env).decode(errors="replace").strip()
+    return git_bytes(*words, root=root, stdin=stdin, env=env).decode(errors="replace").strip()
 
 
 def git_bytes(
-    *words: str, root: Path = Path(), given: bytes = b"", env: Mapping[str, str] = {}
+    *words: str, root: Path = Path(), stdin: bytes = b"", env: Mapping[str, str] = {}
 ) -> bytes:
     """The same, byte for byte."""
     try:
         done = subprocess.run(
-            ["git", *words], cwd=root, input=given, capture_output=True,
-            env=os.environ | _ENV | dict(env), check=False,
-        )  # fmt: skip
+            ["git", *words],
+            cwd=root,
+            input=stdin,
+            capture_output=True,
+            env=os.environ | _ENV | dict(env),
+            check=False,
+        )
     except FileNotFoundError:
         raise ReleaseError(
             "there is no git on this machine, or no such folder; install git"
         ) from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
-        told = [line.removeprefix("fatal: ").strip() for line in lines
-                if line.strip() and not line.startswith(_NOISE)]  # fmt: skip
-        raise ReleaseError(f"git {words[0]}: {'; '.join(told)[:300] or 'failed without a reason'}")
+        messages = [
+            line.removeprefix("fatal: ").strip()
+            for line in lines
+            if line.strip() and not line.startswith(_NOISE)
+        ]
+        raise ReleaseError(
+            f"git {words[0]}: {'; '.join(messages)[:300] or 'failed without a reason'}"
+        )
     return done.stdout
 
 
@@ -56,11 +65,12 @@ def head() -> str:
     return git("rev-parse", "--verify", "HEAD^{commit}")
 
 
-def changed(paths: Sequence[str]) -> list[str]:
+def list_changed_paths(paths: Sequence[str]) -> list[str]:
     """Those of some paths that are not as in the last commit; files without a commit too."""
-    told = git_bytes("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--",
-                     *paths)  # fmt: skip
-    return [line[3:] for line in told.decode(errors="replace").split("\0") if line]
+    output = git_bytes(
+        "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *paths
+    )
+    return [line[3:] for line in output.decode(errors="replace").split("\0") if line]
 
 
 def show(commit: str, path: str, root: Path = Path()) -> bytes | None:
@@ -76,8 +86,9 @@ def commit_files(parent: str, files: Mapping[str, bytes], message: str) -> str:
 
     The commit appears at once or not at all, and only if `parent` is still the last one.
     """
-    blobs = {path: git("hash-object", "-w", "--stdin", given=content)
-             for path, content in files.items()}  # fmt: skip
+    blobs = {
+        path: git("hash-object", "-w", "--stdin", stdin=content) for path, content in files.items()
+    }
     entries = [f"100644,{blob},{path}" for path, blob in blobs.items()]
     add = [word for entry in entries for word in ("--cacheinfo", entry)]
     with tempfile.TemporaryDirectory() as folder:
@@ -85,13 +96,13 @@ def commit_files(parent: str, files: Mapping[str, bytes], message: str) -> str:
         git("read-tree", parent, env=aside)
         git("update-index", "--add", *add, env=aside)
         tree = git("write-tree", env=aside)
-    commit = git("commit-tree", tree, "-p", parent, given=message.encode())
+    commit = git("commit-tree", tree, "-p", parent, stdin=message.encode())
     git("update-ref", "-m", message.splitlines()[0], "HEAD", commit, parent)
     git("checkout", "HEAD", "--", *files)
     return commit
 
 
-def mend_checkout(commit: str) -> None:
+def repair_checkout(commit: str) -> None:
     """Write out files of the last commit where a killed `commit_files` did not come to it."""
     names = git("diff-tree", "-r", "--name-only", "--no-commit-id", commit).splitlines()
     for name in names:

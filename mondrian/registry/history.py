@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from mondrian.core.files import sync
+from mondrian.core.files import fsync_path
 
-KEPT = 3  # versions that stay on the disk: the one that serves and those before it
+RETAINED_VERSIONS = 3  # versions that stay on the disk: the one that serves and those before it
 
 
 @dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """A version that was put to use.
 
     record  sha256 of its release.json
@@ -32,12 +32,12 @@ class Entry:
     how: str
     before: tuple[str, ...]
 
-    def is_of(self, record: bytes) -> bool:
+    def matches_record(self, record: bytes) -> bool:
         """Whether a release.json is the one that was put to use."""
         return sha256(record).hexdigest() == self.record
 
 
-def read_journal(path: Path) -> list[Entry]:
+def read_history(path: Path) -> list[HistoryEntry]:
     """All entries, the oldest first; a torn line is passed over."""
     try:
         lines = path.read_bytes().splitlines()
@@ -46,7 +46,7 @@ def read_journal(path: Path) -> list[Entry]:
     return [entry for line in lines if (entry := _entry(line))]
 
 
-def append(path: Path, entry: Entry) -> None:
+def append(path: Path, entry: HistoryEntry) -> None:
     """Add an entry and bring it to the disk."""
     new = not path.exists()
     with path.open("ab+") as file:
@@ -56,26 +56,26 @@ def append(path: Path, entry: Entry) -> None:
         file.flush()
         os.fsync(file.fileno())
     if new:
-        sync(path.parent)
+        fsync_path(path.parent)
 
 
-def last_of(version: str, entries: list[Entry]) -> Entry | None:
+def latest_entry(version: str, entries: list[HistoryEntry]) -> HistoryEntry | None:
     """The latest entry of a version."""
     return next((entry for entry in reversed(entries) if entry.version == version), None)
 
 
-def kept(current: str, entries: list[Entry]) -> set[str]:
+def select_retained(current: str, entries: list[HistoryEntry]) -> set[str]:
     """Versions that stay on the disk: current, those before it, and the last ones that served."""
-    entry = last_of(current, entries)
+    entry = latest_entry(current, entries)
     stay = {current, *(entry.before if entry else ())}
     recent = list(dict.fromkeys(entry.version for entry in reversed(entries)))
-    return stay | set(recent[:KEPT])
+    return stay | set(recent[:RETAINED_VERSIONS])
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> HistoryEntry | None:
     try:
-        told = json.loads(line)
-        entry = Entry(**told | {"before": tuple(told["before"])})
+        data = json.loads(line)
+        entry = HistoryEntry(**data | {"before": tuple(data["before"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     texts = (entry.at, entry.version, entry.record, entry.how, *entry.before)

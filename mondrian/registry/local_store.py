@@ -22,14 +22,14 @@ from pathlib import Path
 from secrets import token_hex
 
 from mondrian.core.errors import ReleaseError
-from mondrian.core.files import file_hash, sync
+from mondrian.core.files import file_hash, fsync_path
 from mondrian.registry import history as journal
-from mondrian.registry.history import KEPT, Entry
-from mondrian.registry.release_record import RELEASE, Release, read_record
-from mondrian.registry.version import Version, read_version, tag_of
+from mondrian.registry.history import RETAINED_VERSIONS, HistoryEntry
+from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record
+from mondrian.registry.version import Version, parse_version, tag_of
 
-_LEFT = ".left-"  # what begins so is removed by the next pull
-CONTROL = "control"
+_STAGING_PREFIX = ".left-"  # what begins so is removed by the next pull
+CONTROL_LINK = "control"
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,33 @@ class Shelf:
     advisor: str
 
     @property
-    def current(self) -> Path:
+    def current_link(self) -> Path:
         """The link that the service follows."""
         return self.folder / "current"
 
     @property
-    def history(self) -> Path:
+    def history_path(self) -> Path:
         """The journal."""
         return self.folder / "history.jsonl"
 
-    def place(self, version: Version) -> Path:
+    def version_dir(self, version: Version) -> Path:
         """The folder of a version."""
         return self.folder / "versions" / tag_of(self.advisor, version)
 
-    def serving(self) -> Version | None:
-        """The version that `current` names, whole or not."""
+    def serving_version(self) -> Version | None:
+        """The version that `current_link` names, whole or not."""
         try:
-            name = Path(os.readlink(self.current)).name
+            name = Path(os.readlink(self.current_link)).name
         except OSError:
             return None
-        return self.version_of(name)
+        return self.version_from_name(name)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[HistoryEntry]:
         """What the journal says."""
-        return journal.read_journal(self.history)
+        return journal.read_history(self.history_path)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Nobody else changes this advisor's versions; a lock ends with its process.
 
         Raises ReleaseError where another pull or roll-back is at work.
@@ -76,66 +76,73 @@ class Shelf:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ReleaseError(f"another pull or rollback of {self.advisor} is at work in "
-                                   f"{self.folder}; wait for it") from None  # fmt: skip
+                raise ReleaseError(
+                    f"another pull or rollback of {self.advisor} is at work in "
+                    f"{self.folder}; wait for it"
+                ) from None
             self._clear()
             yield
 
     @contextmanager
-    def aside(self) -> Iterator[Path]:
+    def staging_dir(self) -> Iterator[Path]:
         """A folder beside the versions that is gone afterwards."""
-        path = self.folder / f"{_LEFT}{token_hex(4)}"
+        path = self.folder / f"{_STAGING_PREFIX}{token_hex(4)}"
         try:
             path.mkdir()
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
-    def take(self, folder: Path, version: Version) -> None:
+    def install(self, folder: Path, version: Version) -> None:
         """Let a verified folder, or the files of it, take the place of a version."""
-        place = self.place(version)
+        place = self.version_dir(version)
         for file in folder.iterdir():
-            sync(file)
-        sync(folder)
+            fsync_path(file)
+        fsync_path(folder)
         place.parent.mkdir(exist_ok=True)
         if place.exists():  # damaged, and perhaps serving: mended file by file
-            self._mend(folder, place)
+            self._replace_files(folder, place)
         else:
             folder.replace(place)
-        sync(place.parent)
-        sync(self.folder)
+        fsync_path(place.parent)
+        fsync_path(self.folder)
 
-    def switch(self, version: Version, record: bytes, how: str, before: tuple[str, ...]) -> None:
+    def activate(
+        self, version: Version, record: bytes, action: str, before: tuple[str, ...]
+    ) -> None:
         """Put a version to use: on record first, then by one rename."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         digest = sha256(record).hexdigest()
-        journal.append(self.history, Entry(now, str(version), digest, how, before[: KEPT - 1]))
-        with self.aside() as folder:
+        journal.append(
+            self.history_path,
+            HistoryEntry(now, str(version), digest, action, before[: RETAINED_VERSIONS - 1]),
+        )
+        with self.staging_dir() as folder:
             link = folder / "current"
-            link.symlink_to(self.place(version).relative_to(self.folder))
-            link.replace(self.current)
-        sync(self.folder)
+            link.symlink_to(self.version_dir(version).relative_to(self.folder))
+            link.replace(self.current_link)
+        fsync_path(self.folder)
 
     def prune(self, current: Version) -> None:
         """Remove versions that nobody will roll back to, and that no service answers with."""
-        stay = journal.kept(str(current), self.entries())
-        control = self.version_of((self.folder / CONTROL).resolve().name)
+        stay = journal.select_retained(str(current), self.entries())
+        control = self.version_from_name((self.folder / CONTROL_LINK).resolve().name)
         stay = {*stay, *([str(control)] if control else [])}
-        with self.aside() as folder:
-            for place in self.place(current).parent.iterdir():
-                version = self.version_of(place.name)
+        with self.staging_dir() as folder:
+            for place in self.version_dir(current).parent.iterdir():
+                version = self.version_from_name(place.name)
                 if version and str(version) not in stay:
                     place.replace(folder / place.name)
 
-    def version_of(self, name: str) -> Version | None:
+    def version_from_name(self, name: str) -> Version | None:
         """The version that a folder is of, by its name."""
         advisor, _, version = name.rpartition("@")
         try:
-            return read_version(version) if advisor == self.advisor else None
+            return parse_version(version) if advisor == self.advisor else None
         except ReleaseError:
             return None
 
-    def _mend(self, folder: Path, place: Path) -> None:
+    def _replace_files(self, folder: Path, place: Path) -> None:
         names = set()
         for file in folder.iterdir():
             names.add(file.name)
@@ -144,61 +151,66 @@ class Shelf:
             file.replace(place / file.name)
         for other in [path for path in place.iterdir() if path.name not in names]:
             shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
-        sync(place)
+        fsync_path(place)
 
     def _clear(self) -> None:
         """What killed pulls left."""
-        for path in self.folder.glob(f"{_LEFT}*"):
+        for path in self.folder.glob(f"{_STAGING_PREFIX}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_for_control(folder: Path) -> None:
+def link_control_version(folder: Path) -> None:
     """Note on its shelf that a service answers with a version; nothing where it is on none.
 
     folder  of the version
     """
     shelf = folder.parent.parent
-    if folder.parent.name != "versions" or (shelf / CONTROL).resolve() == folder.resolve():
+    if folder.parent.name != "versions" or (shelf / CONTROL_LINK).resolve() == folder.resolve():
         return
-    beside = shelf / f".{CONTROL}"
+    beside = shelf / f".{CONTROL_LINK}"
     beside.unlink(missing_ok=True)
     beside.symlink_to(Path(folder.parent.name) / folder.name)
-    beside.replace(shelf / CONTROL)
+    beside.replace(shelf / CONTROL_LINK)
 
 
-def check_whole(folder: Path, release: Release) -> None:
+def check_integrity(folder: Path, release: Release) -> None:
     """Raise ReleaseError unless a folder holds the files of a release, and nothing else."""
-    faults = [f"{path.name} is no part of it" for path in sorted(folder.iterdir())
-              if path.name not in {RELEASE, *(piece.name for piece in release.files)}]  # fmt: skip
+    faults = [
+        f"{path.name} is no part of it"
+        for path in sorted(folder.iterdir())
+        if path.name not in {RELEASE_FILENAME, *(piece.name for piece in release.files)}
+    ]
     for piece in release.files:
         file = folder / piece.name
         try:
-            seen = file.lstat()
+            file_stat = file.lstat()
         except FileNotFoundError:
             faults.append(f"{piece.name} is missing")
             continue
-        if not stat.S_ISREG(seen.st_mode):
+        if not stat.S_ISREG(file_stat.st_mode):
             faults.append(f"{piece.name} is no plain file")
-        elif seen.st_size != piece.size:
-            faults.append(f"{piece.name} has {seen.st_size} bytes, {piece.size} were released")
-        elif (found := file_hash(file)) != piece.sha256:
-            faults.append(f"{piece.name} has sha256 {found[:8]}…, {piece.sha256[:8]}… was released")
+        elif file_stat.st_size != piece.size:
+            faults.append(f"{piece.name} has {file_stat.st_size} bytes, {piece.size} were released")
+        elif (digest := file_hash(file)) != piece.sha256:
+            faults.append(
+                f"{piece.name} has sha256 {digest[:8]}…, {piece.sha256[:8]}… was released"
+            )
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise ReleaseError(f"{release.tag} is damaged: {'; '.join(faults[:3])}{more}")
 
 
-def read_kept(shelf: Shelf, version: Version) -> tuple[bytes, Release]:
+def read_local_record(shelf: Shelf, version: Version) -> tuple[bytes, Release]:
     """The release.json of a version that served here, held to the journal; as bytes and read.
 
     Raises ReleaseError where it is missing or was changed.
     """
-    file = shelf.place(version) / RELEASE
-    entry = journal.last_of(str(version), shelf.entries())
+    file = shelf.version_dir(version) / RELEASE_FILENAME
+    entry = journal.latest_entry(str(version), shelf.entries())
     try:
         content = file.read_bytes()
     except OSError:
         raise ReleaseError(f"{file} is missing; pull it again") from None
-    if entry is None or not entry.is_of(content):
+    if entry is None or not entry.matches_record(content):
         raise ReleaseError(f"{file} is not the one that was pulled; pull it again")
     return content, read_record(content, shelf.advisor, version, str(file))

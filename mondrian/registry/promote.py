@@ -6,7 +6,7 @@ from mondrian.registry import git, tags
 from mondrian.registry.version import check_name
 
 
-def promote(advisor: str, asked: str, stage: str) -> str | None:
+def promote(advisor: str, requested_version: str, stage: str) -> str | None:
     """Give a version a stage; the new tag, or None where it has it already.
 
     Raises ReleaseError where there is no such version, or GTO can take no such name.
@@ -14,7 +14,7 @@ def promote(advisor: str, asked: str, stage: str) -> str | None:
     check_name(advisor)
     check_name(stage, "stage")
     git.head()
-    wanted = tags.version_at(asked, tags.tagged(advisor), advisor)
-    if stage in wanted.stages:
+    tag = tags.find_by_version(requested_version, tags.list_tagged_versions(advisor), advisor)
+    if stage in tag.stages:
         return None
-    return tags.assign(advisor, wanted.version, stage)
+    return tags.assign(advisor, tag.version, stage)

@@ -13,22 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Name
-from mondrian.critique.schema import explain
-from mondrian.model.compatibility import WEIGHED
-from mondrian.registry.version import Version, read_version, tag_of
+from mondrian.critique.schema import format_validation_error
+from mondrian.model.compatibility import VERSIONED_FILES
+from mondrian.registry.version import Version, parse_version, tag_of
 
-RELEASE = "release.json"
+RELEASE_FILENAME = "release.json"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Below = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
+RelativePath = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+]
 
 
-class Part(BaseModel):
+class StrictRecord(BaseModel):
     """Read strictly: a record that is not understood is not served from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Piece(Part):
+class ReleaseFile(StrictRecord):
     """One file of the adapter's folder."""
 
     name: Name
@@ -36,18 +38,18 @@ class Piece(Part):
     sha256: Sha256
 
 
-class Base(Part):
+class BaseModelRecord(StrictRecord):
     source: str
     sha256: Sha256
 
 
-class Gate(Part):
+class GateRecord(StrictRecord):
     found: float | None
     asked: float
     holds: bool
 
 
-class Figures(Part):
+class ReleaseMetrics(StrictRecord):
     """Of base and adapter on the same photographs (docs/evaluation.md)."""
 
     index: float
@@ -57,17 +59,17 @@ class Figures(Part):
     compliance: float
 
 
-class Evaluation(Part):
+class EvaluationRecord(StrictRecord):
     """failed  gates that did not hold and were overridden, as lines"""
 
     verdict: str
     photographs: int
-    figures: Figures
-    gates: dict[str, Gate]
+    figures: ReleaseMetrics
+    gates: dict[str, GateRecord]
     failed: tuple[str, ...]
 
 
-class Release(Part):
+class Release(StrictRecord):
     """A version.
 
     adapter_version  by which the service names it, in jobs and in /model-status
@@ -80,32 +82,32 @@ class Release(Part):
     advisor: Name
     version: str
     adapter_version: str
-    path: Below
-    files: tuple[Piece, ...]
-    base: Base
+    path: RelativePath
+    files: tuple[ReleaseFile, ...]
+    base: BaseModelRecord
     prompt_sha256: Sha256
     schema_sha256: Sha256
     data_sha256: Sha256
     image: dict[str, int]
-    evaluation: Evaluation
+    evaluation: EvaluationRecord
     commit: str
     by: str
     at: str
     because: str | None
 
     @model_validator(mode="after")
-    def _sound(self) -> Release:
+    def _check_files(self) -> Release:
         names = [piece.name.casefold() for piece in self.files]  # a Mac's disk knows no case
-        if len(set(names)) < len(names) or RELEASE in names:
+        if len(set(names)) < len(names) or RELEASE_FILENAME in names:
             raise ValueError("files names one twice")
-        if missing := [name for name in (*WEIGHED, "recipe.json") if name not in names]:
+        if missing := [name for name in (*VERSIONED_FILES, "recipe.json") if name not in names]:
             raise ValueError(f"files does not name {missing[0]}")
         return self
 
     @property
     def tag(self) -> str:
         """What it is called."""
-        return tag_of(self.advisor, read_version(self.version))
+        return tag_of(self.advisor, parse_version(self.version))
 
     @property
     def size(self) -> int:
@@ -118,28 +120,29 @@ def record_path(advisor: str, version: Version) -> str:
     return f"releases/{advisor}/{version}.json"
 
 
-def written(release: Release) -> bytes:
+def serialize_record(release: Release) -> bytes:
     """The file, the same bytes for the same record."""
     return (release.model_dump_json(indent=2) + "\n").encode()
 
 
-def read_record(content: bytes, advisor: str, version: Version, where: str) -> Release:
+def read_record(content: bytes, advisor: str, version: Version, path: str) -> Release:
     """The record of a version.
 
     Raises ReleaseError where it is damaged or another version's.
     """
     try:
-        found = Release.model_validate_json(content)
+        release = Release.model_validate_json(content)
     except ValidationError as error:
         raise ReleaseError(
-            f"{where} is damaged, or of another version of Mondrian ({explain(error)}); bring "
+            f"{path} is damaged, or of another version of Mondrian "
+            f"({format_validation_error(error)}); bring "
             "this checkout up to date, or release again"
         ) from None
-    if (found.advisor, found.version) != (advisor, str(version)):
-        raise ReleaseError(f"{where} is of {found.advisor}@{found.version}; release again")
-    return found
+    if (release.advisor, release.version) != (advisor, str(version)):
+        raise ReleaseError(f"{path} is of {release.advisor}@{release.version}; release again")
+    return release
 
 
-def same_files(one: Iterable[Piece], other: Iterable[Piece]) -> bool:
+def same_files(files: Iterable[ReleaseFile], other: Iterable[ReleaseFile]) -> bool:
     """Whether two versions are the same bytes under the same names."""
-    return set(one) == set(other)
+    return set(files) == set(other)

@@ -16,60 +16,67 @@ from typing import IO, Any
 
 from mondrian.core.errors import MondrianError
 
-PATIENCE = 900.0  # seconds for the base to load and one critique to be made
+TIMEOUT_SECONDS = 900.0  # seconds for the base to load and one critique to be made
 
 
 @dataclass(frozen=True)
-class Canary:
+class SmokeTestProcess:
     """A process that waits for a folder on its stdin."""
 
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
-    def prove(self, folder: Path, name: str) -> str:
+    def check_adapter(self, folder: Path, name: str) -> str:
         """The critique that an adapter makes of a rendered photograph.
 
         Raises MondrianError where it makes none, or what the base would say.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        late = Timer(PATIENCE, self.process.kill)
+        late = Timer(TIMEOUT_SECONDS, self.process.kill)
         late.start()
         try:
             self.process.stdin.write(json.dumps([str(folder), name]).encode() + b"\n")
             self.process.stdin.close()
-            told = self.process.stdout.read()
+            output = self.process.stdout.read()
         except BrokenPipeError:
-            told = b""
+            output = b""
         finally:
             late.cancel()
-        return self._answer(told, name)
+        return self._parse_response(output, name)
 
-    def _answer(self, told: bytes, name: str) -> str:
+    def _parse_response(self, output: bytes, name: str) -> str:
         try:
-            answer: dict[str, Any] = json.loads(told)
+            answer: dict[str, Any] = json.loads(output)
         except ValueError:
             self.log.seek(0)
             lines = self.log.read().decode(errors="replace").strip().splitlines()
             last = lines[-1][:200] if lines else "it said nothing"
             code = self.process.wait()
-            raise MondrianError(f"{name}: the model that tries it ended with {code}: {last}; is "
-                                "there memory for another copy of the base?") from None  # fmt: skip
+            raise MondrianError(
+                f"{name}: the model that tries it ended with {code}: {last}; is "
+                "there memory for another copy of the base?"
+            ) from None
         if "fault" in answer:
             raise MondrianError(answer["fault"])
         return str(answer["text"])
 
 
 @contextmanager
-def hatching(params: Path, advisor: str) -> Iterator[Canary]:
+def start_smoke_test(params: Path, advisor: str) -> Iterator[SmokeTestProcess]:
     """A canary that begins to load the base now, and is gone afterwards."""
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-        [sys.executable, "-m", "mondrian.registry.smoke_test_worker", str(params), advisor],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        start_new_session=True,  # Ctrl-C is for who started it
-        env={"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, 4))} | dict(os.environ),
-    ) as process:  # fmt: skip
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "mondrian.registry.smoke_test_worker", str(params), advisor],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for who started it
+            env={"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, 4))} | dict(os.environ),
+        ) as process,
+    ):
         try:
-            yield Canary(process, log)
+            yield SmokeTestProcess(process, log)
         finally:
             process.kill()

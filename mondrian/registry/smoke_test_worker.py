@@ -13,80 +13,82 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import AdapterError, MondrianError
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.schema import complies
+from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, vlm
-from mondrian.model.batch_generator import How
-from mondrian.model.compatibility import check_terms, terms_here, terms_in
-from mondrian.model.constrained import Form
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.compatibility import check_requirements, local_requirements, read_requirements
+from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import generate
 from mondrian.sample.scene import draw_scene, render
 
 SIZE = (320, 256)  # of the photograph, before it is made fit
 
 
-class Proof:
+class SmokeTestRunner:
     """A base that has looked at a rendered photograph, and waits for an adapter."""
 
     def __init__(self, params: Params, advisor: str) -> None:
-        self.here = terms_here(advisor, params)
+        self.here = local_requirements(advisor, params)
         self.base = vlm.load(params.base.source)
         limit = params.serve.max_new_tokens
         words = self.base.model.config.text_config.vocab_size
-        self.how = How(limit, 1, Form(self.base.processor.tokenizer, words, limit))
+        self.sampling_params = SamplingParams(
+            limit, 1, CritiqueGrammar(self.base.processor.tokenizer, words, limit)
+        )
         image = params.image
-        picture = fit(render(draw_scene(1), *SIZE), image.min_pixels, image.max_pixels)
-        self.seen = vlm.encode(self.base, picture, raw=True)
+        picture = resize_to_fit(render(draw_scene(1), *SIZE), image.min_pixels, image.max_pixels)
+        self.features = vlm.encode_image(self.base, picture, raw=True)
         messages = row_messages(params.persona(advisor), "")[:-1]
-        self.prompt = vlm.prompt_ids(self.base, messages, self.seen)
-        self.base_says = self._says()
+        self.prompt = vlm.prompt_ids(self.base, messages, self.features)
+        self.base_says = self._compute_logits()
         self.base_says.tolist()  # computed now, while the adapter is on its way
 
-    def of(self, folder: Path) -> str:
+    def generate_critique(self, folder: Path) -> str:
         """What an adapter says of the photograph.
 
         Raises MondrianError where it is for another base, prompt, form or size of picture, does
         nothing, or gives no critique.
         """
-        check_terms(terms_in(folder, self.here), self.here, str(folder))
+        check_requirements(read_requirements(folder, self.here), self.here, str(folder))
         adapter.load(self.base.model, self.base.hash, folder)
-        adapter.prove_applied(self._says(), self.base_says, folder)
-        text = generate(self.base, [self.prompt], [self.seen], self.how)[0].text
-        if not complies(text):
+        adapter.check_adapter_changes_logits(self._compute_logits(), self.base_says, folder)
+        text = generate(self.base, [self.prompt], [self.features], self.sampling_params)[0].text
+        if not is_schema_valid(text):
             raise AdapterError(
                 f"{folder} gives no critique of a rendered photograph: {text[:80]!r}"
             )
         return text
 
-    def _says(self) -> Any:
-        return vlm.next_logits(self.base, self.prompt, self.seen)
+    def _compute_logits(self) -> Any:
+        return vlm.next_logits(self.base, self.prompt, self.features)
 
 
-def answer(proof: Proof, asked: str) -> dict[str, str]:
+def handle_request(proof: SmokeTestRunner, request: str) -> dict[str, str]:
     """A critique as `text`, or a `fault` that names the adapter as the user knows it."""
-    folder, name = json.loads(asked)
+    folder, name = json.loads(request)
     try:
-        return {"text": proof.of(Path(folder))}
+        return {"text": proof.generate_critique(Path(folder))}
     except (MondrianError, OSError, RuntimeError, MemoryError) as error:
-        told = " ".join(str(error).split())[:400] or type(error).__name__
-        return {"fault": told.replace(folder, name)}
+        message = " ".join(str(error).split())[:400] or type(error).__name__
+        return {"fault": message.replace(folder, name)}
 
 
 def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not the answer
     try:
-        proof = Proof(load_params(Path(sys.argv[1])), sys.argv[2])
+        proof = SmokeTestRunner(load_params(Path(sys.argv[1])), sys.argv[2])
     except MondrianError as error:
-        told = {"fault": str(error)}
+        response = {"fault": str(error)}
     else:
-        asked = sys.stdin.readline()
-        if not asked:
+        request = sys.stdin.readline()
+        if not request:
             return  # whoever asked is gone
-        told = answer(proof, asked)
-    out.write(json.dumps(told))
+        response = handle_request(proof, request)
+    out.write(json.dumps(response))
     out.close()
 
 

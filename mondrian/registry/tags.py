@@ -22,22 +22,22 @@ from scmrepo.exceptions import SCMError
 from scmrepo.git import Git
 
 from mondrian.core.errors import ReleaseError
-from mondrian.registry.version import Version, check_name, read_version
+from mondrian.registry.version import Version, check_name, parse_version
 
-PATIENCE = 3.0  # seconds that one clock may be behind another
+MAX_CLOCK_SKEW_SECONDS = 3.0  # seconds that one clock may be behind another
 
 
 @dataclass(frozen=True)
-class Tagged:
+class TaggedVersion:
     """A version that has a tag, and the stages that it has now."""
 
     version: Version
     commit: str
-    at: datetime
+    created_at: datetime
     stages: tuple[str, ...]
 
 
-def tagged(advisor: str, root: Path = Path()) -> list[Tagged]:
+def list_tagged_versions(advisor: str, root: Path = Path()) -> list[TaggedVersion]:
     """All versions of an advisor, the lowest first.
 
     Raises ReleaseError where there is no repository, or git and GTO cannot read its tags.
@@ -54,24 +54,29 @@ def tagged(advisor: str, root: Path = Path()) -> list[Tagged]:
             stages[tag.stage or ""] = commit
         elif tag.action is Action.UNASSIGN and stages.get(tag.stage or "") == commit:
             del stages[tag.stage or ""]
-    found = [
-        Tagged(read_version(version), tag.tag.target, tag.created_at,
-               tuple(sorted(s for s, commit in stages.items() if commit == tag.tag.target)))
-        for version, tag in versions.items() if _full(version)
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: one.version)
+    tagged_versions = [
+        TaggedVersion(
+            parse_version(version),
+            tag.tag.target,
+            tag.created_at,
+            tuple(sorted(s for s, commit in stages.items() if commit == tag.tag.target)),
+        )
+        for version, tag in versions.items()
+        if _is_full_version(version)
+    ]
+    return sorted(tagged_versions, key=lambda item: item.version)
 
 
-def version_in(stage: str, known: list[Tagged], advisor: str) -> Tagged:
+def find_by_stage(stage: str, known: list[TaggedVersion], advisor: str) -> TaggedVersion:
     """The version that has a stage.
 
     Raises ReleaseError where none has.
     """
     check_name(stage, "stage")
-    for one in known:
-        if stage in one.stages:
-            return one
-    have = sorted({name for one in known for name in one.stages})
+    for tag in known:
+        if stage in tag.stages:
+            return tag
+    have = sorted({name for tag in known for name in tag.stages})
     hint = f"there is {', '.join(have)}" if have else "no version has a stage"
     raise ReleaseError(
         f"no version of {advisor} is {stage} ({hint}); mondrian promote {advisor} "
@@ -79,22 +84,24 @@ def version_in(stage: str, known: list[Tagged], advisor: str) -> Tagged:
     )
 
 
-def version_at(asked: str, known: list[Tagged], advisor: str) -> Tagged:
+def find_by_version(
+    requested_version: str, known: list[TaggedVersion], advisor: str
+) -> TaggedVersion:
     """The version that is asked for.
 
     Raises ReleaseError where it has no tag.
     """
-    wanted = read_version(asked)
-    for one in known:
-        if one.version == wanted:
-            return one
-    have = ", ".join(str(one.version) for one in known[-5:]) or "no version"
-    raise ReleaseError(f"{advisor} has no version {wanted} (it has {have}); was its tag pushed?")
+    version = parse_version(requested_version)
+    for tag in known:
+        if tag.version == version:
+            return tag
+    have = ", ".join(str(tag.version) for tag in known[-5:]) or "no version"
+    raise ReleaseError(f"{advisor} has no version {version} (it has {have}); was its tag pushed?")
 
 
 def register(advisor: str, version: Version, commit: str, message: str) -> None:
     """Tag a commit as a version."""
-    with _one_line():
+    with _translate_tag_errors():
         api.register(".", advisor, commit, version=str(version), message=message)
 
 
@@ -105,37 +112,40 @@ def assign(advisor: str, version: Version, stage: str) -> str:
     """
     times = [tag.tag.tag_time for tag in _events(advisor, Path()) if tag.stage == stage]
     wait = max(times, default=0) + 1 - time.time()
-    if wait > PATIENCE:
+    if wait > MAX_CLOCK_SKEW_SECONDS:
         raise ReleaseError(
             f"the last tag of {advisor}#{stage} is {wait:.0f} s in the future by this machine's "
             "clock, and would win over a new one; set the clock"
         )
     time.sleep(max(0.0, wait))  # tags know whole seconds
-    with _one_line():
-        made = api.assign(".", advisor, stage, version=str(version), force=True)
-    assert made is not None
-    return made.tag
+    with _translate_tag_errors():
+        assignment = api.assign(".", advisor, stage, version=str(version), force=True)
+    assert assignment is not None
+    return assignment.tag
 
 
 def _events(advisor: str, root: Path) -> list[Tag]:
     """All tags about an advisor, the earliest first."""
-    with _one_line(), closing(Git(str(root.resolve()))) as scm:
-        return [parse_tag(tag) for tag in sorted(
-            find(name=advisor, scm=scm),
-            key=lambda tag: (tag.tag_time, parse_name(tag.name).get("counter", 0)),
-        )]  # fmt: skip
+    with _translate_tag_errors(), closing(Git(str(root.resolve()))) as scm:
+        return [
+            parse_tag(tag)
+            for tag in sorted(
+                find(name=advisor, scm=scm),
+                key=lambda tag: (tag.tag_time, parse_name(tag.name).get("counter", 0)),
+            )
+        ]
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _translate_tag_errors() -> Iterator[None]:
     try:
         yield
     except (GTOException, SCMError) as error:
         raise ReleaseError(f"the tags of this repository: {' '.join(str(error).split())}") from None
 
 
-def _full(version: str) -> bool:
+def _is_full_version(version: str) -> bool:
     try:
-        return str(read_version(version)) == version
+        return str(parse_version(version)) == version
     except ReleaseError:
         return False

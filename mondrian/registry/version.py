@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mondrian.core.errors import ReleaseError
 
-_ASKED = re.compile(r"v?(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:\.(0|[1-9]\d{0,8}))?", re.ASCII)
+_VERSION = re.compile(r"v?(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:\.(0|[1-9]\d{0,8}))?", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?", re.ASCII)  # GTO's, in one folder
 
 
@@ -24,29 +24,29 @@ class Version:
         return f"v{self.major}.{self.minor}.{self.patch}"
 
 
-def read_version(asked: str) -> Version:
+def parse_version(text: str) -> Version:
     """v2, 2.1 or v2.1.3; what is left out is 0.
 
     Raises ReleaseError where it is none of them.
     """
-    found = _ASKED.fullmatch(asked)
-    if not found:
-        raise ReleaseError(f"{asked!r} is no version; give one such as v2, v2.1 or v2.1.3")
-    return Version(*(int(number or 0) for number in found.groups()))
+    match = _VERSION.fullmatch(text)
+    if not match:
+        raise ReleaseError(f"{text!r} is no version; give one such as v2, v2.1 or v2.1.3")
+    return Version(*(int(number or 0) for number in match.groups()))
 
 
-def next_version(advisor: str, asked: str, known: Sequence[Version]) -> Version:
+def parse_new_version(advisor: str, requested_version: str, known: Sequence[Version]) -> Version:
     """The version that is asked for.
 
     Raises ReleaseError where it exists, or a higher one does.
     """
-    wanted = read_version(asked)
+    version = parse_version(requested_version)
     top = max(known, default=None)
-    if top is None or wanted > top:
-        return wanted
-    said = "exists" if wanted in known else f"is below {top}, which exists"
+    if top is None or version > top:
+        return version
+    reason = "exists" if version in known else f"is below {top}, which exists"
     free = f"{Version(top.major, top.minor, top.patch + 1)} or {Version(top.major + 1, 0, 0)}"
-    raise ReleaseError(f"{advisor}@{wanted} {said}; the next free versions are {free}")
+    raise ReleaseError(f"{advisor}@{version} {reason}; the next free versions are {free}")
 
 
 def check_name(name: str, what: str = "advisor") -> None:

@@ -6,68 +6,94 @@ import time
 
 from mondrian.core.errors import MondrianError
 from mondrian.rollout.assessment import assess
-from mondrian.rollout.config import Rollout
+from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import Verdict, decide
-from mondrian.rollout.observations import evidence
-from mondrian.rollout.store import BACK, HELD, RUNNING, Entry, Rollouts
+from mondrian.rollout.observations import load_observations
+from mondrian.rollout.store import BACK, HELD, RUNNING, RolloutRecord, RolloutStore
 
 ACTIONS = ("advance", "hold", "resume", "rollback")
 
 
-class NotNow(MondrianError):
+class InvalidTransition(MondrianError):
     """What cannot be done with a roll-out as it stands."""
 
 
-def verdict_now(rollouts: Rollouts, settings: Rollout, entry: Entry, now: float) -> Verdict:
+def current_verdict(
+    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, now: float
+) -> Verdict:
     """What the numbers of this moment lead to; now is in seconds since 1970."""
-    seen = evidence(rollouts.engine, entry.id, entry.evidence_from)
-    return decide(assess(seen, settings, entry.step), entry, settings, now)
+    observations = load_observations(rollouts.engine, entry.id, entry.evidence_from)
+    return decide(assess(observations, settings, entry.step), entry, settings, now)
 
 
-def advance(rollouts: Rollouts, settings: Rollout, entry: Entry, who: str, why: str) -> bool:
+def advance(
+    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, who: str, why: str
+) -> bool:
     """Let the next step begin. Raises NotNow at the last one, or where it was rolled back."""
     if entry.state == BACK:
-        raise NotNow(f"{entry.name} was rolled back ({entry.why}); resume it to begin again")
+        raise InvalidTransition(
+            f"{entry.name} was rolled back ({entry.why}); resume it to begin again"
+        )
     step = entry.step + 1
     if step >= len(settings.steps):
-        raise NotNow(f"{entry.name} is at the last step of {len(settings.steps)} already")
+        raise InvalidTransition(
+            f"{entry.name} is at the last step of {len(settings.steps)} already"
+        )
     now = time.time()
     full = settings.steps[step].share == 1
     return rollouts.change(
-        entry, who, "advance", why, step=step, step_began=now, state=RUNNING,
+        entry,
+        who,
+        "advance",
+        why,
+        step=step,
+        step_began=now,
+        state=RUNNING,
         full_since=entry.full_since or (now if full else None),
-    )  # fmt: skip
+    )
 
 
-def hold(rollouts: Rollouts, entry: Entry, who: str, why: str) -> bool:
+def hold(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
     """Stay at this step until a person resumes or advances; guardrails still roll it back."""
     if entry.state != RUNNING:
-        raise NotNow(f"{entry.name} is {entry.state}; there is nothing to hold")
+        raise InvalidTransition(f"{entry.name} is {entry.state}; there is nothing to hold")
     return rollouts.change(entry, who, "hold", why, state=HELD)
 
 
-def resume(rollouts: Rollouts, entry: Entry, who: str, why: str) -> bool:
+def resume(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
     """Go on; one that was rolled back begins anew at the first step, with new evidence."""
     if entry.state == RUNNING:
-        raise NotNow(f"{entry.name} is running already")
+        raise InvalidTransition(f"{entry.name} is running already")
     if entry.state == HELD:
         return rollouts.change(entry, who, "resume", why, state=RUNNING)
     now = time.time()
     return rollouts.change(
-        entry, who, "resume", why, state=RUNNING, step=0, step_began=now, evidence_from=now,
+        entry,
+        who,
+        "resume",
+        why,
+        state=RUNNING,
+        step=0,
+        step_began=now,
+        evidence_from=now,
         full_since=None,
-    )  # fmt: skip
+    )
 
 
-def roll_back(rollouts: Rollouts, entry: Entry, who: str, why: str) -> bool:
+def roll_back(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
     """Let the candidate answer nobody."""
     if entry.state == BACK:
-        raise NotNow(f"{entry.name} was rolled back already ({entry.why})")
+        raise InvalidTransition(f"{entry.name} was rolled back already ({entry.why})")
     return rollouts.change(entry, who, "roll back", why, state=BACK)
 
 
-def act(
-    rollouts: Rollouts, settings: Rollout, entry: Entry, action: str, who: str, why: str
+def apply_action(
+    rollouts: RolloutStore,
+    settings: RolloutConfig,
+    entry: RolloutRecord,
+    action: str,
+    who: str,
+    why: str,
 ) -> bool:
     """One of ACTIONS; False where another was quicker. Raises NotNow."""
     match action:
@@ -79,4 +105,4 @@ def act(
             return resume(rollouts, entry, who, why)
         case "rollback":
             return roll_back(rollouts, entry, who, why)
-    raise NotNow(f"a roll-out can {', '.join(ACTIONS)}; not {action[:40]!r}")
+    raise InvalidTransition(f"a roll-out can {', '.join(ACTIONS)}; not {action[:40]!r}")

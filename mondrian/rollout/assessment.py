@@ -8,23 +8,30 @@ from typing import Literal
 
 import numpy as np
 
-from mondrian.rollout.confidence_sequences import LEVEL, Interval, paired_band, share_band
-from mondrian.rollout.config import Guardrails, Rollout
-from mondrian.rollout.estimates import difference
+from mondrian.rollout.confidence_sequences import (
+    CONFIDENCE_LEVEL,
+    Interval,
+    paired_band,
+    share_band,
+)
+from mondrian.rollout.config import GuardrailLimits, RolloutConfig
+from mondrian.rollout.estimates import estimate_difference
 from mondrian.rollout.metrics import (
     METRICS,
     Metric,
-    doubly_exposed,
-    of_arm,
-    pairs,
-    slow,
+    arm_values,
+    double_exposed_clients,
+    paired_values,
+    slow_critiques_metric,
 )
-from mondrian.rollout.observations import Seen
-from mondrian.rollout.sample_ratio import MISMATCH_LEVEL, imbalance
+from mondrian.rollout.observations import Observation
+from mondrian.rollout.sample_ratio import MISMATCH_LEVEL, mismatch_e_values
 
-DOUBLE_SHARE = 0.01  # of clients that may be seen in both arms within a step
-ENOUGH = 10  # observations below which a guardrail holds a candidate, and does not condemn it
-_SLOW = 0.05  # share of critiques beyond a p95
+MAX_DOUBLE_EXPOSED_SHARE = 0.01  # of clients that may be seen in both arms within a step
+MIN_OBSERVATIONS = (
+    10  # observations below which a guardrail holds a candidate, and does not condemn it
+)
+_MAX_SLOW_SHARE = 0.05  # share of critiques beyond a p95
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class Guard:
+class GuardrailResult:
     """A guardrail: the candidate's share, its interval, and the limit that is not to be passed.
 
     verdict  broken where it is surely beyond the limit, doubtful where it is but not surely
@@ -56,7 +63,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SuccessResult:
     """The metric of success: candidate less control, signed so that above 0 is good.
 
     paired   the same from photographs that both arms critiqued
@@ -70,9 +77,9 @@ class Outcome:
     verdict: Literal["no data", "better", "not worse", "worse", "inconclusive"]
 
     @property
-    def surer(self) -> Interval:
+    def narrower(self) -> Interval:
         """The one that the verdict is of."""
-        return surer(self.difference, self.paired)
+        return narrower_interval(self.difference, self.paired)
 
 
 @dataclass(frozen=True)
@@ -80,120 +87,141 @@ class Assessment:
     """All that a decision rests on.
 
     mismatch  e-value against a fair deal; an alarm from 1 / MISMATCH_LEVEL on
-    double    clients that saw both arms within a step, of `clients`
-    fault     why no decision can be trusted; empty where it can
+    double_exposed    clients that saw both arms within a step, of `clients`
+    assignment_error     why no decision can be trusted; empty where it can
     step_jobs critiques that the candidate was asked for at the step it is at
     """
 
     candidate: Exposure
     control: Exposure
-    guards: tuple[Guard, ...]
-    success: Outcome
+    guards: tuple[GuardrailResult, ...]
+    success: SuccessResult
     mismatch: float
-    double: int
+    double_exposed: int
     clients: int
-    fault: str
+    assignment_error: str
     step_jobs: int
 
 
-def assess(seen: Sequence[Seen], settings: Rollout, step: int) -> Assessment:
+def assess(observations: Sequence[Observation], settings: RolloutConfig, step: int) -> Assessment:
     """How a roll-out that is at a step stands."""
-    asked = [one for one in seen if not one.shadow]
-    mismatch, double, clients = fairness(asked)
+    live_jobs = [obs for obs in observations if not obs.shadow]
+    mismatch, double, clients = check_assignment(live_jobs)
     return Assessment(
-        exposure(asked, True), exposure(asked, False), guardrails(seen, settings.guardrails),
-        outcome(seen, METRICS[settings.success.metric], settings.success.margin),
-        mismatch, double, clients, _fault(mismatch, double, clients),
-        sum(one.candidate and one.step == step for one in asked),
-    )  # fmt: skip
+        count_exposure(live_jobs, True),
+        count_exposure(live_jobs, False),
+        check_guardrails(observations, settings.guardrails),
+        evaluate_success(observations, METRICS[settings.success.metric], settings.success.margin),
+        mismatch,
+        double,
+        clients,
+        _describe_assignment_error(mismatch, double, clients),
+        sum(obs.candidate and obs.step == step for obs in live_jobs),
+    )
 
 
-def exposure(seen: Sequence[Seen], candidate: bool) -> Exposure:
+def count_exposure(observations: Sequence[Observation], candidate: bool) -> Exposure:
     """What an arm was asked for."""
-    own = [one for one in seen if one.candidate == candidate]
-    count = {kind: sum(one.outcome == kind for one in own)
-             for kind in ("completed", "failed", "gone", "open")}  # fmt: skip
-    rated = sum(one.thumbs is not None or one.accepted is not None for one in own)
-    return Exposure(len(own), len({one.subject for one in own}), rated=rated, **count)
+    own = [obs for obs in observations if obs.candidate == candidate]
+    count = {
+        kind: sum(obs.outcome == kind for obs in own)
+        for kind in ("completed", "failed", "gone", "open")
+    }
+    rated = sum(obs.thumbs is not None or obs.accepted is not None for obs in own)
+    return Exposure(len(own), len({obs.subject for obs in own}), rated=rated, **count)
 
 
-def guardrails(seen: Sequence[Seen], limits: Guardrails) -> tuple[Guard, ...]:
+def check_guardrails(
+    observations: Sequence[Observation], limits: GuardrailLimits
+) -> tuple[GuardrailResult, ...]:
     """Each guardrail, of the candidate alone."""
-    asked = [
+    rules = [
         (METRICS["compliance"], limits.compliance, True),
         (METRICS["failures"], limits.failures, False),
         (METRICS["fallbacks"], limits.fallbacks, False),
-        (slow(limits.latency_p95_seconds), _SLOW, False),
+        (slow_critiques_metric(limits.latency_p95_seconds), _MAX_SLOW_SHARE, False),
         (METRICS["thumbs_down"], limits.thumbs_down, False),
     ]
-    return tuple(_guard(seen, *one) for one in asked)
+    return tuple(_check_guardrail(observations, *rule) for rule in rules)
 
 
-def _guard(seen: Sequence[Seen], metric: Metric, limit: float, least: bool) -> Guard:
-    values, _ = of_arm(seen, metric, candidate=True)
-    found = share_band(values > 0).last
+def _check_guardrail(
+    observations: Sequence[Observation], metric: Metric, limit: float, is_minimum: bool
+) -> GuardrailResult:
+    values, _ = arm_values(observations, metric, candidate=True)
+    estimate = share_band(values > 0).last
     verdict: Literal["no data", "holds", "doubtful", "broken"] = "holds"
-    if not found.count:
+    if not estimate.count:
         verdict = "no data"
-    elif found.count >= ENOUGH and (found.high < limit if least else found.low > limit):
+    elif estimate.count >= MIN_OBSERVATIONS and (
+        estimate.high < limit if is_minimum else estimate.low > limit
+    ):
         verdict = "broken"
-    elif found.mean < limit if least else found.mean > limit:
+    elif estimate.mean < limit if is_minimum else estimate.mean > limit:
         verdict = "doubtful"
-    return Guard(metric.name, metric.told, found, limit, least, verdict)
+    return GuardrailResult(metric.name, metric.description, estimate, limit, is_minimum, verdict)
 
 
-def outcome(seen: Sequence[Seen], metric: Metric, margin: float) -> Outcome:
+def evaluate_success(
+    observations: Sequence[Observation], metric: Metric, margin: float
+) -> SuccessResult:
     """The metric of success in both arms; pairs decide where they are the more certain."""
     sign = 1.0 if metric.better == "high" else -1.0
-    new, old = pairs(seen, metric)
+    new, old = paired_values(observations, metric)
     # Once there are pairs, two intervals of which the narrower counts share the chance to be wrong.
-    level = 1 - (1 - LEVEL) / 2 if len(new) else LEVEL
-    found = difference(seen, metric, sign, level).band.last
+    level = 1 - (1 - CONFIDENCE_LEVEL) / 2 if len(new) else CONFIDENCE_LEVEL
+    unpaired = estimate_difference(observations, metric, sign, level).band.last
     paired = paired_band(sign * new, sign * old, level=level).last
-    return Outcome(metric.name, margin, found, paired, _verdict(surer(found, paired), margin))
+    return SuccessResult(
+        metric.name,
+        margin,
+        unpaired,
+        paired,
+        _success_verdict(narrower_interval(unpaired, paired), margin),
+    )
 
 
-def surer(difference: Interval, paired: Interval) -> Interval:
+def narrower_interval(difference: Interval, paired: Interval) -> Interval:
     """The narrower one."""
-    return min(difference, paired, key=lambda one: one.high - one.low)
+    return min(difference, paired, key=lambda interval: interval.high - interval.low)
 
 
-def _verdict(
-    found: Interval, margin: float
+def _success_verdict(
+    interval: Interval, margin: float
 ) -> Literal["no data", "better", "not worse", "worse", "inconclusive"]:
-    if not found.count:
+    if not interval.count:
         return "no data"
-    if found.high < -margin:
+    if interval.high < -margin:
         return "worse"
-    if found.low > 0:
+    if interval.low > 0:
         return "better"
-    return "not worse" if found.low > -margin else "inconclusive"
+    return "not worse" if interval.low > -margin else "inconclusive"
 
 
-def fairness(asked: Sequence[Seen]) -> tuple[float, int, int]:
+def check_assignment(observations: Sequence[Observation]) -> tuple[float, int, int]:
     """e-value of a deal other than meant, clients seen in both arms of a step, and all clients."""
-    clients = firsts(asked)
-    dealt = [one for one in clients if 0 < one.share < 1]
-    candidate = np.array([one.candidate for one in dealt], bool)
-    running = imbalance(candidate, np.array([one.share for one in dealt], float))
+    clients = first_observations(observations)
+    assigned = [client for client in clients if 0 < client.share < 1]
+    candidate = np.array([client.candidate for client in assigned], bool)
+    running = mismatch_e_values(candidate, np.array([client.share for client in assigned], float))
     mismatch = float(running[-1]) if len(running) else 1.0  # as it is now: a false alarm passes
-    return mismatch, len(doubly_exposed(asked)), len(clients)
+    return mismatch, len(double_exposed_clients(observations)), len(clients)
 
 
-def firsts(asked: Sequence[Seen]) -> list[Seen]:
+def first_observations(observations: Sequence[Observation]) -> list[Observation]:
     """The first job of each client of a step: the one that it was dealt with."""
-    found: dict[tuple[int, str], Seen] = {}
-    for one in sorted(asked, key=lambda one: one.asked):
-        found.setdefault((one.step, one.subject), one)
-    return list(found.values())
+    first_by_client: dict[tuple[int, str], Observation] = {}
+    for obs in sorted(observations, key=lambda obs: obs.queued_at):
+        first_by_client.setdefault((obs.step, obs.subject), obs)
+    return list(first_by_client.values())
 
 
-def _fault(mismatch: float, double: int, clients: int) -> str:
+def _describe_assignment_error(mismatch: float, double: int, clients: int) -> str:
     if mismatch >= 1 / MISMATCH_LEVEL:
         return (
             "the arms did not get the share of clients that was dealt to them (sample ratio "
             f"mismatch, e-value {mismatch:.0f}): jobs of one arm are lost or counted twice"
         )
-    if double > DOUBLE_SHARE * clients:
+    if double > MAX_DOUBLE_EXPOSED_SHARE * clients:
         return f"{double} of {clients} clients were answered by both arms within a step"
     return ""

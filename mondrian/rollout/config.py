@@ -12,19 +12,19 @@ from mondrian.core.params import Section, load_yaml
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Step(Section):
+class RolloutStep(Section):
     share: Annotated[float, Field(gt=0, le=1)]
     hours: Annotated[float, Field(ge=0)]
     jobs: Annotated[int, Field(ge=0)]
     asks: Literal["guardrails", "not_worse", "better"]
 
 
-class Success(Section):
+class SuccessCriterion(Section):
     metric: Literal["approval", "acceptance", "correction"]
     margin: Annotated[float, Field(ge=0)]
 
 
-class Guardrails(Section):
+class GuardrailLimits(Section):
     compliance: Share
     latency_p95_seconds: Annotated[float, Field(gt=0)]
     failures: Share
@@ -32,16 +32,16 @@ class Guardrails(Section):
     thumbs_down: Share
 
 
-class Rollout(Section):
+class RolloutConfig(Section):
     control: Literal["previous", "base"]
     automatic: bool
     every_seconds: Annotated[float, Field(ge=0.1)]
-    steps: Annotated[list[Step], Field(min_length=1)]
-    success: Success
-    guardrails: Guardrails
+    steps: Annotated[list[RolloutStep], Field(min_length=1)]
+    success: SuccessCriterion
+    guardrails: GuardrailLimits
 
     @model_validator(mode="after")
-    def _rising(self) -> Rollout:
+    def _check_steps(self) -> RolloutConfig:
         shares = [step.share for step in self.steps]
         if shares != sorted(set(shares)):
             raise ValueError(f"the shares of steps must rise, they are {shares}")
@@ -54,6 +54,6 @@ class Rollout(Section):
         return self
 
 
-def load_rollout(path: Path) -> Rollout:
+def load_rollout(path: Path) -> RolloutConfig:
     """Read and check rollout.yaml. Raises ParamsError that names every fault at once."""
-    return load_yaml(path, Rollout)
+    return load_yaml(path, RolloutConfig)

@@ -7,25 +7,35 @@ from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any
 
-from mondrian.rollout.report import Report, moment
+from mondrian.rollout.report import RolloutReport, iso_timestamp
 from mondrian.rollout.time_series import ARMS
 
-COLUMNS = ("rollout", "advisor", "version", "time", "metric", "arm", "mean", "low", "high",
-           "count")  # fmt: skip
+CSV_COLUMNS = (
+    "rollout",
+    "advisor",
+    "version",
+    "time",
+    "metric",
+    "arm",
+    "mean",
+    "low",
+    "high",
+    "count",
+)
 
 
-def table(reports: Iterable[Report]) -> str:
+def render_csv(reports: Iterable[RolloutReport]) -> str:
     """CSV with a header; docs/experiments.md says what each column means."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(row for told in reports for row in _rows(told))
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(row for report in reports for row in _rows(report))
     return text.getvalue()
 
 
-def _rows(told: Report) -> Iterator[list[Any]]:
-    of = [told["rollout"], told["advisor"], told["version"]]
-    for metric in told["metrics"]:
+def _rows(report: RolloutReport) -> Iterator[list[Any]]:
+    of = [report["rollout"], report["advisor"], report["version"]]
+    for metric in report["metrics"]:
         for arm in ARMS:
             for when, count, *estimate in metric[arm]["series"]:
-                yield [*of, moment(when), metric["name"], arm, *estimate, count]
+                yield [*of, iso_timestamp(when), metric["name"], arm, *estimate, count]

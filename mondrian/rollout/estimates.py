@@ -5,47 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mondrian.core.fields import Floats
+from mondrian.core.fields import FloatArray
 from mondrian.rollout.confidence_sequences import (
-    LEVEL,
+    CONFIDENCE_LEVEL,
     Band,
     difference_band,
     mean_band,
     share_band,
 )
-from mondrian.rollout.metrics import Metric, observations, of_arm
-from mondrian.rollout.observations import Seen
+from mondrian.rollout.metrics import Metric, arm_values, collect_samples
+from mondrian.rollout.observations import Observation
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedBand:
     """A band and the time of each of its looks, in seconds since 1970."""
 
-    when: Floats
+    times: FloatArray
     band: Band
 
 
-def arm(seen: Sequence[Seen], metric: Metric, candidate: bool) -> Run:
+def estimate_arm(jobs: Sequence[Observation], metric: Metric, candidate: bool) -> TimedBand:
     """An arm by itself, a job each."""
-    values, when = of_arm(seen, metric, candidate)
-    return Run(when, share_band(values > 0) if metric.kind == "share" else mean_band(values))
+    values, when = arm_values(jobs, metric, candidate)
+    return TimedBand(when, share_band(values > 0) if metric.kind == "share" else mean_band(values))
 
 
-def difference(
-    seen: Sequence[Seen], metric: Metric, sign: float = 1.0, level: float = LEVEL
-) -> Run:
+def estimate_difference(
+    jobs: Sequence[Observation], metric: Metric, sign: float = 1.0, level: float = CONFIDENCE_LEVEL
+) -> TimedBand:
     """Candidate less control, a client of a step each; who was not dealt by lot is left out.
 
     sign  -1 where below 0 would be good and it should be above
     """
-    found = observations(seen, metric)
-    dealt = (found.share > 0) & (found.share < 1)
+    samples = collect_samples(jobs, metric)
+    assigned = (samples.share > 0) & (samples.share < 1)
     span = 1.0 if metric.kind == "share" else 0.0
     band = difference_band(
-        sign * found.values[dealt],
-        found.candidate[dealt],
-        found.share[dealt],
+        sign * samples.values[assigned],
+        samples.candidate[assigned],
+        samples.share[assigned],
         level=level,
         span=span,
     )
-    return Run(found.when[dealt], band)
+    return TimedBand(samples.observed_at[assigned], band)

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = "–"  # of a number that nobody knows yet
-SHARE = {"kind": "share", "unit": ""}
-FINE = 10  # percent from 0 or 100 within which a tenth says something
+SHARE_FORMAT = {"kind": "share", "unit": ""}
+ONE_DECIMAL_RANGE = 10  # percent from 0 or 100 within which a tenth says something
 
 
 def percent(share: float) -> str:
     """0.05 as 5 %, 0.955 as 95.5 %."""
-    told = 100 * share
-    digits = 1 if min(abs(told), abs(100 - told)) < FINE else 0
-    return f"{told:.{digits}f}".removesuffix(".0").replace("-", "−") + " %"
+    percentage = 100 * share
+    digits = 1 if min(abs(percentage), abs(100 - percentage)) < ONE_DECIMAL_RANGE else 0
+    return f"{percentage:.{digits}f}".removesuffix(".0").replace("-", "−") + " %"
 
 
-def number(value: float | None, metric: Mapping[str, Any], signed: bool = False) -> str:
+def format_value(value: float | None, metric: Mapping[str, Any], signed: bool = False) -> str:
     """A value of a metric with its unit; a difference of shares is in percent too."""
     if value is None:
         return UNKNOWN
@@ -29,35 +29,35 @@ def number(value: float | None, metric: Mapping[str, Any], signed: bool = False)
 
 def _plain(value: float) -> str:
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    told = f"{value:.{digits}f}"
-    return (told.rstrip("0").rstrip(".") if "." in told else told).replace("-", "−")
+    text = f"{value:.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
-def between(now: Mapping[str, Any], metric: Mapping[str, Any], signed: bool = False) -> str:
+def format_interval(now: Mapping[str, Any], metric: Mapping[str, Any], signed: bool = False) -> str:
     """The interval of an estimate in words."""
     if not now["count"]:
         return "no data"
     if now["low"] is None or now["high"] is None:
         return "too few for an interval"
-    low, high = (number(now[end], metric, signed) for end in ("low", "high"))
+    low, high = (format_value(now[end], metric, signed) for end in ("low", "high"))
     return f"{low.split(' ')[0]} to {high}"
 
 
-def spelled(metric: str) -> dict[str, str]:
+def metric_format(metric: str) -> dict[str, str]:
     """How a metric of success is written, by its name alone."""
-    return {"kind": "mean", "unit": "points"} if metric == "correction" else SHARE
+    return {"kind": "mean", "unit": "points"} if metric == "correction" else SHARE_FORMAT
 
 
-def when(iso: str | None) -> str:
+def format_time(iso: str | None) -> str:
     """An ISO moment to the minute."""
     return iso[:16].replace("T", " ") if iso else UNKNOWN
 
 
-def hours(count: float) -> str:
+def format_hours(count: float) -> str:
     """Hours as a person says them."""
     return f"{count:.1f} h".replace(".0 ", " ") if count < 10 else f"{count:.0f} h"
 
 
-def plural(count: int, one: str) -> str:
+def plural(count: int, noun: str) -> str:
     """1 client, 2 clients."""
-    return f"{count} {one}{'' if count == 1 else 's'}"
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-from mondrian.rollout.actions import NotNow, act, verdict_now
-from mondrian.rollout.config import Rollout
-from mondrian.rollout.decision import Status
-from mondrian.rollout.store import Entry, Rollouts
+from mondrian.rollout.actions import InvalidTransition, apply_action, current_verdict
+from mondrian.rollout.config import RolloutConfig
+from mondrian.rollout.decision import RolloutStatus
+from mondrian.rollout.store import RolloutRecord, RolloutStore
 
 REASON, NAME = 1000, 200  # characters of a reason and of a person's name
 
 
-class NoReason(NotNow):
+class MissingReason(InvalidTransition):
     """It can be done, and wants to be explained."""
 
 
-def by_hand(
-    rollouts: Rollouts, settings: Rollout, entry: Entry, action: str, who: str, why: str, now: float
-) -> Entry:
+def apply_manual_action(
+    rollouts: RolloutStore,
+    settings: RolloutConfig,
+    entry: RolloutRecord,
+    action: str,
+    who: str,
+    why: str,
+    now: float,
+) -> RolloutRecord:
     """Do one of ACTIONS; the roll-out as it is then.
 
     Raises NotNow where it cannot be done, also where somebody was quicker, and NoReason where it
     goes against the numbers, or ends the roll-out, and nobody says why.
     """
-    why, who = line(why, REASON), line(who, NAME) or "somebody"
+    why, who = clean_line(why, REASON), clean_line(who, NAME) or "somebody"
     if not why:
         _check_reason(rollouts, settings, entry, action, now)
-    done = act(rollouts, settings, entry, action, who, why)
-    found = rollouts.get(entry.id)
-    if not done or found is None:
-        raise NotNow(f"{entry.name} was changed meanwhile; look at it again")
-    return found
+    done = apply_action(rollouts, settings, entry, action, who, why)
+    updated_entry = rollouts.get(entry.id)
+    if not done or updated_entry is None:
+        raise InvalidTransition(f"{entry.name} was changed meanwhile; look at it again")
+    return updated_entry
 
 
-def line(text: str, most: int) -> str:
+def clean_line(text: str, max_length: int) -> str:
     """One line of what a person wrote, without what no line holds."""
-    told = " ".join(text[: 4 * most].split())
-    return "".join(one for one in told if one.isprintable())[:most]
+    single_line = " ".join(text[: 4 * max_length].split())
+    return "".join(char for char in single_line if char.isprintable())[:max_length]
 
 
 def _check_reason(
-    rollouts: Rollouts, settings: Rollout, entry: Entry, action: str, now: float
+    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, action: str, now: float
 ) -> None:
     if action == "rollback":
-        raise NoReason(f"say why {entry.name} is rolled back")
+        raise MissingReason(f"say why {entry.name} is rolled back")
     if action != "advance":
         return
-    verdict = verdict_now(rollouts, settings, entry, now)
-    if verdict.status not in (Status.READY, Status.ROLLED_BACK):  # act says what of the latter
-        raise NoReason(
+    verdict = current_verdict(rollouts, settings, entry, now)
+    if verdict.status not in (
+        RolloutStatus.READY,
+        RolloutStatus.ROLLED_BACK,
+    ):  # act says what of the latter
+        raise MissingReason(
             f"{entry.name} is not ready but {verdict.status} ({verdict.why}); say why it advances"
         )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mondrian.rollout.charts import Chart, draw
+from mondrian.rollout.charts import Chart, build_chart
 from mondrian.rollout.formatting import percent
-from mondrian.rollout.report import Report
+from mondrian.rollout.report import RolloutReport
 
-_LOW = 130  # height of a chart of the difference
+_DIFFERENCE_HEIGHT = 130  # height of a chart of the difference
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RolloutCharts:
     """Bars and charts by name; None where there is nothing to see."""
 
     bars: dict[str, Bar | None]
@@ -40,65 +40,84 @@ class Picture:
         return [name for name, chart in self.arms.items() if chart]
 
 
-def picture(told: Report) -> Picture:
+def build_page_charts(report: RolloutReport) -> RolloutCharts:
     """Everything that the page of a roll-out draws."""
-    since, until = _seconds(told["evidence_from"]), _seconds(told["at"])
-    marks, metrics = _marks(told), told["metrics"]
+    since, until = _to_epoch(report["evidence_from"]), _to_epoch(report["at"])
+    marks, metrics = _step_marks(report), report["metrics"]
     arms = {
-        one["name"]: draw(
-            {arm: one[arm]["series"] for arm in ("control", "candidate")}, one, since, until,
+        metric["name"]: build_chart(
+            {arm: metric[arm]["series"] for arm in ("control", "candidate")},
+            metric,
+            since,
+            until,
             marks=marks,
         )
-        for one in metrics
-    }  # fmt: skip
+        for metric in metrics
+    }
     differences = {
-        one["name"]: draw(
-            {"difference": one["difference"]["series"]}, one, since, until, _LOW,
-            _levels(told, one), [(at, "") for at, _ in marks], signed=True,
+        metric["name"]: build_chart(
+            {"difference": metric["difference"]["series"]},
+            metric,
+            since,
+            until,
+            _DIFFERENCE_HEIGHT,
+            _levels(report, metric),
+            [(t, "") for t, _ in marks],
+            signed=True,
         )
-        for one in metrics
-    }  # fmt: skip
-    return Picture({one["name"]: bar(one) for one in told["guardrails"]}, arms, differences)
+        for metric in metrics
+    }
+    return RolloutCharts(
+        {guardrail["name"]: build_guardrail_bar(guardrail) for guardrail in report["guardrails"]},
+        arms,
+        differences,
+    )
 
 
-def bar(guard: Mapping[str, Any]) -> Bar | None:
+def build_guardrail_bar(guard: Mapping[str, Any]) -> Bar | None:
     """Where a guardrail's share, its interval and the limit are; None without data."""
-    found, limit = guard["found"], guard["limit"]
-    if not found["count"]:
+    estimate, limit = guard["found"], guard["limit"]
+    if not estimate["count"]:
         return None
     if guard["least"]:  # the top of the scale matters
-        start, end = max(0.0, min(found["low"], limit) - 0.05), 1.0
+        start, end = max(0.0, min(estimate["low"], limit) - 0.05), 1.0
     else:
-        start, end = 0.0, min(1.0, max(found["high"], 2 * limit, 0.02))
+        start, end = 0.0, min(1.0, max(estimate["high"], 2 * limit, 0.02))
 
     def place(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (value - start) / (end - start))), 2)
 
-    left = place(found["low"])
+    left = place(estimate["low"])
     return Bar(
-        percent(start), percent(end), left, round(place(found["high"]) - left, 2),
-        place(found["mean"]), place(limit),
-    )  # fmt: skip
+        percent(start),
+        percent(end),
+        left,
+        round(place(estimate["high"]) - left, 2),
+        place(estimate["mean"]),
+        place(limit),
+    )
 
 
-def _marks(told: Report) -> list[tuple[float, str]]:
+def _step_marks(report: RolloutReport) -> list[tuple[float, str]]:
     """When which step began, and when it was rolled back."""
-    found = []
-    for one in told["decisions"]:
-        if one["action"] == "advance" and one["step"] < len(told["steps"]):
-            found.append((_seconds(one["at"]), percent(told["steps"][one["step"]]["share"])))
-        elif one["state"] == "rolled back":
-            found.append((_seconds(one["at"]), "back"))
-    return found
+    marks = []
+    for decision in report["decisions"]:
+        if decision["action"] == "advance" and decision["step"] < len(report["steps"]):
+            marks.append(
+                (_to_epoch(decision["at"]), percent(report["steps"][decision["step"]]["share"]))
+            )
+        elif decision["state"] == "rolled back":
+            marks.append((_to_epoch(decision["at"]), "back"))
+    return marks
 
 
-def _levels(told: Report, metric: Mapping[str, Any]) -> dict[str, float]:
-    success = told["success"]
+def _levels(report: RolloutReport, metric: Mapping[str, Any]) -> dict[str, float]:
+    success = report["success"]
     if not success or success["metric"] != metric["name"] or not success["margin"]:
         return {"": 0.0}
     sign = -1 if metric["better"] == "high" else 1
     return {"": 0.0, "margin": sign * success["margin"]}
 
 
-def _seconds(iso: str) -> float:
+def _to_epoch(iso: str) -> float:
     return datetime.fromisoformat(iso).timestamp()

@@ -10,107 +10,162 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.rollout.assessment import Assessment, assess, exposure, fairness, firsts
-from mondrian.rollout.config import Rollout
-from mondrian.rollout.decision import MEANING, decide
+from mondrian.rollout.assessment import (
+    Assessment,
+    assess,
+    check_assignment,
+    count_exposure,
+    first_observations,
+)
+from mondrian.rollout.config import RolloutConfig
+from mondrian.rollout.decision import STATUS_MEANINGS, decide
 from mondrian.rollout.metrics import METRICS
-from mondrian.rollout.observations import Seen, evidence
+from mondrian.rollout.observations import Observation, load_observations
 from mondrian.rollout.sample_ratio import MISMATCH_LEVEL
-from mondrian.rollout.store import BACK, Entry, Rollouts
-from mondrian.rollout.time_series import interval, known, metrics
+from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.time_series import build_metric_series, interval_to_json, round_or_none
 
-Report = dict[str, Any]
+RolloutReport = dict[str, Any]
 
 
-def report(rollouts: Rollouts, settings: Rollout | None, entry: Entry, now: float) -> Report:
+def build_rollout_report(
+    rollouts: RolloutStore, settings: RolloutConfig | None, entry: RolloutRecord, now: float
+) -> RolloutReport:
     """Everything about a roll-out.
 
     settings  None where nobody knows them: then there is no verdict, no limit and no plan
     now       seconds since 1970
     """
-    seen = evidence(rollouts.engine, entry.id, entry.evidence_from)
-    asked = [one for one in seen if not one.shadow]
-    told = {
-        "rollout": entry.id, "advisor": entry.advisor, "version": entry.version,
-        "name": entry.name, "control": entry.control, "state": entry.state, "why": entry.why,
-        "revision": entry.revision, "at": moment(now), "began": moment(entry.began),
-        "evidence_from": moment(entry.evidence_from), "full_since": moment(entry.full_since),
-        "exposure": {"candidate": asdict(exposure(asked, True)),
-                     "control": asdict(exposure(asked, False)), "dealt": _dealt(asked)},
-        "fairness": _fairness(asked), "metrics": metrics(seen),
-        "decisions": [asdict(one) | {"at": moment(one.at)} for one in rollouts.log(entry.id)],
-        "verdict": None, "step": None, "steps": [], "guardrails": [], "success": None,
-    }  # fmt: skip
+    observations = load_observations(rollouts.engine, entry.id, entry.evidence_from)
+    live_jobs = [obs for obs in observations if not obs.shadow]
+    payload = {
+        "rollout": entry.id,
+        "advisor": entry.advisor,
+        "version": entry.version,
+        "name": entry.name,
+        "control": entry.control,
+        "state": entry.state,
+        "why": entry.why,
+        "revision": entry.revision,
+        "at": iso_timestamp(now),
+        "began": iso_timestamp(entry.began),
+        "evidence_from": iso_timestamp(entry.evidence_from),
+        "full_since": iso_timestamp(entry.full_since),
+        "exposure": {
+            "candidate": asdict(count_exposure(live_jobs, True)),
+            "control": asdict(count_exposure(live_jobs, False)),
+            "dealt": _summarize_assignment(live_jobs),
+        },
+        "fairness": _report_assignment_check(live_jobs),
+        "metrics": build_metric_series(observations),
+        "decisions": [
+            asdict(decision) | {"at": iso_timestamp(decision.at)}
+            for decision in rollouts.list_decisions(entry.id)
+        ],
+        "verdict": None,
+        "step": None,
+        "steps": [],
+        "guardrails": [],
+        "success": None,
+    }
     if settings is not None:
-        found = assess(seen, settings, entry.step)
-        told |= _judged(found, entry, settings, now) | _plan(found, entry, settings, now)
-    return told
+        assessment = assess(observations, settings, entry.step)
+        payload |= _report_verdict(assessment, entry, settings, now) | _report_steps(
+            assessment, entry, settings, now
+        )
+    return payload
 
 
-def newest(rollouts: Rollouts, advisor: str = "") -> tuple[list[Entry], list[Entry]]:
+def split_newest(
+    rollouts: RolloutStore, advisor: str = ""
+) -> tuple[list[RolloutRecord], list[RolloutRecord]]:
     """(the newest roll-out of each advisor, or of one; those before), each the newest first."""
-    new: dict[str, Entry] = {}
+    new: dict[str, RolloutRecord] = {}
     old = []
-    for entry in rollouts.all():
+    for entry in rollouts.list_rollouts():
         if advisor in ("", entry.advisor) and new.setdefault(entry.advisor, entry) is not entry:
             old.append(entry)
     return list(new.values()), old
 
 
-def moment(seconds: float | None) -> str | None:
+def iso_timestamp(seconds: float | None) -> str | None:
     """Seconds since 1970 as ISO text, UTC."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _judged(found: Assessment, entry: Entry, settings: Rollout, now: float) -> Report:
-    verdict, success = decide(found, entry, settings, now), found.success
-    guards = [asdict(one) | {"found": interval(one.found)} for one in found.guards]
+def _report_verdict(
+    assessment: Assessment, entry: RolloutRecord, settings: RolloutConfig, now: float
+) -> RolloutReport:
+    verdict, success = decide(assessment, entry, settings, now), assessment.success
+    guards = [
+        asdict(guard) | {"found": interval_to_json(guard.found)} for guard in assessment.guards
+    ]
     return {
-        "verdict": {"status": str(verdict.status), "meaning": MEANING[verdict.status],
-                    "action": verdict.action, "why": verdict.why},
+        "verdict": {
+            "status": str(verdict.status),
+            "meaning": STATUS_MEANINGS[verdict.status],
+            "action": verdict.action,
+            "why": verdict.why,
+        },
         "guardrails": guards,
         "success": {
-            "metric": success.metric, "told": METRICS[success.metric].told,
-            "margin": success.margin, "verdict": success.verdict,
-            "difference": interval(success.difference), "paired": interval(success.paired),
+            "metric": success.metric,
+            "told": METRICS[success.metric].description,
+            "margin": success.margin,
+            "verdict": success.verdict,
+            "difference": interval_to_json(success.difference),
+            "paired": interval_to_json(success.paired),
         },
-    }  # fmt: skip
+    }
 
 
-def _plan(found: Assessment, entry: Entry, settings: Rollout, now: float) -> Report:
+def _report_steps(
+    assessment: Assessment, entry: RolloutRecord, settings: RolloutConfig, now: float
+) -> RolloutReport:
     """Where it is among its steps, and what the step asks for."""
     here = min(entry.step, len(settings.steps) - 1)
-    at = "stopped" if entry.state == BACK else "here"
-    places = ["done" if i < here else at if i == here else "to come"
-              for i in range(len(settings.steps))]  # fmt: skip
-    steps = [one.model_dump() | {"place": place}
-             for one, place in zip(settings.steps, places, strict=True)]  # fmt: skip
+    current_status = "stopped" if entry.state == BACK else "here"
+    places = [
+        "done" if i < here else current_status if i == here else "to come"
+        for i in range(len(settings.steps))
+    ]
+    steps = [
+        planned_step.model_dump() | {"place": place}
+        for planned_step, place in zip(settings.steps, places, strict=True)
+    ]
     hours = max(0.0, now - entry.step_began) / 3600
     step = {
-        "number": here + 1, "of": len(steps), "share": 0.0 if entry.state == BACK
-        else settings.steps[here].share, "began": moment(entry.step_began),
-        "hours": round(hours, 2), "hours_asked": settings.steps[here].hours,
-        "jobs": found.step_jobs, "jobs_asked": settings.steps[here].jobs,
-        "asks": settings.steps[here].asks, "automatic": settings.automatic,
-    }  # fmt: skip
+        "number": here + 1,
+        "of": len(steps),
+        "share": 0.0 if entry.state == BACK else settings.steps[here].share,
+        "began": iso_timestamp(entry.step_began),
+        "hours": round(hours, 2),
+        "hours_asked": settings.steps[here].hours,
+        "jobs": assessment.step_jobs,
+        "jobs_asked": settings.steps[here].jobs,
+        "asks": settings.steps[here].asks,
+        "automatic": settings.automatic,
+    }
     return {"step": step, "steps": steps}
 
 
-def _dealt(asked: Sequence[Seen]) -> Report:
+def _summarize_assignment(observations: Sequence[Observation]) -> RolloutReport:
     """Clients that were dealt by lot: the share meant for the candidate and what it got."""
-    dealt = [one for one in firsts(asked) if 0 < one.share < 1]
-    if not dealt:
+    assigned = [client for client in first_observations(observations) if 0 < client.share < 1]
+    if not assigned:
         return {"clients": 0, "meant": None, "got": None}
-    meant = sum(one.share for one in dealt) / len(dealt)
-    got = sum(one.candidate for one in dealt) / len(dealt)
-    return {"clients": len(dealt), "meant": known(meant), "got": known(got)}
+    expected = sum(client.share for client in assigned) / len(assigned)
+    got = sum(client.candidate for client in assigned) / len(assigned)
+    return {"clients": len(assigned), "meant": round_or_none(expected), "got": round_or_none(got)}
 
 
-def _fairness(asked: Sequence[Seen]) -> Report:
-    mismatch, double, clients = fairness(asked)
+def _report_assignment_check(observations: Sequence[Observation]) -> RolloutReport:
+    mismatch, double, clients = check_assignment(observations)
     return {
-        "mismatch": known(mismatch), "alarm": round(1 / MISMATCH_LEVEL, 6),
-        "both_arms": double, "clients": clients,
-    }  # fmt: skip
+        "mismatch": round_or_none(mismatch),
+        "alarm": round(1 / MISMATCH_LEVEL, 6),
+        "both_arms": double,
+        "clients": clients,
+    }

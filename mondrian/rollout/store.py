@@ -20,7 +20,7 @@ RUNNING, HELD, BACK = "running", "held", "rolled back"
 
 
 @dataclass(frozen=True)
-class Entry:
+class RolloutRecord:
     """How the roll-out of a version stands.
 
     version         by its bytes, as jobs.adapter_version
@@ -52,7 +52,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Decision:
+class RolloutDecision:
     """One line of the log: who (the service or a person) did what, and why."""
 
     rollout: str
@@ -64,42 +64,54 @@ class Decision:
     at: float
 
 
-class Rollouts:
+class RolloutStore:
     """The roll-outs of a database."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.reader = engine.execution_options(reads=True)
 
-    def get(self, id: str) -> Entry | None:
+    def get(self, id: str) -> RolloutRecord | None:
         """A roll-out by its id, <advisor>/<version>."""
-        return next(iter(self._entries(rollouts.c.id == id)), None)
+        return next(iter(self._select_records(rollouts.c.id == id)), None)
 
-    def all(self) -> list[Entry]:
+    def list_rollouts(self) -> list[RolloutRecord]:
         """Every one, the newest first."""
-        return self._entries()
+        return self._select_records()
 
     def begin(
         self, advisor: str, version: str, name: str, folder: str, control: str, full: bool = False
-    ) -> Entry:
+    ) -> RolloutRecord:
         """The roll-out of a version, begun at the first step where it is new.
 
         control  previous or base, as in rollout.yaml
         full     whether its first step is of everybody
         """
         id = f"{advisor}/{version}"
-        found = self.get(id)
-        if found:
-            return found
-        before = self._before(advisor, version) if control == "previous" else None
+        existing = self.get(id)
+        if existing:
+            return existing
+        before = self._find_previous(advisor, version) if control == "previous" else None
         now = time.time()
-        entry = Entry(
-            id, advisor, version, name, folder,
-            before.name if before else "base", before.version if before else "",
-            before.folder if before else "", RUNNING, "", 0, 0, now, now, now,
+        entry = RolloutRecord(
+            id,
+            advisor,
+            version,
+            name,
+            folder,
+            before.name if before else "base",
+            before.version if before else "",
+            before.folder if before else "",
+            RUNNING,
+            "",
+            0,
+            0,
+            now,
+            now,
+            now,
             now if full else None,
-        )  # fmt: skip
-        began = Decision(id, "service", "begin", RUNNING, f"new version {name}", 0, now)
+        )
+        began = RolloutDecision(id, "service", "begin", RUNNING, f"new version {name}", 0, now)
         try:
             with self.engine.begin() as connection:
                 connection.execute(rollouts.insert(), asdict(entry))
@@ -108,43 +120,50 @@ class Rollouts:
             return self.get(id) or entry
         return entry
 
-    def change(self, entry: Entry, who: str, action: str, why: str, **values: Any) -> bool:
+    def change(self, entry: RolloutRecord, who: str, action: str, why: str, **values: Any) -> bool:
         """Change a roll-out and log it; False where somebody was quicker, and nothing is done."""
         new = {"why": why, "revision": entry.revision + 1, **values}
-        told = Decision(
-            entry.id, who, action, new.get("state", entry.state), why,
-            new.get("step", entry.step), time.time(),
-        )  # fmt: skip
-        seen = (rollouts.c.id == entry.id) & (rollouts.c.revision == entry.revision)
+        decision = RolloutDecision(
+            entry.id,
+            who,
+            action,
+            new.get("state", entry.state),
+            why,
+            new.get("step", entry.step),
+            time.time(),
+        )
+        condition = (rollouts.c.id == entry.id) & (rollouts.c.revision == entry.revision)
         with self.engine.begin() as connection:
-            if connection.execute(rollouts.update().where(seen), new).rowcount != 1:
+            if connection.execute(rollouts.update().where(condition), new).rowcount != 1:
                 return False
-            connection.execute(decisions.insert(), asdict(told))
+            connection.execute(decisions.insert(), asdict(decision))
         return True
 
-    def log(self, id: str, limit: int = 200) -> list[Decision]:
+    def list_decisions(self, id: str, limit: int = 200) -> list[RolloutDecision]:
         """What was decided, the newest first."""
-        chosen = [decisions.c[one.name] for one in fields(Decision)]
+        chosen = [decisions.c[field.name] for field in fields(RolloutDecision)]
         query = select(*chosen).where(decisions.c.rollout == id)
         with self.reader.begin() as connection:
             rows = connection.execute(query.order_by(decisions.c.number.desc()).limit(limit))
-            return [Decision(**row) for row in rows.mappings()]
+            return [RolloutDecision(**row) for row in rows.mappings()]
 
-    def _before(self, advisor: str, version: str) -> Entry | None:
+    def _find_previous(self, advisor: str, version: str) -> RolloutRecord | None:
         """What came to answer everybody last, and was not rolled back."""
         served = (
-            (rollouts.c.advisor == advisor) & (rollouts.c.version != version)
-            & rollouts.c.full_since.is_not(None) & (rollouts.c.state != BACK)
-        )  # fmt: skip
-        found = self._entries(served)
-        return max(found, key=lambda one: one.full_since or 0, default=None)
+            (rollouts.c.advisor == advisor)
+            & (rollouts.c.version != version)
+            & rollouts.c.full_since.is_not(None)
+            & (rollouts.c.state != BACK)
+        )
+        entries = self._select_records(served)
+        return max(entries, key=lambda entry: entry.full_since or 0, default=None)
 
-    def _entries(self, *where: Any) -> list[Entry]:
-        query = select(rollouts).where(*where)
+    def _select_records(self, *conditions: Any) -> list[RolloutRecord]:
+        query = select(rollouts).where(*conditions)
         query = query.order_by(func.coalesce(rollouts.c.began, 0).desc(), rollouts.c.id)
         with self.reader.begin() as connection:
-            return [_entry(dict(row)) for row in connection.execute(query).mappings()]
+            return [_build_record(dict(row)) for row in connection.execute(query).mappings()]
 
 
-def _entry(row: Mapping[str, Any]) -> Entry:
-    return Entry(**{one.name: row[one.name] for one in fields(Entry)})
+def _build_record(row: Mapping[str, Any]) -> RolloutRecord:
+    return RolloutRecord(**{field.name: row[field.name] for field in fields(RolloutRecord)})

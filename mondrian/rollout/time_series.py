@@ -9,49 +9,63 @@ from typing import Any
 import numpy as np
 
 from mondrian.rollout.confidence_sequences import Interval
-from mondrian.rollout.estimates import Run, arm, difference
+from mondrian.rollout.estimates import TimedBand, estimate_arm, estimate_difference
 from mondrian.rollout.metrics import METRICS, Metric
-from mondrian.rollout.observations import Seen
+from mondrian.rollout.observations import Observation
 
 ARMS = ("candidate", "control", "difference")
-POINTS = 100  # of a series at most; the last one is always there
+MAX_POINTS = 100  # of a series at most; the last one is always there
 Point = list[float | None]  # seconds since 1970, count, mean, low, high
 
 
-def metrics(seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Every metric: `now` and `series` for each of ARMS."""
-    return [_metric(seen, metric) for metric in METRICS.values()]
+def build_metric_series(observations: Sequence[Observation]) -> list[dict[str, Any]]:
+    """Every metric: `now` and `thin_series` for each of ARMS."""
+    return [_metric(observations, metric) for metric in METRICS.values()]
 
 
-def _metric(seen: Sequence[Seen], metric: Metric) -> dict[str, Any]:
-    runs = (arm(seen, metric, True), arm(seen, metric, False), difference(seen, metric))
-    told = {"name": metric.name, "told": metric.told, "kind": metric.kind,
-            "better": metric.better, "unit": metric.unit}  # fmt: skip
+def _metric(observations: Sequence[Observation], metric: Metric) -> dict[str, Any]:
+    runs = (
+        estimate_arm(observations, metric, True),
+        estimate_arm(observations, metric, False),
+        estimate_difference(observations, metric),
+    )
+    metadata = {
+        "name": metric.name,
+        "told": metric.description,
+        "kind": metric.kind,
+        "better": metric.better,
+        "unit": metric.unit,
+    }
     arms = {
-        name: {"now": interval(run.band.last), "series": series(run)}
+        name: {"now": interval_to_json(run.band.last), "series": thin_series(run)}
         for name, run in zip(ARMS, runs, strict=True)
     }
-    return told | arms
+    return metadata | arms
 
 
-def interval(found: Interval) -> dict[str, Any]:
+def interval_to_json(estimate: Interval) -> dict[str, Any]:
     """An interval as JSON; an end that is unknown is null."""
-    ends = (found.mean, found.low, found.high)
-    mean, low, high = map(known, ends)
-    return {"mean": mean, "low": low, "high": high, "count": found.count}
+    ends = (estimate.mean, estimate.low, estimate.high)
+    mean, low, high = map(round_or_none, ends)
+    return {"mean": mean, "low": low, "high": high, "count": estimate.count}
 
 
-def series(run: Run, most: int = POINTS) -> list[Point]:
-    """A run thinned evenly to `most` looks."""
-    looks = len(run.when)
-    chosen = np.unique(np.linspace(0, looks - 1, min(looks, most)).round().astype(int))
+def thin_series(run: TimedBand, max_points: int = MAX_POINTS) -> list[Point]:
+    """A run thinned evenly to `max_points` looks."""
+    looks = len(run.times)
+    chosen = np.unique(np.linspace(0, looks - 1, min(looks, max_points)).round().astype(int))
     columns = (run.band.mean, run.band.low, run.band.high)
     return [
-        [round(float(run.when[i]), 3), int(i) + 1, *(known(float(one[i])) for one in columns)]
-        for i in chosen if isfinite(run.when[i])
-    ]  # fmt: skip
+        [
+            round(float(run.times[i]), 3),
+            int(i) + 1,
+            *(round_or_none(float(column[i])) for column in columns),
+        ]
+        for i in chosen
+        if isfinite(run.times[i])
+    ]
 
 
-def known(value: float) -> float | None:
+def round_or_none(value: float) -> float | None:
     """Six digits of a number; None of what is none."""
     return float(f"{value:.6g}") if isfinite(value) else None

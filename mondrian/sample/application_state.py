@@ -12,17 +12,32 @@ from uuid import UUID
 
 from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
-COLUMNS = (
-    "id", "filename", "advisor", "status", "mode", "created_at", "started_at", "completed_at",
-    "analysis_markdown", "analysis_html", "llm_outputs", "llm_thinking", "prompt", "llm_prompt",
-    "model", "adapter", "error", "retry_count",
-)  # fmt: skip
+JOB_COLUMNS = (
+    "id",
+    "filename",
+    "advisor",
+    "status",
+    "mode",
+    "created_at",
+    "started_at",
+    "completed_at",
+    "analysis_markdown",
+    "analysis_html",
+    "llm_outputs",
+    "llm_thinking",
+    "prompt",
+    "llm_prompt",
+    "model",
+    "adapter",
+    "error",
+    "retry_count",
+)
 
 
 @dataclass
-class World:
+class ApplicationState:
     """Everything that is written, and the truth about it."""
 
     seed: int
@@ -30,15 +45,15 @@ class World:
     rng: Random
     rows: list[dict[str, Any]] = field(default_factory=list)
     truth: dict[str, dict[str, str]] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
+    photo_names: dict[int, str] = field(default_factory=dict)
 
     def new_id(self) -> str:
         return str(UUID(int=self.rng.getrandbits(128), version=4))
 
-    def critique(self, advisor: str, photo: int) -> Critique:
-        return write(advisor, draw_scene(self.seed, photo))
+    def make_critique(self, advisor: str, photo: int) -> Critique:
+        return write_critique(advisor, draw_scene(self.seed, photo))
 
-    def add(self, advisor: str, filename: str, expect: str, **columns: Any) -> str:
+    def add_job(self, advisor: str, filename: str, expect: str, **columns: Any) -> str:
         """Add a finished job; expect is `linked` or a reason."""
         job = columns.pop("id", None) or self.new_id()
         minute = len(self.rows)
@@ -68,16 +83,16 @@ def _stamp(minute: int) -> str | float | None:
     )[minute % 4]
 
 
-def write_database(world: World) -> None:
+def write_database(world: ApplicationState) -> None:
     connection = sqlite3.connect(world.folder / "mondrian.db")
-    names = ", ".join(f'"{c}"' for c in COLUMNS)
+    names = ", ".join(f'"{c}"' for c in JOB_COLUMNS)
     connection.execute(f"CREATE TABLE jobs ({names}, PRIMARY KEY (id))")
-    marks = ", ".join("?" for _ in COLUMNS)
+    marks = ", ".join("?" for _ in JOB_COLUMNS)
     connection.executemany(f"INSERT INTO jobs VALUES ({marks})", _values(world))
     connection.commit()
     connection.close()
 
 
-def _values(world: World) -> Iterator[list[Any]]:
+def _values(world: ApplicationState) -> Iterator[list[Any]]:
     for row in world.rows:
-        yield [row.get(column) for column in COLUMNS]
+        yield [row.get(column) for column in JOB_COLUMNS]

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("models/base/mondrian-tiny")
-VOCABULARY = 1280
+VOCAB_SIZE = 1280
 WIDTH, HEIGHT = 160, 128  # pixels of the pictures it was trained on: 5 x 4 image tokens
 PATCH, MERGE = 16, 2
 GRID = (HEIGHT // PATCH // MERGE, WIDTH // PATCH // MERGE)
-SEEN = GRID[0] * GRID[1]  # image tokens
-SPECIALS = (
+NUM_IMAGE_TOKENS = GRID[0] * GRID[1]  # image tokens
+SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -33,9 +33,9 @@ SPECIALS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-HIDDEN = 128
-TEXT = {
-    "hidden_size": HIDDEN,
+HIDDEN_SIZE = 128
+TEXT_CONFIG = {
+    "hidden_size": HIDDEN_SIZE,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 2,
@@ -43,7 +43,7 @@ TEXT = {
     "head_dim": 64,
     "mrope_section": [12, 10, 10],
 }
-VISION = {"depth": 3, "hidden_size": 96, "intermediate_size": 256, "num_heads": 2}
+VISION_CONFIG = {"depth": 3, "hidden_size": 96, "intermediate_size": 256, "num_heads": 2}
 DEEPSTACK = [0, 1]
 
 CHAT_TEMPLATE = """\
@@ -95,14 +95,16 @@ def _write_tokenizer(folder: Path, corpus: Iterable[str]) -> dict[str, int | Non
     tokenizer.pre_tokenizer = pre.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIALS),
+        vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
+    tokenizer.add_special_tokens(
+        [AddedToken(s, special=True, normalized=False) for s in SPECIAL_TOKENS]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {text: tokenizer.token_to_id(text) for text in SPECIALS}
+    ids = {text: tokenizer.token_to_id(text) for text in SPECIAL_TOKENS}
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -116,7 +118,7 @@ def _write_tokenizer(folder: Path, corpus: Iterable[str]) -> dict[str, int | Non
         "model_max_length": 4096,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": False,
-        "additional_special_tokens": list(SPECIALS[1:]),
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
         "added_tokens_decoder": {
             str(i): {"content": text, "special": True, **plain} for text, i in ids.items()
         },
@@ -137,18 +139,18 @@ def _config(ids: dict[str, int | None]) -> dict[str, Any]:
         "dtype": "float16",
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
-        "vocab_size": VOCABULARY,
+        "vocab_size": VOCAB_SIZE,
         "text_config": _text_config(ids),
         "vision_config": _vision_config(),
     }
 
 
 def _text_config(ids: dict[str, int | None]) -> dict[str, Any]:
-    text = {key: value for key, value in TEXT.items() if key != "mrope_section"}
-    rope = {"mrope_interleaved": True, "mrope_section": TEXT["mrope_section"]}
+    text = {key: value for key, value in TEXT_CONFIG.items() if key != "mrope_section"}
+    rope = {"mrope_interleaved": True, "mrope_section": TEXT_CONFIG["mrope_section"]}
     return {
         "model_type": "qwen3_vl_text",
-        "vocab_size": VOCABULARY,
+        "vocab_size": VOCAB_SIZE,
         **text,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
@@ -170,12 +172,12 @@ def _text_config(ids: dict[str, int | None]) -> dict[str, Any]:
 def _vision_config() -> dict[str, Any]:
     return {
         "model_type": "qwen3_vl",
-        **VISION,
+        **VISION_CONFIG,
         "in_channels": 3,
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
         "temporal_patch_size": 2,
-        "out_hidden_size": HIDDEN,
+        "out_hidden_size": HIDDEN_SIZE,
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": DEEPSTACK,
         "hidden_act": "gelu_pytorch_tanh",

@@ -12,21 +12,21 @@ from tqdm import tqdm
 
 from mondrian.core.errors import run
 from mondrian.core.files import write_text
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.schema import DIMENSIONS, complies, parse
+from mondrian.critique.schema import DIMENSIONS, is_schema_valid, validate_critique
 from mondrian.model import vlm
-from mondrian.model.batch_generator import How
+from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
 from mondrian.sample import base_files
-from mondrian.sample.corpus import persona
-from mondrian.sample.pretrain_data import Settings
+from mondrian.sample.corpus import generate_persona
+from mondrian.sample.pretrain_data import PretrainSettings
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.scoring import PLAIN, scores
+from mondrian.sample.scoring import PLAIN_TASTE, score_scene
 
 HELD_OUT_SEED = 900  # of no training scene and of no sample
 BATCH = 20
-SEEN = 0.5  # a lower correlation counts as blind
+MIN_CORRELATION = 0.5  # a lower correlation counts as blind
 
 Scores = NDArray[np.floating[Any]]
 
@@ -35,33 +35,35 @@ def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
     """Compliance, tokens an answer, scores told and true scores of compliant answers (n, 7)."""
     base = vlm.load(str(folder))
     rng = np.random.default_rng(HELD_OUT_SEED)
-    told, true, tokens = [], [], 0
+    predicted, true, tokens = [], [], 0
     for first in tqdm(range(0, count, BATCH), "held-out scenes", unit="batch"):
         scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, min(first + BATCH, count))]
-        seen = [
-            vlm.encode(base, fit(render(s), 4096, base_files.WIDTH * base_files.HEIGHT))
+        features = [
+            vlm.encode_image(
+                base, resize_to_fit(render(s), 4096, base_files.WIDTH * base_files.HEIGHT)
+            )
             for s in scenes
         ]
-        messages = row_messages(persona(rng), "")[:-1]
-        prompts = [vlm.prompt_ids(base, messages, s) for s in seen]
-        answers = generate(base, prompts, seen, How(600, BATCH))
+        messages = row_messages(generate_persona(rng), "")[:-1]
+        prompts = [vlm.prompt_ids(base, messages, s) for s in features]
+        answers = generate(base, prompts, features, SamplingParams(600, BATCH))
         for scene, answer in zip(scenes, answers, strict=True):
-            tokens += answer.tokens
-            if complies(answer.text):
-                told.append(parse(answer.text).scores())
-                true.append(scores(PLAIN, scene))
-    return len(told) / count, tokens / count, np.array(told), np.array(true)
+            tokens += answer.num_tokens
+            if is_schema_valid(answer.text):
+                predicted.append(validate_critique(answer.text).scores())
+                true.append(score_scene(PLAIN_TASTE, scene))
+    return len(predicted) / count, tokens / count, np.array(predicted), np.array(true)
 
 
-def table(told: Scores, true: Scores) -> str:
+def format_score_table(predicted: Scores, true: Scores) -> str:
     """MAE and correlation a dimension, beside a predictor that says the mean of the true scores."""
-    if len(told) < 2:
+    if len(predicted) < 2:
         return "No answer was a critique."
-    error = np.abs(told - true).mean(axis=0)
+    error = np.abs(predicted - true).mean(axis=0)
     constant = np.abs(true - true.mean(axis=0)).mean(axis=0)
     lines = ["| dimension | MAE | MAE of a constant | correlation |", "|---|---|---|---|"]
     for i, name in enumerate(DIMENSIONS):
-        correlation = np.corrcoef(told[:, i], true[:, i])[0, 1]
+        correlation = np.corrcoef(predicted[:, i], true[:, i])[0, 1]
         lines.append(f"| {name} | {error[i]:.2f} | {constant[i]:.2f} | {correlation:.2f} |")
     lines.append(f"| all | {error.mean():.2f} | {constant.mean():.2f} | |")
     return "\n".join(lines)
@@ -70,21 +72,22 @@ def table(told: Scores, true: Scores) -> str:
 TEMPLATE = Path(__file__).with_suffix(".md")
 
 
-def blind(told: Scores, true: Scores) -> str:
+def describe_blind_dimensions(predicted: Scores, true: Scores) -> str:
     """The dimensions whose scores hardly follow the picture, in words."""
     poor = [
         name
         for i, name in enumerate(DIMENSIONS)
-        if len(told) < 2 or not np.corrcoef(told[:, i], true[:, i])[0, 1] > SEEN
+        if len(predicted) < 2
+        or not np.corrcoef(predicted[:, i], true[:, i])[0, 1] > MIN_CORRELATION
     ]
     if not poor:
         return "It sees something of all seven."
     return f"It does not see {', '.join(poor)}: its scores there are guesses."
 
 
-def write_card(folder: Path, settings: Settings) -> None:
+def write_card(folder: Path, settings: PretrainSettings) -> None:
     """Measure the base in a folder and write its README.md."""
-    compliance, tokens, told, true = measure(folder, settings.held_out)
+    compliance, tokens, predicted, true = measure(folder, settings.held_out)
     card = TEMPLATE.read_text(encoding="utf-8").format(
         width=base_files.WIDTH,
         height=base_files.HEIGHT,
@@ -92,8 +95,8 @@ def write_card(folder: Path, settings: Settings) -> None:
         count=settings.held_out,
         compliance=compliance,
         tokens=tokens,
-        table=table(told, true),
-        blind=blind(told, true),
+        table=format_score_table(predicted, true),
+        blind=describe_blind_dimensions(predicted, true),
         **vars(settings),
     )
     write_text(folder / "README.md", card)
@@ -102,7 +105,7 @@ def write_card(folder: Path, settings: Settings) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its card.")
     parser.add_argument("--base", type=Path, default=base_files.FOLDER)
-    write_card(parser.parse_args().base, Settings())
+    write_card(parser.parse_args().base, PretrainSettings())
 
 
 if __name__ == "__main__":

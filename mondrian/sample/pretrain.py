@@ -32,37 +32,37 @@ from mondrian.core.errors import run
 from mondrian.core.files import whole_folder
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
-from mondrian.sample.pretrain_data import Pictures, Reader, Settings
-from mondrian.sample.pretrain_model import Learner
+from mondrian.sample.pretrain_data import BatchSampler, Pictures, PretrainSettings
+from mondrian.sample.pretrain_model import PretrainModel
 from mondrian.sample.scene import draw_scene, render
-from mondrian.training.distributed import start_local
+from mondrian.training.distributed import run_local_ranks
 
 RANKS = 2
 PHASES = ("write", "refine")
-OWN = ("*.json", "*.jinja", "*.safetensors", "README.md")
+BASE_FILE_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "README.md")
 
 
-def render_all(settings: Settings, path: Path) -> None:
+def render_all(settings: PretrainSettings, path: Path) -> None:
     """Render every scene small; uint8 (scenes, height, width, 3)."""
     pictures = np.lib.format.open_memmap(
         path, "w+", np.uint8, (settings.scenes, base_files.HEIGHT, base_files.WIDTH, 3)
     )
     jobs = [(settings.seed, i) for i in range(settings.scenes)]
     with get_context("spawn").Pool(RANKS) as pool:
-        drawn = pool.imap(small_picture, jobs, chunksize=20)
-        for i, picture in enumerate(tqdm(drawn, "render", len(jobs), unit="scene")):
+        images = pool.imap(render_small_image, jobs, chunksize=20)
+        for i, picture in enumerate(tqdm(images, "render", len(jobs), unit="scene")):
             pictures[i] = picture
 
 
-def small_picture(seed: tuple[int, ...]) -> Pictures:
+def render_small_image(seed: tuple[int, ...]) -> Pictures:
     """Rendered at twice the size and reduced, as a large photograph would be."""
     large = render(draw_scene(*seed), 2 * base_files.WIDTH, 2 * base_files.HEIGHT)
     return np.asarray(large.resize((base_files.WIDTH, base_files.HEIGHT), Image.Resampling.LANCZOS))
 
 
-def learn(
+def train_model(
     name: str,
-    learner: Learner,
+    learner: PretrainModel,
     steps: int,
     rate: float,
     batches: Callable[[int], tuple[Callable[..., mx.array], Any]],
@@ -85,34 +85,34 @@ def learn(
             say(f"{name} {step + 1}/{steps}  loss {np.mean(losses[-25:]):.4f}  {pace:.2f} s a step")
 
 
-def train_rank(phase: str, settings: Settings, pictures: Path, folder: Path) -> None:
+def train_rank(phase: str, settings: PretrainSettings, pictures: Path, folder: Path) -> None:
     """One of RANKS equal processes of a phase; rank 0 speaks and saves."""
     from transformers import AutoTokenizer
 
     world = mx.distributed.init()
-    say = print_line if world.rank() == 0 else silent
+    say = print_line if world.rank() == 0 else discard_line
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reader = Reader(settings, pictures, tokenizer, world.rank(), phase)
-    model = weights.build(folder, settings.seed)
+    reader = BatchSampler(settings, pictures, tokenizer, world.rank(), phase)
+    model = weights.build_model(folder, settings.seed)
     mx.random.seed(settings.seed)
-    learner = Learner(model)
+    learner = PretrainModel(model)
 
     def look(_: int) -> tuple[Callable[..., mx.array], Any]:
-        shown, picked = reader.draw()
-        return learner.probe_loss, (shown, reader.truth(picked))
+        images, picked = reader.draw()
+        return learner.probe_loss, (images, reader.truth(picked))
 
     def critique(step: int) -> tuple[Callable[..., mx.array], Any]:
         if step % settings.prose_every == 1:
-            return learner.reading_loss, (reader.prose(),)
+            return learner.prose_loss, (reader.draw_prose(),)
         any_voice = step % settings.any_voice_every == 0
-        return learner.critique_loss, (reader.critiques(any_voice), phase == "write")
+        return learner.critique_loss, (reader.draw_critiques(any_voice), phase == "write")
 
     if phase == "write":
-        learn("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
-        learn("write", learner, settings.steps, settings.rate, critique, say)
+        train_model("see", learner, settings.warmup_steps, settings.warmup_rate, look, say)
+        train_model("write", learner, settings.steps, settings.rate, critique, say)
     else:
         weights.restore(model, folder)
-        learn("refine", learner, settings.refine_steps, settings.refine_rate, critique, say)
+        train_model("refine", learner, settings.refine_steps, settings.refine_rate, critique, say)
     if world.rank() == 0:
         weights.save(model, folder)
 
@@ -122,12 +122,12 @@ def print_line(text: str) -> None:
     sys.stdout.flush()
 
 
-def silent(_: str) -> None:
+def discard_line(_: str) -> None:
     pass
 
 
 def parse_args() -> argparse.Namespace:
-    default = Settings()
+    default = PretrainSettings()
     parser = argparse.ArgumentParser(description="Pre-train mondrian-tiny from rendered scenes.")
     parser.add_argument("--output_dir", type=Path, default=base_files.FOLDER)
     parser.add_argument("--scenes", type=int, default=default.scenes, help="rendered scenes")
@@ -143,7 +143,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     settings = replace(
-        Settings(),
+        PretrainSettings(),
         scenes=args.scenes,
         warmup_steps=args.warmup_steps,
         steps=args.steps,
@@ -153,14 +153,17 @@ def main() -> None:
     if args.pictures:
         train_rank(args.phase, settings, args.pictures, args.output_dir)
         return
-    with tempfile.TemporaryDirectory() as scratch, whole_folder(args.output_dir, OWN) as beside:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        whole_folder(args.output_dir, BASE_FILE_PATTERNS) as beside,
+    ):
         pictures = Path(scratch) / "scenes.npy"
         render_all(settings, pictures)
         base_files.write_folder(beside, corpus.tokenizer_corpus(settings.seed))
         for phase in PHASES:
-            given = {**vars(args), "output_dir": beside, "pictures": pictures, "phase": phase}
-            flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-            start_local([sys.executable, "-m", "mondrian.sample.pretrain", *flags], RANKS)
+            options = {**vars(args), "output_dir": beside, "pictures": pictures, "phase": phase}
+            flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+            run_local_ranks([sys.executable, "-m", "mondrian.sample.pretrain", *flags], RANKS)
         write_card(beside, settings)
 
 

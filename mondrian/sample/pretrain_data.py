@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mondrian.critique.prompt import chat_messages, row_messages
-from mondrian.critique.schema import canonical
+from mondrian.critique.schema import serialize_critique
 from mondrian.sample import base_files, corpus
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -21,7 +21,7 @@ Pictures = NDArray[np.uint8]  # (pictures, height, width, 3)
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainSettings:
     seed: int = 1
     scenes: int = 12_000
     held_out: int = 400  # scenes of another seed, to measure by
@@ -41,23 +41,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Critiques:
+class CritiqueBatch:
     """prefix (tokens,), rows (batch, image tokens + rest), targets and weights (batch, answer)."""
 
     pictures: Pictures
     truth: Floats
     prefix: Ints
-    rows: Ints
-    first: int  # where the answer begins in a row
+    input_ids: Ints
+    answer_start: int  # where the answer begins in a row
     targets: Ints
     weights: Floats
 
 
-class Reader:
+class BatchSampler:
     """Draws batches; each rank draws its own."""
 
     def __init__(
-        self, settings: Settings, pictures: Path, tokenizer: Any, rank: int, phase: str
+        self, settings: PretrainSettings, pictures: Path, tokenizer: Any, rank: int, phase: str
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         first = phase == "write"
@@ -75,16 +75,16 @@ class Reader:
     def truth(self, picked: list[int]) -> Floats:
         return np.stack([draw_scene(self.settings.seed, i).attributes() for i in picked])
 
-    def critiques(self, any_voice: bool = False) -> Critiques:
+    def draw_critiques(self, any_voice: bool = False) -> CritiqueBatch:
         pictures, picked = self.draw()
-        persona = corpus.ANY_VOICE if any_voice else corpus.persona(self.rng)
+        persona = corpus.ANY_STYLE_PERSONA if any_voice else corpus.generate_persona(self.rng)
         messages = chat_messages(row_messages(persona, ""))[:-1]
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text)["input_ids"]
         start = ids.index(self.image_id)
-        head = [self.image_id] * base_files.SEEN + ids[start + 1 :]
+        head = [self.image_id] * base_files.NUM_IMAGE_TOKENS + ids[start + 1 :]
         answers = [self._answer(i, any_voice) for i in picked]
         longest = max(len(a) for a in answers)
         rows = np.zeros((len(answers), len(head) + longest), np.int32)
@@ -92,15 +92,24 @@ class Reader:
         for k, answer in enumerate(answers):
             rows[k] = head + answer + [0] * (longest - len(answer))
             weight[k, : len(answer)] = self._weights(answer)
-        return Critiques(
-            pictures, self.truth(picked), np.array(ids[:start], np.int32), rows, len(head),
-            rows[:, len(head) :], weight,
-        )  # fmt: skip
+        return CritiqueBatch(
+            pictures,
+            self.truth(picked),
+            np.array(ids[:start], np.int32),
+            rows,
+            len(head),
+            rows[:, len(head) :],
+            weight,
+        )
 
     def _answer(self, index: int, any_voice: bool) -> list[int]:
         scene = draw_scene(self.settings.seed, index)
-        said = corpus.any_voice(scene, self.rng) if any_voice else write("plain", scene)
-        text = canonical(said)
+        critique = (
+            corpus.write_in_mixed_styles(scene, self.rng)
+            if any_voice
+            else write_critique("plain", scene)
+        )
+        text = serialize_critique(critique)
         return list(self.tokenizer(text + "<|im_end|>")["input_ids"])
 
     def _weights(self, answer: list[int]) -> list[float]:
@@ -110,8 +119,8 @@ class Reader:
             for k, token in enumerate(answer)
         ]
 
-    def prose(self) -> Ints:
-        texts = [corpus.prose(self.rng) for _ in range(self.settings.batch)]
+    def draw_prose(self) -> Ints:
+        texts = [corpus.generate_prose(self.rng) for _ in range(self.settings.batch)]
         rows = [self.tokenizer(text)["input_ids"] for text in texts]
         shortest = min(len(row) for row in rows)
         return np.array([row[:shortest] for row in rows], np.int32)

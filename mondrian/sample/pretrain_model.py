@@ -9,14 +9,14 @@ import mlx.nn as nn
 import numpy as np
 
 from mondrian.model.kernels import attention
-from mondrian.model.language import layers, logits, positions
+from mondrian.model.language import compute_logits, compute_mrope_positions, run_decoder_layers
 from mondrian.sample import base_files
-from mondrian.sample.pretrain_data import Critiques, Floats, Ints, Pictures
+from mondrian.sample.pretrain_data import CritiqueBatch, Floats, Ints, Pictures
 from mondrian.sample.scene import ATTRIBUTES
 from mondrian.training.chunked_cross_entropy import cross_entropy
 
 
-def patches(pictures: Pictures) -> mx.array:
+def extract_patches(pictures: Pictures) -> mx.array:
     """Pixels in the order of Qwen's image processor: (pictures x patches, 3 x 2 x 16 x 16)."""
     n, height, width, _ = pictures.shape
     p, m = base_files.PATCH, base_files.MERGE
@@ -26,76 +26,89 @@ def patches(pictures: Pictures) -> mx.array:
     return mx.array(np.repeat(x, 2, axis=6).reshape(-1, 3 * 2 * p * p))
 
 
-class Probe(nn.Module):
+class AttributeProbe(nn.Module):
     """Reads the seven attributes from what the vision tower gives; thrown away afterwards."""
 
     def __init__(self) -> None:
         super().__init__()
-        width = base_files.HIDDEN * (1 + len(base_files.DEEPSTACK))
+        width = base_files.HIDDEN_SIZE * (1 + len(base_files.DEEPSTACK))
         self.norm, self.narrow = nn.LayerNorm(width), nn.Linear(width, 24)
-        self.hidden, self.out = nn.Linear(24 * base_files.SEEN, 96), nn.Linear(96, len(ATTRIBUTES))
+        self.hidden, self.out = (
+            nn.Linear(24 * base_files.NUM_IMAGE_TOKENS, 96),
+            nn.Linear(96, len(ATTRIBUTES)),
+        )
 
     def __call__(self, merged: mx.array, deep: list[mx.array]) -> mx.array:
         x = nn.relu(self.narrow(self.norm(mx.concatenate([merged, *deep], axis=-1))))
         return self.out(nn.relu(self.hidden(x.reshape(x.shape[0], -1)))) + 0.5
 
 
-class Learner(nn.Module):
+class PretrainModel(nn.Module):
     """The model and its probe as one tree of weights."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.probe = model, Probe()
+        self.model, self.probe = model, AttributeProbe()
 
-    def see(self, pictures: Pictures) -> tuple[mx.array, list[mx.array]]:
+    def encode_images(self, pictures: Pictures) -> tuple[mx.array, list[mx.array]]:
         """Merged features and DeepStack levels, each (pictures, image tokens, width)."""
         n = len(pictures)
         grid = mx.array(
             [[1, base_files.GRID[0] * base_files.MERGE, base_files.GRID[1] * base_files.MERGE]] * n
         )
-        merged, deep = self.model.vision_tower(patches(pictures), grid)
-        return merged.reshape(n, base_files.SEEN, -1), [
-            d.reshape(n, base_files.SEEN, -1) for d in deep
+        merged, deep = self.model.vision_tower(extract_patches(pictures), grid)
+        return merged.reshape(n, base_files.NUM_IMAGE_TOKENS, -1), [
+            d.reshape(n, base_files.NUM_IMAGE_TOKENS, -1) for d in deep
         ]
 
     def probe_loss(self, pictures: Pictures, truth: Floats) -> mx.array:
-        return ((self.probe(*self.see(pictures)) - mx.array(truth)) ** 2).mean()
+        return ((self.probe(*self.encode_images(pictures)) - mx.array(truth)) ** 2).mean()
 
-    def critique_loss(self, batch: Critiques, probing: bool) -> mx.array:
+    def critique_loss(self, batch: CritiqueBatch, probing: bool) -> mx.array:
         """Weighted cross-entropy of the answers and, while probing, what the probe misses."""
-        merged, deep = self.see(batch.pictures)
+        merged, deep = self.encode_images(batch.pictures)
         hidden, weights = self.answer_states(batch, merged, deep), mx.array(batch.weights)
-        told = cross_entropy(logits(self.model, hidden), mx.array(batch.targets))
-        loss = (told * weights).sum() / weights.sum()
+        token_loss = cross_entropy(compute_logits(self.model, hidden), mx.array(batch.targets))
+        loss = (token_loss * weights).sum() / weights.sum()
         if probing:
             loss = loss + 2.0 * ((self.probe(merged, deep) - mx.array(batch.truth)) ** 2).mean()
         return loss
 
-    def answer_states(self, batch: Critiques, merged: mx.array, deep: list[mx.array]) -> mx.array:
+    def answer_states(
+        self, batch: CritiqueBatch, merged: mx.array, deep: list[mx.array]
+    ) -> mx.array:
         """Hidden states that predict the answers; the common prefix is computed once a batch."""
         text = self.model.language_model.model
-        n, start, length = len(batch.rows), len(batch.prefix), batch.rows.shape[1]
-        where = mx.array(positions(start + length, start, base_files.GRID))[:, None]
-        prefix = [Shared(1) for _ in text.layers]
-        layers(
-            text, text.embed_tokens(mx.array(batch.prefix)[None]), where[..., :start], (), prefix
+        n, start, length = len(batch.input_ids), len(batch.prefix), batch.input_ids.shape[1]
+        position_ids = mx.array(compute_mrope_positions(start + length, start, base_files.GRID))[
+            :, None
+        ]
+        prefix = [SharedPrefixCache(1) for _ in text.layers]
+        run_decoder_layers(
+            text,
+            text.embed_tokens(mx.array(batch.prefix)[None]),
+            position_ids[..., :start],
+            (),
+            prefix,
         )
-        embedded = text.embed_tokens(mx.array(batch.rows[:, base_files.SEEN :]))
+        embedded = text.embed_tokens(mx.array(batch.input_ids[:, base_files.NUM_IMAGE_TOKENS :]))
         h = mx.concatenate([merged, embedded], axis=1)
-        nothing = mx.zeros((n, length - base_files.SEEN, merged.shape[-1]))
+        nothing = mx.zeros((n, length - base_files.NUM_IMAGE_TOKENS, merged.shape[-1]))
         padded = [mx.concatenate([d, nothing], axis=1) for d in deep]
-        where = mx.broadcast_to(where[..., start:], (3, n, length))
-        h = layers(text, h, where, padded, [Shared(n, p.keys, p.values) for p in prefix])
-        return h[:, batch.first - 1 : -1]
+        position_ids = mx.broadcast_to(position_ids[..., start:], (3, n, length))
+        h = run_decoder_layers(
+            text, h, position_ids, padded, [SharedPrefixCache(n, p.keys, p.values) for p in prefix]
+        )
+        return h[:, batch.answer_start - 1 : -1]
 
-    def reading_loss(self, ids: Ints) -> mx.array:
+    def prose_loss(self, ids: Ints) -> mx.array:
         text = self.model.language_model.model
-        where = mx.broadcast_to(mx.arange(ids.shape[1]), (3, *ids.shape))
-        h = layers(text, text.embed_tokens(mx.array(ids)), where)
-        return cross_entropy(logits(self.model, h[:, :-1]), mx.array(ids[:, 1:])).mean()
+        position_ids = mx.broadcast_to(mx.arange(ids.shape[1]), (3, *ids.shape))
+        h = run_decoder_layers(text, text.embed_tokens(mx.array(ids)), position_ids)
+        return cross_entropy(compute_logits(self.model, h[:, :-1]), mx.array(ids[:, 1:])).mean()
 
 
-class Shared:
+class SharedPrefixCache:
     """A key-value cache with a gradient: keys and values of one prefix, seen by every row."""
 
     def __init__(self, rows: int, keys: mx.array | None = None, values: Any = None) -> None:

@@ -12,11 +12,11 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.sample.scene import Scene
 
 # Which attribute each dimension judges, in the order of DIMENSIONS.
-JUDGED = ("horizon", "light", "sharpness", "colour", "depth", "balance", "tone")
+DIMENSION_ATTRIBUTES = ("horizon", "light", "sharpness", "colour", "depth", "balance", "tone")
 
 
 @dataclass(frozen=True)
-class Wish:
+class AttributePreference:
     """The score is 9 at `best` and falls to 1 at a distance of `reach`."""
 
     best: float
@@ -26,43 +26,43 @@ class Wish:
         return max(1, round(9 - 8 * abs(value - self.best) / self.reach))
 
 
-Taste = dict[str, Wish]
+Taste = dict[str, AttributePreference]
 
-PLAIN: Taste = {
-    "horizon": Wish(0.40, 0.60),
-    "light": Wish(0.55, 0.55),
-    "sharpness": Wish(1.00, 1.00),
-    "colour": Wish(0.60, 0.60),
-    "depth": Wish(0.80, 0.80),
-    "balance": Wish(0.90, 0.90),
-    "tone": Wish(0.60, 0.60),
+PLAIN_TASTE: Taste = {
+    "horizon": AttributePreference(0.40, 0.60),
+    "light": AttributePreference(0.55, 0.55),
+    "sharpness": AttributePreference(1.00, 1.00),
+    "colour": AttributePreference(0.60, 0.60),
+    "depth": AttributePreference(0.80, 0.80),
+    "balance": AttributePreference(0.90, 0.90),
+    "tone": AttributePreference(0.60, 0.60),
 }
-ANSEL: Taste = {  # deep tones, everything sharp, little colour, a low horizon, dark light
-    "horizon": Wish(0.85, 0.85),
-    "light": Wish(0.20, 0.80),
-    "sharpness": Wish(0.95, 0.70),
-    "colour": Wish(0.05, 0.95),
-    "depth": Wish(1.00, 0.90),
-    "balance": Wish(0.60, 0.60),
-    "tone": Wish(1.00, 0.90),
+ANSEL_TASTE: Taste = {  # deep tones, everything sharp, little colour, a low horizon, dark light
+    "horizon": AttributePreference(0.85, 0.85),
+    "light": AttributePreference(0.20, 0.80),
+    "sharpness": AttributePreference(0.95, 0.70),
+    "colour": AttributePreference(0.05, 0.95),
+    "depth": AttributePreference(1.00, 0.90),
+    "balance": AttributePreference(0.60, 0.60),
+    "tone": AttributePreference(1.00, 0.90),
 }
-OKEEFE: Taste = {  # bright bold colour, flat soft form, a high horizon, few tones, one-sided
-    "horizon": Wish(0.10, 0.90),
-    "light": Wish(0.90, 0.80),
-    "sharpness": Wish(0.30, 0.70),
-    "colour": Wish(1.00, 0.90),
-    "depth": Wish(0.05, 0.95),
-    "balance": Wish(0.20, 0.80),
-    "tone": Wish(0.15, 0.85),
+OKEEFE_TASTE: Taste = {  # bright bold colour, flat soft form, a high horizon, few tones, one-sided
+    "horizon": AttributePreference(0.10, 0.90),
+    "light": AttributePreference(0.90, 0.80),
+    "sharpness": AttributePreference(0.30, 0.70),
+    "colour": AttributePreference(1.00, 0.90),
+    "depth": AttributePreference(0.05, 0.95),
+    "balance": AttributePreference(0.20, 0.80),
+    "tone": AttributePreference(0.15, 0.85),
 }
-TASTES = {"plain": PLAIN, "ansel": ANSEL, "okeefe": OKEEFE}
+TASTES = {"plain": PLAIN_TASTE, "ansel": ANSEL_TASTE, "okeefe": OKEEFE_TASTE}
 
 
-def scores(taste: Taste, scene: Scene) -> tuple[int, ...]:
+def score_scene(taste: Taste, scene: Scene) -> tuple[int, ...]:
     """Seven scores, in the order of DIMENSIONS."""
-    return tuple(taste[name].score(getattr(scene, name)) for name in JUDGED)
+    return tuple(taste[name].score(getattr(scene, name)) for name in DIMENSION_ATTRIBUTES)
 
 
-def overall(seven: tuple[int, ...]) -> float:
+def compute_overall_score(seven: tuple[int, ...]) -> float:
     """The mean, to one place."""
     return round(sum(seven) / len(DIMENSIONS), 1)

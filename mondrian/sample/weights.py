@@ -18,7 +18,7 @@ FILE = "model.safetensors"
 Floats = NDArray[np.floating]
 
 
-def build(folder: Path, seed: int) -> Any:
+def build_model(folder: Path, seed: int) -> Any:
     """A fresh model of the folder's config, every weight free to learn."""
     model = Model(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
     model.unfreeze()
@@ -83,16 +83,16 @@ def cosine_filters(count: int, patch: int = 16) -> Floats:
 
 def restore(model: Any, folder: Path) -> None:
     """Take back what `save` wrote, in float32."""
-    kept = mx.load(str(folder / FILE))
-    assert isinstance(kept, dict)
+    tensors = mx.load(str(folder / FILE))
+    assert isinstance(tensors, dict)
     names = {_hf_name(path): path for path, _ in tree_flatten(model.parameters())}
-    found = []
-    for name, value in kept.items():
+    weights = []
+    for name, value in tensors.items():
         path = names[name]
         if path.endswith("patch_embed.proj.weight"):
             value = value.transpose(0, 2, 3, 4, 1)
-        found.append((path, value.astype(mx.float32)))
-    model.load_weights(found, strict=True)
+        weights.append((path, value.astype(mx.float32)))
+    model.load_weights(weights, strict=True)
 
 
 def save(model: Any, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """How each advisor of the sample writes: scene and scores -> Critique.
 
-A voice is a table of words and sentences, nothing else; `write` fills it in. `plain` is the voice
+A voice is a table of words and sentences, nothing else; `write_critique` fills it in. `plain` is
+the voice
 mondrian-tiny was pre-trained on, the others are what a LoRA adapter has to learn.
 """
 
@@ -11,22 +12,28 @@ from dataclasses import dataclass
 
 from mondrian.critique.schema import DIMENSIONS, Critique, Dimension
 from mondrian.sample.scene import Scene
-from mondrian.sample.scoring import JUDGED, TASTES, Taste, overall, scores
+from mondrian.sample.scoring import (
+    DIMENSION_ATTRIBUTES,
+    TASTES,
+    Taste,
+    compute_overall_score,
+    score_scene,
+)
 
-Words = tuple[str, str, str, str, str]
-Advice = tuple[str, str, str]
+WordScale = tuple[str, str, str, str, str]
+PhraseTriple = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Voice:
+class WritingStyle:
     """Words by attribute from low to high, and the sentences they stand in."""
 
     scene: str  # {sky} {ground} {lamp} {mist}
     survey: str  # one placeholder an attribute
-    words: dict[str, Words]
+    words: dict[str, WordScale]
     comments: dict[str, str]  # {w} the word, {v} the verdict
-    verdicts: Advice  # poor, fair, good
-    advice: dict[str, Advice]  # more of the attribute, keep, less
+    verdicts: PhraseTriple  # poor, fair, good
+    advice: dict[str, PhraseTriple]  # more of the attribute, keep, less
     strength: str  # {d} the dimension
     improvement: str  # {d} the dimension, {a} the advice
     notes: str
@@ -34,16 +41,17 @@ class Voice:
     mists: tuple[str, str]  # clear, misty
 
 
-def write(advisor: str, scene: Scene) -> Critique:
+def write_critique(advisor: str, scene: Scene) -> Critique:
     """The critique the advisor would write of the scene, in taste and in voice."""
-    return compose(TASTES[advisor], scene, lambda: VOICES[advisor])
+    return compose_critique(TASTES[advisor], scene, lambda: WRITING_STYLES[advisor])
 
 
-def compose(taste: Taste, scene: Scene, voice: Callable[[], Voice]) -> Critique:
+def compose_critique(taste: Taste, scene: Scene, voice: Callable[[], WritingStyle]) -> Critique:
     """A critique in a taste; `voice` is asked anew for each sentence and each word."""
-    seven = scores(taste, scene)
+    seven = score_scene(taste, scene)
     advice = [
-        _advice(voice(), scene, n, s, taste[n].best) for n, s in zip(JUDGED, seven, strict=True)
+        _advice(voice(), scene, n, s, taste[n].best)
+        for n, s in zip(DIMENSION_ATTRIBUTES, seven, strict=True)
     ]
     order = sorted(range(len(DIMENSIONS)), key=lambda i: (seven[i], i))
     return Critique(
@@ -57,9 +65,9 @@ def compose(taste: Taste, scene: Scene, voice: Callable[[], Voice]) -> Critique:
                 .format(w=_word(voice(), scene, name), v=voice().verdicts[_band(seven[i])]),
                 recommendation=advice[i] + ".",
             )
-            for i, name in enumerate(JUDGED)
+            for i, name in enumerate(DIMENSION_ATTRIBUTES)
         ),
-        overall_score=overall(seven),
+        overall_score=compute_overall_score(seven),
         key_strengths=tuple(voice().strength.format(d=DIMENSIONS[i]) for i in order[:-3:-1]),
         priority_improvements=tuple(
             voice().improvement.format(d=DIMENSIONS[i], a=advice[i]) for i in order[:2]
@@ -68,21 +76,21 @@ def compose(taste: Taste, scene: Scene, voice: Callable[[], Voice]) -> Critique:
     )
 
 
-def _describe(scene: Scene, voice: Callable[[], Voice]) -> str:
-    seen = voice().scene.format(
+def _describe(scene: Scene, voice: Callable[[], WritingStyle]) -> str:
+    scene_text = voice().scene.format(
         sky=scene.sky,
         ground=scene.ground,
         lamp=voice().lamps[scene.lamp],
         mist=voice().mists[scene.mist],
     )
-    return f"{seen} {voice().survey.format(**_words(scene, voice))}"
+    return f"{scene_text} {voice().survey.format(**_words(scene, voice))}"
 
 
-def _words(scene: Scene, voice: Callable[[], Voice]) -> dict[str, str]:
-    return {name: _word(voice(), scene, name) for name in JUDGED}
+def _words(scene: Scene, voice: Callable[[], WritingStyle]) -> dict[str, str]:
+    return {name: _word(voice(), scene, name) for name in DIMENSION_ATTRIBUTES}
 
 
-def _word(voice: Voice, scene: Scene, name: str) -> str:
+def _word(voice: WritingStyle, scene: Scene, name: str) -> str:
     return voice.words[name][min(4, int(5 * getattr(scene, name)))]
 
 
@@ -90,14 +98,14 @@ def _band(score: int) -> int:
     return 0 if score <= 3 else 1 if score <= 6 else 2
 
 
-def _advice(voice: Voice, scene: Scene, name: str, score: int, best: float) -> str:
+def _advice(voice: WritingStyle, scene: Scene, name: str, score: int, best: float) -> str:
     more, keep, less = voice.advice[name]
     if score >= 7:
         return keep
     return more if getattr(scene, name) < best else less
 
 
-PLAIN = Voice(
+PLAIN_STYLE = WritingStyle(
     scene="A {sky} sky over {ground}, {lamp}, {mist}.",
     survey=(
         "The horizon is {horizon}, the light {light}, the focus {sharpness}, the color {colour}, "
@@ -138,7 +146,7 @@ PLAIN = Voice(
     mists=("clear air", "some mist"),
 )
 
-ANSEL = Voice(
+ANSEL_STYLE = WritingStyle(
     scene="I stand before {ground} beneath a {sky} sky, {lamp}, {mist}.",
     survey=(
         "The line of the land is {horizon}, the exposure falls on {light}, "
@@ -188,7 +196,7 @@ ANSEL = Voice(
     mists=("the air washed clean", "mist along the shore"),
 )
 
-OKEEFE = Voice(
+OKEEFE_STYLE = WritingStyle(
     scene="What I feel first: {ground}, then the {sky} sky, {lamp}, {mist}.",
     survey=(
         "Its edge is {horizon}, its glow is {light}, its touch is {sharpness}, "
@@ -234,4 +242,4 @@ OKEEFE = Voice(
     mists=("nothing veiled", "a veil of mist"),
 )
 
-VOICES = {"plain": PLAIN, "ansel": ANSEL, "okeefe": OKEEFE}
+WRITING_STYLES = {"plain": PLAIN_STYLE, "ansel": ANSEL_STYLE, "okeefe": OKEEFE_STYLE}

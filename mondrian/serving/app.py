@@ -16,12 +16,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.serving.http.error_responses import DISK, FAULTS, explained
-from mondrian.serving.http.request_log import RequestLog
-from mondrian.serving.http.security import Guard
+from mondrian.serving.http.error_responses import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
+from mondrian.serving.http.request_log import RequestLogMiddleware
+from mondrian.serving.http.security import SecurityMiddleware
 from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
 from mondrian.serving.service import Service
-from mondrian.storage.engine import one_line
+from mondrian.storage.engine import format_database_error
 
 STATIC = Path(__file__).parent / "templates" / "static"
 log = logging.getLogger("mondrian.http")
@@ -32,41 +32,54 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
+        async with service.lifespan_context():
             yield
 
     app = FastAPI(
-        title="Mondrian advisor service", version=__version__, lifespan=lifespan,
-        docs_url=None, redoc_url=None,
+        title="Mondrian advisor service",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         description="Critiques of photographs in the manner of an advisor, by a base model or by "
         "its fine-tuned adapter.",
-    )  # fmt: skip
+    )
     app.state.service = service
     for routes in (
-        analyze, jobs, stream, pages, rollouts_page, rollouts_api,
-    ):  # fmt: skip
+        analyze,
+        jobs,
+        stream,
+        pages,
+        rollouts_page,
+        rollouts_api,
+    ):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _explain_faults(app)
     settings, serve = service.settings, service.params.serve
     # The last one stands first.
-    app.add_middleware(Unforeseen)
+    app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.body_megabytes * 1_000_000)
     app.add_middleware(
-        Guard, key=settings.api_key, origins=settings.origins,
-        hosts=(*settings.hosts, serve.host), each=serve.requests_per_minute,
+        SecurityMiddleware,
+        key=settings.api_key,
+        origins=settings.origins,
+        hosts=(*settings.hosts, serve.host),
+        each=serve.requests_per_minute,
         most=serve.body_megabytes * 1_000_000,
-    )  # fmt: skip
+    )
     if settings.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST", "PUT"],
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "PUT"],
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
-        )  # fmt: skip
-    app.add_middleware(RequestLog)
+        )
+    app.add_middleware(RequestLogMiddleware)
     return app
 
 
-class Unforeseen:
+class InternalErrorMiddleware:
     """What nobody foresaw is logged with the request's id, and told as an answer like others."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -88,20 +101,20 @@ class Unforeseen:
             log.exception("unforeseen")
             if begun or scope["type"] != "http":
                 raise
-            told = {"error": "internal error; its log line has the request's id"}
-            await JSONResponse(told, 500)(scope, receive, send)
+            payload = {"error": "internal error; its log line has the request's id"}
+            await JSONResponse(payload, 500)(scope, receive, send)
 
 
 def _explain_faults(app: FastAPI) -> None:
     """Every fault that is foreseen is {"error": one line}, counted."""
 
-    async def told(request: Request, error: Exception) -> JSONResponse:
-        status, words, headers = explained(error)
-        if isinstance(error, DISK):
-            log.error("%s: %s", type(error).__name__, one_line(error))
+    async def handle_error(request: Request, error: Exception) -> JSONResponse:
+        status, words, headers = describe_error(error)
+        if isinstance(error, STORAGE_ERRORS):
+            log.error("%s: %s", type(error).__name__, format_database_error(error))
         service: Service = request.app.state.service
         service.metrics.refused.labels(str(status)).inc()
         return JSONResponse({"error": words}, status, headers)
 
-    for kind in FAULTS:
-        app.add_exception_handler(kind, told)
+    for kind in HANDLED_ERRORS:
+        app.add_exception_handler(kind, handle_error)

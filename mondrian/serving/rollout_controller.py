@@ -13,20 +13,22 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mondrian.registry.local_store import keep_for_control
-from mondrian.rollout.actions import advance, roll_back, verdict_now
-from mondrian.rollout.config import Rollout
+from mondrian.registry.local_store import link_control_version
+from mondrian.rollout.actions import advance, current_verdict, roll_back
+from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import Verdict
-from mondrian.rollout.store import BACK, Entry, Rollouts
-from mondrian.serving.assignment import Stand
+from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.serving.assignment import RolloutSnapshot
 from mondrian.serving.engines.base import Adapter
-from mondrian.storage.engine import one_line
+from mondrian.storage.engine import format_database_error
 
-EVERY = 0.5  # seconds between two looks at what the adapters are, and at what others decided
-PATIENCE = 5.0  # seconds that a request waits for a new version's roll-out to begin
+POLL_INTERVAL = (
+    0.5  # seconds between two looks at what the adapters are, and at what others decided
+)
+ROLLOUT_START_TIMEOUT = 5.0  # seconds that a request waits for a new version's roll-out to begin
 NOT_BEGUN = "its roll-out has not begun yet"
 log = logging.getLogger("mondrian.rollout")
-Adopted = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
+AdapterLoader = Callable[[str, str, Path], Awaitable[Adapter | None]]  # advisor, name, folder
 
 
 def control_name(advisor: str) -> str:
@@ -34,7 +36,7 @@ def control_name(advisor: str) -> str:
     return f"{advisor}~control"
 
 
-class Steering:
+class RolloutController:
     """Roll-outs of the advisors whose adapter serves.
 
     adapters  what serves, by advisor
@@ -43,75 +45,101 @@ class Steering:
     """
 
     def __init__(
-        self, rollouts: Rollouts, settings: Rollout, advisors: tuple[str, ...],
-        adapters: Mapping[str, Adapter], adopt: Adopted | None,
-    ) -> None:  # fmt: skip
+        self,
+        rollouts: RolloutStore,
+        settings: RolloutConfig,
+        advisors: tuple[str, ...],
+        adapters: Mapping[str, Adapter],
+        adopt: AdapterLoader | None,
+    ) -> None:
         self.rollouts, self.settings, self.advisors = rollouts, settings, advisors
         self.adapters, self.adopt = adapters, adopt
-        self.stands: dict[str, Stand] = {}
-        self._asked: dict[str, str] = {}  # for which roll-out a control was last asked to load
+        self.stands: dict[str, RolloutSnapshot] = {}
+        self._rollout_by_control: dict[
+            str, str
+        ] = {}  # for which roll-out a control was last asked to load
         self._decided = float("-inf")
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Begin what is new, and see what others decided."""
         for advisor in self.advisors:
             adapter = self.adapters.get(advisor)
             if adapter is None or not adapter.serves:
                 continue
             entry = await asyncio.to_thread(
-                self.rollouts.begin, advisor, adapter.version, Path(adapter.folder).name,
-                adapter.folder, self.settings.control if self.adopt else "base",
+                self.rollouts.begin,
+                advisor,
+                adapter.version,
+                Path(adapter.folder).name,
+                adapter.folder,
+                self.settings.control if self.adopt else "base",
                 self.settings.steps[0].share == 1,
-            )  # fmt: skip
+            )
             control = await self._control(entry)
-            stand = self.stand(entry, control)
+            stand = self.snapshot_rollout(entry, control)
             if self.stands.get(advisor) != stand:
                 self.stands = {**self.stands, advisor: stand}
                 if control:
-                    await asyncio.to_thread(keep_for_control, Path(entry.control_folder))
+                    await asyncio.to_thread(link_control_version, Path(entry.control_folder))
                 log.info(
                     "roll-out %s (%s): %s, step %d, %.0f %% of clients",
-                    entry.id, entry.name, entry.state, entry.step + 1, 100 * stand.share,
-                )  # fmt: skip
+                    entry.id,
+                    entry.name,
+                    entry.state,
+                    entry.step + 1,
+                    100 * stand.share,
+                )
 
-    def stand(self, entry: Entry, control: str) -> Stand:
+    def snapshot_rollout(self, entry: RolloutRecord, control: str) -> RolloutSnapshot:
         """What the draw needs to know of a roll-out."""
         step = min(entry.step, len(self.settings.steps) - 1)
         gone = entry.state == BACK
-        return Stand(
-            entry.id, entry.version, step, 0.0 if gone else self.settings.steps[step].share,
-            control, f"it was rolled back: {entry.why or 'by a person'}" if gone else "",
-            counted=bool(control) or not entry.control_version,
-        )  # fmt: skip
+        return RolloutSnapshot(
+            entry.id,
+            entry.version,
+            step,
+            0.0 if gone else self.settings.steps[step].share,
+            control,
+            f"it was rolled back: {entry.why or 'by a person'}" if gone else "",
+            is_evidence=bool(control) or not entry.control_version,
+        )
 
-    async def _control(self, entry: Entry) -> str:
+    async def _control(self, entry: RolloutRecord) -> str:
         """Name in the engine of the adapter that serves beside; empty for the base."""
         if not entry.control_version or self.adopt is None:
             return ""
         name = control_name(entry.advisor)
-        found = self.adapters.get(name)
-        if not (found and found.version == entry.control_version):
-            if self._asked.get(name) == entry.id:  # once: a model that dies of it loads no more
+        adapter = self.adapters.get(name)
+        if not (adapter and adapter.version == entry.control_version):
+            if (
+                self._rollout_by_control.get(name) == entry.id
+            ):  # once: a model that dies of it loads no more
                 return ""
-            self._asked[name] = entry.id
-            found = await self.adopt(entry.advisor, name, Path(entry.control_folder))
-        if found and found.version == entry.control_version and not found.fault:
+            self._rollout_by_control[name] = entry.id
+            adapter = await self.adopt(entry.advisor, name, Path(entry.control_folder))
+        if adapter and adapter.version == entry.control_version and not adapter.fault:
             return name
-        told = found.fault or f"it is of version {found.version} now" if found else "it died of it"
+        reason = (
+            adapter.fault or f"it is of version {adapter.version} now"
+            if adapter
+            else "it died of it"
+        )
         log.error(
             "roll-out %s: %s cannot serve as control; the base does, and nothing is compared: %s",
-            entry.id, entry.control, told,
-        )  # fmt: skip
+            entry.id,
+            entry.control,
+            reason,
+        )
         return ""
 
-    def decide(self) -> list[tuple[Entry, Verdict]]:
+    def decide(self) -> list[tuple[RolloutRecord, Verdict]]:
         """Look at the numbers of each roll-out and act on them; what was done. In a thread."""
-        told = []
+        decisions = []
         for stand in self.stands.values():
             entry = self.rollouts.get(stand.rollout)
             if entry is None:
                 continue
-            verdict = verdict_now(self.rollouts, self.settings, entry, time.time())
+            verdict = current_verdict(self.rollouts, self.settings, entry, time.time())
             if verdict.action == "roll back":
                 done = roll_back(self.rollouts, entry, "service", verdict.why)
             elif verdict.action == "advance" and self.settings.automatic:
@@ -119,44 +147,49 @@ class Steering:
             else:
                 done = False
             if done:
-                told.append((entry, verdict))
-        return told
+                decisions.append((entry, verdict))
+        return decisions
 
-    def stand_of(self, advisor: str) -> Stand:
+    def current_snapshot(self, advisor: str) -> RolloutSnapshot:
         """How an advisor's roll-out stands now; a version that has none yet answers nobody."""
         stand, adapter = self.stands.get(advisor), self.adapters.get(advisor)
         if adapter is None or not adapter.serves:
-            return Stand("", "", 0, 0.0, withdrawn=f"no adapter of {advisor} serves")
+            return RolloutSnapshot(
+                "", "", 0, 0.0, withdrawal_reason=f"no adapter of {advisor} serves"
+            )
         if stand is None or stand.version != adapter.version:
             control = stand.control if stand else ""
-            return Stand("", adapter.version, 0, 0.0, control, NOT_BEGUN)
+            return RolloutSnapshot("", adapter.version, 0, 0.0, control, NOT_BEGUN)
         return stand
 
-    async def begun(self, advisor: str) -> None:
+    async def wait_for_start(self, advisor: str) -> None:
         """Wait for the roll-out of the version that serves, for PATIENCE at most.
 
         A version that was just pulled serves a look sooner than it is dealt to anybody: what comes
         between waits, in place of an answer by the base.
         """
-        until = time.monotonic() + PATIENCE
-        while self.stand_of(advisor).withdrawn == NOT_BEGUN and time.monotonic() < until:
-            await asyncio.sleep(EVERY / 10)
+        until = time.monotonic() + ROLLOUT_START_TIMEOUT
+        while (
+            self.current_snapshot(advisor).withdrawal_reason == NOT_BEGUN
+            and time.monotonic() < until
+        ):
+            await asyncio.sleep(POLL_INTERVAL / 10)
 
-    async def look_safely(self) -> None:
+    async def refresh_safely(self) -> None:
         """Look, and decide where it is time; a database that is away costs time alone."""
         try:
-            await self.look()
+            await self.refresh()
             if time.monotonic() - self._decided >= self.settings.every_seconds:
                 self._decided = time.monotonic()
                 for entry, verdict in await asyncio.to_thread(self.decide):
                     log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
         except SQLAlchemyError as error:
-            log.error("roll-out: database: %s", one_line(error))
+            log.error("roll-out: database: %s", format_database_error(error))
         except Exception:  # critiques go on as they were dealt last
             log.exception("roll-out: it stays as it is")
 
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
-            await self.look_safely()
+            await asyncio.sleep(POLL_INTERVAL)
+            await self.refresh_safely()

@@ -13,27 +13,27 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mondrian.core.errors import MondrianError
-from mondrian.rollout.store import Rollouts
-from mondrian.serving.engines.adapter_watcher import Watch, find
+from mondrian.rollout.store import RolloutStore
+from mondrian.serving.engines.adapter_watcher import AdapterWatcher, find_adapters
 from mondrian.serving.engines.base import Engine
-from mondrian.serving.engines.ipc import Setup
+from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.engines.openai import RemoteEngine
-from mondrian.serving.http.request_parsing import Form, check_known, clean_id
-from mondrian.serving.http.uploads import Intake, Taken
-from mondrian.serving.jobs.admission import Desk, Full
-from mondrian.serving.jobs.critique_runner import Critic
-from mondrian.serving.jobs.runner import Work
+from mondrian.serving.http.request_parsing import CritiqueForm, check_same_photo, clean_id
+from mondrian.serving.http.uploads import Upload, UploadStore
+from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
+from mondrian.serving.jobs.critique_runner import CritiqueRunner
+from mondrian.serving.jobs.runner import JobRunner
 from mondrian.serving.metrics import Metrics
-from mondrian.serving.rollout_controller import Steering
-from mondrian.serving.settings import Settings
+from mondrian.serving.rollout_controller import RolloutController
+from mondrian.serving.settings import ServiceSettings
 from mondrian.storage.engine import open_engine
-from mondrian.storage.jobs import Row, Rules, Store
+from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 
 log = logging.getLogger("mondrian.service")
 
 
-class Busy(MondrianError):
+class ServiceUnavailableError(MondrianError):
     """Not now: loading, broken or stopping."""
 
 
@@ -43,32 +43,46 @@ class Service:
     Raises DataError or AdapterError at once where database or --lora_path are of no use.
     """
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: ServiceSettings, engine: Engine | None = None) -> None:
         self.settings, self.params = settings, settings.params
         serve, image = self.params.serve, self.params.image
-        self.store = Store(open_engine(settings.db), Rules(serve.lease_seconds, serve.tries))
+        self.store = JobStore(
+            open_engine(settings.db), LeasePolicy(serve.lease_seconds, serve.tries)
+        )
         self.engine: Engine = engine or _engine(settings)
         self.metrics = Metrics()
-        self.desk = Desk(self.engine.state, serve.waiting)
-        self.intake = Intake(settings.data, image.min_pixels, image.max_pixels, serve.megapixels)
-        self.work = Work(
-            Critic(self.engine, self.params), self.desk, self.store, self.intake, self.metrics,
+        self.desk = AdmissionQueue(self.engine.state, serve.waiting)
+        self.intake = UploadStore(
+            settings.data, image.min_pixels, image.max_pixels, serve.megapixels
+        )
+        self.work = JobRunner(
+            CritiqueRunner(self.engine, self.params),
+            self.desk,
+            self.store,
+            self.intake,
+            self.metrics,
             self.params,
-        )  # fmt: skip
+        )
         self.work.open = lambda: self.ready
-        self.watch: Watch | None = None
+        self.watch: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
-            find(settings.lora_path)
+            find_adapters(settings.lora_path)
             merge = serve.model_mode == "fine_tuned"
-            self.watch = Watch(self.engine, settings.lora_path, self.params, merge)
-        self.rollouts = Rollouts(self.store.engine)
-        self.steering: Steering | None = None
+            self.watch = AdapterWatcher(self.engine, settings.lora_path, self.params, merge)
+        self.rollouts = RolloutStore(self.store.engine)
+        self.steering: RolloutController | None = None
         if settings.rollout:
-            self.steering = Steering(
-                self.rollouts, settings.rollout, tuple(self.params.advisors),
-                self.engine.state.adapters, self.watch.adopt if self.watch else None,
-            )  # fmt: skip
-            self.work.stand, self.work.begun = self.steering.stand_of, self.steering.begun
+            self.steering = RolloutController(
+                self.rollouts,
+                settings.rollout,
+                tuple(self.params.advisors),
+                self.engine.state.adapters,
+                self.watch.load_adapter if self.watch else None,
+            )
+            self.work.stand, self.work.begun = (
+                self.steering.current_snapshot,
+                self.steering.wait_for_start,
+            )
         self.fatal = ""  # why the service ends by itself
         self.looked = False  # whether the adapters were looked at once
         self.deadline: float | None = None  # of what is still running, once it drains
@@ -93,61 +107,70 @@ class Service:
         direct  it waits for its critique: then there has to be a model, or one that comes back
         """
         if self.draining:
-            raise Busy("the service is stopping")
+            raise ServiceUnavailableError("the service is stopping")
         state = self.engine.state
         if not direct:
             return
         if state.status == "error":
-            raise Busy(f"Service not initialized: {state.message}")
+            raise ServiceUnavailableError(f"Service not initialized: {state.message}")
         if not self.looked or (state.status != "ready" and not state.restarts):
-            raise Busy("Service not initialized")
-        self.desk.check()
+            raise ServiceUnavailableError("Service not initialized")
+        self.desk.check_capacity()
 
-    async def row(self, id: str, absent: str = "Job not found") -> Row:
+    async def get_job(self, id: str, absent: str = "Job not found") -> JobRow:
         """A job by the id that a client gives. Raises HTTPException 404, which says `absent`."""
-        found = await self.work.db(self.store.get, clean_id(id))
-        if found is None:
+        job = await self.work.call_store(self.store.get, clean_id(id))
+        if job is None:
             raise HTTPException(404, absent)
-        return found
+        return job
 
     async def check_queue(self) -> None:
         """Raise Full where too many jobs are queued."""
-        waiting = await self.work.db(self.store.waiting)
+        waiting = await self.work.call_store(self.store.count_queued)
         if waiting >= self.params.serve.queued:
-            each = self.desk.seconds / max(1, self.engine.state.rows)
-            raise Full(max(1, round(waiting * each)))
+            seconds_per_job = self.desk.seconds / max(1, self.engine.state.rows)
+            raise QueueFullError(max(1, round(waiting * seconds_per_job)))
 
-    async def accept(self, asked: Form, kind: str, status: str) -> tuple[Row, Taken, bool]:
+    async def accept(
+        self, form: CritiqueForm, kind: str, status: str
+    ) -> tuple[JobRow, Upload, bool]:
         """Keep a photograph and its row; the row, and whether it is new.
 
         Where the idempotency key is known the row is the first one's and nothing is kept. Raises
         Refused where that was of another photograph.
         """
-        taken = await self.work.photo(self.intake.take, asked.content, asked.name)
-        row, new = await self.add(asked, taken, kind, status)
+        taken = await self.work.call_upload_store(self.intake.save, form.content, form.name)
+        row, new = await self.add_job(form, taken, kind, status)
         if not new:
-            await self.work.photo(self.intake.forget, taken.filename)
-            check_known(row, taken)
+            await self.work.call_upload_store(self.intake.delete, taken.filename)
+            check_same_photo(row, taken)
         return row, taken, new
 
-    async def add(
-        self, asked: Form, taken: Taken, kind: str, status: str, pair_of: str | None = None
-    ) -> tuple[Row, bool]:
+    async def add_job(
+        self, form: CritiqueForm, taken: Upload, kind: str, status: str, pair_of: str | None = None
+    ) -> tuple[JobRow, bool]:
         """A row for a request, or the one that its idempotency key is known from.
 
         pair_of  the job that has the same photograph critiqued by the other arm
         """
         row = {
-            "id": asked.job_id, "filename": taken.filename, "advisor": ",".join(asked.advisors),
-            "mode": asked.mode, "status": status, "kind": kind, "subject": asked.subject,
-            "enable_rag": int(asked.enable_rag), "idempotency_key": asked.key,
-            "photo_sha256": taken.sha256, "experiment": self.params.serve.experiment,
+            "id": form.job_id,
+            "filename": taken.filename,
+            "advisor": ",".join(form.advisors),
+            "mode": form.mode,
+            "status": status,
+            "kind": kind,
+            "subject": form.subject,
+            "enable_rag": int(form.enable_rag),
+            "idempotency_key": form.key,
+            "photo_sha256": taken.sha256,
+            "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
-        }  # fmt: skip
+        }
         try:
-            return await self.work.db(self.store.add, row)
+            return await self.work.call_store(self.store.add, row)
         except SQLAlchemyError:
-            await self.work.photo(self.intake.forget, taken.filename)
+            await self.work.call_upload_store(self.intake.delete, taken.filename)
             raise
 
     @property
@@ -156,14 +179,19 @@ class Service:
         return self.engine.state.status == "ready" and self.looked and not self.draining
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def lifespan_context(self) -> AsyncIterator[None]:
         """From start to end of the service."""
         for warning in self.settings.warnings:
             log.warning("%s", warning)
         for change in self.store.changes:
             log.info("database: added %s", change)
         await self.engine.start()
-        parts = [self._adapters(), self.work.run(), self.work.beat(), self._watch_engine()]
+        parts = [
+            self._run_adapter_loops(),
+            self.work.run(),
+            self.work.run_heartbeat(),
+            self._watch_engine(),
+        ]
         tasks = [asyncio.create_task(part) for part in parts]
         for task in tasks:
             task.add_done_callback(self._task_ended)
@@ -181,14 +209,14 @@ class Service:
             self.store.engine.dispose()
             log.info("stopped")
 
-    async def _adapters(self) -> None:
+    async def _run_adapter_loops(self) -> None:
         if self.watch:
-            await self.watch.look()
+            await self.watch.scan()
             faults = [a.fault for a in self.engine.state.adapters.values() if a.fault]
             if self.watch.merge and (faults or self.watch.fault):
                 self._end(f"model_mode fine_tuned: {(faults or [self.watch.fault])[0]}")
         if self.steering:
-            await self.steering.look_safely()
+            await self.steering.refresh_safely()
         self.looked = True
         loops = [part.run() for part in (self.watch, self.steering) if part]
         await asyncio.gather(*loops)
@@ -211,35 +239,51 @@ class Service:
         self.stop()
 
     def _gauges(self) -> None:
-        state, gauge = self.engine.state, self.metrics.gauge
+        state, gauge = self.engine.state, self.metrics.add_gauge
         gauge("ready", "1 where a request would be answered.", lambda: float(self.ready))
         gauge("waiting", "Requests in line.", lambda: self.desk.waiting)
         gauge("busy", "Critiques under way.", lambda: self.desk.busy)
         gauge("model_restarts", "Deaths of the model process.", lambda: state.restarts)
         gauge("model_bytes", "Memory of the model process.", lambda: state.memory)
-        gauge("adapters", "Adapters that serve.",
-              lambda: sum(a.serves for a in state.adapters.values()))  # fmt: skip
-        gauge("adapter_faults", "Adapters that were refused.",
-              lambda: sum(bool(a.fault) for a in state.adapters.values())
-              + bool(self.watch and self.watch.fault))  # fmt: skip
+        gauge(
+            "adapters",
+            "Adapters that serve.",
+            lambda: sum(a.serves for a in state.adapters.values()),
+        )
+        gauge(
+            "adapter_faults",
+            "Adapters that were refused.",
+            lambda: (
+                sum(bool(a.fault) for a in state.adapters.values())
+                + bool(self.watch and self.watch.fault)
+            ),
+        )
 
 
-def _engine(settings: Settings) -> Engine:
+def _engine(settings: ServiceSettings) -> Engine:
     params = settings.params
     serve = params.serve
     if settings.engine_url:
         return RemoteEngine(
-            settings.engine_url, dict(settings.engine_models), serve.batch_size,
-            serve.max_new_tokens, serve.constrained,
-        )  # fmt: skip
-    return LocalEngine(Setup(
-        params.base.source, (params.image.min_pixels, params.image.max_pixels), serve.batch_size,
-        serve.max_new_tokens, serve.constrained,
-    ))  # fmt: skip
+            settings.engine_url,
+            dict(settings.engine_models),
+            serve.batch_size,
+            serve.max_new_tokens,
+            serve.constrained,
+        )
+    return LocalEngine(
+        WorkerConfig(
+            params.base.source,
+            (params.image.min_pixels, params.image.max_pixels),
+            serve.batch_size,
+            serve.max_new_tokens,
+            serve.constrained,
+        )
+    )
 
 
-def service_of(request: Request) -> Service:
+def get_service(request: Request) -> Service:
     """The service that a request came to."""
     app: FastAPI = request.app
-    found: Service = app.state.service
-    return found
+    service: Service = app.state.service
+    return service

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params, Serve, load_params
-from mondrian.rollout.config import Rollout, load_rollout
+from mondrian.rollout.config import RolloutConfig, load_rollout
 
-KEY = "MONDRIAN_API_KEY"
+API_KEY_VARIABLE = "MONDRIAN_API_KEY"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """params with the flags in them, and what only flags say.
 
     lora_path     one adapter folder or a folder of them; None for base alone
@@ -40,15 +40,19 @@ class Settings:
     hosts: tuple[str, ...] = ()
     engine_url: str | None = None
     engine_models: tuple[tuple[str, str], ...] = ()
-    rollout: Rollout | None = None
+    rollout: RolloutConfig | None = None
     warnings: tuple[str, ...] = ()
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="ai_advisor_service.py", description="Critiques of photographs over HTTP.",
-        epilog=f"Every choice has its place in params.yaml, under serve. {KEY} holds the API key.",
-    )  # fmt: skip
+        prog="ai_advisor_service.py",
+        description="Critiques of photographs over HTTP.",
+        epilog=(
+            f"Every choice has its place in params.yaml, under serve. {API_KEY_VARIABLE} "
+            f"holds the API key."
+        ),
+    )
     add = parser.add_argument
     add("--params", type=Path, default=Path("params.yaml"))
     add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
@@ -64,25 +68,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--allow_host", action="append", default=[], help="name that this service is called by")
     add("--engine", choices=("mlx", "openai"), default="mlx")
     add("--engine_url", help="of an OpenAI-compatible server, with --engine openai")
-    add("--engine_model", action="append", default=[], metavar="ADVISOR=MODEL",
-        help="its model for an advisor; base=MODEL for the base")  # fmt: skip
+    add(
+        "--engine_model",
+        action="append",
+        default=[],
+        metavar="ADVISOR=MODEL",
+        help="its model for an advisor; base=MODEL for the base",
+    )
     return parser.parse_args(argv)
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def load_settings(args: argparse.Namespace) -> ServiceSettings:
     """Flags and params as one.
 
     Raises ParamsError where they do not go together.
     """
     params = load_params(args.params)
-    serve = _overridden(params.serve, args)
-    models = tuple(_pair(one) for one in args.engine_model)
+    serve = _override_params(params.serve, args)
+    models = tuple(_parse_engine_model(pair) for pair in args.engine_model)
     _check_engine(args, serve, models)
     for origin in args.allow_origin:
         if urlsplit(origin).scheme not in ("http", "https") or not urlsplit(origin).netloc:
             raise ParamsError(f"--allow_origin is {origin!r}; write it as https://name:port")
-    key = os.environ.get(KEY, "").strip()
-    return Settings(
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    return ServiceSettings(
         params=params.model_copy(update={"serve": serve}),
         lora_path=args.lora_path,
         db=args.db,
@@ -93,18 +102,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
         engine_url=args.engine_url,
         engine_models=models,
         rollout=_rollout(args, serve),
-        warnings=_network(serve.host, key, args.open_network),
+        warnings=_check_network(serve.host, key, args.open_network),
     )
 
 
-def _overridden(serve: Serve, args: argparse.Namespace) -> Serve:
+def _override_params(serve: Serve, args: argparse.Namespace) -> Serve:
     names = ("model_mode", "ab_test_split", "host", "port")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if not 0 <= given.get("ab_test_split", 0.5) <= 1:
+    overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if not 0 <= overrides.get("ab_test_split", 0.5) <= 1:
         raise ParamsError(f"--ab_test_split is {args.ab_test_split}; it must be from 0 to 1")
-    if not 0 <= given.get("port", 1) <= 65535:
+    if not 0 <= overrides.get("port", 1) <= 65535:
         raise ParamsError(f"--port is {args.port}; it must be from 0 to 65535")
-    return serve.model_copy(update=given)
+    return serve.model_copy(update=overrides)
 
 
 def _check_engine(
@@ -123,7 +132,7 @@ def _check_engine(
         raise ParamsError(f"--model_mode {serve.model_mode} wants --lora_path")
 
 
-def _rollout(args: argparse.Namespace, serve: Serve) -> Rollout | None:
+def _rollout(args: argparse.Namespace, serve: Serve) -> RolloutConfig | None:
     if args.rollout is None:
         return None
     if serve.model_mode != "ab_test":
@@ -133,10 +142,10 @@ def _rollout(args: argparse.Namespace, serve: Serve) -> Rollout | None:
     return load_rollout(args.rollout)
 
 
-def _pair(told: str) -> tuple[str, str]:
-    name, _, model = told.partition("=")
+def _parse_engine_model(value: str) -> tuple[str, str]:
+    name, _, model = value.partition("=")
     if not name or not model:
-        raise ParamsError(f"--engine_model is {told!r}; write it as ansel=NAME or base=NAME")
+        raise ParamsError(f"--engine_model is {value!r}; write it as ansel=NAME or base=NAME")
     return name, model
 
 
@@ -148,15 +157,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _network(host: str, key: str, open_network: bool) -> tuple[str, ...]:
+def _check_network(host: str, key: str, open_network: bool) -> tuple[str, ...]:
     """What is to be said at each start; raises ParamsError where other machines need a key."""
     if is_loopback(host) or key:
         if key and len(key) < 16:
-            raise ParamsError(f"{KEY} has {len(key)} characters; take 16 at least")
+            raise ParamsError(f"{API_KEY_VARIABLE} has {len(key)} characters; take 16 at least")
         return ()
     if not open_network:
         raise ParamsError(
-            f"--host {host} can be reached by other machines: set {KEY} (16 characters or more), "
+            f"--host {host} can be reached by other machines: set {API_KEY_VARIABLE} (16 "
+            f"characters or more), "
             "or give --open_network where everybody in the network may use it"
         )
     return (

@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mondrian.core.errors import DataError
 
-BUSY = 30.0  # seconds that a transaction waits for another's lock
+LOCK_TIMEOUT_SECONDS = 30.0  # seconds that a transaction waits for another's lock
 
 
 def open_engine(url: str) -> Engine:
@@ -26,7 +26,7 @@ def open_engine(url: str) -> Engine:
         if url.startswith(("postgresql://", "postgres://")):
             url = "postgresql+psycopg://" + url.split("://", 1)[1]
         lite = url.startswith("sqlite")
-        wait = {"timeout": BUSY} if lite else {"connect_timeout": 10}
+        wait = {"timeout": LOCK_TIMEOUT_SECONDS} if lite else {"connect_timeout": 10}
         engine = create_engine(url, connect_args=wait, pool_pre_ping=not lite)
         if lite:
             event.listen(engine, "connect", _on_connect)
@@ -34,11 +34,13 @@ def open_engine(url: str) -> Engine:
         with engine.connect():
             pass
     except (SQLAlchemyError, ArgumentError, ImportError, OSError, ValueError) as error:
-        raise DataError(f"--db {plain(url)} cannot be opened: {one_line(error)}") from None
+        raise DataError(
+            f"--db {redact_url(url)} cannot be opened: {format_database_error(error)}"
+        ) from None
     return engine
 
 
-def one_line(error: Exception) -> str:
+def format_database_error(error: Exception) -> str:
     """What a database says of its own, without SQL and parameters."""
     return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
 
@@ -55,6 +57,6 @@ def _on_begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def plain(url: str) -> str:
+def redact_url(url: str) -> str:
     """A URL without its password."""
     return url.rsplit("@", 1)[-1].partition("?")[0]

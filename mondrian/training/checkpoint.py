@@ -24,7 +24,7 @@ Tensors = dict[str, mx.array]
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run is, in numbers.
 
     epoch, position  the epoch under way from 1, and its updates that are done
@@ -49,10 +49,10 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class State:
+class CheckpointState:
     """What a checkpoint holds; `best` is empty before the first epoch's end."""
 
-    progress: Progress
+    progress: TrainingProgress
     adapter: Tensors
     optimizer: Tensors
     best: Tensors
@@ -65,7 +65,7 @@ class Checkpoint:
     path: Path
     identity: dict[str, Any]
 
-    def save(self, state: State) -> None:
+    def save(self, state: CheckpointState) -> None:
         """Replace the file; a crash leaves the one before."""
         parts = {"adapter": state.adapter, "optimizer": state.optimizer, "best": state.best}
         arrays = {
@@ -74,10 +74,13 @@ class Checkpoint:
             for name, value in tensors.items()
         }
         about = {"identity": self.identity, "progress": asdict(state.progress)}
-        told = json.dumps(about)
-        write_bytes(self.path, to_bytes(arrays, {"about": told, "sha256": _digest(arrays, told)}))
+        about_json = json.dumps(about)
+        write_bytes(
+            self.path,
+            to_bytes(arrays, {"about": about_json, "sha256": _digest(arrays, about_json)}),
+        )
 
-    def load(self) -> State | None:
+    def load(self) -> CheckpointState | None:
         """The run as it was, or None where there is none to go on with.
 
         Raises TrainingError where it is of another run, by what differs, or damaged.
@@ -86,35 +89,36 @@ class Checkpoint:
             return None
         try:
             with safe_open(self.path, "numpy") as file:
-                told = file.metadata()
+                metadata = file.metadata()
                 plain = {name: file.get_tensor(name) for name in file.keys()}
-                if _digest(plain, told["about"]) != told["sha256"]:
+                if _digest(plain, metadata["about"]) != metadata["sha256"]:
                     raise ValueError("its bytes are not those that were written")
-                about = json.loads(told["about"])
+                about = json.loads(metadata["about"])
                 arrays = {name: mx.array(value) for name, value in plain.items()}
             identity = about["identity"]
-            progress = Progress(**about["progress"])
+            progress = TrainingProgress(**about["progress"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             first = str(error).splitlines()[0][:120]
             raise TrainingError(
                 f"{self.path} is damaged ({first}); delete it to begin anew"
             ) from None
-        self._same(identity)
+        self._check_identity(identity)
         parts: dict[str, Tensors] = {"adapter": {}, "optimizer": {}, "best": {}}
         for name, value in arrays.items():
             part, rest = name.split(" ", 1)
             parts[part][rest] = value
-        return State(progress, **parts)
+        return CheckpointState(progress, **parts)
 
-    def _same(self, found: dict[str, Any]) -> None:
-        names = sorted(self.identity.keys() | found.keys())
-        other = [name for name in names if self.identity.get(name) != found.get(name)]
+    def _check_identity(self, saved_identity: dict[str, Any]) -> None:
+        names = sorted(self.identity.keys() | saved_identity.keys())
+        other = [name for name in names if self.identity.get(name) != saved_identity.get(name)]
         if other:
-            told = ", ".join(
-                f"{n} ({_short(found.get(n))}, now {_short(self.identity.get(n))})" for n in other
+            differences = ", ".join(
+                f"{n} ({_short(saved_identity.get(n))}, now {_short(self.identity.get(n))})"
+                for n in other
             )
             raise TrainingError(
-                f"{self.path} is of an interrupted run with other {told}; "
+                f"{self.path} is of an interrupted run with other {differences}; "
                 "set them back to go on with it, or delete the file to begin anew"
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.model.kernels import ON_GPU, UNIT, exp, to_the
+from mondrian.model.kernels import EXP_SCALE, ON_GPU, exp, fast_power
 
 
 @mx.custom_function
@@ -42,7 +42,7 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
     return _cpu_cross_entropy(logits, targets)
 
 
-class Head:
+class LMHead:
     """lm_head as it is in the model: tied or not, packed or not."""
 
     def __init__(self, model: Any) -> None:
@@ -54,33 +54,40 @@ class Head:
         """(positions, width) -> (positions, vocabulary), in float32."""
         return self._times(hidden, transpose=True).astype(mx.float32)
 
-    def back(self, shares: mx.array, dtype: Any) -> mx.array:
+    def backward(self, shares: mx.array, dtype: Any) -> mx.array:
         """(positions, vocabulary) -> (positions, width): the gradient's way back."""
         return self._times(shares.astype(dtype), transpose=False).astype(mx.float32)
 
-    def rows(self, tokens: mx.array) -> mx.array:
+    def weight_rows(self, tokens: mx.array) -> mx.array:
         """Weights of some tokens, (tokens, width), in float32."""
-        at = self.layer
+        layer = self.layer
         if not self._packed():
-            return at.weight[tokens].astype(mx.float32)
-        weight, scales, biases = (at[name][tokens] for name in ("weight", "scales", "biases"))
-        return mx.dequantize(weight, scales, biases, at.group_size, at.bits).astype(mx.float32)
+            return layer.weight[tokens].astype(mx.float32)
+        weight, scales, biases = (layer[name][tokens] for name in ("weight", "scales", "biases"))
+        return mx.dequantize(weight, scales, biases, layer.group_size, layer.bits).astype(
+            mx.float32
+        )
 
     def _packed(self) -> bool:
         return hasattr(self.layer, "bits")
 
     def _times(self, x: mx.array, transpose: bool) -> mx.array:
-        at = self.layer
+        layer = self.layer
         if not self._packed():
-            return x @ (at.weight.T if transpose else at.weight)
+            return x @ (layer.weight.T if transpose else layer.weight)
         return mx.quantized_matmul(
-            x, at.weight, at.scales, at.biases, transpose=transpose,
-            group_size=at.group_size, bits=at.bits,
-        )  # fmt: skip
+            x,
+            layer.weight,
+            layer.scales,
+            layer.biases,
+            transpose=transpose,
+            group_size=layer.group_size,
+            bits=layer.bits,
+        )
 
 
-def supervised_loss(
-    head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+def chunked_cross_entropy(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
     """Sum of weighted cross-entropy; its gradient is made in the forward pass.
 
@@ -97,10 +104,10 @@ def supervised_loss(
         for first in range(0, hidden.shape[0], chunk):
             part = slice(first, first + chunk)
             h, target, weight = hidden[part], targets[part], weights[part][:, None]
-            h = _after(h, [*gradient[-1:], total])
-            each, powers, norm = _each(head, h, target)
-            total = total + (each * weight).sum()
-            pull = head.back(powers, h.dtype) / norm - head.rows(target)
+            h = _depend_on(h, [*gradient[-1:], total])
+            token_loss, powers, norm = _compute_token_loss(head, h, target)
+            total = total + (token_loss * weight).sum()
+            pull = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
             gradient.append((pull * weight).astype(h.dtype))
         return total, mx.concatenate(gradient)
 
@@ -108,39 +115,43 @@ def supervised_loss(
     def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
         return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
 
-    found: Any = both(hidden)
-    loss: mx.array = found[0]
+    loss_and_grad: Any = both(hidden)
+    loss: mx.array = loss_and_grad[0]
     return loss
 
 
-def plain_loss(
-    head: Head, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+def chunked_cross_entropy_eval(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
     """The same without a gradient, as validation wants it: half the work."""
     total = mx.array(0.0)
     for first in range(0, hidden.shape[0], chunk):
         part = slice(first, first + chunk)
-        each, _, _ = _each(head, _after(hidden[part], [total]), targets[part])
-        total = total + (each * weights[part][:, None]).sum()
+        token_loss, _, _ = _compute_token_loss(
+            head, _depend_on(hidden[part], [total]), targets[part]
+        )
+        total = total + (token_loss * weights[part][:, None]).sum()
     return total
 
 
-def _after(h: mx.array, done: list[mx.array]) -> mx.array:
+def _depend_on(h: mx.array, done: list[mx.array]) -> mx.array:
     """`h`, but not before what came last is there: MLX would make every chunk's logits at once."""
     return mx.depends([h], done)[0]
 
 
-def _each(head: Head, h: mx.array, target: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+def _compute_token_loss(
+    head: LMHead, h: mx.array, target: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
     """Cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1).
 
     The logits come to the base whose power is quick, and give their memory to their powers.
     """
-    told = head.logits(h * UNIT)
-    highest = _blocks(told).max(1).max(-1, keepdims=True)
-    taken = mx.take_along_axis(told, target[:, None], axis=-1)
-    powers = to_the(mx.depends([told], [highest, taken])[0] - highest)
+    logits = head.logits(h * EXP_SCALE)
+    highest = _blocks(logits).max(1).max(-1, keepdims=True)
+    taken = mx.take_along_axis(logits, target[:, None], axis=-1)
+    powers = fast_power(mx.depends([logits], [highest, taken])[0] - highest)
     norm = _blocks(powers).sum(1).sum(-1, keepdims=True)
-    return mx.log(norm) + (highest - taken) / UNIT, powers, norm
+    return mx.log(norm) + (highest - taken) / EXP_SCALE, powers, norm
 
 
 def _blocks(x: mx.array) -> mx.array:

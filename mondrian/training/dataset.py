@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
-from mondrian.critique.rows import Row
-from mondrian.model.tokenizer import Tokens
+from mondrian.critique.rows import ChatRow
+from mondrian.model.tokenizer import RowTokenizer
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training.loss_weights import token_weights
@@ -31,29 +31,33 @@ class Example:
     scores: tuple[float, ...] = ()
 
 
-def examples(vlm: Vlm, rows: Sequence[Row], params: Train, features: FeatureCache) -> list[Example]:
+def build_examples(
+    vlm: Vlm, rows: Sequence[ChatRow], params: Train, features: FeatureCache
+) -> list[Example]:
     """Tokenise rows and look at their photographs, each once.
 
     Raises TrainingError that names every row longer than train.max_tokens.
     """
-    features.look([row.images[0] for row in rows])
+    features.precompute([row.images[0] for row in rows])
     counts = [features.get(row.images[0]).merged.shape[0] for row in rows]
-    found = [example(vlm.tokens, row, params, n) for row, n in zip(rows, counts, strict=True)]
-    refuse_long(found, params)
-    return found
+    dataset = [
+        build_example(vlm.tokens, row, params, n) for row, n in zip(rows, counts, strict=True)
+    ]
+    check_sequence_lengths(dataset, params)
+    return dataset
 
 
-def example(tokens: Tokens, row: Row, params: Train, image_tokens: int) -> Example:
+def build_example(tokens: RowTokenizer, row: ChatRow, params: Train, image_tokens: int) -> Example:
     """One row as tokens and their weights."""
     prompt = tokens.prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
     answer, spans = tokens.answer(text)
     weights = token_weights(text, spans, row.derived, params.score_weight)
-    scores = tuple(row.answer().scores())
+    scores = tuple(row.reference_critique().scores())
     return Example(row.id, prompt + answer, len(prompt), row.images[0], weights, scores)
 
 
-def refuse_long(rows: Sequence[Example], params: Train) -> None:
+def check_sequence_lengths(rows: Sequence[Example], params: Train) -> None:
     """Raise TrainingError that names every row longer than train.max_tokens."""
     long = [f"{row.name} ({len(row.ids)})" for row in rows if len(row.ids) > params.max_tokens]
     if long:

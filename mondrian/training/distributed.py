@@ -28,12 +28,12 @@ _PARENT = "MONDRIAN_PARENT"  # process that started local ranks
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among its ranks; seconds is how long one waits for another."""
 
     rank: int = 0
     size: int = 1
-    seconds: float = 600.0
+    timeout_seconds: float = 600.0
 
     def sum(self, tree: Any) -> Any:
         """The sum of each array over the ranks; one message for all of them."""
@@ -41,7 +41,7 @@ class World:
             return tree
         flat = tree_flatten(tree)
         joined = mx.concatenate([value.reshape(-1).astype(mx.float32) for _, value in flat])
-        with self.limit():
+        with self.limit_wait():
             total = mx.distributed.all_sum(joined, stream=mx.cpu)
             mx.eval(total)
         out, first = [], 0
@@ -50,14 +50,14 @@ class World:
             first += value.size
         return tree_unflatten(out)
 
-    def numbers(self, *values: float) -> list[float]:
+    def sum_numbers(self, *values: float) -> list[float]:
         """Sums of plain numbers over the ranks, in double precision where there is one rank."""
         if self.size == 1:
             return list(values)
-        return [float(one.item()) for one in self.sum([mx.array(value) for value in values])]
+        return [float(total.item()) for total in self.sum([mx.array(value) for value in values])]
 
     @contextmanager
-    def limit(self) -> Iterator[None]:
+    def limit_wait(self) -> Iterator[None]:
         """End this process where another keeps it waiting too long: a collective never returns."""
         done = threading.Event()
         threading.Thread(target=self._watch, args=(done,), daemon=True).start()
@@ -67,38 +67,42 @@ class World:
             done.set()
 
     def _watch(self, done: threading.Event) -> None:
-        if not done.wait(self.seconds):
+        if not done.wait(self.timeout_seconds):
             sys.stderr.write(
-                f"error: rank {self.rank} waited {self.seconds:g} s for another; see what it said "
+                f"error: rank {self.rank} waited {self.timeout_seconds:g} s for another; see "
+                f"what it said "
                 "last, or raise machine.collective_seconds in params.yaml\n"
             )
             sys.stderr.flush()
             os._exit(1)
 
 
-def local() -> bool:
-    """Whether `start_local` started this process, which has looked to memory for all of them."""
+def is_local_rank() -> bool:
+    """Whether `run_local_ranks` started this process, which has looked to memory for all of
+    them."""
     return _PARENT in os.environ
 
 
-def join(seconds: float) -> World:
+def join_process_group(seconds: float) -> ProcessGroup:
     """The world this process was started into."""
     if "MLX_RANK" not in os.environ and "MLX_HOSTFILE" not in os.environ:
-        return World()
-    if local():
-        threading.Thread(target=_end_with, args=(int(os.environ[_PARENT]),), daemon=True).start()
+        return ProcessGroup()
+    if is_local_rank():
+        threading.Thread(
+            target=_exit_with_parent, args=(int(os.environ[_PARENT]),), daemon=True
+        ).start()
     group = mx.distributed.init()
-    return World(group.rank(), group.size(), seconds)
+    return ProcessGroup(group.rank(), group.size(), seconds)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """End this rank when the process that started it is gone, killed with -9 perhaps."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def start_local(command: Sequence[str], count: int, threads: int = 1) -> None:
+def run_local_ranks(command: Sequence[str], count: int, threads: int = 1) -> None:
     """Run `count` copies of a command over mlx's ring on loopback; one that fails ends all.
 
     Raises TrainingError where one failed; SystemExit with the status of one that was stopped.

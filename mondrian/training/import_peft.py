@@ -19,36 +19,43 @@ from mondrian.core.files import read_json, whole_folder
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.provenance import RECIPE, recipe
+from mondrian.model.provenance import RECIPE, build_recipe
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.dataset import examples
-from mondrian.training.save_adapter import check_saved
-from mondrian.training.trainer import LOG
+from mondrian.training.dataset import build_examples
+from mondrian.training.save_adapter import check_saved_adapter
+from mondrian.training.trainer import TRAINING_LOG
 
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-_OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
+_OUTPUT_FILES = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, TRAINING_LOG)
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
 _PLAIN: dict[str, Any] = {
-    "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None,
-    "layer_replication": None, "lora_bias": False, "alora_invocation_tokens": None,
-    "trainable_token_indices": None, "target_parameters": None, "use_qalora": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "layer_replication": None,
+    "lora_bias": False,
+    "alora_invocation_tokens": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+    "use_qalora": False,
     "fan_in_fan_out": False,
-}  # fmt: skip
+}
 
 
-def own_name(name: str) -> str:
+def normalize_weight_name(name: str) -> str:
     """PEFT's name as this project and current transformers write it; older ones differ."""
-    found = _KIND.search(name)
-    if not found:
+    match = _KIND.search(name)
+    if not match:
         return name
-    path = _PREFIX.sub("language_model.", name[: found.start()])
+    path = _PREFIX.sub("language_model.", name[: match.start()])
     path = re.sub(r"^base_model\.model\.(?:model\.)?", "", path)
-    ending = found[1] if found[1] == "lora_magnitude_vector" else f"{found[1]}.weight"
+    ending = match[1] if match[1] == "lora_magnitude_vector" else f"{match[1]}.weight"
     return f"base_model.model.model.{path}.{ending}"
 
 
-def read_foreign(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
+def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """Weights by our names, in float32, and the config.
 
     Raises AdapterError where the folder is not a plain LoRA of PEFT.
@@ -62,45 +69,54 @@ def read_foreign(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
             f"{folder}: init_lora_weights {changed!r} took a part out of the base's weights; make "
             "a plain LoRA of it first (PEFT: path_initial_model_for_weight_conversion)"
         )
-    odd = [f"{key}: {config[key]!r}" for key, plain in _PLAIN.items()
-           if config.get(key) not in (plain, None)]  # fmt: skip
+    odd = [
+        f"{key}: {config[key]!r}"
+        for key, plain in _PLAIN.items()
+        if config.get(key) not in (plain, None)
+    ]
     if odd:
         raise AdapterError(f"{folder}: cannot take an adapter with {', '.join(odd)}; train without")
     try:
         with safe_open(folder / adapter.WEIGHTS, "numpy"):  # a cut file is refused here
-            found: Any = mx.load(str(folder / adapter.WEIGHTS))
+            weights: Any = mx.load(str(folder / adapter.WEIGHTS))
     except (SafetensorError, OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0][:160]
         raise AdapterError(f"{folder / adapter.WEIGHTS} cannot be read: {first}") from None
-    named = {own_name(name): value.astype(mx.float32) for name, value in found.items()}
-    if len(named) < len(found):
-        raise AdapterError(f"{folder / adapter.WEIGHTS} holds one weight under two names; take one "
-                           "adapter of PEFT alone")  # fmt: skip
+    named = {
+        normalize_weight_name(name): value.astype(mx.float32) for name, value in weights.items()
+    }
+    if len(named) < len(weights):
+        raise AdapterError(
+            f"{folder / adapter.WEIGHTS} holds one weight under two names; take one "
+            "adapter of PEFT alone"
+        )
     return named, dict(config)
 
 
-def adopt(args: argparse.Namespace) -> str:
+def import_adapter(args: argparse.Namespace) -> str:
     """Take the adapter in and prove that it is applied; what to do with it next.
 
     Raises MondrianError where adapter, base or rows do not go together.
     """
     if args.output_dir.resolve() == args.adapter.resolve():
         raise AdapterError(f"{args.output_dir} is the adapter itself; name another folder")
-    weights, config = read_foreign(args.adapter)
+    weights, config = read_peft_adapter(args.adapter)
     params = load_params(args.params)
     base = vlm.load(args.base or params.base.source)
     rows, val = read_rows(args.train_data), read_rows(args.val_data)
-    made = recipe(base.source, base.hash, rows, args.train_data, params.image, params.train)
-    made["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
+    adapter_recipe = build_recipe(
+        base.source, base.hash, rows, args.train_data, params.image, params.train
+    )
+    adapter_recipe["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
     count = len(base.model.language_model.model.layers)
     settings = adapter.read_settings(args.adapter, weights, count)
     adapter.check_weights(lora.attach(base.model, settings), weights, args.adapter)
     lora.detach(base.model)
     cache = FeatureCache(base, args.cache_dir / "features", params.machine.feature_cache_gb, True)
-    canary = examples(base, val[:1], params.train, cache)[0]
-    with whole_folder(args.output_dir, _OWN) as beside:
-        adapter.save(beside, weights, settings, made, count)
-        check_saved(cache, beside, canary)
+    canary = build_examples(base, val[:1], params.train, cache)[0]
+    with whole_folder(args.output_dir, _OUTPUT_FILES) as beside:
+        adapter.save(beside, weights, settings, adapter_recipe, count)
+        check_saved_adapter(cache, beside, canary)
     lora.detach(base.model)
     return f"adopted {len(weights)} tensors of rank {settings.rank} into {args.output_dir}"
 
@@ -118,7 +134,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    print(adopt(parse_args()))
+    print(import_adapter(parse_args()))
 
 
 if __name__ == "__main__":

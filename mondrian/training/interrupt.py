@@ -10,14 +10,14 @@ from types import FrameType
 from typing import Any
 
 
-class Stop:
-    """`asked` is the signal that came, or 0; the second Ctrl-C does not wait."""
+class StopSignal:
+    """`signal_number` is the signal that came, or 0; the second Ctrl-C does not wait."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.signal_number = 0
 
     @contextmanager
-    def listening(self) -> Iterator[Stop]:
+    def handle_signals(self) -> Iterator[StopSignal]:
         """Take SIGTERM and SIGINT for as long as the context lasts; only a main thread can."""
         old: dict[int, Any] = {}
         for number in (int(signal.SIGTERM), int(signal.SIGINT)):
@@ -29,10 +29,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.signal_number and number == signal.SIGINT:
             sys.exit(130)
-        self.asked = number
+        self.signal_number = number
 
-    def leave(self) -> None:
+    def exit_with_signal_status(self) -> None:
         """End the process with the status of the signal."""
-        sys.exit(128 + self.asked)
+        sys.exit(128 + self.signal_number)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import combinations
 
 from mondrian.core.errors import TrainingError
-from mondrian.training.memory_estimate import Work
-from mondrian.training.plan import Plan
+from mondrian.training.memory_estimate import TrainingJob
+from mondrian.training.plan import TrainingPlan
 
-Change = Callable[[Work], Work]
+JobTransform = Callable[[TrainingJob], TrainingJob]
 
 
-def refuse_too_large(plan: Plan, memory: int, ranks: int = 1) -> None:
+def check_memory_fit(plan: TrainingPlan, memory: int, ranks: int = 1) -> None:
     """Raise TrainingError where it does not fit, with three ways to make it fit.
 
     memory  bytes that are to be had
@@ -22,58 +22,60 @@ def refuse_too_large(plan: Plan, memory: int, ranks: int = 1) -> None:
     taken = _peak(plan, ranks)
     if taken <= memory:
         return
-    found = ways_to_fit(plan, memory, ranks)
+    suggestions = suggest_fitting_settings(plan, memory, ranks)
     way = "no setting makes it fit: take a smaller base"
-    if found:
-        way = "\n  ".join(["each of these makes it fit:", *found])
+    if suggestions:
+        way = "\n  ".join(["each of these makes it fit:", *suggestions])
     raise TrainingError(
         f"training would take {taken / 1e9:.1f} GB and {memory / 1e9:.1f} GB are to be had; {way}"
     )
 
 
-def ways_to_fit(plan: Plan, memory: int, ranks: int = 1) -> list[str]:
+def suggest_fitting_settings(plan: TrainingPlan, memory: int, ranks: int = 1) -> list[str]:
     """Up to three settings, or the smallest sets of them, with what each would take."""
-    changes, found = _changes(plan.work), dict[frozenset[str], str]()
+    changes, suggestions = _changes(plan.job), dict[frozenset[str], str]()
     for count in range(1, len(changes) + 1):
         for names in combinations(changes, count):
-            if any(smaller <= set(names) for smaller in found):
+            if any(smaller <= set(names) for smaller in suggestions):
                 continue
-            work = plan.work
+            work = plan.job
             for name in names:
                 work = changes[name](work)
-            taken = _peak(plan.changed(work), ranks)
+            taken = _peak(plan.replan(work), ranks)
             if taken <= memory:
-                found[frozenset(names)] = f"{', '.join(names)} ({taken / 1e9:.1f} GB)"
-            if len(found) == 3:
-                return list(found.values())
-    return list(found.values())
+                suggestions[frozenset(names)] = f"{', '.join(names)} ({taken / 1e9:.1f} GB)"
+            if len(suggestions) == 3:
+                return list(suggestions.values())
+    return list(suggestions.values())
 
 
-def _peak(plan: Plan, ranks: int) -> int:
+def _peak(plan: TrainingPlan, ranks: int) -> int:
     if ranks == 1:
         return plan.peak
-    params = plan.work.params
+    params = plan.job.params
     share = params.model_copy(update={"batch_size": -(-params.batch_size // ranks)})
-    return ranks * plan.changed(replace(plan.work, params=share)).peak
+    return ranks * plan.replan(replace(plan.job, params=share)).peak
 
 
-def _changes(work: Work) -> dict[str, Change]:
+def _changes(work: TrainingJob) -> dict[str, JobTransform]:
     """What can be changed, the least harmful first."""
     params, base = work.params, work.base
-    changes: dict[str, Change] = {}
+    changes: dict[str, JobTransform] = {}
     if not params.gradient_checkpointing:
-        changes["train.gradient_checkpointing: true"] = _with(gradient_checkpointing=True)
+        changes["train.gradient_checkpointing: true"] = _override_params(
+            gradient_checkpointing=True
+        )
     if params.batch_size > 1:
         steps = params.accumulate * params.batch_size
-        told = f"train.batch_size: 1 with train.accumulate: {steps}"
-        changes[told] = _with(batch_size=1, accumulate=steps)
+        label = f"train.batch_size: 1 with train.accumulate: {steps}"
+        changes[label] = _override_params(batch_size=1, accumulate=steps)
     for bits in (8, 4):
         if not base.bits or bits < base.bits:
             changes[f"base.source: a {bits}-bit copy"] = _packed(bits)
     if params.head_chunk > 64:
-        changes["train.head_chunk: 64"] = _with(head_chunk=64)
-    if work.layers > 1 and not work.lora.projector:
-        half = work.layers // 2
+        changes["train.head_chunk: 64"] = _override_params(head_chunk=64)
+    if work.backward_layers > 1 and not work.lora.projector:
+        half = work.backward_layers // 2
         changes[f"train.last_layers: {half}"] = lambda w: replace(
             w, lora=replace(w.lora, last_layers=half)
         )
@@ -82,9 +84,9 @@ def _changes(work: Work) -> dict[str, Change]:
     return changes
 
 
-def _with(**update: int | bool) -> Change:
+def _override_params(**update: int | bool) -> JobTransform:
     return lambda work: replace(work, params=work.params.model_copy(update=update))
 
 
-def _packed(bits: int) -> Change:
+def _packed(bits: int) -> JobTransform:
     return lambda work: replace(work, base=replace(work.base, bits=bits))

@@ -44,7 +44,7 @@ class AdamW:
         """What has to be evaluated after a step."""
         return self._all.state
 
-    def tensors(self) -> dict[str, mx.array]:
+    def state_dict(self) -> dict[str, mx.array]:
         """Moments, step and rate, by name."""
         return dict(tree_flatten(self._all.state))
 

@@ -15,10 +15,17 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mondrian.model.kernels import Part
-from mondrian.model.language import Features, Ints, decoder, embed, positions, rotation
+from mondrian.model.kernels import AttentionSpan
+from mondrian.model.language import (
+    Features,
+    Ints,
+    compute_mrope_positions,
+    embed,
+    make_rope,
+    run_decoder_layer,
+)
 
-_LEAST = 16  # tokens from which a shared front is worth its joins
+_MIN_PREFIX_TOKENS = 16  # tokens from which a shared front is worth its joins
 
 
 class Packable(Protocol):
@@ -33,30 +40,30 @@ class Packable(Protocol):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedBatch:
     """A batch ready for the model; everything on the host but the features.
 
-    ids, lookup  (1, tokens)      as in forward.Batch
+    ids, feature_index  (1, tokens)      as in forward.Batch
     positions    (3, 1, tokens)
-    parts        who sees whom in every layer but the last
-    last         the same in the last layer, whose queries are `told` alone
-    told         (supervised,)    positions whose next token is supervised
+    attention_spans        who sees whom in every layer but the last
+    last_layer_spans         the same in the last layer, whose queries are `target_positions` alone
+    target_positions         (supervised,)    positions whose next token is supervised
     targets      (supervised,)    that token
     weights      (supervised,)    how often it counts in the loss
     """
 
     ids: Ints
-    lookup: Ints
+    feature_index: Ints
     positions: Ints
-    seen: tuple[Features, ...]
-    parts: tuple[Part, ...]
-    last: tuple[Part, ...]
-    told: Ints
+    features: tuple[Features, ...]
+    attention_spans: tuple[AttentionSpan, ...]
+    last_layer_spans: tuple[AttentionSpan, ...]
+    target_positions: Ints
     targets: Ints
     weights: NDArray[np.float32]
 
 
-def shared_front(rows: Sequence[Packable], image_id: int) -> int:
+def shared_prefix_length(rows: Sequence[Packable], image_id: int) -> int:
     """Tokens before the photograph that all rows begin with; 0 where they are few or one row."""
     if len(rows) < 2:
         return 0
@@ -64,76 +71,76 @@ def shared_front(rows: Sequence[Packable], image_id: int) -> int:
     heads = np.array([row.ids[:length] for row in rows])
     alike = (heads == heads[0]).all(axis=0)
     count = length if alike.all() else int(np.argmin(alike))
-    return count if count >= _LEAST else 0
+    return count if count >= _MIN_PREFIX_TOKENS else 0
 
 
 def pack(
-    rows: Sequence[Packable], seen: Sequence[Features], image_id: int, share: bool = True
-) -> Packed:
+    rows: Sequence[Packable], image_features: Sequence[Features], image_id: int, share: bool = True
+) -> PackedBatch:
     """Lay rows behind each other; the last token of each is a target alone."""
-    front = shared_front(rows, image_id) if share else 0
-    ids, told, targets = [rows[0].ids[:front]], [], []
-    where: list[Ints] = []
-    parts, last = ([Part((0, front), ((0, front),))] if front else []), []
-    total = sum(f.merged.shape[0] for f in seen)
-    lookup, end, first, asked = [np.full(front, total)], front, 0, 0
-    for row, features in zip(rows, seen, strict=True):
+    front = shared_prefix_length(rows, image_id) if share else 0
+    ids, target_positions, targets = [rows[0].ids[:front]], [], []
+    position_ids: list[Ints] = []
+    parts, last = ([AttentionSpan((0, front), ((0, front),))] if front else []), []
+    total = sum(f.merged.shape[0] for f in image_features)
+    lookup, end, first, n_targets = [np.full(front, total)], front, 0, 0
+    for row, features in zip(rows, image_features, strict=True):
         start, count, length = row.ids.index(image_id), features.merged.shape[0], len(row.ids) - 1
-        place = positions(length, start, features.grid)
-        where += [place] if not where else [place[:, front:]]
-        found = np.full(length, total)
-        found[start : start + count] = np.arange(first, first + count)
-        lookup.append(found[front:])
+        place = compute_mrope_positions(length, start, features.grid)
+        position_ids += [place] if not position_ids else [place[:, front:]]
+        row_lookup = np.full(length, total)
+        row_lookup[start : start + count] = np.arange(first, first + count)
+        lookup.append(row_lookup[front:])
         ids.append(row.ids[front:-1])
         begin, end = end, end + length - front
         keys = ((0, front), (begin, end)) if front else ((begin, end),)
-        parts.append(Part((begin, end), keys))
+        parts.append(AttentionSpan((begin, end), keys))
         answers = len(row.ids) - row.start
-        told.append(np.arange(end - answers, end))
+        target_positions.append(np.arange(end - answers, end))
         targets.append(row.ids[row.start :])
-        last.append(Part((asked, asked + answers), keys))
-        first, asked = first + count, asked + answers
-    return Packed(
+        last.append(AttentionSpan((n_targets, n_targets + answers), keys))
+        first, n_targets = first + count, n_targets + answers
+    return PackedBatch(
         ids=np.concatenate(ids).astype(np.int32)[None],
-        lookup=np.concatenate(lookup).astype(np.int32)[None],
-        positions=np.concatenate(where, axis=1)[:, None],
-        seen=tuple(seen),
-        parts=tuple(parts),
-        last=tuple(last),
-        told=np.concatenate(told).astype(np.int32),
+        feature_index=np.concatenate(lookup).astype(np.int32)[None],
+        positions=np.concatenate(position_ids, axis=1)[:, None],
+        features=tuple(image_features),
+        attention_spans=tuple(parts),
+        last_layer_spans=tuple(last),
+        target_positions=np.concatenate(target_positions).astype(np.int32),
         targets=np.concatenate(targets).astype(np.int32),
         weights=np.concatenate([row.weights for row in rows]).astype(np.float32),
     )
 
 
-def answer_states(model: Any, batch: Packed, checkpoint: bool = False) -> mx.array:
+def compute_answer_states(model: Any, batch: PackedBatch, checkpoint: bool = False) -> mx.array:
     """Last hidden states, normed, where a token of an answer follows; (supervised, width).
 
     checkpoint  keep only what enters each layer and compute the rest again for the gradient
     """
     text = model.language_model.model
-    h, deep = embed(model, batch.ids, batch.lookup, batch.seen)
-    turn = rotation(text, h, mx.array(batch.positions))
+    h, deep = embed(model, batch.ids, batch.feature_index, batch.features)
+    turn = make_rope(text, h, mx.array(batch.positions))
     *layers, final = text.layers
     for i, layer in enumerate(layers):
-        run = _again(layer) if checkpoint else decoder
-        h = run(layer, h, batch.parts, turn)
+        run = _checkpointed_decoder(layer) if checkpoint else run_decoder_layer
+        h = run(layer, h, batch.attention_spans, turn)
         if i < len(deep):
             h = h + deep[i]
-    told = mx.array(batch.told)
-    h = decoder(final, h, batch.last, turn, chosen=told)
+    target_positions = mx.array(batch.target_positions)
+    h = run_decoder_layer(final, h, batch.last_layer_spans, turn, chosen=target_positions)
     if len(layers) < len(deep):  # a base of no more layers than DeepStack has levels
-        h = h + deep[len(layers)][:, told]
+        h = h + deep[len(layers)][:, target_positions]
     return text.norm(h)[0]
 
 
-def _again(layer: Any) -> Any:
+def _checkpointed_decoder(layer: Any) -> Any:
     """`decoder` under gradient checkpointing, the adapter's weights as inputs of it."""
 
     def run(_: Any, h: mx.array, parts: Any, turn: Any) -> mx.array:
         def inner(weights: Any, h: mx.array) -> mx.array:
             layer.update(weights)
-            return decoder(layer, h, parts, turn)
+            return run_decoder_layer(layer, h, parts, turn)
 
         return mx.checkpoint(inner)(layer.trainable_parameters(), h)
 

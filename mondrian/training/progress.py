@@ -9,58 +9,58 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.params import Train
-from mondrian.training.checkpoint import Progress, Tensors
+from mondrian.training.checkpoint import Tensors, TrainingProgress
 
 _MEMORY = 0.9  # of the running mean of the loss
 _EARLY = 10  # steps before a loss can be called growing
-_GROWN, _ABOVE = 3.0, 1.0  # times the lowest running mean, and so far above it
+_GROWTH_FACTOR, _ABOVE = 3.0, 1.0  # times the lowest running mean, and so far above it
 
 
-class Halt(Exception):
+class DivergenceError(Exception):
     """A run that cannot go on; the text says what to change."""
 
 
 @dataclass
-class Run:
+class TrainResult:
     """What a training run leaves behind: its numbers, and the weights that are kept.
 
-    halted  why it stopped before its end, the best weights kept; None as a rule
+    halt_reason  why it stopped before its end, the best weights kept; None as a rule
     """
 
-    at: Progress
+    progress: TrainingProgress
     weights: Tensors
     peak_gb: float
-    halted: str | None = None
+    halt_reason: str | None = None
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return self.at.log
+        return self.progress.log
 
     def epochs(self) -> list[dict[str, Any]]:
         """The log's lines of whole epochs."""
-        return [entry for entry in self.at.log if "val_loss" in entry]
+        return [entry for entry in self.progress.log if "val_loss" in entry]
 
-    def kept(self, params: Train) -> dict[str, Any]:
+    def select_epoch(self, params: Train) -> dict[str, Any]:
         """The epoch whose weights are kept."""
-        best = self.at.best
-        if best and (params.keep == "best" or self.halted):
+        best = self.progress.best
+        if best and (params.keep == "best" or self.halt_reason):
             return next(e for e in self.epochs() if e["epoch"] == best["epoch"])
         return self.epochs()[-1]
 
     def metrics(self, params: Train) -> dict[str, Any]:
         """What metrics/<advisor>/train.json holds; the losses are those of the epoch kept."""
-        kept = self.kept(params)
-        told = {k: v for k, v in kept.items() if k not in ("step", "epoch")}
-        return told | {
-            "epoch": kept["epoch"],
+        entry = self.select_epoch(params)
+        metrics = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
+        return metrics | {
+            "epoch": entry["epoch"],
             "epochs": self.epochs()[-1]["epoch"],
-            "steps": self.at.step,
-            "tokens_per_second": round(self.at.tokens / self.at.seconds, 1),
+            "steps": self.progress.step,
+            "tokens_per_second": round(self.progress.tokens / self.progress.seconds, 1),
             "peak_memory_gb": round(self.peak_gb, 3),
-            "seconds": round(self.at.seconds, 1),
+            "seconds": round(self.progress.seconds, 1),
         }
 
-    def curve(self, part: str) -> str:
+    def loss_csv(self, part: str) -> str:
         """Loss against step as CSV; part is train_loss or val_loss."""
         key = "loss" if part == "train_loss" else part
         lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
@@ -80,48 +80,62 @@ class Run:
         )
 
 
-def after_step(
-    at: Progress, loss: float, norm: float, weight: float, rate: float, params: Train
+def log_step(
+    progress: TrainingProgress, loss: float, norm: float, weight: float, rate: float, params: Train
 ) -> dict[str, Any]:
     """Count one update and log it.
 
     Raises Halt where the loss or its gradient is no number, or the loss grows without end.
     """
     for what, value in (("loss", loss), ("gradient", norm)):
-        _finite(f"the {what} at step {at.step + 1}", value, params)
-    at.step, at.position = at.step + 1, at.position + 1
-    at.total, at.count = at.total + loss * weight, at.count + weight
-    at.smooth = loss if at.smooth is None else _MEMORY * at.smooth + (1 - _MEMORY) * loss
-    at.lowest = at.smooth if at.lowest is None else min(at.lowest, at.smooth)
-    entry = {"step": at.step, "epoch": at.epoch, "loss": round(loss, 6), "rate": rate}
-    at.log.append(entry)
-    if at.step > _EARLY and at.smooth > max(_GROWN * at.lowest, at.lowest + _ABOVE):
-        grown = f"the loss grew from {at.lowest:.3f} to {at.smooth:.3f} by step {at.step}"
-        raise Halt(f"{grown}; {_lower(params)}")
+        _finite(f"the {what} at step {progress.step + 1}", value, params)
+    progress.step, progress.position = progress.step + 1, progress.position + 1
+    progress.total, progress.count = progress.total + loss * weight, progress.count + weight
+    progress.smooth = (
+        loss if progress.smooth is None else _MEMORY * progress.smooth + (1 - _MEMORY) * loss
+    )
+    progress.lowest = (
+        progress.smooth if progress.lowest is None else min(progress.lowest, progress.smooth)
+    )
+    entry = {"step": progress.step, "epoch": progress.epoch, "loss": round(loss, 6), "rate": rate}
+    progress.log.append(entry)
+    if progress.step > _EARLY and progress.smooth > max(
+        _GROWTH_FACTOR * progress.lowest, progress.lowest + _ABOVE
+    ):
+        message = (
+            f"the loss grew from {progress.lowest:.3f} to {progress.smooth:.3f} by step "
+            f"{progress.step}"
+        )
+        raise DivergenceError(f"{message}; {_lower(params)}")
     return entry
 
 
-def after_epoch(at: Progress, extra: dict[str, float], params: Train) -> dict[str, Any]:
+def log_epoch(progress: TrainingProgress, extra: dict[str, float], params: Train) -> dict[str, Any]:
     """Log an epoch that is done, remember whether it is the best, and begin the next.
 
     Raises Halt where the val loss is no number.
     """
-    _finite(f"the val loss of epoch {at.epoch}", extra["val_loss"], params)
-    entry: dict[str, Any] = {"step": at.step, "epoch": at.epoch}
-    entry["train_loss"] = round(at.total / at.count, 6)
+    _finite(f"the val loss of epoch {progress.epoch}", extra["val_loss"], params)
+    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
+    entry["train_loss"] = round(progress.total / progress.count, 6)
     entry |= {name: round(value, 6) for name, value in extra.items()}
-    at.log.append(entry)
-    if at.best is None or entry["val_loss"] < at.best["val_loss"]:
-        at.best, at.waited = {"epoch": at.epoch, "val_loss": entry["val_loss"]}, 0
+    progress.log.append(entry)
+    if progress.best is None or entry["val_loss"] < progress.best["val_loss"]:
+        progress.best, progress.waited = {"epoch": progress.epoch, "val_loss": entry["val_loss"]}, 0
     else:
-        at.waited += 1
-    at.epoch, at.position, at.total, at.count = at.epoch + 1, 0, 0.0, 0.0
+        progress.waited += 1
+    progress.epoch, progress.position, progress.total, progress.count = (
+        progress.epoch + 1,
+        0,
+        0.0,
+        0.0,
+    )
     return entry
 
 
 def _finite(what: str, value: float, params: Train) -> None:
     if not isfinite(value):
-        raise Halt(f"{what} is {value}; {_lower(params)}")
+        raise DivergenceError(f"{what} is {value}; {_lower(params)}")
 
 
 def _lower(params: Train) -> str:

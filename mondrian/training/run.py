@@ -15,42 +15,47 @@ from typing import Any
 from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.files import file_hash, write_json, write_text
 from mondrian.core.params import Machine, Train
-from mondrian.critique.rows import Row
+from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
-from mondrian.model.provenance import code_hash, packages
+from mondrian.model.provenance import code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import Checkpoint
-from mondrian.training.dataset import Example, examples
-from mondrian.training.distributed import World
-from mondrian.training.progress import Run
-from mondrian.training.run_lock import claimed
-from mondrian.training.save_adapter import save
+from mondrian.training.dataset import Example, build_examples
+from mondrian.training.distributed import ProcessGroup
+from mondrian.training.progress import TrainResult
+from mondrian.training.run_lock import lock_run_folder
+from mondrian.training.save_adapter import save_adapter
 from mondrian.training.trackers import open_tracker
-from mondrian.training.trainer import Means, train
-from mondrian.training.val_generation import examine
+from mondrian.training.trainer import TrainerServices, train
+from mondrian.training.val_generation import evaluate_samples
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingRun:
     """A base, the settings, and where things lie; name is that of the adapter's folder."""
 
     base: Vlm
     params: Train
     machine: Machine
-    world: World
-    cache: Path
+    world: ProcessGroup
+    cache_dir: Path
     name: str
 
     @property
     def folder(self) -> Path:
         """Where the checkpoint lies, and the best weights of a run that could not go on."""
-        return self.cache / "train" / self.name
+        return self.cache_dir / "train" / self.name
 
     def run(
-        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
-        output: Path, metrics: Path,
-    ) -> Run:  # fmt: skip
+        self,
+        rows: list[ChatRow],
+        val: list[ChatRow],
+        data: dict[str, Path],
+        recipe: dict[str, Any],
+        output: Path,
+        metrics: Path,
+    ) -> TrainResult:
         """Train an adapter, or go on with it; save it into `output` and its numbers at `metrics`.
 
         data  files that the checkpoint remembers: one whose bytes differ is refused
@@ -58,71 +63,92 @@ class Session:
         Raises TrainingError where the run could not go on, its best weights saved beside the
         checkpoint, or where another run trains the same adapter.
         """
-        kept = self.folder / "checkpoint.safetensors"
+        checkpoint_path = self.folder / "checkpoint.safetensors"
         if self.world.rank > 0:
-            return self._run(rows, val, data, recipe, output, metrics, kept)
-        with claimed(self.folder, [kept, output]):
-            return self._run(rows, val, data, recipe, output, metrics, kept)
+            return self._run(rows, val, data, recipe, output, metrics, checkpoint_path)
+        with lock_run_folder(self.folder, [checkpoint_path, output]):
+            return self._run(rows, val, data, recipe, output, metrics, checkpoint_path)
 
     def _run(
-        self, rows: list[Row], val: list[Row], data: dict[str, Path], recipe: dict[str, Any],
-        output: Path, metrics: Path, kept: Path,
-    ) -> Run:  # fmt: skip
+        self,
+        rows: list[ChatRow],
+        val: list[ChatRow],
+        data: dict[str, Path],
+        recipe: dict[str, Any],
+        output: Path,
+        metrics: Path,
+        checkpoint_path: Path,
+    ) -> TrainResult:
         limit = self.machine.feature_cache_gb
-        cache = FeatureCache(self.base, self.cache / "features", limit, self.params.projector)
+        cache = FeatureCache(self.base, self.cache_dir / "features", limit, self.params.projector)
         photos = [row.images[0] for row in (*rows, *val)]
-        self._look_together(cache, photos)
-        learn = examples(self.base, rows, self.params, cache)
-        held = examples(self.base, val, self.params, cache)
-        seen = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
-        checkpoint = Checkpoint(kept, self._identity(data) | {"photographs": seen})
-        found = self._train(cache, learn, held, checkpoint)
+        self._encode_photos_across_ranks(cache, photos)
+        learn = build_examples(self.base, rows, self.params, cache)
+        val_examples = build_examples(self.base, val, self.params, cache)
+        photos_hash = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
+        checkpoint = Checkpoint(
+            checkpoint_path, self._identity(data) | {"photographs": photos_hash}
+        )
+        result = self._train(cache, learn, val_examples, checkpoint)
         try:
             if self.world.rank == 0:
-                self._save(cache, found, held[0], recipe, output, metrics)
+                self._save(cache, result, val_examples[0], recipe, output, metrics)
         except AdapterError as error:  # going on with it would end the same way
             checkpoint.remove()
             raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
-        self.world.numbers(0.0)  # the others' copies of the checkpoint outlive the adapter's saving
+        self.world.sum_numbers(
+            0.0
+        )  # the others' copies of the checkpoint outlive the adapter's saving
         checkpoint.remove()
-        if found.halted:
-            best = found.kept(self.params)
+        if result.halt_reason:
+            best = result.select_epoch(self.params)
             raise TrainingError(
-                f"{found.halted}; the weights of epoch {best['epoch']} (val loss "
+                f"{result.halt_reason}; the weights of epoch {best['epoch']} (val loss "
                 f"{best['val_loss']:.3f}) are in {self.folder / 'best'}"
             )
-        return found
+        return result
 
     def _save(
-        self, cache: FeatureCache, found: Run, canary: Example, recipe: dict[str, Any],
-        output: Path, metrics: Path,
-    ) -> None:  # fmt: skip
+        self,
+        cache: FeatureCache,
+        result: TrainResult,
+        canary: Example,
+        recipe: dict[str, Any],
+        output: Path,
+        metrics: Path,
+    ) -> None:
         """The adapter, and unless it is one of a halted run its numbers."""
-        if found.halted:
-            save(cache, found, self.params, canary, recipe, self.folder / "best")
+        if result.halt_reason:
+            save_adapter(cache, result, self.params, canary, recipe, self.folder / "best")
             return
-        save(cache, found, self.params, canary, recipe, output)
+        save_adapter(cache, result, self.params, canary, recipe, output)
         for part in ("train_loss", "val_loss"):
-            write_text(metrics.parent / f"{part}.csv", found.curve(part))
-        write_json(metrics, found.metrics(self.params))
+            write_text(metrics.parent / f"{part}.csv", result.loss_csv(part))
+        write_json(metrics, result.metrics(self.params))
 
-    def _look_together(self, cache: FeatureCache, paths: list[str]) -> None:
+    def _encode_photos_across_ranks(self, cache: FeatureCache, paths: list[str]) -> None:
         """Each rank runs the tower on its share; the others find it in the folder they share."""
         if self.world.size > 1:
-            cache.look(paths[self.world.rank :: self.world.size])
-            self.world.numbers(0.0)  # wait for each other
+            cache.precompute(paths[self.world.rank :: self.world.size])
+            self.world.sum_numbers(0.0)  # wait for each other
 
     def _train(
-        self, cache: FeatureCache, learn: list[Example], val: list[Example], kept: Checkpoint
-    ) -> Run:
+        self, cache: FeatureCache, learn: list[Example], val: list[Example], checkpoint: Checkpoint
+    ) -> TrainResult:
         kind = self.machine.tracker if self.world.rank == 0 else "none"
         tracker = open_tracker(kind, self.folder / kind, self.name)
         count = self.params.val_generate
-        look = partial(examine, cache, val, count, self.params.max_tokens) if count else None
-        every = self.machine.checkpoint_steps
+        look = (
+            partial(evaluate_samples, cache, val, count, self.params.max_tokens) if count else None
+        )
+        save_every = self.machine.checkpoint_steps
         try:
             return train(
-                cache, learn, val, self.params, Means(kept, every, self.world, tracker, look)
+                cache,
+                learn,
+                val,
+                self.params,
+                TrainerServices(checkpoint, save_every, self.world, tracker, look),
             )
         finally:
             tracker.close()
@@ -137,5 +163,5 @@ class Session:
             "base": self.base.hash,
             "machine.ranks": self.world.size,
             "code": code_hash(),
-            **packages(),
+            **package_versions(),
         }

@@ -12,7 +12,7 @@ from mondrian.core.errors import TrainingError
 
 
 @contextmanager
-def claimed(folder: Path, targets: Sequence[Path]) -> Iterator[None]:
+def lock_run_folder(folder: Path, targets: Sequence[Path]) -> Iterator[None]:
     """Hold `folder` for as long as the context lasts; the kernel lets go of it with the process.
 
     targets  files and folders that are written whole (mondrian/core/files.py): what a run that was

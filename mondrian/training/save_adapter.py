@@ -14,15 +14,15 @@ from mondrian.model.provenance import RECIPE
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import next_logits
 from mondrian.training.dataset import Example
-from mondrian.training.progress import Run
-from mondrian.training.trainer import LOG
+from mondrian.training.progress import TrainResult
+from mondrian.training.trainer import TRAINING_LOG
 
-OWN = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, LOG)
+SAVED_ADAPTER_FILES = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, TRAINING_LOG)
 
 
-def save(
+def save_adapter(
     features: FeatureCache,
-    run: Run,
+    run: TrainResult,
     params: Train,
     canary: Example,
     recipe: dict[str, Any],
@@ -33,25 +33,25 @@ def save(
     Raises AdapterError where it is not applied once it is loaded again.
     """
     layers = len(features.vlm.model.language_model.model.layers)
-    with whole_folder(folder, OWN) as beside:
+    with whole_folder(folder, SAVED_ADAPTER_FILES) as beside:
         adapter.save(beside, run.weights, lora_settings(params), recipe, layers)
-        (beside / LOG).write_text(run.log_text())
+        (beside / TRAINING_LOG).write_text(run.log_text())
         try:
-            check_saved(features, beside, canary)
+            check_saved_adapter(features, beside, canary)
         except AdapterError as error:
             raise AdapterError(str(error).replace(str(beside), str(folder))) from None
 
 
-def check_saved(features: FeatureCache, folder: Path, canary: Example) -> None:
+def check_saved_adapter(features: FeatureCache, folder: Path, canary: Example) -> None:
     """Load a saved adapter afresh and prove that it is applied.
 
     Raises AdapterError where it is not.
     """
     vlm, prompt = features.vlm, canary.ids[: canary.start]
-    seen = features.get(canary.photo)
+    image_features = features.get(canary.photo)
     lora.detach(vlm.model)
     vlm.model.eval()
-    plain = next_logits(vlm, prompt, seen)
+    plain = next_logits(vlm, prompt, image_features)
     adapter.load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
-    adapter.prove_applied(next_logits(vlm, prompt, seen), plain, folder)
+    adapter.check_adapter_changes_logits(next_logits(vlm, prompt, image_features), plain, folder)

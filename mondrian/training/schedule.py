@@ -10,23 +10,27 @@ import numpy as np
 
 from mondrian.core.params import Train
 
-Row = TypeVar("Row")
+RowT = TypeVar("RowT")
 
 
-def steps_an_epoch(rows: int, params: Train) -> int:
+def steps_per_epoch(rows: int, params: Train) -> int:
     """Updates an epoch; every row counts in one, the last may have fewer rows."""
     return -(-rows // (params.batch_size * params.accumulate))
 
 
-def batches_of(rows: Sequence[Row], params: Train, epoch: int, step: int) -> list[list[Row]]:
+def select_micro_batches(
+    rows: Sequence[RowT], params: Train, epoch: int, step: int
+) -> list[list[RowT]]:
     """The batches of one update, counted from 0 in its epoch; their gradients are added up."""
     order = np.random.default_rng((params.seed, epoch)).permutation(len(rows))
     size = params.batch_size * params.accumulate
-    some = [rows[k] for k in order[step * size : (step + 1) * size]]
-    return [some[i : i + params.batch_size] for i in range(0, len(some), params.batch_size)]
+    step_rows = [rows[k] for k in order[step * size : (step + 1) * size]]
+    return [
+        step_rows[i : i + params.batch_size] for i in range(0, len(step_rows), params.batch_size)
+    ]
 
 
-def rate_at(params: Train, step: int, steps: int) -> float:
+def compute_learning_rate(params: Train, step: int, steps: int) -> float:
     """Linear warm-up, then train.schedule: half a cosine or a line down to a tenth, or no fall."""
     warm = max(1, round(params.warmup_share * steps))
     if step < warm:

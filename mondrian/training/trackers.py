@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from mondrian.core.errors import TrainingError
 
-Kind = Literal["none", "tensorboard", "wandb"]
+TrackerKind = Literal["none", "tensorboard", "wandb"]
 
 
 class Tracker(Protocol):
@@ -17,7 +17,7 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class Nothing:
+class NullTracker:
     def log(self, entry: dict[str, Any]) -> None:
         pass
 
@@ -53,7 +53,7 @@ class Wandb:
         self.run.finish()
 
 
-def open_tracker(kind: Kind, folder: Path, name: str) -> Tracker:
+def open_tracker(kind: TrackerKind, folder: Path, name: str) -> Tracker:
     """The tracker of params.yaml, which keeps its files in `folder`.
 
     Raises TrainingError where its package is not installed.
@@ -69,7 +69,7 @@ def open_tracker(kind: Kind, folder: Path, name: str) -> Tracker:
             f"machine.tracker is {kind}, and {error.name} is not installed; "
             f"pip install {package}, or set it to none"
         ) from None
-    return Nothing()
+    return NullTracker()
 
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:

@@ -13,17 +13,17 @@ import pytest
 from mondrian.cli import ab, rollout
 from mondrian.cli import main as __main__
 from mondrian.core.errors import DataError, MondrianError, ParamsError
-from mondrian.rollout.store import Entry, Rollouts
+from mondrian.rollout.store import RolloutRecord, RolloutStore
 from tests.rollout_world import begun, database, served, world
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> tuple[Rollouts, Entry]:
+def found(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
     return world(tmp_path / "mondrian.db")
 
 
 @pytest.fixture
-def db(found: tuple[Rollouts, Entry], tmp_path: Path) -> str:
+def db(found: tuple[RolloutStore, RolloutRecord], tmp_path: Path) -> str:
     return str(tmp_path / "mondrian.db")
 
 
@@ -53,7 +53,7 @@ def test_the_same_as_json_and_as_csv_in_a_file(
 
 
 def test_a_report_is_of_the_newest_version_unless_all_are_asked_for(
-    found: tuple[Rollouts, Entry], db: str, capsys: pytest.CaptureFixture[str]
+    found: tuple[RolloutStore, RolloutRecord], db: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
     ab.main(["report", "--db", db, "--json"])
@@ -119,7 +119,7 @@ def test_an_output_that_cannot_be_written_is_one_line_of_the_command(
 
 
 def test_every_version_of_an_advisor_is_shown_the_newest_first(
-    found: tuple[Rollouts, Entry], db: str, capsys: pytest.CaptureFixture[str]
+    found: tuple[RolloutStore, RolloutRecord], db: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
     rollout.main(["ansel", "--db", db])
@@ -131,9 +131,11 @@ def test_every_version_of_an_advisor_is_shown_the_newest_first(
 
 
 def test_a_person_holds_resumes_rolls_back_and_begins_anew(
-    found: tuple[Rollouts, Entry], db: str, capsys: pytest.CaptureFixture[str],
+    found: tuple[RolloutStore, RolloutRecord],
+    db: str,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(rollout.getpass, "getuser", lambda: "ana")  # type: ignore[attr-defined]
     for flags, words in (
         (["--hold"], "is held at step 3 of 4 and answers 50 % of clients"),
@@ -146,20 +148,23 @@ def test_a_person_holds_resumes_rolls_back_and_begins_anew(
         told = capsys.readouterr().out
         assert words in told
         assert "follow within two seconds" in told
-    log = found[0].log(found[1].id)
+    log = found[0].list_decisions(found[1].id)
     assert [one.action for one in log[:5]] == ["resume", "roll back", "advance", "resume", "hold"]
     assert {one.who for one in log[:5]} == {"ana"}
     assert log[1].why == "it is curt"
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--back"], 'say why .* is rolled back: --because "…"'),
-    (["--advance"], r"is not ready but healthy \(.*\); say why it advances: --because"),
-    (["--resume"], "is running already"),
-    (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' is none of ansel@v2.0.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--back"], 'say why .* is rolled back: --because "…"'),
+        (["--advance"], r"is not ready but healthy \(.*\); say why it advances: --because"),
+        (["--resume"], "is running already"),
+        (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' is none of ansel@v2.0.0"),
+    ],
+)
 def test_what_cannot_be_done_is_told_and_not_done(
-    found: tuple[Rollouts, Entry], db: str, flags: list[str], words: str
+    found: tuple[RolloutStore, RolloutRecord], db: str, flags: list[str], words: str
 ) -> None:
     before = found[0].get(found[1].id)
     with pytest.raises(MondrianError, match=words):

@@ -2,30 +2,38 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.cli.summary import told
+from mondrian.cli.summary import describe_advisor
 from mondrian.core.files import write_json
 
 
 @pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
 def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bool) -> None:
     arm = {
-        "format_compliance": 1.0, "scored": 21, "score_mae": 1.0, "score_bias": 0.0,
-        "seconds_per_critique": 0.1, "tokens_per_critique": 300.0,
-    }  # fmt: skip
+        "format_compliance": 1.0,
+        "scored": 21,
+        "score_mae": 1.0,
+        "score_bias": 0.0,
+        "seconds_per_critique": 0.1,
+        "tokens_per_critique": 300.0,
+    }
     part = {"critiques": 9}
     found = {
         "link": {"linked": 40, "finished": 50},
         "prepare": {"train": part, "val": {"critiques": val}, "test": part},
         "train": {"seconds": 9.0, "tokens_per_second": 9.0, "val_loss": 1.0, "peak_memory_gb": 1.0},
         "evaluate": {
-            "photographs": 21, "base": arm, "fine_tuned": arm, "constant": arm,
-            "verdict": "INCONCLUSIVE", "photograph_groups": 21,
+            "photographs": 21,
+            "base": arm,
+            "fine_tuned": arm,
+            "constant": arm,
+            "verdict": "INCONCLUSIVE",
+            "photograph_groups": 21,
             "comparisons": {"index": {"needed": 80}},
         },
-    }  # fmt: skip
+    }
     for stage, content in found.items():
         write_json(tmp_path / "ansel" / f"{stage}.json", content)
-    text = told("ansel", tmp_path)
+    text = describe_advisor("ansel", tmp_path)
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
     assert "about 80 photographs" in text

@@ -65,9 +65,13 @@ def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
     run = subprocess.run(
-        [sys.executable, "-c", WRITE, folder], preexec_fn=fill_up, capture_output=True, text=True,
-        cwd=ROOT, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", WRITE, folder],
+        preexec_fn=fill_up,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
     assert run.returncode == 1
     assert run.stderr.startswith(f"error: File too large: {folder}")
     assert run.stderr.count("\n") == 1

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.images import MULTIPLE, fit, fit_size, glance, read_photo, small
+from mondrian.core.images import (
+    SIDE_MULTIPLE,
+    fit_size,
+    read_photo,
+    read_preview,
+    read_thumbnail,
+    resize_to_fit,
+)
 
 
 def test_exif_orientation_is_applied_and_exif_is_gone(
@@ -43,11 +50,17 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + end
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (None, "image_missing"), (b"", "image_unreadable"), (b"no picture", "image_unreadable"),
-    (b"<svg xmlns='x'/>", "image_unreadable"), (png_header(30_000, 30_000), "image_too_large"),
-    (png_header(900, 900), "image_unreadable"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "image_missing"),
+        (b"", "image_unreadable"),
+        (b"no picture", "image_unreadable"),
+        (b"<svg xmlns='x'/>", "image_unreadable"),
+        (png_header(30_000, 30_000), "image_too_large"),
+        (png_header(900, 900), "image_unreadable"),
+    ],
+)
 def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     if content is not None:
@@ -72,7 +85,7 @@ def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
         path.write_bytes(content)
         with contextlib.suppress(PhotoError):
             assert read_photo(path).mode == "RGB"
-            glance(path)
+            read_preview(path)
 
 
 def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
@@ -94,22 +107,22 @@ def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "photo.png"
         Image.new("RGB", size, (200, 20, 20)).save(path)
         with pytest.raises(PhotoError) as fault:
-            glance(path)
+            read_preview(path)
         assert fault.value.reason == reason
 
 
 @given(st.integers(64, 9000), st.integers(64, 9000))
 def test_every_size_fits_the_budget_in_multiples(width: int, height: int) -> None:
     w, h = fit_size(width, height, 4096, 20_480)
-    assert w % MULTIPLE == h % MULTIPLE == 0
+    assert w % SIDE_MULTIPLE == h % SIDE_MULTIPLE == 0
     if max(width, height) < 5 * min(width, height):
         assert 4096 <= w * h <= 20_480
 
 
 def test_a_fitted_picture_stays_as_it_is(photos: list[Image.Image]) -> None:
-    once = fit(photos[0], 4096, 20_480)
+    once = resize_to_fit(photos[0], 4096, 20_480)
     assert once.size == (160, 128)
-    assert fit(once, 4096, 20_480).tobytes() == once.tobytes()
+    assert resize_to_fit(once, 4096, 20_480).tobytes() == once.tobytes()
 
 
 def test_a_glance_is_what_the_whole_photograph_shows(
@@ -119,7 +132,7 @@ def test_a_glance_is_what_the_whole_photograph_shows(
     exif[0x0112] = 6
     large = photos[0].resize((1600, 1280))
     large.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    size, grey = glance(tmp_path / "a.jpg")
+    size, grey = read_preview(tmp_path / "a.jpg")
     assert size == (1280, 1600)  # as stored
     assert grey.size == (400, 320)  # upright
     seen, told = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
@@ -131,7 +144,7 @@ def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Imag
     photos[0].resize((1600, 1280)).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(PhotoError, match="truncated"):
-        glance(path)
+        read_preview(path)
 
 
 def test_a_heic_photograph_is_read_without_where_it_was_taken(photos: list[Image.Image]) -> None:
@@ -144,7 +157,7 @@ def test_a_heic_photograph_is_read_without_where_it_was_taken(photos: list[Image
     assert not picture.info
     small = np.asarray(picture.resize((320, 256)), float)
     assert np.abs(small - np.asarray(photos[0], float)).mean() < 8
-    size, _ = glance(path)
+    size, _ = read_preview(path)
     assert size == (640, 512)
 
 
@@ -154,7 +167,7 @@ def test_a_damaged_heic_photograph_is_named(tmp_path: Path) -> None:
     for content in (b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500, whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(PhotoError):
-            glance(path)
+            read_preview(path)
 
 
 def test_a_heic_photograph_is_bounded_before_it_is_decoded() -> None:
@@ -169,7 +182,7 @@ def test_a_small_picture_for_a_page_has_no_metadata(
     exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
     photos[0].save(tmp_path / "a.jpg", exif=exif, comment=b"secret")
     saved = io.BytesIO()
-    picture = small(tmp_path / "a.jpg", 120)
+    picture = read_thumbnail(tmp_path / "a.jpg", 120)
     picture.save(saved, "JPEG")
     assert max(picture.size) == 120
     assert not Image.open(saved).getexif()

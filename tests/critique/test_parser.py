@@ -7,70 +7,79 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mondrian.critique.parser import Recovered, recover
-from mondrian.critique.rejection import Reason, Rejected
-from mondrian.critique.schema import DIMENSIONS, Critique, canonical
+from mondrian.critique.parser import ParsedCritique, parse_critique
+from mondrian.critique.rejection import Rejection, RejectionReason
+from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.data.quality_flags import FLAGS
-from mondrian.sample.corruptions import MESSES, Mess, html_cards
+from mondrian.sample.corruptions import CORRUPTIONS, Corruption, render_html_cards
 
 MINUTES = 10.0  # seconds; under 1 on two quiet cores, minutes where an expression runs wild
 
 
 def repairs(text: str) -> tuple[str, ...]:
-    found = recover(text)
-    assert isinstance(found, Recovered), found
+    found = parse_critique(text)
+    assert isinstance(found, ParsedCritique), found
     return found.repairs
 
 
-def refused(text: str, **asked: Any) -> Rejected:
-    found = recover(text, **asked)
-    assert isinstance(found, Rejected), found
+def refused(text: str, **asked: Any) -> Rejection:
+    found = parse_critique(text, **asked)
+    assert isinstance(found, Rejection), found
     return found
 
 
 def edited(critique: Critique, change: Callable[[dict[str, Any]], Any]) -> str:
-    value = json.loads(canonical(critique))
+    value = json.loads(serialize_critique(critique))
     change(value)
     return json.dumps(value)
 
 
-@pytest.mark.parametrize(("wrap", "done"), [
-    ("{}", ()),
-    ("```json\n{}\n```", ("fence",)),
-    ("# Ansel\n\n## Full Analysis\n{}\n", ("text_before",)),
-    ("Okay, let me look {closely}.\n{}", ("text_before",)),
-    ("<think>Okay {now}.</think>{}", ("thoughts",)),
-    ("<thought>\nwide\n</thought>\n```\n{}\n```", ("thoughts", "fence")),
-    ("{}}", ("extra_brace",)), ("{}\nI hope this helps!", ("text_after",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "done"),
+    [
+        ("{}", ()),
+        ("```json\n{}\n```", ("fence",)),
+        ("# Ansel\n\n## Full Analysis\n{}\n", ("text_before",)),
+        ("Okay, let me look {closely}.\n{}", ("text_before",)),
+        ("<think>Okay {now}.</think>{}", ("thoughts",)),
+        ("<thought>\nwide\n</thought>\n```\n{}\n```", ("thoughts", "fence")),
+        ("{}}", ("extra_brace",)),
+        ("{}\nI hope this helps!", ("text_after",)),
+    ],
+)
 def test_json_is_found_where_the_application_puts_it(
     wrap: str, done: tuple[str, ...], critique: Critique
 ) -> None:
-    found = recover(wrap.replace("{}", canonical(critique), 1))
-    assert found == Recovered(critique, "json", done)
+    found = parse_critique(wrap.replace("{}", serialize_critique(critique), 1))
+    assert found == ParsedCritique(critique, "json", done)
 
 
-@pytest.mark.parametrize(("old", "new", "done"), [
-    ('"score": 6', '"score": 6.', "number"), ('"score": 6', '"score": 6..0', "number"),
-    ('"score": 6', '"score": "6/10"', "score_as_text"),
-    ('"score": 6', '"score": 6.04', "rounded"),
-    ('"score"', '"scroe"', "key scroe"),
-    ("overall_score", "overall_grade", "key overall_grade"),
-    ("Color Harmony", "ColorHarmony", "name ColorHarmony"),
-    ("Color Harmony", "Colour Harmony", "name Colour Harmony"),
-    ("Focus & Sharpness", "Focus and Sharpness", "name Focus and Sharpness"),
-    ('{"image_description"', '{"title": "A", "image_description"', "extra_key title"),
-    ('}, {"name"', '} {"name"', "punctuation"),
-    (", and", ",\n and", "control_character"), ("; the", "\t the", "control_character"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "done"),
+    [
+        ('"score": 6', '"score": 6.', "number"),
+        ('"score": 6', '"score": 6..0', "number"),
+        ('"score": 6', '"score": "6/10"', "score_as_text"),
+        ('"score": 6', '"score": 6.04', "rounded"),
+        ('"score"', '"scroe"', "key scroe"),
+        ("overall_score", "overall_grade", "key overall_grade"),
+        ("Color Harmony", "ColorHarmony", "name ColorHarmony"),
+        ("Color Harmony", "Colour Harmony", "name Colour Harmony"),
+        ("Focus & Sharpness", "Focus and Sharpness", "name Focus and Sharpness"),
+        ('{"image_description"', '{"title": "A", "image_description"', "extra_key title"),
+        ('}, {"name"', '} {"name"', "punctuation"),
+        (", and", ",\n and", "control_character"),
+        ("; the", "\t the", "control_character"),
+    ],
+)
 def test_a_certain_repair_gives_the_critique_and_is_told(
     old: str, new: str, done: str, critique: Critique
 ) -> None:
-    text = canonical(critique)
+    text = serialize_critique(critique)
     if old not in text:
         old, new = "the", new.replace("; the", "the").replace(", and", "the")
-    found = recover(text.replace(old, new, 1))
-    assert isinstance(found, Recovered), found
+    found = parse_critique(text.replace(old, new, 1))
+    assert isinstance(found, ParsedCritique), found
     assert done in found.repairs
     assert found.critique.scores() == critique.scores()
 
@@ -83,9 +92,9 @@ def test_dimensions_come_in_any_order_and_with_an_eighth(critique: Critique) -> 
 
 
 def test_html_cards_say_the_same_as_json(critique: Critique) -> None:
-    found = recover(html_cards(critique))
-    assert isinstance(found, Recovered)
-    assert found.form == "cards"
+    found = parse_critique(render_html_cards(critique))
+    assert isinstance(found, ParsedCritique)
+    assert found.source_format == "cards"
     assert found.critique.dimensions == critique.dimensions
     assert found.critique.image_description == critique.image_description
     assert found.critique.overall_score == critique.overall_score
@@ -95,18 +104,27 @@ def test_html_cards_say_the_same_as_json(critique: Critique) -> None:
     assert found.critique.priority_improvements[0].startswith(f"{worst.name}: ")
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("</h3>", ""), ("<h3>", "<h3><b><i>"), ("<span>(", "<span class='s'>("), ("</p>", ""),
-    ("How to Improve:", "Recommendation:"), ("overall-grade", "overall-grade-box"),
-    ("/10)", " / 10)"), ("</div></div>", ""), ("<p class", "\x00<p\nclass"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("</h3>", ""),
+        ("<h3>", "<h3><b><i>"),
+        ("<span>(", "<span class='s'>("),
+        ("</p>", ""),
+        ("How to Improve:", "Recommendation:"),
+        ("overall-grade", "overall-grade-box"),
+        ("/10)", " / 10)"),
+        ("</div></div>", ""),
+        ("<p class", "\x00<p\nclass"),
+    ],
+)
 def test_html_that_is_not_whole_is_read_all_the_same(
     old: str, new: str, critique: Critique
 ) -> None:
-    text = html_cards(critique)
+    text = render_html_cards(critique)
     assert old in text
-    found = recover(text.replace(old, new))
-    assert isinstance(found, Recovered), found
+    found = parse_critique(text.replace(old, new))
+    assert isinstance(found, ParsedCritique), found
     assert found.critique.scores() == critique.scores()
     assert [d.recommendation for d in found.critique.dimensions] == [
         d.recommendation for d in critique.dimensions
@@ -114,60 +132,75 @@ def test_html_that_is_not_whole_is_read_all_the_same(
 
 
 def test_a_page_of_several_advisors_gives_each_its_own(critique: Critique) -> None:
-    mine = html_cards(critique).replace('data-advisor="sample"', 'data-advisor="ansel"')
+    mine = render_html_cards(critique).replace('data-advisor="sample"', 'data-advisor="ansel"')
     other = critique.model_copy(update={"image_description": "Another."})
-    both = html_cards(other) + mine
-    found = recover(both, "ansel")
-    assert isinstance(found, Recovered)
+    both = render_html_cards(other) + mine
+    found = parse_critique(both, "ansel")
+    assert isinstance(found, ParsedCritique)
     assert found.critique.image_description == critique.image_description
-    assert refused(both, advisor="weston").reason == Reason.ADVISOR_ABSENT
+    assert refused(both, advisor="weston").reason == RejectionReason.ADVISOR_ABSENT
 
 
 def test_cards_without_scores_are_unscored(critique: Critique) -> None:
-    assert refused(html_cards(critique).replace("/10", "")).reason == Reason.UNSCORED
+    assert (
+        refused(render_html_cards(critique).replace("/10", "")).reason == RejectionReason.UNSCORED
+    )
 
 
-@pytest.mark.parametrize("mess", MESSES, ids=lambda mess: mess.name)
-def test_every_kind_of_mess_has_its_reason(mess: Mess, critique: Critique) -> None:
-    found = recover(mess.text(critique))
+@pytest.mark.parametrize("mess", CORRUPTIONS, ids=lambda mess: mess.name)
+def test_every_kind_of_mess_has_its_reason(mess: Corruption, critique: Critique) -> None:
+    found = parse_critique(mess.make_text(critique))
     wanted = None if mess.reason in FLAGS else mess.reason  # flags are for link to judge
-    assert (found.reason if isinstance(found, Rejected) else None) == wanted
+    assert (found.reason if isinstance(found, Rejection) else None) == wanted
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("  \n", "no_text"), ("Broken \ufffd text", "not_utf8"), ("x" * 1_000_001, "too_long"),
-    ("Okay, I will describe it.", "thinking_only"), ("Alright. " * 9, "thinking_only"),
-    ("<think>hm", "thinking_only"), ("Analyze this image. Reply with JSON.", "prompt_echo"),
-    ("You see the tone. Composition 8. Light 7.", "unscored"),
-    ('{"scene": "a", "mood": "b"}', "other_schema"), ('{"scene": "a", "mo', "truncated"),
-    ("构图非常稳定，光线柔和。" * 3, "wrong_language"),
-    ('{"image_description": "' + "so so " * 200, "looping"),
-    (r"$$\begin{array}{l} a \end{array}$$", "unscored"), ("{braces} in prose", "unscored"),
-    ("<p>Nice light.</p>", "unscored"), ("# ERROR: Ollama API returned 400", "error_placeholder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("  \n", "no_text"),
+        ("Broken \ufffd text", "not_utf8"),
+        ("x" * 1_000_001, "too_long"),
+        ("Okay, I will describe it.", "thinking_only"),
+        ("Alright. " * 9, "thinking_only"),
+        ("<think>hm", "thinking_only"),
+        ("Analyze this image. Reply with JSON.", "prompt_echo"),
+        ("You see the tone. Composition 8. Light 7.", "unscored"),
+        ('{"scene": "a", "mood": "b"}', "other_schema"),
+        ('{"scene": "a", "mo', "truncated"),
+        ("构图非常稳定，光线柔和。" * 3, "wrong_language"),
+        ('{"image_description": "' + "so so " * 200, "looping"),
+        (r"$$\begin{array}{l} a \end{array}$$", "unscored"),
+        ("{braces} in prose", "unscored"),
+        ("<p>Nice light.</p>", "unscored"),
+        ("# ERROR: Ollama API returned 400", "error_placeholder"),
+    ],
+)
 def test_what_is_no_critique_is_named(text: str, reason: str) -> None:
     assert refused(text).reason == reason
 
 
 def test_an_echo_is_known_by_the_prompt_of_its_job() -> None:
     prompt = "Look at my picture and be kind about every single thing in it."
-    assert refused(f"{prompt} The sky.", prompts=(prompt,)).reason == Reason.PROMPT_ECHO
-    assert refused(f"{prompt} The sky.").reason == Reason.UNSCORED
+    assert refused(f"{prompt} The sky.", prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
+    assert refused(f"{prompt} The sky.").reason == RejectionReason.UNSCORED
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda v: v["dimensions"][2].update(score=11), "score_out_of_range"),
-    (lambda v: v["dimensions"][2].update(score=True), "score_out_of_range"),
-    (lambda v: v["dimensions"][2].update(score="B+"), "score_out_of_range"),
-    (lambda v: v["dimensions"][2].pop("score"), "unscored"),
-    (lambda v: v["dimensions"][2].update(comment=" "), "dimensions_incomplete"),
-    (lambda v: v["dimensions"].pop(), "dimensions_incomplete"),
-    (lambda v: v.update(dimensions=7), "other_schema"),
-    (lambda v: v.pop("image_description"), "other_schema"),
-    (lambda v: v.pop("overall_score"), "unscored"),
-    (lambda v: v["dimensions"][2].update(comment="word " * 300), "too_long"),
-    (lambda v: v["dimensions"][2].update(comment="sky " * 200), "looping"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: v["dimensions"][2].update(score=11), "score_out_of_range"),
+        (lambda v: v["dimensions"][2].update(score=True), "score_out_of_range"),
+        (lambda v: v["dimensions"][2].update(score="B+"), "score_out_of_range"),
+        (lambda v: v["dimensions"][2].pop("score"), "unscored"),
+        (lambda v: v["dimensions"][2].update(comment=" "), "dimensions_incomplete"),
+        (lambda v: v["dimensions"].pop(), "dimensions_incomplete"),
+        (lambda v: v.update(dimensions=7), "other_schema"),
+        (lambda v: v.pop("image_description"), "other_schema"),
+        (lambda v: v.pop("overall_score"), "unscored"),
+        (lambda v: v["dimensions"][2].update(comment="word " * 300), "too_long"),
+        (lambda v: v["dimensions"][2].update(comment="sky " * 200), "looping"),
+    ],
+)
 def test_a_critique_that_is_not_whole_is_named(
     change: Callable[[dict[str, Any]], Any], reason: str, critique: Critique
 ) -> None:
@@ -178,13 +211,13 @@ def test_a_critique_that_is_not_whole_is_named(
 def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(
     tail: str, critique: Critique
 ) -> None:
-    value = json.loads(canonical(critique))
+    value = json.loads(serialize_critique(critique))
     last = json.dumps(value | {"dimensions": value.pop("dimensions")})  # at the end
-    for text in (canonical(critique), last):
+    for text in (serialize_critique(critique), last):
         for end in range(20, len(text) - 1):
-            found = recover(text[:end] + tail)
-            if isinstance(found, Rejected):
-                assert "}" in tail or found.reason == Reason.TRUNCATED, found
+            found = parse_critique(text[:end] + tail)
+            if isinstance(found, Rejection):
+                assert "}" in tail or found.reason == RejectionReason.TRUNCATED, found
             else:  # a brace may end an older form, where no text was cut
                 assert "}" in tail
                 for key, told in critique:
@@ -194,81 +227,116 @@ def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(
 
 
 def test_html_that_is_cut_off_stays_rejected(critique: Critique) -> None:
-    text = html_cards(critique)
+    text = render_html_cards(critique)
     grade = '<p class="overall-grade">Overall Grade: 5/10</p>'
     for page in (text, text.replace("<h2>", grade + "<h2>", 1)):
         start = page.rindex("Improve:")
         for end in range(start, page.index("</div>", start)):
-            assert isinstance(recover(page[:end]), Rejected), end
+            assert isinstance(parse_critique(page[:end]), Rejection), end
 
 
-@pytest.mark.parametrize("text", [
-    "The format is: {example} My critique: {real}", "```json\n{example}\n```\n```json\n{real}\n```",
-    "<think>A draft: {example}</think>{real}", "Draft: {example}\nNo, too kind.\n{real}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The format is: {example} My critique: {real}",
+        "```json\n{example}\n```\n```json\n{real}\n```",
+        "<think>A draft: {example}</think>{real}",
+        "Draft: {example}\nNo, too kind.\n{real}",
+    ],
+)
 def test_of_several_critiques_the_last_is_meant(text: str, critique: Critique) -> None:
     example = critique.model_copy(update={"image_description": "An example of a description."})
-    told = text.replace("{example}", canonical(example)).replace("{real}", canonical(critique))
-    found = recover(told)
-    assert isinstance(found, Recovered), found
+    told = text.replace("{example}", serialize_critique(example)).replace(
+        "{real}", serialize_critique(critique)
+    )
+    found = parse_critique(told)
+    assert isinstance(found, ParsedCritique), found
     assert found.critique == critique
-    assert isinstance(recover(told[:-60]), Rejected)  # the last is cut off: not the first instead
+    assert isinstance(
+        parse_critique(told[:-60]), Rejection
+    )  # the last is cut off: not the first instead
 
 
-@pytest.mark.parametrize("text", [
-    "<think>A draft: {} No, too kind.", "<think>{}", "<thought>Hm. {}\n```",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>A draft: {} No, too kind.",
+        "<think>{}",
+        "<thought>Hm. {}\n```",
+    ],
+)
 def test_thoughts_that_never_end_hold_no_critique(text: str, critique: Critique) -> None:
-    assert refused(text.replace("{}", canonical(critique))).reason == Reason.THINKING_ONLY
+    assert (
+        refused(text.replace("{}", serialize_critique(critique))).reason
+        == RejectionReason.THINKING_ONLY
+    )
 
 
 def test_the_example_of_the_prompt_is_no_critique(critique: Critique) -> None:
-    prompt = f"Answer like this: {canonical(critique)}"
-    assert refused(prompt, prompts=(prompt,)).reason == Reason.PROMPT_ECHO
+    prompt = f"Answer like this: {serialize_critique(critique)}"
+    assert refused(prompt, prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
     dots = edited(critique, lambda v: [d.update(comment="…") for d in v["dimensions"]])
-    assert refused(dots).reason == Reason.DIMENSIONS_INCOMPLETE
+    assert refused(dots).reason == RejectionReason.DIMENSIONS_INCOMPLETE
 
 
-@pytest.mark.parametrize(("heading", "score"), [
-    ("8/10", 8), ("8.5 / 10", 8.5), ("8,5/10", 8.5), ("<b>7</b>/10", 7), ("8/10 (8/10)", 8),
-    ("-3/10", None), ("7.5.5/10", None), ("8–9/10", None), ("8/10.5", None), ("18/100", None),
-    ("<del>3/10</del> 8/10", None), ("12345/10", None), ("good", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("heading", "score"),
+    [
+        ("8/10", 8),
+        ("8.5 / 10", 8.5),
+        ("8,5/10", 8.5),
+        ("<b>7</b>/10", 7),
+        ("8/10 (8/10)", 8),
+        ("-3/10", None),
+        ("7.5.5/10", None),
+        ("8–9/10", None),
+        ("8/10.5", None),
+        ("18/100", None),
+        ("<del>3/10</del> 8/10", None),
+        ("12345/10", None),
+        ("good", None),
+    ],
+)
 def test_a_grade_in_html_is_read_as_it_stands(
     heading: str, score: float | None, critique: Critique
 ) -> None:
     first = f"({critique.scores()[0]:g}/10)"
-    found = recover(html_cards(critique).replace(first, heading, 1))
+    found = parse_critique(render_html_cards(critique).replace(first, heading, 1))
     if score is None:
-        assert isinstance(found, Rejected)
-        assert found.reason in (Reason.UNSCORED, Reason.DIMENSIONS_INCOMPLETE)
+        assert isinstance(found, Rejection)
+        assert found.reason in (RejectionReason.UNSCORED, RejectionReason.DIMENSIONS_INCOMPLETE)
     else:
-        assert isinstance(found, Recovered), found
+        assert isinstance(found, ParsedCritique), found
         assert found.critique.scores()[0] == score
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: t.replace('"score"', '"score": 1, "score"', 1),
-    lambda t: t.replace('"overall_score"', '"overall_score": 2, "overall_score"', 1),
-    lambda t: t.replace('"score": ', '"score": -', 1).replace("}, {", "} {", 1),
-    lambda t: t.replace('"comment": "', '"comment": "Strong "leading", "lines": here.", "x": "', 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace('"score"', '"score": 1, "score"', 1),
+        lambda t: t.replace('"overall_score"', '"overall_score": 2, "overall_score"', 1),
+        lambda t: t.replace('"score": ', '"score": -', 1).replace("}, {", "} {", 1),
+        lambda t: t.replace(
+            '"comment": "', '"comment": "Strong "leading", "lines": here.", "x": "', 1
+        ),
+    ],
+)
 def test_what_could_mean_two_things_is_not_guessed(
     change: Callable[[str], str], critique: Critique
 ) -> None:
-    text = change(canonical(critique))
-    assert isinstance(recover(text), Rejected)
-    assert isinstance(recover(text + "}"), Rejected)
+    text = change(serialize_critique(critique))
+    assert isinstance(parse_critique(text), Rejection)
+    assert isinstance(parse_critique(text + "}"), Rejection)
 
 
 @pytest.mark.parametrize("key", ["image_description", "key_strengths", "technical_notes"])
 def test_white_space_is_no_text(key: str, critique: Critique) -> None:
     blank: Any = [" "] if key == "key_strengths" else "  "
-    found = recover(edited(critique, lambda v: v.update({key: blank})))
+    found = parse_critique(edited(critique, lambda v: v.update({key: blank})))
     if key == "image_description":
-        assert isinstance(found, Rejected)
+        assert isinstance(found, Rejection)
     else:
-        assert isinstance(found, Recovered)
+        assert isinstance(found, ParsedCritique)
         assert found.repairs == (f"summary {key}",)
 
 
@@ -277,19 +345,21 @@ def test_lists_within_lists_are_no_fault(critique: Critique) -> None:
         nested = "[" * depth + "]" * depth
         for key in ("key_strengths", "overall_score", "dimensions"):
             text = edited(critique, lambda v, k=key: v.update({k: "HERE"}))  # type: ignore[misc]
-            assert isinstance(recover(text.replace('"HERE"', nested)), Rejected)
+            assert isinstance(parse_critique(text.replace('"HERE"', nested)), Rejection)
 
 
 def test_the_last_resort_changes_nothing_but_punctuation(critique: Critique) -> None:
-    quoted = canonical(critique).replace("the ", 'the "so called" ', 1)
-    found = recover(quoted)
-    if isinstance(found, Recovered):
+    quoted = serialize_critique(critique).replace("the ", 'the "so called" ', 1)
+    found = parse_critique(quoted)
+    if isinstance(found, ParsedCritique):
         assert "so called" in found.critique.image_description
 
 
 def test_what_older_forms_lack_is_said_in_the_critiques_own_words(critique: Critique) -> None:
-    found = recover(edited(critique, lambda v: (v.pop("key_strengths"), v.pop("technical_notes"))))
-    assert isinstance(found, Recovered)
+    found = parse_critique(
+        edited(critique, lambda v: (v.pop("key_strengths"), v.pop("technical_notes")))
+    )
+    assert isinstance(found, ParsedCritique)
     assert found.repairs == ("summary key_strengths", "summary technical_notes")
     words = " ".join(d.comment for d in critique.dimensions)
     strengths = [s.split(": ", 1) for s in found.critique.key_strengths]
@@ -299,30 +369,46 @@ def test_what_older_forms_lack_is_said_in_the_critiques_own_words(critique: Crit
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<image>"])
 def test_a_critique_with_a_control_token_is_left_out(critique: Critique, token: str) -> None:
-    text = canonical(critique.model_copy(update={"technical_notes": f"Notes {token}."}))
-    found = recover(text)
-    assert isinstance(found, Rejected)
+    text = serialize_critique(critique.model_copy(update={"technical_notes": f"Notes {token}."}))
+    found = parse_critique(text)
+    assert isinstance(found, Rejection)
     assert token in found.detail
 
 
 def test_a_rejection_says_what_was_seen(critique: Critique) -> None:
-    found = recover(canonical(critique)[:500])
-    assert isinstance(found, Rejected)
-    assert found.reason == Reason.TRUNCATED
+    found = parse_critique(serialize_critique(critique)[:500])
+    assert isinstance(found, Rejection)
+    assert found.reason == RejectionReason.TRUNCATED
     assert found.detail
 
 
 pieces = st.sampled_from(
-    ['{"', '"dimensions": [', '{"name": "Lighting", ', '"score": 9', "}", "]", "```json\n",
-     "<div class='feedback-card'><h3>Lighting (8/10)", "<p class='feedback-comment'>",
-     "</div>", "\\", '"', "<think>", "Okay, ", '"image_description": "', "\x00", "光"]
-)  # fmt: skip
+    [
+        '{"',
+        '"dimensions": [',
+        '{"name": "Lighting", ',
+        '"score": 9',
+        "}",
+        "]",
+        "```json\n",
+        "<div class='feedback-card'><h3>Lighting (8/10)",
+        "<p class='feedback-comment'>",
+        "</div>",
+        "\\",
+        '"',
+        "<think>",
+        "Okay, ",
+        '"image_description": "',
+        "\x00",
+        "光",
+    ]
+)
 
 
 @settings(max_examples=500, deadline=1000)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=60).map("".join)))
 def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
-    assert isinstance(recover(text), Recovered | Rejected)
+    assert isinstance(parse_critique(text), ParsedCritique | Rejection)
 
 
 @pytest.mark.parametrize(
@@ -354,13 +440,21 @@ def test_a_megabyte_of_anything_is_read_in_no_time(unit: str) -> None:
     assert seconds(unit * (1_000_000 // len(unit))) < MINUTES
 
 
-@pytest.mark.parametrize("text", [
-    '<div class="feedback-card">' * 240 + "<p>" * 240_000,
-    '<div class="feedback-card"><p class="feedback-comment">' * 240 + "<div></div>" * 80_000,
-    *('{"dimensions":["' + p * (5_900 // len(p)) + '"]}' for p in ('"a"b', '{"a":', 'x" ', "{1,")),
-    *('{"dimensions":["' + p * (390 // max(1, p.count('"'))) + " " * 9_000 + '"]}' for p in
-      ('"a"b', '{"a":', 'x" ', '{"a":"b" c ')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<div class="feedback-card">' * 240 + "<p>" * 240_000,
+        '<div class="feedback-card"><p class="feedback-comment">' * 240 + "<div></div>" * 80_000,
+        *(
+            '{"dimensions":["' + p * (5_900 // len(p)) + '"]}'
+            for p in ('"a"b', '{"a":', 'x" ', "{1,")
+        ),
+        *(
+            '{"dimensions":["' + p * (390 // max(1, p.count('"'))) + " " * 9_000 + '"]}'
+            for p in ('"a"b', '{"a":', 'x" ', '{"a":"b" c ')
+        ),
+    ],
+)
 def test_no_shape_of_text_is_a_trap(text: str) -> None:
     assert seconds(text) < MINUTES
 
@@ -368,5 +462,5 @@ def test_no_shape_of_text_is_a_trap(text: str) -> None:
 def seconds(text: str) -> float:
     """Of the processor, so that a busy machine fails no test."""
     started = time.process_time()
-    recover(text)
+    parse_critique(text)
     return time.process_time() - started

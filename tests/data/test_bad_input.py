@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mondrian.critique.schema import canonical
+from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 from tests.conftest import one_clear_line, stage
 from tests.core.test_images import png_header
 
@@ -27,10 +27,13 @@ def bad_photographs(source: Path, photos: list[Image.Image]) -> dict[str, str]:
     Image.new("RGB", (300, 300), "red").save(source / "red.png")
     photos[1].save(source / "new\nline.jpg")
     return {
-        "cut.jpg": "image_unreadable", "bomb.png": "image_too_large",
-        "phone.heic": "image_unreadable", "red.png": "image_blank",
-        "a\nmissing.jpg": "image_missing", "new\nline.jpg": "",
-    }  # fmt: skip
+        "cut.jpg": "image_unreadable",
+        "bomb.png": "image_too_large",
+        "phone.heic": "image_unreadable",
+        "red.png": "image_blank",
+        "a\nmissing.jpg": "image_missing",
+        "new\nline.jpg": "",
+    }
 
 
 def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
@@ -39,7 +42,7 @@ def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
     (tmp_path / "source").mkdir()
     wanted = bad_photographs(tmp_path / "source", photos)
     photos[2].save(tmp_path / "source" / "good.jpg")
-    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(20)]
+    texts = [serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(20)]
     rows = [
         {"id": name, "filename": name, "analysis_markdown": texts[i]}
         for i, name in enumerate(wanted)
@@ -54,8 +57,17 @@ def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
         connection.execute(insert + long)
         connection.commit()
     before = path.stat()
-    run = stage("link", "--db_path", path, "--advisor", "ansel", "--output_dir", tmp_path / "out",
-                "--cache_dir", tmp_path / "cache")  # fmt: skip
+    run = stage(
+        "link",
+        "--db_path",
+        path,
+        "--advisor",
+        "ansel",
+        "--output_dir",
+        tmp_path / "out",
+        "--cache_dir",
+        tmp_path / "cache",
+    )
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
     manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
@@ -80,9 +92,9 @@ def test_what_leaves_nothing_says_which_switch_keeps_what_and_its_cost(
     (tmp_path / "source").mkdir()
     for i, photo in enumerate(photos):
         photo.save(tmp_path / "source" / f"{i}.jpg")
-    text = canonical(write("ansel", draw_scene(5, 1)))
+    text = serialize_critique(write_critique("ansel", draw_scene(5, 1)))
     rows = [{"filename": f"{i}.jpg", "analysis_markdown": text} for i in range(4)]
-    other = canonical(write("ansel", draw_scene(5, 2)))
+    other = serialize_critique(write_critique("ansel", draw_scene(5, 2)))
     path = make_db(*rows, {"filename": "5.jpg", "analysis_markdown": other, "mode": "lora"})
     args = ("--db_path", path, "--advisor", "ansel", "--output_dir", tmp_path / "out")
     one_clear_line(
@@ -99,14 +111,23 @@ def test_a_folder_with_a_list_is_linked(
 ) -> None:
     for i, photo in enumerate(photos[:3]):
         photo.save(tmp_path / f"{i}.jpg")
-    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(3)]
+    texts = [serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(3)]
     if name.endswith(".jsonl"):
         lines = [json.dumps({"photo": f"{i}.jpg", "text": t}) for i, t in enumerate(texts)]
     else:
         quoted = [text.replace('"', '""') for text in texts]
         lines = ["photo,critique", *(f'{i}.jpg,"{text}"' for i, text in enumerate(quoted))]
     (tmp_path / name).write_text("\n".join([*lines, "torn"]) + "\n")
-    run = stage("link", "--db_path", tmp_path, "--advisor", "ansel", "--output_dir",
-                tmp_path / "out", "--cache_dir", tmp_path / "cache")  # fmt: skip
+    run = stage(
+        "link",
+        "--db_path",
+        tmp_path,
+        "--advisor",
+        "ansel",
+        "--output_dir",
+        tmp_path / "out",
+        "--cache_dir",
+        tmp_path / "cache",
+    )
     assert run.returncode == 0, run.stderr
     assert "4 finished jobs → 3 pairs of 3 photos; 1 left out" in run.stdout

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.critique.schema import canonical
-from mondrian.data.critique_lookup import Folders
-from mondrian.data.link import MANIFEST, Desk, link
+from mondrian.critique.schema import serialize_critique
+from mondrian.data.critique_lookup import ApplicationFolders
+from mondrian.data.link import MANIFEST_NAME, LinkContext, link
 from mondrian.data.manifest import Manifest
-from mondrian.data.split import split
+from mondrian.data.split import split_records
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
 PHOTOS, COPIES = 100, 20
 
@@ -45,20 +45,24 @@ def test_no_copy_crosses_the_split_and_no_two_photographs_are_taken_for_one(
     for i in range(PHOTOS + COPIES):
         picture = render(draw_scene(9, i % PHOTOS), 640, 512)
         copy(picture, 0 if i < PHOTOS else i % 5, tmp_path / f"{i}.jpg", rng)
-        critique = json.loads(canonical(write("ansel", draw_scene(8, i))))  # texts of their own
+        critique = json.loads(
+            serialize_critique(write_critique("ansel", draw_scene(8, i)))
+        )  # texts of their own
         entries.append({"id": str(i), "photo": f"{i}.jpg", "critique": critique})
     source = tmp_path / "critiques.jsonl"
     source.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-    folders = Folders(tmp_path, tmp_path, tmp_path)
+    folders = ApplicationFolders(tmp_path, tmp_path, tmp_path)
     keep = params.link.model_copy(update={"overall_off_mean": "keep"})
-    link(source, Desk("ansel", folders, keep), params.image, tmp_path / "c", tmp_path / "out")
-    records = list(Manifest(tmp_path / "out" / MANIFEST).records())
+    link(
+        source, LinkContext("ansel", folders, keep), params.image, tmp_path / "c", tmp_path / "out"
+    )
+    records = list(Manifest(tmp_path / "out" / MANIFEST_NAME).records())
     assert len(records) == PHOTOS + COPIES
     group = {int(r.job_id): r.photo.group for r in records}
     assert [i for i in range(PHOTOS, PHOTOS + COPIES) if group[i] != group[i - PHOTOS]] == []
     assert len(set(group.values())) == PHOTOS
     for seed in range(5):
         settings = params.prepare.model_copy(update={"seed": seed})
-        found = split(records, settings)
+        found = split_records(records, settings)
         part = {int(r.job_id): p for r, p in zip(records, found.parts, strict=True)}
         assert [i for i in range(PHOTOS, PHOTOS + COPIES) if part[i] != part[i - PHOTOS]] == []

@@ -12,20 +12,20 @@ from PIL import Image
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
-from mondrian.critique.schema import Critique, canonical
-from mondrian.data.critique_lookup import Folders
-from mondrian.data.link import MANIFEST, Desk, link, summary
-from mondrian.data.manifest import Manifest, Record
-from mondrian.sample.application import CLEAN
+from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data.critique_lookup import ApplicationFolders
+from mondrian.data.link import MANIFEST_NAME, LinkContext, format_link_summary, link
+from mondrian.data.manifest import Manifest, ManifestRecord
+from mondrian.sample.application import CLEAN_PHOTOS
 from mondrian.sample.corruptions import (
     EXAMPLE_OVERALL,
     EXAMPLE_SCORES,
-    example_prompt,
-    html_cards,
-    with_scores,
+    build_example_prompt,
+    render_html_cards,
+    replace_scores,
 )
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 
 MakeDb = Callable[..., Path]
 
@@ -35,26 +35,26 @@ class Linked:
     """What link wrote, read back whole."""
 
     counts: dict[str, Any]
-    records: list[Record]
-    left_out: list[Record]
+    records: list[ManifestRecord]
+    left_out: list[ManifestRecord]
     reasons: dict[str, str]
 
 
 def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -> Linked:
     beside = path.parent
     folder = rules.pop("source", beside / "source")
-    folders = Folders(folder, beside / "analysis_md", beside / "analysis")
-    desk = Desk(advisor, folders, params.link.model_copy(update=rules))
+    folders = ApplicationFolders(folder, beside / "analysis_md", beside / "analysis")
+    desk = LinkContext(advisor, folders, params.link.model_copy(update=rules))
     with TemporaryDirectory() as made:
         counts = link(path, desk, params.image, Path(made, "cache"), Path(made))
-        found = Manifest(Path(made, MANIFEST))
+        found = Manifest(Path(made, MANIFEST_NAME))
         assert found.counts.model_dump(mode="json") == counts
         assert counts["linked"] + sum(counts["rejected"].values()) == counts["finished"]
         return Linked(
             counts,
             list(found.records()),
-            list(found.left_out()),
-            {r.job_id: str(r.reason) for r in found.rejected()},
+            list(found.left_out_records()),
+            {r.job_id: str(r.reason) for r in found.rejected_jobs()},
         )
 
 
@@ -68,7 +68,7 @@ def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("advisor", list(CLEAN))
+@pytest.mark.parametrize("advisor", list(CLEAN_PHOTOS))
 def test_the_truth_of_the_sample_is_met_exactly(
     application: Path, params: Params, advisor: str
 ) -> None:
@@ -83,7 +83,7 @@ def test_the_truth_of_the_sample_is_met_exactly(
 def test_every_finished_job_is_counted_once(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    text = canonical(critique)
+    text = serialize_critique(critique)
     path = make_db(
         {"filename": "0.jpg", "analysis_markdown": text},
         {"filename": "1.jpg", "analysis_markdown": ""},
@@ -94,17 +94,26 @@ def test_every_finished_job_is_counted_once(
     found = run_link(path, params)
     assert [found.counts[key] for key in ("jobs", "finished", "linked")] == [4, 3, 1]
     assert found.reasons == {"job-1": "no_text", "job-2": "image_missing"}
-    assert "3 finished jobs → 1 pairs of 1 photos; 2 left out" in summary("ansel", found.counts)
+    assert "3 finished jobs → 1 pairs of 1 photos; 2 left out" in format_link_summary(
+        "ansel", found.counts
+    )
 
 
-@pytest.mark.parametrize("stored", [
-    "0.jpg", "source/0.jpg", "/Users/me/0.jpg", "C:\\photos\\0.jpg", "../../source/0.jpg",
-    "uploads/0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_0.jpg",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "0.jpg",
+        "source/0.jpg",
+        "/Users/me/0.jpg",
+        "C:\\photos\\0.jpg",
+        "../../source/0.jpg",
+        "uploads/0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_0.jpg",
+    ],
+)
 def test_a_photograph_is_found_by_its_name_alone(
     make_db: MakeDb, source: Path, critique: Critique, params: Params, stored: str
 ) -> None:
-    path = make_db({"filename": stored, "analysis_markdown": canonical(critique)})
+    path = make_db({"filename": stored, "analysis_markdown": serialize_critique(critique)})
     assert Path(run_link(path, params).records[0].photo.path) == source / "0.jpg"
 
 
@@ -113,7 +122,7 @@ def test_nothing_outside_the_source_folder_is_read(
 ) -> None:
     (source / "0.jpg").rename(tmp_path / "secret.jpg")
     (source / "link.jpg").symlink_to("../secret.jpg")
-    text = canonical(critique)
+    text = serialize_critique(critique)
     names = [
         "../secret.jpg",
         "a" * 300,
@@ -134,8 +143,8 @@ def test_nothing_outside_the_source_folder_is_read(
 def test_template_scores_are_left_out_unless_kept(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    text = canonical(with_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": example_prompt()}
+    text = serialize_critique(replace_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
+    row = {"filename": "0.jpg", "analysis_markdown": text, "prompt": build_example_prompt()}
     path = make_db(row)
     with pytest.raises(DataError, match="link.template_scores: keep"):
         run_link(path, params)
@@ -146,7 +155,10 @@ def test_template_scores_are_left_out_unless_kept(
 def test_one_text_for_different_photographs_is_left_out(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    shared, own = canonical(critique), canonical(write("ansel", draw_scene(5, 2)))
+    shared, own = (
+        serialize_critique(critique),
+        serialize_critique(write_critique("ansel", draw_scene(5, 2))),
+    )
     texts = {"0.jpg": shared, "1.jpg": shared, "2.jpg": own}
     path = make_db(*({"filename": n, "analysis_markdown": t} for n, t in texts.items()))
     assert run_link(path, params).reasons == {"job-0": "shared_text", "job-1": "shared_text"}
@@ -157,7 +169,7 @@ def test_a_copy_with_the_same_text_is_a_duplicate(
     make_db: MakeDb, source: Path, critique: Critique, params: Params, photos: list[Image.Image]
 ) -> None:
     photos[0].save(source / "again.jpg", quality=50)
-    text = canonical(critique)
+    text = serialize_critique(critique)
     path = make_db(*({"filename": n, "analysis_markdown": text} for n in ("0.jpg", "again.jpg")))
     assert run_link(path, params).reasons == {"job-1": "duplicate"}
 
@@ -165,7 +177,7 @@ def test_a_copy_with_the_same_text_is_a_duplicate(
 def test_many_unlike_critiques_of_one_photograph_are_left_out(
     make_db: MakeDb, source: Path, params: Params
 ) -> None:
-    texts = [canonical(write("ansel", draw_scene(5, i))) for i in range(5)]
+    texts = [serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(5)]
     rows = [{"filename": "0.jpg", "analysis_markdown": text} for text in texts[:4]]
     path = make_db(*rows, {"filename": "1.jpg", "analysis_markdown": texts[4]})
     assert set(run_link(path, params).reasons.values()) == {"wrong_picture"}
@@ -184,12 +196,16 @@ def test_an_unknown_advisor_is_told_who_there_is(
 def test_an_empty_answer_does_not_hide_the_text_that_is_there(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    text = canonical(critique)
+    text = serialize_critique(critique)
     answers = [{"ansel": {"response": ""}}, {"ansel": "  "}, {"response": " "}, {"ansel": None}]
     rows = [
-        {"filename": f"{i}.jpg", "llm_outputs": json.dumps(a), "analysis_markdown":
-         canonical(write("ansel", draw_scene(6, i)))} for i, a in enumerate(answers)
-    ]  # fmt: skip
+        {
+            "filename": f"{i}.jpg",
+            "llm_outputs": json.dumps(a),
+            "analysis_markdown": serialize_critique(write_critique("ansel", draw_scene(6, i))),
+        }
+        for i, a in enumerate(answers)
+    ]
     rows.append({"filename": "4.jpg", "llm_outputs": json.dumps({"ansel": {"response": text}})})
     assert len(run_link(make_db(*rows), params).records) == 5
 
@@ -197,7 +213,7 @@ def test_an_empty_answer_does_not_hide_the_text_that_is_there(
 def test_the_page_of_another_advisor_is_not_taken(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    page = html_cards(critique)
+    page = render_html_cards(critique)
     pages = [page.replace('"sample"', f'"{name}"') for name in ("okeefe", "ansel", "Ansel Adams")]
     rows = [
         {"filename": f"{i}.jpg", "analysis_markdown": p.replace("Leave", f"Leave {i}")}
@@ -210,9 +226,9 @@ def test_the_page_of_another_advisor_is_not_taken(
 def test_half_an_emoji_and_names_of_other_encodings_end_no_run(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    odd = canonical(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
+    odd = serialize_critique(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
     (source / "caf\udce9.jpg").write_bytes((source / "1.jpg").read_bytes())
-    other = canonical(write("ansel", draw_scene(6, 1)))
+    other = serialize_critique(write_critique("ansel", draw_scene(6, 1)))
     path = source.parent / "critiques.jsonl"
     entries = [{"photo": "0.jpg", "critique": odd}, {"photo": "caf\udce9.jpg", "critique": other}]
     path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
@@ -222,10 +238,13 @@ def test_half_an_emoji_and_names_of_other_encodings_end_no_run(
 
 
 def test_a_scratch_disk_without_room_is_one_clear_line(
-    make_db: MakeDb, source: Path, critique: Critique, params: Params,
-    monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    path = make_db({"filename": "0.jpg", "analysis_markdown": canonical(critique)})
+    make_db: MakeDb,
+    source: Path,
+    critique: Critique,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = make_db({"filename": "0.jpg", "analysis_markdown": serialize_critique(critique)})
     for step in ("executescript", "executemany", "execute"):
         with monkeypatch.context() as patch:
             full = SimpleNamespace(connect=lambda *a, s=step, **k: Full(s), Error=sqlite3.Error)

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
-from mondrian.critique.parser import Recovered, recover
-from mondrian.critique.schema import DIMENSIONS, Critique, canonical
+from mondrian.critique.parser import ParsedCritique, parse_critique
+from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.data.jobs import Job
-from mondrian.data.list_source import PCCD_SCORED, open_list
-from mondrian.data.sources import locate, photographs
+from mondrian.data.list_source import PCCD_SCORE_ORDER, open_list
+from mondrian.data.sources import default_photo_dir, locate_source
 
 
 def jobs(path: Path, advisor: str = "ansel") -> list[Job]:
     with open_list(path) as found:
-        return list(found.finished(advisor))
+        return list(found.iter_finished(advisor))
 
 
 def lines(path: Path, *entries: Any) -> Path:
@@ -26,21 +26,21 @@ def lines(path: Path, *entries: Any) -> Path:
 
 
 def test_a_line_holds_its_critique_in_any_of_three_ways(tmp_path: Path, critique: Critique) -> None:
-    value = json.loads(canonical(critique))
+    value = json.loads(serialize_critique(critique))
     path = lines(
         tmp_path / "critiques.jsonl",
         {"photo": "a.jpg", "critique": value, "id": 7, "created_at": "2026-01-01"},
-        {"image": "b.jpg", "text": canonical(critique), "advisor": "okeefe, ansel"},
+        {"image": "b.jpg", "text": serialize_critique(critique), "advisor": "okeefe, ansel"},
         {"file": "c.jpg", **value},
         {"photo": "d.jpg", "critique": value, "advisor": "okeefe"},
     )
     found = jobs(path)
     assert [job.filename for job in found] == ["a.jpg", "b.jpg", "c.jpg"]
     assert [job.id for job in found] == ["7", "line-000002", "line-000003"]
-    read = [recover(job.text) for job in found]
-    assert all(isinstance(one, Recovered) and one.critique == critique for one in read)
+    read = [parse_critique(job.text) for job in found]
+    assert all(isinstance(one, ParsedCritique) and one.critique == critique for one in read)
     with open_list(path) as listed:
-        assert listed.by_advisor() == {"all": 2, "okeefe, ansel": 1, "okeefe": 1}
+        assert listed.count_by_advisor() == {"all": 2, "okeefe, ansel": 1, "okeefe": 1}
 
 
 one_line = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"))
@@ -57,7 +57,7 @@ def test_a_line_beyond_reading_is_passed_over_and_counted(tmp_path: Path) -> Non
     path = tmp_path / "a.jsonl"
     path.write_text("x" * 3_000_000 + "\n" + json.dumps({"photo": "a.jpg"}) + "\n")
     long, short = jobs(path)
-    assert long.too_long == "line 1 has 3,000,001 characters; most 1,000,000"
+    assert long.too_long_message == "line 1 has 3,000,001 characters; most 1,000,000"
     assert (short.id, short.filename) == ("line-000002", "a.jpg")
 
 
@@ -76,24 +76,32 @@ def test_a_table_holds_its_critique_in_one_column_or_in_many(
     with (tmp_path / "critiques.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, ["critique", *flat])
         table.writeheader()
-        table.writerow({"Photo": "a.jpg", "critique": canonical(critique)})
+        table.writerow({"Photo": "a.jpg", "critique": serialize_critique(critique)})
         table.writerow(flat)
     for job, name in zip(jobs(tmp_path / "critiques.csv"), ("a.jpg", "b.jpg"), strict=True):
-        found = recover(job.text)
-        assert isinstance(found, Recovered), found
+        found = parse_critique(job.text)
+        assert isinstance(found, ParsedCritique), found
         assert (job.filename, found.critique) == (name, critique)
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
-    ("a.csv", b"", "it has nothing"),
-    ("a.csv", b'photo,critique\n"a', "is it a CSV"),
-    ("a.csv", b"photo;critique\na;b\n", "columns are divided by commas"),
-    ("a.csv", b"photo,composition_score,light_score\na,1,2\n", "no column composition_comment, "),
-    ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
-    ("guru.json", b"{}", "not a PCCD list"), ("guru.json", b"[{}]", "not a PCCD list"),
-    ("guru.json", b"[", "not JSON"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
+        ("a.csv", b"", "it has nothing"),
+        ("a.csv", b'photo,critique\n"a', "is it a CSV"),
+        ("a.csv", b"photo;critique\na;b\n", "columns are divided by commas"),
+        (
+            "a.csv",
+            b"photo,composition_score,light_score\na,1,2\n",
+            "no column composition_comment, ",
+        ),
+        ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
+        ("guru.json", b"{}", "not a PCCD list"),
+        ("guru.json", b"[{}]", "not a PCCD list"),
+        ("guru.json", b"[", "not JSON"),
+    ],
+)
 def test_what_is_no_list_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
@@ -101,7 +109,7 @@ def test_what_is_no_list_is_named(tmp_path: Path, name: str, content: bytes, wor
 
 
 def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Path) -> None:
-    entry = {aspect: f"On {aspect}. Try more." for aspect in PCCD_SCORED}
+    entry = {aspect: f"On {aspect}. Try more." for aspect in PCCD_SCORE_ORDER}
     entry |= {"title": "a.jpg", "description": "A tree."}
     scores = ["5", "6", "7", "8", "9", "4", "3"]
     short = entry | {"focus": "Sharp."}
@@ -109,14 +117,14 @@ def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Pat
     path = tmp_path / "guru.json"
     path.write_text(json.dumps([entry | {"score": scores}, short | {"score": scores}, unrated]))
     first, *others = jobs(path)
-    found = recover(first.text)
-    assert isinstance(found, Recovered)
+    found = parse_critique(first.text)
+    assert isinstance(found, ParsedCritique)
     assert (first.id, first.filename) == ("entry-000001", "a.jpg")
     assert found.critique.scores() == (7, 8, 3, 4, 9, 6, 5)
     assert found.critique.dimensions[0].comment == "On composition."
     assert {d.recommendation for d in found.critique.dimensions} == {"Try more."}
     assert [d.name for d in found.critique.dimensions] == list(DIMENSIONS)
-    assert [str(getattr(recover(job.text), "reason", "")) for job in others] == [
+    assert [str(getattr(parse_critique(job.text), "reason", "")) for job in others] == [
         "dimensions_incomplete",
         "unscored",
     ]
@@ -124,12 +132,12 @@ def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Pat
 
 def test_a_folder_leads_to_its_list_and_photographs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"folder without critiques.jsonl, .*such as .*mondrian.db"):
-        locate(tmp_path)
+        locate_source(tmp_path)
     (tmp_path / "critiques.csv").touch()
-    assert locate(tmp_path) == tmp_path / "critiques.csv"
-    assert photographs(tmp_path / "critiques.csv") == tmp_path
-    assert photographs(tmp_path / "guru.json") == tmp_path / "images" / "full"
-    assert photographs(tmp_path / "mondrian.db") == tmp_path / "source"
+    assert locate_source(tmp_path) == tmp_path / "critiques.csv"
+    assert default_photo_dir(tmp_path / "critiques.csv") == tmp_path
+    assert default_photo_dir(tmp_path / "guru.json") == tmp_path / "images" / "full"
+    assert default_photo_dir(tmp_path / "mondrian.db") == tmp_path / "source"
 
 
 def test_odd_values_of_a_line_are_no_fault(tmp_path: Path) -> None:

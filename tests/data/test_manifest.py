@@ -4,16 +4,24 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError
-from mondrian.data.manifest import LISTS, Manifest, Record, write_manifest
+from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, write_manifest
 from tests.data.test_split import record
 
 COUNTS = {
-    "jobs": 3, "finished": 3, "linked": 3, "photos": 3, "rejected": {}, "suspicions": {},
-    "forms": {"json": 3}, "repairs": {}, "found": {}, "reviewed": {},
-}  # fmt: skip
+    "jobs": 3,
+    "finished": 3,
+    "linked": 3,
+    "photos": 3,
+    "rejected": {},
+    "suspicions": {},
+    "forms": {"json": 3},
+    "repairs": {},
+    "found": {},
+    "reviewed": {},
+}
 
 
-def write(path: Path, records: list[Record]) -> Path:
+def write(path: Path, records: list[ManifestRecord]) -> Path:
     lines = [r.model_dump_json() for r in records]
     refusal = json.dumps({"job_id": "x", "reason": "no_text", "detail": "]\n[,"})
     lists = {"records": lines, "left_out": lines[:1], "rejected": [refusal]}
@@ -27,13 +35,17 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     found = Manifest(path)
     assert (found.advisor, found.counts.model_dump()) == ("ansel", COUNTS)
     assert list(found.records()) == records
-    assert list(found.left_out()) == records[:1]
-    assert [r.detail for r in found.rejected()] == ["]\n[,"]
-    assert set(json.loads(path.read_text())) == {"advisor", "counts", *LISTS}  # JSON for others
+    assert list(found.left_out_records()) == records[:1]
+    assert [r.detail for r in found.rejected_jobs()] == ["]\n[,"]
+    assert set(json.loads(path.read_text())) == {
+        "advisor",
+        "counts",
+        *SECTION_NAMES,
+    }  # JSON for others
 
 
 def test_empty_lists_come_back(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "m.json", "ansel", COUNTS, dict.fromkeys(LISTS, []))
+    write_manifest(tmp_path / "m.json", "ansel", COUNTS, dict.fromkeys(SECTION_NAMES, []))
     assert [*Manifest(tmp_path / "m.json").records()] == []
 
 
@@ -43,7 +55,7 @@ def test_a_manifest_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     for end in range(len(text) - 2):
         path.write_text(text[:end])
         with pytest.raises(DataError, match="run link again"):
-            [*Manifest(path).records(), *Manifest(path).rejected()]
+            [*Manifest(path).records(), *Manifest(path).rejected_jobs()]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"advisor": 1}', "no", '{"a": [\n]}'])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian.data.near_duplicates import SIDE, phashes, same_pictures, thumbnail
+from mondrian.data.near_duplicates import SIDE, cluster_thumbnails, compute_phashes, make_thumbnail
 from mondrian.sample.scene import draw_scene, render
 
 BITS, LIKENESS = 22, 0.82  # as in params.yaml
 
 
 def groups(pictures: list[Image.Image]) -> list[int]:
-    pixels = np.frombuffer(b"".join(map(thumbnail, pictures)), np.uint8)
-    return same_pictures(pixels.reshape(-1, SIDE, SIDE), BITS, LIKENESS)
+    pixels = np.frombuffer(b"".join(map(make_thumbnail, pictures)), np.uint8)
+    return cluster_thumbnails(pixels.reshape(-1, SIDE, SIDE), BITS, LIKENESS)
 
 
 def saved(picture: Image.Image, quality: int) -> Image.Image:
@@ -39,9 +39,9 @@ def scenes() -> list[Image.Image]:
 def test_the_hash_of_each_turn_is_that_of_the_turned_picture(
     scenes: list[Image.Image], turn: int
 ) -> None:
-    pixels = np.frombuffer(thumbnail(scenes[0]), np.uint8).reshape(1, SIDE, SIDE)
+    pixels = np.frombuffer(make_thumbnail(scenes[0]), np.uint8).reshape(1, SIDE, SIDE)
     turned = np.rot90(pixels, turn, axes=(1, 2))
-    assert phashes(turned)[0, 0] == phashes(pixels)[0, turn]
+    assert compute_phashes(turned)[0, 0] == compute_phashes(pixels)[0, turn]
 
 
 def test_copies_are_found_however_they_were_made(scenes: list[Image.Image]) -> None:

@@ -13,24 +13,24 @@ from PIL import Image
 
 from mondrian.cli.preferences import main
 from mondrian.core.errors import DataError
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash, row_messages
-from mondrian.critique.schema import Critique, canonical
-from mondrian.data.preference_pairs import Voice, find_pairs
+from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data.preference_pairs import RatedCritique, find_pairs
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
-from mondrian.serving.feedback.export import voices
-from mondrian.storage.jobs import Store
+from mondrian.sample.writing_style import write_critique
+from mondrian.serving.feedback.export import load_rated_critiques
+from mondrian.storage.jobs import JobStore
 from tests.conftest import ROOT
 from tests.reviewing import corrected, open_store, say, served
 
-PLAIN = Voice("a", "p", "0.jpg", "A")
+PLAIN = RatedCritique("a", "p", "0.jpg", "A")
 
 
-def why(*voices: Voice) -> tuple[list[tuple[str, str, str]], dict[str, int]]:
+def why(*voices: RatedCritique) -> tuple[list[tuple[str, str, str]], dict[str, int]]:
     pairs, counts = find_pairs(voices)
-    return [(pair.why, pair.chosen, pair.rejected) for pair in pairs], counts
+    return [(pair.reason, pair.chosen, pair.rejected) for pair in pairs], counts
 
 
 def test_a_correction_is_better_than_what_was_served() -> None:
@@ -42,8 +42,8 @@ def test_a_correction_is_better_than_what_was_served() -> None:
 
 def test_thumbs_and_acceptance_make_pairs_of_one_photograph() -> None:
     up = replace(PLAIN, thumbs=1)
-    down = Voice("b", "p", "0.jpg", "B", thumbs=-1)
-    taken = Voice("c", "p", "0.jpg", "T", verdict="accepted")
+    down = RatedCritique("b", "p", "0.jpg", "B", thumbs=-1)
+    taken = RatedCritique("c", "p", "0.jpg", "T", verdict="accepted")
     elsewhere = replace(down, job="d", photo="q", critique="D")
     found, counts = why(up, down, taken, elsewhere)
     assert found == [("thumbs", "A", "B"), ("accepted", "T", "B")]
@@ -56,7 +56,7 @@ def test_thumbs_and_acceptance_make_pairs_of_one_photograph() -> None:
 
 
 def test_equal_texts_and_contradictions_are_no_pairs() -> None:
-    up, down = replace(PLAIN, thumbs=1), Voice("b", "p", "0.jpg", "B", thumbs=-1)
+    up, down = replace(PLAIN, thumbs=1), RatedCritique("b", "p", "0.jpg", "B", thumbs=-1)
     assert why(up, replace(down, critique="A"))[1] == {"equal_texts": 1}
     again = [replace(up, job="c", critique="B"), replace(down, job="d", critique="A")]
     found, counts = why(up, down, *again)
@@ -65,7 +65,7 @@ def test_equal_texts_and_contradictions_are_no_pairs() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, photos: list[Image.Image]) -> Store:
+def store(tmp_path: Path, photos: list[Image.Image]) -> JobStore:
     (tmp_path / "uploads").mkdir()
     for i, photo in enumerate(photos):
         photo.save(tmp_path / "uploads" / f"{i}.jpg")
@@ -73,15 +73,16 @@ def store(tmp_path: Path, photos: list[Image.Image]) -> Store:
 
 
 def critique_of(i: int) -> Critique:
-    return write("ansel", draw_scene(5, i))
+    return write_critique("ansel", draw_scene(5, i))
 
 
 @pytest.fixture
-def judged(store: Store) -> Store:
+def judged(store: JobStore) -> JobStore:
     """A correction of photograph 0, thumbs up and down of 1, one that is gone, one unjudged."""
-    first = served(store, critique_of(0), "uploads/0.jpg", model_used="fine_tuned",
-                   adapter_version="v2")  # fmt: skip
-    new = canonical(corrected(critique_of(0), Lighting=0.5))
+    first = served(
+        store, critique_of(0), "uploads/0.jpg", model_used="fine_tuned", adapter_version="v2"
+    )
+    new = serialize_critique(corrected(critique_of(0), Lighting=0.5))
     say(store, first, critique_of(0), verdict="corrected", critique=new, who="Ana")
     for i, thumbs in ((1, 1), (2, -1)):
         row = served(store, critique_of(i), "uploads/1.jpg", kind="shadow" if i == 2 else "upload")
@@ -92,10 +93,23 @@ def judged(store: Store) -> Store:
     return store
 
 
-def run(store: Store, output: Path, *more: object) -> list[dict[str, Any]]:
+def run(store: JobStore, output: Path, *more: object) -> list[dict[str, Any]]:
     path = Path(str(store.engine.url.database))
-    main(["--db", str(path), "--advisor", "ansel", "--data", str(path.parent), "--output_dir",
-          str(output), "--cache_dir", str(path.parent / "cache"), *map(str, more)])  # fmt: skip
+    main(
+        [
+            "--db",
+            str(path),
+            "--advisor",
+            "ansel",
+            "--data",
+            str(path.parent),
+            "--output_dir",
+            str(output),
+            "--cache_dir",
+            str(path.parent / "cache"),
+            *map(str, more),
+        ]
+    )
     (rows,) = output.glob("preferences_ansel.json*")
     text = rows.read_text()
     whole: list[dict[str, Any]] = (
@@ -105,7 +119,7 @@ def run(store: Store, output: Path, *more: object) -> list[dict[str, Any]]:
 
 
 def test_rows_have_the_prompt_and_the_picture_of_training(
-    judged: Store, tmp_path: Path, params: Params, capsys: pytest.CaptureFixture[str]
+    judged: JobStore, tmp_path: Path, params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = run(judged, tmp_path / "out")
     told = capsys.readouterr().out
@@ -115,24 +129,28 @@ def test_rows_have_the_prompt_and_the_picture_of_training(
     by = {row["provenance"]["why"]: row for row in rows}
     row = by["corrected"]
     answers = [row[name][0]["content"][0]["text"] for name in ("chosen", "rejected")]
-    assert answers == [canonical(corrected(critique_of(0), Lighting=0.5)),
-                       canonical(critique_of(0))]  # fmt: skip
+    assert answers == [
+        serialize_critique(corrected(critique_of(0), Lighting=0.5)),
+        serialize_critique(critique_of(0)),
+    ]
     system, user, _ = row_messages(params.persona("ansel"), "")
     assert row["prompt"][0]["content"][0]["text"] == system["content"]
     kinds = [part["type"] for part in row["prompt"][1]["content"]]
     assert kinds.count("image") == 1
     assert "".join(p.get("text", "") for p in row["prompt"][1]["content"]) in user["content"]
     with Image.open(tmp_path / "uploads" / "0.jpg") as sent, Image.open(row["images"][0]) as kept:
-        size = fit(sent, params.image.min_pixels, params.image.max_pixels).size
+        size = resize_to_fit(sent, params.image.min_pixels, params.image.max_pixels).size
         assert kept.size == size
     told_by = row["provenance"]
     assert (told_by["chosen_by"], told_by["chosen_version"], told_by["who"]) == (
-        "fine_tuned", "v2", "Ana",
-    )  # fmt: skip
-    assert by["thumbs"]["chosen"][0]["content"][0]["text"] == canonical(critique_of(1))
+        "fine_tuned",
+        "v2",
+        "Ana",
+    )
+    assert by["thumbs"]["chosen"][0]["content"][0]["text"] == serialize_critique(critique_of(1))
 
 
-def test_other_trainers_have_their_layouts(judged: Store, tmp_path: Path) -> None:
+def test_other_trainers_have_their_layouts(judged: JobStore, tmp_path: Path) -> None:
     row = run(judged, tmp_path / "factory", "--format", "llama-factory")[0]
     assert [m["from"] for m in row["conversations"]] == ["system", "human"]
     assert row["conversations"][1]["value"].count("<image>") == len(row["images"]) == 1
@@ -147,19 +165,26 @@ def test_other_trainers_have_their_layouts(judged: Store, tmp_path: Path) -> Non
 
 
 def test_no_pair_shows_a_photograph_that_is_held_out(
-    judged: Store, tmp_path: Path, photos: list[Image.Image], params: Params,
+    judged: JobStore,
+    tmp_path: Path,
+    photos: list[Image.Image],
+    params: Params,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     image = params.image
     held = tmp_path / "held" / "images" / "0.png"
     held.parent.mkdir(parents=True)
     turned = photos[1].rotate(90, expand=True)  # a copy that no hash of bytes would know
-    fit(turned, image.min_pixels, image.max_pixels).save(held)
+    resize_to_fit(turned, image.min_pixels, image.max_pixels).save(held)
     persona = params.persona("ansel")
     row = {
-        "messages": row_messages(persona, canonical(critique_of(1))), "images": [str(held)],
-        "id": "ansel/x", "photo": "x", "photo_group": "x", "prompt_hash": prompt_hash(persona),
-    }  # fmt: skip
+        "messages": row_messages(persona, serialize_critique(critique_of(1))),
+        "images": [str(held)],
+        "id": "ansel/x",
+        "photo": "x",
+        "photo_group": "x",
+        "prompt_hash": prompt_hash(persona),
+    }
     val = tmp_path / "held" / "training_data_ansel_val.json"
     val.write_text(json.dumps([row]))
     rows = run(judged, tmp_path / "out", "--exclude_photos_of", val)
@@ -169,7 +194,7 @@ def test_no_pair_shows_a_photograph_that_is_held_out(
     assert "no photograph was held out" not in told
 
 
-def test_nothing_to_pair_is_one_clear_line(store: Store, tmp_path: Path) -> None:
+def test_nothing_to_pair_is_one_clear_line(store: JobStore, tmp_path: Path) -> None:
     served(store, critique_of(0), "uploads/0.jpg")
     with pytest.raises(DataError, match="0 judged critiques → 0 pairs"):
         run(store, tmp_path / "out")
@@ -183,7 +208,7 @@ def test_nothing_to_pair_is_one_clear_line(store: Store, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_rows_are_a_table_that_datasets_reads(judged: Store, tmp_path: Path) -> None:
+def test_the_rows_are_a_table_that_datasets_reads(judged: JobStore, tmp_path: Path) -> None:
     run(judged, tmp_path / "out")
     code = (
         "import sys; from datasets import Image, List, load_dataset\n"
@@ -193,15 +218,22 @@ def test_the_rows_are_a_table_that_datasets_reads(judged: Store, tmp_path: Path)
         "assert rows[0]['images'][0].size[0] >= 32\n"
         "assert [m['role'] for m in rows[1]['prompt']] == ['system', 'user']\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "out" / "preferences_ansel.jsonl"),
-               str(tmp_path / "datasets")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "out" / "preferences_ansel.jsonl"),
+        str(tmp_path / "datasets"),
+    ]
     env = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_counts_are_of_what_was_judged(judged: Store, params: Params) -> None:
+def test_counts_are_of_what_was_judged(judged: JobStore, params: Params) -> None:
     counts: Counter[str] = Counter()
-    found = list(voices(str(judged.engine.url.database), "ansel", params, counts))
+    found = list(load_rated_critiques(str(judged.engine.url.database), "ansel", params, counts))
     assert (len(found), counts["judged"]) == (4, 4)
-    assert list(voices(str(judged.engine.url.database), "okeefe", params, counts)) == []
+    assert (
+        list(load_rated_critiques(str(judged.engine.url.database), "okeefe", params, counts)) == []
+    )

@@ -8,10 +8,10 @@ from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows, row_file
-from mondrian.critique.schema import canonical
-from mondrian.data.manifest import LISTS, Manifest, Photo, Record, write_manifest
+from mondrian.critique.schema import serialize_critique
+from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, Photo, write_manifest
 from mondrian.data.prepare import check_advisor, write_split
-from mondrian.data.split import Split, split
+from mondrian.data.split import DatasetSplit, split_records
 from mondrian.sample.scene import draw_scene, render
 from tests.data.test_manifest import COUNTS
 from tests.data.test_split import record
@@ -24,30 +24,38 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     for i in range(50):
         path = folder / f"{i}.jpg"
         render(draw_scene(5, i), 320, 256).save(path)
-        photo = Photo(path=str(path), sha256=file_hash(path), width=320, height=256,
-                      group=f"picture-{i}", found="as_stored")  # fmt: skip
+        photo = Photo(
+            path=str(path),
+            sha256=file_hash(path),
+            width=320,
+            height=256,
+            group=f"picture-{i}",
+            found="as_stored",
+        )
         records.append(record(i, f"picture-{i}").model_copy(update={"photo": photo}))
     write(folder / "m.json", records)
     return Manifest(folder / "m.json")
 
 
-def write(path: Path, records: list[Record]) -> None:
+def write(path: Path, records: list[ManifestRecord]) -> None:
     told = [r.model_dump_json() for r in records]
-    lists: dict[str, list[str]] = {name: told if name == "records" else [] for name in LISTS}
+    lists: dict[str, list[str]] = {
+        name: told if name == "records" else [] for name in SECTION_NAMES
+    }
     write_manifest(path, "ansel", COUNTS, lists)
 
 
 @pytest.fixture
-def dealt(manifest: Manifest, params: Params) -> Split:
+def dealt(manifest: Manifest, params: Params) -> DatasetSplit:
     settings = params.prepare.model_copy(update={"folds": 3})
-    return split(manifest.records(), settings)
+    return split_records(manifest.records(), settings)
 
 
 def test_rows_are_what_other_trainers_read(
-    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
-    stored = {f"ansel/{r.job_id}": canonical(r.critique) for r in manifest.records()}
+    stored = {f"ansel/{r.job_id}": serialize_critique(r.critique) for r in manifest.records()}
     seen = {}
     for part in ("train", "val", "test"):
         path = row_file(tmp_path / "rows", "ansel", part)
@@ -69,13 +77,13 @@ def test_without_a_test_share_there_is_no_test_file(
     manifest: Manifest, params: Params, tmp_path: Path
 ) -> None:
     settings = params.prepare.model_copy(update={"test_share": 0.0})
-    result = split(manifest.records(), settings)
+    result = split_records(manifest.records(), settings)
     write_split(manifest, result, "You are Ansel.", params.image, tmp_path / "rows")
     assert not row_file(tmp_path / "rows", "ansel", "test").exists()
 
 
 def test_moved_rows_find_their_photographs(
-    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
     (tmp_path / "rows").rename(tmp_path / "moved")
@@ -88,7 +96,7 @@ def test_moved_rows_find_their_photographs(
 
 
 def test_a_photograph_that_is_gone_leaves_the_old_rows(
-    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
     records = list(manifest.records())
@@ -102,7 +110,7 @@ def test_a_photograph_that_is_gone_leaves_the_old_rows(
 
 
 def test_another_photograph_under_the_name_is_not_taken_for_it(
-    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     records = list(manifest.records())
     other = tmp_path / "other.jpg"
@@ -115,7 +123,7 @@ def test_another_photograph_under_the_name_is_not_taken_for_it(
 
 
 def test_pictures_that_prepare_did_not_write_are_not_deleted(
-    manifest: Manifest, dealt: Split, params: Params, tmp_path: Path
+    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     holiday = tmp_path / "rows" / "images" / "holiday.png"
     holiday.parent.mkdir(parents=True)

@@ -10,11 +10,11 @@ from lxml import html
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.data.critique_lookup import Folders
-from mondrian.data.link import MANIFEST, Desk, link
-from mondrian.data.manifest import LISTS, Manifest, write_manifest
-from mondrian.data.report import data_report
-from mondrian.data.split import split
+from mondrian.data.critique_lookup import ApplicationFolders
+from mondrian.data.link import MANIFEST_NAME, LinkContext, link
+from mondrian.data.manifest import SECTION_NAMES, Manifest, write_manifest
+from mondrian.data.report import render_data_report
+from mondrian.data.split import split_records
 from tests.data.test_split import record
 
 
@@ -22,16 +22,21 @@ from tests.data.test_split import record
 def test_the_report_shows_what_became_of_each_job_and_stands_alone(
     application: Path, params: Params, tmp_path: Path
 ) -> None:
-    folders = Folders(*(application / name for name in ("source", "analysis_md", "analysis")))
-    desk = Desk("ansel", folders, params.link)
+    folders = ApplicationFolders(
+        *(application / name for name in ("source", "analysis_md", "analysis"))
+    )
+    desk = LinkContext("ansel", folders, params.link)
     counts = link(application / "mondrian.db", desk, params.image, tmp_path, tmp_path)
-    manifest = Manifest(tmp_path / MANIFEST)
-    text = data_report(manifest, split(manifest.records(), params.prepare))
+    manifest = Manifest(tmp_path / MANIFEST_NAME)
+    text = render_data_report(manifest, split_records(manifest.records(), params.prepare))
     page = html.document_fromstring(text)
-    bars = dict(zip(
-        page.xpath("//div[@class='bars']/b/text()"),
-        page.xpath("//div[@class='bars']/span/text()"), strict=True,
-    ))  # fmt: skip
+    bars = dict(
+        zip(
+            page.xpath("//div[@class='bars']/b/text()"),
+            page.xpath("//div[@class='bars']/span/text()"),
+            strict=True,
+        )
+    )
     assert bars == {"linked": str(counts["linked"])} | {
         reason: str(count) for reason, count in counts["rejected"].items()
     }
@@ -62,15 +67,24 @@ def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
         changed = {"photo": photo, "suspicions": flags, "job_id": "<i>job", "critique": critique}
         records.append(one.model_copy(update=changed))
     told = [r.model_dump_json() for r in records]
-    lists: dict[str, list[str]] = {name: told if name == "records" else [] for name in LISTS}
+    lists: dict[str, list[str]] = {
+        name: told if name == "records" else [] for name in SECTION_NAMES
+    }
     counts = {
-        "jobs": 40, "finished": 40, "linked": 40, "photos": 40, "rejected": {},
-        "suspicions": {"repeated_advice": 1}, "forms": {}, "repairs": {}, "found": {},
-    }  # fmt: skip
+        "jobs": 40,
+        "finished": 40,
+        "linked": 40,
+        "photos": 40,
+        "rejected": {},
+        "suspicions": {"repeated_advice": 1},
+        "forms": {},
+        "repairs": {},
+        "found": {},
+    }
     write_manifest(tmp_path / "m.json", "ansel", counts, lists)
     manifest = Manifest(tmp_path / "m.json")
     settings = params.prepare.model_copy(update={"min_test": 4})
-    text = data_report(manifest, split(manifest.records(), settings))
+    text = render_data_report(manifest, split_records(manifest.records(), settings))
     for raw in ("<script>", "<b>0.jpg", "<i>job"):
         assert raw not in text
         assert raw.replace("<", "&lt;").replace(">", "&gt;") in text

@@ -8,36 +8,45 @@ from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Prepare, load_params
-from mondrian.data.manifest import Photo, Record
+from mondrian.data.manifest import ManifestRecord, Photo
 from mondrian.data.quality_flags import words_hash
-from mondrian.data.split import Split, check_enough, split
+from mondrian.data.split import DatasetSplit, check_split_sizes, split_records
 from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write
+from mondrian.sample.writing_style import write_critique
 from tests.conftest import ROOT
 
 PREPARE = load_params(ROOT / "params.yaml").prepare
 
 
 @cache
-def record(i: int, picture: str, text: int | None = None) -> Record:
-    critique = write("ansel", draw_scene(5, i if text is None else text))
-    photo = Photo(path=f"{i}.jpg", sha256=f"{i:064x}", width=640, height=512, group=picture,
-                  found="as_stored")  # fmt: skip
-    return Record(
-        job_id=f"job-{i}", photo=photo, critique=critique, words=words_hash(critique),
-        text_from="analysis_markdown", form="json", repairs=(), created="", mode="", model="",
+def record(i: int, picture: str, text: int | None = None) -> ManifestRecord:
+    critique = write_critique("ansel", draw_scene(5, i if text is None else text))
+    photo = Photo(
+        path=f"{i}.jpg", sha256=f"{i:064x}", width=640, height=512, group=picture, found="as_stored"
+    )
+    return ManifestRecord(
+        job_id=f"job-{i}",
+        photo=photo,
+        critique=critique,
+        words=words_hash(critique),
+        text_from="analysis_markdown",
+        form="json",
+        repairs=(),
+        created="",
+        mode="",
+        model="",
         suspicions=(),
-    )  # fmt: skip
+    )
 
 
-def dealt(records: list[Record], **changes: object) -> Split:
+def dealt(records: list[ManifestRecord], **changes: object) -> DatasetSplit:
     params = Prepare.model_validate(PREPARE.model_dump() | changes)
-    found = split(records, params)
-    check_enough("ansel", found, params)
+    found = split_records(records, params)
+    check_split_sizes("ansel", found, params)
     return found
 
 
-def many(count: int = 120) -> list[Record]:
+def many(count: int = 120) -> list[ManifestRecord]:
     return [record(i, f"picture-{i}") for i in range(count)]
 
 
@@ -74,7 +83,9 @@ def test_nothing_that_belongs_together_is_divided(
         assert (fold is not None) == (folds > 0 and part != "test")
 
 
-def _on_one_side(records: list[Record], found: Split, key: Callable[[Record], str]) -> None:
+def _on_one_side(
+    records: list[ManifestRecord], found: DatasetSplit, key: Callable[[ManifestRecord], str]
+) -> None:
     seen: dict[str, tuple[str, int | None]] = {}
     for one, part, fold in zip(records, found.parts, found.folds, strict=True):
         assert seen.setdefault(key(one), (part, fold)) == (part, fold)

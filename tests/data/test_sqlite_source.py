@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
-from mondrian.core.fields import epoch
+from mondrian.core.fields import parse_timestamp
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.data import sqlite_source
 from mondrian.data.sqlite_source import open_database
@@ -23,7 +23,7 @@ MakeDb = Callable[..., Path]
 
 def read(path: Path, advisor: str = "ansel") -> list[str]:
     with open_database(path) as jobs:
-        found = sorted(jobs.finished(advisor), key=lambda job: (job.when, job.id))
+        found = sorted(jobs.iter_finished(advisor), key=lambda job: (job.timestamp, job.id))
         return [job.id for job in found]
 
 
@@ -49,7 +49,7 @@ def test_jobs_for_all_and_for_several_advisors_concern_each(make_db: MakeDb) -> 
     path = make_db(*({"advisor": field} for field in fields))
     assert read(path) == ["job-0", "job-1", "job-2"]
     with open_database(path) as jobs:
-        assert jobs.by_advisor()["okeefe"] == 1
+        assert jobs.count_by_advisor()["okeefe"] == 1
 
 
 def test_order_is_by_the_best_time_and_then_by_id(make_db: MakeDb) -> None:
@@ -68,10 +68,15 @@ def test_a_missing_required_column_is_named(make_db: MakeDb, column: str) -> Non
         read(make_db(drop=column))
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (None, "does not exist"), (b"", "empty"), (b"x" * 5000, "not an SQLite database"),
-    (b"SQLite format 3\x00" + b"\xff" * 5000, "damaged"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        (b"", "empty"),
+        (b"x" * 5000, "not an SQLite database"),
+        (b"SQLite format 3\x00" + b"\xff" * 5000, "damaged"),
+    ],
+)
 def test_what_is_no_database_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "mondrian.db"
     if content is not None:
@@ -144,7 +149,7 @@ def test_a_transaction_that_a_crash_left_is_rolled_back_in_a_copy(make_db: MakeD
 def test_a_writer_beside_changes_nothing_of_what_is_read(make_db: MakeDb) -> None:
     path = make_db({}, {}, {})
     with open_database(path) as jobs:
-        found = jobs.finished("ansel")
+        found = jobs.iter_finished("ansel")
         first = next(found).id
         with closing(sqlite3.connect(path, timeout=0.1)) as writer:
             writer.execute("DELETE FROM jobs WHERE id = 'job-1'")
@@ -173,7 +178,7 @@ def test_a_database_that_is_written_to_is_read_as_it_was_at_one_moment(
             seen = []
             for _ in range(20):
                 with open_database(path) as jobs:
-                    names = [job.filename for job in jobs.finished("ansel")]
+                    names = [job.filename for job in jobs.iter_finished("ansel")]
                 assert len(names) == 300
                 assert len(set(names)) == 1
                 seen.append(names[0])
@@ -190,15 +195,15 @@ def test_text_that_is_not_utf8_is_read(tmp_path: Path) -> None:
         connection.execute(insert)
         connection.commit()
     with open_database(path) as jobs:
-        assert [job.analysis_markdown for job in jobs.finished("ansel")] == ["\ufffdA"]
+        assert [job.analysis_markdown for job in jobs.iter_finished("ansel")] == ["\ufffdA"]
 
 
 def test_a_text_beyond_reading_is_told_by_its_length(make_db: MakeDb) -> None:
     path = make_db({"analysis_markdown": "x" * (MAX_CHARACTERS + 1)}, {"filename": "b.jpg"})
     with open_database(path) as jobs:
-        long, other = jobs.finished("ansel")
-    assert (long.analysis_markdown, other.too_long) == ("", "")
-    assert long.too_long == "analysis_markdown has 1,000,001 characters; most 1,000,000"
+        long, other = jobs.iter_finished("ansel")
+    assert (long.analysis_markdown, other.too_long_message) == ("", "")
+    assert long.too_long_message == "analysis_markdown has 1,000,001 characters; most 1,000,000"
 
 
 def test_a_view_without_rowids_and_computed_columns_are_read(tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def test_a_view_without_rowids_and_computed_columns_are_read(tmp_path: Path) -> 
             INSERT INTO t (id, f, st, am, advisor) VALUES ('1', 'a.jpg', 'done', 'text', 'ansel');
         """)
     with open_database(path) as jobs:
-        (job,) = jobs.finished("ansel")
+        (job,) = jobs.iter_finished("ansel")
     assert (job.filename, job.analysis_markdown) == ("a.jpg", "text")
 
 
@@ -233,5 +238,5 @@ def test_a_database_that_is_read_through_a_log_is_copied_whatever_its_first_byte
 
 @given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.binary()))
 def test_any_stored_time_is_seconds_or_nothing(value: object) -> None:
-    seconds = epoch(value)
+    seconds = parse_timestamp(value)
     assert seconds is None or seconds > 0

@@ -9,10 +9,10 @@ import pytest
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
-from mondrian.critique.rows import Row
-from mondrian.evaluation.crossvalidation import crossvalidate, together
-from mondrian.evaluation.verdict import metrics
-from mondrian.training.run import Session
+from mondrian.critique.rows import ChatRow
+from mondrian.evaluation.crossvalidation import crossvalidate, merge_reports
+from mondrian.evaluation.verdict import build_metrics
+from mondrian.training.run import TrainingRun
 
 
 def quick(params: Params) -> Params:
@@ -23,7 +23,9 @@ def quick(params: Params) -> Params:
     return params.model_copy(update={"train": train, "evaluate": evaluate})
 
 
-def test_rows_without_folds_are_refused(rows: list[Row], params: Params, tmp_path: Path) -> None:
+def test_rows_without_folds_are_refused(
+    rows: list[ChatRow], params: Params, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="set prepare.folds to 5"):
         crossvalidate(None, params, rows, tmp_path, tmp_path)  # type: ignore[arg-type]
 
@@ -38,14 +40,14 @@ def test_each_photograph_keeps_the_constant_of_its_own_fold() -> None:
         }
         for n in (1, 2)
     ]
-    found = together(reports)
+    found = merge_reports(reports)
     assert [row["train_score_means"]["x"] for row in found["photographs"]] == [1, 2]
     assert found["cost"]["base"]["peak_memory_gb"] == 1.5
 
 
 @pytest.mark.long
 def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
-    plain: Any, rows: list[Row], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Any, rows: list[ChatRow], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dealt = [row.model_copy(update={"fold": i % 2}) for i, row in enumerate(rows)]
     report = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
@@ -55,7 +57,7 @@ def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
         held = {row.photo_group for row in dealt if row.fold == fold}
         assert not held & set(recipe["train_photo_groups"])
         assert recipe["train"]["keep"] == "last"
-    found = metrics(report, params.evaluate)
+    found = build_metrics(report, params.evaluate)
     assert found["photographs"] == 5
     assert found["verdict"] == "INCONCLUSIVE"
     assert found["fine_tuned"]["compliance"]["constrained"] == 1.0
@@ -67,7 +69,7 @@ def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
     def never(*_: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Session, "run", never)
+    monkeypatch.setattr(TrainingRun, "run", never)
     again = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
     assert again == json.loads(json.dumps(report))
     (tmp_path / "folds/1/report.json").unlink()  # stopped between training and judging

@@ -12,26 +12,28 @@ from hypothesis import strategies as st
 
 from mondrian.core.errors import AdapterError
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.rows import Row
-from mondrian.critique.schema import DIMENSIONS, Critique, canonical, complies
-from mondrian.evaluation.answer_cache import Answers, forget
-from mondrian.evaluation.answer_record import judged
-from mondrian.evaluation.arms import another_photograph, spread
-from mondrian.evaluation.evaluate import _same_prompt, _unseen
-from mondrian.evaluation.text_metrics import sentences
+from mondrian.critique.rows import ChatRow
+from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
+from mondrian.evaluation.answer_cache import AnswerCache, delete_cache_file
+from mondrian.evaluation.answer_record import build_answer_record
+from mondrian.evaluation.arms import pick_other_photographs, pick_stratified_examples
+from mondrian.evaluation.evaluate import _check_no_trained_photos, _same_prompt
+from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
-from mondrian.model.vlm import Answer
+from mondrian.model.vlm import Generation
 from tests.conftest import ROOT, one_clear_line, stage
 
 
 def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
-    return judged(Answer(text, (7,) * 100, seconds=0.5, ended=True, passes=100), trained or set())
+    return build_answer_record(
+        Generation(text, (7,) * 100, seconds=0.5, ended=True, passes=100), trained or set()
+    )
 
 
 def test_raw_compliance_is_judged_without_repair(critique: Critique) -> None:
-    text = canonical(critique)
-    assert complies(text)
-    assert not complies(f"```json\n{text}\n```")
+    text = serialize_critique(critique)
+    assert is_schema_valid(text)
+    assert not is_schema_valid(f"```json\n{text}\n```")
     fenced = judge(f"```json\n{text}\n```")
     assert not fenced["compliant"]
     assert fenced["scores"] == critique.scores()
@@ -42,25 +44,29 @@ def test_a_sentence_of_train_counts_as_copied(critique: Critique) -> None:
     long = "The ridge holds its deep shadows well into the far, cold valley."
     first = critique.dimensions[0].model_copy(update={"comment": long})
     told = critique.model_copy(update={"dimensions": (first, *critique.dimensions[1:])})
-    assert judge(canonical(told), sentences([f"{long.upper()} And more."]))["copied"]
-    other = sentences(["Other words stand here, and many more of them."])
-    assert not judge(canonical(told), other)["copied"]
+    assert judge(serialize_critique(told), hash_sentences([f"{long.upper()} And more."]))["copied"]
+    other = hash_sentences(["Other words stand here, and many more of them."])
+    assert not judge(serialize_critique(told), other)["copied"]
 
 
-def row(name: str, group: str, critique: Critique | None = None, overall: float = 5) -> Row:
+def row(name: str, group: str, critique: Critique | None = None, overall: float = 5) -> ChatRow:
     answer = ""
     if critique:
-        answer = canonical(critique.model_copy(update={"overall_score": overall}))
-    return Row(
-        messages=row_messages("You are one.", answer), images=["x"], id=name, photo="",
-        photo_group=group, prompt_hash="a" * 64,
-    )  # fmt: skip
+        answer = serialize_critique(critique.model_copy(update={"overall_score": overall}))
+    return ChatRow(
+        messages=row_messages("You are one.", answer),
+        images=["x"],
+        id=name,
+        photo="",
+        photo_group=group,
+        prompt_hash="a" * 64,
+    )
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
 def test_shuffled_shows_every_row_another_photograph(groups: list[str]) -> None:
     rows = [row(str(i), group) for i, group in enumerate(groups)]
-    found = another_photograph(rows)
+    found = pick_other_photographs(rows)
     if len(set(groups)) < 2:
         assert found is None
         return
@@ -72,21 +78,24 @@ def test_shuffled_shows_every_row_another_photograph(groups: list[str]) -> None:
 
 def test_examples_go_from_low_to_high(critique: Critique) -> None:
     train = [row(str(i), str(i), critique, i) for i in (9, 1, 5, 3, 7)]
-    assert [r.answer().overall_score for r in spread(train, 2)] == [3, 7]
-    assert len(spread(train, 8)) == 5
+    assert [r.reference_critique().overall_score for r in pick_stratified_examples(train, 2)] == [
+        3,
+        7,
+    ]
+    assert len(pick_stratified_examples(train, 8)) == 5
 
 
 def test_an_answer_is_kept_and_one_of_something_else_is_not(tmp_path: Path) -> None:
-    path, given = tmp_path / "answers.jsonl", Answer("text", (5, 6, 7), 0.5, True, 3)
-    first = Answers(path, {"base": "a"})
+    path, given = tmp_path / "answers.jsonl", Generation("text", (5, 6, 7), 0.5, True, 3)
+    first = AnswerCache(path, {"base": "a"})
     key = first.key("base", "ansel/1", [1, 2], "ansel/1")
     first.add({key: given})
     with path.open("a") as file:
         file.write('{"identity": "cut sh')
-    assert Answers(path, {"base": "a"}).get(key) == given
-    assert Answers(path, {"base": "b"}).get(key) is None
+    assert AnswerCache(path, {"base": "a"}).get(key) == given
+    assert AnswerCache(path, {"base": "b"}).get(key) is None
     assert first.key("base", "ansel/1", [1, 3], "ansel/1") != key
-    forget(path)
+    delete_cache_file(path)
     assert not path.exists()
 
 
@@ -96,25 +105,40 @@ def test_rows_of_another_prompt_and_of_training_are_refused() -> None:
         _same_prompt(made("b" * 64, []), [one], Path("adapter"))
     _same_prompt(made("a" * 64, []), [one], Path("adapter"))
     with pytest.raises(AdapterError, match="was trained on the photograph of row ansel/1"):
-        _unseen(made("a" * 64, ["group"]), [one], Path("adapter"))
-    _unseen(made("a" * 64, ["other"]), [one], Path("adapter"))
+        _check_no_trained_photos(made("a" * 64, ["group"]), [one], Path("adapter"))
+    _check_no_trained_photos(made("a" * 64, ["other"]), [one], Path("adapter"))
 
 
 def made(prompt: str, groups: list[str]) -> Recipe:
     return Recipe(
-        advisor="ansel", base=BaseId(source="", sha256=""), prompt_sha256=prompt,
-        train_photo_groups=groups, train_score_means=dict.fromkeys(DIMENSIONS, 5.0),
-    )  # fmt: skip
+        advisor="ansel",
+        base=BaseId(source="", sha256=""),
+        prompt_sha256=prompt,
+        train_photo_groups=groups,
+        train_score_means=dict.fromkeys(DIMENSIONS, 5.0),
+    )
 
 
 def evaluation(trained: Path, prepared: Path, folder: Path) -> list[object]:
     """The flags of an evaluation that writes into a folder."""
     return [
-        "--lora_path", trained, "--val_data", prepared / "val.json", "--train_data",
-        prepared / "train.json", "--cache_dir", folder / "cache", "--output_report",
-        folder / "report.json", "--metrics", folder / "evaluate.json", "--page",
-        folder / "report.html", "--plot", folder / "score_error.csv",
-    ]  # fmt: skip
+        "--lora_path",
+        trained,
+        "--val_data",
+        prepared / "val.json",
+        "--train_data",
+        prepared / "train.json",
+        "--cache_dir",
+        folder / "cache",
+        "--output_report",
+        folder / "report.json",
+        "--metrics",
+        folder / "evaluate.json",
+        "--page",
+        folder / "report.html",
+        "--plot",
+        folder / "score_error.csv",
+    ]
 
 
 def kept_bytes(folder: Path) -> int:
@@ -171,9 +195,11 @@ def test_an_evaluation_is_made_anew_from_its_report(
     for more, wanted in (
         (["--from_report", tmp_path / "old.json"], "is no report of this version (KeyError"),
         (["--from_report", tmp_path / "new.json"], "is named twice"),
-        (["--max_examples", 0, *evaluation(trained, some_prepared, tmp_path)[:-6]],
-         "--max_examples is 0; it must be 1 or more"),
-    ):  # fmt: skip
+        (
+            ["--max_examples", 0, *evaluation(trained, some_prepared, tmp_path)[:-6]],
+            "--max_examples is 0; it must be 1 or more",
+        ),
+    ):
         refused = stage("evaluate", *more, "--metrics", tmp_path / "new.json")
         one_clear_line(refused, wanted)
         assert not (tmp_path / "new.json").exists()
@@ -187,10 +213,21 @@ def test_an_evaluation_is_made_anew_from_its_report(
 def trained(some_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     done = stage(
-        "train", "--train_data", some_prepared / "train.json", "--val_data",
-        some_prepared / "val.json", "--output_dir", folder / "adapter", "--metrics",
-        folder / "train.json", "--cache_dir", folder / "cache", "--epochs", 1,
-        "--params", ROOT / "params.yaml",
-    )  # fmt: skip
+        "train",
+        "--train_data",
+        some_prepared / "train.json",
+        "--val_data",
+        some_prepared / "val.json",
+        "--output_dir",
+        folder / "adapter",
+        "--metrics",
+        folder / "train.json",
+        "--cache_dir",
+        folder / "cache",
+        "--epochs",
+        1,
+        "--params",
+        ROOT / "params.yaml",
+    )
     assert done.returncode == 0, done.stderr
     return folder / "adapter"

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian.evaluation.statistics import LEAST, by_group, holm, paired, share, sign_flip
+from mondrian.evaluation.statistics import (
+    MIN_GROUPS,
+    average_by_group,
+    estimate_paired_difference,
+    estimate_proportion,
+    holm,
+    sign_flip,
+)
 
 TRIALS = 1000
 
@@ -26,16 +33,21 @@ def test_without_a_difference_better_is_rare(kind: str, count: int) -> None:
             "skewed": draw.exponential(1, count) - 1,
             "whole numbers": draw.integers(-2, 3, count).astype(float),
         }[kind]
-        better += paired(x.tolist(), names(count), trial).above
+        better += estimate_paired_difference(x.tolist(), names(count), trial).is_above_zero
     assert better <= 0.05 * TRIALS
 
 
 @pytest.mark.slow
 def test_the_planned_difference_is_found_at_the_promised_rate() -> None:
     draw, count = np.random.default_rng(8), 16
-    size = paired(draw.normal(0, 1, 4000).tolist(), names(4000)).detectable * (4000 / count) ** 0.5
+    size = (
+        estimate_paired_difference(draw.normal(0, 1, 4000).tolist(), names(4000)).detectable
+        * (4000 / count) ** 0.5
+    )
     found = sum(
-        paired((size + draw.normal(0, 1, count)).tolist(), names(count), trial).above
+        estimate_paired_difference(
+            (size + draw.normal(0, 1, count)).tolist(), names(count), trial
+        ).is_above_zero
         for trial in range(TRIALS)
     )
     assert 0.74 * TRIALS < found < 0.9 * TRIALS
@@ -47,30 +59,36 @@ def test_copies_of_photographs_do_not_fool_it() -> None:
     for trial in range(TRIALS):
         each = np.repeat(draw.normal(0, 1, 12), 6)
         groups = [name for name in names(12) for _ in range(6)]
-        better += paired(each.tolist(), groups, trial).above
-        naive += paired(each.tolist(), names(72), trial).above
+        better += estimate_paired_difference(each.tolist(), groups, trial).is_above_zero
+        naive += estimate_paired_difference(each.tolist(), names(72), trial).is_above_zero
     assert better <= 0.05 * TRIALS < naive
 
 
 def test_the_same_is_neither_better_nor_worse() -> None:
-    same = paired([0.0] * 20, names(20))
-    assert (same.low, same.high, same.above, same.below, same.needed) == (0, 0, False, False, None)
+    same = estimate_paired_difference([0.0] * 20, names(20))
+    assert (same.low, same.high, same.is_above_zero, same.is_below_zero, same.needed) == (
+        0,
+        0,
+        False,
+        False,
+        None,
+    )
     assert same.p == 1
 
 
 def test_few_photographs_conclude_nothing() -> None:
-    for values in ([5.0] * (LEAST - 1), [5.0, 5.1, 4.9, 5.0], [1.0]):
-        found = paired(values, names(len(values)))
-        assert not found.above
-        assert not found.below
-    assert paired([5.0] * LEAST, names(LEAST)).above
+    for values in ([5.0] * (MIN_GROUPS - 1), [5.0, 5.1, 4.9, 5.0], [1.0]):
+        found = estimate_paired_difference(values, names(len(values)))
+        assert not found.is_above_zero
+        assert not found.is_below_zero
+    assert estimate_paired_difference([5.0] * MIN_GROUPS, names(MIN_GROUPS)).is_above_zero
 
 
 def test_more_photographs_are_asked_for_where_the_difference_is_small() -> None:
     draw = np.random.default_rng(1)
     noise = draw.normal(0, 1, 20)
     noise -= noise.mean()
-    small, large = (paired((d + noise).tolist(), names(20)) for d in (0.1, 1.0))
+    small, large = (estimate_paired_difference((d + noise).tolist(), names(20)) for d in (0.1, 1.0))
     assert small.needed is not None
     assert large.needed is not None
     assert small.needed > 200 > 20 > large.needed
@@ -80,7 +98,10 @@ def test_more_photographs_are_asked_for_where_the_difference_is_small() -> None:
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=30))
 def test_an_interval_holds_its_mean_and_turns_with_its_sign(values: list[float]) -> None:
-    one, other = (paired([sign * v for v in values], names(len(values))) for sign in (1, -1))
+    one, other = (
+        estimate_paired_difference([sign * v for v in values], names(len(values)))
+        for sign in (1, -1)
+    )
     assert one.low <= one.mean + 1e-9
     assert one.mean <= one.high + 1e-9
     assert one.mean == pytest.approx(-other.mean)
@@ -100,6 +121,6 @@ def test_known_values() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert sign_flip(np.ones(5)) == 2 / 32
     assert sign_flip(np.ones(30)) < 0.001
-    assert share(0, 0)[1:] == (0, 1)
-    assert share(20, 20)[1] == pytest.approx(0.8316, abs=1e-4)
-    assert by_group([1, 3, 8], ["b", "b", "a"]).tolist() == [8, 2]
+    assert estimate_proportion(0, 0)[1:] == (0, 1)
+    assert estimate_proportion(20, 20)[1] == pytest.approx(0.8316, abs=1e-4)
+    assert average_by_group([1, 3, 8], ["b", "b", "a"]).tolist() == [8, 2]

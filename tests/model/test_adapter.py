@@ -10,21 +10,21 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mondrian.core.errors import AdapterError
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
 from mondrian.model.lora_config import LoraSettings
 from mondrian.model.provenance import RECIPE
-from mondrian.model.vlm import encode, next_logits, prompt_ids
+from mondrian.model.vlm import encode_image, next_logits, prompt_ids
 
 SETTINGS = LoraSettings(rank=4, alpha=8)
 
 
 @pytest.fixture
 def canary(plain: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
-    seen = encode(plain, fit(photos[0], 4096, 20_480))
+    seen = encode_image(plain, resize_to_fit(photos[0], 4096, 20_480))
     return prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
 
 
@@ -43,7 +43,7 @@ def folder(plain: Any, tmp_path: Path) -> Path:
     }
     path = tmp_path / "adapter"
     path.mkdir()
-    adapter.save(path, lora.tensors(layers), SETTINGS, recipe, 4)
+    adapter.save(path, lora.lora_state_dict(layers), SETTINGS, recipe, 4)
     lora.detach(plain.model)
     return path
 
@@ -93,13 +93,19 @@ def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
     assert weights[name.format("B")].shape == (text.intermediate_size, 4)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda w: w.pop(next(iter(w))), "is missing"),
-    (lambda w: w.update(other=np.zeros(3, np.float32)), "other has no place in this base"),
-    (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "here"),
-    (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
-    (lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}), "every lora_B is zero"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop(next(iter(w))), "is missing"),
+        (lambda w: w.update(other=np.zeros(3, np.float32)), "other has no place in this base"),
+        (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "here"),
+        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
+        (
+            lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
+            "every lora_B is zero",
+        ),
+    ],
+)
 def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
     plain: Any, folder: Path, canary: tuple[list[int], Features], change: Any, words: str
 ) -> None:
@@ -128,12 +134,17 @@ def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None
         adapter.load(plain.model, plain.hash, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "text", "words"), [
-    (RECIPE, "{", "is damaged"), (RECIPE, "[]", "is damaged"), (RECIPE, '{"base": "x"}', "damaged"),
-    (adapter.CONFIG, "{}", "is damaged"),
-    (adapter.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
-    (adapter.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (RECIPE, "{", "is damaged"),
+        (RECIPE, "[]", "is damaged"),
+        (RECIPE, '{"base": "x"}', "damaged"),
+        (adapter.CONFIG, "{}", "is damaged"),
+        (adapter.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+        (adapter.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+    ],
+)
 def test_a_damaged_description_says_so(
     plain: Any, folder: Path, name: str, text: str, words: str
 ) -> None:
@@ -144,6 +155,6 @@ def test_a_damaged_description_says_so(
 
 def test_an_adapter_that_does_nothing_is_caught() -> None:
     logits = mx.array([1.0, 2.0])
-    adapter.prove_applied(logits, logits + 1e-6, Path("adapter"))
+    adapter.check_adapter_changes_logits(logits, logits + 1e-6, Path("adapter"))
     with pytest.raises(AdapterError, match="changes nothing"):
-        adapter.prove_applied(logits, logits, Path("adapter"))
+        adapter.check_adapter_changes_logits(logits, logits, Path("adapter"))

@@ -11,16 +11,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mondrian.core.errors import AdapterError, BaseModelError, DataError, ParamsError, TrainingError
-from mondrian.core.files import check_file, check_target
+from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params, load_params
-from mondrian.critique.rows import Row, read_rows, read_together
+from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
 from mondrian.model import adapter
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.export import export, merge
 from mondrian.model.hardware import CPU
 from mondrian.model.lora_config import LoraSettings
-from mondrian.model.tokenizer import Rough, read_tokens
-from mondrian.training.checkpoint import Checkpoint, Progress, State
+from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
+from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
 from mondrian.training.plan import make_plan
 from tests.conftest import ROOT, stage
 from tests.model.test_export import saved
@@ -40,13 +40,19 @@ def spoil(folder: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlx", "peft"])
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
-    (lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}), "every lora_B is zero"),
-    (lambda w: w.pop(next(k for k in w if "lora_A" in k)), "no lora_A and lora_B"),
-    (lambda w: w.update({k: v[:2] for k, v in w.items() if "lora_A" in k}), "is of rank 2"),
-    (lambda w: w.update({k: v.ravel() for k, v in w.items()}), "two axes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
+        (
+            lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
+            "every lora_B is zero",
+        ),
+        (lambda w: w.pop(next(k for k in w if "lora_A" in k)), "no lora_A and lora_B"),
+        (lambda w: w.update({k: v[:2] for k, v in w.items() if "lora_A" in k}), "is of rank 2"),
+        (lambda w: w.update({k: v.ravel() for k, v in w.items()}), "two axes"),
+    ],
+)
 def test_what_is_no_adapter_is_not_exported(
     own: Path, tmp_path: Path, kind: str, change: Any, words: str
 ) -> None:
@@ -80,20 +86,22 @@ def test_a_sum_beyond_the_bases_type_is_not_written(own: Path, tmp_path: Path) -
 def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file"):
-        check_target(tmp_path / "file", [])
+        check_output_folder(tmp_path / "file", [])
     with pytest.raises(DataError, match="did not write"):
-        check_target(tmp_path, ["*.json"])
+        check_output_folder(tmp_path, ["*.json"])
     with pytest.raises(DataError, match="is a folder"):
-        check_file(tmp_path)
+        check_output_file(tmp_path)
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     with pytest.raises((DataError, OSError)):
-        check_target(loop, [])
+        check_output_folder(loop, [])
 
 
 def test_a_checkpoint_whose_bytes_changed_is_damaged(tmp_path: Path) -> None:
     kept = Checkpoint(tmp_path / "run.safetensors", {})
-    kept.save(State(Progress(), {"a": mx.ones((64, 64))}, {"m": mx.zeros((8,))}, {}))
+    kept.save(
+        CheckpointState(TrainingProgress(), {"a": mx.ones((64, 64))}, {"m": mx.zeros((8,))}, {})
+    )
     assert kept.load() is not None
     whole = bytearray(kept.path.read_bytes())
     whole[-100] ^= 1
@@ -102,18 +110,18 @@ def test_a_checkpoint_whose_bytes_changed_is_damaged(tmp_path: Path) -> None:
         kept.load()
 
 
-def test_rows_that_do_not_belong_together_are_refused(rows: list[Row], tmp_path: Path) -> None:
-    def write(name: str, some: list[Row]) -> Path:
+def test_rows_that_do_not_belong_together_are_refused(rows: list[ChatRow], tmp_path: Path) -> None:
+    def write(name: str, some: list[ChatRow]) -> Path:
         (tmp_path / name).write_text(json.dumps([row.model_dump() for row in some]))
         return tmp_path / name
 
     train = write("train.json", rows[:3])
-    assert len(read_together(train, write("val.json", rows[3:]))[1]) == len(rows) - 3
+    assert len(read_train_and_val(train, write("val.json", rows[3:]))[1]) == len(rows) - 3
     with pytest.raises(DataError, match=r"shows a photograph of row ansel/0 of"):
-        read_together(train, write("same.json", rows[:1]))
+        read_train_and_val(train, write("same.json", rows[:1]))
     other = rows[3].model_copy(update={"prompt_hash": "0" * 64})
     with pytest.raises(DataError, match="has another prompt than row"):
-        read_together(train, write("other.json", [other]))
+        read_train_and_val(train, write("other.json", [other]))
     for update in ({"derived": ["nonsense"]}, {"derived": [], "messages": _half(rows[0])}):
         odd = rows[0].model_copy(update=update)
         path = tmp_path / "odd.json"
@@ -122,16 +130,22 @@ def test_rows_that_do_not_belong_together_are_refused(rows: list[Row], tmp_path:
             read_rows(path)
 
 
-def _half(row: Row) -> list[dict[str, str]]:
+def _half(row: ChatRow) -> list[dict[str, str]]:
     system, *rest = row.messages
     return [{**system, "content": system["content"] + "\ud800"}, *rest]
 
 
-@pytest.mark.parametrize(("section", "key", "value"), [
-    ("train", "head_chunk", 10**11), ("train", "epochs", 10**9), ("train", "score_weight", 1.0e38),
-    ("machine", "feature_cache_gb", 1.0e300), ("machine", "collective_seconds", 10**20),
-    ("personas", "ansel", "You see <|image_pad|>."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "head_chunk", 10**11),
+        ("train", "epochs", 10**9),
+        ("train", "score_weight", 1.0e38),
+        ("machine", "feature_cache_gb", 1.0e300),
+        ("machine", "collective_seconds", 10**20),
+        ("personas", "ansel", "You see <|image_pad|>."),
+    ],
+)
 def test_values_that_nothing_can_work_with_are_refused(
     tmp_path: Path, section: str, key: str, value: Any
 ) -> None:
@@ -144,10 +158,10 @@ def test_values_that_nothing_can_work_with_are_refused(
         load_params(tmp_path / "params.yaml")
 
 
-def test_more_layers_than_there_are_is_refused(rows: list[Row], params: Params) -> None:
+def test_more_layers_than_there_are_is_refused(rows: list[ChatRow], params: Params) -> None:
     some = params.train.model_copy(update={"last_layers": 5})
     with pytest.raises(TrainingError, match="last_layers is 5, and the base has 4"):
-        make_plan(read_architecture(str(TINY)), Rough(), rows, rows[:1], some, CPU)
+        make_plan(read_architecture(str(TINY)), ApproximateTokenizer(), rows, rows[:1], some, CPU)
 
 
 @pytest.mark.parametrize("source", ["./typo", "../typo", "/typo", "a b/c", "", "x/" + "y" * 300])
@@ -163,7 +177,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, text: str) -> None:
     shutil.copytree(TINY, folder)
     (folder / "tokenizer.json").write_text(text)
     with pytest.raises(BaseModelError, match="has a damaged tokenizer"):
-        read_tokens(folder, 1278)
+        load_tokenizer(folder, 1278)
 
 
 @pytest.mark.parametrize("size", ["hidden_size", "num_attention_heads", "num_hidden_layers"])

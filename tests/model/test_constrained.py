@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mondrian.core.errors import EvaluationError
-from mondrian.critique.schema import DIMENSIONS, Critique, canonical, complies
-from mondrian.model.constrained import Form
-from mondrian.model.sampling import allowed, drawn
+from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
+from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.sampling import mask_logits, sample
 from tests.conftest import ROOT
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), min_size=1, max_size=40)
@@ -29,23 +29,25 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def form(tokenizer: Any) -> Form:
-    return Form(tokenizer, 1280, 4000)
+def form(tokenizer: Any) -> CritiqueGrammar:
+    return CritiqueGrammar(tokenizer, 1280, 4000)
 
 
 @pytest.fixture(scope="module")
 def least(tokenizer: Any) -> int:
     """The shortest limit that a critique is sure to fit."""
-    return Form(tokenizer, 1280, 4000).after[0][0]
+    return CritiqueGrammar(tokenizer, 1280, 4000).after[0][0]
 
 
-def ids_of(form: Form, text: str) -> list[int]:
+def ids_of(form: CritiqueGrammar, text: str) -> list[int]:
     return list(form.tokens.tokenize_str(text))
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=80)
-def test_any_critique_is_let_through_and_followed(form: Form, data: st.DataObject) -> None:
+def test_any_critique_is_let_through_and_followed(
+    form: CritiqueGrammar, data: st.DataObject
+) -> None:
     d = data.draw
     parts = [(d(SCORE), d(WORDS), d(WORDS)) for _ in DIMENSIONS]
     told = {
@@ -59,11 +61,11 @@ def test_any_critique_is_let_through_and_followed(form: Form, data: st.DataObjec
         "priority_improvements": d(SHORT),
         "technical_notes": d(WORDS),
     }
-    guide = form.guide()
-    left = ids_of(form, canonical(Critique.model_validate_json(json.dumps(told))))
+    guide = form.create_state()
+    left = ids_of(form, serialize_critique(Critique.model_validate_json(json.dumps(told))))
     left = left[len(guide.forced) :]
     while left:
-        guide.take(left[0])
+        guide.accept_token(left[0])
         assert guide.forced == left[1 : 1 + len(guide.forced)]
         left = left[1 + len(guide.forced) :]
     assert guide.ended
@@ -76,43 +78,43 @@ def test_any_critique_is_let_through_and_followed(form: Form, data: st.DataObjec
 def test_an_answer_ends_in_form_within_the_least_limit(
     tokenizer: Any, least: int, kind: str, seed: int
 ) -> None:
-    form = Form(tokenizer, 1280, least)
+    form = CritiqueGrammar(tokenizer, 1280, least)
     favours: dict[str, Any] = {
         "any": lambda t: True,
         "never closes": lambda t: b'"' not in form.text(t),
         "escapes": lambda t: form.text(t)[-1:] == b"\\",
         "half characters": lambda t: form.text(t)[:1] >= b"\xc0",
     }
-    guide, draw = form.guide(), np.random.default_rng(seed)
+    guide, draw = form.create_state(), np.random.default_rng(seed)
     out = list(guide.forced)
     while not guide.ended:
         may = np.flatnonzero(np.unpackbits(guide.mask.view(np.uint8), bitorder="little"))
         liked = [t for t in may if favours[kind](int(t))] or list(may)
         token = int(draw.choice(liked))
-        guide.take(token)
+        guide.accept_token(token)
         out += [token, *guide.forced]
     assert len(out) <= least
-    assert complies(form.tokens.decode_str(out)), form.tokens.decode_str(out)
+    assert is_schema_valid(form.tokens.decode_str(out)), form.tokens.decode_str(out)
 
 
 def test_a_limit_that_no_critique_fits_is_named(tokenizer: Any, least: int) -> None:
     with pytest.raises(
         EvaluationError, match=f"max_new_tokens is 100; a critique may need {least}"
     ):
-        Form(tokenizer, 1280, 100)
+        CritiqueGrammar(tokenizer, 1280, 100)
 
 
 def test_masks_leave_just_their_bits() -> None:
     logits = mx.array(np.zeros((2, 70), np.float32))
     masks = [np.array([1 << 5, 0, 1], np.int32), np.array([0, -(1 << 31), 0], np.int32)]
-    found = np.array(allowed(logits, masks))
+    found = np.array(mask_logits(logits, masks))
     assert [np.flatnonzero(row == 0).tolist() for row in found] == [[5, 64], [63]]
 
 
 def test_draws_follow_the_softmax_and_never_what_is_not_allowed() -> None:
     logits = mx.array([[log(0.5), -inf, log(0.3), log(0.2)]])
     dice = (np.arange(1000) + 0.5) / 1000
-    found = np.array(drawn(mx.repeat(logits, 1000, 0), 1.0, list(dice)))
+    found = np.array(sample(mx.repeat(logits, 1000, 0), 1.0, list(dice)))
     assert np.bincount(found, minlength=4).tolist() == [500, 0, 300, 200]
-    told = [drawn(logits, heat, [dice]).tolist() for heat, dice in ((1.0, 1.0), (0.0, 0.9))]
+    told = [sample(logits, heat, [dice]).tolist() for heat, dice in ((1.0, 1.0), (0.0, 0.9))]
     assert told == [[3], [0]]

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mondrian.core.errors import AdapterError
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
@@ -23,7 +23,7 @@ TINY = "models/base/mondrian-tiny"
 
 @pytest.fixture
 def canary(plain: Any, photos: list[Image.Image]) -> Any:
-    seen = vlm.encode(plain, fit(photos[0], 4096, 20_480), raw=True)
+    seen = vlm.encode_image(plain, resize_to_fit(photos[0], 4096, 20_480), raw=True)
     return vlm.prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
 
 
@@ -35,12 +35,14 @@ def saved(plain: Any, folder: Path, settings: LoraSettings) -> Path:
         if settings.dora:
             layer.magnitude = layer.magnitude * 1.1
     recipe = {
-        "advisor": "ansel", "base": {"source": plain.source, "sha256": plain.hash},
-        "prompt_sha256": "", "train_photo_groups": [],
+        "advisor": "ansel",
+        "base": {"source": plain.source, "sha256": plain.hash},
+        "prompt_sha256": "",
+        "train_photo_groups": [],
         "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
-    }  # fmt: skip
+    }
     folder.mkdir()
-    adapter.save(folder, lora.tensors(layers), settings, recipe, 4)
+    adapter.save(folder, lora.lora_state_dict(layers), settings, recipe, 4)
     lora.detach(plain.model)
     return folder
 
@@ -52,10 +54,17 @@ def with_adapter(plain: Any, folder: Path, canary: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("settings", [
-    LoraSettings(4, 8), LoraSettings(4, 8, rslora=True), LoraSettings(4, 8, last_layers=2),
-    LoraSettings(4, 8, dora=True), LoraSettings(4, 8, projector=True),
-], ids=["plain", "rslora", "last_layers", "dora", "projector"])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraSettings(4, 8),
+        LoraSettings(4, 8, rslora=True),
+        LoraSettings(4, 8, last_layers=2),
+        LoraSettings(4, 8, dora=True),
+        LoraSettings(4, 8, projector=True),
+    ],
+    ids=["plain", "rslora", "last_layers", "dora", "projector"],
+)
 def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
     plain: Any, canary: Any, tmp_path: Path, settings: LoraSettings
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mondrian.model.kernels import attention
-from mondrian.model.kv_cache import Slots
+from mondrian.model.kv_cache import BatchKVCache
 
 HEADS, GROUPS, WIDTH, SLOTS = 4, 2, 8, 3
 STEPS = st.lists(
@@ -25,12 +25,12 @@ def drawn(draw: Any, heads: int, tokens: int) -> mx.array:
 def test_each_slot_attends_to_its_own_row_alone(steps: list[list[int]], shared: int) -> None:
     draw = np.random.default_rng(7)
     prefix = [(drawn(draw, GROUPS, shared), drawn(draw, GROUPS, shared))] if shared else None
-    slots = Slots([None], SLOTS)
+    slots = BatchKVCache([None], SLOTS)
     for slot in range(SLOTS):
-        slots.start(slot, prefix)
+        slots.assign_slot(slot, prefix)
     pasts = [list(prefix[0]) if prefix else None for _ in range(SLOTS)]
     for tokens in steps:
-        slots.lay_out(tokens)
+        slots.prepare_step(tokens)
         q, k, v = (drawn(draw, n, sum(tokens)) for n in (HEADS, GROUPS, GROUPS))
         told = slots.layers[0].attend(q, k, v, 0.3)
         first = 0
@@ -51,14 +51,14 @@ def test_each_slot_attends_to_its_own_row_alone(steps: list[list[int]], shared: 
 
 def test_slots_are_let_go_of_and_given_to_another_row() -> None:
     draw = np.random.default_rng(1)
-    slots = Slots([None], 3)
-    slots.lay_out([4, 2, 5])
+    slots = BatchKVCache([None], 3)
+    slots.prepare_step([4, 2, 5])
     q, k, v = (drawn(draw, n, 11) for n in (HEADS, GROUPS, GROUPS))
     slots.layers[0].attend(q, k, v, 0.3)
-    slots.keep([2])
+    slots.retain_slots([2])
     slots.widen(1)
-    slots.start(1)
-    slots.lay_out([1, 2])
+    slots.assign_slot(1)
+    slots.prepare_step([1, 2])
     q, more, other = (drawn(draw, n, 3) for n in (HEADS, GROUPS, GROUPS))
     told = slots.layers[0].attend(q, more, other, 0.3)
     went_on = [mx.concatenate([a[:, :, 6:], b[:, :, :1]], 2) for a, b in ((k, more), (v, other))]

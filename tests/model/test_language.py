@@ -10,13 +10,18 @@ from mlx_vlm.models.base import scaled_dot_product_attention
 from PIL import Image
 
 import mondrian.model.blas
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.model import kernels
-from mondrian.model.batch_generator import How
+from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.model.language import hidden_states, logits, make_batch, positions
-from mondrian.model.vlm import encode, prompt_ids
+from mondrian.model.language import (
+    compute_logits,
+    compute_mrope_positions,
+    hidden_states,
+    make_batch,
+)
+from mondrian.model.vlm import encode_image, prompt_ids
 from mondrian.training import chunked_cross_entropy
 
 PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
@@ -37,10 +42,10 @@ def test_logits_are_those_of_mlx_vlm(
     plain: Any, photos: list[Image.Image], size: tuple[int, int]
 ) -> None:
     picture = photos[0].resize(size)
-    seen = encode(plain, picture)
+    seen = encode_image(plain, picture)
     messages = row_messages(PERSONA, "")[:-1]
     ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
-    ours = logits(
+    ours = compute_logits(
         plain.model, hidden_states(plain.model, make_batch([ids], [seen], plain.image_id))
     )
     pixels = plain.processor.image_processor([picture])
@@ -53,8 +58,8 @@ def test_logits_are_those_of_mlx_vlm(
 
 
 def test_a_row_in_a_batch_is_what_it_is_alone(plain: Any, photos: list[Image.Image]) -> None:
-    pictures = [fit(photos[0], 4096, 20_480), photos[1].resize((96, 192))]
-    seen = [encode(plain, p) for p in pictures]
+    pictures = [resize_to_fit(photos[0], 4096, 20_480), photos[1].resize((96, 192))]
+    seen = [encode_image(plain, p) for p in pictures]
     messages = row_messages(PERSONA, "")[:-1]
     rows = [prompt_ids(plain, messages, s) + [5] * k for s, k in zip(seen, (3, 9), strict=True)]
     together = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
@@ -65,7 +70,7 @@ def test_a_row_in_a_batch_is_what_it_is_alone(plain: Any, photos: list[Image.Ima
 
 def test_the_photograph_decides_what_is_said(plain: Any, photos: list[Image.Image]) -> None:
     messages = row_messages(PERSONA, "")[:-1]
-    seen = [encode(plain, fit(p, 4096, 20_480)) for p in photos[:2]]
+    seen = [encode_image(plain, resize_to_fit(p, 4096, 20_480)) for p in photos[:2]]
     rows = [prompt_ids(plain, messages, s) for s in seen]
     h = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
     assert rows[0] == rows[1]
@@ -73,7 +78,7 @@ def test_the_photograph_decides_what_is_said(plain: Any, photos: list[Image.Imag
 
 
 def test_positions_count_rows_and_columns_inside_an_image() -> None:
-    p = positions(10, 2, (2, 3))
+    p = compute_mrope_positions(10, 2, (2, 3))
     assert p[0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
     assert p[1].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
     assert p[2].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
@@ -83,8 +88,8 @@ def test_positions_count_rows_and_columns_inside_an_image() -> None:
 def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -> None:
     from mlx_vlm import stream_generate
 
-    picture = fit(photos[2], 4096, 20_480)
-    seen = encode(plain, picture)
+    picture = resize_to_fit(photos[2], 4096, 20_480)
+    seen = encode_image(plain, picture)
     ids = prompt_ids(plain, row_messages(PERSONA, "")[:-1], seen)
     pixels = plain.processor.image_processor([picture])
     tokens = [
@@ -102,7 +107,7 @@ def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -
         )
         if chunk.token is not None and chunk.token not in plain.end_ids
     ]
-    ours = generate(plain, [ids], [seen], How(120))[0]
+    ours = generate(plain, [ids], [seen], SamplingParams(120))[0]
     assert len(tokens) > 50
     assert ours.text == plain.processor.tokenizer.decode(tokens[:120], skip_special_tokens=True)
 
@@ -120,7 +125,7 @@ def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:
 @pytest.mark.parametrize("rows", [4, 400])  # few numbers, and many
 def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones(rows: int) -> None:
     gate, x = mx.random.normal((2, rows, 100)) * 6
-    assert (gate.size < kernels.FEW) == (rows == 4)
+    assert (gate.size < kernels.SMALL_ARRAY_SIZE) == (rows == 4)
 
     def plain(g: mx.array, y: mx.array) -> mx.array:
         return nn.silu(g) * y
@@ -154,4 +159,4 @@ def test_cpu_attention_equals_the_stock_one(past: int, length: int) -> None:
 
 
 def test_the_fast_blas_is_bound() -> None:
-    assert mondrian.model.blas.FAST
+    assert mondrian.model.blas.HAS_FAST_BLAS

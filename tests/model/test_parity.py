@@ -13,16 +13,16 @@ import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
 
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.model import adapter, lora
 from mondrian.model.export import mlx_name
-from mondrian.model.language import hidden_states, logits, make_batch
+from mondrian.model.language import compute_logits, hidden_states, make_batch
 from mondrian.model.lora_config import PROJECTIONS, LoraSettings
-from mondrian.model.vlm import encode, prompt_ids
-from mondrian.training.chunked_cross_entropy import Head, supervised_loss
+from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.training.chunked_cross_entropy import LMHead, chunked_cross_entropy
 from mondrian.training.dataset import Example
-from mondrian.training.packing import answer_states, pack
+from mondrian.training.packing import compute_answer_states, pack
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -34,8 +34,8 @@ pytestmark = [
 
 @pytest.fixture
 def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
-    picture = fit(photos[0], 4096, 20_480)
-    seen = encode(plain, picture, raw=True)
+    picture = resize_to_fit(photos[0], 4096, 20_480)
+    seen = encode_image(plain, picture, raw=True)
     messages = row_messages("You are an editor.", "")[:-1]
     ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
     pixels = plain.processor.image_processor([picture])
@@ -55,7 +55,7 @@ def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[
 
 def ours(plain: Any, ids: list[int], seen: Any) -> np.ndarray[Any, Any]:
     batch = make_batch([ids], [seen], plain.image_id)
-    return np.array(logits(plain.model, hidden_states(plain.model, batch)))
+    return np.array(compute_logits(plain.model, hidden_states(plain.model, batch)))
 
 
 def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
@@ -71,11 +71,18 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     assert np.abs(theirs - ours(plain, *inputs[1:])).max() < 1e-4
 
 
-@pytest.mark.parametrize("settings", [
-    LoraSettings(16, 32), LoraSettings(8, 16, rslora=True), LoraSettings(8, 16, last_layers=2),
-    LoraSettings(8, 16, dora=True), LoraSettings(8, 16, projector=True),
-    LoraSettings(8, 16, targets=PROJECTIONS["mlp"], last_layers=1, projector=True, dora=True),
-], ids=["plain", "rslora", "last_layers", "dora", "projector", "several"])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraSettings(16, 32),
+        LoraSettings(8, 16, rslora=True),
+        LoraSettings(8, 16, last_layers=2),
+        LoraSettings(8, 16, dora=True),
+        LoraSettings(8, 16, projector=True),
+        LoraSettings(8, 16, targets=PROJECTIONS["mlp"], last_layers=1, projector=True, dora=True),
+    ],
+    ids=["plain", "rslora", "last_layers", "dora", "projector", "several"],
+)
 def test_peft_applies_our_adapter_and_its_gradients_are_ours(
     plain: Any, inputs: Any, tmp_path: Path, settings: LoraSettings
 ) -> None:
@@ -84,13 +91,13 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
 
     given, ids, seen = inputs
     layers = lora.attach(plain.model, settings, mx.random.key(0))
-    lora.learnable(layers)
+    lora.unfreeze_lora(layers)
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
         if settings.dora:
             layer.magnitude = layer.magnitude * 1.1
     recipe = {"base": {"source": "x", "sha256": "x"}}
-    adapter.save(tmp_path, lora.tensors(layers), settings, recipe, 4)
+    adapter.save(tmp_path, lora.lora_state_dict(layers), settings, recipe, 4)
     model = Qwen3VLForConditionalGeneration.from_pretrained(
         ROOT / "models/base/mondrian-tiny", dtype=torch.float32
     )
@@ -105,14 +112,16 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
     told, answer = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
     torch.nn.functional.cross_entropy(told, answer, reduction="sum").backward()
     wanted = {
-        mlx_name(name.replace(".default", "").removesuffix(".weight")
-                 + (".weight" if "lora_mag" not in name else "")): parameter.grad.numpy()
+        mlx_name(
+            name.replace(".default", "").removesuffix(".weight")
+            + (".weight" if "lora_mag" not in name else "")
+        ): parameter.grad.numpy()
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad
-    }  # fmt: skip
+    }
     found = our_gradients(plain, Example("", ids, start, "", [1.0] * 12), seen)
     assert wanted.keys() == found.keys()
-    assert len(wanted) == len(lora.tensors(layers))
+    assert len(wanted) == len(lora.lora_state_dict(layers))
     size = np.sqrt(sum((w**2).sum() for w in wanted.values()))
     apart = np.sqrt(sum(((wanted[name] - found[name]) ** 2).sum() for name in wanted))
     assert apart / size < 1e-4
@@ -123,9 +132,9 @@ def our_gradients(plain: Any, row: Example, seen: Any) -> dict[str, Any]:
 
     def loss(model: Any) -> mx.array:
         packed = pack([row], [seen], plain.image_id)
-        hidden = answer_states(model, packed)
+        hidden = compute_answer_states(model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-        return supervised_loss(Head(model), hidden, targets, weights, 5)
+        return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5)
 
     _, found = nn.value_and_grad(plain.model, loss)(plain.model)
     return {

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mondrian.model.kernels import gelu
-from mondrian.model.vision import run_tower, see
-from mondrian.model.vlm import encode, encode_all
+from mondrian.model.vision import extract_features, run_tower
+from mondrian.model.vlm import encode_image, encode_images
 
 
 @pytest.mark.parametrize("grid", [(8, 10), (10, 8), (2, 2), (4, 30)])
@@ -29,10 +29,10 @@ def test_photographs_in_lanes_are_what_they_are_alone(
     plain: Any, photos: list[Image.Image]
 ) -> None:
     pictures = [photo.resize((160, 128)) for photo in photos[:3]]
-    for one, picture in zip(encode_all(plain, pictures), pictures, strict=True):
-        assert mx.array_equal(one.merged, encode(plain, picture).merged)
-        assert one.raw is None
-    assert see(plain.model.vision_tower, []) == []
+    for one, picture in zip(encode_images(plain, pictures), pictures, strict=True):
+        assert mx.array_equal(one.merged, encode_image(plain, picture).merged)
+        assert one.pre_merger is None
+    assert extract_features(plain.model.vision_tower, []) == []
 
 
 def test_gelu_is_mlxs() -> None:

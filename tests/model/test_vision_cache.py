@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.model.vision_cache import FeatureCache
 
 
@@ -14,7 +14,7 @@ def paths(photos: list[Image.Image], tmp_path: Path) -> list[str]:
     out = []
     for i, photo in enumerate(photos[:4]):
         out.append(str(tmp_path / f"{i}.png"))
-        fit(photo, 4096, 20_480).save(out[-1])
+        resize_to_fit(photo, 4096, 20_480).save(out[-1])
     return out
 
 
@@ -27,25 +27,25 @@ def test_the_tower_runs_once_a_photograph_and_never_again(
     plain: Any, paths: list[str], tmp_path: Path
 ) -> None:
     first = FeatureCache(plain, tmp_path / "cache", 1)
-    first.look([*paths, *paths])
-    assert first.made == 4
+    first.precompute([*paths, *paths])
+    assert first.encode_count == 4
     again = FeatureCache(plain, tmp_path / "cache", 1)
-    again.look(paths)
-    assert again.made == 0
+    again.precompute(paths)
+    assert again.encode_count == 0
     assert all(same(first.get(p), again.get(p)) for p in paths)
 
 
 def test_the_key_is_what_is_seen_not_its_name(plain: Any, paths: list[str], tmp_path: Path) -> None:
     cache = FeatureCache(plain, tmp_path / "cache", 1)
-    cache.look(paths[:1])
+    cache.precompute(paths[:1])
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(paths[0]).read_bytes())
-    cache.look([str(copy)])
-    assert cache.made == 1
+    cache.precompute([str(copy)])
+    assert cache.encode_count == 1
     Path(paths[0]).write_bytes(Path(paths[1]).read_bytes())
     changed = FeatureCache(plain, tmp_path / "cache", 1)
-    changed.look(paths[:1])
-    assert changed.made == 1
+    changed.precompute(paths[:1])
+    assert changed.encode_count == 1
     assert not same(changed.get(paths[0]), changed.get(str(copy)))
 
 
@@ -53,21 +53,21 @@ def test_a_damaged_entry_is_made_again_to_the_same_bytes(
     plain: Any, paths: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    FeatureCache(plain, folder, 1).look(paths[:1])
+    FeatureCache(plain, folder, 1).precompute(paths[:1])
     (file,) = folder.glob("*.safetensors")
     whole = file.read_bytes()
     for broken in (whole[:200], b"", whole[: len(whole) // 2]):
         file.write_bytes(broken)
         cache = FeatureCache(plain, folder, 1)
-        cache.look(paths[:1])
-        assert cache.made == 1
+        cache.precompute(paths[:1])
+        assert cache.encode_count == 1
         assert file.read_bytes() == whole
 
 
 def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     cache = FeatureCache(plain, folder, 0.0001)  # 100 kB: two of four
-    cache.look(paths)
+    cache.precompute(paths)
     sizes = [file.stat().st_size for file in folder.iterdir()]
     assert 0 < len(sizes) < 4
     assert sum(sizes) <= 100_000
@@ -76,8 +76,8 @@ def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_pat
 
 def test_without_a_folder_nothing_is_kept(plain: Any, paths: list[str], tmp_path: Path) -> None:
     cache = FeatureCache(plain, None, 1)
-    cache.look(paths)
-    assert cache.made == 4
+    cache.precompute(paths)
+    assert cache.encode_count == 4
     assert not (tmp_path / "cache").exists()
 
 
@@ -87,20 +87,20 @@ def test_what_is_made_again_does_not_break_the_limit(
     for limit, most in ((0.0001, 3), (0.0, 0)):  # 100 kB, and three of 31
         folder = tmp_path / str(limit)
         cache = FeatureCache(plain, folder, limit)
-        cache.look(paths)
+        cache.precompute(paths)
         cache._near.clear()
         for path in paths:
             cache.get(path)
             cache._near.clear()
-        assert cache.made > 4
+        assert cache.encode_count > 4
         assert len(list(folder.glob("*"))) <= most
 
 
 def test_another_version_of_a_package_makes_features_anew(
     plain: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FeatureCache(plain, tmp_path / "cache", 1).look(paths[:1])
-    monkeypatch.setattr("mondrian.model.vision_cache.packages", lambda: {"mlx": "0"})
+    FeatureCache(plain, tmp_path / "cache", 1).precompute(paths[:1])
+    monkeypatch.setattr("mondrian.model.vision_cache.package_versions", lambda: {"mlx": "0"})
     other = FeatureCache(plain, tmp_path / "cache", 1)
-    other.look(paths[:1])
-    assert other.made == 1
+    other.precompute(paths[:1])
+    assert other.encode_count == 1

@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 from mondrian.core.errors import ReleaseError
-from mondrian.registry.dvc_artifacts import with_artifact
-from mondrian.registry.history import Entry, append, kept, read_journal
-from mondrian.registry.local_store import CONTROL, Shelf, check_whole, read_kept
+from mondrian.registry.dvc_artifacts import add_artifact
+from mondrian.registry.history import HistoryEntry, append, read_history, select_retained
+from mondrian.registry.local_store import CONTROL_LINK, Shelf, check_integrity, read_local_record
 from mondrian.registry.release_record import Release, read_record
-from mondrian.registry.version import Version, check_name, next_version, read_version
+from mondrian.registry.version import Version, check_name, parse_new_version, parse_version
 from tests.conftest import ROOT
 from tests.releasing import some_release
 
-V1, V2 = read_version("v1"), read_version("v2")
+V1, V2 = parse_version("v1"), parse_version("v2")
 
 
 @pytest.fixture
@@ -26,38 +26,60 @@ def shelf(tmp_path: Path) -> Shelf:
     made = Shelf(tmp_path / "serving" / "ansel", "ansel")
     before: tuple[str, ...] = ()
     for version in (V1, V2):
-        some_release(made.place(version), str(version))
-        record = (made.place(version) / "release.json").read_bytes()
-        made.switch(version, record, "pull", before)
+        some_release(made.version_dir(version), str(version))
+        record = (made.version_dir(version) / "release.json").read_bytes()
+        made.activate(version, record, "pull", before)
         before = (str(version),)
     return made
 
 
 def release_of(shelf: Shelf, version: Version) -> Release:
-    return read_kept(shelf, version)[1]
+    return read_local_record(shelf, version)[1]
 
 
-@pytest.mark.parametrize(("asked", "version"), [
-    ("v2", "v2.0.0"), ("2.1", "v2.1.0"), ("v2.1.3", "v2.1.3"), ("0", "v0.0.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "version"),
+    [
+        ("v2", "v2.0.0"),
+        ("2.1", "v2.1.0"),
+        ("v2.1.3", "v2.1.3"),
+        ("0", "v0.0.0"),
+    ],
+)
 def test_a_version_may_be_given_short(asked: str, version: str) -> None:
-    assert str(read_version(asked)) == version
+    assert str(parse_version(asked)) == version
 
 
-@pytest.mark.parametrize("asked", ["", "v", "two", "v2.", "v1.2.3.4", "v01", "-1", "v2-rc1", "v²",
-                                   "v1 ", "../v1", "latest", "v" + "9" * 30])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "v",
+        "two",
+        "v2.",
+        "v1.2.3.4",
+        "v01",
+        "-1",
+        "v2-rc1",
+        "v²",
+        "v1 ",
+        "../v1",
+        "latest",
+        "v" + "9" * 30,
+    ],
+)
 def test_what_is_no_version_is_named(asked: str) -> None:
     with pytest.raises(ReleaseError, match="is no version; give one such as v2"):
-        read_version(asked)
+        parse_version(asked)
 
 
 def test_a_version_is_new_and_higher() -> None:
-    known = [read_version(v) for v in ("v1", "v1.9", "v1.10")]
-    assert str(next_version("ansel", "v2", known)) == "v2.0.0"
+    known = [parse_version(v) for v in ("v1", "v1.9", "v1.10")]
+    assert str(parse_new_version("ansel", "v2", known)) == "v2.0.0"
     with pytest.raises(ReleaseError, match="v1.9.0 exists; the next free .* v1.10.1 or v2.0.0"):
-        next_version("ansel", "v1.9", known)
+        parse_new_version("ansel", "v1.9", known)
     with pytest.raises(ReleaseError, match="v1.2.0 is below v1.10.0, which exists"):
-        next_version("ansel", "v1.2", known)
+        parse_new_version("ansel", "v1.2", known)
 
 
 @pytest.mark.parametrize("name", ["ansel.adams", "ansel_", "-a", "a/b", "", "å", "a b", "ansel\n"])
@@ -67,7 +89,7 @@ def test_a_name_that_gto_cannot_tag_is_refused(name: str) -> None:
 
 
 def test_no_byte_of_a_version_can_be_another(shelf: Shelf) -> None:
-    release, folder = release_of(shelf, V2), shelf.current
+    release, folder = release_of(shelf, V2), shelf.current_link
     checked = 0
     for piece in release.files:
         file = folder / piece.name
@@ -77,48 +99,60 @@ def test_no_byte_of_a_version_can_be_another(shelf: Shelf) -> None:
                 for bit in (1, 128):
                     os.pwrite(changing.fileno(), bytes([whole[place] ^ bit]), place)
                     with pytest.raises(ReleaseError, match=f"damaged: {piece.name} has sha256"):
-                        check_whole(folder, release)
+                        check_integrity(folder, release)
                 os.pwrite(changing.fileno(), whole[place : place + 1], place)
                 checked += 1
-    check_whole(folder, release)
+    check_integrity(folder, release)
     assert checked == release.size
 
 
 def test_no_byte_of_its_record_can_be_another(shelf: Shelf) -> None:
-    file = shelf.current / "release.json"
+    file = shelf.current_link / "release.json"
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ReleaseError, match="is not the one that was pulled"):
-            read_kept(shelf, V2)
+            read_local_record(shelf, V2)
 
 
 @pytest.mark.parametrize("size", [0, 1, 20])
 def test_a_file_that_was_cut_is_named_with_its_size(shelf: Shelf, size: int) -> None:
-    os.truncate(shelf.current / "recipe.json", size)
+    os.truncate(shelf.current_link / "recipe.json", size)
     with pytest.raises(ReleaseError, match=f"recipe.json has {size} bytes, 22 were released"):
-        check_whole(shelf.current, release_of(shelf, V2))
+        check_integrity(shelf.current_link, release_of(shelf, V2))
 
 
 def test_a_folder_holds_what_was_released_and_nothing_else(shelf: Shelf) -> None:
     release = release_of(shelf, V2)
-    (shelf.current / "extra.py").write_text("")
+    (shelf.current_link / "extra.py").write_text("")
     with pytest.raises(ReleaseError, match=r"damaged: extra.py is no part of it"):
-        check_whole(shelf.current, release)
-    (shelf.current / "extra.py").unlink()
-    file = shelf.current / "recipe.json"
+        check_integrity(shelf.current_link, release)
+    (shelf.current_link / "extra.py").unlink()
+    file = shelf.current_link / "recipe.json"
     file.replace(shelf.folder / "elsewhere.json")
     with pytest.raises(ReleaseError, match=r"recipe.json is missing"):
-        check_whole(shelf.current, release)
+        check_integrity(shelf.current_link, release)
     file.symlink_to(shelf.folder / "elsewhere.json")
     with pytest.raises(ReleaseError, match=r"recipe.json is no plain file"):
-        check_whole(shelf.current, release)
+        check_integrity(shelf.current_link, release)
 
 
-@pytest.mark.parametrize("name", ["../recipe.json", "/etc/passwd", "a/b.json", "", ".hidden", "..",
-                                  "release.json", "RELEASE.JSON", "Recipe.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../recipe.json",
+        "/etc/passwd",
+        "a/b.json",
+        "",
+        ".hidden",
+        "..",
+        "release.json",
+        "RELEASE.JSON",
+        "Recipe.json",
+    ],
+)
 def test_a_record_names_no_file_elsewhere(shelf: Shelf, name: str) -> None:
-    told = json.loads((shelf.current / "release.json").read_text())
+    told = json.loads((shelf.current_link / "release.json").read_text())
     told["files"].append(told["files"][0] | {"name": name})
     with pytest.raises(ReleaseError, match="is damaged, or of another version of Mondrian"):
         read_record(json.dumps(told).encode(), "ansel", V2, "v2.0.0.json")
@@ -126,26 +160,26 @@ def test_a_record_names_no_file_elsewhere(shelf: Shelf, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["../other", "/etc", "models/../../x", "-x", "a//b"])
 def test_a_record_names_no_folder_elsewhere(shelf: Shelf, path: str) -> None:
-    told = json.loads((shelf.current / "release.json").read_text()) | {"path": path}
+    told = json.loads((shelf.current_link / "release.json").read_text()) | {"path": path}
     with pytest.raises(ReleaseError, match="is damaged, or of another version of Mondrian"):
         read_record(json.dumps(told).encode(), "ansel", V2, "v2.0.0.json")
 
 
 def test_a_record_is_of_the_version_that_is_asked_for(shelf: Shelf) -> None:
-    content = (shelf.current / "release.json").read_bytes()
+    content = (shelf.current_link / "release.json").read_bytes()
     with pytest.raises(ReleaseError, match="v1.0.0.json is of ansel@v2.0.0"):
         read_record(content, "ansel", V1, "v1.0.0.json")
 
 
 def test_a_link_is_replaced_at_once(shelf: Shelf) -> None:
-    assert shelf.serving() == V2
-    assert os.readlink(shelf.current) == "versions/ansel@v2.0.0"
+    assert shelf.serving_version() == V2
+    assert os.readlink(shelf.current_link) == "versions/ansel@v2.0.0"
     assert [entry.version for entry in shelf.entries()] == ["v1.0.0", "v2.0.0"]
 
 
 def test_a_journal_that_was_torn_anywhere_is_read_and_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
-    entries = [Entry("t", f"v{i}.0.0", "0" * 64, "pull", ()) for i in range(3)]
+    entries = [HistoryEntry("t", f"v{i}.0.0", "0" * 64, "pull", ()) for i in range(3)]
     for entry in entries[:2]:
         append(path, entry)
     whole = path.read_bytes()
@@ -153,45 +187,55 @@ def test_a_journal_that_was_torn_anywhere_is_read_and_gone_on_with(tmp_path: Pat
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         append(path, entries[2])
-        found = read_journal(path)
+        found = read_history(path)
         assert found[-1] == entries[2]
         assert (entries[0] in found) == (cut >= first - 1)  # whole without its end of line too
 
 
-@pytest.mark.parametrize("line", [
-    "null", "[]", "{}", "1" * 5000, '{"at": 1}', "\xff",
-    '{"at":1,"version":"v1","record":"","how":"","before":[]}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null",
+        "[]",
+        "{}",
+        "1" * 5000,
+        '{"at": 1}',
+        "\xff",
+        '{"at":1,"version":"v1","record":"","how":"","before":[]}',
+    ],
+)
 def test_a_line_that_is_no_entry_is_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text(line + "\n", encoding="latin-1")
-    assert read_journal(path) == []
+    assert read_history(path) == []
 
 
 def test_versions_that_served_last_and_before_stay() -> None:
-    def entry(version: str, *before: str) -> Entry:
-        return Entry("t", version, "0" * 64, "pull", before)
+    def entry(version: str, *before: str) -> HistoryEntry:
+        return HistoryEntry("t", version, "0" * 64, "pull", before)
 
     entries = [entry("a"), entry("b", "a"), entry("c", "b", "a"), entry("d", "c", "b")]
-    assert kept("d", entries) == {"b", "c", "d"}
-    assert kept("a", [*entries, entry("a")]) == {"a", "c", "d"}  # after three roll-backs
+    assert select_retained("d", entries) == {"b", "c", "d"}
+    assert select_retained("a", [*entries, entry("a")]) == {"a", "c", "d"}  # after three roll-backs
 
 
 def test_pruning_takes_old_versions_and_nothing_else(shelf: Shelf) -> None:
     for version in ("v3", "v4"):
-        some_release(shelf.place(read_version(version)), f"{version}.0.0")
-        record = (shelf.place(read_version(version)) / "release.json").read_bytes()
-        shelf.switch(read_version(version), record, "pull", (str(shelf.serving()),))
+        some_release(shelf.version_dir(parse_version(version)), f"{version}.0.0")
+        record = (shelf.version_dir(parse_version(version)) / "release.json").read_bytes()
+        shelf.activate(parse_version(version), record, "pull", (str(shelf.serving_version()),))
     (shelf.folder / "versions" / "notes").mkdir()
     (shelf.folder / "versions" / "okeefe@v1.0.0").mkdir()
-    shelf.prune(read_version("v4"))
+    shelf.prune(parse_version("v4"))
     names = {path.name for path in (shelf.folder / "versions").iterdir()}
     assert names == {"ansel@v2.0.0", "ansel@v3.0.0", "ansel@v4.0.0", "notes", "okeefe@v1.0.0"}
-    (shelf.folder / CONTROL).symlink_to("versions/ansel@v2.0.0")  # a service answers with it still
-    some_release(shelf.place(read_version("v5")), "v5.0.0")
-    record = (shelf.place(read_version("v5")) / "release.json").read_bytes()
-    shelf.switch(read_version("v5"), record, "pull", ("v4.0.0", "v3.0.0"))
-    shelf.prune(read_version("v5"))
+    (shelf.folder / CONTROL_LINK).symlink_to(
+        "versions/ansel@v2.0.0"
+    )  # a service answers with it still
+    some_release(shelf.version_dir(parse_version("v5")), "v5.0.0")
+    record = (shelf.version_dir(parse_version("v5")) / "release.json").read_bytes()
+    shelf.activate(parse_version("v5"), record, "pull", ("v4.0.0", "v3.0.0"))
+    shelf.prune(parse_version("v5"))
     kept_here = {path.name for path in (shelf.folder / "versions").iterdir()}
     assert kept_here == names | {"ansel@v5.0.0"}
 
@@ -199,10 +243,10 @@ def test_pruning_takes_old_versions_and_nothing_else(shelf: Shelf) -> None:
 def test_an_entry_is_added_to_dvc_yaml_and_all_else_stays() -> None:
     text = (ROOT / "dvc.yaml").read_text()
     bare = text.split("\n# Versions: mondrian release")[0].rstrip() + "\n"
-    once = with_artifact(bare, "ansel")
+    once = add_artifact(bare, "ansel")
     assert once.startswith(bare)
-    assert with_artifact(once, "ansel") == once
-    twice = with_artifact(once, "okeefe")
+    assert add_artifact(once, "ansel") == once
+    twice = add_artifact(once, "okeefe")
     assert [line for line in once.splitlines() if line not in twice.splitlines()] == []
     found = yaml.safe_load(twice)
     assert found["stages"] == yaml.safe_load(text)["stages"]
@@ -216,10 +260,10 @@ def test_an_entry_joins_others_or_is_refused(artifacts: str) -> None:
     text = "stages:\n  train: {outs: [models/a]}\n" + artifacts
     if "{" in artifacts:
         with pytest.raises(ReleaseError, match="written in a way that cannot be added to"):
-            with_artifact(text, "ansel")
+            add_artifact(text, "ansel")
     else:
         assert (
-            yaml.safe_load(with_artifact(text, "ansel"))["artifacts"]["ansel"]["path"] == "models/a"
+            yaml.safe_load(add_artifact(text, "ansel"))["artifacts"]["ansel"]["path"] == "models/a"
         )
 
 
@@ -234,14 +278,14 @@ def test_a_random_history_never_rolls_back_to_what_was_not_before(tmp_path: Path
             stack.pop()
             assert str(roll_back(shelf).version) == stack[-1]
         else:
-            version = read_version(f"v{rng.randrange(6)}")
+            version = parse_version(f"v{rng.randrange(6)}")
             if str(version) in stack[-1:]:
                 continue
-            if not shelf.place(version).exists():
-                some_release(shelf.place(version), str(version))
-            record = (shelf.place(version) / "release.json").read_bytes()
+            if not shelf.version_dir(version).exists():
+                some_release(shelf.version_dir(version), str(version))
+            record = (shelf.version_dir(version) / "release.json").read_bytes()
             stack = [v for v in stack if v != str(version)]
-            shelf.switch(version, record, "pull", tuple(reversed(stack)))
+            shelf.activate(version, record, "pull", tuple(reversed(stack)))
             stack = [*stack, str(version)][-3:]
-        assert str(shelf.serving()) == stack[-1]
-        shelf.prune(read_version(stack[-1]))
+        assert str(shelf.serving_version()) == stack[-1]
+        shelf.prune(parse_version(stack[-1]))

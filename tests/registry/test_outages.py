@@ -76,13 +76,27 @@ def command(mac: Mac, rev: str, *more: object) -> list[str]:
 
 def quick(mac: Mac, rev: str, step: int = -1, spare: int = 0) -> list[str]:
     """The same without, which kills itself at a step: one that changes something on the disk."""
-    return [sys.executable, "-c", _WITHOUT_MODEL, str(mac.shelf.folder), mac.source.repository, rev,
-            str(step), str(spare)]  # fmt: skip
+    return [
+        sys.executable,
+        "-c",
+        _WITHOUT_MODEL,
+        str(mac.shelf.folder),
+        mac.source.repository,
+        rev,
+        str(step),
+        str(spare),
+    ]
 
 
 def done(words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    return subprocess.run(
+        words,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_a_pulled_adapter_has_made_a_critique(mac: Mac) -> None:
@@ -126,15 +140,15 @@ def test_an_adapter_of_another_base_is_refused(mac: Mac, tmp_path: Path) -> None
 def test_an_adapter_that_does_nothing_is_refused(
     released: Project, mac: Mac, tiny: Any, params: Params, tmp_path: Path
 ) -> None:
-    from mondrian.registry.smoke_test_worker import Proof, answer
+    from mondrian.registry.smoke_test_worker import SmokeTestRunner, handle_request
     from tests.service_process import make_adapter
 
-    proof = Proof(params, "ansel")
+    proof = SmokeTestRunner(params, "ansel")
     asked = json.dumps(
         [str(make_adapter(tiny, tmp_path / "zero", "ansel", params, size=0.0)), "it"]
     )
-    assert "every lora_B is zero" in answer(proof, asked)["fault"]
-    assert str(tmp_path) not in answer(proof, asked)["fault"]
+    assert "every lora_B is zero" in handle_request(proof, asked)["fault"]
+    assert str(tmp_path) not in handle_request(proof, asked)["fault"]
 
 
 def test_ctrl_c_changes_nothing(mac: Mac) -> None:
@@ -144,10 +158,13 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
         "os.execv(sys.executable, sys.argv[1:])"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", heeding, *command(mac, "v2")], cwd=ROOT,
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        [sys.executable, "-c", heeding, *command(mac, "v2")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as process:  # fmt: skip
+    ) as process:
         for _ in range(1500):
             time.sleep(0.02)
             if mac.left():
@@ -187,9 +204,12 @@ def test_killed_at_random_moments_what_serves_is_whole(mac: Mac) -> None:
     rng, killed, wanted = random.Random(20), 0, "v1"
     while killed < 20:
         with subprocess.Popen(
-            command(mac, wanted), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            command(mac, wanted),
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-        ) as process:  # fmt: skip
+        ) as process:
             time.sleep(rng.uniform(0, takes))
             process.kill()
             killed += process.wait() == -signal.SIGKILL
@@ -204,8 +224,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of a few MB, full of nothing."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    told = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)],
-                          capture_output=True, text=True)  # fmt: skip
+    told = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if told.returncode:
         pytest.skip(f"no disk can be mounted here: {told.stderr.strip()}")
     yield folder
@@ -250,16 +273,24 @@ def bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = ("import sys, time; from moto.server import ThreadedMotoServer as Server; "
-            "Server('127.0.0.1', int(sys.argv[1])).start(); time.sleep(600)")  # fmt: skip
+    code = (
+        "import sys, time; from moto.server import ThreadedMotoServer as Server; "
+        "Server('127.0.0.1', int(sys.argv[1])).start(); time.sleep(600)"
+    )
     env = {
-        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1", "HOME": str(tmp_path),
-    }  # fmt: skip
-    make = ("import time, boto3\nfor _ in range(100):\n  try:\n    boto3.client('s3')"
-            ".create_bucket(Bucket='versions'); break\n  except Exception: time.sleep(0.1)\n"
-            "else: raise SystemExit('no S3')")  # fmt: skip
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+        "HOME": str(tmp_path),
+    }
+    make = (
+        "import time, boto3\nfor _ in range(100):\n  try:\n    boto3.client('s3')"
+        ".create_bucket(Bucket='versions'); break\n  except Exception: time.sleep(0.1)\n"
+        "else: raise SystemExit('no S3')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(port)], stderr=subprocess.DEVNULL
     ) as server:
@@ -273,9 +304,12 @@ def bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_a_version_comes_from_s3(released: Project, mac: Mac, bucket: dict[str, str]) -> None:
     released.run("dvc", "remote", "add", "-q", "--local", "-f", "s3", "s3://versions/store")
     pushed = subprocess.run(
-        ["dvc", "push", "-q", "train@ansel", "-r", "s3"], cwd=released.folder, capture_output=True,
-        text=True, env=released.env | bucket,
-    )  # fmt: skip
+        ["dvc", "push", "-q", "train@ansel", "-r", "s3"],
+        cwd=released.folder,
+        capture_output=True,
+        text=True,
+        env=released.env | bucket,
+    )
     assert pushed.returncode == 0, pushed.stderr
     shown = done(command(mac, "v2", "--remote_url", "s3://versions/store"), **bucket)
     assert shown.returncode == 0, shown.stderr

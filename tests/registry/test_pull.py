@@ -13,9 +13,9 @@ from mondrian.core.errors import AdapterError, MondrianError, ReleaseError
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
 from mondrian.registry.local_store import Shelf
-from mondrian.registry.pull import Asked, pull
+from mondrian.registry.pull import VersionSelector, pull
 from mondrian.registry.rollback import roll_back
-from mondrian.registry.version import read_version
+from mondrian.registry.version import parse_version
 from tests.releasing import (
     Mac,
     Project,
@@ -75,59 +75,62 @@ def stored(project: Project, version: str, name: str) -> Path:
 
 
 def test_a_version_is_put_to_use_and_the_one_before_stays(mac: Mac) -> None:
-    assert mac.pull("v1").before is None
+    assert mac.pull("v1").previous_version is None
     done = mac.pull("2")
     assert mac.serves() == "v2.0.0"
-    assert str(done.before) == "v1.0.0"
-    assert done.bytes == done.release.size > 10_000
-    assert mac.shelf.current.readlink() == Path("versions/ansel@v2.0.0")
-    assert json.loads((mac.shelf.current / "release.json").read_text())["version"] == "v2.0.0"
+    assert str(done.previous_version) == "v1.0.0"
+    assert done.downloaded_bytes == done.release.size > 10_000
+    assert mac.shelf.current_link.readlink() == Path("versions/ansel@v2.0.0")
+    assert json.loads((mac.shelf.current_link / "release.json").read_text())["version"] == "v2.0.0"
     assert mac.left() == []
 
 
 def test_the_version_of_a_stage_is_the_last_that_was_given_it(mac: Mac) -> None:
-    done = pull(mac.shelf, Asked(None, "prod"), mac.source, mac.params, Trusting())
+    done = pull(mac.shelf, VersionSelector(None, "prod"), mac.source, mac.params, Trusting())
     assert done.release.version == mac.serves() == "v2.0.0"
     with pytest.raises(ReleaseError, match="no version of ansel is dev .there is canary, prod.;"):
-        pull(mac.shelf, Asked(None, "dev"), mac.source, mac.params, Trusting())
+        pull(mac.shelf, VersionSelector(None, "dev"), mac.source, mac.params, Trusting())
     with pytest.raises(ReleaseError, match="no version v9.0.0 .it has v1.0.0, v1.1.0, v2"):
         mac.pull("v9")
 
 
 def test_the_service_finds_what_was_pulled(mac: Mac) -> None:
     from mondrian.model.compatibility import adapter_version
-    from mondrian.serving.engines.adapter_watcher import find
+    from mondrian.serving.engines.adapter_watcher import find_adapters
     from mondrian.serving.worker.adapters import _version
 
     release = mac.pull("v1").release
-    assert find(mac.shelf.folder.parent) == ({"ansel": mac.shelf.current.resolve()}, [])
-    assert _version(mac.shelf.current) == adapter_version(mac.shelf.current)
-    assert release.adapter_version == _version(mac.shelf.current)
+    assert find_adapters(mac.shelf.folder.parent) == (
+        {"ansel": mac.shelf.current_link.resolve()},
+        [],
+    )
+    assert _version(mac.shelf.current_link) == adapter_version(mac.shelf.current_link)
+    assert release.adapter_version == _version(mac.shelf.current_link)
 
 
 def test_a_whole_version_is_not_downloaded_again(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    inode = (mac.shelf.place(read_version("v1")) / "recipe.json").stat().st_ino
-    assert mac.pull("v1").bytes == 0
+    inode = (mac.shelf.version_dir(parse_version("v1")) / "recipe.json").stat().st_ino
+    assert mac.pull("v1").downloaded_bytes == 0
     assert mac.serves() == "v1.0.0"
-    assert (mac.shelf.current / "recipe.json").stat().st_ino == inode
+    assert (mac.shelf.current_link / "recipe.json").stat().st_ino == inode
     entries = mac.shelf.entries()
-    assert mac.pull("v1").bytes == 0
+    assert mac.pull("v1").downloaded_bytes == 0
     assert mac.shelf.entries() == entries  # nothing changed, nothing is on record
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "adapter_model.safetensors", "release.json"])
 def test_a_version_that_was_damaged_here_is_mended_where_it_lies(mac: Mac, name: str) -> None:
     mac.pull("v1")
-    file = mac.shelf.current / name
+    file = mac.shelf.current_link / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    (mac.shelf.current / "more.bin").write_text("more")
-    assert mac.pull("v1").bytes > 0
+    (mac.shelf.current_link / "more.bin").write_text("more")
+    assert mac.pull("v1").downloaded_bytes > 0
     assert mac.serves() == "v1.0.0"
-    assert not (mac.shelf.current / "more.bin").exists()
+    assert not (mac.shelf.current_link / "more.bin").exists()
 
 
 def test_three_versions_stay_on_the_disk(mac: Mac) -> None:
@@ -153,14 +156,14 @@ def test_rolling_back_goes_through_what_served_before(mac: Mac) -> None:
 def test_a_damaged_version_is_not_rolled_back_to(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    file = mac.shelf.place(read_version("v1")) / "recipe.json"
+    file = mac.shelf.version_dir(parse_version("v1")) / "recipe.json"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
         ReleaseError, match="v1.0.0 is damaged: recipe.json has .* bytes.*serves on"
     ):
         roll_back(mac.shelf)
     assert mac.serves() == "v2.0.0"
-    release = mac.shelf.place(read_version("v1")) / "release.json"
+    release = mac.shelf.version_dir(parse_version("v1")) / "release.json"
     release.write_bytes(release.read_bytes().replace(b"BETTER", b"WORSER"))
     with pytest.raises(ReleaseError, match="release.json is not the one that was pulled"):
         roll_back(mac.shelf)
@@ -170,8 +173,8 @@ def test_a_damaged_version_is_not_rolled_back_to(mac: Mac) -> None:
 def test_the_journal_survives_a_torn_line_and_a_pull_that_never_switched(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    with mac.shelf.history.open("a") as file:  # a pull of v3, killed before its switch
-        line = mac.shelf.history.read_text().splitlines()[1]
+    with mac.shelf.history_path.open("a") as file:  # a pull of v3, killed before its switch
+        line = mac.shelf.history_path.read_text().splitlines()[1]
         file.write(line.replace("v2.0.0", "v3.0.0").replace("v1.0.0", "v2.0.0") + "\n" + line[:40])
     assert str(roll_back(mac.shelf).version) == mac.serves() == "v1.0.0"
     mac.pull("v2")
@@ -189,13 +192,16 @@ def test_a_bad_object_in_the_remote_changes_nothing(
     middle = len(content) // 2
     bad = {
         "flip": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-        "cut": content[:-1], "longer": content + b"\0" * 10_000_000, "empty": b"", "gone": None,
-    }[how]  # fmt: skip
+        "cut": content[:-1],
+        "longer": content + b"\0" * 10_000_000,
+        "empty": b"",
+        "gone": None,
+    }[how]
     with changed(file, bad), pytest.raises(ReleaseError, match=f"ansel@v2.0.0.*{name}.*dvc push"):
         mac.pull("v2")
     assert mac.serves() == "v1.0.0"
     assert mac.left() == []
-    assert not mac.shelf.place(read_version("v2")).exists()
+    assert not mac.shelf.version_dir(parse_version("v2")).exists()
     mac.pull("v2")
     assert mac.serves() == "v2.0.0"
 
@@ -208,10 +214,13 @@ def test_what_the_canary_refuses_does_not_serve(mac: Mac) -> None:
     assert mac.left() == []
 
 
-@pytest.mark.parametrize(("what", "told"), [
-    ({"personas": {"ansel": "You are another.", "okeefe": "o"}}, "trained on another prompt"),
-    ({"image": {"max_pixels": 40960}}, "trained with image .*20480.*40960"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ({"personas": {"ansel": "You are another.", "okeefe": "o"}}, "trained on another prompt"),
+        ({"image": {"max_pixels": 40960}}, "trained with image .*20480.*40960"),
+    ],
+)
 def test_a_checkout_that_asks_otherwise_refuses(mac: Mac, what: dict[str, Any], told: str) -> None:
     asks = mac.params.model_dump()
     for section, values in what.items():
@@ -222,7 +231,7 @@ def test_a_checkout_that_asks_otherwise_refuses(mac: Mac, what: dict[str, Any], 
 
 
 def test_two_pulls_of_an_advisor_keep_apart(mac: Mac) -> None:
-    with mac.shelf.alone(), pytest.raises(ReleaseError, match="another pull or rollback of ansel"):
+    with mac.shelf.lock(), pytest.raises(ReleaseError, match="another pull or rollback of ansel"):
         mac.pull("v1")
     mac.pull("v1")
 
@@ -243,7 +252,7 @@ def test_a_tag_that_was_moved_is_noticed(released: Project, mac: Mac, tmp_path: 
 
 
 def test_a_disk_that_is_too_full_is_seen_before(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mondrian.registry.pull.SPARE", 1 << 60)
+    monkeypatch.setattr("mondrian.registry.pull.MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(ReleaseError, match="MB are free; make room"):
         mac.pull("v1")
     assert mac.left() == []
@@ -267,7 +276,7 @@ def test_a_repository_without_a_remote_gives_what_its_cache_holds(
 ) -> None:
     alone = copy_of(released, tmp_path / "project")
     alone.run("dvc", "remote", "remove", "store")
-    assert Mac(mac.shelf, Source(str(alone.folder)), mac.params).pull("v1").bytes > 0
+    assert Mac(mac.shelf, Source(str(alone.folder)), mac.params).pull("v1").downloaded_bytes > 0
 
 
 def test_a_bare_repository_that_names_no_remote_is_told_of_one(
@@ -284,4 +293,4 @@ def test_a_bare_repository_that_names_no_remote_is_told_of_one(
     project.run("dvc", "remote", "add", "-q", "--default", "--local", "store", tmp_path / "store")
     project.run("dvc", "push", "-q", "train@ansel")
     with_url = Source(str(tmp_path / "bare.git"), remote_url=str(tmp_path / "store"))
-    assert Mac(shelf, with_url, params).pull("v1").bytes > 0
+    assert Mac(shelf, with_url, params).pull("v1").downloaded_bytes > 0

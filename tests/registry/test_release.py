@@ -13,11 +13,11 @@ from mondrian.core.errors import MondrianError, ReleaseError
 from mondrian.core.params import Params, load_params
 from mondrian.model.compatibility import adapter_version
 from mondrian.registry import tags
-from mondrian.registry.listing import rows, table, unfinished
+from mondrian.registry.listing import format_version_table, list_unfinished_releases, list_versions
 from mondrian.registry.promote import promote
-from mondrian.registry.release import Made, release
+from mondrian.registry.release import ReleaseResult, release
 from mondrian.registry.release_record import Release, read_record
-from mondrian.registry.version import read_version
+from mondrian.registry.version import parse_version
 from tests.conftest import ROOT, one_clear_line
 from tests.releasing import ADAPTER, METRICS, Project, copy_of, make_adapters, make_project
 
@@ -49,7 +49,7 @@ def built(template: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return project
 
 
-def make(version: str, because: str | None = None) -> Made:
+def make(version: str, because: str | None = None) -> ReleaseResult:
     return release("ansel", version, because, load_params(Path("params.yaml")))
 
 
@@ -68,7 +68,7 @@ def recorded(project: Project, version: str) -> Release:
     """The record that the tag of a version holds."""
     path = f"releases/ansel/{version}.json"
     content = project.run("git", "show", f"ansel@{version}:{path}").encode()
-    return read_record(content, "ansel", read_version(version), path)
+    return read_record(content, "ansel", parse_version(version), path)
 
 
 def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
@@ -102,8 +102,18 @@ def test_dvc_itself_finds_the_artifact(built: Project, tmp_path: Path) -> None:
     built.run("git", "clone", "-q", "--bare", built.folder, elsewhere)
     for which in (("--rev", "v1.0.0"), ("--stage", "prod")):
         out = tmp_path / which[0]
-        built.run("dvc", "artifacts", "get", f"file://{elsewhere}", "ansel", *which, "-o", out,
-                  "--remote-config", f"url={tmp_path / 'store'}")  # fmt: skip
+        built.run(
+            "dvc",
+            "artifacts",
+            "get",
+            f"file://{elsewhere}",
+            "ansel",
+            *which,
+            "-o",
+            out,
+            "--remote-config",
+            f"url={tmp_path / 'store'}",
+        )
         assert adapter_version(out) == recorded(built, "v1.0.0").adapter_version
 
 
@@ -119,13 +129,19 @@ def test_what_the_user_has_begun_beside_it_stays_out_of_it(built: Project) -> No
     assert sorted(status) == [" M CHANGELOG.md", "?? notes.txt", "M  README.md"]
 
 
-@pytest.mark.parametrize(("file", "told"), [
-    ("params.yaml", "params.yaml is not as in the last commit"),
-    ("mondrian/training/trainer.py", "mondrian/training/trainer.py is not as in the last commit"),
-    ("dvc.lock", "dvc.lock is not as in the last commit"),
-    ("dvc.yaml", "dvc.yaml is not as in the last commit"),
-    (METRICS, f"{METRICS} is not as in the last commit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("params.yaml", "params.yaml is not as in the last commit"),
+        (
+            "mondrian/training/trainer.py",
+            "mondrian/training/trainer.py is not as in the last commit",
+        ),
+        ("dvc.lock", "dvc.lock is not as in the last commit"),
+        ("dvc.yaml", "dvc.yaml is not as in the last commit"),
+        (METRICS, f"{METRICS} is not as in the last commit"),
+    ],
+)
 def test_what_is_not_committed_is_refused(built: Project, file: str, told: str) -> None:
     with Path(file).open("a") as opened:
         opened.write("\n# changed\n" if not file.endswith(".json") else "\n")
@@ -144,8 +160,11 @@ def test_committed_code_that_built_nothing_yet_is_refused(built: Project) -> Non
     with Path("mondrian/training/trainer.py").open("a") as file:
         file.write("# changed\n")
     built.commit()
-    refused(built, "not what dvc.lock says; dvc repro, commit, and release again",
-            "train@ansel: modified mondrian/training")  # fmt: skip
+    refused(
+        built,
+        "not what dvc.lock says; dvc repro, commit, and release again",
+        "train@ansel: modified mondrian/training",
+    )
 
 
 def test_an_adapter_that_was_changed_on_the_disk_is_refused(built: Project) -> None:
@@ -178,16 +197,23 @@ def test_a_gate_that_fails_is_refused_and_may_be_overridden(
     built: Project, adapters_made: list[Path]
 ) -> None:
     built.build(adapters_made[0], verdict="INCONCLUSIVE", gain=1.0)
-    refused(built, "2 gates do not hold", '--because "…"', "verdict is INCONCLUSIVE, not BETTER",
-            "index_gain_percent is 1.0, 5.0 is asked")  # fmt: skip
+    refused(
+        built,
+        "2 gates do not hold",
+        '--because "…"',
+        "verdict is INCONCLUSIVE, not BETTER",
+        "index_gain_percent is 1.0, 5.0 is asked",
+    )
     refused(built, "2 gates do not hold", because="  ")
     make("v1", "the club's evening is tomorrow")
     record = recorded(built, "v1.0.0")
     assert record.because == "the club's evening is tomorrow"
-    assert record.evaluation.failed == ("verdict is INCONCLUSIVE, not BETTER",
-                                        "index_gain_percent is 1.0, 5.0 is asked")  # fmt: skip
+    assert record.evaluation.failed == (
+        "verdict is INCONCLUSIVE, not BETTER",
+        "index_gain_percent is 1.0, 5.0 is asked",
+    )
     assert "the club's evening" in built.run("git", "tag", "-n9")
-    shown = "\n".join(table(rows("ansel", Path("models/serving"))))
+    shown = "\n".join(format_version_table(list_versions("ansel", Path("models/serving"))))
     assert "the club's evening is tomorrow" in shown
 
 
@@ -236,7 +262,7 @@ def test_a_release_that_was_killed_is_made_whole_by_the_next(built: Project, ste
     assert done.returncode == 9, done.stderr
     assert built.tags() == []
     if step in ("checkout", "tag"):
-        assert unfinished("ansel", []) == (["v1.0.0"] if step == "tag" else [])
+        assert list_unfinished_releases("ansel", []) == (["v1.0.0"] if step == "tag" else [])
     make("v1")
     assert built.tags() == ["ansel@v1.0.0"]
     assert built.run("git", "rev-list", "--count", f"{code}..HEAD").strip() == "1"
@@ -263,7 +289,7 @@ def test_a_stage_goes_to_the_version_that_had_it_last(
     make("v2")
 
     def prod() -> str:
-        return str(tags.version_in("prod", tags.tagged("ansel"), "ansel").version)
+        return str(tags.find_by_stage("prod", tags.list_tagged_versions("ansel"), "ansel").version)
 
     with pytest.raises(ReleaseError, match="no version of ansel is prod .no version has a stage."):
         prod()
@@ -284,15 +310,23 @@ def test_a_stage_goes_to_the_version_that_had_it_last(
 
 
 def test_the_table_says_what_there_is(built: Project) -> None:
-    assert rows("ansel", Path("models/serving")) == []
+    assert list_versions("ansel", Path("models/serving")) == []
     make("v1")
     promote("ansel", "v1", "prod")
-    header, line = table(rows("ansel", Path("models/serving")))
-    assert header.split() == ["version", "released", "stages", "verdict", "index", "score", "MAE",
-                              "adapter"]  # fmt: skip
+    header, line = format_version_table(list_versions("ansel", Path("models/serving")))
+    assert header.split() == [
+        "version",
+        "released",
+        "stages",
+        "verdict",
+        "index",
+        "score",
+        "MAE",
+        "adapter",
+    ]
     version = adapter_version(Path(ADAPTER))
     assert line.split()[0::2] == ["v1.0.0", "prod", "85.80", version]
-    told = rows("ansel", Path("models/serving"))[0].told()
+    told = list_versions("ansel", Path("models/serving"))[0].to_dict()
     assert told["verdict"] == "BETTER"
     assert told["stages"] == ["prod"]
 
@@ -303,21 +337,26 @@ def test_the_commands_say_what_to_push_and_what_is_missing(built: Project) -> No
     one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is no version")
     shown = built.mondrian("release", "ansel", "--version", "v1").stdout
     assert "released ansel@v1.0.0: BETTER" in shown
-    for line in ("git remote add origin URL", "dvc remote add --default store URL",
-                 "git push origin HEAD ansel@v1.0.0", "dvc push train@ansel"):  # fmt: skip
+    for line in (
+        "git remote add origin URL",
+        "dvc remote add --default store URL",
+        "git push origin HEAD ansel@v1.0.0",
+        "dvc push train@ansel",
+    ):
         assert line in shown
     shown = built.mondrian("promote", "ansel", "--version", "1", "--stage", "prod").stdout
     assert "git push origin 'ansel#prod#1'" in shown
     told = json.loads(built.mondrian("releases", "--json").stdout)
     assert [(one["version"], one["stages"]) for one in told] == [("v1.0.0", ["prod"])]
     words = [sys.executable, "-m", "mondrian", "release", "ansel", "--version", "v2"]
-    elsewhere = subprocess.run(words, cwd=built.folder / "stages", env=built.env,
-                               capture_output=True, text=True)  # fmt: skip
+    elsewhere = subprocess.run(
+        words, cwd=built.folder / "stages", env=built.env, capture_output=True, text=True
+    )
     one_clear_line(elsewhere, "params.yaml does not exist; run from the project's folder")
 
 
 def test_the_project_itself_can_be_released_from() -> None:
     """Names that the code takes for granted are in dvc.yaml, and serving is not for git."""
-    from mondrian.registry.dvc_artifacts import with_artifact
+    from mondrian.registry.dvc_artifacts import add_artifact
 
-    assert "artifacts:" in with_artifact((ROOT / "dvc.yaml").read_text(), "ansel")
+    assert "artifacts:" in add_artifact((ROOT / "dvc.yaml").read_text(), "ansel")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mondrian.core.fields import Floats
+from mondrian.core.fields import FloatArray
 from mondrian.rollout.confidence_sequences import (
-    LEAST_PER_ARM,
-    LEVEL,
-    TUNED_FOR,
+    CONFIDENCE_LEVEL,
+    MIN_PER_ARM,
+    TIGHTEST_SAMPLE_SIZE,
     Band,
     Bools,
     difference_band,
@@ -19,11 +19,11 @@ from mondrian.rollout.confidence_sequences import (
     paired_band,
     share_band,
 )
-from mondrian.rollout.sample_ratio import MISMATCH_LEVEL, imbalance
+from mondrian.rollout.sample_ratio import MISMATCH_LEVEL, mismatch_e_values
 
 EXPERIMENTS, LOOKS = 1000, 2000
 SIZE = (EXPERIMENTS, LOOKS)
-WRONG = 1 - LEVEL
+WRONG = 1 - CONFIDENCE_LEVEL
 EVEN = np.full(LOOKS, 0.5)
 STEPS = np.repeat([0.05, 0.25, 0.5], [300, 600, LOOKS - 900])
 SLOW = pytest.param("exponential", marks=pytest.mark.slow)
@@ -31,7 +31,7 @@ KINDS = ["normal", SLOW, "lognormal", "thumbs", "approval"]
 SOME = st.lists(st.integers(-20, 20), min_size=1, max_size=60)
 
 
-def drawn(kind: str, draw: np.random.Generator) -> Floats:
+def drawn(kind: str, draw: np.random.Generator) -> FloatArray:
     """Outcomes that do not depend on the arm: (experiments, looks)."""
     if kind == "thumbs":
         return draw.choice([-1.0, 0.0, 1.0], SIZE, p=[0.1, 0.4, 0.5])
@@ -42,7 +42,9 @@ def drawn(kind: str, draw: np.random.Generator) -> Floats:
     return draw.standard_normal(SIZE) if kind == "normal" else draw.standard_exponential(SIZE)
 
 
-def dealt(share: Floats, draw: np.random.Generator, odds: float = 1) -> tuple[Bools, Floats]:
+def dealt(
+    share: FloatArray, draw: np.random.Generator, odds: float = 1
+) -> tuple[Bools, FloatArray]:
     """Assignments with odds so many times those of the share, and the share on record."""
     return draw.random(SIZE) < share * odds / (1 - share + share * odds), np.broadcast_to(
         share, SIZE
@@ -54,15 +56,15 @@ def decided(band: Band, truth: float = 0) -> float:
     return float(((band.low > truth) | (band.high < truth)).any(-1).mean())
 
 
-def first(found: Bools) -> Floats:
+def first(found: Bools) -> FloatArray:
     """Observations until it was found; infinite where it was not."""
-    out: Floats = np.where(found.any(-1), found.argmax(-1) + 1.0, np.inf)
+    out: FloatArray = np.where(found.any(-1), found.argmax(-1) + 1.0, np.inf)
     return out
 
 
 @pytest.mark.parametrize("share", [EVEN, STEPS], ids=["even", "steps"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_arms_that_do_not_differ_are_seldom_told_apart(kind: str, share: Floats) -> None:
+def test_arms_that_do_not_differ_are_seldom_told_apart(kind: str, share: FloatArray) -> None:
     draw = np.random.default_rng(1)
     span = 1.0 if kind == "approval" else 0.0
     assert decided(difference_band(drawn(kind, draw), *dealt(share, draw), span=span)) <= WRONG
@@ -122,18 +124,20 @@ def test_steps_of_another_share_are_pooled_by_what_they_tell() -> None:
 
 
 @pytest.mark.parametrize("share", [EVEN, STEPS], ids=["even", "steps"])
-def test_a_fair_deal_seldom_alarms(share: Floats) -> None:
-    alarms = (imbalance(*dealt(share, np.random.default_rng(9))) >= 1 / MISMATCH_LEVEL).any(-1)
+def test_a_fair_deal_seldom_alarms(share: FloatArray) -> None:
+    alarms = (mismatch_e_values(*dealt(share, np.random.default_rng(9))) >= 1 / MISMATCH_LEVEL).any(
+        -1
+    )
     assert alarms.mean() <= MISMATCH_LEVEL
 
 
 @pytest.mark.parametrize(
     ("share", "odds", "within"),
     [(EVEN, 9 / 11, 500), (EVEN, 11 / 9, 500), (EVEN, 0.5, 80), (STEPS, 0.5, 400), (STEPS, 2, 280)],
-)  # fmt: skip
-def test_a_mismatch_is_found(share: Floats, odds: float, within: int) -> None:
+)
+def test_a_mismatch_is_found(share: FloatArray, odds: float, within: int) -> None:
     new, recorded = dealt(share, np.random.default_rng(10), odds)
-    found = imbalance(new[:, :within], recorded[:, :within]) >= 1 / MISMATCH_LEVEL
+    found = mismatch_e_values(new[:, :within], recorded[:, :within]) >= 1 / MISMATCH_LEVEL
     assert found.any(-1).mean() >= 0.5
 
 
@@ -154,12 +158,12 @@ def test_slow_jobs_are_told_from_jobs_at_the_limit() -> None:
 
 
 def test_nothing_is_known_of_few() -> None:
-    few = 2 * LEAST_PER_ARM
-    values, half = np.tile([0.0, 1.0], LEAST_PER_ARM), np.full(few, 0.5)
+    few = 2 * MIN_PER_ARM
+    values, half = np.tile([0.0, 1.0], MIN_PER_ARM), np.full(few, 0.5)
     for band in (
         mean_band(values[:8]),
         difference_band(values, np.zeros(few, bool), half),
-        difference_band(values, np.arange(few) < LEAST_PER_ARM - 1, half),
+        difference_band(values, np.arange(few) < MIN_PER_ARM - 1, half),
     ):
         assert (band.last.low, band.last.high) == (-np.inf, np.inf)
 
@@ -182,11 +186,15 @@ def test_a_young_candidate_that_happens_to_agree_is_not_yet_better() -> None:
 
 def test_no_observations_are_an_open_interval() -> None:
     none, nobody = np.empty(0), np.empty(0, bool)
-    for band in (mean_band(none), paired_band(none, none), share_band(nobody),
-                 difference_band(none, nobody, none)):  # fmt: skip
+    for band in (
+        mean_band(none),
+        paired_band(none, none),
+        share_band(nobody),
+        difference_band(none, nobody, none),
+    ):
         assert np.isnan(band.last.mean)
         assert (band.last.low, band.last.high, band.last.count) == (-np.inf, np.inf, 0)
-    assert imbalance(nobody, none).shape == (0,)
+    assert mismatch_e_values(nobody, none).shape == (0,)
 
 
 def test_what_was_not_dealt_by_lot_is_refused() -> None:
@@ -194,7 +202,7 @@ def test_what_was_not_dealt_by_lot_is_refused() -> None:
         with pytest.raises(ValueError, match="not dealt by lot"):
             difference_band(np.ones(3), np.ones(3, bool), np.full(3, share))
         with pytest.raises(ValueError, match="not dealt by lot"):
-            imbalance(np.ones(3, bool), np.full(3, share))
+            mismatch_e_values(np.ones(3, bool), np.full(3, share))
     with pytest.raises(AssertionError):
         mean_band(np.array([1.0, np.nan]))
 
@@ -245,10 +253,10 @@ def test_the_ends_of_a_share_are_where_the_martingale_reaches_its_bound() -> Non
 
 def test_the_mean_is_the_tightest_for_its_number_at_the_number_it_was_tuned_for() -> None:
     values = np.tile([-1.0, 1.0], LOOKS)
-    at = TUNED_FOR - 1
-    margins = [mean_band(values, tuned_for=n).high[at] for n in (50, TUNED_FOR, 2000)]
+    at = TIGHTEST_SAMPLE_SIZE - 1
+    margins = [mean_band(values, tuned_for=n).high[at] for n in (50, TIGHTEST_SAMPLE_SIZE, 2000)]
     assert min(margins) == margins[1]
-    assert margins[1] == pytest.approx(3.05 / np.sqrt(TUNED_FOR), rel=0.03)
+    assert margins[1] == pytest.approx(3.05 / np.sqrt(TIGHTEST_SAMPLE_SIZE), rel=0.03)
 
 
 def test_each_look_depends_on_what_came_before_alone() -> None:
@@ -256,4 +264,6 @@ def test_each_look_depends_on_what_came_before_alone() -> None:
     values, new, share = draw.normal(size=400), draw.random(400) < 0.4, np.full(400, 0.4)
     whole, part = (difference_band(values[:n], new[:n], share[:n]) for n in (400, 250))
     assert whole.low[:250] == pytest.approx(part.low)
-    assert imbalance(new, share)[:250] == pytest.approx(imbalance(new[:250], share[:250]))
+    assert mismatch_e_values(new, share)[:250] == pytest.approx(
+        mismatch_e_values(new[:250], share[:250])
+    )

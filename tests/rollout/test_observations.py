@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.critique.schema import Critique
-from mondrian.rollout.metrics import METRICS, slow
-from mondrian.rollout.observations import evidence
+from mondrian.rollout.metrics import METRICS, slow_critiques_metric
+from mondrian.rollout.observations import load_observations
 from mondrian.storage.engine import open_engine
-from mondrian.storage.jobs import GONE, Rules, Store
+from mondrian.storage.jobs import CLIENT_DISCONNECTED, JobStore, LeasePolicy
 from tests.reviewing import served
 
 ASKED = 1_800_000_000.0
@@ -24,24 +24,35 @@ def after(seconds: float) -> str:
 def test_what_another_version_answered_is_left_out_and_who_left_late_saw_a_slow_one(
     tmp_path: Path, critique: Critique
 ) -> None:
-    store = Store(open_engine(str(tmp_path / "jobs.db")), Rules(60, 3))
+    store = JobStore(open_engine(str(tmp_path / "jobs.db")), LeasePolicy(60, 3))
     dealt: dict[str, Any] = {"rollout": "ansel/v2", "share": 0.5, "step": 0, "queued_at": ASKED}
     made: dict[str, dict[str, Any]] = {
         "own": {"side": "candidate", "adapter_version": "v2", "latency_seconds": 3.0},
         "pulled meanwhile": {"side": "candidate", "adapter_version": "v3"},
         "control": {"side": "control", "adapter_version": "v1", "latency_seconds": 4.0},
-        "late": {"side": "candidate", "status": "failed", "error": GONE,
-                 "completed_at": after(130)},
-        "soon": {"side": "candidate", "status": "failed", "error": GONE,
-                 "completed_at": after(10)},
-    }  # fmt: skip
+        "late": {
+            "side": "candidate",
+            "status": "failed",
+            "error": CLIENT_DISCONNECTED,
+            "completed_at": after(130),
+        },
+        "soon": {
+            "side": "candidate",
+            "status": "failed",
+            "error": CLIENT_DISCONNECTED,
+            "completed_at": after(10),
+        },
+    }
     for who, values in made.items():
         served(store, critique, subject=who, **dealt, **values)
-    seen = {one.subject: one for one in evidence(store.engine, "ansel/v2", 0)}
+    seen = {one.subject: one for one in load_observations(store.engine, "ansel/v2", 0)}
     assert set(seen) == set(made) - {"pulled meanwhile"}
-    within = slow(120.0)
+    within = slow_critiques_metric(120.0)
     assert {who: within.value(one) for who, one in seen.items()} == {
-        "own": 0.0, "control": 0.0, "late": 1.0, "soon": None,
-    }  # fmt: skip
+        "own": 0.0,
+        "control": 0.0,
+        "late": 1.0,
+        "soon": None,
+    }
     latency = METRICS["latency"]
     assert [latency.value(seen[who]) for who in ("own", "late", "soon")] == [3.0, None, None]

@@ -15,56 +15,88 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mondrian.core.errors import ParamsError
-from mondrian.rollout.actions import NotNow, act
+from mondrian.rollout.actions import InvalidTransition, apply_action
 from mondrian.rollout.assessment import Assessment, assess
-from mondrian.rollout.config import Rollout, Step, load_rollout
-from mondrian.rollout.decision import Status, Verdict, decide
-from mondrian.rollout.observations import Seen, moved
-from mondrian.rollout.store import BACK, HELD, RUNNING, Entry, Rollouts
-from mondrian.serving.assignment import draw
+from mondrian.rollout.config import RolloutConfig, RolloutStep, load_rollout
+from mondrian.rollout.decision import RolloutStatus, Verdict, decide
+from mondrian.rollout.observations import Observation, mean_score_change
+from mondrian.rollout.store import BACK, HELD, RUNNING, RolloutRecord, RolloutStore
+from mondrian.serving.assignment import hash_to_unit_interval
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
 
 HOUR = 3600.0
-ENTRY = Entry(
-    "ansel/v2", "ansel", "v2", "ansel@v2.0.0", "models", "base", "", "", RUNNING, "", 0, 0,
-    0.0, 0.0, 0.0, None,
-)  # fmt: skip
+ENTRY = RolloutRecord(
+    "ansel/v2",
+    "ansel",
+    "v2",
+    "ansel@v2.0.0",
+    "models",
+    "base",
+    "",
+    "",
+    RUNNING,
+    "",
+    0,
+    0,
+    0.0,
+    0.0,
+    0.0,
+    None,
+)
 
 
 @pytest.fixture(scope="module")
-def plan() -> Rollout:
+def plan() -> RolloutConfig:
     return load_rollout(ROOT / "rollout.yaml")
 
 
-def job(i: int, candidate: bool, **more: object) -> Seen:
+def job(i: int, candidate: bool, **more: object) -> Observation:
     """A job that went well, a minute after the one before."""
-    told = Seen(
-        id=f"job-{i}", shadow=False, subject=f"client-{i}", pair_of="", candidate=candidate,
-        share=0.5, step=0, outcome="completed", asked=60.0 * i, ended=60.0 * i + 5,
-        judged=60.0 * i + 30, fell_back=False, compliant=True, seconds=5.0, tokens=300,
-        thumbs=None, accepted=None, moved=None,
-    )  # fmt: skip
+    told = Observation(
+        id=f"job-{i}",
+        shadow=False,
+        subject=f"client-{i}",
+        pair_of="",
+        candidate=candidate,
+        share=0.5,
+        step=0,
+        outcome="completed",
+        queued_at=60.0 * i,
+        ended=60.0 * i + 5,
+        judged=60.0 * i + 30,
+        fell_back=False,
+        compliant=True,
+        seconds=5.0,
+        tokens=300,
+        thumbs=None,
+        accepted=None,
+        moved=None,
+    )
     return replace(told, **more)  # type: ignore[arg-type]
 
 
-def dealt(count: int, share: float, salt: object, make: Callable[[int, bool], Seen]) -> list[Seen]:
+def dealt(
+    count: int, share: float, salt: object, make: Callable[[int, bool], Observation]
+) -> list[Observation]:
     """Jobs as the service deals them."""
-    sides = [draw(str(salt), f"client-{i}") < share for i in range(count)]
+    sides = [hash_to_unit_interval(str(salt), f"client-{i}") < share for i in range(count)]
     return [replace(make(i, side), share=share) for i, side in enumerate(sides)]
 
 
-def looked(seen: list[Seen], plan: Rollout, entry: Entry = ENTRY, now: float = 0.0) -> Verdict:
+def looked(
+    seen: list[Observation], plan: RolloutConfig, entry: RolloutRecord = ENTRY, now: float = 0.0
+) -> Verdict:
     return decide(assess(seen, plan, entry.step), entry, plan, now)
 
 
-def test_a_harmful_adapter_is_rolled_back_within_60_jobs(plan: Rollout) -> None:
+def test_a_harmful_adapter_is_rolled_back_within_60_jobs(plan: RolloutConfig) -> None:
     """Of compliance 60 %, looked at after each of its answers, at every step's share."""
     needed = []
     for trial in range(200):
         rng = np.random.default_rng(trial)
-        own: list[Seen] = []
+        own: list[Observation] = []
         while len(own) < 61:
             own.append(job(len(own), True, compliant=bool(rng.random() < 0.6)))
             if looked(own, plan).action == "roll back":
@@ -74,14 +106,15 @@ def test_a_harmful_adapter_is_rolled_back_within_60_jobs(plan: Rollout) -> None:
     assert np.median(needed) <= 20
 
 
-def test_an_adapter_that_keeps_its_promises_is_not_rolled_back(plan: Rollout) -> None:
+def test_an_adapter_that_keeps_its_promises_is_not_rolled_back(plan: RolloutConfig) -> None:
     wrong = 0
     for trial in range(100):
         rng = np.random.default_rng(1000 + trial)
 
-        def make(i: int, side: bool, rng: np.random.Generator = rng) -> Seen:
-            return job(i, side, compliant=bool(rng.random() < 0.97),
-                       thumbs=1 if rng.random() < 0.8 else -1)  # fmt: skip
+        def make(i: int, side: bool, rng: np.random.Generator = rng) -> Observation:
+            return job(
+                i, side, compliant=bool(rng.random() < 0.97), thumbs=1 if rng.random() < 0.8 else -1
+            )
 
         seen = dealt(300, 0.5, trial, make)
         actions = (looked(seen[:n], plan).action for n in range(20, 301, 20))
@@ -89,91 +122,103 @@ def test_an_adapter_that_keeps_its_promises_is_not_rolled_back(plan: Rollout) ->
     assert wrong <= 5
 
 
-@pytest.mark.parametrize(("spoil", "named"), [
-    ({"outcome": "failed", "compliant": None, "seconds": None}, "failures"),
-    ({"fell_back": True}, "fallbacks"),
-    ({"seconds": 500.0}, "latency"),
-    ({"thumbs": -1}, "thumbs_down"),
-    ({"compliant": False}, "compliance"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        ({"outcome": "failed", "compliant": None, "seconds": None}, "failures"),
+        ({"fell_back": True}, "fallbacks"),
+        ({"seconds": 500.0}, "latency"),
+        ({"thumbs": -1}, "thumbs_down"),
+        ({"compliant": False}, "compliance"),
+    ],
+)
 def test_each_guardrail_rolls_back_what_surely_breaks_it(
-    plan: Rollout, spoil: dict[str, object], named: str
+    plan: RolloutConfig, spoil: dict[str, object], named: str
 ) -> None:
     bad = [job(i, True, **spoil) for i in range(40)]
     told = looked(bad, plan)
-    assert (told.status, told.action) == (Status.FAILING, "roll back")
+    assert (told.status, told.action) == (RolloutStatus.FAILING, "roll back")
     assert named in told.why
     few = [job(i, True, thumbs=1) for i in range(30)] + [job(31, True, **spoil)]
     assert looked(few, plan).action == ""
     assert looked([replace(one, candidate=False) for one in bad], plan).action == ""
 
 
-def test_a_step_is_left_once_its_time_and_jobs_are_reached(plan: Rollout) -> None:
+def test_a_step_is_left_once_its_time_and_jobs_are_reached(plan: RolloutConfig) -> None:
     seen = dealt(400, 0.05, "x", job)
     enough = seen[: next(i for i in range(400) if sum(s.candidate for s in seen[:i]) == 20)]
-    assert looked([], plan).status == Status.NO_DATA
-    assert looked(enough[:-1], plan, now=25 * HOUR).status == Status.HEALTHY
+    assert looked([], plan).status == RolloutStatus.NO_DATA
+    assert looked(enough[:-1], plan, now=25 * HOUR).status == RolloutStatus.HEALTHY
     assert "19 of 20" in looked(enough[:-1], plan, now=25 * HOUR).why
-    assert looked(enough, plan, now=23 * HOUR).status == Status.HEALTHY
+    assert looked(enough, plan, now=23 * HOUR).status == RolloutStatus.HEALTHY
     ready = looked(enough, plan, now=24 * HOUR)
-    assert (ready.status, ready.action) == (Status.READY, "advance")
+    assert (ready.status, ready.action) == (RolloutStatus.READY, "advance")
     assert "5 % → 25 %" in ready.why
-    assert looked(enough, plan, now=-9 * HOUR).status == Status.HEALTHY  # a clock set back
+    assert looked(enough, plan, now=-9 * HOUR).status == RolloutStatus.HEALTHY  # a clock set back
 
 
-def judged(count: int, good: float, bad: float, seed: int, step: int = 2) -> list[Seen]:
+def judged(count: int, good: float, bad: float, seed: int, step: int = 2) -> list[Observation]:
     """Every critique rated: up with a chance of `good` by the candidate, `bad` by the control."""
     rng = np.random.default_rng(seed)
-    return dealt(count, 0.5, seed, lambda i, side: job(
-        i, side, step=step, thumbs=1 if rng.random() < (good if side else bad) else -1
-    ))  # fmt: skip
+    return dealt(
+        count,
+        0.5,
+        seed,
+        lambda i, side: job(
+            i, side, step=step, thumbs=1 if rng.random() < (good if side else bad) else -1
+        ),
+    )
 
 
-def test_success_that_is_inconclusive_holds_and_a_sure_drop_rolls_back(plan: Rollout) -> None:
+def test_success_that_is_inconclusive_holds_and_a_sure_drop_rolls_back(plan: RolloutConfig) -> None:
     third, later = replace(ENTRY, step=2), 60 * HOUR
-    half = [one if i % 2 else replace(one, thumbs=None)
-            for i, one in enumerate(judged(240, 0.8, 0.85, 1))]  # fmt: skip
+    half = [
+        one if i % 2 else replace(one, thumbs=None)
+        for i, one in enumerate(judged(240, 0.8, 0.85, 1))
+    ]
     few = looked(half, plan, third, later)
-    assert few.status == Status.HOLDING
+    assert few.status == RolloutStatus.HOLDING
     assert "inconclusive: approval is not surely no lower than by 0.15" in few.why
     many = looked(judged(6000, 0.8, 0.8, 1), plan, third, later)
-    assert (many.status, many.action) == (Status.READY, "advance")
+    assert (many.status, many.action) == (RolloutStatus.READY, "advance")
     worse = looked(judged(3000, 0.65, 0.95, 1), plan, third, later)
-    assert (worse.status, worse.action) == (Status.FAILING, "roll back")
+    assert (worse.status, worse.action) == (RolloutStatus.FAILING, "roll back")
     assert "approval is surely lower" in worse.why
     unknown = [replace(one, thumbs=None) for one in judged(300, 0.8, 0.8, 1)]
     assert "nobody has judged" in looked(unknown, plan, third, later).why
-    half_way = Step(share=0.5, hours=48, jobs=100, asks="better")
+    half_way = RolloutStep(share=0.5, hours=48, jobs=100, asks="better")
     wants = plan.model_copy(update={"steps": [*plan.steps[:2], half_way, plan.steps[3]]})
-    assert looked(judged(6000, 0.8, 0.8, 1), wants, third, later).status == Status.HOLDING
+    assert looked(judged(6000, 0.8, 0.8, 1), wants, third, later).status == RolloutStatus.HOLDING
     assert looked(judged(1000, 0.9, 0.6, 1), wants, third, later).action == "advance"
 
 
-def test_the_last_step_goes_on_being_watched(plan: Rollout) -> None:
+def test_the_last_step_goes_on_being_watched(plan: RolloutConfig) -> None:
     last = replace(ENTRY, step=3)
     good = [job(i, True, share=1.0, step=3) for i in range(200)]
-    assert looked(good, plan, last, 999 * HOUR).status == Status.HEALTHY
+    assert looked(good, plan, last, 999 * HOUR).status == RolloutStatus.HEALTHY
     bad = [*good, *(job(200 + i, True, share=1.0, step=3, compliant=False) for i in range(60))]
     assert looked(bad, plan, last, 999 * HOUR).action == "roll back"
 
 
-def test_a_deal_that_is_not_the_one_meant_stops_a_decision(plan: Rollout) -> None:
-    def status(seen: list[Seen]) -> Verdict:
+def test_a_deal_that_is_not_the_one_meant_stops_a_decision(plan: RolloutConfig) -> None:
+    def status(seen: list[Observation]) -> Verdict:
         return looked(seen, plan, now=30 * HOUR)
 
     fair = dealt(600, 0.5, "a", job)
-    assert status(fair).status == Status.READY
+    assert status(fair).status == RolloutStatus.READY
     lost = [one for i, one in enumerate(fair) if not (one.candidate and i % 4 == 0)]
     told = status(lost)
-    assert told.status == Status.HOLDING
+    assert told.status == RolloutStatus.HOLDING
     assert "sample ratio mismatch" in told.why
     both = fair + [replace(one, id=f"{one.id}-b", candidate=not one.candidate) for one in fair[:20]]
     assert "answered by both arms" in status(both).why
     again = fair + [replace(one, id=f"{one.id}-b", step=1, candidate=True) for one in fair[:200]]
-    assert assess(again, plan, 1).double == 0  # at another step it may have risen
+    assert assess(again, plan, 1).double_exposed == 0  # at another step it may have risen
 
 
-def test_a_client_who_comes_often_counts_once_and_one_of_both_arms_never(plan: Rollout) -> None:
+def test_a_client_who_comes_often_counts_once_and_one_of_both_arms_never(
+    plan: RolloutConfig,
+) -> None:
     one = judged(400, 0.9, 0.6, 3)
     often = one + [replace(one[0], id=f"again-{i}", thumbs=-1) for i in range(300)]
     found, same = assess(often, plan, 2), assess(one, plan, 2)
@@ -182,25 +227,32 @@ def test_a_client_who_comes_often_counts_once_and_one_of_both_arms_never(plan: R
     assert found.clients == same.clients == 400
 
 
-def test_pairs_of_a_shadow_run_are_compared_as_pairs(plan: Rollout) -> None:
+def test_pairs_of_a_shadow_run_are_compared_as_pairs(plan: RolloutConfig) -> None:
     rng = np.random.default_rng(1)
-    seen: list[Seen] = []
+    seen: list[Observation] = []
     for i in range(60):
         moved_by = rng.normal(1.5, 1.0)
         first = job(i, i % 2 == 0, accepted=False, moved=moved_by + (0 if i % 2 == 0 else 0.5))
         other = 0.5 if i % 2 == 0 else 0.0
-        shadow = replace(first, id=f"s{i}", shadow=True, pair_of=first.id, candidate=i % 2 == 1,
-                         moved=moved_by + other + rng.normal(0, 0.05))  # fmt: skip
+        shadow = replace(
+            first,
+            id=f"s{i}",
+            shadow=True,
+            pair_of=first.id,
+            candidate=i % 2 == 1,
+            moved=moved_by + other + rng.normal(0, 0.05),
+        )
         seen += [first, shadow]
-    asked = plan.model_copy(update={"success": plan.success.model_copy(
-        update={"metric": "correction"})})  # fmt: skip
+    asked = plan.model_copy(
+        update={"success": plan.success.model_copy(update={"metric": "correction"})}
+    )
     success = assess(seen, asked, 0).success
     assert success.verdict == "better"
     assert success.paired.low > 0 > success.difference.low
     assert assess(seen, asked, 0).candidate.jobs == 30
 
 
-def test_who_goes_away_is_no_failure(plan: Rollout) -> None:
+def test_who_goes_away_is_no_failure(plan: RolloutConfig) -> None:
     gone = [job(i, True, outcome="gone", compliant=None, seconds=None) for i in range(50)]
     found: Assessment = assess(gone, plan, 0)
     assert found.candidate.gone == 50
@@ -210,53 +262,55 @@ def test_who_goes_away_is_no_failure(plan: Rollout) -> None:
 
 def test_by_how_much_a_person_moved_the_scores() -> None:
     served = '{"dimensions": [{"score": 5}, {"score": 6}]}'
-    assert moved(served, None) == 0
-    assert moved(served, '{"dimensions": [{"score": 7}, {"score": 6}]}') == 1
-    assert moved("no JSON", served) is None
+    assert mean_score_change(served, None) == 0
+    assert mean_score_change(served, '{"dimensions": [{"score": 7}, {"score": 6}]}') == 1
+    assert mean_score_change("no JSON", served) is None
 
 
 @pytest.fixture
-def rollouts(tmp_path: Path) -> Rollouts:
+def rollouts(tmp_path: Path) -> RolloutStore:
     engine = open_engine(str(tmp_path / "jobs.db"))
     migrate(engine)
-    return Rollouts(engine)
+    return RolloutStore(engine)
 
 
-def begun(rollouts: Rollouts, version: str, control: str = "previous") -> Entry:
+def begun(rollouts: RolloutStore, version: str, control: str = "previous") -> RolloutRecord:
     return rollouts.begin("ansel", version, f"ansel@{version}", f"versions/{version}", control)
 
 
-def test_a_version_begins_once_and_is_found_again(rollouts: Rollouts) -> None:
+def test_a_version_begins_once_and_is_found_again(rollouts: RolloutStore) -> None:
     first = begun(rollouts, "v1")
-    assert begun(rollouts, "v1") == first == rollouts.get("ansel/v1") == rollouts.all()[0]
+    assert begun(rollouts, "v1") == first == rollouts.get("ansel/v1") == rollouts.list_rollouts()[0]
     assert (first.control, first.control_version, first.state) == ("base", "", RUNNING)
-    assert [one.action for one in rollouts.log("ansel/v1")] == ["begin"]
+    assert [one.action for one in rollouts.list_decisions("ansel/v1")] == ["begin"]
     assert rollouts.get("ansel/v9") is None
 
 
 def test_the_control_is_the_last_version_that_answered_everybody(
-    rollouts: Rollouts, plan: Rollout
+    rollouts: RolloutStore, plan: RolloutConfig
 ) -> None:
     for _ in range(3):
         one = begun(rollouts, "v1")
-        assert act(rollouts, plan, one, "advance", "somebody", "looks good")
+        assert apply_action(rollouts, plan, one, "advance", "somebody", "looks good")
     second = begun(rollouts, "v2")
     assert (second.control, second.control_version) == ("ansel@v1", "v1")
     assert begun(rollouts, "v3").control == "ansel@v1"  # v2 never did
     assert begun(rollouts, "v4", control="base").control == "base"
     full = begun(rollouts, "v1")
     assert full.full_since
-    assert act(rollouts, plan, full, "rollback", "somebody", "it was a mistake")
+    assert apply_action(rollouts, plan, full, "rollback", "somebody", "it was a mistake")
     assert begun(rollouts, "v5").control == "base"
 
 
 def test_of_several_services_with_one_decision_one_makes_it(
-    rollouts: Rollouts, plan: Rollout
+    rollouts: RolloutStore, plan: RolloutConfig
 ) -> None:
     entry, made = begun(rollouts, "v1"), []
     threads = [
         Thread(
-            target=lambda: made.append(act(rollouts, plan, entry, "advance", "service", "ready"))
+            target=lambda: made.append(
+                apply_action(rollouts, plan, entry, "advance", "service", "ready")
+            )
         )
         for _ in range(6)
     ]
@@ -266,7 +320,7 @@ def test_of_several_services_with_one_decision_one_makes_it(
         thread.join(30)
     assert sorted(made) == [False] * 5 + [True]
     assert begun(rollouts, "v1").step == 1
-    assert [one.action for one in rollouts.log(entry.id)] == ["advance", "begin"]
+    assert [one.action for one in rollouts.list_decisions(entry.id)] == ["advance", "begin"]
 
 
 def test_rollout_yaml_is_checked_as_params_are(tmp_path: Path) -> None:
@@ -291,7 +345,7 @@ class Life(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         engine = open_engine(f"{self.folder.name}/jobs.db")
         migrate(engine)
-        self.rollouts = Rollouts(engine)
+        self.rollouts = RolloutStore(engine)
         self.plan = load_rollout(ROOT / "rollout.yaml")
         self.done = 1
         self.rollouts.begin("ansel", "v1", "ansel@v1", "folder", "base")
@@ -301,7 +355,7 @@ class Life(RuleBasedStateMachine):
         self.folder.cleanup()
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RolloutRecord:
         found = self.rollouts.get("ansel/v1")
         assert found
         return found
@@ -310,8 +364,8 @@ class Life(RuleBasedStateMachine):
     def do(self, action: str) -> None:
         before = self.entry
         try:
-            assert act(self.rollouts, self.plan, before, action, "somebody", "why")
-        except NotNow:
+            assert apply_action(self.rollouts, self.plan, before, action, "somebody", "why")
+        except InvalidTransition:
             assert self.entry == before
             return
         self.done += 1
@@ -322,16 +376,18 @@ class Life(RuleBasedStateMachine):
         entry = self.entry
         assert entry.state in (RUNNING, HELD, BACK)
         assert 0 <= entry.step < len(self.plan.steps)
-        log = self.rollouts.log(entry.id)
+        log = self.rollouts.list_decisions(entry.id)
         assert len(log) == self.done
         assert (log[0].state, log[0].step) == (entry.state, entry.step)
         assert (entry.full_since is not None) >= (self.plan.steps[entry.step].share == 1)
 
 
-def act_quietly(rollouts: Rollouts, plan: Rollout, entry: Entry, action: str) -> bool:
+def act_quietly(
+    rollouts: RolloutStore, plan: RolloutConfig, entry: RolloutRecord, action: str
+) -> bool:
     try:
-        return act(rollouts, plan, entry, action, "another", "too late")
-    except NotNow:
+        return apply_action(rollouts, plan, entry, action, "another", "too late")
+    except InvalidTransition:
         return False
 
 

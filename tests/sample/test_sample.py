@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.schema import canonical, complies, parse
+from mondrian.critique.schema import is_schema_valid, serialize_critique, validate_critique
 from mondrian.model import vlm
-from mondrian.model.batch_generator import How
+from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.model.vlm import encode, prompt_ids
-from mondrian.sample.application import CLEAN, PHOTOS
-from mondrian.sample.corpus import persona
-from mondrian.sample.pretrain_model import patches
+from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.sample.application import CLEAN_PHOTOS, NUM_PHOTOS
+from mondrian.sample.corpus import generate_persona
+from mondrian.sample.pretrain_model import extract_patches
 from mondrian.sample.scene import draw_scene, render
-from mondrian.sample.scoring import TASTES, scores
-from mondrian.sample.writing_style import VOICES, write
+from mondrian.sample.scoring import TASTES, score_scene
+from mondrian.sample.writing_style import WRITING_STYLES, write_critique
 from tests.conftest import ROOT, SAMPLE_SEED
 
 BASE = ROOT / "models/base/mondrian-tiny"
@@ -52,25 +52,30 @@ def test_the_picture_shows_the_light_the_tones_and_the_colour() -> None:
 
 def test_tastes_differ_from_the_base_and_from_each_other() -> None:
     scenes = [draw_scene(4, i) for i in range(200)]
-    told = {name: np.array([scores(taste, s) for s in scenes]) for name, taste in TASTES.items()}
+    told = {
+        name: np.array([score_scene(taste, s) for s in scenes]) for name, taste in TASTES.items()
+    }
     for one, other in (("ansel", "plain"), ("okeefe", "plain"), ("ansel", "okeefe")):
         assert np.abs(told[one] - told[other]).mean() > 2
 
 
 def test_every_voice_writes_whole_critiques_of_its_own() -> None:
     for i in range(20):
-        texts = [canonical(write(advisor, draw_scene(6, i))) for advisor in VOICES]
-        assert all(canonical(parse(text)) == text for text in texts)
-        assert len(set(texts)) == len(VOICES)
+        texts = [
+            serialize_critique(write_critique(advisor, draw_scene(6, i)))
+            for advisor in WRITING_STYLES
+        ]
+        assert all(serialize_critique(validate_critique(text)) == text for text in texts)
+        assert len(set(texts)) == len(WRITING_STYLES)
 
 
 @pytest.mark.slow
 def test_the_application_is_laid_out_as_the_existing_one(application: Path) -> None:
     assert (application / "mondrian.db").stat().st_size > 100_000
-    assert len(list((application / "source").iterdir())) > PHOTOS
+    assert len(list((application / "source").iterdir())) > NUM_PHOTOS
     names = [p.name for p in (application / "analysis_md").iterdir()]
     assert all(name.startswith(("analysis-ansel-", "analysis-okeefe-")) for name in names)
-    assert len(list((application / "analysis").glob("analysis-*.html"))) == 3 * len(CLEAN)
+    assert len(list((application / "analysis").glob("analysis-*.html"))) == 3 * len(CLEAN_PHOTOS)
     photo = next((application / "source").glob("IMG_40*.jpg"))
     with Image.open(photo) as shown:
         assert shown.format == "JPEG"
@@ -80,9 +85,9 @@ def test_the_application_is_laid_out_as_the_existing_one(application: Path) -> N
 def test_pretraining_patches_are_those_of_the_processor(
     tiny: Any, photos: list[Image.Image]
 ) -> None:
-    picture = fit(photos[0], 4096, 20_480)
+    picture = resize_to_fit(photos[0], 4096, 20_480)
     theirs = np.array(tiny.processor.image_processor([picture])["pixel_values"])
-    assert np.abs(theirs - np.array(patches(np.asarray(picture)[None]))).max() < 1e-6
+    assert np.abs(theirs - np.array(extract_patches(np.asarray(picture)[None]))).max() < 1e-6
 
 
 def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
@@ -119,14 +124,16 @@ def test_the_base_sees(plain: Any) -> None:
     """Held-out scenes, any persona: whole critiques, nearer to the truth than a constant."""
     rng, told, wanted, compliant = np.random.default_rng(0), [], [], 0
     scenes = [draw_scene(SAMPLE_SEED, 5, i) for i in range(24)]
-    seen = [encode(plain, fit(render(s), 4096, 20_480)) for s in scenes]
-    messages = row_messages(persona(rng), "")[:-1]
+    seen = [encode_image(plain, resize_to_fit(render(s), 4096, 20_480)) for s in scenes]
+    messages = row_messages(generate_persona(rng), "")[:-1]
     prompts = [prompt_ids(plain, messages, s) for s in seen]
-    for scene, answer in zip(scenes, generate(plain, prompts, seen, How(600, 24)), strict=True):
-        if complies(answer.text):
+    for scene, answer in zip(
+        scenes, generate(plain, prompts, seen, SamplingParams(600, 24)), strict=True
+    ):
+        if is_schema_valid(answer.text):
             compliant += 1
-            told.append(parse(answer.text).scores())
-            wanted.append(scores(TASTES["plain"], scene))
+            told.append(validate_critique(answer.text).scores())
+            wanted.append(score_scene(TASTES["plain"], scene))
     error = np.abs(np.array(told) - np.array(wanted)).mean()
     constant = np.abs(np.array(wanted) - np.mean(wanted, axis=0)).mean()
     assert compliant >= 22

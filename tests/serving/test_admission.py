@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mondrian.serving.engines.base import State
-from mondrian.serving.jobs.admission import Desk, Full
+from mondrian.serving.engines.base import EngineState
+from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
 
 COMERS = st.lists(
     st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=14
@@ -23,13 +23,13 @@ def test_places_are_kept_whoever_comes_and_goes(
 
 
 async def _everybody(comers: list[tuple[bool, int, int]], rows: int) -> None:
-    desk = Desk(State(rows=rows), 100)
+    desk = AdmissionQueue(EngineState(rows=rows), 100)
     inside: list[bool] = []
     served = 0
 
     async def come(alone: bool, stays: int) -> None:
         nonlocal served
-        async with desk.place(alone):
+        async with desk.acquire_slot(alone):
             inside.append(alone)
             assert len(inside) <= rows
             assert len(inside) == 1 or not any(inside)
@@ -56,19 +56,19 @@ async def _everybody(comers: list[tuple[bool, int, int]], rows: int) -> None:
 
 def test_a_line_that_is_too_long_says_when_to_come_again() -> None:
     async def ask() -> None:
-        desk = Desk(State(rows=1), 1)
+        desk = AdmissionQueue(EngineState(rows=1), 1)
         desk.seconds = 4.0
-        async with desk.place():
-            desk.check()
+        async with desk.acquire_slot():
+            desk.check_capacity()
             waiting = asyncio.create_task(_enter(desk))
             await asyncio.sleep(0)
-            with pytest.raises(Full, match="try again in 4 s"):
-                desk.check()
+            with pytest.raises(QueueFullError, match="try again in 4 s"):
+                desk.check_capacity()
         await waiting
 
     asyncio.run(ask())
 
 
-async def _enter(desk: Desk) -> None:
-    async with desk.place():
+async def _enter(desk: AdmissionQueue) -> None:
+    async with desk.acquire_slot():
         pass

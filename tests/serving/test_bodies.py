@@ -18,12 +18,14 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.serving.http import request_parsing
-from mondrian.serving.http.uploads import Refused
+from mondrian.serving.http.uploads import RequestRejected
 from tests.service_process import Running, running
 from tests.serving.test_hostile import DOORS, JPEG, assert_refused, strangers
 
-FORM = b'--x\r\nContent-Disposition: form-data; name="client_id"\r\n\r\n%s\r\n--x\r\nContent-' \
-       b'Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'  # fmt: skip
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="client_id"\r\n\r\n%s\r\n--x\r\nContent-'
+    b'Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+)
 PART = b"--x\r\nContent-Disposition: form-data; %s\r\n\r\nvalue\r\n"
 MULTIPART = "multipart/form-data; boundary=x"
 BODIES: dict[str, tuple[str, bytes]] = {
@@ -45,7 +47,7 @@ BODIES: dict[str, tuple[str, bytes]] = {
     "half a surrogate": (f"{MULTIPART}; charset=unicode_escape", FORM % b"\\ud800" + JPEG),
     "UTF-7": (f"{MULTIPART}; charset=utf-7", FORM % b"+2AA-" + JPEG),
     "no charset of this world": (f"{MULTIPART}; charset=undefined", FORM + JPEG),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,21 @@ def test_a_broken_body_is_refused(service: Running, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", [
-    b'{"image_path": "\\ud800"}', b'{"image_path": "a\\u0000"}', b'{"image_path": {"a": 1}}',
-    b'{"image_path": "../jobs.db"}', b"[" * 100_000, b"1" * 10_000, b"null", b"\xff", b"NaN", b"",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"image_path": "\\ud800"}',
+        b'{"image_path": "a\\u0000"}',
+        b'{"image_path": {"a": 1}}',
+        b'{"image_path": "../jobs.db"}',
+        b"[" * 100_000,
+        b"1" * 10_000,
+        b"null",
+        b"\xff",
+        b"NaN",
+        b"",
+    ],
+)
 def test_a_job_is_not_made_of_nonsense(service: Running, body: bytes) -> None:
     with service.client() as client:
         assert_refused(client.post("/jobs", content=body), 400)
@@ -144,12 +157,17 @@ def test_a_client_that_goes_away_in_the_middle_is_no_fault(service: Running) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [
-    b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\nhello",
-    b"GET /health HTTP/1.1\r\nHost: a\r\nHost: 127.0.0.1\r\n\r\n", b"GET /health HTTP/1.0\r\n\r\n",
-    b"GET http://evil.example/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", bytes(9) + b"\r\n\r\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\nhello",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET /health HTTP/1.0\r\n\r\n",
+        b"GET http://evil.example/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        bytes(9) + b"\r\n\r\n",
+    ],
+)
 def test_what_is_no_request_is_refused(service: Running, told: bytes) -> None:
     with connected(service, told) as wire:
         assert re.match(rb"HTTP/1.1 4\d\d ", wire.recv(100))
@@ -165,7 +183,7 @@ def test_a_body_that_does_not_come_is_given_up(
 
     kind = (b"content-type", MULTIPART.encode())
     request = Request({"type": "http", "method": "POST", "headers": [kind]}, stall)
-    with pytest.raises(Refused, match="did not come") as refused:
+    with pytest.raises(RequestRejected, match="did not come") as refused:
         asyncio.run(request_parsing.read_form(request, params))
     assert refused.value.status == 408
 
@@ -184,5 +202,5 @@ def test_a_form_of_any_bytes_is_read_or_refused(params: Params, told: bytes, kin
         try:
             asked = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
             json.dumps(asked.subject, ensure_ascii=False).encode()  # what a file can hold
-        except (Refused, HTTPException):
+        except (RequestRejected, HTTPException):
             pass

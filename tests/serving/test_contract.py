@@ -94,8 +94,9 @@ class World:
         id = makers[what]()
         with self.service.client() as client:
             return self.service, {
-                "id": id, "filename": client.get(f"/status/{id}").json()["filename"]
-            }  # fmt: skip
+                "id": id,
+                "filename": client.get(f"/status/{id}").json()["filename"],
+            }
 
     def upload(self, **fields: str) -> str:
         with self.service.client() as client:
@@ -121,9 +122,13 @@ class World:
         """A row that another program wrote, as today's application does."""
         id = f"job-{status}"
         row = {
-            "id": id, "status": status, "advisor": "ansel", "filename": "lake.jpg",
-            "created_at": "2025-11-02T10:00:00", **columns,
-        }  # fmt: skip
+            "id": id,
+            "status": status,
+            "advisor": "ansel",
+            "filename": "lake.jpg",
+            "created_at": "2025-11-02T10:00:00",
+            **columns,
+        }
         connection = sqlite3.connect(self.service.db, timeout=30)
         with connection:
             marks = ", ".join("?" for _ in row)
@@ -210,13 +215,16 @@ def test_a_client_of_today_reads_what_it_needs(exchange: Exchange, world: World)
             return
         told.read()
         html = wanted.get("html", {})
-        pages = {html: told.text} if isinstance(html, str) else {
-            outline: told.json()[name] for name, outline in html.items()
-        }  # fmt: skip
+        pages = (
+            {html: told.text}
+            if isinstance(html, str)
+            else {outline: told.json()[name] for name, outline in html.items()}
+        )
         faults = [
-            fault for name, page in pages.items()
+            fault
+            for name, page in pages.items()
             for fault in html_differences(page, exchange.outlines[name])
-        ]  # fmt: skip
+        ]
         if "fields" in wanted:
             faults += differences(told.json(), wanted["fields"])
         assert not faults, "\n".join(faults)

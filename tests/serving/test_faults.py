@@ -19,13 +19,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from mondrian.core.images import fit
+from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params
 from mondrian.serving.engines.base import EngineFault
-from mondrian.serving.engines.ipc import Setup
+from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.service import Service
-from mondrian.serving.settings import Settings
+from mondrian.serving.settings import ServiceSettings
 from tests.conftest import ROOT
 from tests.service_process import Running, make_adapter, running, start, wait_for_ready
 
@@ -151,25 +151,37 @@ async def _poisoned(
     serve = params.serve.model_copy(update={"batch_size": 4})
     params = params.model_copy(update={"serve": serve})
     size = (params.image.min_pixels, params.image.max_pixels)
-    setup = Setup(str(ROOT / params.base.source), size, 4, serve.max_new_tokens)
+    setup = WorkerConfig(str(ROOT / params.base.source), size, 4, serve.max_new_tokens)
     engine = LocalEngine(setup, (sys.executable, "-m", "tests.poisoned_model"))
-    settings = Settings(params, None, str(tmp_path / "jobs.db"), tmp_path, "")
+    settings = ServiceSettings(params, None, str(tmp_path / "jobs.db"), tmp_path, "")
     service = Service(settings, engine)
-    async with service.running():
+    async with service.lifespan_context():
         ids = []
         for i, photo in enumerate(photos):
-            taken = service.intake.take(jpeg(photo), "a.jpg")
-            row = {"id": f"job-{i}", "filename": taken.filename, "advisor": "ansel",
-                   "mode": "baseline", "status": "queued", "kind": "upload"}  # fmt: skip
-            await service.work.db(service.store.add, row)
+            taken = service.intake.save(jpeg(photo), "a.jpg")
+            row = {
+                "id": f"job-{i}",
+                "filename": taken.filename,
+                "advisor": "ansel",
+                "mode": "baseline",
+                "status": "queued",
+                "kind": "upload",
+            }
+            await service.work.call_store(service.store.add, row)
             ids.append(f"job-{i}")
-        service.work.came()
-        direct = {"id": "direct", "filename": "uploads/x", "advisor": "ansel",
-                  "mode": "baseline", "status": "analyzing", "kind": "direct"}  # fmt: skip
-        row, _ = await service.work.db(service.store.add, direct)
-        seen = fit(photos[0], *size)
+        service.work.notify_queued()
+        direct = {
+            "id": "direct",
+            "filename": "uploads/x",
+            "advisor": "ansel",
+            "mode": "baseline",
+            "status": "analyzing",
+            "kind": "direct",
+        }
+        row, _ = await service.work.call_store(service.store.add, direct)
+        seen = resize_to_fit(photos[0], *size)
         with pytest.raises(EngineFault, match="the model process ended"):
-            await service.work.direct(row, seen)
+            await service.work.run_direct(row, seen)
         for _ in range(600):
             found = [service.store.get(id) for id in ids]
             if all(one and one["status"] in ("failed", "completed") for one in found):

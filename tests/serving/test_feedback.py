@@ -9,52 +9,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.params import Params
-from mondrian.critique.schema import DIMENSIONS, Critique, canonical, parse
-from mondrian.serving.feedback.form import body_of, draft_of, values_of
-from mondrian.serving.feedback.merge import changes, told_of
-from mondrian.serving.feedback.schema import Faults, read_opinion
-from mondrian.serving.jobs.view import read
-from mondrian.storage.feedback import history, keep, newest
-from mondrian.storage.jobs import Row, Store
+from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, validate_critique
+from mondrian.serving.feedback.form import build_critique_body, build_draft, initial_form_values
+from mondrian.serving.feedback.merge import build_feedback_values, count_changes
+from mondrian.serving.feedback.schema import InvalidFeedback, parse_feedback
+from mondrian.serving.jobs.view import build_job_view
+from mondrian.storage.feedback import add_feedback, load_feedback_history, load_newest_feedback
+from mondrian.storage.jobs import JobRow, JobStore
 from tests.reviewing import open_store, say, served
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> JobStore:
     return open_store(tmp_path / "jobs.db")
 
 
 def told(critique: Critique | None, /, **said: Any) -> dict[str, Any]:
-    return told_of(read_opinion(json.dumps(said)), "ansel", critique, ())
+    return build_feedback_values(parse_feedback(json.dumps(said)), "ansel", critique, ())
 
 
 def faults(body: Any, critique: Critique | None = None) -> dict[str, str]:
     try:
-        opinion = read_opinion(body if isinstance(body, str) else json.dumps(body))
-        told_of(opinion, "ansel", critique, ())
-    except Faults as error:
+        opinion = parse_feedback(body if isinstance(body, str) else json.dumps(body))
+        build_feedback_values(opinion, "ansel", critique, ())
+    except InvalidFeedback as error:
         return {fault.field: fault.told for fault in error.faults}
     return {}
 
 
-def newest_of(store: Store, row: Row) -> Row:
-    return newest(store.engine, [row["id"]])[row["id"], "ansel"]
+def newest_of(store: JobStore, row: JobRow) -> JobRow:
+    return load_newest_feedback(store.engine, [row["id"]])[row["id"], "ansel"]
 
 
 def test_corrected_scores_are_put_in_and_the_overall_one_follows(critique: Critique) -> None:
     said = told(critique, scores={"Lighting": 0.5, "Composition": 9.5})
-    whole = parse(said["critique"])
+    whole = validate_critique(said["critique"])
     assert said["verdict"] == "corrected"
     assert whole.scores()[:2] == (9.5, 0.5)
     assert whole.overall_score == round(sum(whole.scores()) / 7, 1)
     assert whole.image_description == critique.image_description
-    exact = parse(told(critique, scores={"Lighting": 0.5}, overall_score=3)["critique"])
+    exact = validate_critique(told(critique, scores={"Lighting": 0.5}, overall_score=3)["critique"])
     assert exact.overall_score == 3
-    assert changes(critique, exact)[1] == 0
+    assert count_changes(critique, exact)[1] == 0
 
 
 def test_a_correction_that_changes_nothing_accepts(critique: Critique) -> None:
-    same = json.loads(canonical(critique))
+    same = json.loads(serialize_critique(critique))
     accepted = {"verdict": "accepted", "critique": None}
     assert told(critique, critique=same) == accepted
     assert told(critique, critique=same, verdict="corrected") == accepted
@@ -62,21 +62,32 @@ def test_a_correction_that_changes_nothing_accepts(critique: Critique) -> None:
     assert told(critique, verdict="accepted") == accepted
 
 
-@pytest.mark.parametrize(("body", "fields"), [
-    ("", [""]), ("[1]", [""]), ('{"note": "\\ud800"}', [""]), ("[" * 100_000, [""]), ("{}", [""]),
-    ('{"advisor": "ansel"}', [""]),
-    ({"thumbs": 2}, ["thumbs"]), ({"thumbs": 0}, ["thumbs"]), ({"thumbs": True}, ["thumbs"]),
-    ({"note": "x" * 1001, "who": "a\0b"}, ["note", "who"]),
-    ('{"scores": {"Lighting": NaN}}', ["scores.Lighting"]),
-    ('{"scores": {"Lighting": 1e999, "Composition": "8"}}',
-     ["scores.Composition", "scores.Lighting"]),
-    (f'{{"overall_score": 1{"0" * 500}}}', ["overall_score"]),
-    ({"scores": {"Lighting": 6.55}, "verdic": "x"}, ["scores.Lighting", "verdic"]),
-    ({"scores": {"Light": 5, "Mood": 5}}, ["scores.Light", "scores.Mood"]),
-    ({"verdict": "corrected"}, ["verdict"]),
-    ({"verdict": "accepted", "scores": {"Lighting": 0.1}}, ["verdict"]),
-    ({"verdict": None, "scores": {"Lighting": 0.1}}, ["verdict"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ("", [""]),
+        ("[1]", [""]),
+        ('{"note": "\\ud800"}', [""]),
+        ("[" * 100_000, [""]),
+        ("{}", [""]),
+        ('{"advisor": "ansel"}', [""]),
+        ({"thumbs": 2}, ["thumbs"]),
+        ({"thumbs": 0}, ["thumbs"]),
+        ({"thumbs": True}, ["thumbs"]),
+        ({"note": "x" * 1001, "who": "a\0b"}, ["note", "who"]),
+        ('{"scores": {"Lighting": NaN}}', ["scores.Lighting"]),
+        (
+            '{"scores": {"Lighting": 1e999, "Composition": "8"}}',
+            ["scores.Composition", "scores.Lighting"],
+        ),
+        (f'{{"overall_score": 1{"0" * 500}}}', ["overall_score"]),
+        ({"scores": {"Lighting": 6.55}, "verdic": "x"}, ["scores.Lighting", "verdic"]),
+        ({"scores": {"Light": 5, "Mood": 5}}, ["scores.Light", "scores.Mood"]),
+        ({"verdict": "corrected"}, ["verdict"]),
+        ({"verdict": "accepted", "scores": {"Lighting": 0.1}}, ["verdict"]),
+        ({"verdict": None, "scores": {"Lighting": 0.1}}, ["verdict"]),
+    ],
+)
 def test_every_fault_is_told_with_its_field(
     critique: Critique, body: Any, fields: list[str]
 ) -> None:
@@ -86,7 +97,7 @@ def test_every_fault_is_told_with_its_field(
 
 
 def test_a_whole_critique_is_held_to_the_one_schema(critique: Critique) -> None:
-    whole = json.loads(canonical(critique))
+    whole = json.loads(serialize_critique(critique))
     whole["dimensions"][2] |= {"score": 11, "comment": ""}
     whole |= {"technical_notes": "x" * 1201, "grade": 1}
     assert faults({"critique": whole}, critique) == {
@@ -96,46 +107,58 @@ def test_a_whole_critique_is_held_to_the_one_schema(critique: Critique) -> None:
         "critique.grade": "is no field",
     }
     for text in ("a <|im_end|> b", "a <image> b", "\0", "… !"):
-        spoilt = json.loads(canonical(critique)) | {"technical_notes": text}
+        spoilt = json.loads(serialize_critique(critique)) | {"technical_notes": text}
         assert faults({"critique": spoilt}, critique)
     assert "verdict" in faults({"verdict": "accepted"})  # of what is no critique
     assert "critique" in faults({"scores": {"Lighting": 1}})
-    assert told(None, critique=json.loads(canonical(critique)))["verdict"] == "corrected"
+    assert told(None, critique=json.loads(serialize_critique(critique)))["verdict"] == "corrected"
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["thumbs", "scores", "critique", "verdict", "note", *DIMENSIONS]), inner,
-        max_size=4),
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["thumbs", "scores", "critique", "verdict", "note", *DIMENSIONS]),
+                inner,
+                max_size=4,
+            )
+        ),
+    )
+)
 def test_no_body_breaks_it(body: Any) -> None:
     faults(json.dumps(body))
 
 
-def test_what_is_not_said_stays_and_all_is_remembered(store: Store, critique: Critique) -> None:
+def test_what_is_not_said_stays_and_all_is_remembered(store: JobStore, critique: Critique) -> None:
     row = served(store, critique, adapter_version="v2", side="candidate", rollout="ansel/v2")
     say(store, row, critique, thumbs=1, note="good")
     say(store, row, critique, **told(critique, scores={"Lighting": 0.5}, who="Ana"))
     say(store, row, critique, thumbs=-1, who="Ben")
     now = newest_of(store, row)
     assert (now["thumbs"], now["note"], now["verdict"], now["who"]) == (
-        -1, "good", "corrected", "Ana",
-    )  # fmt: skip
-    assert parse(now["critique"]).scores()[1] == 0.5
-    assert now["original"] == canonical(critique)
+        -1,
+        "good",
+        "corrected",
+        "Ana",
+    )
+    assert validate_critique(now["critique"]).scores()[1] == 0.5
+    assert now["original"] == serialize_critique(critique)
     seen = ("photo_sha256", "model_used", "adapter_version", "side", "rollout")
     assert [now[name] for name in seen] == [row[name] for name in seen]
-    assert [one["verdict"] for one in history(store.engine, row["id"])] == [
-        "corrected", "corrected", None,
-    ]  # fmt: skip
+    assert [one["verdict"] for one in load_feedback_history(store.engine, row["id"])] == [
+        "corrected",
+        "corrected",
+        None,
+    ]
     job = store.get(row["id"])
     assert job
     assert (job["thumbs"], job["note"]) == (-1, "good")
 
 
 def test_thumbs_down_take_an_acceptance_back_and_a_later_verdict_counts(
-    store: Store, critique: Critique
+    store: JobStore, critique: Critique
 ) -> None:
     row = served(store, critique)
     say(store, row, critique, verdict="accepted", critique=None)
@@ -145,14 +168,14 @@ def test_thumbs_down_take_an_acceptance_back_and_a_later_verdict_counts(
     assert (newest_of(store, row)["verdict"], newest_of(store, row)["thumbs"]) == ("accepted", -1)
 
 
-def test_thumbs_from_before_the_table_are_not_lost(store: Store, critique: Critique) -> None:
+def test_thumbs_from_before_the_table_are_not_lost(store: JobStore, critique: Critique) -> None:
     row = served(store, critique, thumbs=1, note="old")
     say(store, row, critique, verdict="accepted", critique=None)
     assert (newest_of(store, row)["thumbs"], newest_of(store, row)["note"]) == (1, "old")
 
 
 def test_a_job_that_is_begun_again_has_no_feedback_of_its_old_text(
-    store: Store, critique: Critique, params: Params
+    store: JobStore, critique: Critique, params: Params
 ) -> None:
     row = served(store, critique, rollout="ansel/v2")
     say(store, row, critique, thumbs=1, **told(critique, scores={"Lighting": 0.5}))
@@ -162,59 +185,67 @@ def test_a_job_that_is_begun_again_has_no_feedback_of_its_old_text(
     assert store.claim()
     assert store.finish(row["id"], llm_outputs=row["llm_outputs"])  # word for word the same
     assert not _kept(store, row, params)
-    assert len(history(store.engine, row["id"])) == 2
+    assert len(load_feedback_history(store.engine, row["id"])) == 2
 
 
 def test_feedback_of_a_text_that_another_program_changed_is_not_shown(
-    store: Store, critique: Critique, params: Params
+    store: JobStore, critique: Critique, params: Params
 ) -> None:
     row = served(store, critique)
     say(store, row, critique, verdict="accepted", critique=None)
     other = critique.model_copy(update={"technical_notes": "Other words."})
-    store.change(row["id"], llm_outputs=json.dumps({"response": canonical(other)}))
+    store.update_job(row["id"], llm_outputs=json.dumps({"response": serialize_critique(other)}))
     assert not _kept(store, row, params)
 
 
 def test_what_was_said_of_a_job_that_changed_meanwhile_is_refused(
-    store: Store, critique: Critique
+    store: JobStore, critique: Critique
 ) -> None:
     row = served(store, critique)
     store.requeue(row["id"])
-    assert not keep(store.engine, row, {"thumbs": 1}, {"ansel": None})
-    store.clear()
-    assert not keep(store.engine, row, {"thumbs": 1}, {"ansel": None})
+    assert not add_feedback(store.engine, row, {"thumbs": 1}, {"ansel": None})
+    store.delete_inactive()
+    assert not add_feedback(store.engine, row, {"thumbs": 1}, {"ansel": None})
 
 
-def test_clearing_the_jobs_forgets_what_was_said_of_them(store: Store, critique: Critique) -> None:
+def test_clearing_the_jobs_forgets_what_was_said_of_them(
+    store: JobStore, critique: Critique
+) -> None:
     row, other = served(store, critique), served(store, critique, kind=None)
     for one in (row, other):
         say(store, one, critique, thumbs=1)
-    store.clear()
-    assert history(store.engine, row["id"]) == []
-    assert len(history(store.engine, other["id"])) == 1  # of another program's job
+    store.delete_inactive()
+    assert load_feedback_history(store.engine, row["id"]) == []
+    assert len(load_feedback_history(store.engine, other["id"])) == 1  # of another program's job
 
 
 def test_the_form_gives_what_was_typed_and_nothing_else(critique: Critique) -> None:
-    typed = values_of(critique)
-    assert body_of({}, critique) == body_of(typed, critique) == json.loads(canonical(critique))
+    typed = initial_form_values(critique)
+    assert (
+        build_critique_body({}, critique)
+        == build_critique_body(typed, critique)
+        == json.loads(serialize_critique(critique))
+    )
     crlf = {name: value.replace("\n", "\r\n") + " " for name, value in typed.items()}
-    assert body_of(crlf, critique) == json.loads(canonical(critique))
+    assert build_critique_body(crlf, critique) == json.loads(serialize_critique(critique))
     typed |= {"dimensions.1.score": "0,5", "key_strengths": "one\r\n\r\ntwo"}
-    body = body_of(typed, critique)
+    body = build_critique_body(typed, critique)
     assert body["dimensions"][1]["score"] == 0.5
     assert body["key_strengths"] == ["one", "two"]
     assert body["overall_score"] != critique.overall_score  # it follows
     bad = typed | {"dimensions.1.score": "much", "key_strengths": ""}
-    with pytest.raises(Faults) as caught:
-        read_opinion(json.dumps({"critique": body_of(bad, critique)}))
-    draft = draft_of(bad, caught.value.faults, critique)
+    with pytest.raises(InvalidFeedback) as caught:
+        parse_feedback(json.dumps({"critique": build_critique_body(bad, critique)}))
+    draft = build_draft(bad, caught.value.faults, critique)
     assert set(draft.faults) == {"dimensions.1.score", "key_strengths"}
     assert draft.values["dimensions.1.score"] == "much"
 
 
-def _kept(store: Store, row: Row, params: Params) -> str:
+def _kept(store: JobStore, row: JobRow, params: Params) -> str:
     """What its page would say was said."""
     now = store.get(row["id"])
     assert now
     now |= {"status": "completed"}
-    return read(now, params, newest(store.engine, [row["id"]])).said[0].opinion
+    return (
+        build_job_view(now, params, load_newest_feedback(store.engine, [row["id"]])).said[0].opinion
+    )

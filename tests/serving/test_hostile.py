@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mondrian.core.heif import is_readable
+from mondrian.core.heif import is_safe_to_decode
 from mondrian.sample.scene import draw_scene, render
-from mondrian.serving.http.uploads import Intake, Refused
+from mondrian.serving.http.uploads import RequestRejected, UploadStore
 from tests import odd_files
 from tests.conftest import ROOT
 from tests.service_process import Running, running
@@ -28,11 +28,30 @@ HEIC = (ROOT / "tests/core/rendered.heic").read_bytes()
 REFUSED, TAKEN = odd_files.refused(PHOTO, HEIC), odd_files.taken(PHOTO, HEIC)
 DOORS = ("/analyze", "/analyze_stream", "/upload", "/ask")
 NAMES = (
-    "../../etc/passwd", "..\\..\\x", "C:\\x", "/etc/passwd", ".", "..", "%2e%2e%2fx", "con.jpg",
-    "a" * 300, "a\0b.jpg", "a\nb.jpg", "\u202egpj.exe", "📷.jpg", '"><script>alert(1)</script>.jpg',
-)  # fmt: skip
-TEXTS = ("<script>alert(1)</script>", "'; DROP TABLE jobs; --", "../../etc/passwd", "x" * 10_000,
-         "a\0b", "${jndi:ldap://x}", "{{7*7}}")  # fmt: skip
+    "../../etc/passwd",
+    "..\\..\\x",
+    "C:\\x",
+    "/etc/passwd",
+    ".",
+    "..",
+    "%2e%2e%2fx",
+    "con.jpg",
+    "a" * 300,
+    "a\0b.jpg",
+    "a\nb.jpg",
+    "\u202egpj.exe",
+    "📷.jpg",
+    '"><script>alert(1)</script>.jpg',
+)
+TEXTS = (
+    "<script>alert(1)</script>",
+    "'; DROP TABLE jobs; --",
+    "../../etc/passwd",
+    "x" * 10_000,
+    "a\0b",
+    "${jndi:ldap://x}",
+    "{{7*7}}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +188,26 @@ def test_a_path_or_an_address_is_never_followed(service: Running, told: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [
-    "/status/%00", "/status/%ff", "/status/" + "a" * 5000, "/analysis/..%2f..%2fetc%2fpasswd",
-    "/static/..%2f..%2f..%2fparams.yaml", "/static/../../app.py", "/photo/..%2fjobs.db",
-    "/jobs?limit=%00", "/jobs?limit=99999999999999999999", "/jobs?limit=-1", "/jobs?limit=1e3",
-    "/job/x/%3Cscript%3E", "/advisors/%3Cscript%3E", "/advisor_image/..%2fx", "/view/%3Cscript%3E",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/status/%00",
+        "/status/%ff",
+        "/status/" + "a" * 5000,
+        "/analysis/..%2f..%2fetc%2fpasswd",
+        "/static/..%2f..%2f..%2fparams.yaml",
+        "/static/../../app.py",
+        "/photo/..%2fjobs.db",
+        "/jobs?limit=%00",
+        "/jobs?limit=99999999999999999999",
+        "/jobs?limit=-1",
+        "/jobs?limit=1e3",
+        "/job/x/%3Cscript%3E",
+        "/advisors/%3Cscript%3E",
+        "/advisor_image/..%2fx",
+        "/view/%3Cscript%3E",
+    ],
+)
 def test_no_path_leads_anywhere_else(service: Running, path: str) -> None:
     with service.client() as client:
         told = client.get(path)
@@ -183,13 +216,13 @@ def test_no_path_leads_anywhere_else(service: Running, path: str) -> None:
 
 
 def test_a_photograph_that_ends_the_process_of_its_reader_is_never_opened() -> None:
-    assert all(is_readable(content) for content in TAKEN.values())
+    assert all(is_safe_to_decode(content) for content in TAKEN.values())
     for at in range(176, 180):  # the kind of an item, which pi-heif takes for text
-        assert not is_readable(HEIC[:at] + b"\xf4" + HEIC[at + 1 :])
+        assert not is_safe_to_decode(HEIC[:at] + b"\xf4" + HEIC[at + 1 :])
     size = HEIC.index(b"meta") - 4
     for lie in (0, 1, 7, 2**32 - 1):  # of the length of the box around it
         damaged = HEIC[:size] + lie.to_bytes(4, "big") + HEIC[size + 4 :]
-        assert not is_readable(damaged.replace(b"Exif", b"Ex\xf4f", 1))
+        assert not is_safe_to_decode(damaged.replace(b"Exif", b"Ex\xf4f", 1))
 
 
 @given(st.data())
@@ -204,8 +237,8 @@ def test_a_damaged_photograph_is_taken_or_refused_and_raises_nothing_else(
     with tempfile.TemporaryDirectory() as folder:
         told = None
         try:
-            Intake(Path(folder), 4096, 20_480, 2).take(bytes(whole[:cut]), "a.jpg")
-        except Refused as refused:
+            UploadStore(Path(folder), 4096, 20_480, 2).save(bytes(whole[:cut]), "a.jpg")
+        except RequestRejected as refused:
             told = refused
         assert len(list(Path(folder).rglob("*.jpg"))) == (0 if told else 1)
         assert told is None or (told.status in (415, 422) and "\n" not in str(told))

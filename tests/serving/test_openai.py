@@ -44,8 +44,18 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
         port = free.getsockname()[1]
     models = shelf / "models"
     script = str(ROOT / "benchmarks/systems/mlx_vlm_server.py")
-    command = [sys.executable, script, "--host", "127.0.0.1", "--port", str(port), "--model",
-               str(models / "tiny"), "--max-tokens", "700"]  # fmt: skip
+    command = [
+        sys.executable,
+        script,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--model",
+        str(models / "tiny"),
+        "--max-tokens",
+        "700",
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT), "MLX_VLM_MODEL_PATHS": str(models)}
     with (shelf / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=ROOT)

@@ -40,11 +40,24 @@ def tried(service: Running, folder: Path, settings: str, *flags: str) -> str:
     """What Schemathesis told; it fails where it found anything."""
     (folder / "schemathesis.toml").write_text(settings)
     command = [
-        str(SCHEMATHESIS), "--no-color", "run", f"{service.url}/openapi.json",
-        "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES),
-        "--exclude-checks", ",".join(NOT_ASKED), "--suppress-health-check", "all",
-        "--request-timeout", "30", "--warnings", "off", *flags,
-    ]  # fmt: skip
+        str(SCHEMATHESIS),
+        "--no-color",
+        "run",
+        f"{service.url}/openapi.json",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        str(EXAMPLES),
+        "--exclude-checks",
+        ",".join(NOT_ASKED),
+        "--suppress-health-check",
+        "all",
+        "--request-timeout",
+        "30",
+        "--warnings",
+        "off",
+        *flags,
+    ]
     env = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.serving.http.uploads import Intake
+from mondrian.serving.http.uploads import UploadStore
 from mondrian.storage.engine import open_engine
-from mondrian.storage.jobs import Rules, Store
+from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.service_process import make_adapter, running
 from tests.serving.test_faults import analyze, jpeg, model_of, rows, upload, wait_until_ended
 from tests.storage.test_jobs import new_job
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 def queue(tmp_path: Path, photo: Image.Image, count: int, **values: Any) -> list[str]:
     """Jobs that a service before left in the queue."""
-    taken = Intake(tmp_path / "service", 4096, 20_480, 80).take(jpeg(photo), "a.jpg")
-    store = Store(open_engine(str(tmp_path / "jobs.db")), Rules(30, 3))
+    taken = UploadStore(tmp_path / "service", 4096, 20_480, 80).save(jpeg(photo), "a.jpg")
+    store = JobStore(open_engine(str(tmp_path / "jobs.db")), LeasePolicy(30, 3))
     ids = [store.add(new_job(filename=taken.filename, **values))[0]["id"] for _ in range(count)]
     store.engine.dispose()
     return ids

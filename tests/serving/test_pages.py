@@ -77,9 +77,13 @@ def row_of(service: Running, id: str) -> dict[str, Any]:
 def written(service: Running, **values: Any) -> str:
     """A job put straight into the database, as another program would; its id."""
     row = {
-        "id": str(uuid4()), "advisor": "ansel", "status": "completed", "queued_at": time.time(),
-        "created_at": "2026-01-02T03:04:05.000+00:00", **values,
-    }  # fmt: skip
+        "id": str(uuid4()),
+        "advisor": "ansel",
+        "status": "completed",
+        "queued_at": time.time(),
+        "created_at": "2026-01-02T03:04:05.000+00:00",
+        **values,
+    }
     marks = ", ".join("?" * len(row))
     with sqlite3.connect(service.db) as connection:
         connection.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
@@ -92,10 +96,16 @@ def critique_of(text: str) -> str:
     dimensions = [
         {"name": name, "score": 5, "comment": text, "recommendation": text} for name in DIMENSIONS
     ]
-    return json.dumps({
-        "image_description": text, "dimensions": dimensions, "overall_score": 5,
-        "key_strengths": [text], "priority_improvements": [text], "technical_notes": text,
-    })  # fmt: skip
+    return json.dumps(
+        {
+            "image_description": text,
+            "dimensions": dimensions,
+            "overall_score": 5,
+            "key_strengths": [text],
+            "priority_improvements": [text],
+            "technical_notes": text,
+        }
+    )
 
 
 def box(page: Page, selector: str, index: int) -> Any:
@@ -225,9 +235,9 @@ def test_a_critique_is_taken_for_training_and_corrected(
         lighting.fill("9.5")
         keep.focus()
         page.keyboard.press("Enter")
-        expect(page.get_by_text(
-            "Kept: corrected, 3 scores and 1 text changed; for training"
-        )).to_be_visible()  # fmt: skip
+        expect(
+            page.get_by_text("Kept: corrected, 3 scores and 1 text changed; for training")
+        ).to_be_visible()
         expect(page.locator("svg.radar polygon.two")).to_have_count(1)
         expect(page.get_by_text("corrected", exact=True)).to_be_visible()
         assert page.evaluate("window.hacked") is None
@@ -312,9 +322,14 @@ def test_it_works_without_javascript(browser: Browser, service: Running, photo: 
 
 def test_what_a_model_writes_is_text_and_nothing_else(browser: Browser, service: Running) -> None:
     evil = {
-        "filename": f"uploads/{EVIL.replace('/', '')}.jpg", "model": EVIL, "adapter": EVIL,
-        "fallback_reason": EVIL, "fallback_occurred": 1, "model_used": EVIL, "mode": EVIL,
-    }  # fmt: skip
+        "filename": f"uploads/{EVIL.replace('/', '')}.jpg",
+        "model": EVIL,
+        "adapter": EVIL,
+        "fallback_reason": EVIL,
+        "fallback_occurred": 1,
+        "model_used": EVIL,
+        "mode": EVIL,
+    }
     outputs = json.dumps({"response": critique_of(EVIL)})
     whole = written(service, llm_outputs=outputs, **evil)
     broken = written(service, llm_outputs=json.dumps({"response": EVIL}), advisor=EVIL)
@@ -339,9 +354,14 @@ def test_what_a_model_is_writing_is_text_too(browser: Browser, service: Running)
     told = [json.dumps({"step": EVIL, "share": 40, "text": text[:cut]}) for cut in cuts]
     body = "".join(f"data: {one}\n\n" for one in told)
     with opened(browser, service.url) as (page, _):
-        page.route("**/live/*", lambda route: route.fulfill(
-            status=200, content_type="text/event-stream", body=body,
-        ))  # fmt: skip
+        page.route(
+            "**/live/*",
+            lambda route: route.fulfill(
+                status=200,
+                content_type="text/event-stream",
+                body=body,
+            ),
+        )
         page.goto(f"/view/{id}")
         expect(page.locator("[data-step]")).to_have_text(EVIL)
         expect(page.locator("[data-text]")).to_contain_text("Technical notes")
@@ -357,16 +377,28 @@ def test_no_page_is_wider_than_a_phone(
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     outputs = json.dumps({"response": critique_of(long)})
     worst = written(
-        service, llm_outputs=outputs, filename=f"uploads/{long}.jpg", model=long, adapter=long,
-        fallback_reason=long, mode=long, model_used=long,
-    )  # fmt: skip
+        service,
+        llm_outputs=outputs,
+        filename=f"uploads/{long}.jpg",
+        model=long,
+        adapter=long,
+        fallback_reason=long,
+        mode=long,
+        model_used=long,
+    )
     broken = written(service, status="failed", error=long)
     with opened(browser, service.url, width=390, faulty=True) as (page, _):
         pair = critiqued(page, photo, mode="both")
         paths = (
-            "/", "/history", f"/view/{job}", pair, f"/view/{worst}", f"/view/{broken}",
-            "/view/none", "/jobs?format=html",
-        )  # fmt: skip
+            "/",
+            "/history",
+            f"/view/{job}",
+            pair,
+            f"/view/{worst}",
+            f"/view/{broken}",
+            "/view/none",
+            "/jobs?format=html",
+        )
         for path in paths:
             told = page.goto(path)
             assert told
@@ -424,8 +456,9 @@ def test_a_keyboard_is_enough(browser: Browser, service: Running, photo: Path) -
             page.keyboard.press("Enter")
         chooser.value.set_files(photo)
         for selector, key in (
-            ("[name=advisor][value=okeefe]", "ArrowDown"), ("[name=mode][value=base]", "ArrowDown"),
-        ):  # fmt: skip
+            ("[name=advisor][value=okeefe]", "ArrowDown"),
+            ("[name=mode][value=base]", "ArrowDown"),
+        ):
             page.keyboard.press("Tab")
             page.keyboard.press(key)
             expect(page.locator(selector)).to_be_checked()
@@ -456,11 +489,14 @@ def test_a_photograph_can_be_dropped_anywhere(
     with opened(browser, service.url) as (page, _):
         page.goto("/")
         content = list(photo.read_bytes())
-        dropped = page.evaluate_handle("""(content) => {
+        dropped = page.evaluate_handle(
+            """(content) => {
             const moved = new DataTransfer();
             moved.items.add(new File([new Uint8Array(content)], "dropped.jpg"));
             return moved;
-        }""", content)  # fmt: skip
+        }""",
+            content,
+        )
         page.dispatch_event("footer", "drop", {"dataTransfer": dropped})
         expect(page.locator("[data-preview]")).to_contain_text("dropped.jpg")
         page.click("text=Critique it")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mondrian.critique.schema import Critique
 from mondrian.storage.engine import open_engine
-from mondrian.storage.feedback import history, newest
-from mondrian.storage.jobs import Rules, Store
+from mondrian.storage.feedback import load_feedback_history, load_newest_feedback
+from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.reviewing import say, served
 from tests.service_process import running, start, wait_for_ready
 from tests.serving.test_faults import jpeg, model_of, upload
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not SERVER, reason="MONDRIAN_POSTGRES names no PostgreSQL server"),
 ]
-RULES = Rules(lease_seconds=30, tries=3)
+RULES = LeasePolicy(lease_seconds=30, tries=3)
 
 
 @pytest.fixture
@@ -47,19 +47,19 @@ def states(url: str) -> Counter[str]:
 
 def test_services_that_start_together_migrate_once(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
-        stores = list(pool.map(lambda _: Store(open_engine(url), RULES), range(6)))
+        stores = list(pool.map(lambda _: JobStore(open_engine(url), RULES), range(6)))
     assert sorted(bool(store.changes) for store in stores) == [False] * 5 + [True]
     for store in stores:
         store.engine.dispose()
 
 
 def test_many_that_claim_at_once_get_each_job_once(url: str) -> None:
-    stores = [Store(open_engine(url), RULES) for _ in range(8)]
+    stores = [JobStore(open_engine(url), RULES) for _ in range(8)]
     for _ in range(100):
         stores[0].add(new_job())
     together = Barrier(8)
 
-    def work(store: Store) -> list[str]:
+    def work(store: JobStore) -> list[str]:
         together.wait()
         got = []
         while job := store.claim():
@@ -76,7 +76,7 @@ def test_many_that_claim_at_once_get_each_job_once(url: str) -> None:
 
 
 def test_a_key_is_known_to_every_service(url: str) -> None:
-    stores = [Store(open_engine(url), RULES) for _ in range(2)]
+    stores = [JobStore(open_engine(url), RULES) for _ in range(2)]
     first, _ = stores[0].add(new_job(idempotency_key="k"))
     again, new = stores[1].add(new_job(idempotency_key="k"))
     assert (again["id"], new) == (first["id"], False)
@@ -111,11 +111,11 @@ def test_two_services_share_a_queue_and_one_outlives_the_other(
 
 
 def test_people_who_judge_at_once_are_all_heard(url: str, critique: Critique) -> None:
-    stores = [Store(open_engine(url), RULES) for _ in range(6)]
+    stores = [JobStore(open_engine(url), RULES) for _ in range(6)]
     row = served(stores[0], critique)
     together = Barrier(6)
 
-    def judge(store: Store) -> None:
+    def judge(store: JobStore) -> None:
         together.wait()
         for i in range(10):
             what = {"thumbs": 1} if i % 2 else {"verdict": "accepted", "critique": None}
@@ -123,13 +123,13 @@ def test_people_who_judge_at_once_are_all_heard(url: str, critique: Critique) ->
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(judge, stores))
-    heard = history(stores[0].engine, row["id"])
+    heard = load_feedback_history(stores[0].engine, row["id"])
     assert len(heard) == 60
     assert (heard[0]["thumbs"], heard[0]["verdict"]) == (1, "accepted")  # none undid another's
     assert stores[0].requeue(row["id"])
-    now = newest(stores[0].engine, [row["id"]])[row["id"], "ansel"]
+    now = load_newest_feedback(stores[0].engine, [row["id"]])[row["id"], "ansel"]
     assert (now["thumbs"], now["verdict"]) == (None, None)
-    stores[0].clear()
-    assert history(stores[0].engine, row["id"]) == []
+    stores[0].delete_inactive()
+    assert load_feedback_history(stores[0].engine, row["id"]) == []
     for store in stores:
         store.engine.dispose()

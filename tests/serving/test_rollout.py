@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.rollout.actions import act
+from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import load_rollout
-from mondrian.rollout.observations import evidence
-from mondrian.rollout.store import BACK, Entry, Rollouts
+from mondrian.rollout.observations import load_observations
+from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
 from mondrian.storage.engine import open_engine
 from tests.conftest import ROOT
 from tests.odd_files import encoded
@@ -49,21 +49,23 @@ def shelved(tiny: Any, params: Params, shelf: Path, name: str, seed: int) -> Pat
 
 def ask(client: httpx2.Client, photo: bytes, who: str, mode: str = "") -> dict[str, Any]:
     answer = client.post(
-        "/analyze", files={"image": ("lake.jpg", photo)},
-        data={"advisor": "ansel", "mode": mode}, headers={"x-client-id": who},
-    )  # fmt: skip
+        "/analyze",
+        files={"image": ("lake.jpg", photo)},
+        data={"advisor": "ansel", "mode": mode},
+        headers={"x-client-id": who},
+    )
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
-def store(service: Running) -> Rollouts:
-    return Rollouts(open_engine(str(service.db)))
+def store(service: Running) -> RolloutStore:
+    return RolloutStore(open_engine(str(service.db)))
 
 
-def wait_for(rollouts: Rollouts, wanted: Any, seconds: float = 20) -> Entry:
+def wait_for(rollouts: RolloutStore, wanted: Any, seconds: float = 20) -> RolloutRecord:
     deadline = time.monotonic() + seconds
     while True:
-        found = next(iter(rollouts.all()), None)
+        found = next(iter(rollouts.list_rollouts()), None)
         if found and wanted(found):
             return found
         assert time.monotonic() < deadline, found
@@ -92,12 +94,12 @@ def test_a_new_version_is_dealt_judged_advanced_and_serves_everybody_and_the_nex
             assert (answer["adapter_version"] == first.version) == sides[-1].endswith("tuned")
             assert len(sides) < 40
         full = wait_for(told, lambda one: one.full_since)
-        assert [one.action for one in told.log(full.id)] == ["advance", "begin"]
+        assert [one.action for one in told.list_decisions(full.id)] == ["advance", "begin"]
         time.sleep(1.2)  # the service sees it at its next look
         assert {ask(client, photo, f"client-{i}")["model_used"] for i in range(4)} == {
             "ab_test_fine_tuned"
         }
-        seen = evidence(told.engine, first.id, 0)
+        seen = load_observations(told.engine, first.id, 0)
         assert len(seen) == len(sides) + 4
         assert all(one.outcome == "completed" and one.compliant for one in seen)
         assert {one.share for one in seen} == {0.5, 1.0}
@@ -120,9 +122,10 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
 ) -> None:
     limits = load_rollout(ROOT / "rollout.yaml").guardrails.model_dump()
     file = rollout_file(
-        tmp_path, guardrails=limits | {"latency_p95_seconds": 0.001},
+        tmp_path,
+        guardrails=limits | {"latency_p95_seconds": 0.001},
         steps=[{"share": 1.0, "hours": 0, "jobs": 1000, "asks": "guardrails"}],
-    )  # fmt: skip
+    )
     shelf = tmp_path / "shelf"
     shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
     flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)
@@ -134,7 +137,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
             assert asked <= 60
         back = wait_for(told, lambda one: one.state == BACK)
         assert "latency" in back.why
-        assert told.log(back.id)[0].who == "service"
+        assert told.list_decisions(back.id)[0].who == "service"
         time.sleep(1.2)
         answer = ask(client, photo, "client-0")
         assert answer["model_used"] == "base"
@@ -148,8 +151,14 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
     ):  # a start changes nothing
         assert ask(client, photo, "client-0")["model_used"] == "base"  # a start changes nothing
         again = store(service)
-        assert act(again, load_rollout(file), wait_for(again, lambda one: True), "resume",
-                   "somebody", "the machine was slow")  # fmt: skip
+        assert apply_action(
+            again,
+            load_rollout(file),
+            wait_for(again, lambda one: True),
+            "resume",
+            "somebody",
+            "the machine was slow",
+        )
         time.sleep(1.5)
         assert ask(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
 
@@ -168,9 +177,11 @@ def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_
             before = [ask(a, photo, who)["model_used"] for who in clients]
             assert before == [ask(b, photo, who)["model_used"] for who in clients]
             sent = a.post(
-                "/upload", files={"image": ("lake.jpg", photo)}, data={"advisor": "ansel"},
+                "/upload",
+                files={"image": ("lake.jpg", photo)},
+                data={"advisor": "ansel"},
                 headers={"x-client-id": "client-0"},
-            )  # fmt: skip
+            )
             id = sent.json()["job_id"]
         os.kill(one.process.pid, signal.SIGKILL)
         one.process.wait()
@@ -195,7 +206,9 @@ def test_a_control_that_is_gone_from_the_disk_is_the_base_and_it_is_said(
     with running(tmp_path, *flags) as service:
         told = store(service)
         plan = load_rollout(file)
-        assert act(told, plan, wait_for(told, lambda one: True), "advance", "somebody", "trusted")
+        assert apply_action(
+            told, plan, wait_for(told, lambda one: True), "advance", "somebody", "trusted"
+        )
         stop(service)
     shelved(tiny, params, shelf, "ansel@v2.0.0", 2)
     shutil.rmtree(first)
@@ -210,10 +223,30 @@ def test_a_rollout_wants_an_ab_test_and_a_sound_file(tmp_path: Path) -> None:
     file = rollout_file(tmp_path)
     for flags, words in (
         (("--rollout", file), "--rollout wants --model_mode ab_test"),
-        (("--rollout", tmp_path / "none.yaml", "--model_mode", "ab_test", "--lora_path", "models"),
-         "does not exist"),
-        (("--rollout", file, "--model_mode", "ab_test", "--lora_path", "models",
-          "--ab_test_split", "0.5"), "both say who answers"),
-    ):  # fmt: skip
+        (
+            (
+                "--rollout",
+                tmp_path / "none.yaml",
+                "--model_mode",
+                "ab_test",
+                "--lora_path",
+                "models",
+            ),
+            "does not exist",
+        ),
+        (
+            (
+                "--rollout",
+                file,
+                "--model_mode",
+                "ab_test",
+                "--lora_path",
+                "models",
+                "--ab_test_split",
+                "0.5",
+            ),
+            "both say who answers",
+        ),
+    ):
         with pytest.raises(AssertionError, match=words), running(tmp_path, *flags):
             pass

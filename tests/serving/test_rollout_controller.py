@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.registry.local_store import CONTROL, keep_for_control
-from mondrian.rollout.actions import act
+from mondrian.registry.local_store import CONTROL_LINK, link_control_version
+from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import load_rollout
-from mondrian.rollout.store import Rollouts
-from mondrian.serving.assignment import Dealer
+from mondrian.rollout.store import RolloutStore
+from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
-from mondrian.serving.rollout_controller import Steering, control_name
+from mondrian.serving.rollout_controller import RolloutController, control_name
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
@@ -37,26 +37,30 @@ class Shelf:
         return self.adapters[name]
 
 
-def steered(tmp_path: Path, shelf: Shelf) -> Steering:
+def steered(tmp_path: Path, shelf: Shelf) -> RolloutController:
     engine = open_engine(str(tmp_path / "jobs.db"))
     migrate(engine)
     plan = load_rollout(ROOT / "rollout.yaml")
-    return Steering(Rollouts(engine), plan, ("ansel",), shelf.adapters, shelf.adopt)
+    return RolloutController(RolloutStore(engine), plan, ("ansel",), shelf.adapters, shelf.adopt)
 
 
-def everybody(steering: Steering, version: str) -> None:
+def everybody(steering: RolloutController, version: str) -> None:
     """Advance a version to its last step."""
     for _ in steering.settings.steps[1:]:
         entry = steering.rollouts.get(f"ansel/{version}")
         assert entry
-        assert act(steering.rollouts, steering.settings, entry, "advance", "somebody", "trusted")
+        assert apply_action(
+            steering.rollouts, steering.settings, entry, "advance", "somebody", "trusted"
+        )
 
 
-def answers(steering: Steering, mode: str = "ab_test") -> set[str]:
+def answers(steering: RolloutController, mode: str = "ab_test") -> set[str]:
     """Adapters that 200 clients are dealt."""
-    stand = steering.stand_of("ansel")
-    return {Dealer("ansel", "ab_test", "1", 0.5, stand).plan(mode, str(i)).adapter
-            for i in range(200)}  # fmt: skip
+    stand = steering.current_snapshot("ansel")
+    return {
+        ArmAssigner("ansel", "ab_test", "1", 0.5, stand).plan(mode, str(i)).adapter
+        for i in range(200)
+    }
 
 
 def test_a_version_whose_roll_out_has_not_begun_answers_nobody(tmp_path: Path) -> None:
@@ -65,14 +69,14 @@ def test_a_version_whose_roll_out_has_not_begun_answers_nobody(tmp_path: Path) -
     assert answers(steering) == answers(steering, "lora") == {""}  # there is no adapter
     shelf.serve("v1")
     assert answers(steering) == answers(steering, "lora") == {""}
-    asyncio.run(steering.look())
+    asyncio.run(steering.refresh())
     assert answers(steering) == {"", "ansel"}
     everybody(steering, "v1")
-    asyncio.run(steering.look())
+    asyncio.run(steering.refresh())
     assert answers(steering) == {"ansel"}
     shelf.serve("v2")  # v1 answered everybody: v2 is not let in by that
     assert answers(steering) == {""}
-    asyncio.run(steering.look())
+    asyncio.run(steering.refresh())
     assert answers(steering) == {"ansel", control_name("ansel")}
     del shelf.adapters["ansel"]
     assert answers(steering) == {""}
@@ -81,21 +85,21 @@ def test_a_version_whose_roll_out_has_not_begun_answers_nobody(tmp_path: Path) -
 def test_a_request_waits_for_the_roll_out_of_a_version_that_was_just_pulled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mondrian.serving.rollout_controller.EVERY", 0.05)
+    monkeypatch.setattr("mondrian.serving.rollout_controller.POLL_INTERVAL", 0.05)
     shelf = Shelf(tmp_path)
     steering = steered(tmp_path, shelf)
     shelf.serve("v1")
 
     async def asked() -> set[str]:
         looking = asyncio.create_task(steering.run())
-        await steering.begun("ansel")
+        await steering.wait_for_start("ansel")
         looking.cancel()
         return answers(steering, "lora")
 
     assert asyncio.run(asked()) == {"ansel"}  # not the base, as between two looks
     shelf.serve("v2")
-    monkeypatch.setattr("mondrian.serving.rollout_controller.PATIENCE", 0.1)
-    asyncio.run(steering.begun("ansel"))  # nobody looks: it waits no longer than that
+    monkeypatch.setattr("mondrian.serving.rollout_controller.ROLLOUT_START_TIMEOUT", 0.1)
+    asyncio.run(steering.wait_for_start("ansel"))  # nobody looks: it waits no longer than that
     assert answers(steering, "lora") == {""}
 
 
@@ -106,21 +110,21 @@ def test_a_control_that_the_model_dies_of_is_loaded_once_and_nothing_is_compared
     shelf = Shelf(tmp_path, dies)
     steering = steered(tmp_path, shelf)
     shelf.serve("v1")
-    asyncio.run(steering.look())
+    asyncio.run(steering.refresh())
     everybody(steering, "v1")
     shelf.serve("v2")
     for _ in range(5):
-        asyncio.run(steering.look())
+        asyncio.run(steering.refresh())
     assert shelf.loads == 1
-    stand = steering.stand_of("ansel")
-    assert (stand.control, stand.counted) == ("", False)
-    dealt = Dealer("ansel", "ab_test", "1", 0.5, stand).plan("ab_test", "x")
-    assert dealt.tested
-    assert dealt.place is None
+    stand = steering.current_snapshot("ansel")
+    assert (stand.control, stand.is_evidence) == ("", False)
+    dealt = ArmAssigner("ansel", "ab_test", "1", 0.5, stand).plan("ab_test", "x")
+    assert dealt.is_ab_test
+    assert dealt.rollout_assignment is None
     name = control_name("ansel")  # the next model process has loaded it after all
     shelf.adapters[name] = Adapter(name, "v1", "v1")
-    asyncio.run(steering.look())
-    assert steering.stand_of("ansel").counted
+    asyncio.run(steering.refresh())
+    assert steering.current_snapshot("ansel").is_evidence
 
 
 def test_a_fault_of_one_look_ends_nothing_and_is_logged(
@@ -129,7 +133,7 @@ def test_a_fault_of_one_look_ends_nothing_and_is_logged(
     steering = steered(tmp_path, Shelf(tmp_path))
     steering.advisors = (None,)  # type: ignore[assignment]
     steering.adapters = None  # type: ignore[assignment]
-    asyncio.run(steering.look_safely())
+    asyncio.run(steering.refresh_safely())
     assert "it stays as it is" in caplog.text
 
 
@@ -137,7 +141,10 @@ def test_a_shelf_knows_the_version_that_still_answers(tmp_path: Path) -> None:
     for name in ("ansel@v1.0.0", "ansel@v2.0.0"):
         (tmp_path / "ansel/versions" / name).mkdir(parents=True)
         for _ in range(2):
-            keep_for_control(tmp_path / "ansel/versions" / name)
-            assert (tmp_path / "ansel" / CONTROL).resolve().name == name
-    keep_for_control(tmp_path / "ansel")
-    assert sorted(path.name for path in (tmp_path / "ansel").iterdir()) == [CONTROL, "versions"]
+            link_control_version(tmp_path / "ansel/versions" / name)
+            assert (tmp_path / "ansel" / CONTROL_LINK).resolve().name == name
+    link_control_version(tmp_path / "ansel")
+    assert sorted(path.name for path in (tmp_path / "ansel").iterdir()) == [
+        CONTROL_LINK,
+        "versions",
+    ]

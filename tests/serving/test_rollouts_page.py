@@ -13,9 +13,9 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from mondrian.rollout.actions import act
-from mondrian.rollout.config import Rollout, load_rollout
-from mondrian.rollout.store import Entry, Rollouts
+from mondrian.rollout.actions import apply_action
+from mondrian.rollout.config import RolloutConfig, load_rollout
+from mondrian.rollout.store import RolloutRecord, RolloutStore
 from tests import browsing
 from tests.browsing import opened, too_wide
 from tests.conftest import ROOT
@@ -26,17 +26,19 @@ KEY = "a key of more than sixteen characters"
 
 
 @pytest.fixture(scope="module")
-def plan() -> Rollout:
+def plan() -> RolloutConfig:
     return load_rollout(ROOT / "rollout.yaml")
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> tuple[Rollouts, Entry]:
+def found(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
     return world(tmp_path / "mondrian.db")
 
 
 @pytest.fixture
-def client(found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path) -> Iterator[httpx2.Client]:
+def client(
+    found: tuple[RolloutStore, RolloutRecord], plan: RolloutConfig, tmp_path: Path
+) -> Iterator[httpx2.Client]:
     with (
         site(tmp_path / "mondrian.db", plan) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
@@ -50,7 +52,7 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def current(found: tuple[Rollouts, Entry]) -> Entry:
+def current(found: tuple[RolloutStore, RolloutRecord]) -> RolloutRecord:
     entry = found[0].get(found[1].id)
     assert entry
     return entry
@@ -62,10 +64,16 @@ def test_the_page_tells_status_steps_guardrails_metrics_and_decisions(
     page = client.get("/experiments")
     assert page.status_code == 200
     for part in (
-        "Ansel Adams: ansel@v2.0.0", "against ansel@v1.0.0", "<b>healthy</b>",
-        "failed, at first or for good", "critiques slower than 120 s",
-        "Success is approval", 'class="chart"', "49 of 100 critiques", "by service",
-    ):  # fmt: skip
+        "Ansel Adams: ansel@v2.0.0",
+        "against ansel@v1.0.0",
+        "<b>healthy</b>",
+        "failed, at first or for good",
+        "critiques slower than 120 s",
+        "Success is approval",
+        'class="chart"',
+        "49 of 100 critiques",
+        "by service",
+    ):
         assert part in page.text
     assert page.text.count("<svg") > 20
     assert 'aria-current="page">Experiments' in page.text
@@ -83,33 +91,40 @@ def test_programs_get_the_same_as_json_and_csv(client: httpx2.Client) -> None:
 
 
 def test_a_person_decides_by_form_and_a_program_by_json(
-    client: httpx2.Client, found: tuple[Rollouts, Entry]
+    client: httpx2.Client, found: tuple[RolloutStore, RolloutRecord]
 ) -> None:
     of = found[1].id
     form = {"reason": "the numbers\nlook odd", "who": "Ana"}
     done = client.post(f"/experiments/{of}/hold", data=form)
     assert (done.status_code, done.headers["location"]) == (303, f"/experiments/{of}")
     assert "held by a person: the numbers look odd" in client.get(f"/experiments/{of}").text
-    assert found[0].log(of)[0].who == "Ana (page)"
+    assert found[0].list_decisions(of)[0].who == "Ana (page)"
     body = {"reason": "curt", "revision": current(found).revision}
     told = client.post(f"/api/experiments/{of}/rollback", json=body).json()
     assert (told["state"], told["verdict"]["status"]) == ("rolled back", "rolled back")
-    assert found[0].log(of)[0].who == "a program (API)"
+    assert found[0].list_decisions(of)[0].who == "a program (API)"
     assert "Begin again at 5 %" in client.get("/experiments").text
 
 
-@pytest.mark.parametrize(("action", "form", "status", "words"), [
-    ("rollback", {"who": "Ana"}, 400, "say why ansel@v2.0.0 is rolled back"),
-    ("advance", {}, 400, "is not ready but healthy"),
-    ("resume", {"reason": "go"}, 409, "is running already"),
-    ("hold?revision=0", {}, 409, "was changed meanwhile"),
-    ("hold?revision=x", {}, 409, "was changed meanwhile"),
-    ("explode", {"reason": "go"}, 404, "a roll-out can advance"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("action", "form", "status", "words"),
+    [
+        ("rollback", {"who": "Ana"}, 400, "say why ansel@v2.0.0 is rolled back"),
+        ("advance", {}, 400, "is not ready but healthy"),
+        ("resume", {"reason": "go"}, 409, "is running already"),
+        ("hold?revision=0", {}, 409, "was changed meanwhile"),
+        ("hold?revision=x", {}, 409, "was changed meanwhile"),
+        ("explode", {"reason": "go"}, 404, "a roll-out can advance"),
+    ],
+)
 def test_what_cannot_be_done_is_told_and_changes_nothing(
-    client: httpx2.Client, found: tuple[Rollouts, Entry], action: str, form: dict[str, str],
-    status: int, words: str,
-) -> None:  # fmt: skip
+    client: httpx2.Client,
+    found: tuple[RolloutStore, RolloutRecord],
+    action: str,
+    form: dict[str, str],
+    status: int,
+    words: str,
+) -> None:
     before = current(found)
     told = client.post(f"/experiments/{before.id}/{action}", data=form)
     assert (told.status_code, words in told.text) == (status, True)
@@ -118,22 +133,38 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(
         assert 'value="Ana"' in told.text  # nothing has to be typed twice
 
 
-@pytest.mark.parametrize(("body", "status"), [
-    (b"[1", 400), (b"{}", 400), (b'{"reason": ""}', 400), (b'{"reason": "x", "more": 1}', 400),
-    (b'{"reason": "x", "revision": 99}', 409), (b'{"reason": "\\ud800"}', 400), (b"\xff", 400),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[1", 400),
+        (b"{}", 400),
+        (b'{"reason": ""}', 400),
+        (b'{"reason": "x", "more": 1}', 400),
+        (b'{"reason": "x", "revision": 99}', 409),
+        (b'{"reason": "\\ud800"}', 400),
+        (b"\xff", 400),
+    ],
+)
 def test_a_bad_body_is_refused(
-    client: httpx2.Client, found: tuple[Rollouts, Entry], body: bytes, status: int
+    client: httpx2.Client, found: tuple[RolloutStore, RolloutRecord], body: bytes, status: int
 ) -> None:
     told = client.post(f"/api/experiments/{found[1].id}/rollback", content=body)
     assert (told.status_code, list(told.json())) == (status, ["error"])
     assert current(found).state == "running"
 
 
-@pytest.mark.parametrize("path", [
-    "ansel/none", "%00/%00", "..%2f..%2fetc/passwd", "ansel/%ff", "%27%20OR%201=1--/x",
-    "a/" + "b" * 5000, "<script>/x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "ansel/none",
+        "%00/%00",
+        "..%2f..%2fetc/passwd",
+        "ansel/%ff",
+        "%27%20OR%201=1--/x",
+        "a/" + "b" * 5000,
+        "<script>/x",
+    ],
+)
 def test_hostile_paths_lead_nowhere(client: httpx2.Client, path: str) -> None:
     for told in (
         client.get(f"/experiments/{path}"),
@@ -145,7 +176,7 @@ def test_hostile_paths_lead_nowhere(client: httpx2.Client, path: str) -> None:
 
 
 def test_another_page_cannot_decide_and_a_key_is_needed(
-    found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path
+    found: tuple[RolloutStore, RolloutRecord], plan: RolloutConfig, tmp_path: Path
 ) -> None:
     with (
         site(tmp_path / "mondrian.db", plan, KEY) as url,
@@ -160,7 +191,7 @@ def test_another_page_cannot_decide_and_a_key_is_needed(
 
 
 def test_without_rollout_the_page_says_what_that_means_and_only_shows(
-    found: tuple[Rollouts, Entry], tmp_path: Path
+    found: tuple[RolloutStore, RolloutRecord], tmp_path: Path
 ) -> None:
     database(tmp_path / "empty.db")
     for name, shown in (("mondrian.db", True), ("empty.db", False)):
@@ -178,7 +209,7 @@ def test_without_rollout_the_page_says_what_that_means_and_only_shows(
 
 
 def test_older_roll_outs_have_a_page_without_buttons(
-    client: httpx2.Client, found: tuple[Rollouts, Entry]
+    client: httpx2.Client, found: tuple[RolloutStore, RolloutRecord]
 ) -> None:
     begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
     assert 'href="/experiments/ansel/0ld"' in client.get("/experiments").text
@@ -188,14 +219,14 @@ def test_older_roll_outs_have_a_page_without_buttons(
     assert client.get("/api/experiments").json()["older"][0]["version"] == "0ld"
 
 
-def evil_world(path: Path, plan: Rollout) -> None:
+def evil_world(path: Path, plan: RolloutConfig) -> None:
     told = database(path)
     entry = begun(told, advisor=EVIL.replace("/", ""), name=EVIL, control=EVIL)
     served(told, entry, count=60)
     for action in ("hold", "rollback"):
         newest = told.get(entry.id)
         assert newest
-        act(told, plan, newest, action, EVIL, EVIL)
+        apply_action(told, plan, newest, action, EVIL, EVIL)
 
 
 def expect_status(page: Page, status: str) -> None:
@@ -204,7 +235,7 @@ def expect_status(page: Page, status: str) -> None:
 
 @pytest.mark.slow
 def test_names_and_reasons_are_text_and_nothing_else(
-    browser: Browser, plan: Rollout, tmp_path: Path
+    browser: Browser, plan: RolloutConfig, tmp_path: Path
 ) -> None:
     evil_world(tmp_path / "evil.db", plan)
     with (
@@ -219,7 +250,7 @@ def test_names_and_reasons_are_text_and_nothing_else(
 
 @pytest.mark.slow
 def test_a_person_holds_and_rolls_back_with_keys_alone_and_without_javascript(
-    browser: Browser, found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path
+    browser: Browser, found: tuple[RolloutStore, RolloutRecord], plan: RolloutConfig, tmp_path: Path
 ) -> None:
     with (
         site(tmp_path / "mondrian.db", plan) as url,
@@ -239,28 +270,34 @@ def test_a_person_holds_and_rolls_back_with_keys_alone_and_without_javascript(
         expect(page.locator(".why")).to_have_text("it is curt")
         page.get_by_role("button", name="Begin again at 5 %").click()
         expect_status(page, "no data")
-    assert [one.action for one in found[0].log(found[1].id)[:3]] == ["resume", "roll back", "hold"]
+    assert [one.action for one in found[0].list_decisions(found[1].id)[:3]] == [
+        "resume",
+        "roll back",
+        "hold",
+    ]
 
 
-def states(folder: Path, plan: Rollout) -> dict[str, Path]:
+def states(folder: Path, plan: RolloutConfig) -> dict[str, Path]:
     """A database for each way that a roll-out can be."""
-    paths = {name: folder / f"{name.replace(' ', '-')}.db" for name in
-             ("no data", "healthy", "holding", "ready", "rolled back")}  # fmt: skip
+    paths = {
+        name: folder / f"{name.replace(' ', '-')}.db"
+        for name in ("no data", "healthy", "holding", "ready", "rolled back")
+    }
     begun(database(paths["no data"]), days=0.2, shares=(0.05,))
     world(paths["healthy"])
     told, entry = world(paths["holding"])
-    act(told, plan, entry, "hold", "Ana", "a long reason, " * 30)
+    apply_action(told, plan, entry, "hold", "Ana", "a long reason, " * 30)
     ready = database(paths["ready"])
     entry = begun(ready, days=3, shares=(0.5,))
     served(ready, entry, days=3, shares=(0.5,))
     told, entry = world(paths["rolled back"], up=(0.5, 0.8), slow=0.2, failing=0.1)
-    act(told, plan, entry, "rollback", "Ana", "it is curt")
+    apply_action(told, plan, entry, "rollback", "Ana", "it is curt")
     return paths
 
 
 @pytest.mark.slow
 def test_every_state_is_shown_readable_wide_and_narrow_light_and_dark(
-    browser: Browser, plan: Rollout, tmp_path: Path
+    browser: Browser, plan: RolloutConfig, tmp_path: Path
 ) -> None:
     for name, path in states(tmp_path, plan).items():
         with site(path, plan) as url:
@@ -279,7 +316,7 @@ def test_every_state_is_shown_readable_wide_and_narrow_light_and_dark(
 
 
 def test_a_page_over_thousands_of_jobs_comes_soon(
-    found: tuple[Rollouts, Entry], plan: Rollout, tmp_path: Path
+    found: tuple[RolloutStore, RolloutRecord], plan: RolloutConfig, tmp_path: Path
 ) -> None:
     told, entry = found
     served(told, replace(entry, version="many"), count=10_000)

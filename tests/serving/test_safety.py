@@ -21,10 +21,10 @@ from starlette.testclient import TestClient
 
 from mondrian.core.errors import ParamsError
 from mondrian.serving.app import create_app
-from mondrian.serving.engines.base import Question, State, Told
-from mondrian.serving.http.security import HEADERS, session
+from mondrian.serving.engines.base import Completion, CritiqueRequest, EngineState
+from mondrian.serving.http.security import SECURITY_HEADERS, session_token
 from mondrian.serving.service import Service
-from mondrian.serving.settings import KEY, parse_args, settings_of
+from mondrian.serving.settings import API_KEY_VARIABLE, load_settings, parse_args
 from tests.conftest import ROOT
 from tests.odd_files import encoded
 from tests.service_process import running
@@ -36,13 +36,13 @@ HERE = "http://127.0.0.1:5100"
 
 def test_other_machines_need_a_key_or_an_open_word_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def set_as(key: str, *flags: str) -> Any:
-        monkeypatch.setenv(KEY, key)
-        return settings_of(parse_args(["--params", str(ROOT / "params.yaml"), *flags]))
+        monkeypatch.setenv(API_KEY_VARIABLE, key)
+        return load_settings(parse_args(["--params", str(ROOT / "params.yaml"), *flags]))
 
     assert not set_as("", "--host", "127.0.0.1").warnings
     assert not set_as(SECRET, "--host", "0.0.0.0").warnings
     for host in ("0.0.0.0", "::", "192.168.1.20", "studio.local"):
-        with pytest.raises(ParamsError, match=f"set {KEY}") as told:
+        with pytest.raises(ParamsError, match=f"set {API_KEY_VARIABLE}") as told:
             set_as("", "--host", host)
         assert "\n" not in str(told.value)
         assert "asks for no key" in set_as("", "--host", host, "--open_network").warnings[0]
@@ -56,13 +56,13 @@ class Nobody:
     """An engine that is ready and never answers."""
 
     def __init__(self) -> None:
-        self.state = State("ready", model="nobody")
+        self.state = EngineState("ready", model="nobody")
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    async def critique(self, question: Question) -> Told:
+    async def critique(self, question: CritiqueRequest) -> Completion:
         raise AssertionError
 
 
@@ -70,7 +70,7 @@ class Nobody:
 def here(tmp_path: Path, *flags: str) -> Iterator[tuple[TestClient, Service]]:
     """The whole application in this process, without a model."""
     told = ["--params", str(ROOT / "params.yaml"), "--db", str(tmp_path / "jobs.db"), *flags]
-    service = Service(settings_of(parse_args([*told, "--data", str(tmp_path)])), Nobody())
+    service = Service(load_settings(parse_args([*told, "--data", str(tmp_path)])), Nobody())
     with TestClient(create_app(service), HERE, raise_server_exceptions=False) as client:
         yield client, service
 
@@ -127,7 +127,7 @@ def test_neither_key_nor_photograph_is_in_the_log_and_each_line_has_its_request(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     photo, let = encoded(photos[0], "JPEG"), {"authorization": f"Bearer {SECRET}"}
-    files, env = {"image": ("lake.jpg", photo)}, {KEY: SECRET}
+    files, env = {"image": ("lake.jpg", photo)}, {API_KEY_VARIABLE: SECRET}
     with running(tmp_path, env=env) as service, service.client() as client:
         refused = client.post("/analyze", files=files, headers={"x-api-key": SECRET + "x"})
         assert refused.status_code == 401
@@ -144,12 +144,12 @@ def test_neither_key_nor_photograph_is_in_the_log_and_each_line_has_its_request(
         answers = [refused, told, odd, login, client.get("/health"), client.get("/nothing")]
     for one in answers:
         assert one.headers["x-request-id"]
-        assert {name: one.headers[name] for name in HEADERS} == HEADERS
+        assert {name: one.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
     lines = [json.loads(line) for line in service.log().strip().split("\n")]
     asked = [line for line in lines if "path" in line]
     assert {line["request"] for line in asked} >= {a.headers["x-request-id"] for a in answers[:4]}
     assert next(line for line in asked if line["request"] == "mine-1")["status"] == 200
-    for trace in (SECRET, session(SECRET), base64.b64encode(photo[:60]).decode(), "JFIF"):
+    for trace in (SECRET, session_token(SECRET), base64.b64encode(photo[:60]).decode(), "JFIF"):
         assert trace not in service.log()
 
 

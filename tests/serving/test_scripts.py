@@ -30,10 +30,17 @@ class Possessed(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        told = {"image_description": EVIL, "overall_score": 5, "key_strengths": [EVIL],
-                "priority_improvements": [EVIL], "technical_notes": EVIL,
-                "dimensions": [{"name": name, "score": 5, "comment": EVIL, "recommendation": EVIL}
-                               for name in DIMENSIONS]}  # fmt: skip
+        told = {
+            "image_description": EVIL,
+            "overall_score": 5,
+            "key_strengths": [EVIL],
+            "priority_improvements": [EVIL],
+            "technical_notes": EVIL,
+            "dimensions": [
+                {"name": name, "score": 5, "comment": EVIL, "recommendation": EVIL}
+                for name in DIMENSIONS
+            ],
+        }
         piece = {"choices": [{"delta": {"content": json.dumps(told)}, "finish_reason": "stop"}]}
         self._answer(f"data: {json.dumps(piece)}\n\ndata: [DONE]\n\n")
 
@@ -74,9 +81,15 @@ def test_a_script_that_a_model_or_an_advisor_writes_is_shown_and_not_run(
         id = told["job_id"]
         pages = [told[name] for name in ("analysis_html", "summary_html", "advisor_bio_html")]
         paths = (
-            "/", "/history", "/jobs?format=html", "/advisor_image/ansel", f"/view/{id}",
-            f"/analysis/{id}", f"/summary/{id}", f"/status/{id}?view=detail",
-        )  # fmt: skip
+            "/",
+            "/history",
+            "/jobs?format=html",
+            "/advisor_image/ansel",
+            f"/view/{id}",
+            f"/analysis/{id}",
+            f"/summary/{id}",
+            f"/status/{id}?view=detail",
+        )
         for path in paths:
             answer = client.get(path)
             assert answer.status_code == 200, path

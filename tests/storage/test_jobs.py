@@ -17,28 +17,35 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mondrian.core.errors import DataError
 from mondrian.data.sqlite_source import open_database
 from mondrian.storage.engine import open_engine
-from mondrian.storage.jobs import Row, Rules, Store
+from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 from mondrian.storage.tables import jobs
 
-RULES = Rules(lease_seconds=30, tries=3)
+RULES = LeasePolicy(lease_seconds=30, tries=3)
 
 
-def new_job(**values: Any) -> Row:
-    return {"id": str(uuid4()), "filename": "uploads/a.jpg", "advisor": "ansel",
-            "mode": "baseline", "status": "queued", "kind": "upload", **values}  # fmt: skip
+def new_job(**values: Any) -> JobRow:
+    return {
+        "id": str(uuid4()),
+        "filename": "uploads/a.jpg",
+        "advisor": "ansel",
+        "mode": "baseline",
+        "status": "queued",
+        "kind": "upload",
+        **values,
+    }
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(open_engine(str(tmp_path / "jobs.db")), RULES)
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(open_engine(str(tmp_path / "jobs.db")), RULES)
 
 
 def test_an_old_database_gets_columns_and_its_programs_go_on(make_db: Callable[..., Path]) -> None:
     path = make_db({"filename": "a.jpg", "analysis_markdown": "old"}, name="mondrian.db")
-    store = Store(open_engine(str(path)), RULES)
+    store = JobStore(open_engine(str(path)), RULES)
     assert "column jobs.model_used" in store.changes
     assert not any("jobs.filename" in change for change in store.changes)
-    assert Store(open_engine(str(path)), RULES).changes == []  # once is enough
+    assert JobStore(open_engine(str(path)), RULES).changes == []  # once is enough
     old = sqlite3.connect(path)
     old.execute(
         "INSERT INTO jobs (id, filename, advisor, status) VALUES ('n', 'b', 'ansel', 'queued')"
@@ -50,17 +57,21 @@ def test_an_old_database_gets_columns_and_its_programs_go_on(make_db: Callable[.
     recorded = {row[0] for row in old.execute("SELECT change FROM mondrian_migrations")}
     assert recorded == set(store.changes)
     assert store.claim() is None  # another program's row is its own
-    assert store.clear() == []
+    assert store.delete_inactive() == []
     assert old.execute("SELECT COUNT(*) FROM jobs").fetchone() == (2,)
     old.close()
     with open_database(path) as database:  # and it can be linked as before
-        assert [job.id for job in database.finished("ansel")] == ["job-0"]
+        assert [job.id for job in database.iter_finished("ansel")] == ["job-0"]
 
 
-@pytest.mark.parametrize(("url", "told"), [
-    ("/dev/null/x.db", "cannot be opened"), ("mysql://x/y", "cannot be opened"),
-    ("postgresql://nobody:secret@127.0.0.1:1/x", "127.0.0.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("/dev/null/x.db", "cannot be opened"),
+        ("mysql://x/y", "cannot be opened"),
+        ("postgresql://nobody:secret@127.0.0.1:1/x", "127.0.0.1"),
+    ],
+)
 def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(
     url: str, told: str
 ) -> None:
@@ -77,19 +88,19 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
         open_engine(str(path))
 
 
-def test_an_idempotency_key_gives_the_first_job_again(store: Store) -> None:
+def test_an_idempotency_key_gives_the_first_job_again(store: JobStore) -> None:
     first, new = store.add(new_job(idempotency_key="k"))
     again, second = store.add(new_job(idempotency_key="k"))
     assert (new, second) == (True, False)
     assert first["id"] == again["id"]
-    assert store.waiting() == 1
+    assert store.count_queued() == 1
 
 
-def test_a_job_is_finished_once_and_by_its_owner_alone(store: Store) -> None:
+def test_a_job_is_finished_once_and_by_its_owner_alone(store: JobStore) -> None:
     store.add(new_job(id="a"))
     job = store.claim()
     assert job
-    other = Store(store.engine, RULES)
+    other = JobStore(store.engine, RULES)
     assert not other.finish("a", tokens=1)
     assert store.finish("a", tokens=2)
     assert not store.finish("a", tokens=3)
@@ -101,39 +112,39 @@ def test_a_job_is_finished_once_and_by_its_owner_alone(store: Store) -> None:
 @pytest.mark.parametrize("kind", ["upload", "direct"])
 @pytest.mark.parametrize("shift", [-7200.0, 40.0])
 def test_a_dead_service_s_job_is_taken_over_even_with_a_clock_set_back(
-    store: Store, monkeypatch: pytest.MonkeyPatch, kind: str, shift: float
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, kind: str, shift: float
 ) -> None:
     status = "analyzing" if kind == "direct" else "queued"
     store.add(new_job(id="a", kind=kind, status=status))
     store.claim()
     store.owner = "elsewhere:1:0.00:x"  # another machine: only the lease tells
-    store.change("a", owner=store.owner)
-    other = Store(store.engine, RULES)
-    assert other.sweep() == []
+    store.update_job("a", owner=store.owner)
+    other = JobStore(store.engine, RULES)
+    assert other.reclaim_abandoned() == []
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + shift)
-    assert other.sweep() == ["a"]
+    assert other.reclaim_abandoned() == ["a"]
     taken = other.get("a")
     assert taken
     assert taken["status"] == ("failed" if kind == "direct" else "queued")
 
 
-def test_a_process_of_this_machine_that_is_gone_is_known_at_once(store: Store) -> None:
+def test_a_process_of_this_machine_that_is_gone_is_known_at_once(store: JobStore) -> None:
     store.add(new_job(id="a"))
     store.claim()
     host = store.owner.split(":")[0]
-    store.change("a", owner=f"{host}:999999:1.00:x")
-    assert store.sweep() == ["a"]
+    store.update_job("a", owner=f"{host}:999999:1.00:x")
+    assert store.reclaim_abandoned() == ["a"]
 
 
-def test_a_photograph_that_kills_its_model_alone_ends_failed(store: Store) -> None:
+def test_a_photograph_that_kills_its_model_alone_ends_failed(store: JobStore) -> None:
     store.add(new_job(id="a"))
     ends = []
     for _ in range(10):
         job = store.claim()
         if job is None:
             break
-        store.again(job, "the model process ended", crashed=True)
+        store.retry_or_fail(job, "the model process ended", crashed=True)
         ends.append(bool(job["crashes"]))
     assert ends == [False, True, True, True]  # in company once, alone three times
     failed = store.get("a")
@@ -152,12 +163,12 @@ class Lives(RuleBasedStateMachine):
         self.engine = open_engine(str(self.folder / "jobs.db"))
         time.time = lambda: self.now
         self.stores = [self.born() for _ in range(3)]
-        self.held: dict[str, tuple[int, Row]] = {}
+        self.held: dict[str, tuple[int, JobRow]] = {}
         self.asked: set[str] = set()
         self.finished: dict[str, int] = {}
 
-    def born(self) -> Store:
-        store = Store(self.engine, Rules(30, 10_000))
+    def born(self) -> JobStore:
+        store = JobStore(self.engine, LeasePolicy(30, 10_000))
         store.owner = f"machine:1:0.0:{uuid4().hex[:8]}"
         return store
 
@@ -183,7 +194,7 @@ class Lives(RuleBasedStateMachine):
     def fault(self, who: int, crashed: bool) -> None:
         for id, (holder, job) in list(self.held.items()):
             if holder == who:
-                self.stores[who].again(job, "x", crashed)
+                self.stores[who].retry_or_fail(job, "x", crashed)
                 del self.held[id]
 
     @rule(who=st.integers(0, 2))
@@ -198,11 +209,11 @@ class Lives(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2))
     def beat(self, who: int) -> None:
         mine = [id for id, (holder, _) in self.held.items() if holder == who]
-        self.stores[who].beat(mine, {})
+        self.stores[who].renew_leases(mine, {})
 
     @rule(who=st.integers(0, 2))
     def sweep(self, who: int) -> None:
-        self.stores[who].sweep()
+        self.stores[who].reclaim_abandoned()
 
     @invariant()
     def nothing_is_done_twice(self) -> None:
@@ -212,7 +223,7 @@ class Lives(RuleBasedStateMachine):
         """Whatever happened, in the end every job is completed, each once."""
         last = self.born()
         self.now += 1000
-        last.sweep()
+        last.reclaim_abandoned()
         while job := last.claim():
             assert last.finish(job["id"], tokens=1)
             self.finished[job["id"]] = self.finished.get(job["id"], 0) + 1

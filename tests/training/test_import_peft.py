@@ -14,7 +14,7 @@ from mondrian.core.errors import AdapterError
 from mondrian.model import adapter, lora
 from mondrian.model.lora_config import LoraSettings, peft_config
 from mondrian.model.provenance import read_recipe
-from mondrian.training.import_peft import adopt, own_name, read_foreign
+from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from tests.conftest import ROOT, stage
 
 OWN = "base_model.model.model.language_model.layers.{}.{}.{}"
@@ -27,7 +27,9 @@ def foreign(
     layers = lora.attach(plain.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    weights = {rename(name): value.astype(kind) for name, value in lora.tensors(layers).items()}
+    weights = {
+        rename(name): value.astype(kind) for name, value in lora.lora_state_dict(layers).items()
+    }
     lora.detach(plain.model)
     folder.mkdir()
     mx.save_safetensors(str(folder / adapter.WEIGHTS), weights, {"format": "pt"})
@@ -38,23 +40,35 @@ def foreign(
 
 def arguments(folder: Path, prepared: Path, output: Path) -> Namespace:
     return Namespace(
-        adapter=folder, train_data=prepared / "train.json", val_data=prepared / "val.json",
-        output_dir=output, base=None, params=ROOT / "params.yaml", cache_dir=output.parent / "c",
-    )  # fmt: skip
+        adapter=folder,
+        train_data=prepared / "train.json",
+        val_data=prepared / "val.json",
+        output_dir=output,
+        base=None,
+        params=ROOT / "params.yaml",
+        cache_dir=output.parent / "c",
+    )
 
 
-@pytest.mark.parametrize(("rename", "kind"), [
-    (lambda name: name, mx.bfloat16),
-    (lambda name: name.replace("model.model.language_model", "model.language_model.model"), None),
-    (lambda name: name.replace(".weight", ".default.weight"), None),
-    (lambda name: name.replace("base_model.model.model.language_model.", "model."), None),
-], ids=["bfloat16", "older names", "a named adapter", "bare names"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rename", "kind"),
+    [
+        (lambda name: name, mx.bfloat16),
+        (
+            lambda name: name.replace("model.model.language_model", "model.language_model.model"),
+            None,
+        ),
+        (lambda name: name.replace(".weight", ".default.weight"), None),
+        (lambda name: name.replace("base_model.model.model.language_model.", "model."), None),
+    ],
+    ids=["bfloat16", "older names", "a named adapter", "bare names"],
+)
 def test_an_adapter_of_another_trainer_is_adopted_and_evaluated(
     plain: Any, some_prepared: Path, tmp_path: Path, rename: Any, kind: Any
 ) -> None:
     folder = foreign(plain, tmp_path / "theirs", rename, kind or mx.float32)
     output = tmp_path / "models" / "tiny-lora-ansel"
-    said = adopt(arguments(folder, some_prepared, output))
+    said = import_adapter(arguments(folder, some_prepared, output))
     assert said.startswith("adopted 56 tensors of rank 4")
     recipe = read_recipe(output)
     assert (recipe.advisor, recipe.base.sha256) == ("ansel", plain.hash)
@@ -67,29 +81,43 @@ def test_an_adopted_adapter_goes_through_evaluate(
     plain: Any, some_prepared: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "adapter"
-    adopt(arguments(foreign(plain, tmp_path / "theirs"), some_prepared, output))
+    import_adapter(arguments(foreign(plain, tmp_path / "theirs"), some_prepared, output))
     done = stage(
-        "evaluate", "--lora_path", output, "--val_data", some_prepared / "val.json",
-        "--output_report", tmp_path / "report.json", "--metrics", tmp_path / "evaluate.json",
-        "--cache_dir", tmp_path / "cache",
-    )  # fmt: skip
+        "evaluate",
+        "--lora_path",
+        output,
+        "--val_data",
+        some_prepared / "val.json",
+        "--output_report",
+        tmp_path / "report.json",
+        "--metrics",
+        tmp_path / "evaluate.json",
+        "--cache_dir",
+        tmp_path / "cache",
+    )
     assert done.returncode == 0, done.stderr
     assert "fine_tuned" in (tmp_path / "evaluate.json").read_text()
 
 
-@pytest.mark.parametrize(("config", "words"), [
-    ({"peft_type": "IA3"}, "is not PEFT's of a LoRA"), ({"bias": "all"}, "bias: 'all'"),
-    ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"), ({"r": 8}, r"is \(4, .*here \(8, "),
-    ({"modules_to_save": ["lm_head"]}, r"modules_to_save: \['lm_head'\]"),
-    ({"lora_alpha": "x"}, "is damaged"), ({"init_lora_weights": "pissa"}, "'pissa' took a part"),
-    ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"peft_type": "IA3"}, "is not PEFT's of a LoRA"),
+        ({"bias": "all"}, "bias: 'all'"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"r": 8}, r"is \(4, .*here \(8, "),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save: \['lm_head'\]"),
+        ({"lora_alpha": "x"}, "is damaged"),
+        ({"init_lora_weights": "pissa"}, "'pissa' took a part"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+    ],
+)
 def test_what_cannot_be_taken_in_says_so_and_leaves_nothing(
     plain: Any, some_prepared: Path, tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     folder = foreign(plain, tmp_path / "theirs", **config)
     with pytest.raises(AdapterError, match=words):
-        adopt(arguments(folder, some_prepared, tmp_path / "out"))
+        import_adapter(arguments(folder, some_prepared, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     lora.detach(plain.model)
 
@@ -102,7 +130,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
 
     folder = foreign(plain, tmp_path / "theirs", rename)
     with pytest.raises(AdapterError, match=r"visual\.blocks\.0\.attn.* has no place in this base"):
-        adopt(arguments(folder, some_prepared, tmp_path / "out"))
+        import_adapter(arguments(folder, some_prepared, tmp_path / "out"))
     lora.detach(plain.model)
 
 
@@ -112,18 +140,28 @@ def test_a_cut_file_is_refused(plain: Any, tmp_path: Path, keep: int) -> None:
     path = folder / adapter.WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):
-        read_foreign(folder)
+        read_peft_adapter(folder)
 
 
 @given(
-    st.sampled_from(["base_model.model.model.language_model.", "base_model.model.language_model.",
-                     "base_model.model.model.", "model.language_model.", "model.", ""]),
-    st.integers(0, 99), st.sampled_from(["self_attn.q_proj", "mlp.down_proj"]),
-    st.sampled_from(["lora_A", "lora_B"]), st.sampled_from([".weight", ".default.weight"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "base_model.model.model.language_model.",
+            "base_model.model.language_model.",
+            "base_model.model.model.",
+            "model.language_model.",
+            "model.",
+            "",
+        ]
+    ),
+    st.integers(0, 99),
+    st.sampled_from(["self_attn.q_proj", "mlp.down_proj"]),
+    st.sampled_from(["lora_A", "lora_B"]),
+    st.sampled_from([".weight", ".default.weight"]),
+)
 def test_every_spelling_of_a_name_is_the_same_name(
     prefix: str, layer: int, place: str, kind: str, ending: str
 ) -> None:
     wanted = OWN.format(layer, place, f"{kind}.weight")
-    assert own_name(f"{prefix}layers.{layer}.{place}.{kind}{ending}") == wanted
-    assert own_name(wanted) == wanted
+    assert normalize_weight_name(f"{prefix}layers.{layer}.{place}.{kind}{ending}") == wanted
+    assert normalize_weight_name(wanted) == wanted

@@ -1,11 +1,11 @@
 import re
 
-from mondrian.critique.schema import Critique, canonical
+from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.training.loss_weights import token_weights
 
 
 def test_digits_of_scores_count_more_and_derived_parts_not_at_all(critique: Critique) -> None:
-    text = canonical(critique)
+    text = serialize_critique(critique)
     tokens = [match.span() for match in re.finditer(r"\w+|\W", text)] + [(len(text), len(text) + 9)]
     plain = token_weights(text, tokens, [], 10.0)
     derived = token_weights(text, tokens, ["key_strengths", "technical_notes"], 10.0)

@@ -9,21 +9,25 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mondrian.core.params import Params
-from mondrian.critique.rows import Row
+from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
-from mondrian.model.language import hidden_states, logits, make_batch
+from mondrian.model.language import compute_logits, hidden_states, make_batch
 from mondrian.model.lora_config import LoraSettings
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.chunked_cross_entropy import Head, plain_loss, supervised_loss
-from mondrian.training.dataset import Example, examples
-from mondrian.training.packing import answer_states, pack, shared_front
+from mondrian.training.chunked_cross_entropy import (
+    LMHead,
+    chunked_cross_entropy,
+    chunked_cross_entropy_eval,
+)
+from mondrian.training.dataset import Example, build_examples
+from mondrian.training.packing import compute_answer_states, pack, shared_prefix_length
 
 
 @pytest.fixture
-def learn(plain: Any, rows: list[Row], params: Params) -> tuple[list[Example], FeatureCache]:
+def learn(plain: Any, rows: list[ChatRow], params: Params) -> tuple[list[Example], FeatureCache]:
     cache = FeatureCache(plain, None, 0)
     even = params.train.model_copy(update={"score_weight": 1.0})
-    return examples(plain, rows[:3], even, cache), cache
+    return build_examples(plain, rows[:3], even, cache), cache
 
 
 def exactly(plain: Any, batch: list[Example], cache: FeatureCache) -> float:
@@ -32,7 +36,7 @@ def exactly(plain: Any, batch: list[Example], cache: FeatureCache) -> float:
     for example in batch:
         inputs = make_batch([example.ids], [cache.get(example.photo)], plain.image_id)
         hidden = np.array(hidden_states(plain.model, inputs)[0], np.float64)
-        told = hidden[example.start - 1 : -1] @ np.array(Head(plain.model).layer.weight).T
+        told = hidden[example.start - 1 : -1] @ np.array(LMHead(plain.model).layer.weight).T
         answer = np.array(example.ids[example.start :])
         taken = told[np.arange(len(answer)), answer]
         total += float((np.logaddexp.reduce(told, axis=1) - taken).sum())
@@ -44,20 +48,24 @@ def plain_way(plain: Any, batch: list[Example], cache: FeatureCache) -> Any:
     total = mx.array(0.0)
     for example in batch:
         inputs = make_batch([example.ids], [cache.get(example.photo)], plain.image_id)
-        told = logits(plain.model, hidden_states(plain.model, inputs))[0]
+        told = compute_logits(plain.model, hidden_states(plain.model, inputs))[0]
         answer = mx.array(example.ids[example.start :])
         total = total + nn.losses.cross_entropy(told[example.start - 1 : -1], answer).sum()
     return total
 
 
 def our_way(
-    plain: Any, batch: list[Example], cache: FeatureCache, share: bool = True,
-    checkpoint: bool = False, chunk: int = 100,
-) -> Any:  # fmt: skip
+    plain: Any,
+    batch: list[Example],
+    cache: FeatureCache,
+    share: bool = True,
+    checkpoint: bool = False,
+    chunk: int = 100,
+) -> Any:
     packed = pack(batch, [cache.get(e.photo) for e in batch], plain.image_id, share)
-    hidden = answer_states(plain.model, packed, checkpoint)
+    hidden = compute_answer_states(plain.model, packed, checkpoint)
     targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-    return supervised_loss(Head(plain.model), hidden, targets, weights, chunk)
+    return chunked_cross_entropy(LMHead(plain.model), hidden, targets, weights, chunk)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -72,7 +80,7 @@ def test_packed_rows_lose_what_each_loses_alone(
 
 def test_the_prompt_is_shared_up_to_the_photograph(plain: Any, learn: Any) -> None:
     rows, cache = learn
-    front = shared_front(rows, plain.image_id)
+    front = shared_prefix_length(rows, plain.image_id)
     assert front == rows[0].ids.index(plain.image_id)
     packed = pack(rows, [cache.get(e.photo) for e in rows], plain.image_id)
     assert packed.ids.shape[1] == sum(len(e.ids) - 1 for e in rows) - 2 * front
@@ -83,7 +91,7 @@ def gradients(plain: Any, loss: Any) -> dict[str, Any]:
     layers = lora.attach(plain.model, LoraSettings(4, 8, last_layers=3), mx.random.key(0))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    lora.learnable(layers)
+    lora.unfreeze_lora(layers)
     _, found = nn.value_and_grad(plain.model, lambda _: loss())(plain.model)
     lora.detach(plain.model)
     return {name: np.array(value) for name, value in tree_flatten(found)}
@@ -115,7 +123,7 @@ def test_the_chunked_head_is_the_plain_one(bits: int, chunk: int) -> None:
     if bits:
         linear = Model.language_model.lm_head
         Model.language_model.lm_head = nn.QuantizedLinear.from_linear(linear, 32, bits)
-    head = Head(Model)
+    head = LMHead(Model)
     hidden, weights = mx.random.normal((20, 64)), mx.random.uniform(shape=(20,))
     targets = mx.random.randint(0, 96, (20,))
 
@@ -124,10 +132,10 @@ def test_the_chunked_head_is_the_plain_one(bits: int, chunk: int) -> None:
         return (nn.losses.cross_entropy(told, targets) * weights).sum()
 
     def ours(h: mx.array) -> mx.array:
-        return supervised_loss(head, h, targets, weights, chunk)
+        return chunked_cross_entropy(head, h, targets, weights, chunk)
 
     assert ours(hidden).item() == pytest.approx(wanted(hidden).item(), rel=1e-4)
-    plain = plain_loss(head, hidden, targets, weights, chunk)
+    plain = chunked_cross_entropy_eval(head, hidden, targets, weights, chunk)
     assert plain.item() == pytest.approx(wanted(hidden).item(), rel=1e-4)
     close = np.allclose(
         np.array(mx.grad(ours)(hidden)), np.array(mx.grad(wanted)(hidden)), atol=1e-4

@@ -11,23 +11,28 @@ from safetensors.numpy import load_file
 
 from mondrian.core.errors import BaseModelError, TrainingError
 from mondrian.core.params import Params, Train
-from mondrian.critique.rows import Row
+from mondrian.critique.rows import ChatRow
 from mondrian.model.architecture import Architecture, Device, read_architecture
-from mondrian.model.hardware import CPU, METAL, Pace
+from mondrian.model.hardware import CPU, METAL, Throughput
 from mondrian.model.lora_config import PROJECTIONS, LoraSettings, lora_settings
-from mondrian.model.tokenizer import Exact, Rough
+from mondrian.model.tokenizer import ApproximateTokenizer, ChatTokenizer
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.dataset import examples
-from mondrian.training.memory_estimate import Load, Work, operations, terms
-from mondrian.training.memory_fit import refuse_too_large, ways_to_fit
-from mondrian.training.plan import Plan, make_plan
+from mondrian.training.dataset import build_examples
+from mondrian.training.memory_estimate import (
+    BatchShape,
+    TrainingJob,
+    count_operations,
+    memory_breakdown,
+)
+from mondrian.training.memory_fit import check_memory_fit, suggest_fitting_settings
+from mondrian.training.plan import TrainingPlan, make_plan
 from mondrian.training.plan_report import describe
 from mondrian.training.trainer import train
 from tests.conftest import ROOT
 
 TINY = ROOT / "models/base/mondrian-tiny"
 SIZES = {"2B": 2_127_532_032, "4B": 4_437_815_808, "8B": 8_767_123_696}  # as the hub has them
-LOAD = Load(1400, ((1400, 1400),), ((300, 1400),), 300, 300)
+LOAD = BatchShape(1400, ((1400, 1400),), ((300, 1400),), 300, 300)
 
 
 def published(size: str) -> Architecture:
@@ -35,25 +40,25 @@ def published(size: str) -> Architecture:
 
 
 @pytest.fixture
-def plan(plain: Any, rows: list[Row], params: Params) -> Plan:
+def plan(plain: Any, rows: list[ChatRow], params: Params) -> TrainingPlan:
     tiny = read_architecture(str(TINY))
     return make_plan(tiny, plain.tokens, rows, rows[:2], params.train, CPU)
 
 
 @pytest.mark.parametrize(("size", "weights"), SIZES.items())
 def test_the_published_sizes_have_the_weights_they_are_known_by(size: str, weights: int) -> None:
-    assert published(size).weights() == weights
+    assert published(size).num_weights() == weights
 
 
 def test_mondrian_tiny_has_the_weights_of_its_file() -> None:
     tiny = read_architecture(str(TINY))
     stored = load_file(TINY / "model.safetensors")
-    assert tiny.weights() == sum(value.size for value in stored.values())
+    assert tiny.num_weights() == sum(value.size for value in stored.values())
     assert tiny.stored_bytes(2) == sum(value.nbytes for value in stored.values())
 
 
 def test_an_adapter_of_the_4b_at_rank_16_has_33_million_weights_in_130_mb() -> None:
-    count = published("4B").lora_weights(LoraSettings(16, 32))
+    count = published("4B").num_lora_weights(LoraSettings(16, 32))
     assert count == 33_030_144
     assert 130e6 < count * 4 < 133e6
 
@@ -64,10 +69,15 @@ def test_an_adapter_has_the_weights_that_are_counted(plain: Any) -> None:
     from mondrian.model import lora
 
     tiny = read_architecture(str(TINY))
-    for settings in (LoraSettings(4, 8), LoraSettings(4, 8, dora=True, projector=True),
-                     LoraSettings(4, 8, targets=PROJECTIONS["mlp"], last_layers=2)):  # fmt: skip
+    for settings in (
+        LoraSettings(4, 8),
+        LoraSettings(4, 8, dora=True, projector=True),
+        LoraSettings(4, 8, targets=PROJECTIONS["mlp"], last_layers=2),
+    ):
         layers = lora.attach(plain.model, settings, mx.random.key(0))
-        assert tiny.lora_weights(settings) == sum(v.size for v in lora.tensors(layers).values())
+        assert tiny.num_lora_weights(settings) == sum(
+            v.size for v in lora.lora_state_dict(layers).values()
+        )
         lora.detach(plain.model)
 
 
@@ -75,11 +85,11 @@ def test_the_work_of_the_benchmark_is_what_platforms_measured_against() -> None:
     from benchmarks.large_base import config
 
     base = Architecture.from_config(config())
-    work = Work(base, LoraSettings(16, 32), a_train(), CPU)
-    two = replace(LOAD, tokens=2800, pairs=LOAD.pairs * 2, supervised=600)
-    plain = operations(work, two) - 6 * base.lora_weights(work.lora) * 2800
+    work = TrainingJob(base, LoraSettings(16, 32), a_train(), CPU)
+    two = replace(LOAD, tokens=2800, pairs=LOAD.pairs * 2, supervised_positions=600)
+    plain = count_operations(work, two) - 6 * base.num_lora_weights(work.lora) * 2800
     assert plain == pytest.approx(565e9, rel=0.02)
-    assert operations(work, two, back=False) < 0.55 * operations(work, two)
+    assert count_operations(work, two, back=False) < 0.55 * count_operations(work, two)
 
 
 def a_train(**change: Any) -> Train:
@@ -89,9 +99,11 @@ def a_train(**change: Any) -> Train:
     return Params.model_validate(whole).train.model_copy(update=change)
 
 
-def peak(base: Architecture, on: Device = METAL, load: Load = LOAD, **change: Any) -> int:
+def peak(base: Architecture, on: Device = METAL, load: BatchShape = LOAD, **change: Any) -> int:
     params = a_train(**change)
-    return sum(terms(Work(base, lora_settings(params), params, on), load).values())
+    return sum(
+        memory_breakdown(TrainingJob(base, lora_settings(params), params, on), load).values()
+    )
 
 
 def test_what_saves_memory_saves_it_in_the_plan() -> None:
@@ -107,47 +119,55 @@ def test_what_saves_memory_saves_it_in_the_plan() -> None:
 
 
 def test_a_plan_lays_out_the_tokens_that_training_sees(
-    plain: Any, rows: list[Row], params: Params, plan: Plan
+    plain: Any, rows: list[ChatRow], params: Params, plan: TrainingPlan
 ) -> None:
-    learn = examples(plain, rows, params.train, FeatureCache(plain, None, 0))
+    learn = build_examples(plain, rows, params.train, FeatureCache(plain, None, 0))
     assert [sized.row for sized in plan.rows] == learn
-    assert plan.steps == len(plan.loads) == params.train.epochs * -(-len(rows) // 2)
-    told = sum(load.supervised for load in plan.loads)
+    assert plan.steps == len(plan.train_batches) == params.train.epochs * -(-len(rows) // 2)
+    told = sum(load.supervised_positions for load in plan.train_batches)
     assert told == 5 * sum(len(row.weights) for row in learn)
 
 
-@pytest.mark.parametrize("change", [{}, {"batch_size": 4, "lora_r": 32, "lora_dropout": 0.0},
-    {"dora": True}, {"projector": True, "last_layers": 1}, {"projector": True},
-    {"dora": True, "gradient_checkpointing": True}, {"last_layers": 2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"batch_size": 4, "lora_r": 32, "lora_dropout": 0.0},
+        {"dora": True},
+        {"projector": True, "last_layers": 1},
+        {"projector": True},
+        {"dora": True, "gradient_checkpointing": True},
+        {"last_layers": 2},
+    ],
+)
 def test_the_peak_that_is_predicted_is_the_peak_that_is_measured(
-    plain: Any, rows: list[Row], params: Params, change: dict[str, Any]
+    plain: Any, rows: list[ChatRow], params: Params, change: dict[str, Any]
 ) -> None:
     some = params.train.model_copy(update={"epochs": 1, **change})
     tiny = read_architecture(str(TINY))
     predicted = make_plan(tiny, plain.tokens, rows, rows[:1], some, CPU).peak
     cache = FeatureCache(plain, None, 0, some.projector)
-    learn = examples(plain, rows, some, cache)
+    learn = build_examples(plain, rows, some, cache)
     measured = train(cache, learn, learn[:1], some).peak_gb * 1e9
     assert predicted == pytest.approx(measured, rel=0.2)
 
 
 def test_rough_tokens_are_near_the_exact_ones_in_number_and_share_their_front(
-    rows: list[Row], params: Params
+    rows: list[ChatRow], params: Params
 ) -> None:
     tiny = read_architecture(str(TINY))
     four = params.train.model_copy(update={"batch_size": 4})
-    rough = make_plan(tiny, Rough(), rows, rows[:1], four, CPU)
-    assert all(sized.row.ids.count(-1) == sized.image == 20 for sized in rough.rows)
-    front = rough.loads[0].tokens
+    rough = make_plan(tiny, ApproximateTokenizer(), rows, rows[:1], four, CPU)
+    assert all(sized.row.ids.count(-1) == sized.image_token_count == 20 for sized in rough.rows)
+    front = rough.train_batches[0].tokens
     assert front < sum(len(sized.row.ids) for sized in rough.rows[:4]) - 20
-    assert Rough().answer("Warm light, far away.")[1][-1] == (21, 21)
+    assert ApproximateTokenizer().answer("Warm light, far away.")[1][-1] == (21, 21)
 
 
-def test_what_does_not_fit_is_refused_with_three_ways(plan: Plan) -> None:
-    refuse_too_large(plan, plan.peak)
+def test_what_does_not_fit_is_refused_with_three_ways(plan: TrainingPlan) -> None:
+    check_memory_fit(plan, plan.peak)
     with pytest.raises(TrainingError) as caught:
-        refuse_too_large(plan, int(0.6 * plan.peak))
+        check_memory_fit(plan, int(0.6 * plan.peak))
     told = str(caught.value).splitlines()
     assert re.match(r"training would take 0.\d GB and 0.\d GB are to be had", told[0])
     assert len(told) == 4
@@ -155,29 +175,29 @@ def test_what_does_not_fit_is_refused_with_three_ways(plan: Plan) -> None:
         assert re.match(r"  (train|base)\.\w+: ", line)
 
 
-def test_each_way_fits_and_none_holds_another(rows: list[Row], params: Params) -> None:
-    plan = make_plan(published("8B"), Rough(), rows, rows[:1], params.train, METAL)
-    ways = ways_to_fit(plan, int(12e9))
+def test_each_way_fits_and_none_holds_another(rows: list[ChatRow], params: Params) -> None:
+    plan = make_plan(published("8B"), ApproximateTokenizer(), rows, rows[:1], params.train, METAL)
+    ways = suggest_fitting_settings(plan, int(12e9))
     assert len(ways) == 3
     assert all(float(re.findall(r"\(([\d.]+) GB\)", way)[0]) <= 12.0 for way in ways)
     sets = [set(way.split(" (")[0].split(", ")) for way in ways]
     assert not any(a < b for a in sets for b in sets)
-    assert ways_to_fit(plan, int(2e9)) == []
+    assert suggest_fitting_settings(plan, int(2e9)) == []
 
 
-def test_two_ranks_take_a_base_each(plan: Plan) -> None:
+def test_two_ranks_take_a_base_each(plan: TrainingPlan) -> None:
     with pytest.raises(TrainingError, match="training would take"):
-        refuse_too_large(plan, plan.peak, ranks=4)
+        check_memory_fit(plan, plan.peak, ranks=4)
 
 
-def test_time_is_the_products_and_the_rest(plan: Plan) -> None:
-    done = sum(operations(plan.work, load) for load in plan.loads)
-    quick = plan.seconds(Pace(1e12, 0.0))
+def test_time_is_the_products_and_the_rest(plan: TrainingPlan) -> None:
+    done = sum(count_operations(plan.job, load) for load in plan.train_batches)
+    quick = plan.estimate_seconds(Throughput(1e12, 0.0))
     assert done / 1e12 < quick < 1.5 * done / 1e12
-    assert plan.seconds(Pace(1e12, 1e-9)) > quick
+    assert plan.estimate_seconds(Throughput(1e12, 1e-9)) > quick
 
 
-def test_a_plan_reads_like_one(plan: Plan) -> None:
+def test_a_plan_reads_like_one(plan: TrainingPlan) -> None:
     text = describe(plan, "ansel", 7200.0, int(16e9))
     assert "about 2.0 h" in text
     assert f"{plan.steps} in 5 epochs" in text
@@ -186,10 +206,14 @@ def test_a_plan_reads_like_one(plan: Plan) -> None:
     assert sum(parts) == pytest.approx(plan.peak / 1e9, abs=0.03)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("{}", "is not a Qwen3-VL's: KeyError"), ("[]", "is not a Qwen3-VL's"),
-    ('{"text_config": 1, "vision_config": {}}', "is not a Qwen3-VL's"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "is not a Qwen3-VL's: KeyError"),
+        ("[]", "is not a Qwen3-VL's"),
+        ('{"text_config": 1, "vision_config": {}}', "is not a Qwen3-VL's"),
+    ],
+)
 def test_a_config_of_something_else_says_so(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BaseModelError, match=words):
@@ -203,14 +227,14 @@ def test_an_unknown_base_names_the_known_ones() -> None:
     assert (four.bits, four.group) == (4, 64)
 
 
-def test_a_tokenizer_of_its_own_is_used(plain: Any, rows: list[Row]) -> None:
-    from mondrian.model.tokenizer import read_tokens
+def test_a_tokenizer_of_its_own_is_used(plain: Any, rows: list[ChatRow]) -> None:
+    from mondrian.model.tokenizer import load_tokenizer
 
-    own = read_tokens(TINY, plain.image_id)
-    assert isinstance(own, Exact)
+    own = load_tokenizer(TINY, plain.image_id)
+    assert isinstance(own, ChatTokenizer)
     prompt = rows[0].messages[:-1]
     assert own.prompt(prompt, 20) == plain.tokens.prompt(prompt, 20)
-    assert isinstance(read_tokens(None, 0), Rough)
+    assert isinstance(load_tokenizer(None, 0), ApproximateTokenizer)
 
 
 @pytest.mark.slow
@@ -232,11 +256,11 @@ def test_the_command_plans_and_refuses(some_prepared: Path) -> None:
 
 
 def test_scores_are_counted_as_blocks_leave_them() -> None:
-    from mondrian.training.memory_estimate import _seen
+    from mondrian.training.memory_estimate import _count_scores
 
     whole = np.tril(np.ones((500, 700)), 200)
     blocks = sum(
         (stop - start) * (200 + stop) for start, stop in ((0, 192), (192, 384), (384, 500))
     )
-    assert _seen(500, 700, 192) == blocks >= whole.sum()
-    assert _seen(500, 700, 0) == 500 * 700
+    assert _count_scores(500, 700, 192) == blocks >= whole.sum()
+    assert _count_scores(500, 700, 0) == 500 * 700

@@ -14,14 +14,14 @@ import pytest
 
 from benchmarks.kill import command, killed, outputs, run
 from mondrian.core.errors import TrainingError
-from mondrian.training.checkpoint import Checkpoint, Progress, State
+from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
 from tests.conftest import ROOT, one_clear_line
 
 
-def state(step: int = 3) -> State:
+def state(step: int = 3) -> CheckpointState:
     numbers = {"a": mx.array([1.0, 2.0]), "b.0": mx.array([[3.0]])}
-    progress = Progress(step, 1, step, log=[{"step": step, "loss": 0.1}])
-    return State(progress, numbers, {"step": mx.array(3, mx.uint64)}, {})
+    progress = TrainingProgress(step, 1, step, log=[{"step": step, "loss": 0.1}])
+    return CheckpointState(progress, numbers, {"step": mx.array(3, mx.uint64)}, {})
 
 
 def test_a_checkpoint_gives_back_what_it_took(tmp_path: Path) -> None:

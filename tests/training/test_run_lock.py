@@ -3,15 +3,15 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import TrainingError
-from mondrian.training.run_lock import claimed
+from mondrian.training.run_lock import lock_run_folder
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with claimed(tmp_path / "run", []):
+    with lock_run_folder(tmp_path / "run", []):
         with pytest.raises(TrainingError, match="another run is training in"):
-            with claimed(tmp_path / "run", []):
+            with lock_run_folder(tmp_path / "run", []):
                 pass
-    with claimed(tmp_path / "run", []):
+    with lock_run_folder(tmp_path / "run", []):
         pass
 
 
@@ -21,12 +21,12 @@ def test_what_a_killed_run_began_is_cleared_away_and_nothing_else(tmp_path: Path
         folder.mkdir()
     (tmp_path / ".checkpoint.st.y").write_text("half")
     (tmp_path / ".adapter-2.z").mkdir()
-    with claimed(tmp_path / "run", [target, tmp_path / "checkpoint.st"]):
+    with lock_run_folder(tmp_path / "run", [target, tmp_path / "checkpoint.st"]):
         left = {path.name for path in tmp_path.iterdir()}
     assert left == {"adapter", "adapter-2", ".adapter-2.z", "run"}
 
 
 def test_an_old_folder_stays_where_the_new_one_is_missing(tmp_path: Path) -> None:
     (tmp_path / ".adapter.x.old").mkdir()
-    with claimed(tmp_path / "run", [tmp_path / "adapter"]):
+    with lock_run_folder(tmp_path / "run", [tmp_path / "adapter"]):
         assert (tmp_path / ".adapter.x.old").exists()

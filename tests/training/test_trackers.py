@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from mondrian.core.errors import TrainingError
-from mondrian.training.trackers import Nothing, open_tracker
+from mondrian.training.trackers import NullTracker, open_tracker
 
 ENTRIES: list[dict[str, Any]] = [
     {"step": 1, "epoch": 1, "loss": 2.5, "rate": 1e-4},
@@ -17,7 +17,7 @@ def test_none_writes_nothing(tmp_path: Path) -> None:
     tracker = open_tracker("none", tmp_path / "none", "ansel")
     tracker.log(ENTRIES[0])
     tracker.close()
-    assert isinstance(tracker, Nothing)
+    assert isinstance(tracker, NullTracker)
     assert not (tmp_path / "none").exists()
 
 

@@ -10,34 +10,34 @@ from PIL import Image
 
 from mondrian.core.errors import MondrianError
 
-Grow = Callable[[str, int], None]  # more text, tokens so far
+TextCallback = Callable[[str, int], None]  # more text, tokens so far
 
 
 @dataclass(frozen=True)
-class Question:
+class CritiqueRequest:
     """One critique that is wanted.
 
     adapter  name of the adapter that is to answer; empty for the base
-    grow     is told the text as it comes; None where nobody reads along
+    on_text     is told the text as it comes; None where nobody reads along
     """
 
     advisor: str
     adapter: str
     messages: list[dict[str, str]]
     picture: Image.Image = field(repr=False)
-    seconds: float
-    grow: Grow | None = None
+    timeout_seconds: float
+    on_text: TextCallback | None = None
     stream: bool = False
 
 
 @dataclass(frozen=True)
-class Told:
+class Completion:
     """A critique as text, and what it took; None where the engine does not say."""
 
     text: str
     tokens: int
     version: str
-    first_seconds: float | None
+    first_token_seconds: float | None
     seconds: float
     decode_seconds: float | None = None
     warm: bool | None = None
@@ -61,7 +61,7 @@ class Adapter:
 
 
 @dataclass
-class State:
+class EngineState:
     """How an engine is: loading, ready or error."""
 
     status: str = "loading"
@@ -95,7 +95,7 @@ class TimedOut(EngineFault):
 class Engine(Protocol):
     """What the service wants of it; all on the event loop's thread."""
 
-    state: State
+    state: EngineState
 
     async def start(self) -> None:
         """Begin to load; `state` says how far it is."""
@@ -103,5 +103,5 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """End what was started."""
 
-    async def critique(self, question: Question) -> Told:
+    async def critique(self, question: CritiqueRequest) -> Completion:
         """Answer; cancelled, it frees its place. Raises EngineFault or one of its children."""

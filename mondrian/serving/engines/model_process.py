@@ -15,9 +15,9 @@ from threading import Thread
 from time import monotonic
 from typing import Any
 
-from mondrian.serving.engines.ipc import Quit
+from mondrian.serving.engines.ipc import ShutdownRequest
 
-COMMAND = (sys.executable, "-m", "mondrian.serving.worker")
+WORKER_COMMAND = (sys.executable, "-m", "mondrian.serving.worker")
 _BLAS_THREADS = 4
 _ENDING = 5.0  # seconds that it may take to end by itself
 
@@ -31,18 +31,22 @@ class ModelProcess:
     """
 
     def __init__(
-        self, command: tuple[str, ...], hear: Callable[[Any], None],
+        self,
+        command: tuple[str, ...],
+        hear: Callable[[Any], None],
         died: Callable[[ModelProcess], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._tell, self._died = hear, died
         self._pipe, theirs = Pipe()
         # One lane asks for all steps, so that matrix products may take every core (on a CPU).
         threads = {"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, _BLAS_THREADS))}
         self._process = subprocess.Popen(
-            [*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdout=sys.stderr,
+            [*command, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdout=sys.stderr,
             env=threads | dict(os.environ),
-        )  # fmt: skip
+        )
         theirs.close()
         self._heard_at = monotonic()
         self._out: SimpleQueue[Any] = SimpleQueue()
@@ -50,7 +54,7 @@ class ModelProcess:
             Thread(target=work, args=(self._pipe,), name="model pipe", daemon=True).start()
 
     @property
-    def silent(self) -> float:
+    def silent_seconds(self) -> float:
         """Seconds since it said anything."""
         return monotonic() - self._heard_at
 
@@ -62,14 +66,14 @@ class ModelProcess:
         """End it now; `died` is told as of any other death."""
         self._process.kill()
 
-    def ended(self) -> int:
+    def close_and_wait(self) -> int:
         """Its status, once its pipe has ended."""
         self._pipe.close()
         return self._process.wait()
 
     async def stop(self) -> None:
         """Let it end, and end it where it does not."""
-        self.send(Quit())
+        self.send(ShutdownRequest())
         try:
             await asyncio.to_thread(self._process.wait, _ENDING)
         except subprocess.TimeoutExpired:
@@ -85,11 +89,11 @@ class ModelProcess:
         with suppress(RuntimeError):  # a loop that has ended
             try:
                 while True:
-                    self._loop.call_soon_threadsafe(self._hear, pipe.recv())
+                    self._loop.call_soon_threadsafe(self._dispatch_message, pipe.recv())
             except (EOFError, OSError):
                 self._out.put(None)
                 self._loop.call_soon_threadsafe(self._died, self)
 
-    def _hear(self, message: Any) -> None:
+    def _dispatch_message(self, message: Any) -> None:
         self._heard_at = monotonic()
         self._tell(message)

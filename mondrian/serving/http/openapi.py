@@ -7,33 +7,42 @@ from typing import Any
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.rollout.manual import NAME, REASON
 from mondrian.serving.assignment import MODES
-from mondrian.serving.feedback.schema import NOTE
+from mondrian.serving.feedback.schema import MAX_NOTE_CHARS
 
 _ERROR = {
-    "type": "object", "required": ["error"], "properties": {"error": {"type": "string"}},
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
     "example": {"error": "advisor is 'monet'; there are ansel, okeefe"},
-}  # fmt: skip
-_WHY = {
-    400: "not understood", 401: "an API key is needed", 403: "a page of another address",
-    404: "not found", 408: "the body came too slowly", 409: "not in this state",
-    413: "the body is too large",
-    415: "no photograph of a known format", 422: "a photograph that cannot be used",
-    429: "too many wait or ask; see Retry-After", 500: "no answer came about", 503: "not ready",
-    504: "took too long",
-}  # fmt: skip
-ANSWERS: dict[int | str, Any] = {
-    status: {"description": told, "content": {"application/json": {"schema": _ERROR}}}
-    for status, told in _WHY.items()
 }
-LOADING: dict[int | str, Any] = {
+_STATUS_DESCRIPTIONS = {
+    400: "not understood",
+    401: "an API key is needed",
+    403: "a page of another address",
+    404: "not found",
+    408: "the body came too slowly",
+    409: "not in this state",
+    413: "the body is too large",
+    415: "no photograph of a known format",
+    422: "a photograph that cannot be used",
+    429: "too many wait or ask; see Retry-After",
+    500: "no answer came about",
+    503: "not ready",
+    504: "took too long",
+}
+ERROR_RESPONSES: dict[int | str, Any] = {
+    status: {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+    for status, description in _STATUS_DESCRIPTIONS.items()
+}
+LOADING_RESPONSE: dict[int | str, Any] = {
     202: {"description": "still loading", "content": {"application/json": {}}}
 }
 
 
-def told_as(*kinds: str) -> dict[int | str, Any]:
+def build_responses(*kinds: str) -> dict[int | str, Any]:
     """What a route that tells more than JSON, or other than it, answers."""
     content: dict[str, Any] = {kind: {} for kind in kinds}
-    return ANSWERS | {200: {"description": "Successful Response", "content": content}}
+    return ERROR_RESPONSES | {200: {"description": "Successful Response", "content": content}}
 
 
 _FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, TIFF or HEIC"}
@@ -41,9 +50,13 @@ _ADVISOR = {"type": "string", "example": "ansel", "description": "an id, a comma
 _MODE = {"type": "string", "enum": list(MODES), "default": "baseline"}
 _RAG = {"type": "string", "enum": ["true", "false"], "description": "ignored: no retrieval here"}
 _FIELDS = {
-    "image": _FILE, "file": _FILE, "advisor": _ADVISOR, "mode": _MODE, "enable_rag": _RAG,
+    "image": _FILE,
+    "file": _FILE,
+    "advisor": _ADVISOR,
+    "mode": _MODE,
+    "enable_rag": _RAG,
     "client_id": {"type": "string", "maxLength": 200, "description": "whom an A/B test deals by"},
-}  # fmt: skip
+}
 
 
 def _form(**more: Any) -> dict[str, Any]:
@@ -60,97 +73,180 @@ def _json(example: dict[str, str], required: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-ANALYZE = _form(
+ANALYZE_BODY = _form(
     job_id={"type": "string", "example": "unknown"},
     response_format={"type": "string", "enum": ["html", "json"]},
 )
-UPLOAD = _form(auto_analyze={"type": "string", "enum": ["true", "false"], "default": "true"})
-CREATE = _json(
+UPLOAD_BODY = _form(auto_analyze={"type": "string", "enum": ["true", "false"], "default": "true"})
+CREATE_JOB_BODY = _json(
     {"image_path": "uploads/3f0c…_lake.jpg", "advisor": "ansel", "mode": "baseline"}, "image_path"
 )
-CHANGE = _json({"status": "queued"}, "status")
+CHANGE_JOB_BODY = _json({"status": "queued"}, "status")
 _CRITIQUE = {
     "image_description": "A lake under mountains.",
     "dimensions": [
-        {"name": "Composition", "score": 8, "comment": "The shore leads in.",
-         "recommendation": "Keep the shore."},
+        {
+            "name": "Composition",
+            "score": 8,
+            "comment": "The shore leads in.",
+            "recommendation": "Keep the shore.",
+        },
     ],
-    "overall_score": 7.4, "key_strengths": ["Tones"], "priority_improvements": ["Foreground"],
+    "overall_score": 7.4,
+    "key_strengths": ["Tones"],
+    "priority_improvements": ["Foreground"],
     "technical_notes": "Sharp throughout.",
-}  # fmt: skip
-CRITIQUED: dict[int | str, Any] = {
+}
+CRITIQUE_RESPONSE: dict[int | str, Any] = {
     200: {
         "description": "the critique",
-        "content": {"application/json": {"example": {
-            "advisor": "ansel", "mode": "ab_test", "mode_used": "lora",
-            "model_used": "ab_test_fine_tuned", "fallback_occurred": False,
-            "analysis": _CRITIQUE, "overall_score": 7.4, "parse_success": True,
-        }}},
+        "content": {
+            "application/json": {
+                "example": {
+                    "advisor": "ansel",
+                    "mode": "ab_test",
+                    "mode_used": "lora",
+                    "model_used": "ab_test_fine_tuned",
+                    "fallback_occurred": False,
+                    "analysis": _CRITIQUE,
+                    "overall_score": 7.4,
+                    "parse_success": True,
+                }
+            }
+        },
     },
-}  # fmt: skip
-UPLOADED: dict[int | str, Any] = {
+}
+UPLOAD_RESPONSE: dict[int | str, Any] = {
     201: {
         "description": "the job",
-        "content": {"application/json": {"example": {
-            "job_id": "6b1f…", "filename": "uploads/3f0c…_lake.jpg", "advisor": "ansel",
-            "advisors_used": ["ansel"], "status": "queued", "status_url": "/status/6b1f…",
-            "stream_url": "/stream/6b1f…",
-        }}},
+        "content": {
+            "application/json": {
+                "example": {
+                    "job_id": "6b1f…",
+                    "filename": "uploads/3f0c…_lake.jpg",
+                    "advisor": "ansel",
+                    "advisors_used": ["ansel"],
+                    "status": "queued",
+                    "status_url": "/status/6b1f…",
+                    "stream_url": "/stream/6b1f…",
+                }
+            }
+        },
     },
-}  # fmt: skip
+}
 _SCORE = {"type": ["number", "null"], "minimum": 0, "maximum": 10, "multipleOf": 0.1}
-_OPINION = {
+_FEEDBACK_PROPERTIES = {
     "thumbs": {"enum": [1, -1, None], "description": "up, down, or taken back"},
-    "note": {"type": ["string", "null"], "maxLength": NOTE},
+    "note": {"type": ["string", "null"], "maxLength": MAX_NOTE_CHARS},
     "advisor": {"type": ["string", "null"], "maxLength": 200, "description": "in a job of several"},
     "verdict": {"enum": ["accepted", "corrected", None], "description": "what link trains on"},
     "scores": {
-        "type": ["object", "null"], "additionalProperties": False,
+        "type": ["object", "null"],
+        "additionalProperties": False,
         "properties": {name: _SCORE | {"type": "number"} for name in DIMENSIONS},
         "description": "those that are to be others; the overall score follows, unless it is given",
     },
     "overall_score": _SCORE,
     "critique": {"type": ["object", "null"], "description": "the whole of it, corrected"},
     "who": {"type": ["string", "null"], "maxLength": 200},
-}  # fmt: skip
-_SAYS = {"thumbs": -1, "note": "The light is better than that.", "scores": {"Lighting": 8.5},
-         "who": "Ana"}  # fmt: skip
-FEEDBACK = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"type": "object", "additionalProperties": False, "properties": _OPINION},
-    "example": _SAYS,
-}}}}  # fmt: skip
-_KEPT = {
-    "number": 1, "advisor": "ansel", "thumbs": -1, "note": _SAYS["note"], "verdict": "corrected",
-    "critique": _CRITIQUE, "original": _CRITIQUE, "who": "Ana", "side": None, "rollout": None,
-    "model_used": "base", "adapter_version": None, "photo_sha256": "3f0c…",
+}
+_FEEDBACK_REQUEST_EXAMPLE = {
+    "thumbs": -1,
+    "note": "The light is better than that.",
+    "scores": {"Lighting": 8.5},
+    "who": "Ana",
+}
+FEEDBACK_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": _FEEDBACK_PROPERTIES,
+                },
+                "example": _FEEDBACK_REQUEST_EXAMPLE,
+            }
+        },
+    }
+}
+_FEEDBACK_EXAMPLE = {
+    "number": 1,
+    "advisor": "ansel",
+    "thumbs": -1,
+    "note": _FEEDBACK_REQUEST_EXAMPLE["note"],
+    "verdict": "corrected",
+    "critique": _CRITIQUE,
+    "original": _CRITIQUE,
+    "who": "Ana",
+    "side": None,
+    "rollout": None,
+    "model_used": "base",
+    "adapter_version": None,
+    "photo_sha256": "3f0c…",
     "at": "2026-07-01T12:00:00.000+00:00",
-}  # fmt: skip
-SAID_OF_IT: dict[int | str, Any] = {
+}
+FEEDBACK_RESPONSE: dict[int | str, Any] = {
     200: {
         "description": "what counts of what was said, and all of it",
-        "content": {"application/json": {"example": {
-            "job_id": "6b1f…", "feedback": [_KEPT], "history": [_KEPT],
-        }}},
+        "content": {
+            "application/json": {
+                "example": {
+                    "job_id": "6b1f…",
+                    "feedback": [_FEEDBACK_EXAMPLE],
+                    "history": [_FEEDBACK_EXAMPLE],
+                }
+            }
+        },
     },
-}  # fmt: skip
+}
 _DECISION = {
     "reason": {"type": "string", "minLength": 1, "maxLength": REASON},
     "who": {"type": "string", "maxLength": NAME},
     "revision": {"type": "integer", "description": "refused where it is another by now"},
-}  # fmt: skip
-DECISION = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"type": "object", "required": ["reason"], "properties": _DECISION,
-               "additionalProperties": False},
-    "example": {"reason": "the night shift has seen enough", "who": "Ana", "revision": 2},
-}}}}  # fmt: skip
-EXPERIMENTS: dict[int | str, Any] = {
+}
+DECISION_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["reason"],
+                    "properties": _DECISION,
+                    "additionalProperties": False,
+                },
+                "example": {
+                    "reason": "the night shift has seen enough",
+                    "who": "Ana",
+                    "revision": 2,
+                },
+            }
+        },
+    }
+}
+EXPERIMENTS_RESPONSE: dict[int | str, Any] = {
     200: {
         "description": "reports, the newest roll-out of each advisor, and a list of those before",
-        "content": {"application/json": {"example": {
-            "experiments": [{
-                "rollout": "ansel/5f3a9c0d1e2b", "name": "ansel@v2.0.0", "state": "running",
-                "verdict": {"status": "healthy", "why": "49 of 100 critiques, 40 h of 48 h"},
-            }], "older": [], "steered": True,
-        }}},
+        "content": {
+            "application/json": {
+                "example": {
+                    "experiments": [
+                        {
+                            "rollout": "ansel/5f3a9c0d1e2b",
+                            "name": "ansel@v2.0.0",
+                            "state": "running",
+                            "verdict": {
+                                "status": "healthy",
+                                "why": "49 of 100 critiques, 40 h of 48 h",
+                            },
+                        }
+                    ],
+                    "older": [],
+                    "steered": True,
+                }
+            }
+        },
     },
-}  # fmt: skip
+}

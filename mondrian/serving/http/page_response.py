@@ -10,29 +10,29 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 
-from mondrian.core.html import page
-from mondrian.serving.http.error_responses import DISK, FAULTS, explained
-from mondrian.serving.service import service_of
+from mondrian.core.html import render_template
+from mondrian.serving.http.error_responses import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
+from mondrian.serving.service import get_service
 
-_NOT_NOW = "the jobs or the photographs cannot be read or written just now"
-_FRESH = {"cache-control": "private, no-cache"}
+_UNAVAILABLE_MESSAGE = "the jobs or the photographs cannot be read or written just now"
+_NO_CACHE_HEADERS = {"cache-control": "private, no-cache"}
 
 
-def site(
+def render_html_response(
     template: str, status: int = 200, headers: Mapping[str, str] | None = None, **content: Any
 ) -> HTMLResponse:
     """A page."""
-    told = page(template, **content)
-    return HTMLResponse(told, status, {**_FRESH, **(headers or {})})
+    body = render_template(template, **content)
+    return HTMLResponse(body, status, {**_NO_CACHE_HEADERS, **(headers or {})})
 
 
-def fault(request: Request, error: Exception) -> tuple[int, str, dict[str, str]]:
+def describe_and_count_error(request: Request, error: Exception) -> tuple[int, str, dict[str, str]]:
     """One of FAULTS as status, words and headers, counted."""
-    status, told, headers = explained(error)
-    if isinstance(error, DISK):
-        told = _NOT_NOW
-    service_of(request).metrics.refused.labels(str(status)).inc()
-    return status, told, headers
+    status, message, headers = describe_error(error)
+    if isinstance(error, STORAGE_ERRORS):
+        message = _UNAVAILABLE_MESSAGE
+    get_service(request).metrics.refused.labels(str(status)).inc()
+    return status, message, headers
 
 
 class PageRoute(APIRoute):
@@ -44,11 +44,11 @@ class PageRoute(APIRoute):
         async def handled(request: Request) -> Response:
             try:
                 return await handle(request)
-            except FAULTS as error:
-                status, told, headers = fault(request, error)
+            except HANDLED_ERRORS as error:
+                status, message, headers = describe_and_count_error(request, error)
                 title = HTTPStatus(status).phrase.capitalize()
-                return site(
-                    "serving/templates/message.html", status, headers, title=title, told=told
+                return render_html_response(
+                    "serving/templates/message.html", status, headers, title=title, told=message
                 )
 
         return handled

@@ -20,34 +20,34 @@ _QUIET = ("/health", "/ready", "/metrics", "/static/")
 log = logging.getLogger("mondrian.http")
 
 
-class JsonLines(logging.Formatter):
+class JsonLinesFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, request and what the caller adds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if request_id.get():
-            told["request"] = request_id.get()
-        told |= getattr(record, "more", {})
+            fields["request"] = request_id.get()
+        fields |= getattr(record, "more", {})
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
-def set_up() -> None:
+def configure_logging() -> None:
     """Everything to stderr, as JSON lines; uvicorn's own lines too."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLinesFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in ("httpx2", "httpcore2", "httpx", "multipart", "python_multipart"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-class RequestLog:
+class RequestLogMiddleware:
     """Gives each request an id, in its answer too, and logs how it ended."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,8 +57,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        id = asked if _ID.match(asked) else uuid4().hex[:16]
+        header_value = Headers(scope=scope).get("x-request-id", "")
+        id = header_value if _ID.match(header_value) else uuid4().hex[:16]
         token = request_id.set(id)
         status, started = 0, perf_counter()
 
@@ -72,16 +72,24 @@ class RequestLog:
         try:
             await self.app(scope, receive, answer)
         finally:
-            self._say(scope, status, perf_counter() - started)
+            self._log_request(scope, status, perf_counter() - started)
             request_id.reset(token)
 
-    def _say(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
         path = scope["path"]
         quiet = path.startswith(_QUIET)
         client = (scope.get("client") or ("",))[0]
         more = {
-            "method": scope["method"], "path": path[:200], "status": status, "client": client,
+            "method": scope["method"],
+            "path": path[:200],
+            "status": status,
+            "client": client,
             "seconds": round(seconds, 4),
-        }  # fmt: skip
-        log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", scope["method"], path[:200],
-                extra={"more": more})  # fmt: skip
+        }
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s",
+            scope["method"],
+            path[:200],
+            extra={"more": more},
+        )

@@ -16,19 +16,19 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
-from mondrian.critique.schema import explain
-from mondrian.serving.http.uploads import Refused, Taken
+from mondrian.critique.schema import format_validation_error
+from mondrian.serving.http.uploads import RequestRejected, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
 _UNKNOWN = ("", "unknown")
-Asked = TypeVar("Asked", bound=BaseModel)
-FIELD = 200  # characters of a field
+Body = TypeVar("Body", bound=BaseModel)
+MAX_FIELD_CHARS = 200  # characters of a field
 BODY_SECONDS = 60.0  # that a client may take to send its form
 
 
 @dataclass(frozen=True)
-class Form:
+class CritiqueForm:
     """A request to critique.
 
     subject  whom an A/B test deals by: the client, else the job
@@ -45,7 +45,7 @@ class Form:
     key: str | None
 
 
-async def read_form(request: Request, params: Params) -> Form:
+async def read_form(request: Request, params: Params) -> CritiqueForm:
     """Read and check a form.
 
     Raises Refused: 408 where it does not come whole in time, 400 where it is not as it should be.
@@ -54,24 +54,33 @@ async def read_form(request: Request, params: Params) -> Form:
         async with asyncio.timeout(BODY_SECONDS):
             content, name, fields = await _read(request)
     except TimeoutError:
-        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        raise RequestRejected(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
     for key, value in fields.items():
-        if len(value) > FIELD:
-            raise Refused(400, f"{key[:40]!r} has {len(value)} characters; most {FIELD}")
+        if len(value) > MAX_FIELD_CHARS:
+            raise RequestRejected(
+                400, f"{key[:40]!r} has {len(value)} characters; most {MAX_FIELD_CHARS}"
+            )
         if "\0" in value:  # PostgreSQL keeps none
-            raise Refused(400, f"{key[:40]!r} has a NUL in it")
+            raise RequestRejected(400, f"{key[:40]!r} has a NUL in it")
     job_id = clean_id(fields.get("job_id", ""))
     id = str(uuid4())
-    client = request.headers.get("x-client-id", fields.get("client_id", ""))[:FIELD]
+    client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
     key = request.headers.get("idempotency-key", "")
-    if len(key) > FIELD:
-        raise Refused(400, f"Idempotency-Key has {len(key)} characters; most {FIELD}")
-    return Form(
-        content, name, _advisors(fields.get("advisor", ""), id, params),
-        fields.get("mode", "").lower() or "baseline", id, client or job_id or id,
+    if len(key) > MAX_FIELD_CHARS:
+        raise RequestRejected(
+            400, f"Idempotency-Key has {len(key)} characters; most {MAX_FIELD_CHARS}"
+        )
+    return CritiqueForm(
+        content,
+        name,
+        _advisors(fields.get("advisor", ""), id, params),
+        fields.get("mode", "").lower() or "baseline",
+        id,
+        client or job_id or id,
         fields.get("enable_rag", "").lower() == "true",
-        fields.get("auto_analyze", "true").lower() != "false", key or None,
-    )  # fmt: skip
+        fields.get("auto_analyze", "true").lower() != "false",
+        key or None,
+    )
 
 
 async def _read(request: Request) -> tuple[bytes, str, dict[str, str]]:
@@ -82,49 +91,51 @@ async def _read(request: Request) -> tuple[bytes, str, dict[str, str]]:
         return await file.read(), file.filename or "", texts
 
 
-def check_known(row: Mapping[str, Any], taken: Taken) -> None:
+def check_same_photo(row: Mapping[str, Any], taken: Upload) -> None:
     """Raise Refused where the job of an idempotency key is of another photograph."""
     if row["photo_sha256"] != taken.sha256:
-        raise Refused(422, "the Idempotency-Key was used for another photograph")
+        raise RequestRejected(422, "the Idempotency-Key was used for another photograph")
 
 
-async def read_json(request: Request, kind: type[Asked]) -> Asked:
+async def read_json(request: Request, kind: type[Body]) -> Body:
     """A JSON body, checked. Raises HTTPException 400 that names every fault."""
     try:
         return kind.model_validate(json.loads(await request.body()))
     except ValidationError as error:
-        raise HTTPException(400, explain(error)) from None
+        raise HTTPException(400, format_validation_error(error)) from None
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is no JSON object") from None
 
 
-def clean_id(told: str) -> str:
+def clean_id(raw_id: str) -> str:
     """A job id as it is stored; empty for none and for what is no id."""
-    id = _SUFFIX.sub("", told.strip())
+    id = _SUFFIX.sub("", raw_id.strip())
     return "" if id.lower() in _UNKNOWN or not _ID.match(id) else id
 
 
 def _file(form: FormData) -> UploadFile:
     for name in ("image", "file"):
-        found = form.get(name)
-        if isinstance(found, UploadFile):
-            return found
-        if isinstance(found, str) and found:
-            raise Refused(400, f"{name} is text; send the photograph itself, no path and no URL")
-    raise Refused(400, "No image provided")
+        value = form.get(name)
+        if isinstance(value, UploadFile):
+            return value
+        if isinstance(value, str) and value:
+            raise RequestRejected(
+                400, f"{name} is text; send the photograph itself, no path and no URL"
+            )
+    raise RequestRejected(400, "No image provided")
 
 
-def _advisors(told: str, seed: str, params: Params) -> tuple[str, ...]:
+def _advisors(value: str, seed: str, params: Params) -> tuple[str, ...]:
     """Ids out of one, a comma list, all or random; the first of params.yaml where none is told."""
     known = params.advisors
-    asked = [part.strip().lower() for part in told.split(",") if part.strip()]
-    if not asked:
+    names = [part.strip().lower() for part in value.split(",") if part.strip()]
+    if not names:
         return ("ansel",) if "ansel" in known else (known[0],)
-    if asked == ["all"]:
+    if names == ["all"]:
         return tuple(known)
-    if asked == ["random"]:
+    if names == ["random"]:
         return (known[int(seed[:8], 16) % len(known)],)
-    unknown = [one for one in asked if one not in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise Refused(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")
-    return tuple(dict.fromkeys(asked))
+        raise RequestRejected(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")
+    return tuple(dict.fromkeys(names))

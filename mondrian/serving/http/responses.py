@@ -6,31 +6,31 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.storage.jobs import Row
+from mondrian.storage.jobs import JobRow
 
 # What a client sees of a job; who works on it is not its business.
 _HIDDEN = ("owner", "leased_until", "idempotency_key", "queued_at", "crashes", "strikes", "subject")
 
 
-def now() -> str:
+def current_timestamp() -> str:
     """The time as clients read it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def outputs(row: Row) -> dict[str, Any]:
+def parse_llm_outputs(row: JobRow) -> dict[str, Any]:
     """llm_outputs as an object; empty where there is none."""
     try:
-        told = json.loads(row["llm_outputs"] or "{}")
+        parsed = json.loads(row["llm_outputs"] or "{}")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
-def job(row: Row) -> Row:
+def serialize_job(row: JobRow) -> JobRow:
     """GET /status: the row, flat, with its id twice and where the rest is."""
     id, several = row["id"], len((row["advisor"] or "").split(","))
-    told = {name: value for name, value in row.items() if name not in _HIDDEN}
-    return told | {
+    fields = {name: value for name, value in row.items() if name not in _HIDDEN}
+    return fields | {
         "job_id": id,
         "step_phase": row["status"],
         "current_advisor": 1,
@@ -42,10 +42,10 @@ def job(row: Row) -> Row:
     }
 
 
-def analysis(row: Row, device: str) -> Row:
+def serialize_analysis(row: JobRow, device: str) -> JobRow:
     """POST /analyze: the finished row as an answer."""
-    told = outputs(row)
-    critique = told.get("analysis") or {}
+    llm_outputs = parse_llm_outputs(row)
+    critique = llm_outputs.get("analysis") or {}
     grade = critique.get("overall_score")
     fallen = bool(row["fallback_occurred"])
     return {
@@ -54,16 +54,16 @@ def analysis(row: Row, device: str) -> Row:
         "model": row["model"],
         "adapter": row["adapter"],
         "device": device,
-        "timestamp": row["completed_at"] or now(),
+        "timestamp": row["completed_at"] or current_timestamp(),
         "prompt": row["prompt"],
         "llm_prompt": row["llm_prompt"],
-        "full_response": told.get("response", ""),
+        "full_response": llm_outputs.get("response", ""),
         "llm_thinking": "",
         "analysis": critique,
         "analysis_html": row["analysis_html"],
         "summary_html": row["summary_html"],
         "advisor_bio_html": row["advisor_bio_html"],
-        "summary": told.get("summary", ""),
+        "summary": llm_outputs.get("summary", ""),
         "advisor_bio": row["advisor_bio"],
         "overall_score": grade,
         "parse_success": True,

@@ -23,14 +23,14 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "mondrian"
-_FREE = ("/health", "/ready", "/login", "/static/")  # without a key
+_PUBLIC_PATHS = ("/health", "/ready", "/login", "/static/")  # without a key
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: "
     "blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
+SECURITY_HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",  # with no-referrer a form of our own has the Origin null
@@ -44,12 +44,12 @@ def _no_key(headers: Headers) -> str:
     return "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
 
 
-def session(key: str) -> str:
+def session_token(key: str) -> str:
     """What the cookie of a browser that logged in holds: made of the key, never the key."""
     return hmac(key.encode(), b"mondrian pages", sha256).hexdigest()
 
 
-class Guard:
+class SecurityMiddleware:
     """Refuses before a body is read.
 
     key      that every request brings; empty for none
@@ -60,9 +60,14 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, key: str, origins: Iterable[str], hosts: Iterable[str], each: int,
+        self,
+        app: ASGIApp,
+        key: str,
+        origins: Iterable[str],
+        hosts: Iterable[str],
+        each: int,
         most: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.app, self.key, self.origins, self.most = app, key, frozenset(origins), most
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
@@ -73,45 +78,49 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refused = self._refused(scope, Headers(scope=scope))
+        refused = self._check_request(scope, Headers(scope=scope))
         if refused is None:
             with suppress(ClientDisconnect):  # in the middle of its body: there is nobody to answer
                 await self.app(scope, receive, _with_headers(send))
             return
         await refused(scope, receive, _with_headers(send))
 
-    def _refused(self, scope: Scope, headers: Headers) -> Response | None:
+    def _check_request(self, scope: Scope, headers: Headers) -> Response | None:
         path, method = scope["path"], scope["method"]
         host = headers.get("host", "")
-        if not self._is_ours(host):
-            return _told(400, f"{host[:80]!r} is not a name of this service; see --allow_host")
+        if not self._is_known_host(host):
+            return _make_error(
+                400, f"{host[:80]!r} is not a name of this service; see --allow_host"
+            )
         if method not in _SAFE and not self._may_write(headers, host):
-            return _told(403, "a page of another address may not do that; see --allow_origin")
-        if self.key and not path.startswith(_FREE) and not self._has_key(headers):
+            return _make_error(403, "a page of another address may not do that; see --allow_origin")
+        if self.key and not path.startswith(_PUBLIC_PATHS) and not self._has_key(headers):
             if method == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse("/login", 303)
-            told = _told(401, _no_key(headers))
-            told.headers["www-authenticate"] = "Bearer"
-            return told
+            response = _make_error(401, _no_key(headers))
+            response.headers["www-authenticate"] = "Bearer"
+            return response
         client = (scope.get("client") or ("",))[0]
         if method not in _SAFE and self.limit and not self.limiter.hit(self.limit, client):
-            told = _told(429, f"more than {self.limit.amount} requests a minute; try again later")
-            told.headers["retry-after"] = "10"
-            return told
-        return self._unreadable(headers)
+            response = _make_error(
+                429, f"more than {self.limit.amount} requests a minute; try again later"
+            )
+            response.headers["retry-after"] = "10"
+            return response
+        return self._check_body_headers(headers)
 
-    def _unreadable(self, headers: Headers) -> Response | None:
+    def _check_body_headers(self, headers: Headers) -> Response | None:
         """Refuse a body for what its headers say of it."""
         length = headers.get("content-length", "")
         if self.most and re.fullmatch(r"[0-9]{1,30}", length) and int(length) > self.most:
-            return _told(413, f"the body has {length} bytes; most {self.most:,}")
+            return _make_error(413, f"the body has {length} bytes; most {self.most:,}")
         _, options = parse_options_header(headers.get("content-type"))
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in _CHARSETS:  # some of Python's decode to what no file can hold
-            return _told(415, f"the charset is {charset[:40]!r}; it must be utf-8")
+            return _make_error(415, f"the charset is {charset[:40]!r}; it must be utf-8")
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_known_host(self, host: str) -> bool:
         """An address or a known name: a foreign name that leads here is an attack on the reader."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
@@ -137,15 +146,15 @@ class Guard:
         if compare_digest(sent.encode("latin-1"), self.key.encode()):  # as it came
             return True
         try:
-            found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             return False
-        return bool(found) and compare_digest(
-            (found.value if found else "").encode(), session(self.key).encode()
+        return bool(cookie) and compare_digest(
+            (cookie.value if cookie else "").encode(), session_token(self.key).encode()
         )
 
 
-def _told(status: int, error: str) -> JSONResponse:
+def _make_error(status: int, error: str) -> JSONResponse:
     return JSONResponse({"error": error}, status)
 
 
@@ -153,7 +162,7 @@ def _with_headers(send: Send) -> Send:
     async def answer(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 

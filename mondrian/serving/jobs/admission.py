@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from mondrian.serving.engines.base import State
+from mondrian.serving.engines.base import EngineState
 
 
-class Full(Exception):
+class QueueFullError(Exception):
     """Too many wait already; `seconds` is when it may be worth another try."""
 
     def __init__(self, seconds: int) -> None:
@@ -28,14 +28,14 @@ class _Waiting:
     counted: bool
 
 
-class Desk:
+class AdmissionQueue:
     """Who may ask the engine now.
 
-    most  that may wait for a place
+    max_waiting  that may wait for a place
     """
 
-    def __init__(self, state: State, most: int) -> None:
-        self.state, self.most = state, most
+    def __init__(self, state: EngineState, max_waiting: int) -> None:
+        self.state, self.max_waiting = state, max_waiting
         self.busy = 0
         self.coming = 0  # on their way into the line
         self.seconds = 1.0  # that a critique held its place lately, on average
@@ -45,53 +45,53 @@ class Desk:
     @property
     def waiting(self) -> int:
         """How many clients are in line."""
-        return sum(one.counted for one in self._line)
+        return sum(waiter.counted for waiter in self._line)
 
     @property
-    def free(self) -> int:
+    def free_slots(self) -> int:
         """Places that nobody has or waits for."""
         return 0 if self._alone else self.state.rows - self.busy - len(self._line)
 
-    def check(self) -> None:
+    def check_capacity(self) -> None:
         """Raise Full where the line is too long, or will be with those who are coming."""
         ahead, free = self.waiting + self.coming, max(0, self.state.rows - self.busy)
-        if ahead >= self.most + free:
-            raise Full(max(1, round(self.seconds * ahead / max(1, self.state.rows))))
+        if ahead >= self.max_waiting + free:
+            raise QueueFullError(max(1, round(self.seconds * ahead / max(1, self.state.rows))))
 
     @contextmanager
-    def approach(self) -> Iterator[None]:
+    def reserve_queue_slot(self) -> Iterator[None]:
         """Count as coming meanwhile, so that many at once do not all find room.
 
         Raises Full.
         """
-        self.check()
+        self.check_capacity()
         self.coming += 1
         try:
             yield
         finally:
             # Two turns of the loop later: the task that takes the place is begun by then.
             loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._came)
+            loop.call_soon(loop.call_soon, self._release_reservation)
 
-    def _came(self) -> None:
+    def _release_reservation(self) -> None:
         self.coming -= 1
 
     @asynccontextmanager
-    async def place(self, alone: bool = False, counted: bool = True) -> AsyncIterator[None]:
+    async def acquire_slot(self, alone: bool = False, counted: bool = True) -> AsyncIterator[None]:
         """Wait in line for a place; `alone` for all of them.
 
-        counted  whether it is one of those that `most` may wait
+        counted  whether it is one of those that `max_waiting` may wait
         """
-        one = _Waiting(asyncio.get_running_loop().create_future(), alone, counted)
-        self._line.append(one)
+        waiter = _Waiting(asyncio.get_running_loop().create_future(), alone, counted)
+        self._line.append(waiter)
         self._advance()
         try:
-            await one.turn
+            await waiter.turn
         except asyncio.CancelledError:
-            if one in self._line:
-                self._line.remove(one)
-            elif not one.turn.cancelled():
-                self._leave(alone)
+            if waiter in self._line:
+                self._line.remove(waiter)
+            elif not waiter.turn.cancelled():
+                self._release_slot(alone)
             self._advance()
             raise
         started = asyncio.get_running_loop().time()
@@ -100,20 +100,20 @@ class Desk:
         finally:
             took = asyncio.get_running_loop().time() - started
             self.seconds += 0.1 * (took - self.seconds)
-            self._leave(alone)
+            self._release_slot(alone)
             self._advance()
 
-    def _leave(self, alone: bool) -> None:
+    def _release_slot(self, alone: bool) -> None:
         self.busy -= 1
         self._alone = self._alone and not alone
 
     def _advance(self) -> None:
         while self._line and not self._alone:
-            one = self._line[0]
-            if self.busy >= (1 if one.alone else self.state.rows):
+            waiter = self._line[0]
+            if self.busy >= (1 if waiter.alone else self.state.rows):
                 return
             self._line.popleft()
-            if not one.turn.done():
+            if not waiter.turn.done():
                 self.busy += 1
-                self._alone = one.alone
-                one.turn.set_result(None)
+                self._alone = waiter.alone
+                waiter.turn.set_result(None)

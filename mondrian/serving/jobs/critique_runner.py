@@ -7,33 +7,33 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.critique.parser import recover
+from mondrian.critique.parser import parse_critique
 from mondrian.critique.prompt import row_messages
-from mondrian.critique.rejection import Rejected
-from mondrian.critique.schema import Critique, parse
-from mondrian.serving.assignment import Plan
+from mondrian.critique.rejection import Rejection
+from mondrian.critique.schema import Critique, validate_critique
+from mondrian.serving.assignment import AnswerPlan
 from mondrian.serving.engines.base import (
+    Completion,
+    CritiqueRequest,
     Engine,
     EngineFault,
-    Grow,
     ModelDied,
     NoAdapter,
-    Question,
+    TextCallback,
     TimedOut,
-    Told,
 )
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedCritique:
     """A critique and who gave it.
 
     compliant  whether the text is a critique as it stands
     """
 
     advisor: str
-    plan: Plan
-    told: Told
+    plan: AnswerPlan
+    completion: Completion
     critique: Critique
     compliant: bool
     prompt: str
@@ -41,63 +41,78 @@ class Answer:
     model: str
 
 
-class Critic:
+class CritiqueRunner:
     """Asks an engine in an advisor's name."""
 
     def __init__(self, engine: Engine, params: Params) -> None:
         self.engine, self.params = engine, params
 
-    async def answer(
-        self, advisor: str, plan: Plan, picture: Image.Image,
-        grow: Grow | None = None, stream: bool = False,
-    ) -> Answer:  # fmt: skip
+    async def generate_critique(
+        self,
+        advisor: str,
+        plan: AnswerPlan,
+        picture: Image.Image,
+        grow: TextCallback | None = None,
+        stream: bool = False,
+    ) -> ServedCritique:
         """A critique of a picture that `images.fit` made.
 
         Raises ModelDied or another EngineFault.
         """
         messages = row_messages(self.params.persona(advisor), "")[:-1]
 
-        async def ask(by: Plan) -> Told:
-            return await self.engine.critique(Question(
-                advisor, by.adapter, messages, picture,
-                self.params.serve.critique_seconds, grow, stream,
-            ))  # fmt: skip
+        async def ask(by: AnswerPlan) -> Completion:
+            return await self.engine.critique(
+                CritiqueRequest(
+                    advisor,
+                    by.adapter,
+                    messages,
+                    picture,
+                    self.params.serve.critique_seconds,
+                    grow,
+                    stream,
+                )
+            )
 
         try:
-            told = await ask(plan)
+            completion = await ask(plan)
         except (ModelDied, TimedOut):
             raise
         except EngineFault as error:
             if plan.arm == "base":
                 raise
-            plan = plan.fallen_back(self._why(plan.adapter, error))
+            plan = plan.fall_back_to_base(self._explain_adapter_failure(plan.adapter, error))
             if grow:
                 grow("", 0)  # what was told so far is begun anew
-            told = await ask(plan)
-        found = understood(told.text, advisor)
-        if isinstance(found, Rejected):
-            raise EngineFault(f"the answer is no critique ({found.reason}): {found.detail[:120]}")
-        critique, compliant = found
-        return Answer(
-            advisor, plan, told, critique, compliant,
+            completion = await ask(plan)
+        parsed = parse_completion(completion.text, advisor)
+        if isinstance(parsed, Rejection):
+            raise EngineFault(f"the answer is no critique ({parsed.reason}): {parsed.detail[:120]}")
+        critique, compliant = parsed
+        return ServedCritique(
+            advisor,
+            plan,
+            completion,
+            critique,
+            compliant,
             "\n\n".join(message["content"] for message in messages),
-            told.folder if plan.arm == "fine_tuned" else None,
+            completion.folder if plan.arm == "fine_tuned" else None,
             self.engine.state.model,
-        )  # fmt: skip
+        )
 
-    def _why(self, name: str, error: EngineFault) -> str:
+    def _explain_adapter_failure(self, name: str, error: EngineFault) -> str:
         """Why the adapter of that name did not answer."""
-        found = self.engine.state.adapters.get(name)
-        if found and found.fault:
-            return found.fault
-        told = f"no adapter of {name} serves" if isinstance(error, NoAdapter) else str(error)
-        return f"{told}: answered by the base"
+        adapter = self.engine.state.adapters.get(name)
+        if adapter and adapter.fault:
+            return adapter.fault
+        reason = f"no adapter of {name} serves" if isinstance(error, NoAdapter) else str(error)
+        return f"{reason}: answered by the base"
 
 
-def understood(text: str, advisor: str) -> tuple[Critique, bool] | Rejected:
+def parse_completion(text: str, advisor: str) -> tuple[Critique, bool] | Rejection:
     """A critique and whether its text is one as it stands; Rejected where none is in it."""
     try:
-        return parse(text), True
+        return validate_critique(text), True
     except ValueError:
-        found = recover(text, advisor)
-    return found if isinstance(found, Rejected) else (found.critique, False)
+        parsed = parse_critique(text, advisor)
+    return parsed if isinstance(parsed, Rejection) else (parsed.critique, False)

@@ -10,24 +10,28 @@ from typing import Any
 
 from mondrian.core.params import Params
 from mondrian.critique import radar
-from mondrian.critique.rejection import Rejected
-from mondrian.critique.schema import Critique, canonical, parse
-from mondrian.serving.feedback.merge import changes
-from mondrian.serving.http.responses import outputs
-from mondrian.serving.jobs.critique_runner import understood
-from mondrian.storage.jobs import DONE, LIVE, Row
+from mondrian.critique.rejection import Rejection
+from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.serving.feedback.merge import count_changes
+from mondrian.serving.http.responses import parse_llm_outputs
+from mondrian.serving.jobs.critique_runner import parse_completion
+from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, JobRow
 
 _MODES = {
-    "": "as the service is set", "baseline": "as the service is set", "base": "the base",
-    "lora": "the fine-tuned adapter", "fine_tuned": "the fine-tuned adapter", "ab_test": "a draw",
-}  # fmt: skip
+    "": "as the service is set",
+    "baseline": "as the service is set",
+    "base": "the base",
+    "lora": "the fine-tuned adapter",
+    "fine_tuned": "the fine-tuned adapter",
+    "ab_test": "a draw",
+}
 _ARMS = {"base": "base", "fine_tuned": "fine-tuned"}
-_DRAWN = "ab_test_"
+_AB_PREFIX = "ab_test_"
 _UUID = 37  # characters that a kept photograph's name begins with: uuid and _
 
 
 @dataclass(frozen=True)
-class Said:
+class AdvisorResult:
     """One advisor's part of a job; `critique` is None where none is to be found in `text`.
 
     kept  what a person said of it, as `feedback.newest` gives it
@@ -37,60 +41,60 @@ class Said:
     name: str
     text: str
     critique: Critique | None
-    kept: Row | None = None
+    kept: JobRow | None = None
 
     @property
-    def served(self) -> str | None:
+    def served_json(self) -> str | None:
         """The critique as feedback remembers it."""
-        return canonical(self.critique) if self.critique else None
+        return serialize_critique(self.critique) if self.critique else None
 
     @property
     def corrected(self) -> Critique | None:
         """What a person made of it."""
         text = (self.kept or {}).get("critique")
-        return parse(text) if text else None
+        return validate_critique(text) if text else None
 
     @property
     def opinion(self) -> str:
         """What a person said of it, in words; empty where nobody did."""
-        said = self.kept or {}
-        thumbs = {1: "thumbs up", -1: "thumbs down"}.get(said.get("thumbs") or 0, "")
-        if said.get("note"):
+        feedback = self.kept or {}
+        thumbs = {1: "thumbs up", -1: "thumbs down"}.get(feedback.get("thumbs") or 0, "")
+        if feedback.get("note"):
             thumbs = f"{thumbs or 'a note'}{' with a note' if thumbs else ''}"
-        return "; ".join(filter(None, (thumbs, self._verdict(said))))
+        return "; ".join(filter(None, (thumbs, self._verdict(feedback))))
 
-    def _verdict(self, said: Row) -> str:
-        by = f" by {said['who']}" if said.get("who") else ""
+    def _verdict(self, feedback: JobRow) -> str:
+        by = f" by {feedback['who']}" if feedback.get("who") else ""
         if self.corrected and self.critique:
-            scores, texts = changes(self.critique, self.corrected)
-            told = (_counted(scores, "score"), _counted(texts, "text"))
-            return f"corrected{by}, {' and '.join(filter(None, told))} changed; for training"
+            scores, texts = count_changes(self.critique, self.corrected)
+            counts = (_pluralize(scores, "score"), _pluralize(texts, "text"))
+            return f"corrected{by}, {' and '.join(filter(None, counts))} changed; for training"
         if self.corrected:
             return f"written anew{by}; for training"
-        return f"taken{by} as it stands; for training" if said.get("verdict") else ""
+        return f"taken{by} as it stands; for training" if feedback.get("verdict") else ""
 
 
 @dataclass(frozen=True)
-class Reading:
+class JobView:
     """A job as pages show it; `said` is empty until it has ended well."""
 
-    row: Row
+    row: JobRow
     photo: str
     names: str
     asked: str
     arm: str
     drawn: bool
-    said: tuple[Said, ...] = ()
+    said: tuple[AdvisorResult, ...] = ()
 
     @property
     def live(self) -> bool:
         """Whether it is still to come."""
-        return self.row["status"] in LIVE
+        return self.row["status"] in ACTIVE_STATUSES
 
     @property
     def done(self) -> bool:
         """Whether it ended well."""
-        return self.row["status"] in DONE
+        return self.row["status"] in COMPLETED_STATUSES
 
     @property
     def ours(self) -> bool:
@@ -100,7 +104,7 @@ class Reading:
     @property
     def grades(self) -> list[str]:
         """The overall grade of each advisor that gave one."""
-        return [f"{one.critique.overall_score:g}" for one in self.said if one.critique]
+        return [f"{result.critique.overall_score:g}" for result in self.said if result.critique]
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -109,63 +113,82 @@ class Reading:
         return tokens / seconds if tokens and seconds else None
 
 
-def read(row: Row, params: Params, said: Mapping[tuple[str, str], Row] | None = None) -> Reading:
+def build_job_view(
+    row: JobRow, params: Params, feedback: Mapping[tuple[str, str], JobRow] | None = None
+) -> JobView:
     """A row with its critiques, and what `feedback.newest` knows of them."""
     advisors = [name.strip() for name in (row["advisor"] or "").split(",") if name.strip()]
     names = {advisor: _name(advisor, params) for advisor in advisors}
     mode, used = row["mode"] or "", row["model_used"] or ""
-    told = Reading(
-        row, _photo(row["filename"] or ""), " and ".join(names.values()) or "nobody",
-        _MODES.get(mode, mode), _ARMS.get(used.removeprefix(_DRAWN), used),
-        used.startswith(_DRAWN),
-    )  # fmt: skip
-    if not told.done:
-        return told
+    view = JobView(
+        row,
+        _photo(row["filename"] or ""),
+        " and ".join(names.values()) or "nobody",
+        _MODES.get(mode, mode),
+        _ARMS.get(used.removeprefix(_AB_PREFIX), used),
+        used.startswith(_AB_PREFIX),
+    )
+    if not view.done:
+        return view
     texts = _texts(row, advisors)
-    parts = (Said(a, names[a], text, _critique(text, a)) for a, text in texts.items())
-    return replace(told, said=tuple(_with_kept(one, row, said or {}) for one in parts))
+    parts = (AdvisorResult(a, names[a], text, _critique(text, a)) for a, text in texts.items())
+    return replace(
+        view, said=tuple(_attach_feedback(result, row, feedback or {}) for result in parts)
+    )
 
 
-def shapes(one: Said, others: list[Reading], drawn: Reading) -> list[tuple[str, str]]:
+def build_radar_polygons(
+    result: AdvisorResult, others: list[JobView], job: JobView
+) -> list[tuple[str, str]]:
     """Polygons of a radar: the other arm thinly, then this critique, then what was made of it."""
     beside = [
-        twin.critique for other in others if other is not drawn
-        for twin in other.said if twin.advisor == one.advisor and twin.critique
-    ]  # fmt: skip
-    own = [one.critique] if one.critique else []
-    new = [one.corrected] if one.corrected else []
-    told = [(color, critique) for color, some in (("soft", beside), ("one", own), ("two", new))
-            for critique in some]  # fmt: skip
-    return [(color, radar.polygon(critique.scores())) for color, critique in told]
+        twin.critique
+        for other in others
+        if other is not job
+        for twin in other.said
+        if twin.advisor == result.advisor and twin.critique
+    ]
+    own = [result.critique] if result.critique else []
+    new = [result.corrected] if result.corrected else []
+    colored_critiques = [
+        (color, critique)
+        for color, critiques in (("soft", beside), ("one", own), ("two", new))
+        for critique in critiques
+    ]
+    return [(color, radar.polygon(critique.scores())) for color, critique in colored_critiques]
 
 
-def _with_kept(one: Said, row: Row, said: Mapping[tuple[str, str], Row]) -> Said:
+def _attach_feedback(
+    result: AdvisorResult, row: JobRow, feedback: Mapping[tuple[str, str], JobRow]
+) -> AdvisorResult:
     """With what was said of it, as long as the text is the one it was said of."""
-    kept = said.get((row["id"], one.advisor))
-    if kept and kept["original"] == one.served:
-        return replace(one, kept=kept)
+    feedback_row = feedback.get((row["id"], result.advisor))
+    if feedback_row and feedback_row["original"] == result.served_json:
+        return replace(result, kept=feedback_row)
     alone = "," not in (row["advisor"] or "")  # thumbs from before there was a table for them
-    return replace(one, kept={name: row[name] for name in ("thumbs", "note")}) if alone else one
+    return (
+        replace(result, kept={name: row[name] for name in ("thumbs", "note")}) if alone else result
+    )
 
 
-def _counted(number: int, word: str) -> str:
+def _pluralize(number: int, word: str) -> str:
     return f"{number} {word}{'s' * (number != 1)}" if number else ""
 
 
-def _texts(row: Row, advisors: list[str]) -> dict[str, str]:
+def _texts(row: JobRow, advisors: list[str]) -> dict[str, str]:
     """What was said in each advisor's name, in whichever form it was stored."""
-    told = outputs(row)
-    whole = told.get("response") or row["analysis_markdown"] or ""
-    return {advisor: _text(told.get(advisor) or whole) for advisor in advisors}
+    llm_outputs = parse_llm_outputs(row)
+    whole = llm_outputs.get("response") or row["analysis_markdown"] or ""
+    return {advisor: _text(llm_outputs.get(advisor) or whole) for advisor in advisors}
 
 
-def _text(told: Any) -> str:
-    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def _critique(text: str, advisor: str) -> Critique | None:
-    found = understood(text, advisor)
-    return None if isinstance(found, Rejected) else found[0]
+    parsed = parse_completion(text, advisor)
+    return None if isinstance(parsed, Rejection) else parsed[0]
 
 
 def _name(advisor: str, params: Params) -> str:

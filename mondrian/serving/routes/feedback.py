@@ -11,104 +11,131 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mondrian.serving.feedback.merge import told_of
-from mondrian.serving.feedback.schema import Fault, Faults, Opinion, read_opinion
-from mondrian.serving.http.openapi import ANSWERS, FEEDBACK, SAID_OF_IT
-from mondrian.serving.jobs.view import Said, read
-from mondrian.serving.service import Service, service_of
-from mondrian.storage.feedback import SAID, history, keep, newest
-from mondrian.storage.jobs import Row
+from mondrian.serving.feedback.merge import build_feedback_values
+from mondrian.serving.feedback.schema import (
+    FeedbackRequest,
+    FieldError,
+    InvalidFeedback,
+    parse_feedback,
+)
+from mondrian.serving.http.openapi import ERROR_RESPONSES, FEEDBACK_BODY, FEEDBACK_RESPONSE
+from mondrian.serving.jobs.view import AdvisorResult, build_job_view
+from mondrian.serving.service import Service, get_service
+from mondrian.storage.feedback import (
+    FEEDBACK_COLUMNS,
+    add_feedback,
+    load_feedback_history,
+    load_newest_feedback,
+)
+from mondrian.storage.jobs import JobRow
 
-_MOST = 256_000  # bytes of a body: a critique as long as can be, every character escaped, has fewer
-_SHOWN = (*SAID, "advisor", "original", "side", "model_used", "adapter_version", "rollout",
-          "photo_sha256")  # fmt: skip
+_MAX_BODY_BYTES = (
+    256_000  # bytes of a body: a critique as long as can be, every character escaped, has fewer
+)
+_JSON_FIELDS = (
+    *FEEDBACK_COLUMNS,
+    "advisor",
+    "original",
+    "side",
+    "model_used",
+    "adapter_version",
+    "rollout",
+    "photo_sha256",
+)
 
 router = APIRouter(tags=["feedback"])
 
 
-@router.post("/jobs/{id}/feedback", openapi_extra=FEEDBACK, responses=ANSWERS | SAID_OF_IT)
-async def give(request: Request, id: str) -> JSONResponse:
+@router.post(
+    "/jobs/{id}/feedback",
+    openapi_extra=FEEDBACK_BODY,
+    responses=ERROR_RESPONSES | FEEDBACK_RESPONSE,
+)
+async def post_feedback(request: Request, id: str) -> JSONResponse:
     """Say something of a critique: thumbs, a note, accept it for training, or correct it."""
-    service = service_of(request)
-    content = await _content(request)
-    row = await service.row(id)
+    service = get_service(request)
+    content = await _read_body(request)
+    row = await service.get_job(id)
     try:
-        await say(service, row, read_opinion(content))
-    except Faults as error:
+        await record_feedback(service, row, parse_feedback(content))
+    except InvalidFeedback as error:
         service.metrics.refused.labels("400").inc()
         faults = [{"field": fault.field, "told": fault.told} for fault in error.faults]
         return JSONResponse({"error": str(error), "faults": faults}, 400)
-    return JSONResponse(await _told(service, await service.row(id)))
+    return JSONResponse(await _load_feedback(service, await service.get_job(id)))
 
 
-@router.get("/jobs/{id}/feedback", responses=ANSWERS | SAID_OF_IT)
-async def told(request: Request, id: str) -> JSONResponse:
+@router.get("/jobs/{id}/feedback", responses=ERROR_RESPONSES | FEEDBACK_RESPONSE)
+async def get_feedback(request: Request, id: str) -> JSONResponse:
     """What was said of a job: what counts, one for each advisor, and all before, newest first."""
-    service = service_of(request)
-    return JSONResponse(await _told(service, await service.row(id)))
+    service = get_service(request)
+    return JSONResponse(await _load_feedback(service, await service.get_job(id)))
 
 
-async def say(service: Service, row: Row, opinion: Opinion) -> None:
+async def record_feedback(service: Service, row: JobRow, opinion: FeedbackRequest) -> None:
     """Keep an opinion of a job. Raises Faults, and HTTPException 409 where it cannot be judged."""
-    told, served = await service.work.db(_settled, service, row, opinion)
-    if not await service.work.db(keep, service.store.engine, row, told, served):
+    values, served = await service.work.call_store(_resolve_feedback, service, row, opinion)
+    if not await service.work.call_store(add_feedback, service.store.engine, row, values, served):
         raise HTTPException(409, "the job has changed meanwhile; look at it again")
-    if told.get("thumbs") and told["thumbs"] != row["thumbs"]:
-        up = str(told["thumbs"] > 0).lower()
+    if values.get("thumbs") and values["thumbs"] != row["thumbs"]:
+        up = str(values["thumbs"] > 0).lower()
         service.metrics.thumbs.labels(row["model_used"] or "", up).inc()
 
 
-def _settled(
-    service: Service, row: Row, opinion: Opinion
+def _resolve_feedback(
+    service: Service, row: JobRow, opinion: FeedbackRequest
 ) -> tuple[dict[str, Any], dict[str, str | None]]:
-    reading = read(row, service.params)
+    reading = build_job_view(row, service.params)
     if not reading.done:
         raise HTTPException(409, f"the job is {row['status']}; there is no critique to judge")
-    spoken = _spoken_of(opinion, reading.said)
+    spoken = _select_results(opinion, reading.said)
     name, critique = (spoken[0].advisor, spoken[0].critique) if spoken else ("", None)
     prompts = [row[column] for column in ("prompt", "llm_prompt") if row[column]]
-    told = told_of(opinion, name, critique, prompts)
-    return told, {one.advisor: one.served for one in spoken}
+    values = build_feedback_values(opinion, name, critique, prompts)
+    return values, {part.advisor: part.served_json for part in spoken}
 
 
-def _spoken_of(opinion: Opinion, said: Sequence[Said]) -> list[Said]:
+def _select_results(
+    opinion: FeedbackRequest, parts: Sequence[AdvisorResult]
+) -> list[AdvisorResult]:
     """The parts of a job that an opinion is of: thumbs and notes without an advisor are of all."""
-    asked = ", ".join(one.advisor for one in said)
+    advisors = ", ".join(part.advisor for part in parts)
     if opinion.advisor:
-        found = [one for one in said if one.advisor == opinion.advisor.strip()]
-        if not found:
-            told = f"is {opinion.advisor[:40]!r}; the job asked {asked or 'nobody'}"
-            raise Faults(Fault("advisor", told))
-        return found
-    if len(said) > 1 and (opinion.corrects or opinion.verdict):
-        raise Faults(Fault("advisor", f"is missing; the job asked {asked}"))
-    return list(said)
+        matches = [part for part in parts if part.advisor == opinion.advisor.strip()]
+        if not matches:
+            message = f"is {opinion.advisor[:40]!r}; the job asked {advisors or 'nobody'}"
+            raise InvalidFeedback(FieldError("advisor", message))
+        return matches
+    if len(parts) > 1 and (opinion.has_correction or opinion.verdict):
+        raise InvalidFeedback(FieldError("advisor", f"is missing; the job asked {advisors}"))
+    return list(parts)
 
 
-async def _told(service: Service, row: Row) -> Row:
-    engine, db = service.store.engine, service.work.db
-    now = await db(newest, engine, [row["id"]])
-    reading = await db(read, row, service.params, now)
-    counts = [one.kept for one in reading.said if one.kept and "number" in one.kept]
-    before = await db(history, engine, row["id"])
+async def _load_feedback(service: Service, row: JobRow) -> JobRow:
+    engine, db = service.store.engine, service.work.call_store
+    now = await db(load_newest_feedback, engine, [row["id"]])
+    reading = await db(build_job_view, row, service.params, now)
+    counts = [part.kept for part in reading.said if part.kept and "number" in part.kept]
+    before = await db(load_feedback_history, engine, row["id"])
     return {
-        "job_id": row["id"], "feedback": [_shown(one) for one in counts],
-        "history": [_shown(one) for one in before],
-    }  # fmt: skip
+        "job_id": row["id"],
+        "feedback": [_serialize_row(entry) for entry in counts],
+        "history": [_serialize_row(entry) for entry in before],
+    }
 
 
-def _shown(row: Row) -> Row:
-    told = {name: row[name] for name in _SHOWN}
+def _serialize_row(row: JobRow) -> JobRow:
+    payload = {name: row[name] for name in _JSON_FIELDS}
     for name in ("critique", "original"):
-        told[name] = json.loads(told[name]) if told[name] else None
-    at = datetime.fromtimestamp(row["at"], UTC)
-    return told | {"number": row["number"], "at": at.isoformat(timespec="milliseconds")}
+        payload[name] = json.loads(payload[name]) if payload[name] else None
+    created_at = datetime.fromtimestamp(row["at"], UTC)
+    return payload | {"number": row["number"], "at": created_at.isoformat(timespec="milliseconds")}
 
 
-async def _content(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     content = b""
     async for chunk in request.stream():
         content += chunk
-        if len(content) > _MOST:
-            raise HTTPException(413, f"the body has more than {_MOST:,} bytes")
+        if len(content) > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body has more than {_MAX_BODY_BYTES:,} bytes")
     return content

@@ -10,20 +10,25 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mondrian.rollout.actions import NotNow
-from mondrian.rollout.csv_export import table
-from mondrian.rollout.manual import NAME, REASON, NoReason
-from mondrian.rollout.report import Report, moment, newest, report
-from mondrian.rollout.store import Entry
-from mondrian.serving.http.openapi import ANSWERS, DECISION, EXPERIMENTS, told_as
+from mondrian.rollout.actions import InvalidTransition
+from mondrian.rollout.csv_export import render_csv
+from mondrian.rollout.manual import NAME, REASON, MissingReason
+from mondrian.rollout.report import RolloutReport, build_rollout_report, iso_timestamp, split_newest
+from mondrian.rollout.store import RolloutRecord
+from mondrian.serving.http.openapi import (
+    DECISION_BODY,
+    ERROR_RESPONSES,
+    EXPERIMENTS_RESPONSE,
+    build_responses,
+)
 from mondrian.serving.http.request_parsing import read_json
-from mondrian.serving.routes.rollouts_page import act, entry_of
-from mondrian.serving.service import Service, service_of
+from mondrian.serving.routes.rollouts_page import apply_requested_action, get_rollout_or_404
+from mondrian.serving.service import Service, get_service
 
 router = APIRouter(tags=["experiments"])
 
 
-class Decision(BaseModel):
+class RolloutDecisionRequest(BaseModel):
     """POST /api/experiments/<advisor>/<version>/<action>."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -32,55 +37,68 @@ class Decision(BaseModel):
     revision: int | None = None
 
 
-@router.get("/api/experiments", responses=ANSWERS | EXPERIMENTS)
+@router.get("/api/experiments", responses=ERROR_RESPONSES | EXPERIMENTS_RESPONSE)
 async def experiments(request: Request, advisor: str = "") -> JSONResponse:
     """How the newest roll-out of each advisor does, or that of one; `older` names those before."""
-    service = service_of(request)
-    return JSONResponse(await service.work.db(_listed, service, advisor))
+    service = get_service(request)
+    return JSONResponse(await service.work.call_store(_build_listing, service, advisor))
 
 
-@router.get("/api/experiments.csv", response_class=Response, responses=told_as("text/csv"))
+@router.get("/api/experiments.csv", response_class=Response, responses=build_responses("text/csv"))
 async def experiments_csv(request: Request, advisor: str = "") -> Response:
     """Every metric of the same over time, a row for each look."""
-    service = service_of(request)
-    told = await service.work.db(_reports, service, advisor)
+    service = get_service(request)
+    reports = await service.work.call_store(_reports, service, advisor)
     headers = {"content-disposition": 'attachment; filename="experiments.csv"'}
-    return Response(await service.work.db(table, told), media_type="text/csv", headers=headers)
+    return Response(
+        await service.work.call_store(render_csv, reports), media_type="text/csv", headers=headers
+    )
 
 
 @router.post(
-    "/api/experiments/{advisor}/{version}/{action}", openapi_extra=DECISION, responses=ANSWERS
+    "/api/experiments/{advisor}/{version}/{action}",
+    openapi_extra=DECISION_BODY,
+    responses=ERROR_RESPONSES,
 )
 async def decide(request: Request, advisor: str, version: str, action: str) -> JSONResponse:
     """advance, hold, resume or rollback, as a person decides; the roll-out as it is then."""
-    service = service_of(request)
-    asked = await read_json(request, Decision)
-    entry = await service.work.db(entry_of, service, advisor, version)
-    revision = None if asked.revision is None else str(asked.revision)
-    who = f"{asked.who or 'a program'} (API)"
+    service = get_service(request)
+    decision = await read_json(request, RolloutDecisionRequest)
+    entry = await service.work.call_store(get_rollout_or_404, service, advisor, version)
+    revision = None if decision.revision is None else str(decision.revision)
+    who = f"{decision.who or 'a program'} (API)"
     try:
-        new = await service.work.db(act, service, entry, action, who, asked.reason, revision)
-    except NotNow as error:
-        raise HTTPException(400 if isinstance(error, NoReason) else 409, str(error)) from None
-    return JSONResponse(await service.work.db(_report, service, new))
+        new = await service.work.call_store(
+            apply_requested_action, service, entry, action, who, decision.reason, revision
+        )
+    except InvalidTransition as error:
+        raise HTTPException(400 if isinstance(error, MissingReason) else 409, str(error)) from None
+    return JSONResponse(await service.work.call_store(_report, service, new))
 
 
-def _listed(service: Service, advisor: str) -> Report:
-    _, old = newest(service.rollouts, advisor)
+def _build_listing(service: Service, advisor: str) -> RolloutReport:
+    _, old = split_newest(service.rollouts, advisor)
     older = [
-        {"rollout": one.id, "advisor": one.advisor, "version": one.version, "name": one.name,
-         "state": one.state, "began": moment(one.began)}
-        for one in old
-    ]  # fmt: skip
+        {
+            "rollout": entry.id,
+            "advisor": entry.advisor,
+            "version": entry.version,
+            "name": entry.name,
+            "state": entry.state,
+            "began": iso_timestamp(entry.began),
+        }
+        for entry in old
+    ]
     return {
-        "experiments": _reports(service, advisor), "older": older,
+        "experiments": _reports(service, advisor),
+        "older": older,
         "steered": service.steering is not None,
-    }  # fmt: skip
+    }
 
 
-def _reports(service: Service, advisor: str) -> list[Report]:
-    return [_report(service, entry) for entry in newest(service.rollouts, advisor)[0]]
+def _reports(service: Service, advisor: str) -> list[RolloutReport]:
+    return [_report(service, entry) for entry in split_newest(service.rollouts, advisor)[0]]
 
 
-def _report(service: Service, entry: Entry) -> Report:
-    return report(service.rollouts, service.settings.rollout, entry, time.time())
+def _report(service: Service, entry: RolloutRecord) -> RolloutReport:
+    return build_rollout_report(service.rollouts, service.settings.rollout, entry, time.time())

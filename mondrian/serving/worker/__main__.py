@@ -19,36 +19,36 @@ import psutil
 
 from mondrian.core.errors import MondrianError
 from mondrian.model import vlm
-from mondrian.model.batch_generator import How
-from mondrian.model.constrained import Form
-from mondrian.model.hardware import bytes_a_row, memory_free
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.hardware import available_memory, bytes_per_sequence
 from mondrian.model.kernels import ON_GPU
 from mondrian.serving.engines.ipc import (
-    Adopt,
-    Ask,
-    Broken,
-    Drop,
-    Loading,
-    Pulse,
-    Quit,
-    Ready,
-    Setup,
-    Stop,
+    CancelRequest,
+    FatalError,
+    GenerateRequest,
+    Heartbeat,
+    LoadAdapterRequest,
+    LoadProgress,
+    ModelReady,
+    ShutdownRequest,
+    UnloadAdapterRequest,
+    WorkerConfig,
 )
-from mondrian.serving.worker.adapters import Arms
-from mondrian.serving.worker.batcher import Lane
+from mondrian.serving.worker.adapters import AdapterRegistry
+from mondrian.serving.worker.batcher import Batcher
 
-_PROMPT = 2048  # tokens that a prompt with its photograph may have, where memory is reckoned
+_PROMPT_TOKENS = 2048  # tokens that a prompt with its photograph may have, where memory is reckoned
 
 
-class Resident:
+class ModelWorker:
     """What the process holds."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.writing = pipe, Lock()
-        self.lane: Lane | None = None
+        self.lane: Batcher | None = None
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         """Send to the service, from any thread."""
         try:
             with self.writing:
@@ -56,49 +56,51 @@ class Resident:
         except OSError:
             os._exit(0)  # the service is gone
 
-    def load(self, setup: Setup) -> None:
+    def load(self, setup: WorkerConfig) -> None:
         """Load the base and let it answer once."""
-        self.tell(Loading(f"loading {setup.base}", 10))
+        self.send(LoadProgress(f"loading {setup.base}", 10))
         base = vlm.load(setup.base)
         text = base.model.config.text_config
-        form = Form(base.processor.tokenizer, text.vocab_size, setup.max_new_tokens)
-        how = How(setup.max_new_tokens, form=form if setup.constrained else None)
-        self.tell(Loading("first token", 70))
-        arms = Arms(base, how, setup.image)
-        each = bytes_a_row(base, _PROMPT + setup.max_new_tokens)
-        rows = max(1, min(setup.rows, memory_free() // each))
-        self.lane = Lane(self.tell, arms, form, rows)
+        form = CritiqueGrammar(base.processor.tokenizer, text.vocab_size, setup.max_new_tokens)
+        sampling_params = SamplingParams(
+            setup.max_new_tokens, grammar=form if setup.constrained else None
+        )
+        self.send(LoadProgress("first token", 70))
+        arms = AdapterRegistry(base, sampling_params, setup.pixel_limits)
+        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + setup.max_new_tokens)
+        rows = max(1, min(setup.rows, available_memory() // row_bytes))
+        self.lane = Batcher(self.send, arms, form, rows)
         self.lane.start()
         device = "Metal" if ON_GPU else "CPU"
-        self.tell(Ready(base.source, base.hash, device, ON_GPU, rows))
+        self.send(ModelReady(base.source, base.hash, device, ON_GPU, rows))
 
-    def hear(self, message: Any) -> None:
+    def handle_message(self, message: Any) -> None:
         """Let the lane do what the service asks."""
         lane = self.lane
         assert lane is not None
-        if isinstance(message, Quit):
+        if isinstance(message, ShutdownRequest):
             os._exit(0)
-        if isinstance(message, Ask):
-            lane.inbox.put(partial(lane.ask, message))
-        elif isinstance(message, Stop):
-            lane.inbox.put(partial(lane.stop, message.id))
-        elif isinstance(message, Adopt | Drop):
+        if isinstance(message, GenerateRequest):
+            lane.inbox.put(partial(lane.enqueue, message))
+        elif isinstance(message, CancelRequest):
+            lane.inbox.put(partial(lane.cancel, message.id))
+        elif isinstance(message, LoadAdapterRequest | UnloadAdapterRequest):
             lane.inbox.put(partial(self._change, lane, message))
 
-    def _change(self, lane: Lane, message: Adopt | Drop) -> None:
-        if isinstance(message, Adopt):
-            self.tell(lane.arms.adopt(message))
+    def _change(self, lane: Batcher, message: LoadAdapterRequest | UnloadAdapterRequest) -> None:
+        if isinstance(message, LoadAdapterRequest):
+            self.send(lane.arms.load_and_verify(message))
         else:
-            lane.arms.drop(message.name)
-        lane.tidy()
+            lane.arms.remove(message.name)
+        lane.prune_arms()
 
-    def pulse(self) -> None:
+    def send_heartbeats(self) -> None:
         """Say every second how it is."""
         own = psutil.Process()
         while True:
             memory = mx.get_active_memory() if ON_GPU else own.memory_info().rss
-            stalled = self.lane.stalled if self.lane else 0.0
-            self.tell(Pulse(memory, stalled))
+            stalled = self.lane.seconds_since_step if self.lane else 0.0
+            self.send(Heartbeat(memory, stalled))
             sleep(1)
 
 
@@ -106,16 +108,16 @@ def main() -> None:
     for kind in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the service ends this
         signal.signal(kind, signal.SIG_IGN)
     pipe = Connection(int(sys.argv[1]))
-    resident = Resident(pipe)
-    Thread(target=resident.pulse, daemon=True).start()
+    resident = ModelWorker(pipe)
+    Thread(target=resident.send_heartbeats, daemon=True).start()
     try:
         resident.load(pipe.recv())
         while True:
-            resident.hear(pipe.recv())
+            resident.handle_message(pipe.recv())
     except (EOFError, OSError):
         pass  # the service is gone
     except MondrianError as error:
-        resident.tell(Broken(str(error)))
+        resident.send(FatalError(str(error)))
     os._exit(0)  # the lane is a thread that never ends
 
 

@@ -16,17 +16,17 @@ from mondrian.model.lora import LoraLinear
 from mondrian.model.lora_config import PROJECTIONS
 
 
-def view(module: Any) -> Any:
+def share_weights(module: Any) -> Any:
     """The same modules anew around the same arrays."""
     if isinstance(module, list):
-        return [view(one) for one in module]
+        return [share_weights(child) for child in module]
     if not isinstance(module, nn.Module):
         return module
     kind: Any = type(module)
     twin = kind.__new__(kind)
     twin.__dict__.update(module.__dict__)
     for name, value in module.items():
-        dict.__setitem__(twin, name, view(value))
+        dict.__setitem__(twin, name, share_weights(value))
     return twin
 
 
@@ -44,12 +44,12 @@ def projections(model: Any) -> Iterator[tuple[Any, str, Any]]:
 def merge(model: Any) -> None:
     """Put an adapter that is attached to a view into weights of the view's own."""
     merger = model.vision_tower.merger
-    inside = [(merger, name, one) for name, one in merger.items()]
+    inside = [(merger, name, module) for name, module in merger.items()]
     for parent, name, layer in [*projections(model), *inside]:
         if isinstance(layer, LoraLinear):
             plain = layer.linear
-            merged = view(plain)
-            merged.weight = (plain.weight + layer.update_weight()).astype(plain.weight.dtype)
+            merged = share_weights(plain)
+            merged.weight = (plain.weight + layer.delta_weight()).astype(plain.weight.dtype)
             mx.eval(merged.weight)
             setattr(parent, name, merged)
 

@@ -15,12 +15,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mondrian.model.batch_generator import Decoder, Row
+from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.lora import LoraLinear
 from mondrian.model.vlm import Vlm
-from mondrian.serving.worker.model_views import projections, view
+from mondrian.serving.worker.model_views import projections, share_weights
 
-SIDE_BY_SIDE = (
+PROJECTION_GROUPS = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
     ("o_proj",),
@@ -29,7 +29,7 @@ SIDE_BY_SIDE = (
 Mask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None where all are its own
 
 
-class _Low:
+class _SharedDownProjection:
     """x A of an adapter's projections that see the same x, computed once."""
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
@@ -37,7 +37,7 @@ class _Low:
         self._x: Any = None
         self._low: Any = None
 
-    def of(self, x: mx.array, mask: Mask, last: bool) -> mx.array:
+    def project(self, x: mx.array, mask: Mask, last: bool) -> mx.array:
         """(…, ranks of all), zero at other arms' tokens; `last` lets go of it."""
         if self._x is not x:
             low = x @ self.together.astype(x.dtype)
@@ -48,20 +48,22 @@ class _Low:
         return low
 
 
-class _Part:
+class _UpProjection:
     """What one adapter adds to one projection."""
 
-    def __init__(self, layer: LoraLinear, low: _Low, first: int, last: bool) -> None:
+    def __init__(
+        self, layer: LoraLinear, low: _SharedDownProjection, first: int, last: bool
+    ) -> None:
         self.b, self.scale = layer.lora_b, layer.scale
         self._low, self._last = low, last
         self._span = slice(first, first + layer.lora_b.shape[0])
 
     def add(self, plain: mx.array, x: mx.array, mask: Mask) -> mx.array:
-        low = self._low.of(x, mask, self._last)[..., self._span]
+        low = self._low.project(x, mask, self._last)[..., self._span]
         return mx.addmm(plain, low, self.b.astype(x.dtype), self.scale)
 
 
-class Mixed(nn.Module):
+class MultiLoRALinear(nn.Module):
     """A projection with what each arm adds; `turn` says whose tokens a step has."""
 
     def __init__(self, linear: Any, turn: list[tuple[Hashable, Mask]]) -> None:
@@ -77,46 +79,44 @@ class Mixed(nn.Module):
         return out
 
 
-class Together:
+class MultiLoRA:
     """A view of a base that serves it and any plain LoRA adapters, row by row."""
 
     def __init__(self, vlm: Vlm) -> None:
-        self.model = view(vlm.model)
+        self.model = share_weights(vlm.model)
         self._turn: list[tuple[Hashable, Mask]] = []
         for parent, names in _groups(self.model):
             for name in names:
-                setattr(parent, name, Mixed(getattr(parent, name), self._turn))
+                setattr(parent, name, MultiLoRALinear(getattr(parent, name), self._turn))
 
-    def join(self, arm: Hashable, adapted: Any) -> bool:
+    def add_adapter(self, arm: Hashable, adapted: Any) -> bool:
         """Take what `adapter.load` attached to a view; False where it is more than plain LoRA."""
         layers = [layer for _, _, layer in projections(adapted) if isinstance(layer, LoraLinear)]
         if any("magnitude" in layer for layer in layers):
             return False
         if any(isinstance(x, LoraLinear) for x in adapted.vision_tower.merger.values()):
             return False
-        for (parent, names), (from_, _) in zip(
-            _groups(self.model), _groups(adapted), strict=True
-        ):  # fmt: skip
-            found = [(name, getattr(from_, name)) for name in names]
-            loras = [(name, one) for name, one in found if isinstance(one, LoraLinear)]
+        for (parent, names), (from_, _) in zip(_groups(self.model), _groups(adapted), strict=True):
+            linears = [(name, getattr(from_, name)) for name in names]
+            loras = [(name, linear) for name, linear in linears if isinstance(linear, LoraLinear)]
             if not loras:
                 continue
-            low, first = _Low([one for _, one in loras]), 0
-            for name, one in loras:
-                part = _Part(one, low, first, last=name == loras[-1][0])
+            low, first = _SharedDownProjection([lora_layer for _, lora_layer in loras]), 0
+            for name, lora_layer in loras:
+                part = _UpProjection(lora_layer, low, first, last=name == loras[-1][0])
                 getattr(parent, name)._parts[arm] = part
-                first += one.lora_b.shape[0]
-            mx.eval(low.together, [one.lora_b for _, one in loras])
+                first += lora_layer.lora_b.shape[0]
+            mx.eval(low.together, [lora_layer.lora_b for _, lora_layer in loras])
         return True
 
-    def leave(self, arm: Hashable) -> None:
+    def remove_adapter(self, arm: Hashable) -> None:
         """Let an arm go."""
         for parent, names in _groups(self.model):
             for name in names:
                 getattr(parent, name)._parts.pop(arm, None)
 
     @contextmanager
-    def turn(self, tokens: Sequence[tuple[Hashable, int]]) -> Iterator[None]:
+    def assign_tokens(self, tokens: Sequence[tuple[Hashable, int]]) -> Iterator[None]:
         """For as long as the context lasts, a step's tokens are those of these arms, in order."""
         arms = list(dict.fromkeys(arm for arm, _ in tokens))
         owners = np.repeat([arms.index(arm) for arm, _ in tokens], [count for _, count in tokens])
@@ -129,22 +129,22 @@ class Together:
             self._turn.clear()
 
 
-class TogetherDecoder(Decoder):
+class MultiLoRADecoder(BatchGenerator):
     """A decoder of rows of several arms, each named in the row."""
 
-    def __init__(self, vlm: Vlm, most: int, together: Together) -> None:
-        super().__init__(vlm, most)
+    def __init__(self, vlm: Vlm, max_rows: int, together: MultiLoRA) -> None:
+        super().__init__(vlm, max_rows)
         self.together = together
 
-    def _forward(self, rows: Sequence[Row]) -> mx.array:
-        with self.together.turn([(row.arm, len(row.pending)) for row in rows]):
+    def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
+        with self.together.assign_tokens([(row.arm, len(row.pending)) for row in rows]):
             return super()._forward(rows)
 
 
 def _groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
     """What holds projections that see the same x, and their names."""
     for layer in model.language_model.model.layers:
-        for names in SIDE_BY_SIDE:
+        for names in PROJECTION_GROUPS:
             for parent in (layer.self_attn, layer.mlp):
                 if all(name in parent for name in names):
                     yield parent, names
