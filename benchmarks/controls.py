@@ -95,7 +95,9 @@ def main() -> None:
     files = read_stage_flags("train", ["train_data", "val_data"], params)
     for advisor, (train, held) in zip(params.advisors, files, strict=True):
         for control, seed, rows, val in runs(*read_train_and_val(train, held)):
-            settings = params.train.model_copy(update={"seed": seed, "keep": "last", "patience": 0})
+            settings = params.train.model_copy(
+                update={"seed": seed, "save_weights": "last", "early_stopping_patience": 0}
+            )
             own = params.model_copy(update={"train": settings})
             folder = CACHE / "controls" / f"{advisor}-{control.replace(' ', '-')}-{seed}"
             report = train_and_evaluate(base, own, rows, val, folder, CACHE)

@@ -9,12 +9,12 @@ import mlx.core as mx
 
 from benchmarks.job import ALPHA, RANK
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 
 
 def write_adapter(folder: Path, base: str) -> None:
     """For a base, in PEFT's layout, into a new folder."""
-    loaded, settings = vlm.load(base), LoraSettings(RANK, ALPHA)
+    loaded, settings = vlm.load(base), LoraConfig(RANK, ALPHA)
     layers = lora.attach(loaded.model, settings, mx.random.key(0))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.01 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))

@@ -75,7 +75,9 @@ def copies() -> None:
         changed.append(scene.crop(tuple(map(round, edges))).resize((300, 240)))
     pixels = np.frombuffer(b"".join(map(make_thumbnail, scenes + changed)), np.uint8)
     started = time.perf_counter()
-    found = cluster_thumbnails(pixels.reshape(-1, SIDE, SIDE), image.phash_distance, image.likeness)
+    found = cluster_thumbnails(
+        pixels.reshape(-1, SIDE, SIDE), image.phash_distance, image.duplicate_similarity
+    )
     seconds = time.perf_counter() - started
     together = sum(a == b for a, b in zip(found, found[1000:], strict=False))
     apart = len(set(found[:1000]))

@@ -69,7 +69,7 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     from mondrian.model.architecture import read_architecture
     from mondrian.model.hardware import CPU
     from mondrian.model.language import Features
-    from mondrian.model.lora_config import lora_settings
+    from mondrian.model.lora_config import make_lora_config
     from mondrian.training.dataset import Example
     from mondrian.training.memory_estimate import TrainingJob
     from mondrian.training.plan import PlannedExample, plan_batches
@@ -105,7 +105,7 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
         seen[one.photo] = Features(merged, tuple(deep), grid)
     sized = tuple(PlannedExample(one, grid) for one in rows)
     planned = plan_batches(
-        TrainingJob(base, lora_settings(params), params, CPU), sized, (), base.image_id
+        TrainingJob(base, make_lora_config(params), params, CPU), sized, (), base.image_id
     )
     done = train(Given(vlm, seen), rows, rows[:1], params)
     return {"predicted_gb": planned.peak / 1e9, "measured_gb": done.peak_gb}

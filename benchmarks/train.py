@@ -37,7 +37,7 @@ from mondrian.critique.rows import read_rows  # noqa: E402
 from mondrian.model import vlm  # noqa: E402
 from mondrian.model.architecture import read_architecture  # noqa: E402
 from mondrian.model.hardware import CPU  # noqa: E402
-from mondrian.model.lora_config import LoraSettings  # noqa: E402
+from mondrian.model.lora_config import LoraConfig  # noqa: E402
 from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations  # noqa: E402
 from mondrian.training.schedule import select_micro_batches  # noqa: E402
 
@@ -116,7 +116,7 @@ def _write(
     folder: Path, base: str, ids: Any, starts: Any, grids: Any, pixels: Any, steps: int
 ) -> Job:
     params = load_params(ROOT / "params.yaml").train.model_copy(
-        update={"batch_size": BATCH, "accumulate": 1, "seed": 1}
+        update={"batch_size": BATCH, "gradient_accumulation_steps": 1, "seed": 1}
     )
     batches = [
         select_micro_batches(list(range(len(ids))), params, 1, step)[0] for step in range(steps)
@@ -152,7 +152,7 @@ def necessary(job: Job) -> float:
     between rows."""
     base = read_architecture(job.base)
     params = load_params(ROOT / "params.yaml").train
-    work = TrainingJob(base, LoraSettings(RANK, ALPHA), params, CPU)
+    work = TrainingJob(base, LoraConfig(RANK, ALPHA), params, CPU)
     total = 0
     for batch in job.batches:
         lengths = [len(job.ids[row]) - 1 for row in batch]

@@ -56,16 +56,16 @@ def main() -> None:
     )
     if args.plan:
         memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
-        show_plans(source, files, settings, params.machine.ranks, memory, print)
+        show_plans(source, files, settings, params.machine.num_processes, memory, print)
         return
     check_output_folder(args.output_dir, SAVED_ADAPTER_FILES)
     check_output_file(args.metrics)
-    world = distributed.join_process_group(params.machine.collective_seconds)
+    world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     if world.rank == 0 and not distributed.is_local_rank():
         plan = build_plan_from_files(source, files[0], settings)
-        check_memory_fit(plan, memory_budget(), params.machine.ranks)
-    if params.machine.ranks > world.size:
-        distributed.run_local_ranks([sys.executable, *sys.argv], params.machine.ranks)
+        check_memory_fit(plan, memory_budget(), params.machine.num_processes)
+    if params.machine.num_processes > world.size:
+        distributed.run_local_ranks([sys.executable, *sys.argv], params.machine.num_processes)
         return
     rows, val = read_train_and_val(args.train_data, args.val_data)
     base = vlm.load(source)

@@ -161,9 +161,9 @@ def make_adapter(
     import mlx.core as mx
 
     from mondrian.model import adapter, lora
-    from mondrian.model.lora_config import LoraSettings
+    from mondrian.model.lora_config import LoraConfig
 
-    settings = LoraSettings(rank=4, alpha=8)
+    settings = LoraConfig(rank=4, alpha=8)
     lora.detach(vlm.model)
     layers = lora.attach(vlm.model, settings, mx.random.key(seed))
     for i, layer in enumerate(layers.values()):

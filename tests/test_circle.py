@@ -129,10 +129,12 @@ def test_the_whole_circle(home: Clone, tmp_path: Path) -> None:
     )
     origin = home.folder.parent / "origin"
     assert "ansel@v1.0.0 serves" in mondrian(mac, "pull", "ansel", "--rev", "v1", "--from", origin)
-    steps = [{"share": share, "hours": 0, "jobs": 5, "asks": "guardrails"} for share in (0.5, 1.0)]
+    steps = [
+        {"share": share, "hours": 0, "jobs": 5, "requires": "guardrails"} for share in (0.5, 1.0)
+    ]
     rollout = yaml.safe_load((mac.folder / "rollout.yaml").read_text())
     (mac.folder / "rollout.yaml").write_text(
-        yaml.safe_dump(rollout | {"steps": steps, "every_seconds": 0.5})
+        yaml.safe_dump(rollout | {"steps": steps, "check_interval_seconds": 0.5})
     )
     flags = (
         "--lora_path",

@@ -86,7 +86,7 @@ def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
             text=True,
         )
         assert run.returncode != 0
-        assert "more than train.max_tokens (100) tokens: ansel/" in run.stderr
+        assert "more than train.max_seq_length (100) tokens: ansel/" in run.stderr
         assert "Traceback" not in run.stderr
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     finally:

@@ -85,9 +85,11 @@ def test_no_photograph_left_is_told_with_the_counts(small: Path, tmp_path: Path)
 def test_a_broken_params_file_is_told_whole(small: Path, tmp_path: Path) -> None:
     broken = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
-    broken.write_text(text.replace("lora_r: 16", "lora_r: none").replace("val_share", "val_part"))
+    broken.write_text(
+        text.replace("lora_r: 16", "lora_r: none").replace("val_fraction", "val_part")
+    )
     run = link(small, tmp_path / "out", "--params", broken)
-    one_clear_line(run, "3 problems", "train.lora_r is 'none'", "did you mean val_share?")
+    one_clear_line(run, "3 problems", "train.lora_r is 'none'", "did you mean val_fraction?")
 
 
 def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:

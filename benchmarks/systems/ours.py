@@ -53,10 +53,10 @@ def settings(job: Job) -> Train:
         "epochs": 1,
         "batch_size": len(job.batches[0]),
         "learning_rate": RATE,
-        "schedule": "constant",
-        "warmup_share": 0.0,
+        "lr_schedule": "constant",
+        "warmup_ratio": 0.0,
         "weight_decay": 0.0,
-        "clip_norm": 1.0e9,
+        "max_grad_norm": 1.0e9,
         "seed": 1,
     }
     return load_params(ROOT / "params.yaml").train.model_copy(update=shared)

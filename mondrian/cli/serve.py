@@ -68,7 +68,7 @@ def main() -> None:
         server_header=False,
         timeout_keep_alive=15,
         h11_max_incomplete_event_size=64 * 1024,
-        limit_concurrency=serve.waiting + _EXTRA_CONNECTIONS,
+        limit_concurrency=serve.max_waiting_requests + _EXTRA_CONNECTIONS,
         timeout_graceful_shutdown=max(1, int(serve.drain_seconds)),
     )
     server = DrainingServer(config, service)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +25,12 @@ Served = Literal["reviewed", "corrected", "leave_out"]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy with some values changed; pydantic's own takes names that are no field."""
+        unknown = set(update or ()) - set(type(self).model_fields)
+        assert not unknown, f"{type(self).__name__} has no field {unknown}"
+        return super().model_copy(update=update, deep=deep)
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,11 +59,11 @@ class Image(Section):
     min_pixels: Annotated[int, Field(ge=1024)]
     max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
     phash_distance: Annotated[int, Field(ge=0, le=24)]
-    likeness: Annotated[float, Field(gt=0.5, le=1)]
+    duplicate_similarity: Annotated[float, Field(gt=0.5, le=1)]
 
 
 class Link(Section):
-    served: Served
+    include_served: Served
     made_by_adapter: Rule
     template_scores: Rule
     shared_text: Rule
@@ -70,8 +77,8 @@ class Link(Section):
 
 
 class Prepare(Section):
-    val_share: Share
-    test_share: Annotated[float, Field(ge=0, lt=1)]
+    val_fraction: Share
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
     folds: Annotated[int, Field(ge=0, le=50)]
     seed: Seed
     min_train: AtLeastOne
@@ -84,27 +91,27 @@ class Train(Section):
     lora_r: AtLeastOne
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    targets: Literal["attention", "mlp", "both"]
-    projector: bool
-    last_layers: Annotated[int, Field(ge=0)]
+    target_modules: Literal["attention", "mlp", "both"]
+    train_projector: bool
+    num_layers: Annotated[int, Field(ge=0)]
     rslora: bool
     dora: bool
     lora_plus_ratio: Annotated[float, Field(ge=1, le=1000)]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: AtLeastOne
-    accumulate: AtLeastOne
+    gradient_accumulation_steps: AtLeastOne
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    schedule: Literal["cosine", "linear", "constant"]
-    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    lr_schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
     score_weight: Annotated[float, Field(ge=1, le=1000)]
     weight_decay: Annotated[float, Field(ge=0, le=100)]
-    clip_norm: Annotated[float, Field(gt=0)]
-    max_tokens: Annotated[int, Field(ge=64)]
-    keep: Literal["best", "last"]
-    patience: Annotated[int, Field(ge=0)]
-    val_generate: Annotated[int, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    max_seq_length: Annotated[int, Field(ge=64)]
+    save_weights: Literal["best", "last"]
+    early_stopping_patience: Annotated[int, Field(ge=0)]
+    val_samples: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
-    head_chunk: Annotated[int, Field(ge=1, le=1_000_000)]
+    loss_chunk_size: Annotated[int, Field(ge=1, le=1_000_000)]
     compile: bool
     seed: Seed
 
@@ -140,15 +147,15 @@ class Gates(Section):
 
 
 class Consistency(Section):
-    photographs: Annotated[int, Field(ge=0)]
-    draws: Annotated[int, Field(ge=0, le=100)]
+    photos: Annotated[int, Field(ge=0)]
+    samples: Annotated[int, Field(ge=0, le=100)]
     temperature: Annotated[float, Field(gt=0, le=5)]
 
 
 class Evaluate(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
-    examples: Annotated[int, Field(ge=0, le=8)]
+    few_shot_examples: Annotated[int, Field(ge=0, le=8)]
     consistency: Consistency
     index: Index
     gates: Gates
@@ -164,14 +171,14 @@ class Serve(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
     constrained: bool
-    critique_seconds: Annotated[float, Field(gt=0)]
-    waiting: AtLeastOne
-    queued: AtLeastOne
-    tries: AtLeastOne
+    request_timeout_seconds: Annotated[float, Field(gt=0)]
+    max_waiting_requests: AtLeastOne
+    max_queued_jobs: AtLeastOne
+    max_attempts: AtLeastOne
     lease_seconds: Annotated[float, Field(ge=1)]
     drain_seconds: Annotated[float, Field(ge=0)]
-    body_megabytes: AtLeastOne
-    megapixels: AtLeastOne
+    max_body_mb: AtLeastOne
+    max_megapixels: AtLeastOne
     requests_per_minute: Annotated[int, Field(ge=0)]
 
 
@@ -187,8 +194,8 @@ class Profile(Section):
 class Machine(Section):
     feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     checkpoint_steps: AtLeastOne
-    ranks: Annotated[int, Field(ge=1, le=64)]
-    collective_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
+    num_processes: Annotated[int, Field(ge=1, le=64)]
+    collective_timeout_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
     tracker: Literal["none", "tensorboard", "wandb"]
 
 

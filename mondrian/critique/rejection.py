@@ -43,7 +43,7 @@ class RejectionReason(StrEnum):
 
 REASON_DESCRIPTIONS = {
     RejectionReason.UNREVIEWED: (
-        "served by this project, and not reviewed by a person as link.served asks"
+        "served by this project, and not reviewed by a person as link.include_served asks"
     ),
     RejectionReason.NO_TEXT: "no critique anywhere: not in the row, not in a file",
     RejectionReason.NOT_UTF8: "bytes that are no UTF-8 text",

@@ -19,7 +19,7 @@ def group_near_duplicates(thumbnails: dict[str, bytes], image: Image) -> dict[st
     """The picture that each content shows, named after the first content that shows it."""
     contents = list(thumbnails)
     pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(-1, SIDE, SIDE)
-    numbers = cluster_thumbnails(pixels, image.phash_distance, image.likeness)
+    numbers = cluster_thumbnails(pixels, image.phash_distance, image.duplicate_similarity)
     first: dict[int, str] = {}
     for content, number in zip(contents, numbers, strict=True):
         first.setdefault(number, content[:16])

@@ -141,9 +141,11 @@ def _examine_batch(desk: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
 
 
 def _examine_job(desk: LinkContext, job: Job) -> ExaminedJob:
-    review = job.review if is_review_trainable(job.review, desk.params.served) else None
+    review = job.review if is_review_trainable(job.review, desk.params.include_served) else None
     if job.kind and review is None:  # whatever the other settings say
-        return _reject_job(job, reject_unreviewed(job.review, job.model_used, desk.params.served))
+        return _reject_job(
+            job, reject_unreviewed(job.review, job.model_used, desk.params.include_served)
+        )
     outcome = _read_critique(desk, job, review)
     if isinstance(outcome, Rejection):
         return _reject_job(job, outcome)

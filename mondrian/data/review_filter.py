@@ -29,7 +29,7 @@ def reject_unreviewed(review: Review | None, by: str, served: Served) -> Rejecti
     if review is None or not review.verdict:
         message += "nobody has accepted or corrected it"
     else:
-        message += f"{review.verdict}, but link.served is {served}"
+        message += f"{review.verdict}, but link.include_served is {served}"
     return Rejection(RejectionReason.UNREVIEWED, message)
 
 

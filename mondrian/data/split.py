@@ -150,8 +150,8 @@ def _sample_held_out(
     rng: Random, order: Sequence[str], groups: int, params: Prepare
 ) -> dict[str, str]:
     """One group from each stratum; every so manieth of them goes to test, the others to val."""
-    test = max(1, round(params.test_share * groups)) if params.test_share else 0
-    n_held_out = min(len(order), max(1, round(params.val_share * groups)) + test)
+    test = max(1, round(params.test_fraction * groups)) if params.test_fraction else 0
+    n_held_out = min(len(order), max(1, round(params.val_fraction * groups)) + test)
     edges = [round(i * len(order) / n_held_out) for i in range(n_held_out + 1)]
     chosen = [rng.choice(order[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     start = rng.random()
@@ -175,7 +175,7 @@ def check_split_sizes(advisor: str, result: DatasetSplit, params: Prepare) -> No
     requirements = [
         ("train", "critiques", params.min_train),
         ("val", "photo_groups", params.min_val),
-        ("test", "photo_groups", params.min_test if params.test_share else 0),
+        ("test", "photo_groups", params.min_test if params.test_fraction else 0),
     ]
     faults = [
         f"{part} has {counts[part][key]}, at least {minimum} needed (prepare.min_{part})"
@@ -186,7 +186,7 @@ def check_split_sizes(advisor: str, result: DatasetSplit, params: Prepare) -> No
         raise DataError(
             f"prepare {advisor}: too few photographs of {counts['photo_groups']} groups: "
             f"{'; '.join(faults)}; link more critiques, lower the numbers in params.yaml, or do "
-            "without a test part (prepare.test_share: 0); the data report shows what is there"
+            "without a test part (prepare.test_fraction: 0); the data report shows what is there"
         )
     if params.folds > (n_groups := len(result.groups_of("train") | result.groups_of("val"))):
         raise DataError(

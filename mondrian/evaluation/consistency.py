@@ -39,7 +39,7 @@ def measure_consistency(
     """
     settings, vlm = params.consistency, features.vlm
     first = {row.images[0]: i for i, row in reversed(list(enumerate(rows)))}
-    places = sorted(first.values())[: settings.photographs]  # a photograph counts once
+    places = sorted(first.values())[: settings.photos]  # a photograph counts once
     photo_rows = [rows[i] for i in places]
     altered = [
         (name, _altered_photo_prompt(features, row, name))
@@ -51,7 +51,7 @@ def measure_consistency(
             SAMPLED_VARIANT,
             _variant_prompt(features, row, features.get(row.images[0]), f"{SAMPLED_VARIANT} {i}"),
         )
-        for i in range(settings.draws)
+        for i in range(settings.samples)
         for row in photo_rows
     ]
     likeliest = SamplingParams(params.max_new_tokens, params.batch_size, form)

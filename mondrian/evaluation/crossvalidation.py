@@ -44,7 +44,7 @@ def crossvalidate(
             "the rows were not dealt into folds; set prepare.folds to 5 in params.yaml and prepare "
             "again: dvc repro prepare"
         )
-    last = params.train.model_copy(update={"keep": "last", "patience": 0})
+    last = params.train.model_copy(update={"save_weights": "last", "early_stopping_patience": 0})
     params = params.model_copy(update={"train": last})
     reports = []
     for fold in folds:

@@ -69,7 +69,7 @@ def evaluate(
     vocabulary = vlm.model.config.text_config.vocab_size
     form = CritiqueGrammar(vlm.processor.tokenizer, vocabulary, params.max_new_tokens)
     features.precompute([row.images[0] for row in data.val])
-    arm_questions = build_eval_prompts(features, data.val, data.train, params.examples)
+    arm_questions = build_eval_prompts(features, data.val, data.train, params.few_shot_examples)
     first = arm_questions["base"][0]
     canary = next_logits(vlm, first.prompt, first.features)
     adapter.load(vlm.model, vlm.hash, folder)

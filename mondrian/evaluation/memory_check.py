@@ -20,7 +20,8 @@ def check_generation_memory(
         raise EvaluationError(
             f"a prompt of {longest} tokens and {sampling_params.max_new_tokens} of "
             f"evaluate.max_new_tokens exceed "
-            f"the base's context of {context}; lower it or evaluate.examples, or shorten the "
+            f"the base's context of {context}; lower it or evaluate.few_shot_examples, or "
+            f"shorten the "
             "persona"
         )
     bytes_per_row = bytes_per_sequence(vlm, sampling_params.max_new_tokens + longest)

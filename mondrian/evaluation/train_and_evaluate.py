@@ -72,7 +72,7 @@ def _train(
     adapter_recipe = build_recipe(
         base.source, base.hash, list(rows), data, params.image, params.train
     )
-    world = distributed.join_process_group(params.machine.collective_seconds)
+    world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
     session = TrainingRun(base, params.train, params.machine, world, cache, name)
     numbers = folder / "train_metrics.json"

@@ -19,14 +19,14 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.errors import AdapterError
 from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
-from mondrian.model.lora_config import LoraSettings, parse_peft_config, peft_config
+from mondrian.model.lora_config import LoraConfig, parse_peft_config, peft_config
 from mondrian.model.provenance import RECIPE, read_recipe
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save(
-    folder: Path, weights: dict[str, mx.array], settings: LoraSettings, recipe: Any, layers: int
+    folder: Path, weights: dict[str, mx.array], settings: LoraConfig, recipe: Any, layers: int
 ) -> None:
     """Write an adapter into an empty folder; `layers` counts those of the base."""
     config = peft_config(settings, recipe["base"]["source"], layers)
@@ -101,7 +101,7 @@ def _check_values(weights: dict[str, mx.array], file: Path) -> None:
         raise AdapterError(f"{file}: every lora_B is zero, the adapter does nothing; train longer")
 
 
-def check_weight_format(weights: dict[str, mx.array], settings: LoraSettings, folder: Path) -> None:
+def check_weight_format(weights: dict[str, mx.array], settings: LoraConfig, folder: Path) -> None:
     """Raise AdapterError where weights cannot be an adapter's, whatever its base."""
     file, rank = folder / WEIGHTS, settings.rank
     pairs = {name.rsplit(".lora_", 1)[0] for name in weights}
@@ -124,7 +124,7 @@ def adapts_merger(folder: Path) -> bool:
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> LoraSettings:
+def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> LoraConfig:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return parse_peft_config(config, weights, layers)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mondrian.core.errors import BaseModelError
 from mondrian.core.files import read_json
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SIZES = {  # hidden, MLP, layers, heads, tied; vision: depth, hidden, MLP (Qwen's own)
@@ -141,18 +141,18 @@ class Architecture:
         scales = packed // self.group * 2 * float_bytes
         return packed * self.bits // 8 + scales + (self.num_weights() - packed) * float_bytes
 
-    def num_lora_weights(self, settings: LoraSettings) -> int:
+    def num_lora_weights(self, settings: LoraConfig) -> int:
         """Weights of an adapter."""
         return sum(
             settings.rank * (i + o) + (o if settings.dora else 0)
             for i, o in self.adapted_shapes(settings)
         )
 
-    def adapted_shapes(self, settings: LoraSettings) -> list[tuple[int, int]]:
+    def adapted_shapes(self, settings: LoraConfig) -> list[tuple[int, int]]:
         """(in, out) of each layer that an adapter is on."""
-        layers = min(settings.last_layers or self.layers, self.layers)
-        shapes = [self.projection_shapes()[name] for name in settings.targets] * layers
-        return shapes + (list(self.merger_shapes().values()) if settings.projector else [])
+        layers = min(settings.num_layers or self.layers, self.layers)
+        shapes = [self.projection_shapes()[name] for name in settings.target_modules] * layers
+        return shapes + (list(self.merger_shapes().values()) if settings.train_projector else [])
 
 
 def find_base(source: str) -> Path | None:

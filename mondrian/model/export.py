@@ -20,7 +20,7 @@ from mondrian.core.errors import AdapterError, run
 from mondrian.core.files import whole_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from mondrian.model.provenance import RECIPE, read_recipe
 
 _PREFIX = "base_model.model.model."
@@ -42,7 +42,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def to_mlx(
-    weights: dict[str, mx.array], settings: LoraSettings
+    weights: dict[str, mx.array], settings: LoraConfig
 ) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """Weights and adapter_config.json as mlx-vlm's load_adapters reads them."""
     turned = {mlx_name(n): mx.contiguous(v.T) if v.ndim == 2 else v for n, v in weights.items()}

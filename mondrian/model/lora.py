@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.model.lora_config import PROJECTIONS, PROJECTOR, LoraSettings
+from mondrian.model.lora_config import PROJECTIONS, PROJECTOR, LoraConfig
 
 
 class LoraLinear(nn.Module):
@@ -24,7 +24,7 @@ class LoraLinear(nn.Module):
     magnitude (out,), the lengths of the base's weights.
     """
 
-    def __init__(self, linear: nn.Module, settings: LoraSettings, key: mx.array | None) -> None:
+    def __init__(self, linear: nn.Module, settings: LoraConfig, key: mx.array | None) -> None:
         super().__init__()
         out, inner = linear_shape(linear)
         self.linear = linear
@@ -93,9 +93,7 @@ def linear_shape(linear: Any) -> tuple[int, int]:
     return out, inner * 32 // linear.bits if hasattr(linear, "bits") else inner
 
 
-def attach(
-    model: Any, settings: LoraSettings, key: mx.array | None = None
-) -> dict[str, LoraLinear]:
+def attach(model: Any, settings: LoraConfig, key: mx.array | None = None) -> dict[str, LoraLinear]:
     """Put an adapter on a model's projections; by PEFT's name of each, in a fixed order.
 
     key  seeds lora_a; without one it is zero, to be loaded
@@ -172,19 +170,17 @@ def _weights_by_peft_name(path: str, layer: LoraLinear) -> dict[str, mx.array]:
     return named
 
 
-def _iter_target_layers(
-    model: Any, settings: LoraSettings | None
-) -> Iterator[tuple[str, Any, str]]:
+def _iter_target_layers(model: Any, settings: LoraConfig | None) -> Iterator[tuple[str, Any, str]]:
     """PEFT's path, parent and name of each layer that is adapted; of all that may be, for None."""
     layers = model.language_model.model.layers
-    count = settings.last_layers if settings and settings.last_layers else len(layers)
-    names = settings.targets if settings else PROJECTIONS["both"]
+    count = settings.num_layers if settings and settings.num_layers else len(layers)
+    names = settings.target_modules if settings else PROJECTIONS["both"]
     for i in range(len(layers) - count, len(layers)):
         for block in ("self_attn", "mlp"):
             parent = getattr(layers[i], block)
             for name in names:
                 if name in parent:
                     yield f"language_model.layers.{i}.{block}.{name}", parent, name
-    if settings is None or settings.projector:
+    if settings is None or settings.train_projector:
         for name in PROJECTOR:
             yield f"visual.merger.{name}", model.vision_tower.merger, name

@@ -18,12 +18,12 @@ _LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\
 
 
 @dataclass(frozen=True)
-class LoraSettings:
+class LoraConfig:
     """rank, alpha and dropout, and where and how the adapter is put.
 
-    targets      projections of the language layers
-    last_layers  only so many, counted from the last; 0 for all
-    projector    the vision tower's merger too
+    target_modules      projections of the language layers
+    num_layers  only so many, counted from the last; 0 for all
+    train_projector    the vision tower's merger too
     rslora       scale by alpha / sqrt(rank) (arXiv:2312.03732) in place of alpha / rank
     dora         learn the length of each output's weights apart (arXiv:2402.09353)
     """
@@ -31,9 +31,9 @@ class LoraSettings:
     rank: int
     alpha: float
     dropout: float = 0.0
-    targets: tuple[str, ...] = PROJECTIONS["both"]
-    last_layers: int = 0
-    projector: bool = False
+    target_modules: tuple[str, ...] = PROJECTIONS["both"]
+    num_layers: int = 0
+    train_projector: bool = False
     rslora: bool = False
     dora: bool = False
 
@@ -43,21 +43,21 @@ class LoraSettings:
         return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
 
 
-def lora_settings(params: Train) -> LoraSettings:
+def make_lora_config(params: Train) -> LoraConfig:
     """The adapter that params.yaml asks for."""
-    return LoraSettings(
+    return LoraConfig(
         rank=params.lora_r,
         alpha=params.lora_alpha,
         dropout=params.lora_dropout,
-        targets=PROJECTIONS[params.targets],
-        last_layers=params.last_layers,
-        projector=params.projector,
+        target_modules=PROJECTIONS[params.target_modules],
+        num_layers=params.num_layers,
+        train_projector=params.train_projector,
         rslora=params.rslora,
         dora=params.dora,
     )
 
 
-def peft_config(settings: LoraSettings, base: str, layers: int) -> dict[str, Any]:
+def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
     """adapter_config.json; `layers` counts those of the base."""
     return {
         "peft_type": "LORA",
@@ -76,21 +76,19 @@ def peft_config(settings: LoraSettings, base: str, layers: int) -> dict[str, Any
     }
 
 
-def _modules(settings: LoraSettings, layers: int) -> list[str] | str:
+def _modules(settings: LoraConfig, layers: int) -> list[str] | str:
     """Names where names suffice; else a pattern of whole paths, as PEFT matches one."""
-    if not settings.projector and not settings.last_layers:
-        return list(settings.targets)
-    first = layers - (settings.last_layers or layers)
+    if not settings.train_projector and not settings.num_layers:
+        return list(settings.target_modules)
+    first = layers - (settings.num_layers or layers)
     numbers = "|".join(str(i) for i in range(first, layers))
-    pattern = rf".*language_model\.layers\.({numbers})\.\w+\.({'|'.join(settings.targets)})"
-    if settings.projector:
+    pattern = rf".*language_model\.layers\.({numbers})\.\w+\.({'|'.join(settings.target_modules)})"
+    if settings.train_projector:
         pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
     return pattern
 
 
-def parse_peft_config(
-    config: Mapping[str, Any], names: Collection[str], layers: int
-) -> LoraSettings:
+def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraConfig:
     """The settings of an adapter, told by its config and the names of its weights.
 
     Raises KeyError, TypeError or ValueError where the config is not one of a LoRA.
@@ -105,13 +103,13 @@ def parse_peft_config(
     places = [match for name in names if (match := _LAYER.search(name))]
     modules = {place[2] for place in places}
     first = min((int(place[1]) for place in places), default=0)
-    return LoraSettings(
+    return LoraConfig(
         rank=rank,
         alpha=alpha,
         dropout=float(config.get("lora_dropout", 0.0)),
-        targets=tuple(name for name in PROJECTIONS["both"] if name in modules),
-        last_layers=layers - first if 0 < first < layers else 0,
-        projector=any(".visual.merger." in name for name in names),
+        target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
+        num_layers=layers - first if 0 < first < layers else 0,
+        train_projector=any(".visual.merger." in name for name in names),
         rslora=bool(config.get("use_rslora", False)),
         dora=bool(config.get("use_dora", False)),
     )

@@ -16,7 +16,7 @@ class RolloutStep(Section):
     share: Annotated[float, Field(gt=0, le=1)]
     hours: Annotated[float, Field(ge=0)]
     jobs: Annotated[int, Field(ge=0)]
-    asks: Literal["guardrails", "not_worse", "better"]
+    requires: Literal["guardrails", "not_worse", "better"]
 
 
 class SuccessCriterion(Section):
@@ -33,9 +33,9 @@ class GuardrailLimits(Section):
 
 
 class RolloutConfig(Section):
-    control: Literal["previous", "base"]
+    baseline: Literal["previous", "base"]
     automatic: bool
-    every_seconds: Annotated[float, Field(ge=0.1)]
+    check_interval_seconds: Annotated[float, Field(ge=0.1)]
     steps: Annotated[list[RolloutStep], Field(min_length=1)]
     success: SuccessCriterion
     guardrails: GuardrailLimits
@@ -47,7 +47,7 @@ class RolloutConfig(Section):
             raise ValueError(f"the shares of steps must rise, they are {shares}")
         if shares[-1] != 1:
             raise ValueError(f"the last step is of {shares[-1]:g}; it must be of everybody, 1.0")
-        if self.steps[-1].asks != "guardrails":
+        if self.steps[-1].requires != "guardrails":
             raise ValueError(
                 "the last step has no other arm to compare with; it asks for guardrails alone"
             )

@@ -79,7 +79,7 @@ def decide(
                 "of this step"
             ),
         )
-    if short := _explain_shortfall(assessment, step.asks):
+    if short := _explain_shortfall(assessment, step.requires):
         return Verdict(RolloutStatus.HOLDING, "", short)
     coming = settings.steps[place + 1].share
     why = f"{_explain_advance(assessment)}; {percent(step.share)} → {percent(coming)} of clients"

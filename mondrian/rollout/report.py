@@ -145,7 +145,7 @@ def _report_steps(
         "hours_asked": settings.steps[here].hours,
         "jobs": assessment.step_jobs,
         "jobs_asked": settings.steps[here].jobs,
-        "asks": settings.steps[here].asks,
+        "asks": settings.steps[here].requires,
         "automatic": settings.automatic,
     }
     return {"step": step, "steps": steps}

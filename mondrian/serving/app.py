@@ -59,14 +59,14 @@ def create_app(service: Service) -> FastAPI:
     settings, serve = service.settings, service.params.serve
     # The last one stands first.
     app.add_middleware(InternalErrorMiddleware)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.body_megabytes * 1_000_000)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.max_body_mb * 1_000_000)
     app.add_middleware(
         SecurityMiddleware,
         key=settings.api_key,
         origins=settings.origins,
         hosts=(*settings.hosts, serve.host),
         each=serve.requests_per_minute,
-        most=serve.body_megabytes * 1_000_000,
+        most=serve.max_body_mb * 1_000_000,
     )
     if settings.origins:
         app.add_middleware(

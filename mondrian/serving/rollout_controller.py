@@ -72,7 +72,7 @@ class RolloutController:
                 adapter.version,
                 Path(adapter.folder).name,
                 adapter.folder,
-                self.settings.control if self.adopt else "base",
+                self.settings.baseline if self.adopt else "base",
                 self.settings.steps[0].share == 1,
             )
             control = await self._control(entry)
@@ -179,7 +179,7 @@ class RolloutController:
         """Look, and decide where it is time; a database that is away costs time alone."""
         try:
             await self.refresh()
-            if time.monotonic() - self._decided >= self.settings.every_seconds:
+            if time.monotonic() - self._decided >= self.settings.check_interval_seconds:
                 self._decided = time.monotonic()
                 for entry, verdict in await asyncio.to_thread(self.decide):
                     log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)

@@ -47,13 +47,13 @@ class Service:
         self.settings, self.params = settings, settings.params
         serve, image = self.params.serve, self.params.image
         self.store = JobStore(
-            open_engine(settings.db), LeasePolicy(serve.lease_seconds, serve.tries)
+            open_engine(settings.db), LeasePolicy(serve.lease_seconds, serve.max_attempts)
         )
         self.engine: Engine = engine or _engine(settings)
         self.metrics = Metrics()
-        self.desk = AdmissionQueue(self.engine.state, serve.waiting)
+        self.desk = AdmissionQueue(self.engine.state, serve.max_waiting_requests)
         self.intake = UploadStore(
-            settings.data, image.min_pixels, image.max_pixels, serve.megapixels
+            settings.data, image.min_pixels, image.max_pixels, serve.max_megapixels
         )
         self.work = JobRunner(
             CritiqueRunner(self.engine, self.params),
@@ -127,7 +127,7 @@ class Service:
     async def check_queue(self) -> None:
         """Raise Full where too many jobs are queued."""
         waiting = await self.work.call_store(self.store.count_queued)
-        if waiting >= self.params.serve.queued:
+        if waiting >= self.params.serve.max_queued_jobs:
             seconds_per_job = self.desk.seconds / max(1, self.engine.state.rows)
             raise QueueFullError(max(1, round(waiting * seconds_per_job)))
 

@@ -36,7 +36,7 @@ def build_examples(
 ) -> list[Example]:
     """Tokenise rows and look at their photographs, each once.
 
-    Raises TrainingError that names every row longer than train.max_tokens.
+    Raises TrainingError that names every row longer than train.max_seq_length.
     """
     features.precompute([row.images[0] for row in rows])
     counts = [features.get(row.images[0]).merged.shape[0] for row in rows]
@@ -58,11 +58,12 @@ def build_example(tokens: RowTokenizer, row: ChatRow, params: Train, image_token
 
 
 def check_sequence_lengths(rows: Sequence[Example], params: Train) -> None:
-    """Raise TrainingError that names every row longer than train.max_tokens."""
-    long = [f"{row.name} ({len(row.ids)})" for row in rows if len(row.ids) > params.max_tokens]
+    """Raise TrainingError that names every row longer than train.max_seq_length."""
+    long = [f"{row.name} ({len(row.ids)})" for row in rows if len(row.ids) > params.max_seq_length]
     if long:
         more = f" (+{len(long) - 5} more)" if len(long) > 5 else ""
         raise TrainingError(
-            f"{len(long)} rows have more than train.max_tokens ({params.max_tokens}) tokens: "
+            f"{len(long)} rows have more than train.max_seq_length ({params.max_seq_length}) "
+            f"tokens: "
             f"{', '.join(long[:5])}{more}; raise it, or lower image.max_pixels"
         )

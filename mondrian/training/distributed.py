@@ -71,7 +71,7 @@ class ProcessGroup:
             sys.stderr.write(
                 f"error: rank {self.rank} waited {self.timeout_seconds:g} s for another; see "
                 f"what it said "
-                "last, or raise machine.collective_seconds in params.yaml\n"
+                "last, or raise machine.collective_timeout_seconds in params.yaml\n"
             )
             sys.stderr.flush()
             os._exit(1)
@@ -125,7 +125,7 @@ def run_local_ranks(command: Sequence[str], count: int, threads: int = 1) -> Non
         sys.exit(max(ended))
     if ended:
         raise TrainingError(
-            "a process of this run failed (machine.ranks); what it said stands above"
+            "a process of this run failed (machine.num_processes); what it said stands above"
         )
 
 

@@ -80,7 +80,7 @@ class Loss:
         hidden = compute_answer_states(self.model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return chunked_cross_entropy_eval(
-            self.head, hidden, targets, weights, self.params.head_chunk
+            self.head, hidden, targets, weights, self.params.loss_chunk_size
         )
 
     def _part(
@@ -117,7 +117,7 @@ class Loss:
         def mean_loss(model: Any) -> mx.array:
             hidden = compute_answer_states(model, packed, self.params.gradient_checkpointing)
             targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-            chunk = self.params.head_chunk
+            chunk = self.params.loss_chunk_size
             return chunked_cross_entropy(self.head, hidden, targets, weights, chunk) / divisor
 
         loss_and_grad: tuple[mx.array, Any] = nn.value_and_grad(self.model, mean_loss)(self.model)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mondrian.core.params import Train
 from mondrian.model.architecture import Architecture, Device
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 
 # Measured on a CPU: copies of a chunk's logits that are there at once, and of those of the chunk
 # that follows; how much of it where two lanes are seldom there together; what the way back through
@@ -45,14 +45,14 @@ class TrainingJob:
     """What is trained on what, how, and where."""
 
     base: Architecture
-    lora: LoraSettings
+    lora: LoraConfig
     params: Train
     device: Device
 
     @property
     def backward_layers(self) -> int:
         """Layers that the gradient goes back through: all where the projector learns."""
-        few = 0 if self.lora.projector else self.lora.last_layers
+        few = 0 if self.lora.train_projector else self.lora.num_layers
         return min(few or self.base.layers, self.base.layers)
 
 
@@ -61,7 +61,7 @@ def memory_breakdown(work: TrainingJob, load: BatchShape) -> dict[str, int]:
     base, size = work.base, work.device.float_bytes
     activations, passing = _activations(work, load)
     merger = _merger(work, load.image_tokens)
-    chunk = min(load.num_streams * work.params.head_chunk, load.supervised_positions)
+    chunk = min(load.num_streams * work.params.loss_chunk_size, load.supervised_positions)
     copies = _LOGITS * chunk + _FOLLOWING * min(chunk, load.supervised_positions - chunk)
     share = _TOGETHER if load.num_streams > 1 else 1
     logits = (
@@ -84,7 +84,7 @@ def _activations(work: TrainingJob, load: BatchShape) -> tuple[float, float]:
     entering = load.tokens * work.base.width
     before = work.backward_layers - 1
     bare = _layer(work, load.tokens, load.tokens, load.pairs, adapted=False)
-    adapted = min(work.lora.last_layers or work.backward_layers, work.backward_layers) - 1
+    adapted = min(work.lora.num_layers or work.backward_layers, work.backward_layers) - 1
     activations, passing = adapted * layer + (before - adapted) * bare, _BACK * layer - last
     if work.params.gradient_checkpointing:
         activations, passing = before * entering, _AGAIN * layer - last
@@ -93,7 +93,7 @@ def _activations(work: TrainingJob, load: BatchShape) -> tuple[float, float]:
 
 def _merger(work: TrainingJob, image: int) -> int:
     """What enters the merger and what it keeps, where an adapter is on it."""
-    if not work.lora.projector:
+    if not work.lora.train_projector:
         return 0
     wide = work.base.merger_shapes()["linear_fc1"][0]
     return image * (_MERGER * wide + (work.base.width if work.lora.dora else 0))
@@ -122,9 +122,9 @@ def _layer(
     if not adapted:
         return own + attention_scores
     if lora.dropout:  # a copy for each adapter, and a mask of a byte
-        inputs = [(name, 1 + 1 / work.device.float_bytes) for name in lora.targets]
+        inputs = [(name, 1 + 1 / work.device.float_bytes) for name in lora.target_modules]
     else:  # one copy for those that read the same
-        readers = {_reads(name): (name, 1.0) for name in lora.targets}
+        readers = {_reads(name): (name, 1.0) for name in lora.target_modules}
         inputs = list(readers.values())
     everywhere = ("k_proj", "v_proj")
     copies = sum(
@@ -134,7 +134,7 @@ def _layer(
     if lora.dora:  # what each gives, for the gradient of its magnitude
         copies += sum(
             shapes[name][1] * (tokens if name in everywhere else query_positions)
-            for name in lora.targets
+            for name in lora.target_modules
         )
     return own + copies + attention_scores
 

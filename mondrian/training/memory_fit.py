@@ -66,18 +66,18 @@ def _changes(work: TrainingJob) -> dict[str, JobTransform]:
             gradient_checkpointing=True
         )
     if params.batch_size > 1:
-        steps = params.accumulate * params.batch_size
-        label = f"train.batch_size: 1 with train.accumulate: {steps}"
-        changes[label] = _override_params(batch_size=1, accumulate=steps)
+        steps = params.gradient_accumulation_steps * params.batch_size
+        label = f"train.batch_size: 1 with train.gradient_accumulation_steps: {steps}"
+        changes[label] = _override_params(batch_size=1, gradient_accumulation_steps=steps)
     for bits in (8, 4):
         if not base.bits or bits < base.bits:
             changes[f"base.source: a {bits}-bit copy"] = _packed(bits)
-    if params.head_chunk > 64:
-        changes["train.head_chunk: 64"] = _override_params(head_chunk=64)
-    if work.backward_layers > 1 and not work.lora.projector:
+    if params.loss_chunk_size > 64:
+        changes["train.loss_chunk_size: 64"] = _override_params(loss_chunk_size=64)
+    if work.backward_layers > 1 and not work.lora.train_projector:
         half = work.backward_layers // 2
-        changes[f"train.last_layers: {half}"] = lambda w: replace(
-            w, lora=replace(w.lora, last_layers=half)
+        changes[f"train.num_layers: {half}"] = lambda w: replace(
+            w, lora=replace(w.lora, num_layers=half)
         )
     if work.lora.rank > 8:
         changes["train.lora_r: 8"] = lambda w: replace(w, lora=replace(w.lora, rank=8))

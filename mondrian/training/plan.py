@@ -18,7 +18,7 @@ from mondrian.critique.rows import ChatRow
 from mondrian.model.architecture import Architecture, Device
 from mondrian.model.hardware import Throughput
 from mondrian.model.language import Features
-from mondrian.model.lora_config import lora_settings
+from mondrian.model.lora_config import make_lora_config
 from mondrian.model.streams import split_over_streams
 from mondrian.model.tokenizer import ApproximateTokenizer, ChatTokenizer
 from mondrian.model.vision_cache import MAX_MEMORY_BYTES
@@ -88,7 +88,7 @@ class TrainingPlan:
         )
         photos = {s.row.photo: s.image_token_count for s in (*self.rows, *self.val)}
         base = self.job.base
-        raw = base.merger_shapes()["linear_fc1"][0] if self.job.lora.projector else 0
+        raw = base.merger_shapes()["linear_fc1"][0] if self.job.lora.train_projector else 0
         bytes_per_token = (
             base.width * (1 + base.deepstack_levels) + raw
         ) * self.job.device.float_bytes
@@ -120,13 +120,13 @@ def make_plan(
 ) -> TrainingPlan:
     """Lay out a run.
 
-    Raises TrainingError that names every row longer than train.max_tokens.
+    Raises TrainingError that names every row longer than train.max_seq_length.
     """
-    if params.last_layers > base.layers:
+    if params.num_layers > base.layers:
         raise TrainingError(
-            f"train.last_layers is {params.last_layers}, and the base has {base.layers}; 0 for all"
+            f"train.num_layers is {params.num_layers}, and the base has {base.layers}; 0 for all"
         )
-    work = TrainingJob(base, lora_settings(params), params, on)
+    work = TrainingJob(base, make_lora_config(params), params, on)
     learn, val_examples = (
         tuple(_plan_example(row, base, tokens, params) for row in part) for part in (rows, val)
     )

@@ -78,7 +78,7 @@ def describe(plan: TrainingPlan, title: str, seconds: float, memory: int) -> str
         "rows": f"{len(plan.rows)} to learn from, {len(plan.val)} to judge by",
         "tokens": f"{'about ' if plan.has_approximate_tokens else ''}{tokens:,} an epoch, "
         f"{supervised_tokens:,} of them "
-        f"supervised; longest row {longest:,} of {params.max_tokens:,}",
+        f"supervised; longest row {longest:,} of {params.max_seq_length:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
         "time": f"about {_format_duration(seconds)}",
         "peak memory": f"{plan.peak / 1e9:.2f} GB of {memory / 1e9:.1f} GB that are to be had",

@@ -43,7 +43,7 @@ class TrainResult:
     def select_epoch(self, params: Train) -> dict[str, Any]:
         """The epoch whose weights are kept."""
         best = self.progress.best
-        if best and (params.keep == "best" or self.halt_reason):
+        if best and (params.save_weights == "best" or self.halt_reason):
             return next(e for e in self.epochs() if e["epoch"] == best["epoch"])
         return self.epochs()[-1]
 

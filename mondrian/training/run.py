@@ -80,7 +80,9 @@ class TrainingRun:
         checkpoint_path: Path,
     ) -> TrainResult:
         limit = self.machine.feature_cache_gb
-        cache = FeatureCache(self.base, self.cache_dir / "features", limit, self.params.projector)
+        cache = FeatureCache(
+            self.base, self.cache_dir / "features", limit, self.params.train_projector
+        )
         photos = [row.images[0] for row in (*rows, *val)]
         self._encode_photos_across_ranks(cache, photos)
         learn = build_examples(self.base, rows, self.params, cache)
@@ -137,9 +139,11 @@ class TrainingRun:
     ) -> TrainResult:
         kind = self.machine.tracker if self.world.rank == 0 else "none"
         tracker = open_tracker(kind, self.folder / kind, self.name)
-        count = self.params.val_generate
+        count = self.params.val_samples
         look = (
-            partial(evaluate_samples, cache, val, count, self.params.max_tokens) if count else None
+            partial(evaluate_samples, cache, val, count, self.params.max_seq_length)
+            if count
+            else None
         )
         save_every = self.machine.checkpoint_steps
         try:
@@ -161,7 +165,7 @@ class TrainingRun:
             **{f"train.{name}": value for name, value in self.params.model_dump().items()},
             **{name: file_hash(path) for name, path in data.items()},
             "base": self.base.hash,
-            "machine.ranks": self.world.size,
+            "machine.num_processes": self.world.size,
             "code": code_hash(),
             **package_versions(),
         }

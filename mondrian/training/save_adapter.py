@@ -9,7 +9,7 @@ from mondrian.core.errors import AdapterError
 from mondrian.core.files import whole_folder
 from mondrian.core.params import Train
 from mondrian.model import adapter, lora
-from mondrian.model.lora_config import lora_settings
+from mondrian.model.lora_config import make_lora_config
 from mondrian.model.provenance import RECIPE
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import next_logits
@@ -34,7 +34,7 @@ def save_adapter(
     """
     layers = len(features.vlm.model.language_model.model.layers)
     with whole_folder(folder, SAVED_ADAPTER_FILES) as beside:
-        adapter.save(beside, run.weights, lora_settings(params), recipe, layers)
+        adapter.save(beside, run.weights, make_lora_config(params), recipe, layers)
         (beside / TRAINING_LOG).write_text(run.log_text())
         try:
             check_saved_adapter(features, beside, canary)

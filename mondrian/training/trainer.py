@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
 from mondrian.model import lora
-from mondrian.model.lora_config import lora_settings
+from mondrian.model.lora_config import make_lora_config
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
@@ -83,7 +83,7 @@ class Trainer:
         self.rows, self.val, self.params, self.services = rows, val, params, services
         self.model, self.world = model, services.world
         model.freeze()
-        self.layers = lora.attach(model, lora_settings(params), mx.random.key(params.seed))
+        self.layers = lora.attach(model, make_lora_config(params), mx.random.key(params.seed))
         lora.unfreeze_lora(self.layers)
         self.objective = Loss(features, self.layers, params)
         self.optimizer = AdamW(model, params)
@@ -114,7 +114,7 @@ class Trainer:
         if halted and not self.best:
             self._remove_checkpoint()
             raise TrainingError(halted)
-        weights = self.best if self.params.keep == "best" or halted else self._weights()
+        weights = self.best if self.params.save_weights == "best" or halted else self._weights()
         return TrainResult(self.progress, weights, mx.get_peak_memory() / 1e9, halted)
 
     def _epoch(self, stop: StopSignal, bar: Any) -> None:
@@ -148,7 +148,7 @@ class Trainer:
         return stop.signal_number > 0
 
     def _update(self) -> None:
-        """One step of the optimizer over `accumulate` batches, each token counting alike."""
+        """Take one optimizer step over `gradient_accumulation_steps` batches; tokens count alike."""
         progress, params = self.progress, self.params
         batches = select_micro_batches(self.rows, params, progress.epoch, progress.position)
         weight = sum(sum(row.weights) for batch in batches for row in batch)
@@ -167,7 +167,7 @@ class Trainer:
         if gradient is None:  # fewer rows than ranks
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
         total, gradient = self.world.sum([total, gradient])
-        gradient, norm = optim.clip_grad_norm(gradient, params.clip_norm)
+        gradient, norm = optim.clip_grad_norm(gradient, params.max_grad_norm)
         rate = compute_learning_rate(params, progress.step, self.steps)
         self.optimizer.update(gradient, rate)
         mx.eval(self.model.trainable_parameters(), self.optimizer.arrays, total, norm)
@@ -187,7 +187,7 @@ class Trainer:
         return total / sum(sum(row.weights) for row in rows)
 
     def _should_stop_early(self) -> bool:
-        return 0 < self.params.patience <= self.progress.waited
+        return 0 < self.params.early_stopping_patience <= self.progress.waited
 
     def _weights(self) -> dict[str, mx.array]:
         return lora.lora_state_dict(self.layers)

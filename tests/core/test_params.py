@@ -61,11 +61,11 @@ def test_an_advisor_without_a_text_is_named(tmp_path: Path) -> None:
     [
         ("[ansel, okeefe]", "['../x']", "advisors.0 is '../x'"),
         ("[ansel, okeefe]", "[ansel, ansel]", "names one twice"),
-        ("clip_norm: 1.0", "clip_norm: .inf", "train.clip_norm is inf"),
+        ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
         ("You are Ansel Adams.", "You are <image>.", "holds <image>"),
-        ("clip_norm: 1.0", "clip_norm: " + "x" * 9_999, "train.clip_norm is 'xxx"),
-        ("clip_norm: 1.0", "clip_norm: 2024-13-45", "is not YAML"),
+        ("max_grad_norm: 1.0", "max_grad_norm: " + "x" * 9_999, "train.max_grad_norm is 'xxx"),
+        ("max_grad_norm: 1.0", "max_grad_norm: 2024-13-45", "is not YAML"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -76,7 +76,7 @@ def test_rows_are_what_other_trainers_read(
 def test_without_a_test_share_there_is_no_test_file(
     manifest: Manifest, params: Params, tmp_path: Path
 ) -> None:
-    settings = params.prepare.model_copy(update={"test_share": 0.0})
+    settings = params.prepare.model_copy(update={"test_fraction": 0.0})
     result = split_records(manifest.records(), settings)
     write_split(manifest, result, "You are Ansel.", params.image, tmp_path / "rows")
     assert not row_file(tmp_path / "rows", "ansel", "test").exists()

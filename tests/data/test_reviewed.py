@@ -123,7 +123,7 @@ def test_a_setting_says_which_reviews_count(
     other = served_of(store, 3, kind=None)  # another program's
     accept(store, rows[0], 0)
     correct(store, rows[1], 1, Lighting=0.5)
-    found = run_link(path_of(store), params, served=setting)
+    found = run_link(path_of(store), params, include_served=setting)
     wanted = {rows[i]["id"] for i in linked} | {other["id"]}
     assert {record.job_id for record in found.records} == wanted
 

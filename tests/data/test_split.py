@@ -58,7 +58,7 @@ def test_a_share_of_the_photographs_goes_to_each_part_and_the_seed_decides_which
 
 
 def test_without_a_share_there_is_no_test() -> None:
-    assert set(dealt(many(), test_share=0.0).parts) == {"train", "val"}
+    assert set(dealt(many(), test_fraction=0.0).parts) == {"train", "val"}
 
 
 @settings(max_examples=60, deadline=None)

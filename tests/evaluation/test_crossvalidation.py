@@ -18,8 +18,8 @@ from mondrian.training.run import TrainingRun
 def quick(params: Params) -> Params:
     """One epoch, and no second looks."""
     train = params.train.model_copy(update={"epochs": 1})
-    once = params.evaluate.consistency.model_copy(update={"photographs": 1, "draws": 2})
-    evaluate = params.evaluate.model_copy(update={"consistency": once, "examples": 0})
+    once = params.evaluate.consistency.model_copy(update={"photos": 1, "samples": 2})
+    evaluate = params.evaluate.model_copy(update={"consistency": once, "few_shot_examples": 0})
     return params.model_copy(update={"train": train, "evaluate": evaluate})
 
 
@@ -56,7 +56,7 @@ def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
         recipe = json.loads((tmp_path / f"folds/{fold}/adapter/recipe.json").read_text())
         held = {row.photo_group for row in dealt if row.fold == fold}
         assert not held & set(recipe["train_photo_groups"])
-        assert recipe["train"]["keep"] == "last"
+        assert recipe["train"]["save_weights"] == "last"
     found = build_metrics(report, params.evaluate)
     assert found["photographs"] == 5
     assert found["verdict"] == "INCONCLUSIVE"

@@ -15,11 +15,11 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from mondrian.model.provenance import RECIPE
 from mondrian.model.vlm import encode_image, next_logits, prompt_ids
 
-SETTINGS = LoraSettings(rank=4, alpha=8)
+SETTINGS = LoraConfig(rank=4, alpha=8)
 
 
 @pytest.fixture

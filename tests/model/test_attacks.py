@@ -18,7 +18,7 @@ from mondrian.model import adapter
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.export import export, merge
 from mondrian.model.hardware import CPU
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
 from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
 from mondrian.training.plan import make_plan
@@ -30,7 +30,7 @@ TINY = ROOT / "models/base/mondrian-tiny"
 
 @pytest.fixture
 def own(plain: Any, tmp_path: Path) -> Path:
-    return saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    return saved(plain, tmp_path / "own", LoraConfig(4, 8))
 
 
 def spoil(folder: Path, change: Any) -> None:
@@ -138,11 +138,11 @@ def _half(row: ChatRow) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
-        ("train", "head_chunk", 10**11),
+        ("train", "loss_chunk_size", 10**11),
         ("train", "epochs", 10**9),
         ("train", "score_weight", 1.0e38),
         ("machine", "feature_cache_gb", 1.0e300),
-        ("machine", "collective_seconds", 10**20),
+        ("machine", "collective_timeout_seconds", 10**20),
         ("personas", "ansel", "You see <|image_pad|>."),
     ],
 )
@@ -159,8 +159,8 @@ def test_values_that_nothing_can_work_with_are_refused(
 
 
 def test_more_layers_than_there_are_is_refused(rows: list[ChatRow], params: Params) -> None:
-    some = params.train.model_copy(update={"last_layers": 5})
-    with pytest.raises(TrainingError, match="last_layers is 5, and the base has 4"):
+    some = params.train.model_copy(update={"num_layers": 5})
+    with pytest.raises(TrainingError, match="num_layers is 5, and the base has 4"):
         make_plan(read_architecture(str(TINY)), ApproximateTokenizer(), rows, rows[:1], some, CPU)
 
 

@@ -15,7 +15,7 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export, merge, mlx_name
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from tests.conftest import ROOT
 
 TINY = "models/base/mondrian-tiny"
@@ -27,7 +27,7 @@ def canary(plain: Any, photos: list[Image.Image]) -> Any:
     return vlm.prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
 
 
-def saved(plain: Any, folder: Path, settings: LoraSettings) -> Path:
+def saved(plain: Any, folder: Path, settings: LoraConfig) -> Path:
     """An adapter with random weights, in its folder; it is detached again."""
     layers = lora.attach(plain.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
@@ -57,16 +57,16 @@ def with_adapter(plain: Any, folder: Path, canary: Any) -> Any:
 @pytest.mark.parametrize(
     "settings",
     [
-        LoraSettings(4, 8),
-        LoraSettings(4, 8, rslora=True),
-        LoraSettings(4, 8, last_layers=2),
-        LoraSettings(4, 8, dora=True),
-        LoraSettings(4, 8, projector=True),
+        LoraConfig(4, 8),
+        LoraConfig(4, 8, rslora=True),
+        LoraConfig(4, 8, num_layers=2),
+        LoraConfig(4, 8, dora=True),
+        LoraConfig(4, 8, train_projector=True),
     ],
     ids=["plain", "rslora", "last_layers", "dora", "projector"],
 )
 def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
-    plain: Any, canary: Any, tmp_path: Path, settings: LoraSettings
+    plain: Any, canary: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     from mlx_vlm.trainer.peft import load_adapters
 
@@ -83,9 +83,9 @@ def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
     assert (tmp_path / "mlx" / "recipe.json").exists()
 
 
-@pytest.mark.parametrize("settings", [LoraSettings(4, 8), LoraSettings(4, 8, dora=True)])
+@pytest.mark.parametrize("settings", [LoraConfig(4, 8), LoraConfig(4, 8, dora=True)])
 def test_a_merged_base_answers_as_base_and_adapter(
-    plain: Any, canary: Any, tmp_path: Path, settings: LoraSettings
+    plain: Any, canary: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     base = np.array(vlm.next_logits(plain, *canary))
     folder = saved(plain, tmp_path / "own", settings)
@@ -105,7 +105,7 @@ def test_a_merged_base_answers_as_base_and_adapter(
 def test_an_adapter_is_not_merged_into_a_packed_base(plain: Any, tmp_path: Path) -> None:
     from mlx_vlm.convert import convert
 
-    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
     convert(TINY, str(tmp_path / "packed"), quantize=True, q_bits=4)
     with pytest.raises(AdapterError, match="is packed: what an adapter adds is smaller"):
         merge(str(tmp_path / "packed"), folder, tmp_path / "merged")
@@ -113,13 +113,13 @@ def test_an_adapter_is_not_merged_into_a_packed_base(plain: Any, tmp_path: Path)
 
 
 def test_a_base_is_not_written_over(plain: Any, tmp_path: Path) -> None:
-    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
     with pytest.raises(AdapterError, match="is the base itself"):
         merge(TINY, folder, Path(TINY))
 
 
 def test_pefts_layout_is_the_folders_own(plain: Any, tmp_path: Path) -> None:
-    folder = saved(plain, tmp_path / "own", LoraSettings(4, 8))
+    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
     export(folder, tmp_path / "peft", "peft")
     for name in (adapter.CONFIG, adapter.WEIGHTS):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()

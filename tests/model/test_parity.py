@@ -18,7 +18,7 @@ from mondrian.critique.prompt import row_messages
 from mondrian.model import adapter, lora
 from mondrian.model.export import mlx_name
 from mondrian.model.language import compute_logits, hidden_states, make_batch
-from mondrian.model.lora_config import PROJECTIONS, LoraSettings
+from mondrian.model.lora_config import PROJECTIONS, LoraConfig
 from mondrian.model.vlm import encode_image, prompt_ids
 from mondrian.training.chunked_cross_entropy import LMHead, chunked_cross_entropy
 from mondrian.training.dataset import Example
@@ -74,17 +74,19 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        LoraSettings(16, 32),
-        LoraSettings(8, 16, rslora=True),
-        LoraSettings(8, 16, last_layers=2),
-        LoraSettings(8, 16, dora=True),
-        LoraSettings(8, 16, projector=True),
-        LoraSettings(8, 16, targets=PROJECTIONS["mlp"], last_layers=1, projector=True, dora=True),
+        LoraConfig(16, 32),
+        LoraConfig(8, 16, rslora=True),
+        LoraConfig(8, 16, num_layers=2),
+        LoraConfig(8, 16, dora=True),
+        LoraConfig(8, 16, train_projector=True),
+        LoraConfig(
+            8, 16, target_modules=PROJECTIONS["mlp"], num_layers=1, train_projector=True, dora=True
+        ),
     ],
     ids=["plain", "rslora", "last_layers", "dora", "projector", "several"],
 )
 def test_peft_applies_our_adapter_and_its_gradients_are_ours(
-    plain: Any, inputs: Any, tmp_path: Path, settings: LoraSettings
+    plain: Any, inputs: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     peft = pytest.importorskip("peft")
     from transformers import Qwen3VLForConditionalGeneration

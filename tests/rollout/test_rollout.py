@@ -186,7 +186,7 @@ def test_success_that_is_inconclusive_holds_and_a_sure_drop_rolls_back(plan: Rol
     assert "approval is surely lower" in worse.why
     unknown = [replace(one, thumbs=None) for one in judged(300, 0.8, 0.8, 1)]
     assert "nobody has judged" in looked(unknown, plan, third, later).why
-    half_way = RolloutStep(share=0.5, hours=48, jobs=100, asks="better")
+    half_way = RolloutStep(share=0.5, hours=48, jobs=100, requires="better")
     wants = plan.model_copy(update={"steps": [*plan.steps[:2], half_way, plan.steps[3]]})
     assert looked(judged(6000, 0.8, 0.8, 1), wants, third, later).status == RolloutStatus.HOLDING
     assert looked(judged(1000, 0.9, 0.6, 1), wants, third, later).action == "advance"
@@ -329,7 +329,7 @@ def test_rollout_yaml_is_checked_as_params_are(tmp_path: Path) -> None:
         ("share: 0.25", "share: 0.01", "the shares of steps must rise"),
         ("automatic: true", "automatik: true", "did you mean automatic?"),
         ("compliance: 0.95", "compliance: 95", "guardrails.compliance is 95"),
-        ("jobs: 0, asks: guardrails", "jobs: 0, asks: better", "asks for guardrails alone"),
+        ("jobs: 0, requires: guardrails", "jobs: 0, requires: better", "asks for guardrails alone"),
     ):
         assert old in text
         (tmp_path / "rollout.yaml").write_text(text.replace(old, new, 1))

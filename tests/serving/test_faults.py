@@ -350,7 +350,7 @@ def test_a_client_that_goes_away_frees_its_place(tmp_path: Path, shots: list[byt
 
 
 def test_a_critique_that_takes_too_long_is_given_up(tmp_path: Path, shots: list[bytes]) -> None:
-    with running(tmp_path, critique_seconds=0.05) as service:
+    with running(tmp_path, request_timeout_seconds=0.05) as service:
         told = analyze(service, shots[0])
         assert told.status_code == 504
         assert "not done after 0.05 s" in told.json()["error"]

@@ -29,9 +29,11 @@ pytestmark = pytest.mark.slow
 
 def rollout_file(folder: Path, **more: Any) -> Path:
     """rollout.yaml with steps of no time, looked at ten times a second."""
-    told = yaml.safe_load((ROOT / "rollout.yaml").read_text()) | {"every_seconds": 0.1} | more
+    told = (
+        yaml.safe_load((ROOT / "rollout.yaml").read_text()) | {"check_interval_seconds": 0.1} | more
+    )
     told["steps"] = more.get("steps") or [
-        {"share": share, "hours": 0, "jobs": 8, "asks": "guardrails"} for share in (0.5, 1.0)
+        {"share": share, "hours": 0, "jobs": 8, "requires": "guardrails"} for share in (0.5, 1.0)
     ]
     file = folder / "rollout.yaml"
     file.write_text(yaml.safe_dump(told))
@@ -124,7 +126,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
     file = rollout_file(
         tmp_path,
         guardrails=limits | {"latency_p95_seconds": 0.001},
-        steps=[{"share": 1.0, "hours": 0, "jobs": 1000, "asks": "guardrails"}],
+        steps=[{"share": 1.0, "hours": 0, "jobs": 1000, "requires": "guardrails"}],
     )
     shelf = tmp_path / "shelf"
     shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
@@ -167,7 +169,9 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
 def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_on_record(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
-    steps = [{"share": share, "hours": 1, "jobs": 9, "asks": "guardrails"} for share in (0.5, 1)]
+    steps = [
+        {"share": share, "hours": 1, "jobs": 9, "requires": "guardrails"} for share in (0.5, 1)
+    ]
     shelf, file = tmp_path / "shelf", rollout_file(tmp_path, steps=steps)
     shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
     flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)

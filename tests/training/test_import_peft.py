@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mondrian.core.errors import AdapterError
 from mondrian.model import adapter, lora
-from mondrian.model.lora_config import LoraSettings, peft_config
+from mondrian.model.lora_config import LoraConfig, peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from tests.conftest import ROOT, stage
@@ -23,7 +23,7 @@ OWN = "base_model.model.model.language_model.layers.{}.{}.{}"
 def foreign(
     plain: Any, folder: Path, rename: Any = lambda name: name, kind: Any = mx.float32, **config: Any
 ) -> Path:
-    settings = LoraSettings(4, 8)
+    settings = LoraConfig(4, 8)
     layers = lora.attach(plain.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))

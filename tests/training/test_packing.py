@@ -12,7 +12,7 @@ from mondrian.core.params import Params
 from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
 from mondrian.model.language import compute_logits, hidden_states, make_batch
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.chunked_cross_entropy import (
     LMHead,
@@ -88,7 +88,7 @@ def test_the_prompt_is_shared_up_to_the_photograph(plain: Any, learn: Any) -> No
 
 def gradients(plain: Any, loss: Any) -> dict[str, Any]:
     plain.model.freeze()
-    layers = lora.attach(plain.model, LoraSettings(4, 8, last_layers=3), mx.random.key(0))
+    layers = lora.attach(plain.model, LoraConfig(4, 8, num_layers=3), mx.random.key(0))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
     lora.unfreeze_lora(layers)

@@ -14,7 +14,7 @@ from mondrian.core.params import Params, Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model.architecture import Architecture, Device, read_architecture
 from mondrian.model.hardware import CPU, METAL, Throughput
-from mondrian.model.lora_config import PROJECTIONS, LoraSettings, lora_settings
+from mondrian.model.lora_config import PROJECTIONS, LoraConfig, make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, ChatTokenizer
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
@@ -58,7 +58,7 @@ def test_mondrian_tiny_has_the_weights_of_its_file() -> None:
 
 
 def test_an_adapter_of_the_4b_at_rank_16_has_33_million_weights_in_130_mb() -> None:
-    count = published("4B").num_lora_weights(LoraSettings(16, 32))
+    count = published("4B").num_lora_weights(LoraConfig(16, 32))
     assert count == 33_030_144
     assert 130e6 < count * 4 < 133e6
 
@@ -70,9 +70,9 @@ def test_an_adapter_has_the_weights_that_are_counted(plain: Any) -> None:
 
     tiny = read_architecture(str(TINY))
     for settings in (
-        LoraSettings(4, 8),
-        LoraSettings(4, 8, dora=True, projector=True),
-        LoraSettings(4, 8, targets=PROJECTIONS["mlp"], last_layers=2),
+        LoraConfig(4, 8),
+        LoraConfig(4, 8, dora=True, train_projector=True),
+        LoraConfig(4, 8, target_modules=PROJECTIONS["mlp"], num_layers=2),
     ):
         layers = lora.attach(plain.model, settings, mx.random.key(0))
         assert tiny.num_lora_weights(settings) == sum(
@@ -85,7 +85,7 @@ def test_the_work_of_the_benchmark_is_what_platforms_measured_against() -> None:
     from benchmarks.large_base import config
 
     base = Architecture.from_config(config())
-    work = TrainingJob(base, LoraSettings(16, 32), a_train(), CPU)
+    work = TrainingJob(base, LoraConfig(16, 32), a_train(), CPU)
     two = replace(LOAD, tokens=2800, pairs=LOAD.pairs * 2, supervised_positions=600)
     plain = count_operations(work, two) - 6 * base.num_lora_weights(work.lora) * 2800
     assert plain == pytest.approx(565e9, rel=0.02)
@@ -102,7 +102,7 @@ def a_train(**change: Any) -> Train:
 def peak(base: Architecture, on: Device = METAL, load: BatchShape = LOAD, **change: Any) -> int:
     params = a_train(**change)
     return sum(
-        memory_breakdown(TrainingJob(base, lora_settings(params), params, on), load).values()
+        memory_breakdown(TrainingJob(base, make_lora_config(params), params, on), load).values()
     )
 
 
@@ -110,8 +110,8 @@ def test_what_saves_memory_saves_it_in_the_plan() -> None:
     base = published("4B")
     plain = peak(base)
     assert peak(base, gradient_checkpointing=True) < 0.8 * plain
-    assert peak(base, head_chunk=32) < plain
-    assert peak(base, last_layers=8) < 0.8 * plain
+    assert peak(base, loss_chunk_size=32) < plain
+    assert peak(base, num_layers=8) < 0.8 * plain
     assert peak(base, lora_r=4) < plain
     assert peak(replace(base, bits=4)) < peak(replace(base, bits=8)) < plain
     assert plain < peak(base, CPU)
@@ -134,10 +134,10 @@ def test_a_plan_lays_out_the_tokens_that_training_sees(
         {},
         {"batch_size": 4, "lora_r": 32, "lora_dropout": 0.0},
         {"dora": True},
-        {"projector": True, "last_layers": 1},
-        {"projector": True},
+        {"train_projector": True, "num_layers": 1},
+        {"train_projector": True},
         {"dora": True, "gradient_checkpointing": True},
-        {"last_layers": 2},
+        {"num_layers": 2},
     ],
 )
 def test_the_peak_that_is_predicted_is_the_peak_that_is_measured(
@@ -146,7 +146,7 @@ def test_the_peak_that_is_predicted_is_the_peak_that_is_measured(
     some = params.train.model_copy(update={"epochs": 1, **change})
     tiny = read_architecture(str(TINY))
     predicted = make_plan(tiny, plain.tokens, rows, rows[:1], some, CPU).peak
-    cache = FeatureCache(plain, None, 0, some.projector)
+    cache = FeatureCache(plain, None, 0, some.train_projector)
     learn = build_examples(plain, rows, some, cache)
     measured = train(cache, learn, learn[:1], some).peak_gb * 1e9
     assert predicted == pytest.approx(measured, rel=0.2)

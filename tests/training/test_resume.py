@@ -155,7 +155,7 @@ def test_a_rank_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "rank 0 waited 3 s for another" in ended.stderr
-    assert "collective_seconds" in ended.stderr
+    assert "collective_timeout_seconds" in ended.stderr
     assert time.monotonic() - started < 25
 
 

@@ -15,7 +15,9 @@ from mondrian.training.schedule import compute_learning_rate, select_micro_batch
 def test_every_row_is_seen_once_an_epoch(
     params: Params, count: int, size: int, accumulate: int, epoch: int
 ) -> None:
-    train = params.train.model_copy(update={"batch_size": size, "accumulate": accumulate})
+    train = params.train.model_copy(
+        update={"batch_size": size, "gradient_accumulation_steps": accumulate}
+    )
     rows = [Example("", [i], 0, "", []) for i in range(count)]
     steps = range(steps_per_epoch(count, train))
     batches = [b for step in steps for b in select_micro_batches(rows, train, epoch, step)]
@@ -40,7 +42,7 @@ def test_ranks_share_all_rows(lengths: list[int], ranks: int) -> None:
 
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1)])
 def test_the_rate_rises_and_falls(params: Params, schedule: Any, last: float) -> None:
-    train = params.train.model_copy(update={"schedule": schedule})
+    train = params.train.model_copy(update={"lr_schedule": schedule})
     rates = [compute_learning_rate(train, step, 100) for step in range(100)]
     peak = train.learning_rate
     assert rates[0] < rates[5] < rates[9] == pytest.approx(peak)

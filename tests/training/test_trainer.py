@@ -10,7 +10,7 @@ from mondrian.core.params import Params, Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.adapter import CONFIG, WEIGHTS
-from mondrian.model.lora_config import LoraSettings
+from mondrian.model.lora_config import LoraConfig
 from mondrian.model.provenance import RECIPE, build_recipe, score_means
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ def test_the_answer_ends_with_the_end_of_the_turn(
 def test_a_row_that_is_too_long_is_named(
     plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
-    short = params.train.model_copy(update={"max_tokens": 100})
+    short = params.train.model_copy(update={"max_seq_length": 100})
     with pytest.raises(TrainingError, match=r"2 rows have more .*ansel/0 .*, ansel/1"):
         build_examples(plain, rows[:2], short, cache)
 
@@ -82,10 +82,10 @@ def test_the_base_stays_frozen_and_the_loss_falls(
 @pytest.mark.parametrize(
     "change",
     [
-        {"accumulate": 2, "batch_size": 1},
+        {"gradient_accumulation_steps": 2, "batch_size": 1},
         {"gradient_checkpointing": True},
         {"compile": True},
-        {"head_chunk": 17},
+        {"loss_chunk_size": 17},
     ],
 )
 def test_ways_to_save_memory_or_time_learn_the_same(
@@ -120,15 +120,15 @@ def test_dropout_is_the_same_where_layers_are_computed_again(
 @pytest.mark.parametrize(
     ("change", "count"),
     [
-        ({"targets": "attention"}, 4 * 4 * 2),
-        ({"targets": "mlp"}, 4 * 3 * 2),
-        ({"last_layers": 2}, 2 * 7 * 2),
-        ({"projector": True}, (4 * 7 + 2) * 2),
+        ({"target_modules": "attention"}, 4 * 4 * 2),
+        ({"target_modules": "mlp"}, 4 * 3 * 2),
+        ({"num_layers": 2}, 2 * 7 * 2),
+        ({"train_projector": True}, (4 * 7 + 2) * 2),
         ({"dora": True}, 4 * 7 * 3),
         ({"rslora": True}, 4 * 7 * 2),
         ({"lora_plus_ratio": 4.0}, 56),
         ({"weight_decay": 0.1}, 56),
-        ({"schedule": "linear"}, 56),
+        ({"lr_schedule": "linear"}, 56),
     ],
 )
 def test_each_setting_learns_and_its_adapter_loads_again(
@@ -141,7 +141,7 @@ def test_each_setting_learns_and_its_adapter_loads_again(
     count: int,
 ) -> None:
     settings = quick.model_copy(update=change)
-    cache = FeatureCache(plain, None, 0, settings.projector)
+    cache = FeatureCache(plain, None, 0, settings.train_projector)
     learn = build_examples(plain, rows, settings, cache)
     run = train(cache, learn, learn, settings)
     assert len(run.weights) == count
@@ -180,7 +180,7 @@ def test_a_loss_that_grows_stops_and_the_best_weights_are_kept(
     plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     wild = params.train.model_copy(
-        update={"epochs": 30, "learning_rate": 0.3, "schedule": "constant", "warmup_share": 0.5}
+        update={"epochs": 30, "learning_rate": 0.3, "lr_schedule": "constant", "warmup_ratio": 0.5}
     )
     learn = build_examples(plain, rows, wild, cache)
     run = train(cache, learn, learn, wild)
@@ -193,7 +193,12 @@ def test_it_stops_when_the_val_loss_no_longer_falls(
     plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     settings = params.train.model_copy(
-        update={"epochs": 12, "patience": 2, "learning_rate": 1.0e-2, "schedule": "constant"}
+        update={
+            "epochs": 12,
+            "early_stopping_patience": 2,
+            "learning_rate": 1.0e-2,
+            "lr_schedule": "constant",
+        }
     )
     learn = build_examples(plain, rows, settings, cache)
     run = train(cache, learn[:2], learn[2:], settings)
@@ -270,7 +275,9 @@ def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
 def test_a_run_that_patience_ended_is_not_taken_further(
     plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
 ) -> None:
-    impatient = quick.model_copy(update={"epochs": 4, "patience": 1, "learning_rate": 0.5})
+    impatient = quick.model_copy(
+        update={"epochs": 4, "early_stopping_patience": 1, "learning_rate": 0.5}
+    )
     learn = build_examples(plain, rows, impatient, cache)
     kept = Checkpoint(tmp_path / "run.safetensors", {})
     whole = train(cache, learn, learn[:2], impatient, TrainerServices(kept))
@@ -308,8 +315,8 @@ class Cut(Checkpoint):
 
 
 def test_a_setting_of_the_adapter_scales_as_it_says() -> None:
-    assert LoraSettings(16, 32).scale == 2
-    assert LoraSettings(16, 32, rslora=True).scale == 8
+    assert LoraConfig(16, 32).scale == 2
+    assert LoraConfig(16, 32, rslora=True).scale == 8
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class CritiqueRunner:
                     by.adapter,
                     messages,
                     picture,
-                    self.params.serve.critique_seconds,
+                    self.params.serve.request_timeout_seconds,
                     grow,
                     stream,
                 )

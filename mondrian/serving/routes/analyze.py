@@ -255,7 +255,7 @@ async def _await_while_connected(request: Request, work: asyncio.Task[JobRow]) -
 
 async def _wait_until_finished(service: Service, row: JobRow) -> JobRow:
     """A job that was asked for before, once it has ended."""
-    deadline = service.params.serve.critique_seconds
+    deadline = service.params.serve.request_timeout_seconds
     job: JobRow | None = row
     while job and job["status"] in ACTIVE_STATUSES:
         if deadline < 0:

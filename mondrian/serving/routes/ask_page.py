@@ -94,7 +94,7 @@ def _render_ask_page(
         advisor=_select_option(chosen.get("advisor"), params.advisors),
         mode=_select_option(chosen.get("mode"), (DEFAULT_MODE, "base", "lora", BOTH_ARMS)),
         setting=_MODE_DESCRIPTIONS[serve.model_mode],
-        most=serve.body_megabytes,
+        most=serve.max_body_mb,
         ready=service.ready,
         state=service.engine.state,
     )
