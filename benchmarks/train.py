@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import mondrian.model.blas  # noqa: E402  # isort: skip  (before mlx)
+import mondrian.model.cpu.openblas  # noqa: E402  # isort: skip  (before mlx)
 import numpy as np  # noqa: E402
 
 from benchmarks import large_base  # noqa: E402
@@ -62,7 +62,7 @@ class System:
 def systems(torch: str | None) -> list[System]:
     """Everything that is compared."""
     own, theirs = ("systems/ours.py",), ("systems/mlx_vlm_sft.py",)
-    blas = str(mondrian.model.blas.find_openblas())
+    blas = str(mondrian.model.cpu.openblas.find_openblas())
     here = sys.executable
     found = [
         System("mondrian", "one process", (here, *own), 1),
@@ -130,7 +130,7 @@ def _write(
 def gemm_rate(threads: int) -> float:
     """Operations a second of float32 products of 2048 x 2048, the median of twenty."""
     code = (
-        "import mondrian.model.blas, time; import mlx.core as mx; "
+        "import mondrian.model.cpu.openblas, time; import mlx.core as mx; "
         "a = mx.random.normal((2048, 2048)); "
         "mx.eval(a); times = []\n"
         "for _ in range(20):\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 
 from mondrian.core.errors import MondrianError, run
+from mondrian.core.validation import suggest_name
 
 COMMANDS = {
     "release": "make a version of the adapter that dvc repro built",
@@ -32,9 +32,9 @@ def main() -> None:
         sys.stdout.write(_usage() + "\n")
         return
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(COMMANDS)}"
-        raise MondrianError(f"mondrian has no command {name!r}; {hint}")
+        raise MondrianError(
+            f"mondrian has no command {name!r}{suggest_name(name, COMMANDS, 'it has')}"
+        )
     import_module(f"mondrian.cli.{name}").main(rest)
 
 

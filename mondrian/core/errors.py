@@ -60,8 +60,13 @@ class EvaluationError(MondrianError):
     pass
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the message of any exception on one line; its type's name if it has none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def _check_arguments() -> None:
-    """Names that are no text could be read, and never be written down."""
+    """Raise MondrianError if an argument is not UTF-8, since it could not be written to a file."""
     for argument in sys.argv[1:]:
         try:
             argument.encode()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mondrian.core.errors import ParamsError
+from mondrian.core.errors import ParamsError, one_line
+from mondrian.core.validation import suggest_name
 
 IMAGE = "<image>"  # what LLaMA-Factory and ms-swift put the photograph in place of
 
@@ -270,7 +270,7 @@ def load_yaml(path: Path, kind: type[Checked]) -> Checked:
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run from the project's folder") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+        raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path} holds no sections")
     try:
@@ -299,7 +299,4 @@ def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         model = field.annotation if field else None
     known = list(model.model_fields) if hasattr(model, "model_fields") else []
-    near = get_close_matches(str(loc[-1]), known, n=1, cutoff=0.4)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; {loc[0] if len(loc) > 1 else 'the file'} has {', '.join(known)}" if known else ""
+    return suggest_name(str(loc[-1]), known, f"{loc[0] if len(loc) > 1 else 'the file'} has")

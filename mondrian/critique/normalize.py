@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import DIMENSIONS, SHORT, Critique, format_validation_error
+from mondrian.critique.schema import DIMENSIONS, SHORT, Critique
 
 _CRITIQUE_FIELDS = frozenset(Critique.model_fields)
 _DIMENSION_FIELDS = ("score", "comment", "recommendation")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from mondrian.core.errors import DataError
+from mondrian.core.errors import DataError, one_line
 from mondrian.core.files import file_hash, read_json
 from mondrian.core.params import IMAGE
 from mondrian.critique.schema import Critique, validate_critique
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[ChatRow]:
         for row in rows:
             row.reference_critique()
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        first = " ".join(str(error).split())[:160]
+        first = one_line(error, 160)
         raise DataError(f"{path} does not hold prepared rows: {first}") from None
     if not rows:
         raise DataError(f"{path} holds no row; run prepare again: dvc repro")

@@ -11,7 +11,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DIMENSIONS = (
     "Composition",
@@ -118,13 +118,6 @@ def is_schema_valid(text: str) -> bool:
 def schema_hash() -> str:
     """sha256 of the JSON Schema; an adapter remembers which schema it was trained on."""
     return sha256(json.dumps(json_schema(), sort_keys=True).encode()).hexdigest()
-
-
-def format_validation_error(error: ValidationError) -> str:
-    """The first fault of a validation as `location: what`."""
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
-    return f"{location}: {first['msg']}" if location else first["msg"]
 
 
 def _text_list_schema() -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mondrian.core.errors import DataError
 from mondrian.core.files import open_atomic
+from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import RejectionReason
-from mondrian.critique.schema import Critique, format_validation_error
+from mondrian.critique.schema import Critique
 
 SECTION_NAMES = ("records", "left_out", "rejected")
 Sha256Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from mondrian.core.union_find import UnionFind
+from scipy.cluster.hierarchy import DisjointSet
 
 SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
 _BLUR = 4  # pixels to each side whose mean is taken off: what is left are outlines, not the sky
@@ -63,13 +62,13 @@ def cluster_thumbnails(thumbnails: Array, bits: int, likeness: float) -> list[in
     bits        distance of two hashes up to which a pair is looked at closely
     likeness    correlation of their outlines from which two count as one
     """
-    groups: UnionFind[int] = UnionFind()
+    groups = DisjointSet(range(len(thumbnails)))
     hashes = compute_phashes(thumbnails)
     outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, SIDE * SIDE)
     for i, turned in enumerate(hashes):
         for turn, phash in enumerate(turned):
             near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= bits)
-            near = np.array([j for j in near if groups.find(int(j)) != groups.find(i)], int)
+            near = np.array([j for j in near if not groups.connected(int(j), i)], int)
             if not len(near):
                 continue
             cropped = _crop_outlines(np.rot90(thumbnails[i], turn).astype(np.float32))
@@ -77,8 +76,8 @@ def cluster_thumbnails(thumbnails: Array, bits: int, likeness: float) -> list[in
                 chunk = near[start : start + _CHUNK_SIZE]
                 alike = (outlines[chunk] @ cropped.T).max(axis=1) >= likeness
                 for j in chunk[alike]:
-                    groups.union(i, int(j))
-    return [groups.find(i) for i in range(len(thumbnails))]
+                    groups.merge(i, int(j))
+    return [int(groups[i]) for i in range(len(thumbnails))]
 
 
 def _crop_outlines(thumbnail: Array) -> Array:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Prepare
-from mondrian.core.union_find import UnionFind
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import ManifestRecord
 
@@ -102,14 +102,15 @@ def split_records(records: Iterable[ManifestRecord], params: Prepare) -> Dataset
 
 def _groups(items: Sequence[SplitItem]) -> list[str]:
     """The group of each item, named after the first picture in it."""
-    united: UnionFind[str] = UnionFind()
-    for part in items:
-        united.union(f"picture {part.picture}", f"words {part.words}")
+    pairs = [(f"picture {part.picture}", f"words {part.words}") for part in items]
+    united = DisjointSet(node for pair in pairs for node in pair)
+    for picture, words in pairs:
+        united.merge(picture, words)
     name: dict[str, str] = {}
     for part in items:
-        group = united.find(f"picture {part.picture}")
+        group = united[f"picture {part.picture}"]
         name[group] = min(name.get(group, part.picture), part.picture)
-    return [name[united.find(f"picture {part.picture}")] for part in items]
+    return [name[united[f"picture {part.picture}"]] for part in items]
 
 
 def _assign_held_out(

@@ -1,3 +1,6 @@
-"""Qwen3-VL on MLX: forward, LoRA, adapters, generation; it loads OpenBLAS before MLX."""
+"""Qwen3-VL on MLX: forward pass, LoRA, adapters, generation.
 
-from mondrian.model import blas  # noqa: F401
+Importing the package loads OpenBLAS on a Linux CPU, which must happen before MLX is imported.
+"""
+
+from mondrian.model.cpu import openblas  # noqa: F401

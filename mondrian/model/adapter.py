@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from mondrian.core.errors import AdapterError
+from mondrian.core.errors import AdapterError, one_line
 from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
 from mondrian.model.lora_config import LoraConfig, parse_peft_config, peft_config
 from mondrian.model.provenance import RECIPE, read_recipe
@@ -143,5 +143,5 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     try:
         return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:160]
+        first = one_line(error, 160)
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None

@@ -12,9 +12,10 @@ from time import perf_counter
 import mlx.core as mx
 
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
+from mondrian.model.device import NUM_STREAMS
 from mondrian.model.kv_cache import BatchKVCache, PrefixCache
 from mondrian.model.language import Features, run_decoder_layers
-from mondrian.model.streams import NUM_STREAMS, run_parallel
+from mondrian.model.streams import run_parallel
 from mondrian.model.vlm import Generation, Vlm
 
 Prompts = Sequence[Sequence[int]]

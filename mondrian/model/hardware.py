@@ -11,7 +11,9 @@ import mlx.core as mx
 import psutil
 
 from mondrian.model.architecture import Device
-from mondrian.model.kernels import ON_GPU, QUERY_BLOCK_SIZE, softmax
+from mondrian.model.cpu.kernels import QUERY_BLOCK_SIZE
+from mondrian.model.device import ON_GPU
+from mondrian.model.kernels import softmax
 from mondrian.model.vlm import Vlm
 
 _ROWS_OF_MLP = 3  # gate, up and their product

@@ -1,35 +1,29 @@
-"""Softmax, attention, SwiGLU and the head's loss; quick on a CPU, stock kernels on Metal.
+"""Attention, softmax, SwiGLU, GELU and cross-entropy: MLX's own on a GPU, ours on a CPU.
 
-MLX's float32 exp on x86 works on one element at a time (12 to 16 ns, power 5 ns), so exp(x) is
-computed as 2^(x log2 e), and attention skips the blocks that a causal mask would empty. Each
-function has its own gradient, and each is tested equal to the plain one.
+On a CPU exp(x) is computed as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and the base is e.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import log2, pi, sqrt
+from math import e, log2
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-_GELU = -2 * sqrt(2 / pi)
-_CUBIC = 0.044715 * _GELU
-QUERY_BLOCK_SIZE = 192  # queries a block of attention: small wastes calls, large wastes masked work
-ON_GPU = mx.default_device().type == mx.DeviceType.gpu
-SMALL_ARRAY_SIZE = 4096  # elements up to which one slow kernel is quicker than several quick ones
-MASK_VALUE = -1e9  # added to the score of a key that is not to be seen
-EXP_SCALE = 1.0 if ON_GPU else log2(2.718281828459045)  # what a power of e is in the quick base
-Span = tuple[int, int]  # from and up to
+from mondrian.model.cpu import kernels as cpu
+from mondrian.model.device import ON_GPU
+
+MASK_VALUE = -1e9  # added to the score of a masked key
+EXP_SCALE = 1.0 if ON_GPU else log2(e)
+Span = tuple[int, int]  # first index, end
 
 
 @dataclass(frozen=True)
 class AttentionSpan:
-    """Some queries of a packed sequence and the keys they see; the last ones are aligned."""
+    """Queries of a packed sequence and the keys that they attend to, aligned at their ends."""
 
     queries: Span
     keys: tuple[Span, ...]
@@ -38,70 +32,50 @@ class AttentionSpan:
 Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
 
 
-def exp(x: mx.array) -> mx.array:
-    """e^x, through power where that is quicker."""
-    return fast_power(x * EXP_SCALE)
+def power(x: mx.array) -> mx.array:
+    """Return e ** (x / EXP_SCALE)."""
+    return mx.exp(x) if ON_GPU else cpu.power_of_two(x)
 
 
-def fast_power(x: mx.array) -> mx.array:
-    """The device's quick base to the x: e^(x / UNIT)."""
-    return mx.exp(x) if ON_GPU else mx.power(mx.array(2.0, x.dtype), x)
-
-
-@mx.custom_function
-def softmax(scores: mx.array) -> mx.array:
+def softmax(scores: mx.array) -> Any:
     """Softmax over the last axis."""
-    powers = exp(scores - scores.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
-@softmax.vjp
-def _softmax_vjp(_: Any, cotangent: mx.array, output: mx.array) -> mx.array:
-    weighted = output * cotangent
-    return weighted - output * weighted.sum(-1, keepdims=True)
-
-
-@mx.custom_function
-def _cpu_swiglu(gate: mx.array, x: mx.array) -> mx.array:
-    return gate / (1 + exp(-gate)) * x
-
-
-@_cpu_swiglu.vjp
-def _swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
-    gate, x = primals
-    sigmoid = 1 / (1 + exp(-gate))
-    silu = gate * sigmoid
-    return cotangent * x * (sigmoid + silu * (1 - sigmoid)), cotangent * silu
+    return mx.softmax(scores, -1) if ON_GPU else cpu.softmax(scores)
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
     """silu(gate) * x."""
-    return nn.silu(gate) * x if ON_GPU or gate.size < SMALL_ARRAY_SIZE else _cpu_swiglu(gate, x)
+    return nn.silu(gate) * x if ON_GPU else cpu.swiglu(gate, x)
 
 
 def gelu(x: mx.array) -> mx.array:
-    """GELU by its tanh form (Hendrycks & Gimpel, arXiv:1606.08415), x * sigmoid(2 u)."""
+    """GELU in its tanh form (Hendrycks & Gimpel, arXiv:1606.08415)."""
+    return nn.gelu_approx(x) if ON_GPU else cpu.gelu(x)
+
+
+def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
+    """Cross-entropy at each position; logits (..., vocabulary), targets (...)."""
     if ON_GPU:
-        return nn.gelu_approx(x)
-    return x / (1 + exp(x * (_GELU + _CUBIC * x * x)))
+        return nn.losses.cross_entropy(logits, targets)
+    return cpu.cross_entropy(logits, targets)
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
     """Grouped-query attention.
 
-    q (batch, heads, queries, width); k and v (batch, kv heads, keys, width). A mask of "causal"
-    aligns the last query with the last key; None attends to every key; an array (batch, keys) is
-    added to the scores of a single query; parts are of one packed sequence (batch 1), in the order
-    of their queries, each causal for itself.
+    q     (batch, heads, queries, width)
+    k, v  (batch, kv heads, keys, width)
+    mask  "causal" aligns the last query with the last key; None attends to every key; an array
+          (batch, keys) is added to the scores of a single query; spans are those of one packed
+          sequence (batch 1) in the order of their queries, each causal by itself
     """
     if mask is None or isinstance(mask, str | mx.array):
         return _attend(q, k, v, scale, mask)
-    out = []
-    for part in mask:
-        first, last = part.queries
-        visible_kv = [_join([x[:, :, a:b] for a, b in part.keys]) for x in (k, v)]
-        out.append(_attend(q[:, :, first:last], visible_kv[0], visible_kv[1], scale, "causal"))
-    return _join(out)
+    outputs = []
+    for span in mask:
+        first, end = span.queries
+        keys, values = (_join([x[:, :, a:b] for a, b in span.keys]) for x in (k, v))
+        outputs.append(_attend(q[:, :, first:end], keys, values, scale, "causal"))
+    return _join(outputs)
 
 
 def _join(pieces: list[mx.array]) -> mx.array:
@@ -109,44 +83,9 @@ def _join(pieces: list[mx.array]) -> mx.array:
 
 
 def _attend(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    scale: float,
-    mask: Literal["causal"] | mx.array | None,
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
 ) -> mx.array:
-    added: Any = mask if isinstance(mask, mx.array) else None
-    if ON_GPU:
-        mask = mask if added is None else added[:, None, None].astype(q.dtype)
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    batch, heads, length, width = q.shape
-    groups, total = k.shape[1], k.shape[2]
-    if length == 1:  # its heads of a group as one matrix
-        query_scores = (q * scale).reshape(batch, groups, -1, width) @ k.swapaxes(-1, -2)
-        query_scores = query_scores if added is None else query_scores + added[:, None, None]
-        shares: Any = (
-            mx.softmax(query_scores, -1)
-            if query_scores.size < SMALL_ARRAY_SIZE
-            else softmax(query_scores)
-        )
-        return (shares @ v).reshape(q.shape)
-    q = (q * scale).reshape(batch, groups, heads // groups, length, width)
-    k, v = k[:, :, None], v[:, :, None]
-    past = total - length
-    out: list[mx.array] = []
-    for start in range(0, length, QUERY_BLOCK_SIZE):
-        stop = min(length, start + QUERY_BLOCK_SIZE)
-        n_visible = past + stop if isinstance(mask, str) else total
-        scores = q[:, :, :, start:stop] @ k[:, :, :, :n_visible].swapaxes(-1, -2)
-        if mask is not None and stop - start > 1:
-            scores = scores + _causal_mask(stop - start, n_visible)
-        weights: Any = softmax(scores)
-        out.append(weights @ v[:, :, :, :n_visible])
-    return mx.concatenate(out, axis=3).reshape(batch, heads, length, width)
-
-
-@lru_cache(64)
-def _causal_mask(queries: int, keys: int) -> mx.array:
-    """What hides later keys from the last queries, (queries, keys)."""
-    hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
-    return mx.array(MASK_VALUE * hidden)
+    if not ON_GPU:
+        return cpu.attention(q, k, v, scale, mask)
+    sdpa_mask = mask[:, None, None].astype(q.dtype) if isinstance(mask, mx.array) else mask
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=sdpa_mask)

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError, model_validator
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import file_hash, files_hash
 from mondrian.core.params import Image, Train
+from mondrian.core.validation import format_validation_error
 from mondrian.critique.rows import ChatRow
-from mondrian.critique.schema import DIMENSIONS, format_validation_error, schema_hash
+from mondrian.critique.schema import DIMENSIONS, schema_hash
 
 RECIPE = "recipe.json"
 CODE = ("core", "critique", "model", "training")  # packages whose code decides an adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
-from mondrian.core.errors import BaseModelError
+from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.params import IMAGE
 from mondrian.critique.prompt import chat_messages
 
@@ -80,5 +80,5 @@ def load_tokenizer(folder: Path | None, image_id: int) -> ChatTokenizer | Approx
     try:
         return ChatTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
     except Exception as error:  # of other people's code, for whatever is wrong with a file
-        first = " ".join(str(error).split())[:160]
+        first = one_line(error, 160)
         raise BaseModelError(f"{folder} has a damaged tokenizer: {first}; copy it again") from None

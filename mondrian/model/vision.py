@@ -12,7 +12,8 @@ import mlx.core as mx
 from mlx_vlm.models.base import ensure_fused_sdpa
 from mlx_vlm.models.rope_utils import rotate_half
 
-from mondrian.model.kernels import ON_GPU, attention, gelu
+from mondrian.model.device import ON_GPU
+from mondrian.model.kernels import attention, gelu
 from mondrian.model.language import Features
 from mondrian.model.streams import assign_streams
 

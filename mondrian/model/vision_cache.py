@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_photo
+from mondrian.model.device import NUM_STREAMS
 from mondrian.model.language import Features
 from mondrian.model.provenance import package_versions
-from mondrian.model.streams import NUM_STREAMS
 from mondrian.model.vlm import Vlm, encode_images
 
 MAX_MEMORY_BYTES = 1 << 30  # bytes of features that are kept at hand

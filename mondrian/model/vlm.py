@@ -16,7 +16,7 @@ import numpy as np
 from mlx.utils import tree_map
 from PIL import Image
 
-from mondrian.core.errors import BaseModelError
+from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.files import files_hash, read_json
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
 from mondrian.model.tokenizer import ChatTokenizer
@@ -72,7 +72,7 @@ def load(source: str) -> Vlm:
     try:
         model, processor = mlx_vlm.load(str(folder))
     except Exception as error:  # of other people's code, for whatever is wrong with a file
-        first = " ".join(str(error).split())[:200]
+        first = one_line(error, 200)
         raise BaseModelError(f"{source} cannot be loaded as a base model: {first}") from None
     if sys.platform == "linux":
         model.update(tree_map(_float32, model.parameters()))
@@ -166,7 +166,7 @@ def base_folder(source: str) -> Path:
         try:
             folder = Path(get_model_path(source))
         except Exception as error:
-            first = str(error).strip().splitlines()[0][:160]
+            first = one_line(error, 160)
             raise BaseModelError(
                 f"{source} is neither a folder nor to be had from the hub: {first}"
             ) from None

@@ -14,7 +14,7 @@ from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 from dvc_data.index import DataIndexDirError
 
-from mondrian.core.errors import ReleaseError
+from mondrian.core.errors import ReleaseError, one_line
 from mondrian.registry import git
 from mondrian.registry.release_record import Release, ReleaseFile
 
@@ -158,5 +158,5 @@ def _translate_download_errors(source: Source, release: Release, what: str) -> I
             f"dvc push train@{release.advisor}"
         ) from None
     except Exception as error:
-        first = " ".join(str(error).split())[:300] or type(error).__name__
+        first = one_line(error)
         raise ReleaseError(f"{release.tag}: DVC cannot get {what}: {first}") from None

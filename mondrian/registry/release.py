@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.core.errors import MondrianError, ReleaseError
+from mondrian.core.errors import MondrianError, ReleaseError, one_line
 from mondrian.core.files import read_json
 from mondrian.core.params import Params
 from mondrian.evaluation.gates import list_failed_gates
@@ -162,7 +162,7 @@ def _build_record(
             }
         )
     except (KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ReleaseError(
             f"{built.folder / RECIPE} lacks what a release needs: {reason}; train again"
         ) from None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Name
-from mondrian.critique.schema import format_validation_error
+from mondrian.core.validation import format_validation_error
 from mondrian.model.compatibility import VERSIONED_FILES
 from mondrian.registry.version import Version, parse_version, tag_of
 

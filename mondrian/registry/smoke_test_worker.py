@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.errors import AdapterError, MondrianError
+from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
 from mondrian.critique.prompt import row_messages
@@ -72,7 +72,7 @@ def handle_request(proof: SmokeTestRunner, request: str) -> dict[str, str]:
     try:
         return {"text": proof.generate_critique(Path(folder))}
     except (MondrianError, OSError, RuntimeError, MemoryError) as error:
-        message = " ".join(str(error).split())[:400] or type(error).__name__
+        message = one_line(error, 400)
         return {"fault": message.replace(folder, name)}
 
 

@@ -8,12 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mondrian.model.kernels import attention
+from mondrian.model.kernels import attention, cross_entropy
 from mondrian.model.language import compute_logits, compute_mrope_positions, run_decoder_layers
 from mondrian.sample import base_files
 from mondrian.sample.pretrain_data import CritiqueBatch, Floats, Ints, Pictures
 from mondrian.sample.scene import ATTRIBUTES
-from mondrian.training.chunked_cross_entropy import cross_entropy
 
 
 def extract_patches(pictures: Pictures) -> mx.array:

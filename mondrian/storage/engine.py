@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from mondrian.core.errors import DataError
+from mondrian.core.errors import DataError, one_line
 
 LOCK_TIMEOUT_SECONDS = 30.0  # seconds that a transaction waits for another's lock
 
@@ -42,7 +42,7 @@ def open_engine(url: str) -> Engine:
 
 def format_database_error(error: Exception) -> str:
     """What a database says of its own, without SQL and parameters."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+    return one_line(getattr(error, "orig", None) or error, 200)
 
 
 def _on_connect(connection: Any, _: Any) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from mondrian.core.errors import TrainingError
+from mondrian.core.errors import TrainingError, one_line
 from mondrian.core.files import write_bytes
 
 Tensors = dict[str, mx.array]
@@ -98,7 +98,7 @@ class Checkpoint:
             identity = about["identity"]
             progress = TrainingProgress(**about["progress"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            first = str(error).splitlines()[0][:120]
+            first = one_line(error, 120)
             raise TrainingError(
                 f"{self.path} is damaged ({first}); delete it to begin anew"
             ) from None

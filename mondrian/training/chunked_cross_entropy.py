@@ -9,37 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from mondrian.model.kernels import EXP_SCALE, ON_GPU, exp, fast_power
-
-
-@mx.custom_function
-def _cpu_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    highest = logits.max(-1, keepdims=True)
-    total = exp(logits - highest).sum(-1, keepdims=True)
-    taken = mx.take_along_axis(logits, targets[..., None], axis=-1)
-    return (mx.log(total) + highest - taken)[..., 0]
-
-
-@_cpu_cross_entropy.vjp
-def _cpu_cross_entropy_vjp(
-    primals: Any, cotangent: mx.array, output: mx.array
-) -> tuple[mx.array, mx.array]:
-    logits, targets = primals
-    places = targets[..., None]
-    taken = mx.take_along_axis(logits, places, axis=-1)
-    share = exp(logits - (output[..., None] + taken))  # softmax
-    at_target = mx.take_along_axis(share, places, axis=-1)
-    share = mx.put_along_axis(share, places, at_target - 1, axis=-1)
-    return share * cotangent[..., None], mx.zeros_like(targets)
-
-
-def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
-    """Cross-entropy at each position; logits (..., vocabulary), targets (...)."""
-    if ON_GPU:
-        return nn.losses.cross_entropy(logits, targets)
-    return _cpu_cross_entropy(logits, targets)
+from mondrian.model.kernels import EXP_SCALE, power
 
 
 class LMHead:
@@ -149,7 +120,7 @@ def _compute_token_loss(
     logits = head.logits(h * EXP_SCALE)
     highest = _blocks(logits).max(1).max(-1, keepdims=True)
     taken = mx.take_along_axis(logits, target[:, None], axis=-1)
-    powers = fast_power(mx.depends([logits], [highest, taken])[0] - highest)
+    powers = power(mx.depends([logits], [highest, taken])[0] - highest)
     norm = _blocks(powers).sum(1).sum(-1, keepdims=True)
     return mx.log(norm) + (highest - taken) / EXP_SCALE, powers, norm
 

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
-from mondrian.core.errors import AdapterError, run
+from mondrian.core.errors import AdapterError, one_line, run
 from mondrian.core.files import read_json, whole_folder
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
@@ -80,7 +80,7 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
         with safe_open(folder / adapter.WEIGHTS, "numpy"):  # a cut file is refused here
             weights: Any = mx.load(str(folder / adapter.WEIGHTS))
     except (SafetensorError, OSError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0][:160]
+        first = one_line(error, 160)
         raise AdapterError(f"{folder / adapter.WEIGHTS} cannot be read: {first}") from None
     named = {
         normalize_weight_name(name): value.astype(mx.float32) for name, value in weights.items()

@@ -14,9 +14,10 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mondrian.core.params import Train
+from mondrian.model.device import NUM_STREAMS
 from mondrian.model.language import Features
 from mondrian.model.lora import LoraLinear, set_dropout_key
-from mondrian.model.streams import NUM_STREAMS, assign_streams, split_over_streams
+from mondrian.model.streams import assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.chunked_cross_entropy import (
     LMHead,

@@ -148,7 +148,7 @@ class Trainer:
         return stop.signal_number > 0
 
     def _update(self) -> None:
-        """Take one optimizer step over `gradient_accumulation_steps` batches; tokens count alike."""
+        """Take one optimizer step over `gradient_accumulation_steps` batches."""
         progress, params = self.progress, self.params
         batches = select_micro_batches(self.rows, params, progress.epoch, progress.position)
         weight = sum(sum(row.weights) for batch in batches for row in batch)

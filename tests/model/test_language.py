@@ -9,11 +9,12 @@ import pytest
 from mlx_vlm.models.base import scaled_dot_product_attention
 from PIL import Image
 
-import mondrian.model.blas
+import mondrian.model.cpu.openblas
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.model import kernels
 from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.cpu import kernels as cpu_kernels
 from mondrian.model.generate import generate
 from mondrian.model.language import (
     compute_logits,
@@ -22,7 +23,6 @@ from mondrian.model.language import (
     make_batch,
 )
 from mondrian.model.vlm import encode_image, prompt_ids
-from mondrian.training import chunked_cross_entropy
 
 PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
 
@@ -115,7 +115,7 @@ def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -
 def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:
     x = mx.random.normal((3, 5, 40)) * 8
     weight = mx.random.normal(x.shape)
-    both: Any = (kernels.softmax, lambda s: mx.softmax(s, axis=-1))
+    both: Any = (cpu_kernels.softmax, lambda s: mx.softmax(s, axis=-1))
     ours, plain = (f(x) for f in both)
     assert close(ours, plain, 1e-6)
     ours, plain = (mx.grad(lambda s, f=f: (f(s) * weight).sum())(x) for f in both)
@@ -125,16 +125,16 @@ def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:
 @pytest.mark.parametrize("rows", [4, 400])  # few numbers, and many
 def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones(rows: int) -> None:
     gate, x = mx.random.normal((2, rows, 100)) * 6
-    assert (gate.size < kernels.SMALL_ARRAY_SIZE) == (rows == 4)
+    assert (gate.size < cpu_kernels.SMALL_ARRAY_SIZE) == (rows == 4)
 
     def plain(g: mx.array, y: mx.array) -> mx.array:
         return nn.silu(g) * y
 
-    assert close(kernels.swiglu(gate, x), plain(gate, x), 1e-5)
+    assert close(cpu_kernels.swiglu(gate, x), plain(gate, x), 1e-5)
     for argument in (0, 1):
         ours, theirs = (
             mx.grad(lambda g, y, f=f: f(g, y).sum(), argnums=argument)(gate, x)
-            for f in (kernels.swiglu, plain)
+            for f in (cpu_kernels.swiglu, plain)
         )
         assert close(ours, theirs, 1e-4)
 
@@ -142,7 +142,7 @@ def test_cpu_swiglu_and_its_gradient_equal_the_plain_ones(rows: int) -> None:
 def test_cpu_cross_entropy_and_its_gradient_equal_the_plain_ones() -> None:
     logits, weight = 9 * mx.random.normal((3, 7, 50)), mx.random.normal((3, 7))
     targets = mx.random.randint(0, 50, (3, 7))
-    both = (chunked_cross_entropy.cross_entropy, nn.losses.cross_entropy)
+    both = (cpu_kernels.cross_entropy, nn.losses.cross_entropy)
     ours, plain = (f(logits, targets) for f in both)
     assert close(ours, plain, 1e-5)
     ours, plain = (mx.grad(lambda x, f=f: (f(x, targets) * weight).sum())(logits) for f in both)
@@ -159,4 +159,4 @@ def test_cpu_attention_equals_the_stock_one(past: int, length: int) -> None:
 
 
 def test_the_fast_blas_is_bound() -> None:
-    assert mondrian.model.blas.HAS_FAST_BLAS
+    assert mondrian.model.cpu.openblas.HAS_FAST_BLAS

@@ -136,7 +136,7 @@ def test_two_ranks_learn_what_one_does(
 
 ALONE = """
 import os
-import mondrian.model.blas
+import mondrian.model.cpu.openblas
 import mlx.core as mx
 from mondrian.training import distributed as ranks
 world = ranks.join(3)
@@ -160,7 +160,7 @@ def test_a_rank_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
 
 
 FAILING = """
-import mondrian.model.blas
+import mondrian.model.cpu.openblas
 from mondrian.training import distributed as ranks
 from mondrian.core.errors import TrainingError, run
 def main():
@@ -195,7 +195,7 @@ def test_a_rank_that_fails_is_an_error_not_a_stop(tmp_path: Path) -> None:
 
 ENDLESS = """
 import os, pathlib, time
-import mondrian.model.blas
+import mondrian.model.cpu.openblas
 from mondrian.training import distributed as ranks
 ranks.join(60)
 pathlib.Path(os.environ["PIDS"], str(os.getpid())).touch()

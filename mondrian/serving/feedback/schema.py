@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from mondrian.core.validation import suggest_name
 from mondrian.critique.schema import DIMENSIONS, Critique, Score
 from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS
 
@@ -98,7 +98,8 @@ def _find_field_errors(opinion: FeedbackRequest) -> Iterator[FieldError]:
     for name in opinion.scores or {}:
         if name not in DIMENSIONS:
             yield FieldError(
-                f"scores.{name[:_MAX_ECHO_CHARS]}", f"is no dimension{_nearest(name, DIMENSIONS)}"
+                f"scores.{name[:_MAX_ECHO_CHARS]}",
+                f"is no dimension{suggest_name(name, DIMENSIONS)}",
             )
     for field, value in iter_leaves(opinion.critique.model_dump() if opinion.critique else {}):
         if isinstance(value, str) and "\0" in value:
@@ -112,7 +113,7 @@ def _to_field_error(error: Any) -> FieldError:
         return FieldError(field, "is missing")
     if error["type"] == "extra_forbidden":
         known = tuple(FeedbackRequest.model_fields) if len(error["loc"]) == 1 else ()
-        return FieldError(field, f"is no field{_nearest(str(error['loc'][-1]), known)}")
+        return FieldError(field, f"is no field{suggest_name(str(error['loc'][-1]), known)}")
     if error["type"] == "json_invalid" or not field:
         return FieldError("", "the body is no JSON object")
     if error["type"] == "string_too_short":
@@ -123,10 +124,3 @@ def _to_field_error(error: Any) -> FieldError:
     if isinstance(error["input"], Mapping | list | tuple):
         return FieldError(field, message)
     return FieldError(field, f"is {repr(error['input'])[:_MAX_ECHO_CHARS]}; {message}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are {', '.join(known)}" if known else ""

@@ -16,7 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
-from mondrian.critique.schema import format_validation_error
+from mondrian.core.validation import format_validation_error
 from mondrian.serving.http.uploads import RequestRejected, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from mondrian.core.errors import MondrianError, PhotoError
+from mondrian.core.errors import MondrianError, PhotoError, one_line
 from mondrian.core.files import write_bytes
 from mondrian.core.images import check_image, read_photo, resize_to_fit
 
@@ -88,7 +88,7 @@ class UploadStore:
             check_image(picture)
         except PhotoError as error:
             status = 415 if error.reason == "image_unreadable" else 422
-            message = " ".join(str(error).split())  # libheif's has lines
+            message = one_line(error)  # libheif's has lines
             raise RequestRejected(status, f"{error.reason}: {message}") from None
         return picture
 

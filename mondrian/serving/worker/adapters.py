@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from mondrian.core.errors import AdapterError, MondrianError
+from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import schema_hash
@@ -103,7 +103,7 @@ class AdapterRegistry:
             if _version(folder) != version:
                 raise AdapterError(f"{folder} was being written while it was read; wait")
         except (MondrianError, OSError, RuntimeError, MemoryError) as error:
-            message = " ".join(str(error).split())[:400] or type(error).__name__
+            message = one_line(error, 400)
             return AdapterLoadResult(request.name, request.folder, "", fault=message)
         self.remove(request.name)
         self.arm_by_name[request.name] = arm

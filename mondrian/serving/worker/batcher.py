@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mondrian.core.errors import MondrianError
+from mondrian.core.errors import MondrianError, one_line
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.serving.engines.ipc import (
@@ -208,4 +208,4 @@ class Batcher:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mondrian.model import blas
+from mondrian.model.cpu import openblas
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Metal and Accelerate serve there")
@@ -15,7 +15,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_opencv_brings_an_openblas() -> None:
-    path = blas.find_openblas()
+    path = openblas.find_openblas()
     assert path is not None
     assert path.is_file()
 
@@ -24,20 +24,20 @@ def test_without_a_fast_blas_there_is_one_warning() -> None:
     run = python(
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'cv2' else find(name, *a)\n"
-        "import mondrian.model.blas, mondrian.model.vlm"
+        "import mondrian.model.cpu.openblas, mondrian.model.vlm"
     )
     assert run.returncode == 0
     assert run.stderr.count("warning: no fast BLAS found") == 1
 
 
 def test_loading_it_too_late_is_said() -> None:
-    run = python("import mlx.core\nimport mondrian.model.blas")
-    assert "mlx was imported before mondrian.model.blas" in run.stderr
+    run = python("import mlx.core\nimport mondrian.model.cpu.openblas")
+    assert "mlx was imported before mondrian.model.cpu.openblas" in run.stderr
 
 
 def test_mlx_multiplies_fast() -> None:
     run = python(
-        "import mondrian.model.blas\nimport mlx.core as mx, time\n"
+        "import mondrian.model.cpu.openblas\nimport mlx.core as mx, time\n"
         "a = mx.random.normal((768, 768)); mx.eval(a @ a)\n"
         "t = time.perf_counter(); mx.eval(a @ a); print(time.perf_counter() - t)"
     )

@@ -49,7 +49,7 @@ def preload_openblas() -> bool:
     late = "mlx.core" in sys.modules
     if path is None or late:
         print(
-            "warning: mlx was imported before mondrian.model.blas" if late else WARNING,
+            "warning: mlx was imported before mondrian.model.cpu.openblas" if late else WARNING,
             file=sys.stderr,
         )
         return False

@@ -1,0 +1,71 @@
+"""Worker threads for generation on a CPU.
+
+An MLX step on a small model is bound by the thread that issues it, so each stream gets a thread.
+MLX_BFS_MAX_WIDTH (mondrian/model/cpu/openblas.py) lets the streams run at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+Result = TypeVar("Result")
+_RESULT, _END = "result", "end"
+
+
+def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
+    """Yield the results of jobs that run in a thread each; raise the first error of any."""
+    results: SimpleQueue[Any] = SimpleQueue()
+    stop = Event()
+    for job, thread in zip(jobs, _start_worker_threads(len(jobs)), strict=True):
+        thread.put(partial(_send_results, job, results, stop))
+    errors: list[BaseException | None] = []
+    try:
+        while len(errors) < len(jobs):
+            kind, payload = results.get()
+            if kind == _RESULT:
+                yield payload
+            else:
+                errors.append(payload)
+                stop.set() if payload else None
+    finally:
+        stop.set()
+        while len(errors) < len(jobs):
+            kind, payload = results.get()
+            errors += [payload] if kind == _END else []
+    for error in errors:
+        if error:
+            raise error
+
+
+def _send_results(job: Callable[[], Iterator[Any]], results: SimpleQueue[Any], stop: Event) -> None:
+    job_error = None
+    try:
+        for result in job():
+            if result is not None:
+                results.put((_RESULT, result))
+            if stop.is_set():
+                break
+    except BaseException as error:  # raised again in run_in_threads
+        job_error = error
+    results.put((_END, job_error))
+
+
+@cache
+def _start_worker_threads(count: int) -> list[SimpleQueue[Callable[[], None]]]:
+    """Return the job queue of each thread. Threads never end: MLX aborts if one ends at exit."""
+    queues: list[SimpleQueue[Callable[[], None]]] = [SimpleQueue() for _ in range(count)]
+    for queue in queues:
+        Thread(target=_run_worker, args=(queue,), name="mlx-stream", daemon=True).start()
+    return queues
+
+
+def _run_worker(queue: SimpleQueue[Callable[[], None]]) -> None:
+    mx.set_default_stream(mx.new_stream(mx.default_device()))
+    while True:
+        queue.get()()
