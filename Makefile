@@ -1,7 +1,7 @@
 # make          environment, pipeline, summary
 # make test     the tests; make quick: those that take milliseconds; make long: those that take longest
 # make serve    the advisor service with the sample's adapters, and a page to try it
-# make lint     ruff and mypy
+# make lint     ruff, import-linter and mypy
 # make lock     requirements again, after a change of pyproject.toml
 # The locks hold every package, so pip is to look for none: an older pip would ask for a newer release
 # of a package that another one names with an extra, and refuse it for want of a hash.
@@ -37,6 +37,7 @@ quick: $(VENV)/dev
 lint: $(VENV)/dev
 	@ruff check .
 	@ruff format --check .
+	@lint-imports --no-logo
 	@mypy
 
 lock:
@@ -47,7 +48,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* dvc_plots .cache \
-	  .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/python:

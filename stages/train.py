@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mondrian.core.adapter_folder import SAVED_FILES
 from mondrian.core.errors import run
 from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import load_params
@@ -20,7 +21,6 @@ from mondrian.training.plan_report import (
     show_plans,
 )
 from mondrian.training.run import TrainingRun
-from mondrian.training.save_adapter import SAVED_ADAPTER_FILES
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,7 +58,7 @@ def main() -> None:
         memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         show_plans(source, files, settings, params.machine.num_processes, memory, print)
         return
-    check_output_folder(args.output_dir, SAVED_ADAPTER_FILES)
+    check_output_folder(args.output_dir, SAVED_FILES)
     check_output_file(args.metrics)
     world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     if world.rank == 0 and not distributed.is_local_rank():

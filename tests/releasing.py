@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
-from mondrian.model.compatibility import adapter_version
 from mondrian.registry.download import Source
 from mondrian.registry.local_store import Shelf, check_integrity
 from mondrian.registry.pull import PullResult, VersionSelector, pull

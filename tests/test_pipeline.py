@@ -76,7 +76,7 @@ def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
     params = clone.folder / "params.yaml"
     text = params.read_text()
     try:
-        params.write_text(re.sub(r"max_tokens: \d+ ", "max_tokens: 100 ", text))
+        params.write_text(re.sub(r"max_seq_length: \d+ ", "max_seq_length: 100 ", text))
         run = subprocess.run(
             ["dvc", "repro", "train@ansel"],
             cwd=clone.folder,

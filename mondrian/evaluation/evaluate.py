@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
@@ -34,7 +35,13 @@ from mondrian.evaluation.latency import measure_cost
 from mondrian.model import adapter, lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
-from mondrian.model.provenance import RECIPE, Recipe, code_hash, package_versions, read_recipe
+from mondrian.model.provenance import (
+    EVALUATION_CODE,
+    Recipe,
+    code_hash,
+    package_versions,
+    read_recipe,
+)
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Generation, Vlm, next_logits
 
@@ -137,10 +144,10 @@ def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[ChatRow])
         "photographs": photo_hashes(rows),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
-        "adapter": files_hash(folder, {adapter.CONFIG, adapter.WEIGHTS}),
+        "adapter": files_hash(folder, {CONFIG, WEIGHTS}),
         "max_new_tokens": params.max_new_tokens,
         "consistency": params.consistency.model_dump(),
-        "code": code_hash("evaluation"),
+        "code": code_hash(EVALUATION_CODE),
         **package_versions(),
     }
 

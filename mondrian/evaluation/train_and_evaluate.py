@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.adapter_folder import WEIGHTS
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
@@ -16,8 +17,14 @@ from mondrian.critique.rows import ChatRow, photo_hashes
 from mondrian.evaluation.answer_cache import delete_cache_file
 from mondrian.evaluation.evaluate import EvalDataset, evaluate
 from mondrian.model import lora
-from mondrian.model.adapter import WEIGHTS, adapts_merger
-from mondrian.model.provenance import build_recipe, code_hash, package_versions
+from mondrian.model.adapter import adapts_merger
+from mondrian.model.provenance import (
+    EVALUATION_CODE,
+    TRAINING_CODE,
+    build_recipe,
+    code_hash,
+    package_versions,
+)
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training import distributed
@@ -98,5 +105,6 @@ def _weights(adapter: Path) -> list[str]:
 def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> str:
     row_dumps = [row.model_dump() for row in rows]
     versions = package_versions() | {"llguidance": version("llguidance")}
-    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code_hash("evaluation"), versions]
+    code = code_hash(sorted({*TRAINING_CODE, *EVALUATION_CODE}))
+    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code, versions]
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

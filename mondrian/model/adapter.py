@@ -17,12 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError, one_line
 from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
 from mondrian.model.lora_config import LoraConfig, parse_peft_config, peft_config
-from mondrian.model.provenance import RECIPE, read_recipe
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from mondrian.model.provenance import read_recipe
 
 
 def save(

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.adapter_folder import RECIPE
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import files_hash, read_json
+from mondrian.core.files import read_json
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.schema import schema_hash
-from mondrian.model.provenance import RECIPE, read_recipe
-
-VERSIONED_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)  # what adapter_version counts
+from mondrian.model.provenance import read_recipe
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,3 @@ def check_requirements(
                 f"{name} was trained with {what} {getattr(adapter_terms, what)}, here "
                 f"{getattr(here, what)}; bring this checkout to where it was trained, or train"
             )
-
-
-def adapter_version(folder: Path) -> str:
-    """The name that the service gives to an adapter: it hangs on what decides its answers."""
-    return files_hash(folder, VERSIONED_FILES)[:12]

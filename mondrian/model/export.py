@@ -16,12 +16,13 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError, run
 from mondrian.core.files import whole_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
 from mondrian.model.lora_config import LoraConfig
-from mondrian.model.provenance import RECIPE, read_recipe
+from mondrian.model.provenance import read_recipe
 
 _PREFIX = "base_model.model.model."
 _MLX_KINDS = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b", "lora_magnitude_vector": "m"}
@@ -68,17 +69,17 @@ def export(folder: Path, output: Path, kind: str) -> None:
     adapter.check_weight_format(weights, settings, folder)
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; name another folder")
-    own = (adapter.CONFIG, adapter.WEIGHTS, "adapters.safetensors", RECIPE)
+    own = (CONFIG, WEIGHTS, "adapters.safetensors", RECIPE)
     with whole_folder(output, own) as beside:
         shutil.copy(folder / RECIPE, beside / RECIPE)
         if kind == "peft":
-            for name in (adapter.CONFIG, adapter.WEIGHTS):
+            for name in (CONFIG, WEIGHTS):
                 shutil.copy(folder / name, beside / name)
             return
         turned, config = to_mlx(weights, settings)
         arrays = {name: np.array(value) for name, value in turned.items()}
         (beside / "adapters.safetensors").write_bytes(to_bytes(arrays, {"format": "mlx"}))
-        (beside / adapter.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def merge(base: str, folder: Path, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
+from mondrian.core.adapter_folder import RECIPE
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import file_hash, files_hash
 from mondrian.core.params import Image, Train
@@ -16,8 +18,8 @@ from mondrian.core.validation import format_validation_error
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, schema_hash
 
-RECIPE = "recipe.json"
-CODE = ("core", "critique", "model", "training")  # packages whose code decides an adapter
+TRAINING_CODE = ("core", "critique", "model", "training")  # packages that decide an adapter
+EVALUATION_CODE = ("core", "critique", "model", "evaluation")  # and those that decide an answer
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
 
 
@@ -81,13 +83,10 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def code_hash(*more: str) -> str:
-    """sha256 over the modules that make an adapter: what was begun by others is not gone on with.
-
-    more  further packages whose modules count
-    """
+def code_hash(packages: Sequence[str]) -> str:
+    """Return the sha256 of the code of packages: work begun by other code is not resumed."""
     folder = Path(__file__).parent.parent
-    files = (f for package in (*CODE, *more) for f in (folder / package).rglob("*.py"))
+    files = (file for package in packages for file in (folder / package).rglob("*.py"))
     return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
 
 

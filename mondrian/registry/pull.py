@@ -13,10 +13,10 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
 from mondrian.model.compatibility import (
-    adapter_version,
     check_requirements,
     local_requirements,
     release_requirements,

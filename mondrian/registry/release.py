@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mondrian.core.adapter_folder import RECIPE, adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError, one_line
 from mondrian.core.files import read_json
 from mondrian.core.params import Params
 from mondrian.evaluation.gates import list_failed_gates
-from mondrian.model.compatibility import adapter_version
-from mondrian.model.provenance import RECIPE, read_recipe
+from mondrian.model.provenance import read_recipe
 from mondrian.registry import git, release_record, tags
 from mondrian.registry.build_check import BuiltAdapter, verify_built_adapter
 from mondrian.registry.dvc_artifacts import DVC_YAML, add_artifact

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mondrian.core.adapter_folder import REQUIRED_FILES
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Name
 from mondrian.core.validation import format_validation_error
-from mondrian.model.compatibility import VERSIONED_FILES
 from mondrian.registry.version import Version, parse_version, tag_of
 
 RELEASE_FILENAME = "release.json"
@@ -100,7 +100,7 @@ class Release(StrictRecord):
         names = [piece.name.casefold() for piece in self.files]  # a Mac's disk knows no case
         if len(set(names)) < len(names) or RELEASE_FILENAME in names:
             raise ValueError("files names one twice")
-        if missing := [name for name in (*VERSIONED_FILES, "recipe.json") if name not in names]:
+        if missing := [name for name in REQUIRED_FILES if name not in names]:
             raise ValueError(f"files does not name {missing[0]}")
         return self
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import AdapterError, MondrianError, one_line
-from mondrian.core.images import resize_to_fit
+from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.params import Params, load_params
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import is_schema_valid
@@ -22,9 +22,8 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.compatibility import check_requirements, local_requirements, read_requirements
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import generate
-from mondrian.sample.scene import draw_scene, render
 
-SIZE = (320, 256)  # of the photograph, before it is made fit
+PHOTO = Path(__file__).with_name("smoke_test.png")  # 320 x 256, scene 1 of mondrian.sample
 
 
 class SmokeTestRunner:
@@ -39,7 +38,7 @@ class SmokeTestRunner:
             limit, 1, CritiqueGrammar(self.base.processor.tokenizer, words, limit)
         )
         image = params.image
-        picture = resize_to_fit(render(draw_scene(1), *SIZE), image.min_pixels, image.max_pixels)
+        picture = resize_to_fit(read_photo(PHOTO), image.min_pixels, image.max_pixels)
         self.features = vlm.encode_image(self.base, picture, raw=True)
         messages = row_messages(params.persona(advisor), "")[:-1]
         self.prompt = vlm.prompt_ids(self.base, messages, self.features)

@@ -14,20 +14,19 @@ from typing import Any
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
+from mondrian.core.adapter_folder import CONFIG, SAVED_FILES, WEIGHTS
 from mondrian.core.errors import AdapterError, one_line, run
 from mondrian.core.files import read_json, whole_folder
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.provenance import RECIPE, build_recipe
+from mondrian.model.provenance import build_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
 from mondrian.training.save_adapter import check_saved_adapter
-from mondrian.training.trainer import TRAINING_LOG
 
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-_OUTPUT_FILES = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, TRAINING_LOG)
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
 _PLAIN: dict[str, Any] = {
     "bias": "none",
@@ -60,9 +59,9 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
 
     Raises AdapterError where the folder is not a plain LoRA of PEFT.
     """
-    config = read_json(folder / adapter.CONFIG)
+    config = read_json(folder / CONFIG)
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder / adapter.CONFIG} is not PEFT's of a LoRA")
+        raise AdapterError(f"{folder / CONFIG} is not PEFT's of a LoRA")
     changed = config.get("init_lora_weights", True)
     if changed not in _INITS:
         raise AdapterError(
@@ -77,18 +76,17 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
     if odd:
         raise AdapterError(f"{folder}: cannot take an adapter with {', '.join(odd)}; train without")
     try:
-        with safe_open(folder / adapter.WEIGHTS, "numpy"):  # a cut file is refused here
-            weights: Any = mx.load(str(folder / adapter.WEIGHTS))
+        with safe_open(folder / WEIGHTS, "numpy"):  # a cut file is refused here
+            weights: Any = mx.load(str(folder / WEIGHTS))
     except (SafetensorError, OSError, RuntimeError) as error:
         first = one_line(error, 160)
-        raise AdapterError(f"{folder / adapter.WEIGHTS} cannot be read: {first}") from None
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None
     named = {
         normalize_weight_name(name): value.astype(mx.float32) for name, value in weights.items()
     }
     if len(named) < len(weights):
         raise AdapterError(
-            f"{folder / adapter.WEIGHTS} holds one weight under two names; take one "
-            "adapter of PEFT alone"
+            f"{folder / WEIGHTS} holds one weight under two names; take one adapter of PEFT alone"
         )
     return named, dict(config)
 
@@ -114,7 +112,7 @@ def import_adapter(args: argparse.Namespace) -> str:
     lora.detach(base.model)
     cache = FeatureCache(base, args.cache_dir / "features", params.machine.feature_cache_gb, True)
     canary = build_examples(base, val[:1], params.train, cache)[0]
-    with whole_folder(args.output_dir, _OUTPUT_FILES) as beside:
+    with whole_folder(args.output_dir, SAVED_FILES) as beside:
         adapter.save(beside, weights, settings, adapter_recipe, count)
         check_saved_adapter(cache, beside, canary)
     lora.detach(base.model)

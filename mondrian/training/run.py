@@ -17,7 +17,7 @@ from mondrian.core.files import file_hash, write_json, write_text
 from mondrian.core.params import Machine, Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
-from mondrian.model.provenance import code_hash, package_versions
+from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import Checkpoint
@@ -166,6 +166,6 @@ class TrainingRun:
             **{name: file_hash(path) for name, path in data.items()},
             "base": self.base.hash,
             "machine.num_processes": self.world.size,
-            "code": code_hash(),
+            "code": code_hash(TRAINING_CODE),
             **package_versions(),
         }

@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.adapter_folder import LOG, SAVED_FILES
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import whole_folder
 from mondrian.core.params import Train
 from mondrian.model import adapter, lora
 from mondrian.model.lora_config import make_lora_config
-from mondrian.model.provenance import RECIPE
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import next_logits
 from mondrian.training.dataset import Example
 from mondrian.training.progress import TrainResult
-from mondrian.training.trainer import TRAINING_LOG
-
-SAVED_ADAPTER_FILES = (adapter.CONFIG, adapter.WEIGHTS, RECIPE, TRAINING_LOG)
 
 
 def save_adapter(
@@ -33,9 +30,9 @@ def save_adapter(
     Raises AdapterError where it is not applied once it is loaded again.
     """
     layers = len(features.vlm.model.language_model.model.layers)
-    with whole_folder(folder, SAVED_ADAPTER_FILES) as beside:
+    with whole_folder(folder, SAVED_FILES) as beside:
         adapter.save(beside, run.weights, make_lora_config(params), recipe, layers)
-        (beside / TRAINING_LOG).write_text(run.log_text())
+        (beside / LOG).write_text(run.log_text())
         try:
             check_saved_adapter(features, beside, canary)
         except AdapterError as error:

@@ -34,8 +34,6 @@ from mondrian.training.progress import DivergenceError, TrainResult, log_epoch, 
 from mondrian.training.schedule import compute_learning_rate, select_micro_batches, steps_per_epoch
 from mondrian.training.trackers import NullTracker, Tracker
 
-TRAINING_LOG = "training_log.jsonl"
-
 
 @dataclass(frozen=True)
 class TrainerServices:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
@@ -16,7 +17,6 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
 from mondrian.model.lora_config import LoraConfig
-from mondrian.model.provenance import RECIPE
 from mondrian.model.vlm import encode_image, next_logits, prompt_ids
 
 SETTINGS = LoraConfig(rank=4, alpha=8)
@@ -49,9 +49,9 @@ def folder(plain: Any, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Any) -> None:
-    weights = load_file(folder / adapter.WEIGHTS)
+    weights = load_file(folder / WEIGHTS)
     change(weights)
-    save_file(weights, folder / adapter.WEIGHTS)
+    save_file(weights, folder / WEIGHTS)
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
@@ -83,9 +83,9 @@ def test_an_adapter_goes_on_a_packed_base(plain: Any) -> None:
 
 
 def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
-    config = json.loads((folder / adapter.CONFIG).read_text())
+    config = json.loads((folder / CONFIG).read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
-    weights = load_file(folder / adapter.WEIGHTS)
+    weights = load_file(folder / WEIGHTS)
     text = plain.model.config.text_config
     assert len(weights) == 2 * 7 * text.num_hidden_layers
     name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_{}.weight"
@@ -118,7 +118,7 @@ def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_a_cut_file_is_refused(plain: Any, folder: Path, keep: int) -> None:
-    path = folder / adapter.WEIGHTS
+    path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):
         adapter.load(plain.model, plain.hash, folder)
@@ -140,9 +140,9 @@ def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None
         (RECIPE, "{", "is damaged"),
         (RECIPE, "[]", "is damaged"),
         (RECIPE, '{"base": "x"}', "damaged"),
-        (adapter.CONFIG, "{}", "is damaged"),
-        (adapter.CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
-        (adapter.CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+        (CONFIG, "{}", "is damaged"),
+        (CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+        (CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
     ],
 )
 def test_a_damaged_description_says_so(

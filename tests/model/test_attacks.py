@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mondrian.core.adapter_folder import WEIGHTS
 from mondrian.core.errors import AdapterError, BaseModelError, DataError, ParamsError, TrainingError
 from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
-from mondrian.model import adapter
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.export import export, merge
 from mondrian.model.hardware import CPU
@@ -34,9 +34,9 @@ def own(plain: Any, tmp_path: Path) -> Path:
 
 
 def spoil(folder: Path, change: Any) -> None:
-    weights = load_file(folder / adapter.WEIGHTS)
+    weights = load_file(folder / WEIGHTS)
     change(weights)
-    save_file(weights, folder / adapter.WEIGHTS)
+    save_file(weights, folder / WEIGHTS)
 
 
 @pytest.mark.parametrize("kind", ["mlx", "peft"])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from mondrian.core.adapter_folder import CONFIG, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
@@ -121,7 +122,7 @@ def test_a_base_is_not_written_over(plain: Any, tmp_path: Path) -> None:
 def test_pefts_layout_is_the_folders_own(plain: Any, tmp_path: Path) -> None:
     folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
     export(folder, tmp_path / "peft", "peft")
-    for name in (adapter.CONFIG, adapter.WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()
 
 

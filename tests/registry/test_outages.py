@@ -46,9 +46,9 @@ if step != "-1":
         return call
     for name in ("fsync", "replace", "rename", "symlink", "mkdir", "rmdir", "unlink"):
         setattr(os, name, counted(getattr(os, name)))
-module.SPARE = int(spare)
+module.MIN_FREE_BYTES = int(spare)
 def main():
-    module.pull(Shelf(Path(where), "ansel"), module.Asked(rev, None), Source(source),
+    module.pull(Shelf(Path(where), "ansel"), module.VersionSelector(rev, None), Source(source),
                 load_params(Path("params.yaml")), Trusting())
 run(main)
 """

@@ -95,7 +95,7 @@ def test_the_version_of_a_stage_is_the_last_that_was_given_it(mac: Mac) -> None:
 
 
 def test_the_service_finds_what_was_pulled(mac: Mac) -> None:
-    from mondrian.model.compatibility import adapter_version
+    from mondrian.core.adapter_folder import adapter_version
     from mondrian.serving.engines.adapter_watcher import find_adapters
     from mondrian.serving.worker.adapters import _version
 

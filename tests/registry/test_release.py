@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError
 from mondrian.core.params import Params, load_params
-from mondrian.model.compatibility import adapter_version
 from mondrian.registry import tags
 from mondrian.registry.listing import format_version_table, list_unfinished_releases, list_versions
 from mondrian.registry.promote import promote
@@ -242,9 +242,9 @@ def test_an_advisor_that_cannot_be_tagged_or_is_none_is_refused(
 _KILL = """
 import os, sys
 from pathlib import Path
-from mondrian.core.params import load_params
-from mondrian.registry import git, tags
-from mondrian.registry.release import release
+from mondrian.core.params import (load_params)
+from mondrian.registry import (git, tags)
+from mondrian.registry.release import (release)
 step = sys.argv[1]
 def end(*words, **more): os._exit(9)
 if step == "tag": tags.register = end

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mondrian.core.adapter_folder import CONFIG, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.model import adapter, lora
 from mondrian.model.lora_config import LoraConfig, peft_config
@@ -32,9 +33,9 @@ def foreign(
     }
     lora.detach(plain.model)
     folder.mkdir()
-    mx.save_safetensors(str(folder / adapter.WEIGHTS), weights, {"format": "pt"})
+    mx.save_safetensors(str(folder / WEIGHTS), weights, {"format": "pt"})
     told = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
-    (folder / adapter.CONFIG).write_text(json.dumps(told | config))
+    (folder / CONFIG).write_text(json.dumps(told | config))
     return folder
 
 
@@ -137,7 +138,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
 @pytest.mark.parametrize("keep", [0, 9, 500])
 def test_a_cut_file_is_refused(plain: Any, tmp_path: Path, keep: int) -> None:
     folder = foreign(plain, tmp_path / "theirs")
-    path = folder / adapter.WEIGHTS
+    path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):
         read_peft_adapter(folder)

@@ -126,7 +126,7 @@ def test_two_ranks_learn_what_one_does(
     params.write_text(text)
     run(told)
     one = (tmp_path / "adapter/training_log.jsonl").read_text()
-    params.write_text(re.sub(r"ranks: 1 ", "ranks: 2 ", text))
+    params.write_text(re.sub(r"num_processes: 1 ", "num_processes: 2 ", text))
     run(told)
     two = (tmp_path / "adapter/training_log.jsonl").read_text()
     losses = [[float(x) for x in re.findall(r'loss": ([\d.]+)', log)] for log in (one, two)]
@@ -138,8 +138,8 @@ ALONE = """
 import os
 import mondrian.model.cpu.openblas
 import mlx.core as mx
-from mondrian.training import distributed as ranks
-world = ranks.join(3)
+from mondrian.training import distributed
+world = distributed.join_process_group(3)
 if world.rank == 1:
     import time
     time.sleep(30)
@@ -161,10 +161,10 @@ def test_a_rank_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
 
 FAILING = """
 import mondrian.model.cpu.openblas
-from mondrian.training import distributed as ranks
+from mondrian.training import distributed
 from mondrian.core.errors import TrainingError, run
 def main():
-    world = ranks.join(30)
+    world = distributed.join_process_group(30)
     if world.rank == 1:
         raise TrainingError("it went wrong")
     import time
@@ -176,9 +176,9 @@ run(main)
 def _parent(folder: Path, code: str) -> list[str]:
     script = folder / "parent.py"
     script.write_text(
-        "import sys\nfrom mondrian.training import distributed as ranks\n"
+        "import sys\nfrom mondrian.training import distributed\n"
         "from mondrian.core.errors import run\n"
-        f"run(lambda: ranks.start_local([sys.executable, '-c', {code!r}], 2))\n"
+        f"run(lambda: distributed.run_local_ranks([sys.executable, '-c', {code!r}], 2))\n"
     )
     return [sys.executable, str(script)]
 
@@ -196,8 +196,8 @@ def test_a_rank_that_fails_is_an_error_not_a_stop(tmp_path: Path) -> None:
 ENDLESS = """
 import os, pathlib, time
 import mondrian.model.cpu.openblas
-from mondrian.training import distributed as ranks
-ranks.join(60)
+from mondrian.training import distributed
+distributed.join_process_group(60)
 pathlib.Path(os.environ["PIDS"], str(os.getpid())).touch()
 time.sleep(60)
 """

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, SAVED_FILES, WEIGHTS
 from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.params import Params, Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.adapter import CONFIG, WEIGHTS
 from mondrian.model.lora_config import LoraConfig
-from mondrian.model.provenance import RECIPE, build_recipe, score_means
+from mondrian.model.provenance import build_recipe, score_means
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.checkpoint import Checkpoint
 from mondrian.training.dataset import build_examples
 from mondrian.training.loss import Loss
-from mondrian.training.save_adapter import SAVED_ADAPTER_FILES, save_adapter
+from mondrian.training.save_adapter import save_adapter
 from mondrian.training.trainer import TrainerServices, train
 from mondrian.training.val_generation import evaluate_samples
 from tests.conftest import ROOT
@@ -234,9 +234,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
         save_adapter(cache, run, settings, learn[0], made, tmp_path / str(i))
         lora.detach(plain.model)
         found.append({p.name: p.read_bytes() for p in (tmp_path / str(i)).iterdir()})
-    assert (
-        set(found[0]) == {CONFIG, WEIGHTS, RECIPE, "training_log.jsonl"} == set(SAVED_ADAPTER_FILES)
-    )
+    assert set(found[0]) == {CONFIG, WEIGHTS, RECIPE, "training_log.jsonl"} == set(SAVED_FILES)
     assert found[0] == found[1]
     assert found[0][WEIGHTS] != found[2][WEIGHTS]
 

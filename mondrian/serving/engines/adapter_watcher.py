@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+from mondrian.core.adapter_folder import CONFIG, RECIPE, REQUIRED_FILES, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
@@ -14,7 +15,6 @@ from mondrian.serving.engines.base import Adapter, ModelDied
 from mondrian.serving.engines.ipc import LoadAdapterRequest
 from mondrian.serving.engines.local import LocalEngine
 
-ADAPTER_FILES = ("recipe.json", "adapter_config.json", "adapter_model.safetensors")
 SCAN_INTERVAL = 0.25  # seconds between two looks
 log = logging.getLogger("mondrian.adapters")
 Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of each file
@@ -27,22 +27,19 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
     """
     if not path.exists():
         raise AdapterError(f"--lora_path {path} does not exist; train (dvc repro) or mondrian pull")
-    if (path / ADAPTER_FILES[0]).is_file():
+    if (path / RECIPE).is_file():
         folders = [path]
     else:
         inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
         folders = [
-            p
-            for child in inside
-            for p in (child, child / "current")
-            if (p / ADAPTER_FILES[0]).is_file()
+            p for child in inside for p in (child, child / "current") if (p / RECIPE).is_file()
         ]
     # Where a link leads: it may be switched while the files of a folder are read.
     folders = [folder.resolve() for folder in folders]
     if not folders:
         raise AdapterError(
-            f"--lora_path {path} holds no adapter ({ADAPTER_FILES[0]}, {ADAPTER_FILES[1]}, "
-            f"{ADAPTER_FILES[2]}) and no "
+            f"--lora_path {path} holds no adapter ({RECIPE}, {CONFIG}, "
+            f"{WEIGHTS}) and no "
             "folder of one; train one (dvc repro), or fetch one (mondrian pull)"
         )
     folder_by_advisor: dict[str, Path] = {}
@@ -66,18 +63,16 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _read_advisor(folder: Path) -> str:
     try:
-        advisor = json.loads((folder / ADAPTER_FILES[0]).read_bytes())["advisor"]
+        advisor = json.loads((folder / RECIPE).read_bytes())["advisor"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise AdapterError(
-            f"{folder / ADAPTER_FILES[0]} is damaged; train again or copy again"
-        ) from None
+        raise AdapterError(f"{folder / RECIPE} is damaged; train again or copy again") from None
     if not isinstance(advisor, str):
-        raise AdapterError(f"{folder / ADAPTER_FILES[0]}: advisor is {advisor!r}, no name")
+        raise AdapterError(f"{folder / RECIPE}: advisor is {advisor!r}, no name")
     return advisor
 
 
 def _stamp(folder: Path) -> Stamp:
-    stats = [(folder / name).stat() for name in ADAPTER_FILES if (folder / name).is_file()]
+    stats = [(folder / name).stat() for name in REQUIRED_FILES if (folder / name).is_file()]
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
@@ -154,4 +149,4 @@ class AdapterWatcher:
         self.fault = fault
 
     def _holds(self, folder: Path) -> bool:
-        return (folder / ADAPTER_FILES[0]).is_file()
+        return (folder / RECIPE).is_file()

@@ -11,18 +11,14 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
+from mondrian.core.adapter_folder import CONFIG, WEIGHTS, adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import schema_hash
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
-from mondrian.model.compatibility import (
-    AdapterRequirements,
-    adapter_version,
-    check_requirements,
-    read_requirements,
-)
+from mondrian.model.compatibility import AdapterRequirements, check_requirements, read_requirements
 from mondrian.model.generate import compute_prefix_cache
 from mondrian.model.hardware import available_memory
 from mondrian.model.kv_cache import PrefixCache
@@ -206,7 +202,7 @@ class AdapterRegistry:
 
 
 def _version(folder: Path) -> str:
-    missing = [n for n in (adapter.CONFIG, adapter.WEIGHTS) if not (folder / n).is_file()]
+    missing = [n for n in (CONFIG, WEIGHTS) if not (folder / n).is_file()]
     if missing:
         raise AdapterError(f"{folder} has no {missing[0]}; copy it again, or train: dvc repro")
     return adapter_version(folder)
