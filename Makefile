@@ -16,14 +16,14 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: all repro serve test quick long lint lock clean
 
 all: repro
-	@python -m mondrian.cli.summary
+	@$(VENV)/bin/mondrian summary
 
 repro: $(VENV)/run
 	@dvc repro
 
 serve: repro
 	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
-	@python mondrian/ai_advisor_service.py --lora_path models --model_mode ab_test
+	@$(VENV)/bin/mondrian serve --lora_path models --model_mode ab_test
 
 test: $(VENV)/dev
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"

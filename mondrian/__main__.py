@@ -1,4 +1,4 @@
-"""`python -m mondrian NAME …`: the command `mondrian`, which is mondrian/cli/main.py."""
+"""python -m mondrian COMMAND …: the command `mondrian`."""
 
 from mondrian.cli.main import entry
 

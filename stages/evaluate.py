@@ -22,20 +22,24 @@ from mondrian.model.vision_cache import FeatureCache
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Hold base and adapter against val critiques.")
+    parser = argparse.ArgumentParser(description="Evaluate base and adapter on the validation set.")
     alone = "--check" in sys.argv
-    needed = not alone and not any(arg.startswith("--from_report") for arg in sys.argv)
+    needed = not alone and not any(arg.startswith("--recompute_from") for arg in sys.argv)
     parser.add_argument("--lora_path", type=Path, required=needed)
     parser.add_argument("--val_data", type=Path, required=needed)
     parser.add_argument("--train_data", type=Path, help="what it was trained on, for examples")
     parser.add_argument("--output_report", type=Path, required=needed)
     parser.add_argument("--metrics", type=Path, required=not alone)
-    parser.add_argument("--page", type=Path, help="the report for people")
-    parser.add_argument("--plot", type=Path, help="the adapter's score error by dimension, CSV")
+    parser.add_argument("--html", type=Path, help="report page")
+    parser.add_argument(
+        "--score_error_csv", type=Path, help="score error of the adapter by dimension"
+    )
     parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
     parser.add_argument("--base", help="instead of base.source of params.yaml")
     parser.add_argument("--max_examples", type=int, help="only so many photographs: a quick look")
-    parser.add_argument("--from_report", type=Path, help="numbers anew from a report")
+    parser.add_argument(
+        "--recompute_from", type=Path, help="recompute metrics from an existing report"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 where a gate does not hold")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
@@ -45,9 +49,9 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise EvaluationError or OSError before any work where outputs cannot be written."""
     if args.max_examples is not None and args.max_examples < 1:
         raise EvaluationError(f"--max_examples is {args.max_examples}; it must be 1 or more")
-    outputs = [p for p in (args.output_report, args.metrics, args.page, args.plot) if p]
-    outputs = [p for p in outputs if not (args.from_report and p == args.output_report)]
-    inputs = [p for p in (args.from_report, args.val_data, args.train_data) if p]
+    outputs = [p for p in (args.output_report, args.metrics, args.html, args.score_error_csv) if p]
+    outputs = [p for p in outputs if not (args.recompute_from and p == args.output_report)]
+    inputs = [p for p in (args.recompute_from, args.val_data, args.train_data) if p]
     places = [path.resolve() for path in (*outputs, *inputs)]
     for path in outputs:
         if places.count(path.resolve()) > 1:
@@ -70,20 +74,20 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
     try:
         metric_values = build_metrics(report, params.evaluate)
         text = format_metrics_summary(report["advisor"], metric_values)
-        page = comparison_page(report, metric_values) if args.page else ""
+        page = comparison_page(report, metric_values) if args.html else ""
         errors = list((metric_values["fine_tuned"]["score_mae_by_dimension"] or {}).items())
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
-        if not args.from_report:
+        if not args.recompute_from:
             raise
         raise EvaluationError(
-            f"{args.from_report} is no report of this version ({type(error).__name__}: {error}); "
-            "evaluate again: dvc repro"
+            f"{args.recompute_from} is no report of this version "
+            f"({type(error).__name__}: {error}); evaluate again: dvc repro"
         ) from None
     write_json(args.metrics, metric_values)
-    if args.plot:
-        write_csv(args.plot, ["dimension", "score_error"], errors)
-    if args.page:
-        write_text(args.page, page)
+    if args.score_error_csv:
+        write_csv(args.score_error_csv, ["dimension", "score_error"], errors)
+    if args.html:
+        write_text(args.html, page)
     return text
 
 
@@ -94,8 +98,8 @@ def main() -> None:
         check_gates(args.metrics, params, print)
         return
     check_paths(args)
-    if args.from_report:
-        print(write_outputs(args, read_json(args.from_report), params))
+    if args.recompute_from:
+        print(write_outputs(args, read_json(args.recompute_from), params))
         return
     val = read_rows(args.val_data)[: args.max_examples]
     train = read_rows(args.train_data) if args.train_data else []

@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         help="remembers photographs; default: .cache",
     )
     add("--metrics", type=Path, help="counts; default: link.json in the output folder")
-    add("--plot", type=Path, help="counts as bars; default: reasons.csv in the output folder")
+    add("--reasons_csv", type=Path, help="job outcomes; default: reasons.csv in the output folder")
     add("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
@@ -54,8 +54,8 @@ def main() -> None:
     desk = LinkContext(args.advisor, folders, params.link)
     counts = link(source, desk, params.image, args.cache_dir, args.output_dir)
     write_json(args.metrics or args.output_dir / "link.json", counts)
-    plot = args.plot or args.output_dir / "reasons.csv"
-    write_csv(plot, ("reason", "jobs"), count_outcomes(counts).items())
+    reasons = args.reasons_csv or args.output_dir / "reasons.csv"
+    write_csv(reasons, ("reason", "jobs"), count_outcomes(counts).items())
     print(format_link_summary(args.advisor, counts))
 
 

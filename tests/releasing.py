@@ -137,7 +137,7 @@ def evaluation(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
         "base": {**arm, "quality_index": 47.4},
         "fine_tuned": {**arm, "quality_index": 85.8},
         "gates": {
-            name: {"found": found, "asked": 0.0, "holds": True} for name, found in gates.items()
+            name: {"value": value, "threshold": 0.0, "holds": True} for name, value in gates.items()
         },
     }
 
@@ -215,8 +215,8 @@ def some_release(folder: Path, version: str = "v1.0.0") -> Release:
                 "image": {"min_pixels": 1, "max_pixels": 2},
                 "commit": "4" * 40,
                 "by": "ann",
-                "at": "2026-01-02T03:04:05+00:00",
-                "because": None,
+                "released_at": "2026-01-02T03:04:05+00:00",
+                "reason": None,
                 "evaluation": verdict | {"figures": figures, "failed": []},
             }
         )

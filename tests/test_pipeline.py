@@ -94,7 +94,7 @@ def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
 
 
 def test_the_summary_says_what_was_found(clone: Clone) -> None:
-    shown = clone.run(sys.executable, "-m", "mondrian.cli.summary")
+    shown = clone.run(sys.executable, "-m", "mondrian", "summary")
     assert shown.count("BETTER on 21 critiques of 21 photographs that were not trained on") == 2
     assert "fine_tuned" in shown
 

@@ -1,1 +1,1 @@
-"""What `mondrian NAME` runs: a module a command, `main(argv)` in each; no logic of its own."""
+"""The commands `mondrian NAME`: one module each, with `main(argv)`, and no logic of its own."""

@@ -1,4 +1,4 @@
-"""mondrian NAME …: versions, roll-out and feedback. The pipeline itself is `dvc repro`."""
+"""mondrian COMMAND …: everything beside the pipeline, which is `dvc repro`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from mondrian.core.errors import MondrianError, run
 from mondrian.core.validation import suggest_name
 
 COMMANDS = {
+    "serve": "start the advisor service: base, fine-tuned or A/B test",
+    "summary": "show what the last dvc repro gave: data, training, scores, verdict",
+    "crossvalidate": "evaluate on every photo, by an adapter that was not trained on it",
+    "export": "write an adapter in mlx-vlm's layout, or merged into a copy of its base",
+    "import-adapter": "import a PEFT adapter that was trained elsewhere",
+    "list": "list versions, their stages and verdicts, and what serves here",
     "release": "make a version of the adapter that dvc repro built",
     "promote": "give a version a stage, such as prod",
-    "releases": "list versions, their stages and verdicts, and what serves here",
-    "pull": "fetch a version to this machine, check it and put it to use",
-    "rollback": "put the version before to use again",
-    "rollout": "see how a new version does; advance it, hold it, roll it back",
-    "ab": "report of the A/B test, for people, as CSV or as JSON",
-    "preferences": "pairs of a better and a worse critique, for DPO or ORPO",
+    "pull": "download a version, verify it and activate it on this machine",
+    "rollback": "activate the previous version again",
+    "rollout": "show the rollout of a new version; advance, hold or roll it back",
+    "preferences": "export pairs of a better and a worse critique, for DPO or ORPO",
 }
 
 
@@ -29,19 +33,15 @@ def _usage() -> str:
 def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        sys.stdout.write(_usage() + "\n")
+        print(_usage())
         return
     if name not in COMMANDS:
         raise MondrianError(
             f"mondrian has no command {name!r}{suggest_name(name, COMMANDS, 'it has')}"
         )
-    import_module(f"mondrian.cli.{name}").main(rest)
+    import_module(f"mondrian.cli.{name.replace('-', '_')}").main(rest)
 
 
 def entry() -> None:
-    """What the command `mondrian` calls."""
+    """Run the command `mondrian`."""
     run(main)
-
-
-if __name__ == "__main__":
-    entry()

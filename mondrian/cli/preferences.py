@@ -1,4 +1,4 @@
-"""mondrian preferences: the service's database and photographs -> pairs for DPO or ORPO"""
+"""mondrian preferences: the service's database and photos -> pairs for DPO or ORPO."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.errors import DataError
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
@@ -22,7 +23,13 @@ from mondrian.serving.feedback.export import load_rated_critiques
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mondrian preferences", description=__doc__)
+    parser = command_parser(
+        "preferences",
+        "Export pairs of a better and a worse critique of one photo, from ratings, corrections\n"
+        "and blind votes in the service's database.",
+        "mondrian preferences --db data/service/mondrian.db --advisor ansel \\\n"
+        "  --output_dir /tmp/pairs",
+    )
     add = parser.add_argument
     add("--db", required=True, help="of the service: SQLite file, or postgresql://…")
     add("--advisor", required=True)
@@ -38,7 +45,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         help="val and test rows: no pair of a photograph like one of theirs",
     )
     add("--cache_dir", type=Path, default=Path(".cache"), help="remembers photographs")
-    add("--params", type=Path, default=Path("params.yaml"))
+    add_params(parser)
     return parser.parse_args(argv)
 
 

@@ -1,59 +1,59 @@
-"""mondrian pull ADVISOR --rev v2: fetch a version to this machine, check it and put it to use."""
+"""mondrian pull: download a version, verify it and activate it on this machine."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from time import perf_counter
 
+from mondrian.cli.parser import add_params, add_serving_dir, command_parser
 from mondrian.registry.smoke_test import start_smoke_test
 
 
 def main(argv: list[str]) -> None:
     started = perf_counter()
     args = parse_args(argv)
-    with start_smoke_test(
-        args.params, args.advisor
-    ) as canary:  # loads the base while all else goes on
+    with start_smoke_test(args.params, args.advisor) as smoke_test:  # loads the base meanwhile
         from mondrian.core.params import load_params
         from mondrian.registry.download import Source
         from mondrian.registry.local_store import Shelf
         from mondrian.registry.pull import VersionSelector, pull
 
         source = Source(args.repository, args.remote, args.remote_url)
-        shelf, requested_version = (
-            Shelf(args.serving_dir / args.advisor, args.advisor),
-            VersionSelector(args.rev, args.stage),
-        )
-        done = pull(shelf, requested_version, source, load_params(args.params), canary)
-    release = done.release
-    came = (
-        f"{done.downloaded_bytes / 1e6:.1f} MB"
-        if done.downloaded_bytes
-        else "here already, verified again"
-    )
-    before = f", before it {done.previous_version}" if done.previous_version else ""
+        store = Shelf(args.serving_dir / args.advisor, args.advisor)
+        selector = VersionSelector(args.rev, args.stage)
+        result = pull(store, selector, source, load_params(args.params), smoke_test)
+    size = result.downloaded_bytes / 1e6
+    transfer = f"{size:.1f} MB" if size else "already here, verified again"
+    previous = f", before it {result.previous_version}" if result.previous_version else ""
+    release = result.release
     print(
-        f"{release.tag} serves (adapter {release.adapter_version}): {came}{before}, "
+        f"{release.tag} serves (adapter {release.adapter_version}): {transfer}{previous}, "
         f"{perf_counter() - started:.1f} s"
     )
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mondrian pull", description=__doc__)
-    parser.add_argument("advisor")
+    parser = command_parser(
+        "pull",
+        "Download a version, verify its hashes, let it critique a test photo, and activate it.\n"
+        "A running service loads it within seconds.",
+        "mondrian pull ansel --rev v2 --from git@host:critiques.git\n"
+        "mondrian pull ansel --stage prod --from ~/mondrian --remote_url ~/dvc-store",
+    )
+    add = parser.add_argument
+    add("advisor")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--rev", help="a version: v2, 2.1 or v2.1.3")
     which.add_argument("--stage", help="or the version that has this stage, such as prod")
-    parser.add_argument(
+    add(
         "--from",
         dest="repository",
         metavar="REPO",
         required=True,
         help="URL or path of the git repository with the versions",
     )
-    parser.add_argument("--remote", metavar="NAME", help="DVC remote; else the repository's own")
-    parser.add_argument("--remote_url", metavar="URL", help="its address, where that is another")
-    parser.add_argument("--serving_dir", type=Path, default=Path("models/serving"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    add("--remote", metavar="NAME", help="DVC remote, if not the repository's default")
+    add("--remote_url", metavar="URL", help="its URL, if it differs from the repository's")
+    add_serving_dir(parser)
+    add_params(parser)
     return parser.parse_args(argv)

@@ -1,10 +1,10 @@
-"""mondrian release ADVISOR --version v2: the adapter that dvc repro built becomes a version."""
+"""mondrian release: the adapter that dvc repro built becomes a version."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.params import load_params
 from mondrian.registry.git import git
 from mondrian.registry.release import ReleaseResult, release
@@ -12,41 +12,40 @@ from mondrian.registry.release import ReleaseResult, release
 
 def main(argv: list[str]) -> None:
     args = parse_args(argv)
-    result = release(args.advisor, args.version, args.because, load_params(args.params))
-    evaluation = result.release.evaluation
-    print(
-        f"released {result.release.tag}: {evaluation.verdict}, adapter "
-        f"{result.release.adapter_version}"
-    )
-    for line in evaluation.failed:
-        print(f"  released although {line}: {result.release.because}")
-    print("\n".join(["now:", *(f"  {line}" for line in list_push_commands(result))]))
+    result = release(args.advisor, args.version, args.reason, load_params(args.params))
+    record, evaluation = result.release, result.release.evaluation
+    print(f"released {record.tag}: {evaluation.verdict}, adapter {record.adapter_version}")
+    for gate in evaluation.failed:
+        print(f"  released although {gate}: {record.reason}")
+    print("\n".join(["next:", *(f"  {line}" for line in list_push_commands(result))]))
 
 
 def list_push_commands(result: ReleaseResult) -> list[str]:
-    """Commands that bring a release to where others can pull it."""
+    """Return the commands that publish a release, those for missing remotes first."""
     remotes = git("remote").split()
     git_remote = "origin" if "origin" in remotes else (remotes or ["origin"])[0]
-    add = [] if remotes else ["git remote add origin URL        # there is none yet"]
-    store = (
-        []
-        if result.remote
-        else [
+    commands = [] if remotes else ["git remote add origin URL        # there is none yet"]
+    if not result.remote:
+        commands += [
             "dvc remote add --default store URL   # none yet: s3://…, ssh://… or a folder",
             "git commit -m 'DVC remote' .dvc/config",
         ]
-    )
-    push = [
+    return [
+        *commands,
         f"git push {git_remote} HEAD {result.release.tag}",
         f"dvc push train@{result.release.advisor}",
     ]
-    return [*add, *store, *push]
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mondrian release", description=__doc__)
+    parser = command_parser(
+        "release",
+        "Make a version of the adapter that dvc repro built: hashes, verdict and a git tag.\n"
+        "Refused if a gate of evaluate.gates fails, unless --reason says why.",
+        "mondrian release ansel --version v2",
+    )
     parser.add_argument("advisor")
-    parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; a new, higher one")
-    parser.add_argument("--because", help="release it although gates fail, and say why")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; new and higher")
+    parser.add_argument("--reason", help="release although gates fail; kept in the record")
+    add_params(parser)
     return parser.parse_args(argv)

@@ -1,10 +1,10 @@
-"""mondrian rollback ADVISOR: put the version that served before to use again."""
+"""mondrian rollback: activate the version that served before."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from mondrian.cli.parser import add_serving_dir, command_parser
 from mondrian.registry.local_store import Shelf
 from mondrian.registry.rollback import roll_back
 
@@ -16,7 +16,9 @@ def main(argv: list[str]) -> None:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mondrian rollback", description=__doc__)
+    parser = command_parser(
+        "rollback", "Activate the version that served before.", "mondrian rollback ansel"
+    )
     parser.add_argument("advisor")
-    parser.add_argument("--serving_dir", type=Path, default=Path("models/serving"))
+    add_serving_dir(parser)
     return parser.parse_args(argv)

@@ -1,29 +1,25 @@
-"""python mondrian/ai_advisor_service.py --lora_path FOLDER --model_mode ab_test: critiques by HTTP.
-
-mondrian/serving has the parts; params.yaml, section serve, the choices.
-"""
+"""mondrian serve: the advisor service, critiques over HTTP."""
 
 from __future__ import annotations
 
-import logging
+import argparse
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from mondrian.core.errors import MondrianError, run
+from mondrian.cli.parser import add_db, add_params, command_parser
+from mondrian.core.errors import MondrianError
 from mondrian.serving.app import create_app
 from mondrian.serving.http.request_log import configure_logging
 from mondrian.serving.service import Service
-from mondrian.serving.settings import load_settings, parse_args
+from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
 
-_EXTRA_CONNECTIONS = (
-    256  # connections beside those that wait for a critique: streams, pages, probes
-)
-log = logging.getLogger("mondrian.service")
+_EXTRA_CONNECTIONS = 256  # beyond those that wait for a critique: streams, pages, probes
 
 
 class DrainingServer(uvicorn.Server):
@@ -54,8 +50,8 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def main() -> None:
-    settings = load_settings(parse_args())
+def main(argv: list[str]) -> None:
+    settings = load_settings(parse_args(argv))
     configure_logging()
     service = Service(settings)
     serve = settings.params.serve
@@ -85,5 +81,34 @@ def main() -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    run(main)
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = command_parser(
+        "serve",
+        "Critique photos over HTTP, by the base, an adapter, or both in an A/B test.\n"
+        "Defaults are in params.yaml under serve. " + API_KEY_VARIABLE + " holds the API key.",
+        "mondrian serve --lora_path models --model_mode ab_test\n"
+        "mondrian serve --lora_path models/serving --model_mode ab_test --rollout rollout.yaml",
+    )
+    add = parser.add_argument
+    add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
+    add("--model_mode", choices=("base", "fine_tuned", "ab_test"), help="default answer mode")
+    add("--ab_test_split", type=float, help="fraction of clients that the adapter answers")
+    add("--rollout", type=Path, help="rollout.yaml: steps and guardrails of a new adapter")
+    add("--port", type=int, help="TCP port; 0 for any free one")
+    add("--host", help="address to listen on")
+    add_db(parser)
+    add("--data", type=Path, default=Path("data/service"), help="folder of uploads")
+    add("--open_network", action="store_true", help="serve other machines without an API key")
+    add("--allow_origin", action="append", default=[], help="origin of a page that may call")
+    add("--allow_host", action="append", default=[], help="host name of this service")
+    add("--engine", choices=("mlx", "openai"), default="mlx", help="what generates critiques")
+    add("--engine_url", help="URL of an OpenAI-compatible server, with --engine openai")
+    add(
+        "--engine_model",
+        action="append",
+        default=[],
+        metavar="ADVISOR=MODEL",
+        help="its model for an advisor; base=MODEL for the base",
+    )
+    add_params(parser)
+    return parser.parse_args(argv)

@@ -1,18 +1,17 @@
-"""What the last `dvc repro` found, for a person: `python -m mondrian.cli.summary`."""
+"""mondrian summary: what the last `dvc repro` gave, as text."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pandas as pd
 
-from mondrian.core.errors import run
+from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
 from mondrian.evaluation.arms import ARMS
 from mondrian.evaluation.summary import describe_verdict
-
-METRICS = Path("metrics")
 
 
 def load_arms_table(advisor: str, folder: Path) -> pd.DataFrame:
@@ -55,9 +54,10 @@ def describe_advisor(advisor: str, folder: Path) -> str:
     )
 
 
-def main() -> None:
-    params = load_params(Path("params.yaml"))
-    print("\n\n".join(describe_advisor(advisor, METRICS) for advisor in params.advisors))
+def main(argv: list[str]) -> None:
+    args = parse_args(argv)
+    params = load_params(args.params)
+    print("\n\n".join(describe_advisor(advisor, args.metrics) for advisor in params.advisors))
     print(
         "\nscore MAE: mean distance from the advisor's own scores, 0 to 10; "
         "constant says the mean of the training scores.\n"
@@ -67,5 +67,10 @@ def main() -> None:
     )
 
 
-if __name__ == "__main__":
-    run(main)
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = command_parser(
+        "summary", "Show what the last `dvc repro` gave for each advisor.", "mondrian summary"
+    )
+    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="metrics folder")
+    add_params(parser)
+    return parser.parse_args(argv)

@@ -54,8 +54,8 @@ def _decode_overhead(report: dict[str, Any]) -> float:
 
 def _gate(value: float, threshold: float, holds: bool) -> dict[str, Any]:
     return {
-        "found": round(value, 4) if isfinite(value) else None,
-        "asked": threshold,
+        "value": round(value, 4) if isfinite(value) else None,
+        "threshold": threshold,
         "holds": bool(holds),
     }
 
@@ -66,7 +66,7 @@ def list_failed_gates(metrics: dict[str, Any], thresholds: Gates) -> list[str]:
     if not {"compliance", "index_low"} <= set(metrics["gates"]):
         raise KeyError("gates")
     for name, gate in metrics["gates"].items():
-        value, limit = gate["found"], getattr(thresholds, name, gate["asked"])
+        value, limit = gate["value"], getattr(thresholds, name, gate["threshold"])
         holds = value is not None and (value <= limit if name in MAXIMUM_GATES else value >= limit)
         if not holds and name not in WARNINGS:
             out.append(f"{name} is {value}, {limit} is asked")

@@ -34,7 +34,7 @@ def comparison_page(report: dict[str, Any], metrics: dict[str, Any]) -> str:
         pair={arm: metrics[arm] for arm in ("base", "fine_tuned")},
         folds=report.get("folds"),
         held={arm: metrics.get(f"{arm}_constrained", {}) for arm in ("base", "fine_tuned")},
-        slower=metrics["gates"]["overhead"]["found"],
+        slower=metrics["gates"]["overhead"]["value"],
         dimensions=metrics["dimensions"],
         photographs=[_photograph(row) for row in rows[:_MAX_PHOTOS]],
         corners=radar.corners(),

@@ -37,7 +37,7 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
             lines.append(f"  {arm:12}{cells}")
     lines += [_pair(metrics)]
     lines += [
-        f"  gate {name}: {gate['found']}, {gate['asked']} is asked"
+        f"  gate {name}: {gate['value']}, threshold {gate['threshold']}"
         for name, gate in metrics["gates"].items()
         if not gate["holds"]
     ]

@@ -1,11 +1,7 @@
-"""An adapter in other layouts: PEFT's as it is, mlx-vlm's, or merged into a base of its own.
-
-python -m mondrian.model.export models/<base>-lora-<advisor> --format mlx --output_dir /tmp/adapter
-"""
+"""An adapter in other layouts: PEFT's as it is, mlx-vlm's, or merged into a copy of its base."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
-from mondrian.core.errors import AdapterError, run
+from mondrian.core.errors import AdapterError
 from mondrian.core.files import whole_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
@@ -146,23 +142,3 @@ def _merge_file(source: Path, target: Path, layers: dict[str, LoraLinear]) -> No
         mx.save_safetensors(str(target), weights, {"format": "pt"})
     except RuntimeError as error:
         raise OSError(f"{target.name} could not be written: {error}") from None
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write an adapter in another layout.")
-    parser.add_argument("adapter", type=Path, help="models/<base>-lora-<advisor>")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--format", choices=("mlx", "peft"), default="peft")
-    parser.add_argument("--merge", metavar="BASE", help="add it to a copy of its base instead")
-    args = parser.parse_args()
-    if args.merge is not None and args.format != "peft":
-        raise AdapterError("--merge and --format mlx exclude each other; give one")
-    if args.merge is not None:
-        merge(args.merge, args.adapter, args.output_dir)
-    else:
-        export(args.adapter, args.output_dir, args.format)
-    print(f"wrote {args.output_dir}")
-
-
-if __name__ == "__main__":
-    run(main)

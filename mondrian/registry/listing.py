@@ -22,7 +22,7 @@ COLUMN_TITLES = {
     "index": "index",
     "score_mae": "score MAE",
     "adapter_version": "adapter",
-    "because": "released although gates failed",
+    "reason": "released although gates failed",
 }
 
 
@@ -53,7 +53,7 @@ class VersionRow:
             "score_mae": figures.score_mae if figures else None,
             "base_score_mae": figures.base_score_mae if figures else None,
             "failed": list(release.evaluation.failed) if release else [],
-            "because": release.because if release else None,
+            "reason": release.reason if release else None,
             "adapter_version": release.adapter_version if release else None,
         }
 
@@ -69,7 +69,7 @@ def list_versions(advisor: str, serving_dir: Path) -> list[VersionRow]:
         tag = known.get(version)
         release = _read_tagged_release(tag.commit, advisor, version) if tag else None
         release = release or _read_local_release(shelf, version)
-        date = release.at if release else tag.created_at.isoformat() if tag else ""
+        date = release.released_at if release else tag.created_at.isoformat() if tag else ""
         stages = tag.stages if tag else ()
         out.append(VersionRow(advisor, version, stages, date[:10], here.get(version, ""), release))
     return out

@@ -33,24 +33,24 @@ class ReleaseResult:
 
 
 def release(
-    advisor: str, requested_version: str, because: str | None, params: Params
+    advisor: str, requested_version: str, reason: str | None, params: Params
 ) -> ReleaseResult:
     """Make a version of the adapter that dvc repro built.
 
-    because  releases it although gates fail, and is on record with them
+    reason  releases it although gates fail, and is on record with them
 
     Raises ReleaseError that says what stands against it; then nothing is changed.
     """
     check_name(advisor)
     git.head()
-    because = (because or "").strip() or None
+    reason = (reason or "").strip() or None
     known = tags.list_tagged_versions(advisor)
     version = parse_new_version(advisor, requested_version, [tag.version for tag in known])
     begun = _find_interrupted_release(advisor, version)
     built = verify_built_adapter(advisor, params)
-    evaluation = _summarize_evaluation(built, because, params)
+    evaluation = _summarize_evaluation(built, reason, params)
     _check_new(built, known, advisor)
-    record = _build_record(built, evaluation, advisor, version, because)
+    record = _build_record(built, evaluation, advisor, version, reason)
     commit, committed_record = begun or _commit(record)
     if not release_record.same_files(committed_record.files, record.files):
         raise ReleaseError(
@@ -74,7 +74,7 @@ def _find_interrupted_release(advisor: str, version: Version) -> tuple[str, Rele
 
 
 def _summarize_evaluation(
-    built: BuiltAdapter, because: str | None, params: Params
+    built: BuiltAdapter, reason: str | None, params: Params
 ) -> dict[str, Any]:
     """The verdict as it goes on record.
 
@@ -93,12 +93,12 @@ def _summarize_evaluation(
         }
     except (KeyError, TypeError, AttributeError):
         raise ReleaseError(f"{built.metrics} holds no verdict; evaluate again: dvc repro") from None
-    if faults and not because:
+    if faults and not reason:
         raise ReleaseError(
             "\n  ".join(
                 [
                     f"{built.metrics}: {len(faults)} gates do not hold; train a better one, or say "
-                    'why it may serve all the same: --because "…"',
+                    'why it may serve all the same: --reason "…"',
                     *faults,
                 ]
             )
@@ -135,7 +135,7 @@ def _build_record(
     evaluation: dict[str, Any],
     advisor: str,
     version: Version,
-    because: str | None,
+    reason: str | None,
 ) -> Release:
     recipe, whole = read_recipe(built.folder), read_json(built.folder / RECIPE)
     if recipe.advisor != advisor:
@@ -157,14 +157,14 @@ def _build_record(
                 "evaluation": evaluation,
                 "commit": built.commit,
                 "by": git.git("var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0],
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "because": because,
+                "released_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "reason": reason,
             }
         )
     except (KeyError, ValueError) as error:
-        reason = one_line(error, 200)
+        message = one_line(error, 200)
         raise ReleaseError(
-            f"{built.folder / RECIPE} lacks what a release needs: {reason}; train again"
+            f"{built.folder / RECIPE} lacks what a release needs: {message}; train again"
         ) from None
 
 
@@ -187,5 +187,5 @@ def _describe_release(record: Release) -> str:
         f"{evaluation.figures.base_index:.1f})"
     )
     if evaluation.failed:
-        message += f"; released although {'; '.join(evaluation.failed)}: {record.because}"
+        message += f"; released although {'; '.join(evaluation.failed)}: {record.reason}"
     return message

@@ -44,8 +44,8 @@ class BaseModelRecord(StrictRecord):
 
 
 class GateRecord(StrictRecord):
-    found: float | None
-    asked: float
+    value: float | None
+    threshold: float
     holds: bool
 
 
@@ -75,7 +75,7 @@ class Release(StrictRecord):
     adapter_version  by which the service names it, in jobs and in /model-status
     path             of the adapter's folder in the repository
     commit           that it was built from; the record itself is committed on top
-    because          why it was released although gates failed
+    reason          why it was released although gates failed
     """
 
     form: Literal[1]
@@ -92,8 +92,8 @@ class Release(StrictRecord):
     evaluation: EvaluationRecord
     commit: str
     by: str
-    at: str
-    because: str | None
+    released_at: str
+    reason: str | None
 
     @model_validator(mode="after")
     def _check_files(self) -> Release:

@@ -44,40 +44,6 @@ class ServiceSettings:
     warnings: tuple[str, ...] = ()
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="ai_advisor_service.py",
-        description="Critiques of photographs over HTTP.",
-        epilog=(
-            f"Every choice has its place in params.yaml, under serve. {API_KEY_VARIABLE} "
-            f"holds the API key."
-        ),
-    )
-    add = parser.add_argument
-    add("--params", type=Path, default=Path("params.yaml"))
-    add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
-    add("--model_mode", choices=("base", "fine_tuned", "ab_test"))
-    add("--ab_test_split", type=float, help="share of clients that the adapter answers")
-    add("--rollout", type=Path, help="rollout.yaml: steps and guardrails of a new adapter")
-    add("--port", type=int)
-    add("--host", help="address to listen on")
-    add("--db", default="data/service/mondrian.db", help="SQLite file, or postgresql://…")
-    add("--data", type=Path, default=Path("data/service"), help="folder for uploads")
-    add("--open_network", action="store_true", help="serve other machines without an API key")
-    add("--allow_origin", action="append", default=[], help="address of a page that may call")
-    add("--allow_host", action="append", default=[], help="name that this service is called by")
-    add("--engine", choices=("mlx", "openai"), default="mlx")
-    add("--engine_url", help="of an OpenAI-compatible server, with --engine openai")
-    add(
-        "--engine_model",
-        action="append",
-        default=[],
-        metavar="ADVISOR=MODEL",
-        help="its model for an advisor; base=MODEL for the base",
-    )
-    return parser.parse_args(argv)
-
-
 def load_settings(args: argparse.Namespace) -> ServiceSettings:
     """Flags and params as one.
 

@@ -5,7 +5,6 @@ docs/cluster.md has the commands.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,15 @@ import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
 from mondrian.core.adapter_folder import CONFIG, SAVED_FILES, WEIGHTS
-from mondrian.core.errors import AdapterError, one_line, run
+from mondrian.core.errors import AdapterError, one_line
 from mondrian.core.files import read_json, whole_folder
-from mondrian.core.params import load_params
+from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.provenance import build_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
+from mondrian.training.plan_report import PreparedFiles
 from mondrian.training.save_adapter import check_saved_adapter
 
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
@@ -91,49 +91,28 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
     return named, dict(config)
 
 
-def import_adapter(args: argparse.Namespace) -> str:
-    """Take the adapter in and prove that it is applied; what to do with it next.
+def import_adapter(
+    folder: Path, output: Path, files: PreparedFiles, params: Params, cache_dir: Path
+) -> str:
+    """Write an adapter of ours from PEFT's, check that it changes the logits, and say what it is.
 
-    Raises MondrianError where adapter, base or rows do not go together.
+    Raises MondrianError if adapter, base and rows do not belong together.
     """
-    if args.output_dir.resolve() == args.adapter.resolve():
-        raise AdapterError(f"{args.output_dir} is the adapter itself; name another folder")
-    weights, config = read_peft_adapter(args.adapter)
-    params = load_params(args.params)
-    base = vlm.load(args.base or params.base.source)
-    rows, val = read_rows(args.train_data), read_rows(args.val_data)
-    adapter_recipe = build_recipe(
-        base.source, base.hash, rows, args.train_data, params.image, params.train
-    )
-    adapter_recipe["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
+    if output.resolve() == folder.resolve():
+        raise AdapterError(f"{output} is the adapter itself; name another folder")
+    weights, config = read_peft_adapter(folder)
+    base = vlm.load(params.base.source)
+    rows, val = read_rows(files.train), read_rows(files.val)
+    recipe = build_recipe(base.source, base.hash, rows, files.train, params.image, params.train)
+    recipe["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
     count = len(base.model.language_model.model.layers)
-    settings = adapter.read_settings(args.adapter, weights, count)
-    adapter.check_weights(lora.attach(base.model, settings), weights, args.adapter)
+    settings = adapter.read_settings(folder, weights, count)
+    adapter.check_weights(lora.attach(base.model, settings), weights, folder)
     lora.detach(base.model)
-    cache = FeatureCache(base, args.cache_dir / "features", params.machine.feature_cache_gb, True)
-    canary = build_examples(base, val[:1], params.train, cache)[0]
-    with whole_folder(args.output_dir, SAVED_FILES) as beside:
-        adapter.save(beside, weights, settings, adapter_recipe, count)
-        check_saved_adapter(cache, beside, canary)
+    cache = FeatureCache(base, cache_dir / "features", params.machine.feature_cache_gb, True)
+    example = build_examples(base, val[:1], params.train, cache)[0]
+    with whole_folder(output, SAVED_FILES) as beside:
+        adapter.save(beside, weights, settings, recipe, count)
+        check_saved_adapter(cache, beside, example)
     lora.detach(base.model)
-    return f"adopted {len(weights)} tensors of rank {settings.rank} into {args.output_dir}"
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Take in a PEFT adapter trained elsewhere.")
-    parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
-    parser.add_argument("--train_data", type=Path, required=True, help="the rows it was trained on")
-    parser.add_argument("--val_data", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--base", help="instead of base.source of params.yaml")
-    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    return parser.parse_args()
-
-
-def main() -> None:
-    print(import_adapter(parse_args()))
-
-
-if __name__ == "__main__":
-    run(main)
+    return f"imported {len(weights)} tensors of rank {settings.rank} into {output}"

@@ -1,4 +1,4 @@
-"""mondrian ab and mondrian rollout, as a person types them."""
+"""mondrian rollout and its report, as a person types them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.cli import ab, rollout
 from mondrian.cli import main as __main__
+from mondrian.cli import rollout
 from mondrian.core.errors import DataError, MondrianError, ParamsError
 from mondrian.rollout.store import RolloutRecord, RolloutStore
 from tests.rollout_world import begun, database, served, world
@@ -30,7 +30,7 @@ def db(found: tuple[RolloutStore, RolloutRecord], tmp_path: Path) -> str:
 def test_a_report_for_people_tells_status_numbers_and_decisions(
     db: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ab.main(["report", "--db", db])
+    rollout.main(["report", "--db", db])
     text = capsys.readouterr().out
     first = text.splitlines()[0]
     assert first == "ansel · ansel@v2.0.0 against ansel@v1.0.0: HEALTHY"
@@ -42,11 +42,11 @@ def test_a_report_for_people_tells_status_numbers_and_decisions(
 def test_the_same_as_json_and_as_csv_in_a_file(
     db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ab.main(["report", "--db", db, "--json"])
+    rollout.main(["report", "--db", db, "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told[0]["verdict"]["status"] == "healthy"
     file = tmp_path / "out" / "ab.csv"
-    ab.main(["report", "--db", db, "--csv", "--output", str(file)])
+    rollout.main(["report", "--db", db, "--csv", "--output", str(file)])
     assert capsys.readouterr().out == ""
     rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     assert {row["arm"] for row in rows} == {"candidate", "control", "difference"}
@@ -56,18 +56,17 @@ def test_a_report_is_of_the_newest_version_unless_all_are_asked_for(
     found: tuple[RolloutStore, RolloutRecord], db: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
-    ab.main(["report", "--db", db, "--json"])
+    rollout.main(["report", "--db", db, "--json"])
     assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["ansel@v2.0.0"]
-    ab.main(["report", "--db", db, "--json", "--all"])
+    rollout.main(["report", "--db", db, "--json", "--all"])
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-@pytest.mark.parametrize("main", [ab.main, rollout.main])
-def test_a_database_that_is_not_there_is_not_made(main: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["report", "ansel"])
+def test_a_database_that_is_not_there_is_not_made(first: str, tmp_path: Path) -> None:
     missing = tmp_path / "none" / "mondrian.db"
-    first = ["report"] if main is ab.main else ["ansel"]
     with pytest.raises(DataError, match=r"does not exist; a service that runs with --rollout"):
-        main([*first, "--db", str(missing)])  # type: ignore[operator]
+        rollout.main([first, "--db", str(missing)])
     assert not missing.parent.exists()
 
 
@@ -78,39 +77,39 @@ def test_a_database_without_roll_outs_is_left_as_it_was(tmp_path: Path) -> None:
     connection.close()
     before = path.read_bytes()
     with pytest.raises(DataError, match="has no table mondrian_decisions, so no roll-outs"):
-        ab.main(["report", "--db", str(path)])
+        rollout.main(["report", "--db", str(path)])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
     path.write_text("no database at all, but a text that is long enough to be none" * 20)
     with pytest.raises(DataError, match=r"cannot be read: file is not a database"):
-        ab.main(["report", "--db", str(path)])
+        rollout.main(["report", "--db", str(path)])
     with pytest.raises(DataError, match="does not exist"):
-        ab.main(["report", "--db", str(tmp_path)])
+        rollout.main(["report", "--db", str(tmp_path)])
     database(tmp_path / "empty.db")
     with pytest.raises(DataError, match="no roll-out has begun"):
-        ab.main(["report", "--db", str(tmp_path / "empty.db")])
+        rollout.main(["report", "--db", str(tmp_path / "empty.db")])
 
 
 def test_what_cannot_be_reported_is_told_in_a_line(
     db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError, match="'monet' has no roll-out; there are some of ansel"):
-        ab.main(["report", "--db", db, "--advisor", "monet"])
+        rollout.main(["report", "--db", db, "--advisor", "monet"])
     with pytest.raises(ParamsError, match="does not exist"):
-        ab.main(["report", "--db", db, "--rollout", str(tmp_path / "none.yaml")])
+        rollout.main(["report", "--db", db, "--rollout", str(tmp_path / "none.yaml")])
     with pytest.raises(SystemExit):
-        ab.main(["report", "--db", db, "--json", "--csv"])
+        rollout.main(["report", "--db", db, "--json", "--csv"])
     assert "not allowed with" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        ab.main([])
+        rollout.main([])
     with pytest.raises(OSError, match=r"\S"):
-        ab.main(["report", "--db", db, "--output", f"{db}/report.txt"])
+        rollout.main(["report", "--db", db, "--output", f"{db}/report.txt"])
 
 
 def test_an_output_that_cannot_be_written_is_one_line_of_the_command(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["mondrian", "ab", "report", "--db", db, "--output", f"{db}/x.txt"]
+    command = ["mondrian", "rollout", "report", "--db", db, "--output", f"{db}/x.txt"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
         __main__.entry()
@@ -140,8 +139,11 @@ def test_a_person_holds_resumes_rolls_back_and_begins_anew(
     for flags, words in (
         (["--hold"], "is held at step 3 of 4 and answers 50 % of clients"),
         (["--resume"], "is running at step 3 of 4"),
-        (["--advance", "--because", "enough"], "is running at step 4 of 4 and answers 100 %"),
-        (["--back", "--because", "it is curt"], "is rolled back at step 4 of 4 and answers nobody"),
+        (["--advance", "--reason", "enough"], "is running at step 4 of 4 and answers 100 %"),
+        (
+            ["--rollback", "--reason", "it is curt"],
+            "is rolled back at step 4 of 4 and answers nobody",
+        ),
         (["--resume"], "is running at step 1 of 4 and answers 5 % of clients"),
     ):
         rollout.main(["ansel", "--db", db, *flags])
@@ -157,8 +159,8 @@ def test_a_person_holds_resumes_rolls_back_and_begins_anew(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--back"], 'say why .* is rolled back: --because "…"'),
-        (["--advance"], r"is not ready but healthy \(.*\); say why it advances: --because"),
+        (["--rollback"], 'say why .* is rolled back: --reason "…"'),
+        (["--advance"], r"is not ready but healthy \(.*\); say why it advances: --reason"),
         (["--resume"], "is running already"),
         (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' is none of ansel@v2.0.0"),
     ],
@@ -174,7 +176,7 @@ def test_what_cannot_be_done_is_told_and_not_done(
 
 def test_one_action_at_a_time(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        rollout.main(["ansel", "--db", db, "--hold", "--back"])
+        rollout.main(["ansel", "--db", db, "--hold", "--rollback"])
     assert "not allowed with" in capsys.readouterr().err
     with pytest.raises(DataError, match="'monet' has no roll-out"):
         rollout.main(["monet", "--db", db, "--hold"])

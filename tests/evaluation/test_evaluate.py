@@ -134,9 +134,9 @@ def evaluation(trained: Path, prepared: Path, folder: Path) -> list[object]:
         folder / "report.json",
         "--metrics",
         folder / "evaluate.json",
-        "--page",
+        "--html",
         folder / "report.html",
-        "--plot",
+        "--score_error_csv",
         folder / "score_error.csv",
     ]
 
@@ -182,7 +182,11 @@ def test_an_evaluation_is_made_anew_from_its_report(
     assert found["verdict"] == "INCONCLUSIVE"
     assert found["photographs"] == 1
     again = stage(
-        "evaluate", "--from_report", tmp_path / "report.json", "--metrics", tmp_path / "again.json"
+        "evaluate",
+        "--recompute_from",
+        tmp_path / "report.json",
+        "--metrics",
+        tmp_path / "again.json",
     )
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "evaluate.json").read_bytes()
@@ -193,8 +197,8 @@ def test_an_evaluation_is_made_anew_from_its_report(
     del report["cost"]
     (tmp_path / "old.json").write_text(json.dumps(report))
     for more, wanted in (
-        (["--from_report", tmp_path / "old.json"], "is no report of this version (KeyError"),
-        (["--from_report", tmp_path / "new.json"], "is named twice"),
+        (["--recompute_from", tmp_path / "old.json"], "is no report of this version (KeyError"),
+        (["--recompute_from", tmp_path / "new.json"], "is named twice"),
         (
             ["--max_examples", 0, *evaluation(trained, some_prepared, tmp_path)[:-6]],
             "--max_examples is 0; it must be 1 or more",

@@ -88,7 +88,7 @@ def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
     assert {piece.name for piece in record.files} == {p.name for p in Path(ADAPTER).iterdir()}
     assert record.adapter_version == adapter_version(Path(ADAPTER))
     assert record.evaluation.figures.index == 85.8
-    assert record.because is None
+    assert record.reason is None
     assert record.evaluation.failed == ()
 
 
@@ -200,14 +200,14 @@ def test_a_gate_that_fails_is_refused_and_may_be_overridden(
     refused(
         built,
         "2 gates do not hold",
-        '--because "…"',
+        '--reason "…"',
         "verdict is INCONCLUSIVE, not BETTER",
         "index_gain_percent is 1.0, 5.0 is asked",
     )
     refused(built, "2 gates do not hold", because="  ")
     make("v1", "the club's evening is tomorrow")
     record = recorded(built, "v1.0.0")
-    assert record.because == "the club's evening is tomorrow"
+    assert record.reason == "the club's evening is tomorrow"
     assert record.evaluation.failed == (
         "verdict is INCONCLUSIVE, not BETTER",
         "index_gain_percent is 1.0, 5.0 is asked",
@@ -268,7 +268,7 @@ def test_a_release_that_was_killed_is_made_whole_by_the_next(built: Project, ste
     assert built.run("git", "rev-list", "--count", f"{code}..HEAD").strip() == "1"
     assert built.run("git", "status", "--porcelain") == ""
     because = "a reason" if step in ("checkout", "tag") else None  # that of the commit stays
-    assert recorded(built, "v1.0.0").because == because
+    assert recorded(built, "v1.0.0").reason == because
 
 
 def test_a_killed_release_of_another_adapter_keeps_its_number(

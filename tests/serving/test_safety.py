@@ -19,12 +19,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mondrian.cli.serve import parse_args
 from mondrian.core.errors import ParamsError
 from mondrian.serving.app import create_app
 from mondrian.serving.engines.base import Completion, CritiqueRequest, EngineState
 from mondrian.serving.http.security import SECURITY_HEADERS, session_token
 from mondrian.serving.service import Service
-from mondrian.serving.settings import API_KEY_VARIABLE, load_settings, parse_args
+from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
 from tests.conftest import ROOT
 from tests.odd_files import encoded
 from tests.service_process import running

@@ -1,7 +1,6 @@
 """Adapters as other trainers leave them: other names, bfloat16, no recipe."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ from hypothesis import strategies as st
 
 from mondrian.core.adapter_folder import CONFIG, WEIGHTS
 from mondrian.core.errors import AdapterError
+from mondrian.core.params import load_params
 from mondrian.model import adapter, lora
 from mondrian.model.lora_config import LoraConfig, peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
+from mondrian.training.plan_report import PreparedFiles
 from tests.conftest import ROOT, stage
 
 OWN = "base_model.model.model.language_model.layers.{}.{}.{}"
@@ -39,16 +40,10 @@ def foreign(
     return folder
 
 
-def arguments(folder: Path, prepared: Path, output: Path) -> Namespace:
-    return Namespace(
-        adapter=folder,
-        train_data=prepared / "train.json",
-        val_data=prepared / "val.json",
-        output_dir=output,
-        base=None,
-        params=ROOT / "params.yaml",
-        cache_dir=output.parent / "c",
-    )
+def run_import(folder: Path, prepared: Path, output: Path) -> str:
+    files = PreparedFiles(prepared / "train.json", prepared / "val.json")
+    params = load_params(ROOT / "params.yaml")
+    return import_adapter(folder, output, files, params, output.parent / "c")
 
 
 @pytest.mark.parametrize(
@@ -69,8 +64,8 @@ def test_an_adapter_of_another_trainer_is_adopted_and_evaluated(
 ) -> None:
     folder = foreign(plain, tmp_path / "theirs", rename, kind or mx.float32)
     output = tmp_path / "models" / "tiny-lora-ansel"
-    said = import_adapter(arguments(folder, some_prepared, output))
-    assert said.startswith("adopted 56 tensors of rank 4")
+    said = run_import(folder, some_prepared, output)
+    assert said.startswith("imported 56 tensors of rank 4")
     recipe = read_recipe(output)
     assert (recipe.advisor, recipe.base.sha256) == ("ansel", plain.hash)
     assert len(adapter.load(plain.model, plain.hash, output)) == 28
@@ -82,7 +77,7 @@ def test_an_adopted_adapter_goes_through_evaluate(
     plain: Any, some_prepared: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "adapter"
-    import_adapter(arguments(foreign(plain, tmp_path / "theirs"), some_prepared, output))
+    run_import(foreign(plain, tmp_path / "theirs"), some_prepared, output)
     done = stage(
         "evaluate",
         "--lora_path",
@@ -118,7 +113,7 @@ def test_what_cannot_be_taken_in_says_so_and_leaves_nothing(
 ) -> None:
     folder = foreign(plain, tmp_path / "theirs", **config)
     with pytest.raises(AdapterError, match=words):
-        import_adapter(arguments(folder, some_prepared, tmp_path / "out"))
+        run_import(folder, some_prepared, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     lora.detach(plain.model)
 
@@ -131,7 +126,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
 
     folder = foreign(plain, tmp_path / "theirs", rename)
     with pytest.raises(AdapterError, match=r"visual\.blocks\.0\.attn.* has no place in this base"):
-        import_adapter(arguments(folder, some_prepared, tmp_path / "out"))
+        run_import(folder, some_prepared, tmp_path / "out")
     lora.detach(plain.model)
 
 
