@@ -1,11 +1,13 @@
-# make          environment, pipeline, summary
+# make          install, run the pipeline, show a summary
 # make test     the tests; make quick: those that take milliseconds; make long: those that take longest
 # make serve    the advisor service with the sample's adapters, and a page to try it
 # make lint     ruff, import-linter and mypy
-# make lock     requirements again, after a change of pyproject.toml
-# The locks hold every package, so pip is to look for none: an older pip would ask for a newer release
-# of a package that another one names with an extra, and refuse it for want of a hash.
-# make clean    what was made and is not for git, the environment included
+# make images   the images of the README; needs Chromium
+# make lock     write the requirements again after a change of pyproject.toml
+# make clean    remove all outputs and the environment
+#
+# The locks hold every package, so pip looks for none (--no-deps): an older pip would ask for a newer release of a
+# package that another one names with an extra, and refuse it because it has no hash.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: all repro serve test quick long lint lock clean
+.PHONY: all repro serve test quick long lint images lock clean
 
 all: repro
 	@$(VENV)/bin/mondrian summary
@@ -39,6 +41,9 @@ lint: $(VENV)/dev
 	@ruff format --check .
 	@lint-imports --no-logo
 	@mypy
+
+images: repro $(VENV)/dev
+	@$(VENV)/bin/python docs/images/make.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
