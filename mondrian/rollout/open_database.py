@@ -1,4 +1,4 @@
-"""The roll-outs of a database that is there already: looking makes no file and no table."""
+"""Rollouts of an existing database, for commands: reading creates no file and no table."""
 
 from __future__ import annotations
 
@@ -12,68 +12,34 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.core.errors import DataError
-from mondrian.rollout.report import split_newest
 from mondrian.rollout.store import RolloutRecord, RolloutStore
 from mondrian.storage.engine import format_database_error, open_engine, redact_url
 from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
 _REQUIRED_TABLES = {table.name for table in (jobs, rollouts, decisions, feedback)}
-_NO_ROLLOUTS_HINT = "a service that runs with --rollout writes them"
-
-
-def open_rollouts(db: str) -> RolloutStore:
-    """By SQLite path or database URL. Raises DataError where there is none, or no tables in it."""
-    if "://" in db:
-        engine = open_engine(db)
-        table_names = set(inspect(engine).get_table_names())
-    else:
-        table_names = _tables(Path(db))
-    if missing := _REQUIRED_TABLES - table_names:
-        raise DataError(
-            f"--db {redact_url(db)} has no table {min(missing)}, so no roll-outs; "
-            f"{_NO_ROLLOUTS_HINT}"
-        )
-    return RolloutStore(engine if "://" in db else open_engine(db))
+_NO_ROLLOUTS_HINT = "a service that runs with --rollout creates them"
 
 
 @contextmanager
 def connect_rollouts(db: str) -> Iterator[RolloutStore]:
-    """The same, and a database that goes away meanwhile is a DataError too."""
-    rollouts = open_rollouts(db)
+    """Open a database by SQLite path or URL.
+
+    Raises DataError if it does not exist, has no rollout tables or becomes unavailable.
+    """
+    engine = open_engine(db) if "://" in db else None
+    tables = set(inspect(engine).get_table_names()) if engine else _list_tables(Path(db))
+    if missing := _REQUIRED_TABLES - tables:
+        raise DataError(
+            f"--db {redact_url(db)} has no table {min(missing)}, so no rollouts; "
+            f"{_NO_ROLLOUTS_HINT}"
+        )
     try:
-        yield rollouts
+        yield RolloutStore(engine or open_engine(db))
     except SQLAlchemyError as error:
         raise DataError(f"--db {redact_url(db)}: {format_database_error(error)}") from None
 
 
-def select_rollouts(
-    rollouts: RolloutStore, advisor: str, include_older: bool = False
-) -> list[RolloutRecord]:
-    """The newest of an advisor, or of each, or all. Raises DataError where there is none."""
-    new, old = split_newest(rollouts, advisor)
-    if new:
-        return [*new, *old] if include_older else new
-    known = sorted({entry.advisor for entry in rollouts.list_rollouts()})
-    if advisor and known:
-        raise DataError(f"{advisor!r} has no roll-out; there are some of {', '.join(known)}")
-    raise DataError(f"no roll-out has begun yet; {_NO_ROLLOUTS_HINT}")
-
-
-def find_rollout(entries: list[RolloutRecord], version: str) -> RolloutRecord:
-    """One of an advisor's by version, by the beginning of it, or by name; the newest for ''.
-
-    Raises DataError where none is meant, or more than one.
-    """
-    matches = [entry for entry in entries if version in ("", entry.version, entry.name)]
-    matches = matches or [entry for entry in entries if entry.version.startswith(version)]
-    if len(matches) == 1 or (matches and not version):
-        return matches[0]
-    choices = ", ".join(f"{entry.name} ({entry.version})" for entry in entries)
-    problem = "means more than one" if matches else "is none"
-    raise DataError(f"--version {version!r} {problem} of {choices}")
-
-
-def _tables(path: Path) -> set[str]:
+def _list_tables(path: Path) -> set[str]:
     if not path.is_file():
         raise DataError(f"--db {path} does not exist; {_NO_ROLLOUTS_HINT}")
     try:
@@ -82,3 +48,33 @@ def _tables(path: Path) -> set[str]:
             return {name for (name,) in rows}
     except sqlite3.Error as error:
         raise DataError(f"--db {path} cannot be read: {error}") from None
+
+
+def select_rollouts(
+    store: RolloutStore, advisor: str, include_older: bool = False
+) -> list[RolloutRecord]:
+    """Return the newest rollout of an advisor, or of each if it is empty; or all, newest first.
+
+    Raises DataError if there is none.
+    """
+    newest, older = store.split_newest(advisor)
+    if newest:
+        return [*newest, *older] if include_older else newest
+    known = sorted({record.advisor for record in store.list_rollouts()})
+    if advisor and known:
+        raise DataError(f"{advisor!r} has no rollout; there are rollouts of {', '.join(known)}")
+    raise DataError(f"no rollout has started yet; {_NO_ROLLOUTS_HINT}")
+
+
+def find_rollout(records: list[RolloutRecord], version: str) -> RolloutRecord:
+    """Return the rollout of a version, the start of one or a name; the newest for ''.
+
+    Raises DataError if none or more than one matches.
+    """
+    matches = [record for record in records if version in ("", record.version, record.name)]
+    matches = matches or [record for record in records if record.version.startswith(version)]
+    if len(matches) == 1 or (matches and not version):
+        return matches[0]
+    choices = ", ".join(f"{record.name} ({record.version})" for record in records)
+    problem = "matches more than one" if matches else "matches none"
+    raise DataError(f"--version {version!r} {problem} of {choices}")

@@ -1,36 +1,70 @@
-"""Roll-outs in the database: one for each version of an advisor's adapter, and every decision.
+"""Rollouts in the database: one per version of an advisor's adapter, and a log of every decision.
 
-A change is made by whoever saw the newest state (its revision), in one transaction with its entry
-in the log: of several services that come to the same decision one makes it.
+A change needs the newest state (its revision) and is made in one transaction with its log entry:
+if several services reach the same decision, one of them makes it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Label, Table, func, select
 from sqlalchemy.exc import IntegrityError
 
 from mondrian.storage.tables import decisions, rollouts
 
 RUNNING, HELD, BACK = "running", "held", "rolled back"
+_COLUMN_BY_FIELD = {
+    "reason": "why",
+    "started_at": "began",
+    "step_started_at": "step_began",
+    "decided_at": "at",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new version of an advisor's adapter.
+
+    version  hash of its files, as in jobs.adapter_version
+    name     of its folder, for display
+    """
+
+    advisor: str
+    version: str
+    name: str
+    folder: str
+
+    @property
+    def id(self) -> str:
+        """The id of its rollout."""
+        return f"{self.advisor}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who changes a rollout (the service or a person), why, and when (seconds since 1970)."""
+
+    who: str
+    reason: str
+    now: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
 class RolloutRecord:
-    """How the roll-out of a version stands.
+    """The state of a rollout.
 
-    version         by its bytes, as jobs.adapter_version
-    name            of its folder, for people
-    control         name of what answers the other clients; `base` where that is the base
-    state           running, held by a person, or rolled back
-    step            from 0
-    began, step_began, evidence_from, full_since
-                    seconds since 1970; jobs before evidence_from do not count; full_since is when
-                    it came to answer everybody, None before
+    version, name  of the candidate
+    control        name of the adapter that answers the other clients; `base` for the base
+    state          running, held by a person, or rolled back
+    reason         of the newest decision
+    step           from 0
+    started_at, step_started_at, evidence_from, full_since
+                   seconds since 1970; jobs before evidence_from do not count; full_since is when
+                   the candidate first answered all clients, None before
     """
 
     id: str
@@ -42,128 +76,136 @@ class RolloutRecord:
     control_version: str
     control_folder: str
     state: str
-    why: str
+    reason: str
     step: int
     revision: int
-    began: float
-    step_began: float
+    started_at: float
+    step_started_at: float
     evidence_from: float
     full_since: float | None
 
 
 @dataclass(frozen=True)
 class RolloutDecision:
-    """One line of the log: who (the service or a person) did what, and why."""
+    """A log entry."""
 
     rollout: str
     who: str
     action: str
     state: str
-    why: str
+    reason: str
     step: int
-    at: float
+    decided_at: float
 
 
 class RolloutStore:
-    """The roll-outs of a database."""
-
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.reader = engine.execution_options(reads=True)
 
     def get(self, id: str) -> RolloutRecord | None:
-        """A roll-out by its id, <advisor>/<version>."""
+        """Return a rollout by its id, <advisor>/<version>."""
         return next(iter(self._select_records(rollouts.c.id == id)), None)
 
     def list_rollouts(self) -> list[RolloutRecord]:
-        """Every one, the newest first."""
+        """Return all rollouts, newest first."""
         return self._select_records()
 
-    def begin(
-        self, advisor: str, version: str, name: str, folder: str, control: str, full: bool = False
-    ) -> RolloutRecord:
-        """The roll-out of a version, begun at the first step where it is new.
+    def split_newest(self, advisor: str = "") -> tuple[list[RolloutRecord], list[RolloutRecord]]:
+        """Return (the newest rollout of each advisor, or of one; the older ones), newest first."""
+        newest: dict[str, RolloutRecord] = {}
+        older = []
+        for record in self.list_rollouts():
+            if advisor not in ("", record.advisor):
+                continue
+            if newest.setdefault(record.advisor, record) is not record:
+                older.append(record)
+        return list(newest.values()), older
 
-        control  previous or base, as in rollout.yaml
-        full     whether its first step is of everybody
+    def begin(self, candidate: Candidate, baseline: str, is_full: bool = False) -> RolloutRecord:
+        """Return the rollout of a version; start it at the first step if it is new.
+
+        baseline  previous or base, as in rollout.yaml
+        is_full   whether the first step serves all clients
         """
-        id = f"{advisor}/{version}"
-        existing = self.get(id)
-        if existing:
+        if existing := self.get(candidate.id):
             return existing
-        before = self._find_previous(advisor, version) if control == "previous" else None
+        previous = self._find_previous(candidate) if baseline == "previous" else None
         now = time.time()
-        entry = RolloutRecord(
-            id,
-            advisor,
-            version,
-            name,
-            folder,
-            before.name if before else "base",
-            before.version if before else "",
-            before.folder if before else "",
-            RUNNING,
-            "",
-            0,
-            0,
-            now,
-            now,
-            now,
-            now if full else None,
+        record = RolloutRecord(
+            id=candidate.id,
+            **vars(candidate),
+            control=previous.name if previous else "base",
+            control_version=previous.version if previous else "",
+            control_folder=previous.folder if previous else "",
+            state=RUNNING,
+            reason="",
+            step=0,
+            revision=0,
+            started_at=now,
+            step_started_at=now,
+            evidence_from=now,
+            full_since=now if is_full else None,
         )
-        began = RolloutDecision(id, "service", "begin", RUNNING, f"new version {name}", 0, now)
+        reason = f"new version {candidate.name}"
+        start = RolloutDecision(record.id, "service", "begin", RUNNING, reason, 0, now)
         try:
             with self.engine.begin() as connection:
-                connection.execute(rollouts.insert(), asdict(entry))
-                connection.execute(decisions.insert(), asdict(began))
-        except IntegrityError:  # another service was quicker
-            return self.get(id) or entry
-        return entry
+                connection.execute(rollouts.insert(), _to_columns(asdict(record)))
+                connection.execute(decisions.insert(), _to_columns(asdict(start)))
+        except IntegrityError:  # another service was faster
+            return self.get(record.id) or record
+        return record
 
-    def change(self, entry: RolloutRecord, who: str, action: str, why: str, **values: Any) -> bool:
-        """Change a roll-out and log it; False where somebody was quicker, and nothing is done."""
-        new = {"why": why, "revision": entry.revision + 1, **values}
+    def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
+        """Change a rollout and log it; return False, with no change, if it is not the newest."""
+        new = {"reason": actor.reason, "revision": record.revision + 1, **values}
         decision = RolloutDecision(
-            entry.id,
-            who,
+            record.id,
+            actor.who,
             action,
-            new.get("state", entry.state),
-            why,
-            new.get("step", entry.step),
-            time.time(),
+            new.get("state", record.state),
+            actor.reason,
+            new.get("step", record.step),
+            actor.now,
         )
-        condition = (rollouts.c.id == entry.id) & (rollouts.c.revision == entry.revision)
+        is_newest = (rollouts.c.id == record.id) & (rollouts.c.revision == record.revision)
         with self.engine.begin() as connection:
-            if connection.execute(rollouts.update().where(condition), new).rowcount != 1:
+            update = rollouts.update().where(is_newest)
+            if connection.execute(update, _to_columns(new)).rowcount != 1:
                 return False
-            connection.execute(decisions.insert(), asdict(decision))
+            connection.execute(decisions.insert(), _to_columns(asdict(decision)))
         return True
 
     def list_decisions(self, id: str, limit: int = 200) -> list[RolloutDecision]:
-        """What was decided, the newest first."""
-        chosen = [decisions.c[field.name] for field in fields(RolloutDecision)]
-        query = select(*chosen).where(decisions.c.rollout == id)
+        """Return the log of a rollout, newest first."""
+        query = select(*_columns(decisions, RolloutDecision)).where(decisions.c.rollout == id)
         with self.reader.begin() as connection:
             rows = connection.execute(query.order_by(decisions.c.number.desc()).limit(limit))
             return [RolloutDecision(**row) for row in rows.mappings()]
 
-    def _find_previous(self, advisor: str, version: str) -> RolloutRecord | None:
-        """What came to answer everybody last, and was not rolled back."""
-        served = (
-            (rollouts.c.advisor == advisor)
-            & (rollouts.c.version != version)
-            & rollouts.c.full_since.is_not(None)
-            & (rollouts.c.state != BACK)
+    def _find_previous(self, candidate: Candidate) -> RolloutRecord | None:
+        """Return the last version that answered all clients and was not rolled back."""
+        records = self._select_records(
+            rollouts.c.advisor == candidate.advisor,
+            rollouts.c.version != candidate.version,
+            rollouts.c.full_since.is_not(None),
+            rollouts.c.state != BACK,
         )
-        entries = self._select_records(served)
-        return max(entries, key=lambda entry: entry.full_since or 0, default=None)
+        return max(records, key=lambda record: record.full_since or 0, default=None)
 
     def _select_records(self, *conditions: Any) -> list[RolloutRecord]:
-        query = select(rollouts).where(*conditions)
+        query = select(*_columns(rollouts, RolloutRecord)).where(*conditions)
         query = query.order_by(func.coalesce(rollouts.c.began, 0).desc(), rollouts.c.id)
         with self.reader.begin() as connection:
-            return [_build_record(dict(row)) for row in connection.execute(query).mappings()]
+            return [RolloutRecord(**row) for row in connection.execute(query).mappings()]
 
 
-def _build_record(row: Mapping[str, Any]) -> RolloutRecord:
-    return RolloutRecord(**{field.name: row[field.name] for field in fields(RolloutRecord)})
+def _columns(table: Table, record_type: type) -> list[Label[Any]]:
+    """Return the columns of a record, labeled with the names of its fields."""
+    names = [item.name for item in fields(record_type)]
+    return [table.c[_COLUMN_BY_FIELD.get(name, name)].label(name) for name in names]
+
+
+def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_COLUMN_BY_FIELD.get(name, name): value for name, value in values.items()}
