@@ -16,9 +16,16 @@ from mondrian.core.files import write_text
 from mondrian.rollout.actions import MissingReason, apply_manual_action
 from mondrian.rollout.config import RolloutConfig, load_rollout
 from mondrian.rollout.formatting import percent
-from mondrian.rollout.open_database import connect_rollouts, find_rollout, select_rollouts
 from mondrian.rollout.report import RolloutReport, build_rollout_report, render_csv
-from mondrian.rollout.store import BACK, Actor, RolloutRecord, RolloutStore
+from mondrian.rollout.store import (
+    BACK,
+    Actor,
+    RolloutRecord,
+    RolloutStore,
+    connect_rollouts,
+    find_rollout,
+    select_rollouts,
+)
 from mondrian.rollout.terminal import format_report, format_summary
 
 _ACTIONS = {

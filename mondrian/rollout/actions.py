@@ -81,16 +81,12 @@ def apply_action(
 
     Raises InvalidTransition if the action is unknown or not allowed.
     """
-    match action:
-        case "advance":
-            return advance(store, config, record, actor)
-        case "hold":
-            return hold(store, record, actor)
-        case "resume":
-            return resume(store, record, actor)
-        case "rollback":
-            return roll_back(store, record, actor)
-    raise InvalidTransition(describe_unknown_action(action))
+    if action == "advance":
+        return advance(store, config, record, actor)
+    functions = {"hold": hold, "resume": resume, "rollback": roll_back}
+    if action not in functions:
+        raise InvalidTransition(describe_unknown_action(action))
+    return functions[action](store, record, actor)
 
 
 def describe_unknown_action(action: str) -> str:

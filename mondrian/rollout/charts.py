@@ -189,7 +189,7 @@ def build_chart(
     }
     if not series:
         return None
-    newest = max(float(points[-1][0] or 0) for points in series.values())
+    newest = max(points[-1][0] for points in series.values())
     time = Scale(axes.since, max(axes.until, newest, axes.since + 60), LEFT, WIDTH - RIGHT)
     low, high = _value_limits(series.values(), axes, list(levels.values()))
     value, unitless = Scale(low, high, height - BOTTOM, TOP), {**axes.metric, "unit": ""}
@@ -207,16 +207,11 @@ def build_chart(
 
 
 def _build_line(name: str, points: Sequence[Point], time: Scale, value: Scale) -> ChartLine:
-    means = [
-        (time(t), value(mean)) for t, _, mean, *_ in points if t is not None and mean is not None
-    ]
-    bounds = [
-        (time(t), value(low), value(high))
-        for t, _, _, low, high in points
-        if t is not None and low is not None and high is not None
-    ]
-    outline = [(x, high) for x, _, high in bounds] + [(x, low) for x, low, _ in reversed(bounds)]
-    return ChartLine(name, path(outline) + "Z" if outline else "", path(means), means[-1])
+    means = [(time(t), value(mean)) for t, _, mean, *_ in points if mean is not None]
+    bounded = [point for point in points if None not in (point[3], point[4])]
+    outline = [(time(t), value(high)) for t, *_, high in bounded]
+    outline += [(time(t), value(low)) for t, _, _, low, _ in reversed(bounded)]
+    return ChartLine(name, _svg_path(outline) + "Z" if outline else "", _svg_path(means), means[-1])
 
 
 def _blank_overlapping_labels(marks: Sequence[Label]) -> list[Label]:
@@ -230,7 +225,7 @@ def _blank_overlapping_labels(marks: Sequence[Label]) -> list[Label]:
     return spaced
 
 
-def path(points: Sequence[tuple[float, float]]) -> str:
+def _svg_path(points: Sequence[tuple[float, float]]) -> str:
     """Return points as the `d` attribute of an SVG path."""
     return "M" + "L".join(f"{x:g},{y:g}" for x, y in points)
 

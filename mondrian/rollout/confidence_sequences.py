@@ -247,13 +247,10 @@ def mismatch_e_values(candidate: BoolArray, share: FloatArray) -> FloatArray:
     """
     share = _check_shares(share)
     propensity = np.where(candidate, share, 1 - share)
-    ratios = [_log_ratio(candidate, share, propensity, shift) for shift in _LOG_ODDS_SHIFTS]
+    ratios = []
+    for shift in _LOG_ODDS_SHIFTS:
+        shifted = expit(logit(share) + shift)
+        shifted_propensity = np.where(candidate, shifted, 1 - shifted)
+        ratios.append(np.cumsum(np.log(shifted_propensity / propensity), -1))
     weights = _SHIFT_WEIGHTS.reshape(-1, *[1] * share.ndim)
     return np.exp(np.minimum(logsumexp(ratios, axis=0, b=weights), 700))
-
-
-def _log_ratio(
-    candidate: BoolArray, share: FloatArray, propensity: FloatArray, shift: float
-) -> FloatArray:
-    shifted = expit(logit(share) + shift)
-    return np.cumsum(np.log(np.where(candidate, shifted, 1 - shifted) / propensity), -1)

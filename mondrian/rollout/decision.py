@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from mondrian.rollout.assessment import Assessment, GuardrailResult
+from mondrian.rollout.assessment import Assessment
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.formatting import format_difference, format_hours, format_limit, percent
 from mondrian.rollout.metrics import METRICS
@@ -79,8 +79,9 @@ def _describe_violations(assessment: Assessment) -> str:
     reasons = _describe_guardrails(assessment, "violated")
     success = assessment.success
     if success.verdict == "worse":
+        change = "lower" if METRICS[success.metric].better == "high" else "worse"
         reasons.append(
-            f"{success.metric} is {_drop_word(success.metric)} by more than {success.margin:g}: "
+            f"{success.metric} is {change} by more than {success.margin:g}: "
             f"{format_difference(success.narrower)}"
         )
     return "; ".join(reasons)
@@ -107,11 +108,6 @@ def _explain_shortfall(assessment: Assessment, requires: str) -> str:
     )
 
 
-def _drop_word(metric: str) -> str:
-    """Return the word for a drop of success; of a metric of which less is better it is a rise."""
-    return "lower" if METRICS[metric].better == "high" else "worse"
-
-
 def _explain_advance(assessment: Assessment) -> str:
     success = assessment.success
     text = f"{assessment.step_jobs} critiques, guardrails hold"
@@ -121,14 +117,11 @@ def _explain_advance(assessment: Assessment) -> str:
 
 
 def _describe_guardrails(assessment: Assessment, verdict: str) -> list[str]:
-    results = [result for result in assessment.guardrails if result.verdict == verdict]
-    return [_describe_guardrail(result) for result in results]
-
-
-def _describe_guardrail(result: GuardrailResult) -> str:
-    estimate = result.estimate
-    limit = format_limit(result.limit, result.is_minimum)
-    return (
-        f"{result.description} ({result.name}): {percent(estimate.mean)} of {estimate.count} "
-        f"({percent(estimate.low)} to {percent(estimate.high)}), limit {limit}: {result.verdict}"
-    )
+    return [
+        f"{result.description} ({result.name}): {percent(result.estimate.mean)} of "
+        f"{result.estimate.count} ({percent(result.estimate.low)} to "
+        f"{percent(result.estimate.high)}), limit {format_limit(result.limit, result.is_minimum)}: "
+        f"{verdict}"
+        for result in assessment.guardrails
+        if result.verdict == verdict
+    ]

@@ -57,11 +57,6 @@ def format_limit(limit: float, is_minimum: bool) -> str:
     return f"at {'least' if is_minimum else 'most'} {percent(limit)}"
 
 
-def metric_format(metric: str) -> dict[str, str]:
-    """Return the format of a success metric by its name."""
-    return {"kind": "mean", "unit": "points"} if metric == "correction" else SHARE_FORMAT
-
-
 def format_time(iso: str | None) -> str:
     """Format an ISO time to the minute."""
     return iso[:16].replace("T", " ") if iso else UNKNOWN

@@ -33,7 +33,7 @@ ARMS = ("candidate", "control", "difference")
 MAX_POINTS = 100  # of a series; the newest is always included
 CSV_COLUMNS = tuple("rollout advisor version time metric arm mean low high count".split())
 RolloutReport = dict[str, Any]
-Point = list[float | None]  # seconds since 1970, count, mean, low, high
+Point = Sequence[Any]  # seconds since 1970, count, mean, low, high; None if unknown
 
 
 def build_rollout_report(
@@ -47,19 +47,13 @@ def build_rollout_report(
     observations = load_observations(store.engine, record.id, record.evidence_from)
     live_jobs = [obs for obs in observations if not obs.is_shadow]
     assignment = check_assignment(live_jobs)
-    report = {
+    names = ("advisor", "version", "name", "control", "state", "reason", "revision")
+    times = ("started_at", "evidence_from", "full_since")
+    report: RolloutReport = {
         "rollout": record.id,
-        "advisor": record.advisor,
-        "version": record.version,
-        "name": record.name,
-        "control": record.control,
-        "state": record.state,
-        "reason": record.reason,
-        "revision": record.revision,
+        **{name: getattr(record, name) for name in names},
         "created_at": iso_timestamp(now),
-        "started_at": iso_timestamp(record.started_at),
-        "evidence_from": iso_timestamp(record.evidence_from),
-        "full_since": iso_timestamp(record.full_since),
+        **{name: iso_timestamp(getattr(record, name)) for name in times},
         "exposure": {
             "candidate": asdict(count_exposure(live_jobs, True)),
             "control": asdict(count_exposure(live_jobs, False)),
@@ -103,6 +97,7 @@ def _report_verdict(
     assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
 ) -> RolloutReport:
     verdict, success = decide(assessment, record, config, now), assessment.success
+    metric = METRICS[success.metric]
     return {
         "verdict": asdict(verdict) | {"meaning": STATUS_MEANINGS[verdict.status]},
         "guardrails": [
@@ -111,7 +106,9 @@ def _report_verdict(
         ],
         "success": asdict(success)
         | {
-            "description": METRICS[success.metric].description,
+            "description": metric.description,
+            "kind": metric.kind,
+            "unit": metric.unit,
             "verdict": success.verdict,
             "difference": interval_to_json(success.difference),
             "paired": interval_to_json(success.paired),
@@ -170,15 +167,10 @@ def thin_series(timed: TimedBand, max_points: int = MAX_POINTS) -> list[Point]:
     size = len(timed.times)
     indices = np.unique(np.linspace(0, size - 1, min(size, max_points)).round().astype(int))
     columns = (timed.band.mean, timed.band.low, timed.band.high)
-    return [
-        [
-            round(float(timed.times[i]), 3),
-            int(i) + 1,
-            *(round_or_none(float(column[i])) for column in columns),
-        ]
-        for i in indices
-        if isfinite(timed.times[i])
-    ]
+    times = [round(float(timed.times[i]), 3) for i in indices]
+    estimates = [[round_or_none(float(column[i])) for column in columns] for i in indices]
+    points = zip(times, indices, estimates, strict=True)
+    return [[time, int(i) + 1, *estimate] for time, i, estimate in points if isfinite(time)]
 
 
 def round_or_none(value: float | None) -> float | None:

@@ -6,15 +6,21 @@ if several services reach the same decision, one of them makes it.
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Engine, Label, Table, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, Label, Table, func, inspect, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from mondrian.storage.tables import decisions, rollouts
+from mondrian.core.errors import DataError
+from mondrian.storage.engine import format_database_error, open_engine, redact_url
+from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
 RUNNING, HELD, BACK = "running", "held", "rolled back"
 _COLUMN_BY_FIELD = {
@@ -23,6 +29,8 @@ _COLUMN_BY_FIELD = {
     "step_started_at": "step_began",
     "decided_at": "at",
 }
+_REQUIRED_TABLES = {table.name for table in (jobs, rollouts, decisions, feedback)}
+_NO_ROLLOUTS_HINT = "a service that runs with --rollout creates them"
 
 
 @dataclass(frozen=True)
@@ -72,17 +80,17 @@ class RolloutRecord:
     version: str
     name: str
     folder: str
-    control: str
-    control_version: str
-    control_folder: str
-    state: str
-    reason: str
-    step: int
-    revision: int
     started_at: float
     step_started_at: float
     evidence_from: float
-    full_since: float | None
+    full_since: float | None = None
+    control: str = "base"
+    control_version: str = ""
+    control_folder: str = ""
+    state: str = RUNNING
+    reason: str = ""
+    step: int = 0
+    revision: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,20 +141,13 @@ class RolloutStore:
         previous = self._find_previous(candidate) if baseline == "previous" else None
         now = time.time()
         record = RolloutRecord(
-            id=candidate.id,
-            **vars(candidate),
-            control=previous.name if previous else "base",
-            control_version=previous.version if previous else "",
-            control_folder=previous.folder if previous else "",
-            state=RUNNING,
-            reason="",
-            step=0,
-            revision=0,
-            started_at=now,
-            step_started_at=now,
-            evidence_from=now,
-            full_since=now if is_full else None,
+            candidate.id, **vars(candidate), started_at=now, step_started_at=now, evidence_from=now
         )
+        if is_full:
+            record = replace(record, full_since=now)
+        if previous:
+            name, version, folder = previous.name, previous.version, previous.folder
+            record = replace(record, control=name, control_version=version, control_folder=folder)
         reason = f"new version {candidate.name}"
         start = RolloutDecision(record.id, "service", "begin", RUNNING, reason, 0, now)
         try:
@@ -159,20 +160,13 @@ class RolloutStore:
 
     def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
         """Change a rollout and log it; return False, with no change, if it is not the newest."""
-        new = {"reason": actor.reason, "revision": record.revision + 1, **values}
-        decision = RolloutDecision(
-            record.id,
-            actor.who,
-            action,
-            new.get("state", record.state),
-            actor.reason,
-            new.get("step", record.step),
-            actor.now,
-        )
+        new, who, reason = replace(record, **values), actor.who, actor.reason
+        decision = RolloutDecision(record.id, who, action, new.state, reason, new.step, actor.now)
+        values |= {"reason": reason, "revision": record.revision + 1}
         is_newest = (rollouts.c.id == record.id) & (rollouts.c.revision == record.revision)
         with self.engine.begin() as connection:
             update = rollouts.update().where(is_newest)
-            if connection.execute(update, _to_columns(new)).rowcount != 1:
+            if connection.execute(update, _to_columns(values)).rowcount != 1:
                 return False
             connection.execute(decisions.insert(), _to_columns(asdict(decision)))
         return True
@@ -209,3 +203,63 @@ def _columns(table: Table, record_type: type) -> list[Label[Any]]:
 
 def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
     return {_COLUMN_BY_FIELD.get(name, name): value for name, value in values.items()}
+
+
+@contextmanager
+def connect_rollouts(db: str) -> Iterator[RolloutStore]:
+    """Open an existing database by SQLite path or URL; creates no file and no table.
+
+    Raises DataError if it does not exist, has no rollout tables or becomes unavailable.
+    """
+    engine = open_engine(db) if "://" in db else None
+    tables = set(inspect(engine).get_table_names()) if engine else _list_tables(Path(db))
+    if missing := _REQUIRED_TABLES - tables:
+        raise DataError(
+            f"--db {redact_url(db)} has no table {min(missing)}, so no rollouts; "
+            f"{_NO_ROLLOUTS_HINT}"
+        )
+    try:
+        yield RolloutStore(engine or open_engine(db))
+    except SQLAlchemyError as error:
+        raise DataError(f"--db {redact_url(db)}: {format_database_error(error)}") from None
+
+
+def _list_tables(path: Path) -> set[str]:
+    if not path.is_file():
+        raise DataError(f"--db {path} does not exist; {_NO_ROLLOUTS_HINT}")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in rows}
+    except sqlite3.Error as error:
+        raise DataError(f"--db {path} cannot be read: {error}") from None
+
+
+def select_rollouts(
+    store: RolloutStore, advisor: str, include_older: bool = False
+) -> list[RolloutRecord]:
+    """Return the newest rollout of an advisor, or of each if it is empty; or all, newest first.
+
+    Raises DataError if there is none.
+    """
+    newest, older = store.split_newest(advisor)
+    if newest:
+        return [*newest, *older] if include_older else newest
+    known = sorted({record.advisor for record in store.list_rollouts()})
+    if advisor and known:
+        raise DataError(f"{advisor!r} has no rollout; there are rollouts of {', '.join(known)}")
+    raise DataError(f"no rollout has started yet; {_NO_ROLLOUTS_HINT}")
+
+
+def find_rollout(records: list[RolloutRecord], version: str) -> RolloutRecord:
+    """Return the rollout of a version, the start of one or a name; the newest for ''.
+
+    Raises DataError if none or more than one matches.
+    """
+    matches = [record for record in records if version in ("", record.version, record.name)]
+    matches = matches or [record for record in records if record.version.startswith(version)]
+    if len(matches) == 1 or (matches and not version):
+        return matches[0]
+    choices = ", ".join(f"{record.name} ({record.version})" for record in records)
+    problem = "matches more than one" if matches else "matches none"
+    raise DataError(f"--version {version!r} {problem} of {choices}")

@@ -13,7 +13,6 @@ from mondrian.rollout.formatting import (
     format_limit,
     format_time,
     format_value,
-    metric_format,
     percent,
     plural,
 )
@@ -22,13 +21,8 @@ from mondrian.rollout.report import ARMS, RolloutReport
 LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 10  # characters
-STATUS_COLORS = {
-    "healthy": 32,
-    "ready": 36,
-    "holding": 33,
-    "failing": 31,
-    "rolled back": 31,
-}  # ANSI
+# ANSI codes
+STATUS_COLORS = {"healthy": 32, "ready": 36, "holding": 33, "failing": 31, "rolled back": 31}
 _STEP_SYMBOLS = {"done": "●", "current": "◉", "stopped": "✕", "upcoming": "○"}
 
 
@@ -59,9 +53,9 @@ def format_summary(report: RolloutReport, colored: bool = False) -> str:
     return "\n".join([*lines, f"  version {report['version']}, since {started} UTC"])
 
 
-def _wrap(text: str, indent: str = "  ") -> str:
+def _wrap(text: str) -> str:
     text = _replace_unprintable(text)
-    return fill(text, LINE_WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _format_steps(report: RolloutReport) -> str:
@@ -138,12 +132,11 @@ def _format_success(report: RolloutReport) -> Iterable[str]:
     success = report["success"]
     if not success:
         return
-    metric = metric_format(success["metric"])
     yield _wrap(
         f"Success metric {success['metric']} ({success['description']}): {success['verdict']}. "
-        f"Margin for not worse: {format_value(success['margin'], metric)}. Difference, above 0 is "
-        f"better: {format_interval(success['difference'], metric, True)}; over photos that both "
-        f"arms critiqued: {format_interval(success['paired'], metric, True)}."
+        f"Margin for not worse: {format_value(success['margin'], success)}. Difference, above 0 is "
+        f"better: {format_interval(success['difference'], success, True)}; over photos that both "
+        f"arms critiqued: {format_interval(success['paired'], success, True)}."
     )
 
 

@@ -41,17 +41,9 @@ RECORD = RolloutRecord(
     version="v2",
     name="ansel@v2.0.0",
     folder="models",
-    control="base",
-    control_version="",
-    control_folder="",
-    state=RUNNING,
-    reason="",
-    step=0,
-    revision=0,
     started_at=0.0,
     step_started_at=0.0,
     evidence_from=0.0,
-    full_since=None,
 )
 FAILED = {"compliant": None, "latency": None}
 

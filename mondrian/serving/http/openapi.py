@@ -228,7 +228,7 @@ DECISION_BODY = {
 }
 EXPERIMENTS_RESPONSE: dict[int | str, Any] = {
     200: {
-        "description": "reports on the newest rollout of each advisor, and a list of the older ones",
+        "description": "reports on the newest rollout of each advisor, and a list of older ones",
         "content": {
             "application/json": {
                 "example": {

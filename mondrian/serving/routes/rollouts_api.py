@@ -76,17 +76,12 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
 
 def _build_listing(service: Service, advisor: str) -> RolloutReport:
     newest, older = service.rollouts.split_newest(advisor)
+    names = ("advisor", "version", "name", "state")
     return {
         "experiments": [build_report(service, record) for record in newest],
         "older": [
-            {
-                "rollout": record.id,
-                "advisor": record.advisor,
-                "version": record.version,
-                "name": record.name,
-                "state": record.state,
-                "started_at": iso_timestamp(record.started_at),
-            }
+            {"rollout": record.id, "started_at": iso_timestamp(record.started_at)}
+            | {name: getattr(record, name) for name in names}
             for record in older
         ],
         "managed": service.steering is not None,
