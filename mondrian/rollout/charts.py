@@ -207,11 +207,11 @@ def build_chart(
 
 
 def _build_line(name: str, points: Sequence[Point], time: Scale, value: Scale) -> ChartLine:
-    means = [(time(t), value(mean)) for t, _, mean, *_ in points if mean is not None]
+    line = [(time(t), value(mean)) for t, _, mean, *_ in points if mean is not None]
     bounded = [point for point in points if None not in (point[3], point[4])]
     outline = [(time(t), value(high)) for t, *_, high in bounded]
     outline += [(time(t), value(low)) for t, _, _, low, _ in reversed(bounded)]
-    return ChartLine(name, _svg_path(outline) + "Z" if outline else "", _svg_path(means), means[-1])
+    return ChartLine(name, _svg_path(outline) + "Z" if outline else "", _svg_path(line), line[-1])
 
 
 def _blank_overlapping_labels(marks: Sequence[Label]) -> list[Label]:

@@ -147,16 +147,16 @@ def estimate_difference(
         if value is not None and not obs.is_shadow and client not in double:
             clients.setdefault(client, []).append((value, obs))
     assigned = [samples for samples in clients.values() if 0 < samples[0][1].share < 1]
-    means = [np.mean([value for value, _ in samples]) for samples in assigned]
-    firsts = [samples[0][1] for samples in assigned]
+    values = [np.mean([value for value, _ in samples]) for samples in assigned]
+    first_jobs = [samples[0][1] for samples in assigned]
     band = difference_band(
-        sign * np.array(means, float),
-        np.array([obs.is_candidate for obs in firsts], bool),
-        np.array([obs.share for obs in firsts], float),
+        sign * np.array(values, float),
+        np.array([obs.is_candidate for obs in first_jobs], bool),
+        np.array([obs.share for obs in first_jobs], float),
         level=level,
         span=1.0 if metric.kind == "share" else 0.0,
     )
-    return TimedBand(np.array([_observation_time(obs, metric) for obs in firsts], float), band)
+    return TimedBand(np.array([_observation_time(obs, metric) for obs in first_jobs], float), band)
 
 
 def paired_values(

@@ -70,7 +70,7 @@ def format_score_table(predicted: Scores, true: Scores) -> str:
 
 
 def describe_blind_dimensions(predicted: Scores, true: Scores) -> str:
-    """Return a sentence on the dimensions whose scores hardly depend on the image."""
+    """Return a sentence on dimensions with scores that hardly depend on the image."""
     correlations = _correlations(predicted, true) if len(predicted) >= 2 else [0.0] * 7
     pairs = zip(DIMENSIONS, correlations, strict=True)
     blind = [name for name, correlation in pairs if not correlation > MIN_CORRELATION]

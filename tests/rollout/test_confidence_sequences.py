@@ -53,7 +53,7 @@ def assign(
 
 
 def exclusion_rate(band: Band, truth: float = 0) -> float:
-    """Return the share of experiments whose band excludes the truth at any look."""
+    """Return the share of experiments in which the band excludes the truth at any look."""
     return float(((band.low > truth) | (band.high < truth)).any(-1).mean())
 
 

@@ -17,7 +17,7 @@ QUEUED_AT = 1_800_000_000.0
 
 
 def disconnected(seconds: float) -> dict[str, Any]:
-    """Return the values of a candidate's job whose client left, as the store writes them."""
+    """Return the values of a candidate's job after its client left, as the store writes them."""
     moment = datetime.fromtimestamp(QUEUED_AT + seconds, UTC).isoformat(timespec="milliseconds")
     outcome = {"status": "failed", "error": CLIENT_DISCONNECTED, "completed_at": moment}
     return {"side": "candidate"} | outcome

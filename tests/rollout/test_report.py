@@ -248,11 +248,11 @@ def test_an_action_against_the_verdict_needs_a_reason(
     for action in ("rollback", "advance"):
         with pytest.raises(MissingReason, match="give a reason"):
             apply_manual_action(store, config, record, action, Actor("Ana", " \n"))
-    held = apply_manual_action(store, config, record, "hold", Actor("", ""))
-    assert (held.state, store.list_decisions(record.id)[0].who) == ("held", "unknown")
+    on_hold = apply_manual_action(store, config, record, "hold", Actor("", ""))
+    assert (on_hold.state, store.list_decisions(record.id)[0].who) == ("held", "unknown")
     with pytest.raises(InvalidTransition, match="changed in the meantime"):
         apply_manual_action(store, config, record, "rollback", Actor("Ana", "too late"))
-    back = apply_manual_action(store, config, held, "rollback", Actor("Ana", "curt\nand cold"))
+    back = apply_manual_action(store, config, on_hold, "rollback", Actor("Ana", "curt\nand cold"))
     assert (back.state, back.reason) == ("rolled back", "curt and cold")
 
 

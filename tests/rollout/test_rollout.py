@@ -96,7 +96,7 @@ def get_verdict(
 
 
 def test_a_harmful_adapter_is_rolled_back_within_60_jobs(config: RolloutConfig) -> None:
-    """With a compliance of 60 %, checked after each of its answers, whatever the share."""
+    """With a compliance of 60 %, checked after each of its answers, at any share."""
     jobs_needed = []
     for trial in range(200):
         rng = np.random.default_rng(trial)

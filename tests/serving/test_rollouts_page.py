@@ -290,8 +290,8 @@ def status_databases(folder: Path, config: RolloutConfig) -> dict[str, Path]:
     }
     begun(database(paths["no data"]), days=0.2, shares=(0.05,))
     world(paths["healthy"])
-    held = world(paths["holding"])
-    apply_action(held[0], config, held[1], "hold", Actor("Ana", "a long reason, " * 30))
+    on_hold = world(paths["holding"])
+    apply_action(on_hold[0], config, on_hold[1], "hold", Actor("Ana", "a long reason, " * 30))
     ready = database(paths["ready"])
     served(ready, begun(ready, days=3, shares=(0.5,)), days=3, shares=(0.5,))
     bad = world(paths["rolled back"], up=(0.5, 0.8), slow=0.2, failing=0.1)
