@@ -1,4 +1,4 @@
-"""A database with a roll-out in it as five days of service would have left it."""
+"""A database with a rollout, as five days of service would have left it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from mondrian.core.params import load_params
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.store import RolloutRecord, RolloutStore
+from mondrian.rollout.store import Actor, Candidate, RolloutRecord, RolloutStore
 from mondrian.serving.app import create_app
 from mondrian.serving.engines.base import Completion, CritiqueRequest, EngineState
 from mondrian.serving.service import Service
@@ -29,48 +29,47 @@ SHARES = (0.05, 0.25, 0.5)  # of the first three steps of rollout.yaml
 
 
 def database(path: Path) -> RolloutStore:
-    """An empty one."""
+    """Return the store of an empty database."""
     engine = open_engine(str(path))
     migrate(engine)
     return RolloutStore(engine)
 
 
 def begun(
-    told: RolloutStore,
+    store: RolloutStore,
     advisor: str = "ansel",
     version: str = "5f3a9c0d1e2b",
     name: str = "ansel@v2.0.0",
     days: float = 5,
     shares: tuple[float, ...] = SHARES,
-    **values: Any,
+    **columns: Any,
 ) -> RolloutRecord:
-    """A roll-out that began days ago, and came to a step of `shares` with equal time for each.
+    """Return a rollout that started days ago and spent equal time at each step of `shares`.
 
-    values  of its row, in place of what follows from that
+    columns  of its row that replace the defaults
     """
-    entry = told.begin(advisor, version, name, f"shelf/{name}", "base")
+    record = store.begin(Candidate(advisor, version, name, f"shelf/{name}"), "base")
     now = time.time()
-    start, each = now - days * DAY, days * DAY / len(shares)
+    start, step_seconds = now - days * DAY, days * DAY / len(shares)
     for step, share in enumerate(shares[1:], 1):
-        entry = _current(told, entry)
-        told.change(
-            entry, "service", "advance", f"guardrails hold; → {share:.0%} of clients", step=step
-        )
+        record = _current(store, record)
+        reason = f"guardrails hold; → {share:.0%} of clients"
+        store.change(record, "advance", Actor("service", reason), step=step)
     row = {
         "began": start,
         "evidence_from": start,
-        "step_began": now - each,
+        "step_began": now - step_seconds,
         "control": "ansel@v1.0.0",
     }
-    with told.engine.begin() as connection:
-        connection.execute(rollouts.update().where(rollouts.c.id == entry.id), row | values)
-        _backdate(connection, entry.id, start, each)
-    return _current(told, entry)
+    with store.engine.begin() as connection:
+        connection.execute(rollouts.update().where(rollouts.c.id == record.id), row | columns)
+        _backdate_decisions(connection, record.id, start, step_seconds)
+    return _current(store, record)
 
 
 def served(
-    told: RolloutStore,
-    entry: RolloutRecord,
+    store: RolloutStore,
+    record: RolloutRecord,
     count: int = 300,
     days: float = 5,
     shares: tuple[float, ...] = SHARES,
@@ -80,102 +79,80 @@ def served(
     rated: float = 0.6,
     seed: int = 1,
 ) -> None:
-    """Jobs of both arms, some of them rated, spread evenly over the days.
+    """Add jobs of both arms, some of them rated, spread evenly over the days.
 
     up  share of thumbs up of candidate and control
     """
-    draw, start = random.Random(seed), time.time() - days * DAY
-    kept, said = [], []
+    rng, start = random.Random(seed), time.time() - days * DAY
+    job_rows, feedback_rows = [], []
     for i in range(count):
         step = i * len(shares) // count
-        new = draw.random() < shares[step]
-        asked = start + (i + draw.random()) * days * DAY / count
-        job = _job(entry, i, new, shares[step], step, asked, draw, failing, slow)
-        if job["status"] == "completed" and draw.random() < rated:
-            job["thumbs"] = 1 if draw.random() < up[not new] else -1
-            said.append(_said(entry, job, asked + 600, draw))
-        kept.append(job)
-    with told.engine.begin() as connection:
-        connection.execute(jobs.insert(), kept)
-        if said:
-            connection.execute(feedback.insert(), said)
+        is_candidate = rng.random() < shares[step]
+        queued_at = start + (i + rng.random()) * days * DAY / count
+        failed = rng.random() < failing * (1 if is_candidate else 0.5)
+        latency = rng.lognormvariate(2.4 if is_candidate else 2.5, 0.4)
+        latency += 200 if rng.random() < slow else 0
+        job = {
+            "id": f"{record.version}-{i}",
+            "advisor": record.advisor,
+            "kind": "direct",
+            "subject": f"client-{i}",
+            "side": "candidate" if is_candidate else "control",
+            "share": shares[step],
+            "step": step,
+            "rollout": record.id,
+            "status": "failed" if failed else "completed",
+            "error": "the model ran away" if failed else None,
+            "queued_at": queued_at,
+            "completed_at": datetime.fromtimestamp(queued_at + latency, UTC).isoformat(),
+            "model_used": "ab_test_fine_tuned" if is_candidate else "ab_test_base",
+            "compliant": 1,
+            "latency_seconds": latency,
+            "tokens": int(rng.gauss(520 if is_candidate else 560, 60)),
+            "thumbs": None,
+            "filename": f"uploads/{i}.jpg",
+        }
+        if not failed and rng.random() < rated:
+            job["thumbs"] = 1 if rng.random() < up[not is_candidate] else -1
+            verdict = rng.choice(["accepted", "accepted", None])
+            feedback_rows.append(_feedback_row(job, queued_at + 600, verdict))
+        job_rows.append(job)
+    with store.engine.begin() as connection:
+        connection.execute(jobs.insert(), job_rows)
+        if feedback_rows:
+            connection.execute(feedback.insert(), feedback_rows)
 
 
-def _job(
-    entry: RolloutRecord,
-    i: int,
-    new: bool,
-    share: float,
-    step: int,
-    asked: float,
-    draw: random.Random,
-    failing: float,
-    slow: float,
-) -> dict[str, Any]:
-    failed = draw.random() < failing * (1 if new else 0.5)
-    seconds = draw.lognormvariate(2.4 if new else 2.5, 0.4) + (200 if draw.random() < slow else 0)
-    return {
-        "id": f"{entry.version}-{i}",
-        "advisor": entry.advisor,
-        "kind": "direct",
-        "subject": f"client-{i}",
-        "side": "candidate" if new else "control",
-        "share": share,
-        "step": step,
-        "rollout": entry.id,
-        "status": "failed" if failed else "completed",
-        "error": "the model ran away" if failed else None,
-        "queued_at": asked,
-        "completed_at": datetime.fromtimestamp(asked + seconds, UTC).isoformat(),
-        "model_used": "ab_test_fine_tuned" if new else "ab_test_base",
-        "compliant": 1,
-        "latency_seconds": seconds,
-        "tokens": int(draw.gauss(520 if new else 560, 60)),
-        "thumbs": None,
-        "filename": f"uploads/{i}.jpg",
-    }
+def _feedback_row(job: dict[str, Any], rated_at: float, verdict: str | None) -> dict[str, Any]:
+    shared = {name: job[name] for name in ("advisor", "rollout", "side", "thumbs")}
+    return {"job": job["id"], **shared, "verdict": verdict, "at": rated_at}
 
 
-def _said(
-    entry: RolloutRecord, job: dict[str, Any], at: float, draw: random.Random
-) -> dict[str, Any]:
-    verdict = draw.choice(["accepted", "accepted", None])
-    return {
-        "job": job["id"],
-        "advisor": entry.advisor,
-        "rollout": entry.id,
-        "side": job["side"],
-        "thumbs": job["thumbs"],
-        "verdict": verdict,
-        "at": at,
-    }
+def _current(store: RolloutStore, record: RolloutRecord) -> RolloutRecord:
+    current = store.get(record.id)
+    assert current
+    return current
 
 
-def _current(told: RolloutStore, entry: RolloutRecord) -> RolloutRecord:
-    found = told.get(entry.id)
-    assert found
-    return found
+def _backdate_decisions(
+    connection: Connection, rollout: str, start: float, step_seconds: float
+) -> None:
+    query = decisions.select().where(decisions.c.rollout == rollout).order_by(decisions.c.number)
+    for i, row in enumerate(connection.execute(query).all()):
+        update = decisions.update().where(decisions.c.number == row.number)
+        connection.execute(update, {"at": start + i * step_seconds})
 
 
-def _backdate(connection: Connection, id: str, start: float, each: float) -> None:
-    rows = connection.execute(
-        decisions.select().where(decisions.c.rollout == id).order_by(decisions.c.number)
-    ).all()
-    for i, row in enumerate(rows):
-        chosen = decisions.update().where(decisions.c.number == row.number)
-        connection.execute(chosen, {"at": start + i * each})
+def world(path: Path, **options: Any) -> tuple[RolloutStore, RolloutRecord]:
+    """Return a healthy rollout at its third step: 300 jobs in five days."""
+    store = database(path)
+    record = begun(store)
+    served(store, record, **options)
+    return store, record
 
 
-def world(path: Path, **more: Any) -> tuple[RolloutStore, RolloutRecord]:
-    """A healthy roll-out at its third step: 300 jobs in five days."""
-    told = database(path)
-    entry = begun(told)
-    served(told, entry, **more)
-    return told, entry
-
-
-class Still:
-    """An engine that never has a model: for pages that need none."""
+class IdleEngine:
+    """An engine without a model, for pages that need none."""
 
     def __init__(self) -> None:
         self.state = EngineState()
@@ -192,12 +169,11 @@ class Still:
 
 @contextmanager
 def site(path: Path, rollout: RolloutConfig | None = None, key: str = "") -> Iterator[str]:
-    """The URL of a service's HTTP part over a database, in a thread of this process."""
+    """Serve the HTTP part of a service over a database in a thread; yields its URL."""
     params = load_params(Path(__file__).parent.parent / "params.yaml")
     settings = ServiceSettings(params, None, str(path), path.parent / "data", key, rollout=rollout)
-    app = create_app(Service(settings, Still()))
-    config = uvicorn.Config(app, port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
+    app = create_app(Service(settings, IdleEngine()))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -13,13 +13,19 @@ from pathlib import Path
 from mondrian.cli.parser import add_db, command_parser
 from mondrian.core.errors import MondrianError
 from mondrian.core.files import write_text
+from mondrian.rollout.actions import MissingReason, apply_manual_action
 from mondrian.rollout.config import RolloutConfig, load_rollout
-from mondrian.rollout.csv_export import render_csv
 from mondrian.rollout.formatting import percent
-from mondrian.rollout.manual import MissingReason, apply_manual_action
-from mondrian.rollout.open_database import connect_rollouts, find_rollout, select_rollouts
-from mondrian.rollout.report import RolloutReport, build_rollout_report
-from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.report import RolloutReport, build_rollout_report, render_csv
+from mondrian.rollout.store import (
+    BACK,
+    Actor,
+    RolloutRecord,
+    RolloutStore,
+    connect_rollouts,
+    find_rollout,
+    select_rollouts,
+)
 from mondrian.rollout.terminal import format_report, format_summary
 
 _ACTIONS = {
@@ -54,9 +60,8 @@ def _apply_action(
     rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, args: argparse.Namespace
 ) -> str:
     try:
-        new = apply_manual_action(
-            rollouts, settings, entry, args.action, getpass.getuser(), args.reason, time.time()
-        )
+        actor = Actor(getpass.getuser(), args.reason)
+        new = apply_manual_action(rollouts, settings, entry, args.action, actor)
     except MissingReason as error:
         raise MondrianError(f'{error}: --reason "…"') from None
     step = settings.steps[min(new.step, len(settings.steps) - 1)]

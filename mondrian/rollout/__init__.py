@@ -1,1 +1,1 @@
-"""A new adapter beside what served before: who gets it, how it does, and what follows from that."""
+"""Rollout of a new adapter version: assignment, metrics, statistics and decisions."""

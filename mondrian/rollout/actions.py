@@ -1,108 +1,133 @@
-"""What can be done with a roll-out, by the service or by a person: each is one logged change."""
+"""Actions on a rollout by the service or a person; each is one logged change."""
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 
 from mondrian.core.errors import MondrianError
 from mondrian.rollout.assessment import assess
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.decision import Verdict, decide
+from mondrian.rollout.decision import RolloutStatus, Verdict, decide
 from mondrian.rollout.observations import load_observations
-from mondrian.rollout.store import BACK, HELD, RUNNING, RolloutRecord, RolloutStore
+from mondrian.rollout.store import BACK, HELD, RUNNING, Actor, RolloutRecord, RolloutStore
 
 ACTIONS = ("advance", "hold", "resume", "rollback")
+REASON, NAME = 1000, 200  # maximum characters of a reason and of a person's name
 
 
 class InvalidTransition(MondrianError):
-    """What cannot be done with a roll-out as it stands."""
+    """An action that the state of the rollout does not allow."""
+
+
+class MissingReason(InvalidTransition):
+    """An action that is allowed with a reason only."""
 
 
 def current_verdict(
-    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, now: float
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, now: float
 ) -> Verdict:
-    """What the numbers of this moment lead to; now is in seconds since 1970."""
-    observations = load_observations(rollouts.engine, entry.id, entry.evidence_from)
-    return decide(assess(observations, settings, entry.step), entry, settings, now)
+    """Return the verdict on all jobs so far; now is in seconds since 1970."""
+    observations = load_observations(store.engine, record.id, record.evidence_from)
+    return decide(assess(observations, config, record.step), record, config, now)
 
 
 def advance(
-    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, who: str, why: str
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, actor: Actor
 ) -> bool:
-    """Let the next step begin. Raises NotNow at the last one, or where it was rolled back."""
-    if entry.state == BACK:
+    """Start the next step. Raises InvalidTransition at the last step or if rolled back."""
+    if record.state == BACK:
         raise InvalidTransition(
-            f"{entry.name} was rolled back ({entry.why}); resume it to begin again"
+            f"{record.name} was rolled back ({record.reason}); resume it to start again"
         )
-    step = entry.step + 1
-    if step >= len(settings.steps):
+    step = record.step + 1
+    if step >= len(config.steps):
         raise InvalidTransition(
-            f"{entry.name} is at the last step of {len(settings.steps)} already"
+            f"{record.name} is already at the last of {len(config.steps)} steps"
         )
-    now = time.time()
-    full = settings.steps[step].share == 1
-    return rollouts.change(
-        entry,
-        who,
-        "advance",
-        why,
-        step=step,
-        step_began=now,
-        state=RUNNING,
-        full_since=entry.full_since or (now if full else None),
-    )
+    is_full = config.steps[step].share == 1
+    full_since = record.full_since or (actor.now if is_full else None)
+    changes = {"step_started_at": actor.now, "state": RUNNING, "full_since": full_since}
+    return store.change(record, "advance", actor, step=step, **changes)
 
 
-def hold(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
+def hold(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Stay at this step until a person resumes or advances; guardrails still roll it back."""
-    if entry.state != RUNNING:
-        raise InvalidTransition(f"{entry.name} is {entry.state}; there is nothing to hold")
-    return rollouts.change(entry, who, "hold", why, state=HELD)
+    if record.state != RUNNING:
+        raise InvalidTransition(f"{record.name} is {record.state}; only a running rollout can hold")
+    return store.change(record, "hold", actor, state=HELD)
 
 
-def resume(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
-    """Go on; one that was rolled back begins anew at the first step, with new evidence."""
-    if entry.state == RUNNING:
-        raise InvalidTransition(f"{entry.name} is running already")
-    if entry.state == HELD:
-        return rollouts.change(entry, who, "resume", why, state=RUNNING)
-    now = time.time()
-    return rollouts.change(
-        entry,
-        who,
-        "resume",
-        why,
-        state=RUNNING,
-        step=0,
-        step_began=now,
-        evidence_from=now,
-        full_since=None,
-    )
+def resume(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
+    """Continue; after a rollback start again at the first step, with new evidence."""
+    if record.state == RUNNING:
+        raise InvalidTransition(f"{record.name} is already running")
+    if record.state == HELD:
+        return store.change(record, "resume", actor, state=RUNNING)
+    restart = {"step": 0, "step_started_at": actor.now, "evidence_from": actor.now}
+    return store.change(record, "resume", actor, state=RUNNING, full_since=None, **restart)
 
 
-def roll_back(rollouts: RolloutStore, entry: RolloutRecord, who: str, why: str) -> bool:
-    """Let the candidate answer nobody."""
-    if entry.state == BACK:
-        raise InvalidTransition(f"{entry.name} was rolled back already ({entry.why})")
-    return rollouts.change(entry, who, "roll back", why, state=BACK)
+def roll_back(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
+    """Stop serving the candidate."""
+    if record.state == BACK:
+        raise InvalidTransition(f"{record.name} was already rolled back ({record.reason})")
+    return store.change(record, "roll back", actor, state=BACK)
 
 
 def apply_action(
-    rollouts: RolloutStore,
-    settings: RolloutConfig,
-    entry: RolloutRecord,
-    action: str,
-    who: str,
-    why: str,
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, action: str, actor: Actor
 ) -> bool:
-    """One of ACTIONS; False where another was quicker. Raises NotNow."""
-    match action:
-        case "advance":
-            return advance(rollouts, settings, entry, who, why)
-        case "hold":
-            return hold(rollouts, entry, who, why)
-        case "resume":
-            return resume(rollouts, entry, who, why)
-        case "rollback":
-            return roll_back(rollouts, entry, who, why)
-    raise InvalidTransition(f"a roll-out can {', '.join(ACTIONS)}; not {action[:40]!r}")
+    """Apply one of ACTIONS; return False if the record is not the newest.
+
+    Raises InvalidTransition if the action is unknown or not allowed.
+    """
+    if action == "advance":
+        return advance(store, config, record, actor)
+    functions = {"hold": hold, "resume": resume, "rollback": roll_back}
+    if action not in functions:
+        raise InvalidTransition(describe_unknown_action(action))
+    return functions[action](store, record, actor)
+
+
+def describe_unknown_action(action: str) -> str:
+    return f"unknown action {action[:40]!r}; expected {', '.join(ACTIONS)}"
+
+
+def apply_manual_action(
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, action: str, actor: Actor
+) -> RolloutRecord:
+    """Apply a person's action from the page, the API or the command; return the changed rollout.
+
+    Raises InvalidTransition if it is not allowed or the record is not the newest, and MissingReason
+    if it contradicts the verdict or ends the rollout and no reason is given.
+    """
+    reason, who = clean_line(actor.reason, REASON), clean_line(actor.who, NAME) or "unknown"
+    if not reason:
+        _require_reason(store, config, record, action, actor.now)
+    is_done = apply_action(store, config, record, action, replace(actor, who=who, reason=reason))
+    updated = store.get(record.id)
+    if not is_done or updated is None:
+        raise InvalidTransition(f"{record.name} was changed in the meantime; check it again")
+    return updated
+
+
+def clean_line(text: str, max_length: int) -> str:
+    """Return a person's text as one line of printable characters."""
+    line = " ".join(text[: 4 * max_length].split())
+    return "".join(char for char in line if char.isprintable())[:max_length]
+
+
+def _require_reason(
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, action: str, now: float
+) -> None:
+    if action == "rollback":
+        raise MissingReason(f"give a reason to roll back {record.name}")
+    if action != "advance":
+        return
+    verdict = current_verdict(store, config, record, now)
+    # The error for a rollout that was rolled back comes from advance().
+    if verdict.status not in (RolloutStatus.READY, RolloutStatus.ROLLED_BACK):
+        raise MissingReason(
+            f"{record.name} is {verdict.status}, not ready ({verdict.reason}); give a reason to "
+            "advance it"
+        )

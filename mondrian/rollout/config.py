@@ -44,16 +44,17 @@ class RolloutConfig(Section):
     def _check_steps(self) -> RolloutConfig:
         shares = [step.share for step in self.steps]
         if shares != sorted(set(shares)):
-            raise ValueError(f"the shares of steps must rise, they are {shares}")
+            raise ValueError(f"the shares of the steps must increase, they are {shares}")
         if shares[-1] != 1:
-            raise ValueError(f"the last step is of {shares[-1]:g}; it must be of everybody, 1.0")
+            raise ValueError(f"the share of the last step is {shares[-1]:g}; it must be 1.0")
         if self.steps[-1].requires != "guardrails":
             raise ValueError(
-                "the last step has no other arm to compare with; it asks for guardrails alone"
+                f"the last step requires {self.steps[-1].requires}; it must require guardrails, "
+                "because there is no other arm to compare with"
             )
         return self
 
 
 def load_rollout(path: Path) -> RolloutConfig:
-    """Read and check rollout.yaml. Raises ParamsError that names every fault at once."""
+    """Return the checked rollout.yaml. Raises ParamsError naming all problems at once."""
     return load_yaml(path, RolloutConfig)

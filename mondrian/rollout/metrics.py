@@ -1,28 +1,35 @@
-"""What is measured of each job, and what of it is an observation.
+"""Metrics of rollout jobs, and their running estimates for each arm and for the difference.
 
-A client counts once in a comparison: with the mean of what it saw at a step. A client that is seen
-on both sides of one step tells nothing, and is left out.
+A client counts once in a comparison: with its mean over a step. A client that both arms answered
+within a step compares nothing and is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
 
 from mondrian.core.fields import FloatArray
+from mondrian.rollout.confidence_sequences import (
+    CONFIDENCE_LEVEL,
+    Band,
+    difference_band,
+    mean_band,
+    share_band,
+)
 from mondrian.rollout.observations import Observation
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a job; `value` is None where the job does not have it.
+    """A number of a job; `value` returns None if the job does not have it.
 
-    kind    share (each value 0 or 1) or mean
-    better  high or low
-    is_rated   a person gave it, so it was observed when they did
+    kind      share (each value is 0 or 1) or mean
+    is_rated  given by a person, so it was observed when they rated
     """
 
     name: str
@@ -34,174 +41,141 @@ class Metric:
     is_rated: bool = False
 
 
-def _to_float(value: bool | None) -> float | None:
-    return None if value is None else float(value)
+def _failed(obs: Observation) -> bool | None:
+    if obs.outcome not in ("completed", "failed"):
+        return None
+    return obs.outcome == "failed" or obs.was_retried
 
 
-def _is_finished(job: Observation) -> bool:
-    return job.outcome in ("completed", "failed")
+def _used_fallback(obs: Observation) -> bool | None:
+    return obs.used_fallback if obs.outcome == "completed" else None
+
+
+def _latency(obs: Observation) -> float | None:
+    return obs.latency if obs.outcome == "completed" else None
+
+
+_accepted, _change = attrgetter("accepted"), attrgetter("score_change")
+
+
+def _has_thumbs(sign: int) -> Callable[[Observation], bool | None]:
+    return lambda obs: None if obs.thumbs is None else sign * obs.thumbs > 0
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("compliance", "answers in form", "share", "high", lambda s: _to_float(s.compliant)),
+        Metric("compliance", "schema-valid answers", "share", "high", attrgetter("compliant")),
+        Metric("failures", "failed, at least on the first try", "share", "low", _failed),
+        Metric("fallbacks", "answered by the base as fallback", "share", "low", _used_fallback),
+        Metric("approval", "thumbs up among rated", "share", "high", _has_thumbs(1), is_rated=True),
         Metric(
-            "failures",
-            "failed, at first or for good",
-            "share",
-            "low",
-            lambda s: (
-                _to_float(s.outcome == "failed" or s.tried_again) if _is_finished(s) else None
-            ),
+            "thumbs_down", "thumbs down among rated", "share", "low", _has_thumbs(-1), is_rated=True
         ),
+        Metric("acceptance", "accepted among reviewed", "share", "high", _accepted, is_rated=True),
         Metric(
-            "fallbacks",
-            "answered by the base in its place",
-            "share",
-            "low",
-            lambda s: _to_float(s.fell_back) if s.outcome == "completed" else None,
+            "correction", "score change in reviews", "mean", "low", _change, "points", is_rated=True
         ),
-        Metric(
-            "approval",
-            "thumbs up among rated",
-            "share",
-            "high",
-            lambda s: None if s.thumbs is None else _to_float(s.thumbs > 0),
-            is_rated=True,
-        ),
-        Metric(
-            "thumbs_down",
-            "thumbs down among rated",
-            "share",
-            "low",
-            lambda s: None if s.thumbs is None else _to_float(s.thumbs < 0),
-            is_rated=True,
-        ),
-        Metric(
-            "acceptance",
-            "taken as it was, among decided",
-            "share",
-            "high",
-            lambda s: _to_float(s.accepted),
-            is_rated=True,
-        ),
-        Metric(
-            "correction",
-            "how far a person moved scores",
-            "mean",
-            "low",
-            lambda s: s.moved,
-            "points",
-            is_rated=True,
-        ),
-        Metric(
-            "latency",
-            "once begun, to the critique",
-            "mean",
-            "low",
-            lambda s: s.seconds if s.outcome == "completed" else None,
-            "s",
-        ),
-        Metric(
-            "tokens",
-            "length of an answer",
-            "mean",
-            "low",
-            lambda s: None if s.tokens is None else float(s.tokens),
-            "tokens",
-        ),
+        Metric("latency", "time from start to critique", "mean", "low", _latency, "s"),
+        Metric("tokens", "length of an answer", "mean", "low", attrgetter("tokens"), "tokens"),
     )
 }
 
 
 def slow_critiques_metric(limit: float) -> Metric:
-    """Whether a critique took longer than a limit: p95 is within it where this is at most 0.05.
+    """Return whether a critique took longer than a limit: p95 is within it if the share is ≤ 0.05.
 
-    Who left later than the limit saw a slow one; of who left sooner nothing is known.
+    A client that disconnected after the limit counts as slow; one that left earlier is unknown.
     """
 
-    def value(job: Observation) -> float | None:
-        if job.seconds is None or (job.outcome == "gone" and job.seconds <= limit):
+    def is_slow(obs: Observation) -> bool | None:
+        if obs.latency is None or (obs.outcome == "disconnected" and obs.latency <= limit):
             return None
-        return _to_float(job.seconds > limit)
+        return obs.latency > limit
 
-    return Metric(
-        "latency_p95_seconds", f"critiques slower than {limit:g} s", "share", "low", value
-    )
+    description = f"critiques slower than {limit:g} s"
+    return Metric("latency_p95_seconds", description, "share", "low", is_slow)
 
 
-def double_exposed_clients(jobs: Iterable[Observation]) -> set[tuple[int, str]]:
-    """(step, subject) of clients that both arms answered within a step."""
-    sides: dict[tuple[int, str], set[bool]] = {}
-    for job in jobs:
-        sides.setdefault((job.step, job.subject), set()).add(job.candidate)
-    return {key for key, both in sides.items() if len(both) > 1}
+def double_exposed_clients(observations: Iterable[Observation]) -> set[tuple[int, str]]:
+    """Return (step, client) of the clients that both arms answered within a step."""
+    arms: dict[tuple[int, str], set[bool]] = {}
+    for obs in observations:
+        arms.setdefault((obs.step, obs.client), set()).add(obs.is_candidate)
+    return {key for key, answered in arms.items() if len(answered) > 1}
 
 
 @dataclass(frozen=True)
-class MetricSamples:
-    """Values of one metric, a client of a step each, in the order in which they were first seen.
+class TimedBand:
+    """A band and the time of each of its entries, in seconds since 1970."""
 
-    observed_at  seconds since 1970
-    """
-
-    values: FloatArray
-    candidate: np.ndarray
-    share: FloatArray
-    observed_at: FloatArray
+    times: FloatArray
+    band: Band
 
 
-def collect_samples(jobs: Sequence[Observation], metric: Metric) -> MetricSamples:
-    """What a comparison of the arms is made of: no shadows, nobody who saw both arms."""
-    double = double_exposed_clients(job for job in jobs if not job.shadow)
-    units: dict[tuple[int, str], list[tuple[float, Observation]]] = {}
-    timed = sorted(jobs, key=lambda job: _observation_time(job, metric))
-    for job in timed:
-        value = metric.value(job)
-        key = (job.step, job.subject)
-        if value is not None and not job.shadow and key not in double:
-            units.setdefault(key, []).append((value, job))
-    firsts = [all[0][1] for all in units.values()]
-    return MetricSamples(
-        np.array([np.mean([value for value, _ in all]) for all in units.values()], float),
-        np.array([job.candidate for job in firsts], bool),
-        np.array([job.share for job in firsts], float),
-        np.array([_observation_time(job, metric) for job in firsts], float),
-    )
-
-
-def arm_values(
-    jobs: Sequence[Observation], metric: Metric, candidate: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Values of an arm, a job each, and when they were seen; no shadows."""
+def estimate_arm(observations: Sequence[Observation], metric: Metric, candidate: bool) -> TimedBand:
+    """Return the running estimate of one arm over its jobs, without shadows."""
     timed_values = [
-        (_observation_time(job, metric), value)
-        for job in jobs
-        if job.candidate == candidate
-        and not job.shadow
-        and (value := metric.value(job)) is not None
+        (_observation_time(obs, metric), value)
+        for obs in observations
+        if obs.is_candidate == candidate
+        and not obs.is_shadow
+        and (value := metric.value(obs)) is not None
     ]
     timed_values.sort(key=lambda pair: pair[0])
+    times = np.array([time for time, _ in timed_values], float)
     values = np.array([value for _, value in timed_values], float)
-    return values, np.array([when for when, _ in timed_values], float)
+    return TimedBand(times, share_band(values > 0) if metric.kind == "share" else mean_band(values))
 
 
-def paired_values(jobs: Sequence[Observation], metric: Metric) -> tuple[FloatArray, FloatArray]:
-    """(candidate, control) values for one photograph each: of jobs and their shadows."""
-    job_by_id = {job.id: job for job in jobs}
-    value_pairs = []
-    for job in jobs:
-        other = job_by_id.get(job.pair_of) if job.shadow else None
-        if other is None or other.candidate == job.candidate:
+def estimate_difference(
+    observations: Sequence[Observation],
+    metric: Metric,
+    sign: float = 1.0,
+    level: float = CONFIDENCE_LEVEL,
+) -> TimedBand:
+    """Return the running difference of the arms over the clients of each step, without shadows.
+
+    A client that was not assigned at random, or that both arms answered, is left out.
+
+    sign  -1 for a metric of which less is better, so that above 0 is good
+    """
+    double = double_exposed_clients(obs for obs in observations if not obs.is_shadow)
+    clients: dict[tuple[int, str], list[tuple[float, Observation]]] = {}
+    for obs in sorted(observations, key=lambda obs: _observation_time(obs, metric)):
+        value, client = metric.value(obs), (obs.step, obs.client)
+        if value is not None and not obs.is_shadow and client not in double:
+            clients.setdefault(client, []).append((value, obs))
+    assigned = [samples for samples in clients.values() if 0 < samples[0][1].share < 1]
+    values = [np.mean([value for value, _ in samples]) for samples in assigned]
+    first_jobs = [samples[0][1] for samples in assigned]
+    band = difference_band(
+        sign * np.array(values, float),
+        np.array([obs.is_candidate for obs in first_jobs], bool),
+        np.array([obs.share for obs in first_jobs], float),
+        level=level,
+        span=1.0 if metric.kind == "share" else 0.0,
+    )
+    return TimedBand(np.array([_observation_time(obs, metric) for obs in first_jobs], float), band)
+
+
+def paired_values(
+    observations: Sequence[Observation], metric: Metric
+) -> tuple[FloatArray, FloatArray]:
+    """Return the (candidate, control) values of photos that both arms critiqued (shadow jobs)."""
+    by_id = {obs.id: obs for obs in observations}
+    pairs = []
+    for obs in observations:
+        other = by_id.get(obs.pair_of) if obs.is_shadow else None
+        if other is None or other.is_candidate == obs.is_candidate:
             continue
-        a, b = (job, other) if job.candidate else (other, job)
-        values = metric.value(a), metric.value(b)
+        candidate, control = (obs, other) if obs.is_candidate else (other, obs)
+        values = metric.value(candidate), metric.value(control)
         if None not in values:
-            value_pairs.append(values)
-    pair_array = np.array(value_pairs, float).reshape(-1, 2)
-    return pair_array[:, 0], pair_array[:, 1]
+            pairs.append(values)
+    array = np.array(pairs, float).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
 
 
-def _observation_time(job: Observation, metric: Metric) -> float:
-    return job.judged if metric.is_rated else job.ended
+def _observation_time(obs: Observation, metric: Metric) -> float:
+    return obs.rated_at if metric.is_rated else obs.ended_at

@@ -1,66 +1,68 @@
-"""A roll-out -> one report, plain JSON: how it stands, why, and every number behind that.
+"""The report on a rollout as JSON, and its metrics as CSV.
 
-The page, the command, the API and the CSV all show this and nothing else.
+The page, the command and the API all show this report and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import StringIO
+from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from mondrian.rollout.assessment import (
     Assessment,
+    AssignmentCheck,
     assess,
     check_assignment,
     count_exposure,
-    first_observations,
 )
+from mondrian.rollout.confidence_sequences import MISMATCH_LEVEL, Interval
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import STATUS_MEANINGS, decide
-from mondrian.rollout.metrics import METRICS
+from mondrian.rollout.metrics import METRICS, Metric, TimedBand, estimate_arm, estimate_difference
 from mondrian.rollout.observations import Observation, load_observations
-from mondrian.rollout.sample_ratio import MISMATCH_LEVEL
 from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
-from mondrian.rollout.time_series import build_metric_series, interval_to_json, round_or_none
 
+ARMS = ("candidate", "control", "difference")
+MAX_POINTS = 100  # of a series; the newest is always included
+CSV_COLUMNS = tuple("rollout advisor version time metric arm mean low high count".split())
 RolloutReport = dict[str, Any]
+Point = Sequence[Any]  # seconds since 1970, count, mean, low, high; None if unknown
 
 
 def build_rollout_report(
-    rollouts: RolloutStore, settings: RolloutConfig | None, entry: RolloutRecord, now: float
+    store: RolloutStore, config: RolloutConfig | None, record: RolloutRecord, now: float
 ) -> RolloutReport:
-    """Everything about a roll-out.
+    """Return everything about a rollout.
 
-    settings  None where nobody knows them: then there is no verdict, no limit and no plan
-    now       seconds since 1970
+    config  None if unknown: then there is no verdict, no limit and no step
+    now     seconds since 1970
     """
-    observations = load_observations(rollouts.engine, entry.id, entry.evidence_from)
-    live_jobs = [obs for obs in observations if not obs.shadow]
-    payload = {
-        "rollout": entry.id,
-        "advisor": entry.advisor,
-        "version": entry.version,
-        "name": entry.name,
-        "control": entry.control,
-        "state": entry.state,
-        "why": entry.why,
-        "revision": entry.revision,
-        "at": iso_timestamp(now),
-        "began": iso_timestamp(entry.began),
-        "evidence_from": iso_timestamp(entry.evidence_from),
-        "full_since": iso_timestamp(entry.full_since),
+    observations = load_observations(store.engine, record.id, record.evidence_from)
+    live_jobs = [obs for obs in observations if not obs.is_shadow]
+    assignment = check_assignment(live_jobs)
+    names = ("advisor", "version", "name", "control", "state", "reason", "revision")
+    times = ("started_at", "evidence_from", "full_since")
+    report: RolloutReport = {
+        "rollout": record.id,
+        **{name: getattr(record, name) for name in names},
+        "created_at": iso_timestamp(now),
+        **{name: iso_timestamp(getattr(record, name)) for name in times},
         "exposure": {
             "candidate": asdict(count_exposure(live_jobs, True)),
             "control": asdict(count_exposure(live_jobs, False)),
-            "dealt": _summarize_assignment(live_jobs),
         },
-        "fairness": _report_assignment_check(live_jobs),
-        "metrics": build_metric_series(observations),
+        "assignment": _report_assignment(assignment),
+        "metrics": [_report_metric(observations, metric) for metric in METRICS.values()],
         "decisions": [
-            asdict(decision) | {"at": iso_timestamp(decision.at)}
-            for decision in rollouts.list_decisions(entry.id)
+            asdict(decision) | {"decided_at": iso_timestamp(decision.decided_at)}
+            for decision in store.list_decisions(record.id)
         ],
         "verdict": None,
         "step": None,
@@ -68,52 +70,45 @@ def build_rollout_report(
         "guardrails": [],
         "success": None,
     }
-    if settings is not None:
-        assessment = assess(observations, settings, entry.step)
-        payload |= _report_verdict(assessment, entry, settings, now) | _report_steps(
-            assessment, entry, settings, now
-        )
-    return payload
-
-
-def split_newest(
-    rollouts: RolloutStore, advisor: str = ""
-) -> tuple[list[RolloutRecord], list[RolloutRecord]]:
-    """(the newest roll-out of each advisor, or of one; those before), each the newest first."""
-    new: dict[str, RolloutRecord] = {}
-    old = []
-    for entry in rollouts.list_rollouts():
-        if advisor in ("", entry.advisor) and new.setdefault(entry.advisor, entry) is not entry:
-            old.append(entry)
-    return list(new.values()), old
+    if config is not None:
+        assessment = assess(observations, config, record.step)
+        report |= _report_verdict(assessment, record, config, now)
+        report |= _report_steps(assessment, record, config, now)
+    return report
 
 
 def iso_timestamp(seconds: float | None) -> str | None:
-    """Seconds since 1970 as ISO text, UTC."""
+    """Return seconds since 1970 as ISO text in UTC."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
+def _report_assignment(check: AssignmentCheck) -> RolloutReport:
+    return asdict(check) | {
+        "expected": round_or_none(check.expected),
+        "actual": round_or_none(check.actual),
+        "e_value": round_or_none(check.e_value),
+        "alarm_from": round(1 / MISMATCH_LEVEL, 6),
+    }
+
+
 def _report_verdict(
-    assessment: Assessment, entry: RolloutRecord, settings: RolloutConfig, now: float
+    assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
 ) -> RolloutReport:
-    verdict, success = decide(assessment, entry, settings, now), assessment.success
-    guards = [
-        asdict(guard) | {"found": interval_to_json(guard.found)} for guard in assessment.guards
-    ]
+    verdict, success = decide(assessment, record, config, now), assessment.success
+    metric = METRICS[success.metric]
     return {
-        "verdict": {
-            "status": str(verdict.status),
-            "meaning": STATUS_MEANINGS[verdict.status],
-            "action": verdict.action,
-            "why": verdict.why,
-        },
-        "guardrails": guards,
-        "success": {
-            "metric": success.metric,
-            "told": METRICS[success.metric].description,
-            "margin": success.margin,
+        "verdict": asdict(verdict) | {"meaning": STATUS_MEANINGS[verdict.status]},
+        "guardrails": [
+            asdict(result) | {"estimate": interval_to_json(result.estimate)}
+            for result in assessment.guardrails
+        ],
+        "success": asdict(success)
+        | {
+            "description": metric.description,
+            "kind": metric.kind,
+            "unit": metric.unit,
             "verdict": success.verdict,
             "difference": interval_to_json(success.difference),
             "paired": interval_to_json(success.paired),
@@ -122,50 +117,80 @@ def _report_verdict(
 
 
 def _report_steps(
-    assessment: Assessment, entry: RolloutRecord, settings: RolloutConfig, now: float
+    assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
 ) -> RolloutReport:
-    """Where it is among its steps, and what the step asks for."""
-    here = min(entry.step, len(settings.steps) - 1)
-    current_status = "stopped" if entry.state == BACK else "here"
-    places = [
-        "done" if i < here else current_status if i == here else "to come"
-        for i in range(len(settings.steps))
-    ]
-    steps = [
-        planned_step.model_dump() | {"place": place}
-        for planned_step, place in zip(settings.steps, places, strict=True)
-    ]
-    hours = max(0.0, now - entry.step_began) / 3600
-    step = {
-        "number": here + 1,
-        "of": len(steps),
-        "share": 0.0 if entry.state == BACK else settings.steps[here].share,
-        "began": iso_timestamp(entry.step_began),
-        "hours": round(hours, 2),
-        "hours_asked": settings.steps[here].hours,
-        "jobs": assessment.step_jobs,
-        "jobs_asked": settings.steps[here].jobs,
-        "asks": settings.steps[here].requires,
-        "automatic": settings.automatic,
-    }
-    return {"step": step, "steps": steps}
-
-
-def _summarize_assignment(observations: Sequence[Observation]) -> RolloutReport:
-    """Clients that were dealt by lot: the share meant for the candidate and what it got."""
-    assigned = [client for client in first_observations(observations) if 0 < client.share < 1]
-    if not assigned:
-        return {"clients": 0, "meant": None, "got": None}
-    expected = sum(client.share for client in assigned) / len(assigned)
-    got = sum(client.candidate for client in assigned) / len(assigned)
-    return {"clients": len(assigned), "meant": round_or_none(expected), "got": round_or_none(got)}
-
-
-def _report_assignment_check(observations: Sequence[Observation]) -> RolloutReport:
-    mismatch, double, clients = check_assignment(observations)
+    index = min(record.step, len(config.steps) - 1)
+    is_back, current = record.state == BACK, config.steps[index]
+    statuses = ["done"] * index + ["stopped" if is_back else "current"]
+    statuses += ["upcoming"] * (len(config.steps) - len(statuses))
     return {
-        "mismatch": round_or_none(mismatch),
-        "alarm": round(1 / MISMATCH_LEVEL, 6),
-        "both_arms": double,
-        "clients": clients,
+        "step": {
+            "number": index + 1,
+            "total": len(config.steps),
+            "share": 0.0 if is_back else current.share,
+            "started_at": iso_timestamp(record.step_started_at),
+            "hours": round(max(0.0, now - record.step_started_at) / 3600, 2),
+            "hours_required": current.hours,
+            "jobs": assessment.step_jobs,
+            "jobs_required": current.jobs,
+            "requires": current.requires,
+            "automatic": config.automatic,
+        },
+        "steps": [
+            step.model_dump() | {"status": status}
+            for step, status in zip(config.steps, statuses, strict=True)
+        ],
     }
+
+
+def _report_metric(observations: Sequence[Observation], metric: Metric) -> RolloutReport:
+    bands = (
+        estimate_arm(observations, metric, True),
+        estimate_arm(observations, metric, False),
+        estimate_difference(observations, metric),
+    )
+    names = ("name", "description", "kind", "better", "unit")
+    return {name: getattr(metric, name) for name in names} | {
+        arm: {"estimate": interval_to_json(timed.band.last), "series": thin_series(timed)}
+        for arm, timed in zip(ARMS, bands, strict=True)
+    }
+
+
+def interval_to_json(interval: Interval) -> RolloutReport:
+    """Return an interval as JSON; unknown numbers are null."""
+    numbers = {name: round_or_none(getattr(interval, name)) for name in ("mean", "low", "high")}
+    return numbers | {"count": interval.count}
+
+
+def thin_series(timed: TimedBand, max_points: int = MAX_POINTS) -> list[Point]:
+    """Return at most `max_points` evenly spaced points of a band."""
+    size = len(timed.times)
+    indices = np.unique(np.linspace(0, size - 1, min(size, max_points)).round().astype(int))
+    columns = (timed.band.mean, timed.band.low, timed.band.high)
+    times = [round(float(timed.times[i]), 3) for i in indices]
+    estimates = [[round_or_none(float(column[i])) for column in columns] for i in indices]
+    points = zip(times, indices, estimates, strict=True)
+    return [[time, int(i) + 1, *estimate] for time, i, estimate in points if isfinite(time)]
+
+
+def round_or_none(value: float | None) -> float | None:
+    """Return a number with six digits; None if it is unknown."""
+    return None if value is None or not isfinite(value) else float(f"{value:.6g}")
+
+
+def render_csv(reports: Iterable[RolloutReport]) -> str:
+    """Return the metrics as CSV: one row per point of each arm (docs/experiments.md)."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows(row for report in reports for row in _csv_rows(report))
+    return text.getvalue()
+
+
+def _csv_rows(report: RolloutReport) -> Iterator[list[Any]]:
+    candidate = [report["rollout"], report["advisor"], report["version"]]
+    for metric in report["metrics"]:
+        for arm in ARMS:
+            for seconds, count, *estimate in metric[arm]["series"]:
+                time = iso_timestamp(seconds)
+                yield [*candidate, time, metric["name"], arm, *estimate, count]

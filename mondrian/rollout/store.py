@@ -1,36 +1,78 @@
-"""Roll-outs in the database: one for each version of an advisor's adapter, and every decision.
+"""Rollouts in the database: one per version of an advisor's adapter, and a log of every decision.
 
-A change is made by whoever saw the newest state (its revision), in one transaction with its entry
-in the log: of several services that come to the same decision one makes it.
+A change needs the newest state (its revision) and is made in one transaction with its log entry:
+if several services reach the same decision, one of them makes it.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Engine, Label, Table, func, inspect, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from mondrian.storage.tables import decisions, rollouts
+from mondrian.core.errors import DataError
+from mondrian.storage.engine import format_database_error, open_engine, redact_url
+from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
 RUNNING, HELD, BACK = "running", "held", "rolled back"
+_COLUMN_BY_FIELD = {
+    "reason": "why",
+    "started_at": "began",
+    "step_started_at": "step_began",
+    "decided_at": "at",
+}
+_REQUIRED_TABLES = {table.name for table in (jobs, rollouts, decisions, feedback)}
+_NO_ROLLOUTS_HINT = "a service that runs with --rollout creates them"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new version of an advisor's adapter.
+
+    version  hash of its files, as in jobs.adapter_version
+    name     of its folder, for display
+    """
+
+    advisor: str
+    version: str
+    name: str
+    folder: str
+
+    @property
+    def id(self) -> str:
+        """The id of its rollout."""
+        return f"{self.advisor}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who changes a rollout (the service or a person), why, and when (seconds since 1970)."""
+
+    who: str
+    reason: str
+    now: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
 class RolloutRecord:
-    """How the roll-out of a version stands.
+    """The state of a rollout.
 
-    version         by its bytes, as jobs.adapter_version
-    name            of its folder, for people
-    control         name of what answers the other clients; `base` where that is the base
-    state           running, held by a person, or rolled back
-    step            from 0
-    began, step_began, evidence_from, full_since
-                    seconds since 1970; jobs before evidence_from do not count; full_since is when
-                    it came to answer everybody, None before
+    version, name  of the candidate
+    control        name of the adapter that answers the other clients; `base` for the base
+    state          running, held by a person, or rolled back
+    reason         of the newest decision
+    step           from 0
+    started_at, step_started_at, evidence_from, full_since
+                   seconds since 1970; jobs before evidence_from do not count; full_since is when
+                   the candidate first answered all clients, None before
     """
 
     id: str
@@ -38,132 +80,186 @@ class RolloutRecord:
     version: str
     name: str
     folder: str
-    control: str
-    control_version: str
-    control_folder: str
-    state: str
-    why: str
-    step: int
-    revision: int
-    began: float
-    step_began: float
+    started_at: float
+    step_started_at: float
     evidence_from: float
-    full_since: float | None
+    full_since: float | None = None
+    control: str = "base"
+    control_version: str = ""
+    control_folder: str = ""
+    state: str = RUNNING
+    reason: str = ""
+    step: int = 0
+    revision: int = 0
 
 
 @dataclass(frozen=True)
 class RolloutDecision:
-    """One line of the log: who (the service or a person) did what, and why."""
+    """A log entry."""
 
     rollout: str
     who: str
     action: str
     state: str
-    why: str
+    reason: str
     step: int
-    at: float
+    decided_at: float
 
 
 class RolloutStore:
-    """The roll-outs of a database."""
-
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.reader = engine.execution_options(reads=True)
 
     def get(self, id: str) -> RolloutRecord | None:
-        """A roll-out by its id, <advisor>/<version>."""
+        """Return a rollout by its id, <advisor>/<version>."""
         return next(iter(self._select_records(rollouts.c.id == id)), None)
 
     def list_rollouts(self) -> list[RolloutRecord]:
-        """Every one, the newest first."""
+        """Return all rollouts, newest first."""
         return self._select_records()
 
-    def begin(
-        self, advisor: str, version: str, name: str, folder: str, control: str, full: bool = False
-    ) -> RolloutRecord:
-        """The roll-out of a version, begun at the first step where it is new.
+    def split_newest(self, advisor: str = "") -> tuple[list[RolloutRecord], list[RolloutRecord]]:
+        """Return (the newest rollout of each advisor, or of one; the older ones), newest first."""
+        newest: dict[str, RolloutRecord] = {}
+        older = []
+        for record in self.list_rollouts():
+            if advisor not in ("", record.advisor):
+                continue
+            if newest.setdefault(record.advisor, record) is not record:
+                older.append(record)
+        return list(newest.values()), older
 
-        control  previous or base, as in rollout.yaml
-        full     whether its first step is of everybody
+    def begin(self, candidate: Candidate, baseline: str, is_full: bool = False) -> RolloutRecord:
+        """Return the rollout of a version; start it at the first step if it is new.
+
+        baseline  previous or base, as in rollout.yaml
+        is_full   whether the first step serves all clients
         """
-        id = f"{advisor}/{version}"
-        existing = self.get(id)
-        if existing:
+        if existing := self.get(candidate.id):
             return existing
-        before = self._find_previous(advisor, version) if control == "previous" else None
+        previous = self._find_previous(candidate) if baseline == "previous" else None
         now = time.time()
-        entry = RolloutRecord(
-            id,
-            advisor,
-            version,
-            name,
-            folder,
-            before.name if before else "base",
-            before.version if before else "",
-            before.folder if before else "",
-            RUNNING,
-            "",
-            0,
-            0,
-            now,
-            now,
-            now,
-            now if full else None,
+        record = RolloutRecord(
+            candidate.id, **vars(candidate), started_at=now, step_started_at=now, evidence_from=now
         )
-        began = RolloutDecision(id, "service", "begin", RUNNING, f"new version {name}", 0, now)
+        if is_full:
+            record = replace(record, full_since=now)
+        if previous:
+            name, version, folder = previous.name, previous.version, previous.folder
+            record = replace(record, control=name, control_version=version, control_folder=folder)
+        reason = f"new version {candidate.name}"
+        start = RolloutDecision(record.id, "service", "begin", RUNNING, reason, 0, now)
         try:
             with self.engine.begin() as connection:
-                connection.execute(rollouts.insert(), asdict(entry))
-                connection.execute(decisions.insert(), asdict(began))
-        except IntegrityError:  # another service was quicker
-            return self.get(id) or entry
-        return entry
+                connection.execute(rollouts.insert(), _to_columns(asdict(record)))
+                connection.execute(decisions.insert(), _to_columns(asdict(start)))
+        except IntegrityError:  # another service was faster
+            return self.get(record.id) or record
+        return record
 
-    def change(self, entry: RolloutRecord, who: str, action: str, why: str, **values: Any) -> bool:
-        """Change a roll-out and log it; False where somebody was quicker, and nothing is done."""
-        new = {"why": why, "revision": entry.revision + 1, **values}
-        decision = RolloutDecision(
-            entry.id,
-            who,
-            action,
-            new.get("state", entry.state),
-            why,
-            new.get("step", entry.step),
-            time.time(),
-        )
-        condition = (rollouts.c.id == entry.id) & (rollouts.c.revision == entry.revision)
+    def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
+        """Change a rollout and log it; return False, with no change, if it is not the newest."""
+        new, who, reason = replace(record, **values), actor.who, actor.reason
+        decision = RolloutDecision(record.id, who, action, new.state, reason, new.step, actor.now)
+        values |= {"reason": reason, "revision": record.revision + 1}
+        is_newest = (rollouts.c.id == record.id) & (rollouts.c.revision == record.revision)
         with self.engine.begin() as connection:
-            if connection.execute(rollouts.update().where(condition), new).rowcount != 1:
+            update = rollouts.update().where(is_newest)
+            if connection.execute(update, _to_columns(values)).rowcount != 1:
                 return False
-            connection.execute(decisions.insert(), asdict(decision))
+            connection.execute(decisions.insert(), _to_columns(asdict(decision)))
         return True
 
     def list_decisions(self, id: str, limit: int = 200) -> list[RolloutDecision]:
-        """What was decided, the newest first."""
-        chosen = [decisions.c[field.name] for field in fields(RolloutDecision)]
-        query = select(*chosen).where(decisions.c.rollout == id)
+        """Return the log of a rollout, newest first."""
+        query = select(*_columns(decisions, RolloutDecision)).where(decisions.c.rollout == id)
         with self.reader.begin() as connection:
             rows = connection.execute(query.order_by(decisions.c.number.desc()).limit(limit))
             return [RolloutDecision(**row) for row in rows.mappings()]
 
-    def _find_previous(self, advisor: str, version: str) -> RolloutRecord | None:
-        """What came to answer everybody last, and was not rolled back."""
-        served = (
-            (rollouts.c.advisor == advisor)
-            & (rollouts.c.version != version)
-            & rollouts.c.full_since.is_not(None)
-            & (rollouts.c.state != BACK)
+    def _find_previous(self, candidate: Candidate) -> RolloutRecord | None:
+        """Return the last version that answered all clients and was not rolled back."""
+        records = self._select_records(
+            rollouts.c.advisor == candidate.advisor,
+            rollouts.c.version != candidate.version,
+            rollouts.c.full_since.is_not(None),
+            rollouts.c.state != BACK,
         )
-        entries = self._select_records(served)
-        return max(entries, key=lambda entry: entry.full_since or 0, default=None)
+        return max(records, key=lambda record: record.full_since or 0, default=None)
 
     def _select_records(self, *conditions: Any) -> list[RolloutRecord]:
-        query = select(rollouts).where(*conditions)
+        query = select(*_columns(rollouts, RolloutRecord)).where(*conditions)
         query = query.order_by(func.coalesce(rollouts.c.began, 0).desc(), rollouts.c.id)
         with self.reader.begin() as connection:
-            return [_build_record(dict(row)) for row in connection.execute(query).mappings()]
+            return [RolloutRecord(**row) for row in connection.execute(query).mappings()]
 
 
-def _build_record(row: Mapping[str, Any]) -> RolloutRecord:
-    return RolloutRecord(**{field.name: row[field.name] for field in fields(RolloutRecord)})
+def _columns(table: Table, record_type: type) -> list[Label[Any]]:
+    """Return the columns of a record, labeled with the names of its fields."""
+    names = [item.name for item in fields(record_type)]
+    return [table.c[_COLUMN_BY_FIELD.get(name, name)].label(name) for name in names]
+
+
+def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_COLUMN_BY_FIELD.get(name, name): value for name, value in values.items()}
+
+
+@contextmanager
+def connect_rollouts(db: str) -> Iterator[RolloutStore]:
+    """Open an existing database by SQLite path or URL; creates no file and no table.
+
+    Raises DataError if it does not exist, has no rollout tables or becomes unavailable.
+    """
+    engine = open_engine(db) if "://" in db else None
+    tables = set(inspect(engine).get_table_names()) if engine else _list_tables(Path(db))
+    if missing := _REQUIRED_TABLES - tables:
+        raise DataError(
+            f"--db {redact_url(db)} has no table {min(missing)}, so no rollouts; "
+            f"{_NO_ROLLOUTS_HINT}"
+        )
+    try:
+        yield RolloutStore(engine or open_engine(db))
+    except SQLAlchemyError as error:
+        raise DataError(f"--db {redact_url(db)}: {format_database_error(error)}") from None
+
+
+def _list_tables(path: Path) -> set[str]:
+    if not path.is_file():
+        raise DataError(f"--db {path} does not exist; {_NO_ROLLOUTS_HINT}")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name for (name,) in rows}
+    except sqlite3.Error as error:
+        raise DataError(f"--db {path} cannot be read: {error}") from None
+
+
+def select_rollouts(
+    store: RolloutStore, advisor: str, include_older: bool = False
+) -> list[RolloutRecord]:
+    """Return the newest rollout of an advisor, or of each if it is empty; or all, newest first.
+
+    Raises DataError if there is none.
+    """
+    newest, older = store.split_newest(advisor)
+    if newest:
+        return [*newest, *older] if include_older else newest
+    known = sorted({record.advisor for record in store.list_rollouts()})
+    if advisor and known:
+        raise DataError(f"{advisor!r} has no rollout; there are rollouts of {', '.join(known)}")
+    raise DataError(f"no rollout has started yet; {_NO_ROLLOUTS_HINT}")
+
+
+def find_rollout(records: list[RolloutRecord], version: str) -> RolloutRecord:
+    """Return the rollout of a version, the start of one or a name; the newest for ''.
+
+    Raises DataError if none or more than one matches.
+    """
+    matches = [record for record in records if version in ("", record.version, record.name)]
+    matches = matches or [record for record in records if record.version.startswith(version)]
+    if len(matches) == 1 or (matches and not version):
+        return matches[0]
+    choices = ", ".join(f"{record.name} ({record.version})" for record in records)
+    problem = "matches more than one" if matches else "matches none"
+    raise DataError(f"--version {version!r} {problem} of {choices}")

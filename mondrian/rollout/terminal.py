@@ -1,217 +1,192 @@
-"""A report -> text for a terminal: how it is first, why in a line, then the numbers."""
+"""A report as text for a terminal: status first, then the reason, then the numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from mondrian.rollout.decision import format_progress
 from mondrian.rollout.formatting import (
     SHARE_FORMAT,
     UNKNOWN,
-    format_hours,
     format_interval,
+    format_limit,
     format_time,
     format_value,
-    metric_format,
     percent,
     plural,
 )
-from mondrian.rollout.report import RolloutReport
+from mondrian.rollout.report import ARMS, RolloutReport
 
 LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
-_SPARKLINE_WIDTH = 10  # looks of a small curve
-STATUS_COLORS = {
-    "healthy": 32,
-    "ready": 36,
-    "holding": 33,
-    "failing": 31,
-    "rolled back": 31,
-}  # of ANSI
+_SPARKLINE_WIDTH = 10  # characters
+# ANSI codes
+STATUS_COLORS = {"healthy": 32, "ready": 36, "holding": 33, "failing": 31, "rolled back": 31}
+_STEP_SYMBOLS = {"done": "●", "current": "◉", "stopped": "✕", "upcoming": "○"}
 
 
 def format_report(report: RolloutReport, colored: bool = False) -> str:
-    """Everything but the older looks at each metric."""
-    parts = [
+    """Return everything but the history of each metric."""
+    sections = [
         format_summary(report, colored),
-        _exposure(report),
-        _guardrails(report),
-        _metrics(report),
-        _log(report),
+        _format_exposure(report),
+        _format_guardrails(report),
+        _format_metrics(report),
+        _format_log(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def format_summary(report: RolloutReport, colored: bool = False) -> str:
-    """How it is, why, and where among its steps."""
-    verdict = report["verdict"] or {"status": report["state"], "why": report["why"]}
-    status, name = verdict["status"].upper(), f"{report['advisor']} · {report['name']}"
+    """Return status, reason and step."""
+    verdict = report["verdict"] or {"status": report["state"], "reason": report["reason"]}
+    status = verdict["status"].upper()
     if colored:
         status = f"\033[1;{STATUS_COLORS.get(verdict['status'], 0)}m{status}\033[0m"
-    lines = [f"{name} against {report['control']}: {status}"]
-    if verdict["why"]:
-        lines.append(_wrap(verdict["why"]))
+    lines = [f"{report['advisor']} · {report['name']} against {report['control']}: {status}"]
+    if verdict["reason"]:
+        lines.append(_wrap(verdict["reason"]))
     if report["step"]:
-        lines.append(_step(report))
-    return "\n".join(
-        [*lines, f"  version {report['version']}, since {format_time(report['began'])} UTC"]
-    )
+        lines.append(_format_steps(report))
+    started = format_time(report["started_at"])
+    return "\n".join([*lines, f"  version {report['version']}, since {started} UTC"])
 
 
-def _wrap(text: str, indent: str = "  ") -> str:
-    return fill(
-        _replace_unprintable(text), LINE_WIDTH, initial_indent=indent, subsequent_indent=indent
-    )
+def _wrap(text: str) -> str:
+    text = _replace_unprintable(text)
+    return fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _step(report: RolloutReport) -> str:
-    signs = {"done": "●", "here": "◉", "stopped": "✕", "to come": "○"}
+def _format_steps(report: RolloutReport) -> str:
     track = " ── ".join(
-        f"{signs[planned_step['place']]} {percent(planned_step['share'])}"
-        for planned_step in report["steps"]
+        f"{_STEP_SYMBOLS[step['status']]} {percent(step['share'])}" for step in report["steps"]
     )
-    step = report["step"]
-    progress = (
-        f"{step['jobs']} of {step['jobs_asked']} critiques, "
-        f"{format_hours(step['hours'])} of {format_hours(step['hours_asked'])}"
-    )
-    is_redundant = report["state"] == "rolled back" or progress in report["verdict"]["why"]
+    names = ("jobs", "jobs_required", "hours", "hours_required")
+    progress = format_progress(*(report["step"][name] for name in names))
+    is_redundant = report["state"] == "rolled back" or progress in report["verdict"]["reason"]
     return f"  {track}" + ("" if is_redundant else f"   {progress}")
 
 
-def _exposure(report: RolloutReport) -> str:
-    names = {
-        "jobs": "asked",
-        "subjects": "clients",
-        "completed": "completed",
-        "failed": "failed",
-        "gone": "left",
-        "open": "open",
-        "rated": "rated",
-    }
+def _format_exposure(report: RolloutReport) -> str:
+    columns = ["jobs", "clients", "completed", "failed", "disconnected", "open", "rated"]
     rows = [
-        [arm, *(str(report["exposure"][arm][key]) for key in names)]
+        [arm, *(str(report["exposure"][arm][column]) for column in columns)]
         for arm in ("candidate", "control")
     ]
-    table = _table("WHO WAS ASKED", [*names.values()], rows)
+    table = _format_table("EXPOSURE", columns, rows)
     return "\n".join([table, *(_wrap(line) for line in describe_assignment(report))])
 
 
 def describe_assignment(report: RolloutReport) -> list[str]:
-    """Whether both arms got the clients that they were dealt, in sentences."""
-    assignment, fair = report["exposure"]["dealt"], report["fairness"]
-    if not assignment["clients"]:
-        return ["No client was dealt by lot yet."]
-    odd = "no sign of" if fair["mismatch"] < fair["alarm"] else "ALARM:"
+    """Return the result of the sample-ratio check in sentences."""
+    check = report["assignment"]
+    if not check["random_clients"]:
+        return ["No client was assigned at random yet."]
+    mismatch = "ALARM, mismatch" if check["e_value"] >= check["alarm_from"] else "no mismatch"
     return [
-        f"The candidate got {percent(assignment['got'])} of "
-        f"{plural(assignment['clients'], 'client')} where "
-        f"{percent(assignment['meant'])} were meant: {odd} a mismatch (e-value "
-        f"{fair['mismatch']:.2g}; an alarm from {fair['alarm']:g}).",
-        f"{plural(fair['both_arms'], 'client')} saw both arms within a step."
-        if fair["both_arms"]
-        else "Nobody saw both arms within a step.",
+        f"Sample-ratio check: the candidate got {percent(check['actual'])} of "
+        f"{plural(check['random_clients'], 'client')}, expected {percent(check['expected'])}: "
+        f"{mismatch} (e-value {check['e_value']:.2g}, alarm from {check['alarm_from']:g}).",
+        f"{plural(check['double_exposed'], 'client')} got answers from both arms within a step.",
     ]
 
 
-def _guardrails(report: RolloutReport) -> str:
+def _format_guardrails(report: RolloutReport) -> str:
     rows = []
     for guardrail in report["guardrails"]:
-        side = "at least" if guardrail["least"] else "at most"
+        estimate = guardrail["estimate"]
         rows.append(
             [
-                guardrail["told"],
-                format_value(guardrail["found"]["mean"], SHARE_FORMAT),
-                format_interval(guardrail["found"], SHARE_FORMAT),
-                f"{side} {percent(guardrail['limit'])}",
-                str(guardrail["found"]["count"]),
+                guardrail["description"],
+                format_value(estimate["mean"], SHARE_FORMAT),
+                format_interval(estimate, SHARE_FORMAT),
+                format_limit(guardrail["limit"], guardrail["is_minimum"]),
+                str(estimate["count"]),
                 guardrail["verdict"],
             ]
         )
     columns = ["candidate", "95 % interval", "limit", "count", ""]
-    return _table("GUARDRAILS", columns, rows) if rows else ""
+    return _format_table("GUARDRAILS", columns, rows) if rows else ""
 
 
-def _metrics(report: RolloutReport) -> str:
+def _format_metrics(report: RolloutReport) -> str:
     rows = []
     for metric in report["metrics"]:
-        arms = (metric["candidate"]["now"], metric["control"]["now"])
+        candidate, control, difference = (metric[arm]["estimate"] for arm in ARMS)
         rows.append(
             [
-                metric["told"],
-                *(format_value(arm["mean"], metric) for arm in arms),
-                format_value(metric["difference"]["now"]["mean"], metric, True),
-                format_interval(metric["difference"]["now"], metric, True),
+                metric["description"],
+                format_value(candidate["mean"], metric),
+                format_value(control["mean"], metric),
+                format_value(difference["mean"], metric, signed=True),
+                format_interval(difference, metric, signed=True),
                 sparkline([point[2] for point in metric["candidate"]["series"]]),
             ]
         )
     columns = ["candidate", "control", "difference", "95 % interval", "over time"]
-    return "\n".join([_table("METRICS", columns, rows), *_success(report)])
+    return "\n".join([_format_table("METRICS", columns, rows), *_format_success(report)])
 
 
-def _success(report: RolloutReport) -> Iterable[str]:
+def _format_success(report: RolloutReport) -> Iterable[str]:
     success = report["success"]
     if not success:
         return
-    metric = metric_format(success["metric"])
     yield _wrap(
-        f"Success is {success['metric']} ({success['told']}): {success['verdict']}; a drop of "
-        f"{format_value(success['margin'], metric)} would still do. Above 0 is good: "
-        f"{format_interval(success['difference'], metric, True)}; of photographs that both arms "
-        f"critiqued: {format_interval(success['paired'], metric, True)}."
+        f"Success metric {success['metric']} ({success['description']}): {success['verdict']}. "
+        f"Margin for not worse: {format_value(success['margin'], success)}. Difference, above 0 is "
+        f"better: {format_interval(success['difference'], success, True)}; over photos that both "
+        f"arms critiqued: {format_interval(success['paired'], success, True)}."
     )
 
 
-def _log(report: RolloutReport) -> str:
+def _format_log(report: RolloutReport) -> str:
     rows = [
         [
-            format_time(decision["at"]),
+            format_time(decision["decided_at"]),
             decision["who"],
             decision["action"],
             f"step {decision['step'] + 1}",
-            _replace_unprintable(decision["why"]),
+            decision["reason"],
         ]
         for decision in report["decisions"]
     ]
-    return _table("DECISIONS (UTC)", [], rows, cut=True)
+    return _format_table("DECISIONS (UTC)", [], rows)
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """A small curve of characters; empty for less than two values."""
+    """Return a small curve of block characters; empty for fewer than two values."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return ""
-    chosen = [
-        known[i * (len(known) - 1) // (_SPARKLINE_WIDTH - 1)] for i in range(_SPARKLINE_WIDTH)
-    ]
-    low, high = min(chosen), max(chosen)
-    room = high - low or 1.0
-    flat = high == low
-    return "".join(_SPARKLINE_CHARS[3 if flat else round((y - low) / room * 7)] for y in chosen)
+    last = len(known) - 1
+    points = [known[i * last // (_SPARKLINE_WIDTH - 1)] for i in range(_SPARKLINE_WIDTH)]
+    low, high = min(points), max(points)
+    if high == low:
+        return _SPARKLINE_CHARS[3] * _SPARKLINE_WIDTH
+    return "".join(_SPARKLINE_CHARS[round((y - low) / (high - low) * 7)] for y in points)
 
 
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cut: bool = False
-) -> str:
-    """Columns as wide as they need to be: numbers right below their heads, words to the left."""
-    lines = [[title, *columns], *([_replace_unprintable(cell) for cell in row] for row in rows)]
-    body = lines if columns else lines[1:]
-    widths = [max(len(row[i]) for row in body) for i in range(len(body[0]))] if body else []
-    rendered_rows = []
+def _format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align a table: numbers right, the first column left; without columns, cut long lines."""
+    body = [[_replace_unprintable(cell) for cell in row] for row in rows]
+    if columns:
+        body = [[title, *columns], *body]
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    lines = []
     for row in body:
         cells = [
             cell.rjust(width) if i and columns else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        text = "  ".join(cells).rstrip()
-        rendered_rows.append(
-            text if not cut or len(text) <= LINE_WIDTH - 2 else f"{text[: LINE_WIDTH - 3]}…"
-        )
+        lines.append("  ".join(cells).rstrip())
     if columns:
-        return "\n".join([rendered_rows[0], *(f"  {line}" for line in rendered_rows[1:])])
-    return "\n".join([title, *(f"  {line}" for line in rendered_rows or [UNKNOWN])])
+        return "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
+    max_length = LINE_WIDTH - 2
+    lines = [line if len(line) <= max_length else f"{line[: max_length - 1]}…" for line in lines]
+    return "\n".join([title, *(f"  {line}" for line in lines or [UNKNOWN])])
 
 
 def _replace_unprintable(text: str) -> str:
-    """What a terminal cannot take for a command of its own."""
+    """Replace characters that a terminal could interpret as commands."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -1,17 +1,20 @@
-"""Write a sample of the existing application: photographs, mondrian.db, analyses, and the truth.
+"""Write a sample of the existing application: photos, mondrian.db, analyses and expected outcomes.
 
-`python -m mondrian.sample.application` renders about 200 photographs and writes the jobs of two
-advisors, clean and messy, as the application would have. truth.json beside it says what link has to
-make of every job; only tests read it. A seed fixes every byte of every text and photograph.
+`python -m mondrian.sample.application` renders about 200 photos and writes the jobs of two
+advisors, clean and corrupted, as the application would have written them. truth.json holds the
+outcome that link must report for each job; only tests read it. The seed determines every byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 from PIL import Image
@@ -21,7 +24,6 @@ from mondrian.core.errors import run
 from mondrian.core.files import whole_folder, write_json
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
-from mondrian.sample.application_state import ApplicationState, write_database
 from mondrian.sample.corruptions import (
     CORRUPTIONS,
     EXAMPLE_OVERALL,
@@ -31,227 +33,265 @@ from mondrian.sample.corruptions import (
     replace_scores,
 )
 from mondrian.sample.scene import draw_scene, render
+from mondrian.sample.writing_style import write_critique
 
 OUTPUT = Path("data/sample/mondrian")
 APPLICATION_FILE_PATTERNS = ("mondrian.db", "source/*", "analysis_md/*", "analysis/*", "truth.json")
 NUM_PHOTOS = 200
-CLEAN_PHOTOS = {"ansel": range(80), "okeefe": range(60, 140)}  # some photographs have both
+CLEAN_PHOTOS = {"ansel": range(80), "okeefe": range(60, 140)}  # some photos have both
 CORRUPTED_PHOTOS = {"ansel": range(140, 170), "okeefe": range(170, 200)}
 MULTI_ADVISOR_PHOTOS = range(60, 64)  # one job for both advisors
+JOB_COLUMNS = (
+    "id filename advisor status mode created_at started_at completed_at analysis_markdown "
+    "analysis_html llm_outputs llm_thinking prompt llm_prompt model adapter error retry_count"
+).split()
 _STORAGE_FORMATS = ("response", "by_advisor", "fenced", "headed", "md_file", "md_path")
 _EXIF_ORIENTATION = 0x0112
-_TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # stored, to be undone
+_ROTATIONS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # by orientation
+_UNFINISHED = ("failed", "error", "queued", "queued", "analyzing", "pending", "thinking")
+
+
+@dataclass
+class ApplicationState:
+    """The application while it is written: database rows, photo names and expected outcomes."""
+
+    seed: int
+    folder: Path
+    rng: Random
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    truth: dict[str, dict[str, str]] = field(default_factory=dict)
+    photo_names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    def new_id(self) -> str:
+        return str(UUID(int=self.rng.getrandbits(128), version=4))
+
+    def make_critique(self, advisor: str, photo: int) -> Critique:
+        return write_critique(advisor, draw_scene(self.seed, photo))
+
+    def make_text(self, advisor: str, photo: int) -> str:
+        return serialize_critique(self.make_critique(advisor, photo))
+
+    def add_job(self, advisor: str, filename: str, outcome: str, **columns: Any) -> str:
+        """Add a finished job and return its id; outcome is `linked` or a rejection reason."""
+        job = columns.pop("id", None) or self.new_id()
+        minute = len(self.rows)
+        row = {
+            "id": job,
+            "filename": filename,
+            "advisor": advisor,
+            "status": ("completed", "done")[minute % 2],
+            "mode": "baseline",
+            "created_at": _format_created_at(minute),
+            "model": "qwen3-vl:8b",
+            "retry_count": 0,
+        }
+        self.rows.append(row | columns)
+        self.truth.setdefault(advisor, {})[job] = outcome
+        return job
+
+    def write_database(self) -> None:
+        connection = sqlite3.connect(self.folder / "mondrian.db")
+        names = ", ".join(f'"{column}"' for column in JOB_COLUMNS)
+        connection.execute(f"CREATE TABLE jobs ({names}, PRIMARY KEY (id))")
+        placeholders = ", ".join("?" for _ in JOB_COLUMNS)
+        values = ([row.get(column) for column in JOB_COLUMNS] for row in self.rows)
+        connection.executemany(f"INSERT INTO jobs VALUES ({placeholders})", values)
+        connection.commit()
+        connection.close()
+
+
+def _format_created_at(minute: int) -> str | float | None:
+    """Return a time in a format of the application: ISO text, SQL text, epoch float or NULL."""
+    day, rest = 1 + minute // 60, minute % 60
+    return (
+        f"2026-01-{day:02d}T10:{rest:02d}:00",
+        f"2026-01-{day:02d} 10:{rest:02d}:00",
+        1_767_225_600.5 + 60 * minute,
+        None,
+    )[minute % 4]
 
 
 def write_application(folder: Path, seed: int) -> None:
-    """Write the whole application into `folder`, all or nothing."""
-    with whole_folder(folder, APPLICATION_FILE_PATTERNS) as beside:
+    """Write the application into `folder`, all files or none."""
+    with whole_folder(folder, APPLICATION_FILE_PATTERNS) as staging:
         for name in ("source", "analysis_md", "analysis"):
-            (beside / name).mkdir()
-        world = ApplicationState(seed, beside, Random(seed))
-        _write_photos(world)
+            (staging / name).mkdir()
+        app = ApplicationState(seed, staging, Random(seed))
+        _write_photos(app)
         for advisor in CLEAN_PHOTOS:
-            _add_clean_jobs(world, advisor)
-            _add_corrupted_jobs(world, advisor)
-            _add_mismatched_photo_jobs(world, advisor)
-            _add_unfinished_jobs(world, advisor)
-        _add_multi_advisor_jobs(world)
-        write_database(world)
-        write_json(beside / "truth.json", {"photos": NUM_PHOTOS, "jobs": world.truth})
+            _add_clean_jobs(app, advisor)
+            _add_corrupted_jobs(app, advisor)
+            _add_mismatched_photo_jobs(app, advisor)
+            _add_unfinished_jobs(app, advisor)
+        _add_multi_advisor_jobs(app)
+        app.write_database()
+        write_json(staging / "truth.json", {"photos": NUM_PHOTOS, "jobs": app.truth})
 
 
-def _write_photos(world: ApplicationState) -> None:
-    jobs = []
+def _write_photos(app: ApplicationState) -> None:
+    tasks = []
     for photo in range(NUM_PHOTOS):
-        tail = f"{world.rng.getrandbits(32):08x}"
-        style = photo % 4
-        name = (
-            f"photo-{str(UUID(int=world.rng.getrandbits(128))).upper()}-{tail}.jpg",
-            f"photo-{tail}.jpg",
-            f"mike-shrub-{tail}.jpg",
+        suffix = f"{app.rng.getrandbits(32):08x}"
+        app.photo_names[photo] = (
+            f"photo-{str(UUID(int=app.rng.getrandbits(128))).upper()}-{suffix}.jpg",
+            f"photo-{suffix}.jpg",
+            f"mike-shrub-{suffix}.jpg",
             f"IMG_{4000 + photo}.jpg",
-        )[style]
-        world.photo_names[photo] = name
-        jobs.append((world.seed, photo, world.folder / "source" / name))
+        )[photo % 4]
+        tasks.append((app.seed, photo, app.source / app.photo_names[photo]))
     with get_context("spawn").Pool() as pool:
-        for _ in tqdm(
-            pool.imap(_write_photo, jobs, chunksize=5), "render", NUM_PHOTOS, unit="photo"
-        ):
-            pass
+        written = pool.imap(_write_photo, tasks, chunksize=5)
+        list(tqdm(written, "render", NUM_PHOTOS, unit="photo"))
 
 
-def _write_photo(job: tuple[int, int, Path]) -> None:
-    seed, photo, path = job
-    picture = render(draw_scene(seed, photo))
+def _write_photo(task: tuple[int, int, Path]) -> None:
+    seed, photo, path = task
+    image = render(draw_scene(seed, photo))
     exif = Image.Exif()
-    orientation = {0: 3, 5: 6}.get(photo % 10)  # two in ten lie on their side or head
+    orientation = {0: 3, 5: 6}.get(photo % 10)  # two in ten are stored rotated
     if orientation:
-        picture = picture.transpose(_TURNS[orientation])
+        image = image.transpose(_ROTATIONS[orientation])
         exif[_EXIF_ORIENTATION] = orientation
-    picture.save(path, quality=90, exif=exif)
+    image.save(path, quality=90, exif=exif)
 
 
-def _stored_name(world: ApplicationState, photo: int) -> str:
-    """The name as a row has it: bare, as an upload, or an absolute path of another system."""
-    name = world.photo_names[photo]
+def _stored_name(app: ApplicationState, photo: int) -> str:
+    """Return the name in a row: bare, as an upload, or an absolute path of another system."""
+    name = app.photo_names[photo]
     if photo % 4 == 3:
-        return f"uploads/{world.new_id()}_{name}"
-    return {7: f"C:\\Users\\photo\\source\\{name}", 9: f"/Users/photo/source/{name}"}.get(
-        photo % 11, name
-    )
+        return f"uploads/{app.new_id()}_{name}"
+    paths = {7: f"C:\\Users\\photo\\source\\{name}", 9: f"/Users/photo/source/{name}"}
+    return paths.get(photo % 11, name)
 
 
-def _add_clean_jobs(world: ApplicationState, advisor: str) -> None:
+def _add_clean_jobs(app: ApplicationState, advisor: str) -> None:
     for k, photo in enumerate(CLEAN_PHOTOS[advisor]):
         if photo in MULTI_ADVISOR_PHOTOS:
             continue
-        critique = world.make_critique(advisor, photo)
-        _add_clean_job(world, advisor, photo, critique, _STORAGE_FORMATS[k % len(_STORAGE_FORMATS)])
-        if k % 20 == 19:  # uploaded again under another name, re-encoded, same answer
-            world.rows[-1]["created_at"] = "2025-12-31T00:00:00"  # the first of the two
-            copy = f"copy-{world.photo_names[photo]}"
-            with Image.open(world.folder / "source" / world.photo_names[photo]) as picture:
-                turned = picture.transpose(Image.Transpose.ROTATE_90) if k % 40 == 39 else picture
-                turned.save(world.folder / "source" / copy, quality=70)  # its EXIF is lost
-            world.add_job(
-                advisor,
-                copy,
-                RejectionReason.DUPLICATE,
-                analysis_markdown=serialize_critique(critique),
-            )
+        text = app.make_text(advisor, photo)
+        _add_clean_job(app, advisor, photo, text, _STORAGE_FORMATS[k % len(_STORAGE_FORMATS)])
+        if k % 20 == 19:  # uploaded again under another name, re-encoded, with the same answer
+            app.rows[-1]["created_at"] = "2025-12-31T00:00:00"  # the first of the two
+            copy = f"copy-{app.photo_names[photo]}"
+            with Image.open(app.source / app.photo_names[photo]) as image:
+                rotated = image.transpose(Image.Transpose.ROTATE_90) if k % 40 == 39 else image
+                rotated.save(app.source / copy, quality=70)  # without EXIF
+            app.add_job(advisor, copy, RejectionReason.DUPLICATE, analysis_markdown=text)
 
 
 def _add_clean_job(
-    world: ApplicationState, advisor: str, photo: int, critique: Critique, form: str
+    app: ApplicationState, advisor: str, photo: int, text: str, storage_format: str
 ) -> None:
-    text, filename, job = serialize_critique(critique), _stored_name(world, photo), world.new_id()
+    filename, job = _stored_name(app, photo), app.new_id()
     file = f"analysis-{advisor}-{job}.md"
     headed = f"# {advisor.title()} Analysis\n\n## Summary\nShort.\n\n## Full Analysis\n{text}\n"
-    if form in ("md_file", "md_path"):
-        (world.folder / "analysis_md" / file).write_text(headed)
+    if storage_format in ("md_file", "md_path"):
+        (app.folder / "analysis_md" / file).write_text(headed)
     outputs = {"prompt": "", "response": text, "summary": "Short.", "model": "qwen3-vl:8b"}
-    columns: dict[str, str | None] = {
+    columns: dict[str, dict[str, Any]] = {
         "response": {"llm_outputs": json.dumps(outputs), "analysis_markdown": headed},
         "by_advisor": {"llm_outputs": json.dumps({advisor: text})},
         "fenced": {"analysis_markdown": f"```json\n{text}\n```"},
         "headed": {"analysis_markdown": headed},
         "md_file": {"analysis_markdown": None},
         "md_path": {"analysis_markdown": f"mondrian/analysis_md/{file}"},
-    }[form]  # type: ignore[assignment]
-    world.add_job(advisor, filename, "linked", id=job, **columns)
+    }
+    app.add_job(advisor, filename, "linked", id=job, **columns[storage_format])
 
 
-def _add_corrupted_jobs(world: ApplicationState, advisor: str) -> None:
+def _add_corrupted_jobs(app: ApplicationState, advisor: str) -> None:
     photos = list(CORRUPTED_PHOTOS[advisor])
-    for mess in CORRUPTIONS:
-        for _ in range(mess.count):
-            photo = photos[0]
+    for corruption in CORRUPTIONS:
+        for _ in range(corruption.count):
             photos.append(photos.pop(0))
-            text = mess.make_text(world.make_critique(advisor, photo))
-            name = world.photo_names[photo]
-            if mess.reason is None:
-                name = _write_unique_photo(world, advisor)
-                text = mess.make_text(world.make_critique(advisor, NUM_PHOTOS + len(world.rows)))
+            photo, name = photos[-1], app.photo_names[photos[-1]]
+            if corruption.reason is None:
+                photo = NUM_PHOTOS + len(app.rows)  # linked: it needs a photo of its own
+                name = f"photo-{advisor}-{photo}.jpg"
+                render(draw_scene(app.seed, photo)).save(app.source / name, quality=90)
+            text = corruption.make_text(app.make_critique(advisor, photo))
             text = text.replace('data-advisor="sample"', f'data-advisor="{advisor}"')
-            column = "analysis_html" if mess.name == "html_column" else "analysis_markdown"
-            world.add_job(advisor, name, mess.reason or "linked", **{column: text})
-    _add_suspicious_jobs(world, advisor, photos)
-    _add_unusable_photo_jobs(world, advisor, photos)
-    _add_html_jobs(world, advisor, photos)
+            column = "analysis_html" if corruption.name == "html_column" else "analysis_markdown"
+            app.add_job(advisor, name, corruption.reason or "linked", **{column: text})
+    _add_suspicious_jobs(app, advisor, photos)
+    _add_unusable_photo_jobs(app, advisor, photos)
+    _add_html_jobs(app, advisor, photos)
 
 
-def _write_unique_photo(world: ApplicationState, advisor: str) -> str:
-    """A photograph of its own for the job that is about to be added."""
-    photo = NUM_PHOTOS + len(world.rows)
-    name = f"photo-{advisor}-{photo}.jpg"
-    render(draw_scene(world.seed, photo)).save(world.folder / "source" / name, quality=90)
-    return name
-
-
-def _add_suspicious_jobs(world: ApplicationState, advisor: str, photos: list[int]) -> None:
-    for photo in photos[:6]:
-        critique = world.make_critique(advisor, photo)
+def _add_suspicious_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> None:
+    names, prompt = [app.photo_names[photo] for photo in photos], build_example_prompt()
+    for photo, name in zip(photos[:6], names, strict=False):
+        critique = app.make_critique(advisor, photo)
         text = serialize_critique(replace_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-        prompt = build_example_prompt()
-        world.add_job(
-            advisor,
-            world.photo_names[photo],
-            RejectionReason.TEMPLATE_SCORES,
-            analysis_markdown=text,
-            prompt=prompt,
-        )
-    for photo in photos[6:9]:
-        text = serialize_critique(world.make_critique(advisor, photo))
-        world.add_job(
-            advisor,
-            world.photo_names[photo],
-            RejectionReason.MADE_BY_ADAPTER,
-            analysis_markdown=text,
-            mode="lora",
-            adapter="models/old",
-        )
-    shared = serialize_critique(world.make_critique(advisor, 1000 + photos[9]))
-    for photo in photos[9:13]:
-        world.add_job(
-            advisor, world.photo_names[photo], RejectionReason.SHARED_TEXT, analysis_markdown=shared
-        )
+        columns = {"analysis_markdown": text, "prompt": prompt}
+        app.add_job(advisor, name, RejectionReason.TEMPLATE_SCORES, **columns)
+    for photo, name in zip(photos[6:9], names[6:], strict=False):
+        columns = {"analysis_markdown": app.make_text(advisor, photo)}
+        columns |= {"mode": "lora", "adapter": "models/old"}
+        app.add_job(advisor, name, RejectionReason.MADE_BY_ADAPTER, **columns)
+    shared = app.make_text(advisor, 1000 + photos[9])
+    for name in names[9:13]:
+        app.add_job(advisor, name, RejectionReason.SHARED_TEXT, analysis_markdown=shared)
 
 
-def _add_unusable_photo_jobs(world: ApplicationState, advisor: str, photos: list[int]) -> None:
-    source = world.folder / "source"
-    Image.new("RGB", (1, 1), "white").save(source / f"dot-{advisor}.png")
-    Image.new("RGB", (640, 512), (200, 20, 20)).save(source / f"red-{advisor}.png")
-    whole = (source / world.photo_names[photos[0]]).read_bytes()
-    (source / f"cut-{advisor}.jpg").write_bytes(whole[: len(whole) // 2])
-    kinds = [(f"photo-{i:08x}.jpg", RejectionReason.IMAGE_MISSING) for i in range(4)] + [
+def _add_unusable_photo_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> None:
+    Image.new("RGB", (1, 1), "white").save(app.source / f"dot-{advisor}.png")
+    Image.new("RGB", (640, 512), (200, 20, 20)).save(app.source / f"red-{advisor}.png")
+    content = (app.source / app.photo_names[photos[0]]).read_bytes()
+    (app.source / f"cut-{advisor}.jpg").write_bytes(content[: len(content) // 2])
+    files = [(f"photo-{i:08x}.jpg", RejectionReason.IMAGE_MISSING) for i in range(4)] + [
         ("../mondrian.db", RejectionReason.IMAGE_MISSING),
         (f"dot-{advisor}.png", RejectionReason.IMAGE_TOO_SMALL),
         (f"red-{advisor}.png", RejectionReason.IMAGE_BLANK),
         (f"cut-{advisor}.jpg", RejectionReason.IMAGE_UNREADABLE),
     ]
-    for k, (name, reason) in enumerate(kinds):
-        text = serialize_critique(world.make_critique(advisor, 2000 + photos[k]))
-        world.add_job(advisor, name, reason, analysis_markdown=text)
+    for (name, reason), photo in zip(files, photos, strict=False):
+        text = app.make_text(advisor, 2000 + photo)
+        app.add_job(advisor, name, reason, analysis_markdown=text)
 
 
-def _add_html_jobs(world: ApplicationState, advisor: str, photos: list[int]) -> None:
+def _add_html_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> None:
     for photo in photos[13:16]:
-        job, name = world.new_id(), world.photo_names[photo]
+        job, name = app.new_id(), app.photo_names[photo]
         file = f"analysis-{Path(name).stem[:10]}-{job[:6]}.html"
-        html = render_html_cards(world.make_critique(advisor, photo)).replace("sample", advisor, 1)
-        (world.folder / "analysis" / file).write_text(html)
-        world.add_job(advisor, name, "linked", id=job)
+        html = render_html_cards(app.make_critique(advisor, photo)).replace("sample", advisor, 1)
+        (app.folder / "analysis" / file).write_text(html)
+        app.add_job(advisor, name, "linked", id=job)
 
 
-def _add_mismatched_photo_jobs(world: ApplicationState, advisor: str) -> None:
-    """One portrait saved for every job, under five critiques of other photographs."""
-    portrait = render(draw_scene(world.seed, 3000 + len(advisor)))
+def _add_mismatched_photo_jobs(app: ApplicationState, advisor: str) -> None:
+    """Add one image, saved for each job, with five critiques of other photos."""
+    image = render(draw_scene(app.seed, 3000 + len(advisor)))
     for i in range(5):
         name = f"portrait-{advisor}-{i}.jpg"
-        portrait.save(world.folder / "source" / name, quality=90 - 5 * i)
-        text = serialize_critique(world.make_critique(advisor, 3100 + i))
-        world.add_job(advisor, name, RejectionReason.WRONG_PICTURE, analysis_markdown=text)
+        image.save(app.source / name, quality=90 - 5 * i)
+        text = app.make_text(advisor, 3100 + i)
+        app.add_job(advisor, name, RejectionReason.WRONG_PICTURE, analysis_markdown=text)
 
 
-def _add_unfinished_jobs(world: ApplicationState, advisor: str) -> None:
-    for status in ("failed", "error", "queued", "queued", "analyzing", "pending", "thinking"):
-        job = world.add_job(
-            advisor, world.photo_names[0], "", status=status, retry_count=1, error="timeout"
-        )
-        del world.truth[advisor][job]
+def _add_unfinished_jobs(app: ApplicationState, advisor: str) -> None:
+    for status in _UNFINISHED:
+        columns = {"status": status, "retry_count": 1, "error": "timeout"}
+        job = app.add_job(advisor, app.photo_names[0], "", **columns)
+        del app.truth[advisor][job]
 
 
-def _add_multi_advisor_jobs(world: ApplicationState) -> None:
+def _add_multi_advisor_jobs(app: ApplicationState) -> None:
     for photo in MULTI_ADVISOR_PHOTOS:
-        outputs = {a: serialize_critique(world.make_critique(a, photo)) for a in CLEAN_PHOTOS}
-        silent = list(CLEAN_PHOTOS)[photo % 2] if photo == MULTI_ADVISOR_PHOTOS[-1] else ""
-        outputs.pop(silent, None)
-        field = "all" if photo % 2 else ", ".join(CLEAN_PHOTOS)
-        job = world.add_job(field, world.photo_names[photo], "", llm_outputs=json.dumps(outputs))
-        del world.truth[field]
+        outputs = {advisor: app.make_text(advisor, photo) for advisor in CLEAN_PHOTOS}
+        absent = list(CLEAN_PHOTOS)[photo % 2] if photo == MULTI_ADVISOR_PHOTOS[-1] else ""
+        outputs.pop(absent, None)
+        advisors = "all" if photo % 2 else ", ".join(CLEAN_PHOTOS)
+        name = app.photo_names[photo]
+        job = app.add_job(advisors, name, "", llm_outputs=json.dumps(outputs))
+        del app.truth[advisors]
         for advisor in CLEAN_PHOTOS:
-            expect = RejectionReason.ADVISOR_ABSENT if advisor == silent else "linked"
-            world.truth[advisor][job] = expect
+            outcome = RejectionReason.ADVISOR_ABSENT if advisor == absent else "linked"
+            app.truth[advisor][job] = outcome
 
 
 def main() -> None:

@@ -1,8 +1,4 @@
-"""What a real database holds besides clean critiques: each kind of mess, made from a clean one.
-
-A kind is a function of the clean critique that gives the stored text, and the reason under which
-link has to count it, or None where it has to become a pair all the same.
-"""
+"""Corruptions that a real database contains, each derived from a clean critique."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mondrian.critique.rejection import RejectionReason
+from mondrian.critique.rejection import RejectionReason as Reason
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 
 EXAMPLE_SCORES = (8, 7, 9, 6, 7, 8, 7)  # of the example in the application's own prompt
@@ -19,14 +15,16 @@ EXAMPLE_OVERALL = 7.4
 
 @dataclass(frozen=True)
 class Corruption:
+    """A kind of stored text; link must reject it with the reason, or link it if there is none."""
+
     name: str
-    count: int  # jobs an advisor
+    count: int  # jobs per advisor
     make_text: Callable[[Critique], str]
-    reason: RejectionReason | None
+    reason: Reason | None
 
 
 def render_html_cards(critique: Critique) -> str:
-    """The application's HTML of a critique, spans left open as it does."""
+    """Return the application's HTML of a critique, with unclosed spans as it writes them."""
     cards = "".join(
         f'<div class="feedback-card"><h3>{d.name} <span>({d.score:g}/10)</h3>'
         f'<p class="feedback-comment">{d.comment}</p>'
@@ -42,7 +40,6 @@ def render_html_cards(critique: Critique) -> str:
 
 
 def replace_scores(critique: Critique, scores: tuple[float, ...], overall: float) -> Critique:
-    """The same words under other scores."""
     dimensions = tuple(
         d.model_copy(update={"score": s}) for d, s in zip(critique.dimensions, scores, strict=True)
     )
@@ -50,13 +47,12 @@ def replace_scores(critique: Critique, scores: tuple[float, ...], overall: float
 
 
 def build_example_prompt() -> str:
-    """The application's prompt: instructions, and an example with fixed scores and no content."""
-    parts = zip(DIMENSIONS, EXAMPLE_SCORES, strict=True)
+    """Return the application's prompt: instructions and an example with fixed scores."""
     example = {
         "image_description": "What the photograph shows, in two sentences.",
         "dimensions": [
             {"name": n, "score": s, "comment": f"On {n}.", "recommendation": f"To improve {n}."}
-            for n, s in parts
+            for n, s in zip(DIMENSIONS, EXAMPLE_SCORES, strict=True)
         ],
         "overall_score": EXAMPLE_OVERALL,
         "key_strengths": ["First strength", "Second strength"],
@@ -74,19 +70,10 @@ def _dimensions(critique: Critique) -> list[dict[str, object]]:
     return list(json.loads(serialize_critique(critique))["dimensions"])
 
 
-def _add_eighth_dimension(critique: Critique) -> str:
-    extra = {
-        "name": "Subject Isolation",
-        "score": 6,
-        "comment": "Clear.",
-        "recommendation": "Keep.",
-    }
-    return _dump_edited(critique, dimensions=[*_dimensions(critique), extra])
-
-
-def _score_out_of_hundred(critique: Critique) -> str:
-    first, *rest = _dimensions(critique)
-    return _dump_edited(critique, dimensions=[first | {"score": 85}, *rest])
+def _edit_dimensions(
+    edit: Callable[[list[dict[str, object]]], list[dict[str, object]]],
+) -> Callable[[Critique], str]:
+    return lambda critique: _dump_edited(critique, dimensions=edit(_dimensions(critique)))
 
 
 def _key_dimensions_by_name(critique: Critique) -> str:
@@ -112,16 +99,6 @@ def _write_as_numbered_list(critique: Critique) -> str:
     )
 
 
-def _duplicate_dimension(critique: Critique) -> str:
-    first, *rest = _dimensions(critique)
-    return _dump_edited(critique, dimensions=[first, first, *rest])
-
-
-def _repeat_recommendation(critique: Critique) -> str:
-    same = [d | {"recommendation": "Move closer."} for d in _dimensions(critique)]
-    return _dump_edited(critique, dimensions=same)
-
-
 def _echo_prompt(critique: Critique) -> str:
     return (
         'Analyze the photograph. Reply with JSON.\n\n{"advisor": "unknown", "title": "Untitled", '
@@ -138,9 +115,8 @@ def _write_as_html_table(critique: Critique) -> str:
     return f"<table>{rows}</table>"
 
 
-def _append_to_first_score(critique: Critique, dots: str) -> str:
-    """With something behind the first score."""
-    return serialize_critique(critique).replace(', "comment"', f'{dots}, "comment"', 1)
+def _replacing(old: str, new: str, count: int = -1) -> Callable[[Critique], str]:
+    return lambda critique: serialize_critique(critique).replace(old, new, count)
 
 
 _THINKING = (
@@ -152,75 +128,58 @@ _PLACEHOLDERS = (
     "Failed to parse model response. Please try again.",
     "Error: Advisor not found in database",
 )
+_THINK_TAG = f"<think>{_THINKING}</think>"
+_LATEX = r"$$\begin{array}{l} Light & good \end{array}$$"
+_EIGHTH = {"name": "Subject Isolation", "score": 6, "comment": "Clear.", "recommendation": "Keep."}
+_SAME_ADVICE = {"recommendation": "Move closer."}
 
 CORRUPTIONS = (
     *(
-        Corruption(f"placeholder_{i}", 2, lambda _, t=t: t, RejectionReason.ERROR_PLACEHOLDER)  # type: ignore[misc]
-        for i, t in enumerate(_PLACEHOLDERS)
+        Corruption(f"placeholder_{i}", 2, lambda _, text=text: text, Reason.ERROR_PLACEHOLDER)  # type: ignore[misc]
+        for i, text in enumerate(_PLACEHOLDERS)
     ),
-    Corruption("empty", 3, lambda _: "", RejectionReason.NO_TEXT),
-    Corruption("thinking", 2, lambda _: _THINKING * 2, RejectionReason.THINKING_ONLY),
+    Corruption("empty", 3, lambda _: "", Reason.NO_TEXT),
+    Corruption("thinking", 2, lambda _: _THINKING * 2, Reason.THINKING_ONLY),
+    Corruption("think_tag", 1, lambda _: _THINK_TAG, Reason.THINKING_ONLY),
+    Corruption("table", 2, _write_as_table, Reason.UNSCORED),
+    Corruption("numbered", 1, _write_as_numbered_list, Reason.UNSCORED),
+    Corruption("latex", 1, lambda _: _LATEX, Reason.UNSCORED),
+    Corruption("html_table", 1, _write_as_html_table, Reason.UNSCORED),
+    Corruption("looping", 2, lambda _: "**peace**" * 400, Reason.LOOPING),
+    Corruption("brackets", 1, lambda _: "<>" * 400, Reason.LOOPING),
+    Corruption("prompt_echo", 2, _echo_prompt, Reason.PROMPT_ECHO),
+    Corruption("other_schema", 1, _write_other_schema, Reason.OTHER_SCHEMA),
+    Corruption("truncated", 4, lambda c: serialize_critique(c)[:700], Reason.TRUNCATED),
+    Corruption("lost_quote", 1, _replacing('"score"', 'score" 9', 1), Reason.MALFORMED_JSON),
+    Corruption("chinese", 2, _replace_with_chinese, Reason.WRONG_LANGUAGE),
     Corruption(
-        "think_tag", 1, lambda _: f"<think>{_THINKING}</think>", RejectionReason.THINKING_ONLY
-    ),
-    Corruption("table", 2, _write_as_table, RejectionReason.UNSCORED),
-    Corruption("numbered", 1, _write_as_numbered_list, RejectionReason.UNSCORED),
-    Corruption(
-        "latex",
-        1,
-        lambda _: r"$$\begin{array}{l} Light & good \end{array}$$",
-        RejectionReason.UNSCORED,
-    ),
-    Corruption("html_table", 1, _write_as_html_table, RejectionReason.UNSCORED),
-    Corruption("looping", 2, lambda _: "**peace**" * 400, RejectionReason.LOOPING),
-    Corruption("brackets", 1, lambda _: "<>" * 400, RejectionReason.LOOPING),
-    Corruption("prompt_echo", 2, _echo_prompt, RejectionReason.PROMPT_ECHO),
-    Corruption("other_schema", 1, _write_other_schema, RejectionReason.OTHER_SCHEMA),
-    Corruption("truncated", 4, lambda c: serialize_critique(c)[:700], RejectionReason.TRUNCATED),
-    Corruption(
-        "lost_quote",
-        1,
-        lambda c: serialize_critique(c).replace('"score"', 'score" 9', 1),
-        RejectionReason.MALFORMED_JSON,
-    ),
-    Corruption("chinese", 2, _replace_with_chinese, RejectionReason.WRONG_LANGUAGE),
-    Corruption("hundred", 2, _score_out_of_hundred, RejectionReason.SCORE_OUT_OF_RANGE),
-    Corruption(
-        "six",
+        "hundred",
         2,
-        lambda c: _dump_edited(c, dimensions=_dimensions(c)[:6]),
-        RejectionReason.DIMENSIONS_INCOMPLETE,
+        _edit_dimensions(lambda ds: [ds[0] | {"score": 85}, *ds[1:]]),
+        Reason.SCORE_OUT_OF_RANGE,
     ),
-    Corruption("twice", 1, _duplicate_dimension, RejectionReason.DIMENSION_TWICE),
-    Corruption("repeated", 1, _repeat_recommendation, RejectionReason.REPEATED_ADVICE),
+    Corruption("six", 2, _edit_dimensions(lambda ds: ds[:6]), Reason.DIMENSIONS_INCOMPLETE),
+    Corruption("twice", 1, _edit_dimensions(lambda ds: [ds[0], *ds]), Reason.DIMENSION_TWICE),
     Corruption(
-        "off_the_mean",
+        "repeated",
         1,
-        lambda c: _dump_edited(c, overall_score=9.9),
-        RejectionReason.OVERALL_OFF_MEAN,
+        _edit_dimensions(lambda ds: [d | _SAME_ADVICE for d in ds]),
+        Reason.REPEATED_ADVICE,
+    ),
+    Corruption(
+        "off_the_mean", 1, lambda c: _dump_edited(c, overall_score=9.9), Reason.OVERALL_OFF_MEAN
     ),
     Corruption("html", 4, render_html_cards, None),
     Corruption("html_column", 4, render_html_cards, None),
     Corruption("by_name", 2, _key_dimensions_by_name, None),
-    Corruption(
-        "misspelt", 1, lambda c: serialize_critique(c).replace('"score"', '"scroe"', 1), None
-    ),
-    Corruption(
-        "grade", 1, lambda c: serialize_critique(c).replace("overall_score", "overall_grade"), None
-    ),
-    Corruption("dot", 1, lambda c: _append_to_first_score(c, "."), None),
-    Corruption("two_dots", 1, lambda c: _append_to_first_score(c, "..0"), None),
-    Corruption("lost_comma", 1, lambda c: serialize_critique(c).replace("}, {", "} {", 1), None),
-    Corruption("eight", 2, _add_eighth_dimension, None),
-    Corruption(
-        "run_together",
-        1,
-        lambda c: serialize_critique(c).replace("Color Harmony", "ColorHarmony"),
-        None,
-    ),
-    Corruption(
-        "think_then_json", 1, lambda c: f"<think>{_THINKING}</think>\n{serialize_critique(c)}", None
-    ),
+    Corruption("misspelt", 1, _replacing('"score"', '"scroe"', 1), None),
+    Corruption("grade", 1, _replacing("overall_score", "overall_grade"), None),
+    Corruption("dot", 1, _replacing(', "comment"', '., "comment"', 1), None),
+    Corruption("two_dots", 1, _replacing(', "comment"', '..0, "comment"', 1), None),
+    Corruption("lost_comma", 1, _replacing("}, {", "} {", 1), None),
+    Corruption("eight", 2, _edit_dimensions(lambda ds: [*ds, _EIGHTH]), None),
+    Corruption("run_together", 1, _replacing("Color Harmony", "ColorHarmony"), None),
+    Corruption("think_then_json", 1, lambda c: f"{_THINK_TAG}\n{serialize_critique(c)}", None),
     Corruption("extra_brace", 2, lambda c: serialize_critique(c) + "}", None),
-    Corruption("prose_before", 2, lambda c: _THINKING + "\n\n" + serialize_critique(c), None),
+    Corruption("prose_before", 2, lambda c: f"{_THINKING}\n\n{serialize_critique(c)}", None),
 )

@@ -1,4 +1,4 @@
-"""Measure mondrian-tiny on scenes it never saw and write its card."""
+"""Measure mondrian-tiny on held-out scenes and write its model card."""
 
 from __future__ import annotations
 
@@ -18,34 +18,31 @@ from mondrian.critique.schema import DIMENSIONS, is_schema_valid, validate_criti
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.sample import base_files
+from mondrian.sample.base_files import FOLDER, HEIGHT, WIDTH
 from mondrian.sample.corpus import generate_persona
 from mondrian.sample.pretrain_data import PretrainSettings
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import PLAIN_TASTE, score_scene
 
-HELD_OUT_SEED = 900  # of no training scene and of no sample
+TEMPLATE = Path(__file__).with_suffix(".md")
+HELD_OUT_SEED = 900  # of no training scene and no sample
 BATCH = 20
-MIN_CORRELATION = 0.5  # a lower correlation counts as blind
+MIN_CORRELATION = 0.5  # below it, a dimension counts as not recognized
 
 Scores = NDArray[np.floating[Any]]
 
 
 def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
-    """Compliance, tokens an answer, scores told and true scores of compliant answers (n, 7)."""
+    """Return compliance, mean tokens, and predicted and true scores (n, 7) of valid critiques."""
     base = vlm.load(str(folder))
     rng = np.random.default_rng(HELD_OUT_SEED)
     predicted, true, tokens = [], [], 0
     for first in tqdm(range(0, count, BATCH), "held-out scenes", unit="batch"):
         scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, min(first + BATCH, count))]
-        features = [
-            vlm.encode_image(
-                base, resize_to_fit(render(s), 4096, base_files.WIDTH * base_files.HEIGHT)
-            )
-            for s in scenes
-        ]
+        images = [resize_to_fit(render(scene), 4096, WIDTH * HEIGHT) for scene in scenes]
+        features = [vlm.encode_image(base, image) for image in images]
         messages = row_messages(generate_persona(rng), "")[:-1]
-        prompts = [vlm.prompt_ids(base, messages, s) for s in features]
+        prompts = [vlm.prompt_ids(base, messages, image) for image in features]
         answers = generate(base, prompts, features, SamplingParams(600, BATCH))
         for scene, answer in zip(scenes, answers, strict=True):
             tokens += answer.num_tokens
@@ -55,44 +52,40 @@ def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
     return len(predicted) / count, tokens / count, np.array(predicted), np.array(true)
 
 
+def _correlations(predicted: Scores, true: Scores) -> list[float]:
+    pairs = zip(predicted.T, true.T, strict=True)
+    return [float(np.corrcoef(x, y)[0, 1]) for x, y in pairs]
+
+
 def format_score_table(predicted: Scores, true: Scores) -> str:
-    """MAE and correlation a dimension, beside a predictor that says the mean of the true scores."""
+    """Return MAE and correlation per dimension, compared with predicting the mean true score."""
     if len(predicted) < 2:
         return "No answer was a critique."
     error = np.abs(predicted - true).mean(axis=0)
     constant = np.abs(true - true.mean(axis=0)).mean(axis=0)
     lines = ["| dimension | MAE | MAE of a constant | correlation |", "|---|---|---|---|"]
-    for i, name in enumerate(DIMENSIONS):
-        correlation = np.corrcoef(predicted[:, i], true[:, i])[0, 1]
-        lines.append(f"| {name} | {error[i]:.2f} | {constant[i]:.2f} | {correlation:.2f} |")
-    lines.append(f"| all | {error.mean():.2f} | {constant.mean():.2f} | |")
-    return "\n".join(lines)
-
-
-TEMPLATE = Path(__file__).with_suffix(".md")
+    columns = zip(DIMENSIONS, error, constant, _correlations(predicted, true), strict=True)
+    lines += [f"| {name} | {e:.2f} | {c:.2f} | {r:.2f} |" for name, e, c, r in columns]
+    return "\n".join([*lines, f"| all | {error.mean():.2f} | {constant.mean():.2f} | |"])
 
 
 def describe_blind_dimensions(predicted: Scores, true: Scores) -> str:
-    """The dimensions whose scores hardly follow the picture, in words."""
-    poor = [
-        name
-        for i, name in enumerate(DIMENSIONS)
-        if len(predicted) < 2
-        or not np.corrcoef(predicted[:, i], true[:, i])[0, 1] > MIN_CORRELATION
-    ]
-    if not poor:
-        return "It sees something of all seven."
-    return f"It does not see {', '.join(poor)}: its scores there are guesses."
+    """Return a sentence on dimensions with scores that hardly depend on the image."""
+    correlations = _correlations(predicted, true) if len(predicted) >= 2 else [0.0] * 7
+    pairs = zip(DIMENSIONS, correlations, strict=True)
+    blind = [name for name, correlation in pairs if not correlation > MIN_CORRELATION]
+    if not blind:
+        return "Its scores depend on the image in all seven dimensions."
+    return f"It does not recognize {', '.join(blind)}: its scores there are guesses."
 
 
 def write_card(folder: Path, settings: PretrainSettings) -> None:
     """Measure the base in a folder and write its README.md."""
     compliance, tokens, predicted, true = measure(folder, settings.held_out)
     card = TEMPLATE.read_text(encoding="utf-8").format(
-        width=base_files.WIDTH,
-        height=base_files.HEIGHT,
+        width=WIDTH,
+        height=HEIGHT,
         rows=2 * settings.batch,
-        count=settings.held_out,
         compliance=compliance,
         tokens=tokens,
         table=format_score_table(predicted, true),
@@ -103,8 +96,8 @@ def write_card(folder: Path, settings: PretrainSettings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its card.")
-    parser.add_argument("--base", type=Path, default=base_files.FOLDER)
+    parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its model card.")
+    parser.add_argument("--base", type=Path, default=FOLDER)
     write_card(parser.parse_args().base, PretrainSettings())
 
 

@@ -1,4 +1,4 @@
-"""What mondrian-tiny is shown in pre-training: pictures of scenes, their truth, and what to say."""
+"""Pre-training batches of mondrian-tiny: images of scenes, their attributes, and target texts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from mondrian.sample.writing_style import write_critique
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
-Pictures = NDArray[np.uint8]  # (pictures, height, width, 3)
+Images = NDArray[np.uint8]  # (images, height, width, 3)
+_SURVEY_TOKENS = 60  # about, at the start of a critique
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
     seed: int = 1
     scenes: int = 12_000
-    held_out: int = 400  # scenes of another seed, to measure by
-    batch: int = 16  # scenes a rank and step
+    held_out: int = 400  # scenes of another seed, for measuring
+    batch: int = 16  # scenes per rank and step
     warmup_steps: int = 600
     warmup_rate: float = 1.0e-3
     steps: int = 1100
     rate: float = 1.0e-3
-    prose_every: int = 8  # one step of so many is prose without a picture
-    any_voice_every: int = 4  # one step of so many mixes the voices, where the prompt allows it
+    prose_every: int = 8  # steps; one of them trains on prose without an image
+    mixed_styles_every: int = 4  # steps; one of them mixes the styles, as its prompt allows
     digit_weight: float = 4.0
     survey_weight: float = 3.0
     refine_steps: int = 500
@@ -44,83 +45,82 @@ class PretrainSettings:
 class CritiqueBatch:
     """prefix (tokens,), rows (batch, image tokens + rest), targets and weights (batch, answer)."""
 
-    pictures: Pictures
-    truth: Floats
+    images: Images
+    attributes: Floats
     prefix: Ints
     input_ids: Ints
-    answer_start: int  # where the answer begins in a row
+    answer_start: int  # index in a row
     targets: Ints
     weights: Floats
 
 
 class BatchSampler:
-    """Draws batches; each rank draws its own."""
+    """Draws random batches; each rank draws its own."""
 
     def __init__(
-        self, settings: PretrainSettings, pictures: Path, tokenizer: Any, rank: int, phase: str
+        self, settings: PretrainSettings, images: Path, tokenizer: Any, rank: int, phase: str
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
-        first = phase == "write"
-        self.digit_weight = settings.digit_weight if first else settings.refine_digit_weight
-        self.survey_weight = settings.survey_weight if first else settings.refine_survey_weight
-        self.pictures = np.load(pictures, mmap_mode="r")
-        self.rng = np.random.default_rng((settings.seed, 2 if first else 3, rank))
+        is_first = phase == "write"
+        self.digit_weight = settings.digit_weight if is_first else settings.refine_digit_weight
+        self.survey_weight = settings.survey_weight if is_first else settings.refine_survey_weight
+        self.images = np.load(images, mmap_mode="r")
+        self.rng = np.random.default_rng((settings.seed, 2 if is_first else 3, rank))
         self.image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.digits = set(tokenizer.convert_tokens_to_ids(list("0123456789")))
 
-    def draw(self) -> tuple[Pictures, list[int]]:
-        picked = self.rng.integers(self.settings.scenes, size=self.settings.batch)
-        return self.pictures[picked], [int(i) for i in picked]
+    def draw_images(self) -> tuple[Images, list[int]]:
+        """Return images and the indices of their scenes."""
+        indices = self.rng.integers(self.settings.scenes, size=self.settings.batch)
+        return self.images[indices], [int(i) for i in indices]
 
-    def truth(self, picked: list[int]) -> Floats:
-        return np.stack([draw_scene(self.settings.seed, i).attributes() for i in picked])
+    def attributes(self, indices: list[int]) -> Floats:
+        return np.stack([draw_scene(self.settings.seed, i).attributes() for i in indices])
 
-    def draw_critiques(self, any_voice: bool = False) -> CritiqueBatch:
-        pictures, picked = self.draw()
-        persona = corpus.ANY_STYLE_PERSONA if any_voice else corpus.generate_persona(self.rng)
-        messages = chat_messages(row_messages(persona, ""))[:-1]
+    def draw_critiques(self, mixed_styles: bool = False) -> CritiqueBatch:
+        images, indices = self.draw_images()
+        persona = corpus.ANY_STYLE_PERSONA if mixed_styles else corpus.generate_persona(self.rng)
         text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            chat_messages(row_messages(persona, ""))[:-1],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         ids = self.tokenizer(text)["input_ids"]
         start = ids.index(self.image_id)
-        head = [self.image_id] * base_files.NUM_IMAGE_TOKENS + ids[start + 1 :]
-        answers = [self._answer(i, any_voice) for i in picked]
-        longest = max(len(a) for a in answers)
-        rows = np.zeros((len(answers), len(head) + longest), np.int32)
-        weight = np.zeros((len(answers), longest), np.float32)
+        prompt = [self.image_id] * base_files.NUM_IMAGE_TOKENS + ids[start + 1 :]
+        answers = [self._answer(i, mixed_styles) for i in indices]
+        length = max(len(answer) for answer in answers)
+        rows = np.zeros((len(answers), len(prompt) + length), np.int32)
+        weights = np.zeros((len(answers), length), np.float32)
         for k, answer in enumerate(answers):
-            rows[k] = head + answer + [0] * (longest - len(answer))
-            weight[k, : len(answer)] = self._weights(answer)
+            rows[k, : len(prompt) + len(answer)] = prompt + answer
+            weights[k, : len(answer)] = self._token_weights(answer)
         return CritiqueBatch(
-            pictures,
-            self.truth(picked),
-            np.array(ids[:start], np.int32),
-            rows,
-            len(head),
-            rows[:, len(head) :],
-            weight,
+            images,
+            self.attributes(indices),
+            prefix=np.array(ids[:start], np.int32),
+            input_ids=rows,
+            answer_start=len(prompt),
+            targets=rows[:, len(prompt) :],
+            weights=weights,
         )
 
-    def _answer(self, index: int, any_voice: bool) -> list[int]:
+    def _answer(self, index: int, mixed_styles: bool) -> list[int]:
         scene = draw_scene(self.settings.seed, index)
-        critique = (
-            corpus.write_in_mixed_styles(scene, self.rng)
-            if any_voice
-            else write_critique("plain", scene)
-        )
-        text = serialize_critique(critique)
-        return list(self.tokenizer(text + "<|im_end|>")["input_ids"])
+        if mixed_styles:
+            critique = corpus.write_in_mixed_styles(scene, self.rng)
+        else:
+            critique = write_critique("plain", scene)
+        return list(self.tokenizer(serialize_critique(critique) + "<|im_end|>")["input_ids"])
 
-    def _weights(self, answer: list[int]) -> list[float]:
-        """Scores and the survey that opens a critique say most of what was seen."""
-        return [
-            self.digit_weight if token in self.digits else self.survey_weight if k < 60 else 1.0
-            for k, token in enumerate(answer)
-        ]
+    def _token_weights(self, answer: list[int]) -> list[float]:
+        """Return high weights for scores and the survey: they depend most on the image."""
+        weights = [self.survey_weight if k < _SURVEY_TOKENS else 1.0 for k in range(len(answer))]
+        pairs = zip(answer, weights, strict=True)
+        return [self.digit_weight if token in self.digits else weight for token, weight in pairs]
 
     def draw_prose(self) -> Ints:
         texts = [corpus.generate_prose(self.rng) for _ in range(self.settings.batch)]
         rows = [self.tokenizer(text)["input_ids"] for text in texts]
-        shortest = min(len(row) for row in rows)
-        return np.array([row[:shortest] for row in rows], np.int32)
+        length = min(len(row) for row in rows)
+        return np.array([row[:length] for row in rows], np.int32)

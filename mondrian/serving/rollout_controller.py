@@ -17,7 +17,7 @@ from mondrian.registry.local_store import link_control_version
 from mondrian.rollout.actions import advance, current_verdict, roll_back
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import Verdict
-from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.store import BACK, Actor, Candidate, RolloutRecord, RolloutStore
 from mondrian.serving.assignment import RolloutSnapshot
 from mondrian.serving.engines.base import Adapter
 from mondrian.storage.engine import format_database_error
@@ -68,10 +68,7 @@ class RolloutController:
                 continue
             entry = await asyncio.to_thread(
                 self.rollouts.begin,
-                advisor,
-                adapter.version,
-                Path(adapter.folder).name,
-                adapter.folder,
+                Candidate(advisor, adapter.version, Path(adapter.folder).name, adapter.folder),
                 self.settings.baseline if self.adopt else "base",
                 self.settings.steps[0].share == 1,
             )
@@ -100,7 +97,7 @@ class RolloutController:
             step,
             0.0 if gone else self.settings.steps[step].share,
             control,
-            f"it was rolled back: {entry.why or 'by a person'}" if gone else "",
+            f"it was rolled back: {entry.reason or 'by a person'}" if gone else "",
             is_evidence=bool(control) or not entry.control_version,
         )
 
@@ -141,9 +138,11 @@ class RolloutController:
                 continue
             verdict = current_verdict(self.rollouts, self.settings, entry, time.time())
             if verdict.action == "roll back":
-                done = roll_back(self.rollouts, entry, "service", verdict.why)
+                done = roll_back(self.rollouts, entry, Actor("service", verdict.reason))
             elif verdict.action == "advance" and self.settings.automatic:
-                done = advance(self.rollouts, self.settings, entry, "service", verdict.why)
+                done = advance(
+                    self.rollouts, self.settings, entry, Actor("service", verdict.reason)
+                )
             else:
                 done = False
             if done:
@@ -182,7 +181,7 @@ class RolloutController:
             if time.monotonic() - self._decided >= self.settings.check_interval_seconds:
                 self._decided = time.monotonic()
                 for entry, verdict in await asyncio.to_thread(self.decide):
-                    log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.why)
+                    log.warning("roll-out %s: %s: %s", entry.id, verdict.status, verdict.reason)
         except SQLAlchemyError as error:
             log.error("roll-out: database: %s", format_database_error(error))
         except Exception:  # critiques go on as they were dealt last

@@ -34,7 +34,7 @@ def test_a_report_for_people_tells_status_numbers_and_decisions(
     text = capsys.readouterr().out
     first = text.splitlines()[0]
     assert first == "ansel · ansel@v2.0.0 against ansel@v1.0.0: HEALTHY"
-    for part in ("WHO WAS ASKED", "GUARDRAILS", "METRICS", "DECISIONS", "thumbs up among rated"):
+    for part in ("EXPOSURE", "GUARDRAILS", "METRICS", "DECISIONS", "thumbs up among rated"):
         assert part in text
     assert "\033" not in text
 
@@ -76,7 +76,7 @@ def test_a_database_without_roll_outs_is_left_as_it_was(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE jobs (id TEXT)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(DataError, match="has no table mondrian_decisions, so no roll-outs"):
+    with pytest.raises(DataError, match="has no table mondrian_decisions, so no rollouts"):
         rollout.main(["report", "--db", str(path)])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
@@ -86,14 +86,14 @@ def test_a_database_without_roll_outs_is_left_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         rollout.main(["report", "--db", str(tmp_path)])
     database(tmp_path / "empty.db")
-    with pytest.raises(DataError, match="no roll-out has begun"):
+    with pytest.raises(DataError, match="no rollout has started"):
         rollout.main(["report", "--db", str(tmp_path / "empty.db")])
 
 
 def test_what_cannot_be_reported_is_told_in_a_line(
     db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DataError, match="'monet' has no roll-out; there are some of ansel"):
+    with pytest.raises(DataError, match="'monet' has no rollout; there are rollouts of ansel"):
         rollout.main(["report", "--db", db, "--advisor", "monet"])
     with pytest.raises(ParamsError, match="does not exist"):
         rollout.main(["report", "--db", db, "--rollout", str(tmp_path / "none.yaml")])
@@ -153,16 +153,16 @@ def test_a_person_holds_resumes_rolls_back_and_begins_anew(
     log = found[0].list_decisions(found[1].id)
     assert [one.action for one in log[:5]] == ["resume", "roll back", "advance", "resume", "hold"]
     assert {one.who for one in log[:5]} == {"ana"}
-    assert log[1].why == "it is curt"
+    assert log[1].reason == "it is curt"
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--rollback"], 'say why .* is rolled back: --reason "…"'),
-        (["--advance"], r"is not ready but healthy \(.*\); say why it advances: --reason"),
-        (["--resume"], "is running already"),
-        (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' is none of ansel@v2.0.0"),
+        (["--rollback"], 'give a reason to roll back ansel@v2.0.0: --reason "…"'),
+        (["--advance"], r"is healthy, not ready \(.*\); give a reason to advance it: --reason"),
+        (["--resume"], "is already running"),
+        (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' matches none of ansel@v2.0.0"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_not_done(
@@ -178,7 +178,7 @@ def test_one_action_at_a_time(db: str, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         rollout.main(["ansel", "--db", db, "--hold", "--rollback"])
     assert "not allowed with" in capsys.readouterr().err
-    with pytest.raises(DataError, match="'monet' has no roll-out"):
+    with pytest.raises(DataError, match="'monet' has no rollout"):
         rollout.main(["monet", "--db", db, "--hold"])
 
 
@@ -186,5 +186,5 @@ def test_a_version_by_letters_that_several_begin_with_is_refused(tmp_path: Path)
     told = database(tmp_path / "mondrian.db")
     for version in ("ab1", "ab2"):
         served(told, begun(told, version=version, name=f"ansel@{version}", shares=(0.05,)), count=5)
-    with pytest.raises(DataError, match="means more than one of"):
+    with pytest.raises(DataError, match="matches more than one of"):
         rollout.main(["ansel", "--db", str(tmp_path / "mondrian.db"), "--version", "ab"])

@@ -1,11 +1,10 @@
-"""What is told of a roll-out: the report, its table, its charts and its text."""
+"""The report on a rollout, its CSV, charts and text, and actions of a person."""
 
 from __future__ import annotations
 
 import csv
 import json
 import time
-from dataclasses import replace
 from io import StringIO
 from math import isclose
 from pathlib import Path
@@ -14,18 +13,27 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from mondrian.rollout.actions import InvalidTransition
-from mondrian.rollout.charts import build_chart, ticks, time_ticks
+from mondrian.rollout.actions import (
+    REASON,
+    InvalidTransition,
+    MissingReason,
+    apply_manual_action,
+    clean_line,
+)
+from mondrian.rollout.charts import (
+    ChartAxes,
+    build_chart,
+    build_guardrail_bar,
+    build_page_charts,
+    ticks,
+    time_ticks,
+)
 from mondrian.rollout.config import RolloutConfig, load_rollout
-from mondrian.rollout.csv_export import CSV_COLUMNS, render_csv
 from mondrian.rollout.formatting import format_interval, format_value, percent
-from mondrian.rollout.manual import REASON, MissingReason, apply_manual_action, clean_line
 from mondrian.rollout.metrics import METRICS
-from mondrian.rollout.page_charts import build_guardrail_bar, build_page_charts
-from mondrian.rollout.report import build_rollout_report, split_newest
-from mondrian.rollout.store import RolloutRecord, RolloutStore
+from mondrian.rollout.report import ARMS, CSV_COLUMNS, MAX_POINTS, build_rollout_report, render_csv
+from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from mondrian.rollout.terminal import LINE_WIDTH, format_report, sparkline
-from mondrian.rollout.time_series import ARMS, MAX_POINTS
 from mondrian.storage.tables import jobs
 from tests.conftest import ROOT
 from tests.rollout_world import begun, database, served, world
@@ -34,108 +42,115 @@ SHARE = {"kind": "share", "unit": ""}
 
 
 @pytest.fixture(scope="module")
-def plan() -> RolloutConfig:
+def config() -> RolloutConfig:
     return load_rollout(ROOT / "rollout.yaml")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[RolloutStore, RolloutRecord]:
+def rollout(tmp_path_factory: pytest.TempPathFactory) -> tuple[RolloutStore, RolloutRecord]:
     return world(tmp_path_factory.mktemp("world") / "mondrian.db")
 
 
 @pytest.fixture(scope="module")
-def told(found: tuple[RolloutStore, RolloutRecord], plan: RolloutConfig) -> dict[str, Any]:
-    return build_rollout_report(found[0], plan, found[1], time.time())
+def report(rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig) -> dict[str, Any]:
+    return build_rollout_report(rollout[0], config, rollout[1], time.time())
 
 
-def test_a_report_tells_how_it_stands_and_every_number_behind_that(told: dict[str, Any]) -> None:
-    json.dumps(told, allow_nan=False)
-    assert (told["name"], told["control"]) == ("ansel@v2.0.0", "ansel@v1.0.0")
-    assert told["verdict"]["status"] == "healthy"
-    assert "of 100 critiques, 40 h of 48 h" in told["verdict"]["why"]
-    assert [step["place"] for step in told["steps"]] == ["done", "done", "here", "to come"]
-    arms = told["exposure"]
-    assert arms["candidate"]["jobs"] + arms["control"]["jobs"] == 300
-    assert arms["dealt"]["clients"] == 300
-    assert isclose(arms["dealt"]["got"], arms["candidate"]["subjects"] / 300, rel_tol=1e-5)
-    assert told["fairness"]["mismatch"] < told["fairness"]["alarm"] == 10
-    assert len(told["guardrails"]) == 5
-    assert [one["action"] for one in told["decisions"]] == ["advance", "advance", "begin"]
+def test_a_report_has_the_status_and_every_number_behind_it(report: dict[str, Any]) -> None:
+    json.dumps(report, allow_nan=False)
+    assert (report["name"], report["control"]) == ("ansel@v2.0.0", "ansel@v1.0.0")
+    assert report["verdict"]["status"] == "healthy"
+    assert "of 100 critiques, 40 h of 48 h" in report["verdict"]["reason"]
+    statuses = [step["status"] for step in report["steps"]]
+    assert statuses == ["done", "done", "current", "upcoming"]
+    exposure, assignment = report["exposure"], report["assignment"]
+    assert exposure["candidate"]["jobs"] + exposure["control"]["jobs"] == 300
+    assert assignment["random_clients"] == 300
+    assert isclose(assignment["actual"], exposure["candidate"]["clients"] / 300, rel_tol=1e-5)
+    assert assignment["e_value"] < assignment["alarm_from"] == 10
+    assert len(report["guardrails"]) == 5
+    actions = [decision["action"] for decision in report["decisions"]]
+    assert actions == ["advance", "advance", "begin"]
 
 
-def test_every_metric_has_its_intervals_over_time_at_most_a_hundred(told: dict[str, Any]) -> None:
-    assert [one["name"] for one in told["metrics"]] == list(METRICS)
-    for metric in told["metrics"]:
+def test_every_metric_has_intervals_over_time_at_most_a_hundred(report: dict[str, Any]) -> None:
+    assert [metric["name"] for metric in report["metrics"]] == list(METRICS)
+    for metric in report["metrics"]:
         for arm in ARMS:
-            now, series = metric[arm]["now"], metric[arm]["series"]
+            estimate, series = metric[arm]["estimate"], metric[arm]["series"]
             assert 0 < len(series) <= MAX_POINTS
-            assert [now["count"], now["mean"], now["low"], now["high"]] == series[-1][1:]
+            assert [estimate[name] for name in ("count", "mean", "low", "high")] == series[-1][1:]
             assert [p[:2] for p in series] == sorted(p[:2] for p in series)
-    correction = next(one for one in told["metrics"] if one["name"] == "correction")
-    assert correction["candidate"]["now"]["low"] is None  # nobody moved a score: no spread yet
+    correction = next(metric for metric in report["metrics"] if metric["name"] == "correction")
+    assert correction["candidate"]["estimate"]["low"] is None  # no score was changed: no spread
 
 
-def test_the_success_of_a_report_is_the_difference_of_its_metric(told: dict[str, Any]) -> None:
-    approval = next(one for one in told["metrics"] if one["name"] == "approval")
-    assert told["success"]["difference"] == approval["difference"]["now"]
+def test_the_success_of_a_report_is_the_difference_of_its_metric(report: dict[str, Any]) -> None:
+    approval = next(metric for metric in report["metrics"] if metric["name"] == "approval")
+    assert report["success"]["difference"] == approval["difference"]["estimate"]
 
 
-def test_without_settings_what_can_be_told_is(found: tuple[RolloutStore, RolloutRecord]) -> None:
-    told = build_rollout_report(found[0], None, found[1], time.time())
-    assert (told["verdict"], told["steps"], told["guardrails"]) == (None, [], [])
-    assert told["exposure"]["candidate"]["jobs"] > 0
-    assert "RUNNING" in format_report(told)
-    assert any(build_page_charts(told).arms.values())
+def test_a_report_without_rollout_yaml_has_exposure_and_metrics(
+    rollout: tuple[RolloutStore, RolloutRecord],
+) -> None:
+    report = build_rollout_report(rollout[0], None, rollout[1], time.time())
+    assert (report["verdict"], report["steps"], report["guardrails"]) == (None, [], [])
+    assert report["exposure"]["candidate"]["jobs"] > 0
+    assert "RUNNING" in format_report(report)
+    assert any(build_page_charts(report).arms.values())
 
 
-def test_a_roll_out_without_jobs_has_a_report(tmp_path: Path, plan: RolloutConfig) -> None:
-    rollouts = database(tmp_path / "new.db")
-    told = build_rollout_report(rollouts, plan, begun(rollouts, shares=(0.05,)), time.time())
-    assert told["verdict"]["status"] == "no data"
-    assert not any((*build_page_charts(told).arms.values(), *build_page_charts(told).bars.values()))
-    assert "NO DATA" in format_report(told)
-    assert render_csv([told]).splitlines() == [",".join(CSV_COLUMNS)]
+def test_a_rollout_without_jobs_has_a_report(tmp_path: Path, config: RolloutConfig) -> None:
+    store = database(tmp_path / "new.db")
+    report = build_rollout_report(store, config, begun(store, shares=(0.05,)), time.time())
+    charts = build_page_charts(report)
+    assert report["verdict"]["status"] == "no data"
+    assert not any((*charts.arms.values(), *charts.bars.values()))
+    assert "NO DATA" in format_report(report)
+    assert render_csv([report]).splitlines() == [",".join(CSV_COLUMNS)]
 
 
-def test_the_newest_of_each_advisor_stands_before_those_it_followed(tmp_path: Path) -> None:
-    rollouts = database(tmp_path / "many.db")
+def test_the_newest_rollout_of_each_advisor_is_separated_from_older_ones(tmp_path: Path) -> None:
+    store = database(tmp_path / "many.db")
     for version, days in (("a", 9), ("b", 3), ("c", 6)):
-        begun(rollouts, version=version, days=days)
-    begun(rollouts, advisor="okeefe", version="d", days=5)
-    new, old = split_newest(rollouts)
-    assert ([one.version for one in new], [one.version for one in old]) == (["b", "d"], ["c", "a"])
-    assert [one.version for one in split_newest(rollouts, "okeefe")[0]] == ["d"]
+        begun(store, version=version, days=days)
+    begun(store, advisor="okeefe", version="d", days=5)
+    newest, older = store.split_newest()
+    assert [record.version for record in newest] == ["b", "d"]
+    assert [record.version for record in older] == ["c", "a"]
+    assert [record.version for record in store.split_newest("okeefe")[0]] == ["d"]
 
 
-def test_the_table_has_a_row_for_each_look(told: dict[str, Any]) -> None:
-    rows = list(csv.DictReader(StringIO(render_csv([told]))))
+def test_the_csv_has_a_row_for_each_point(report: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(StringIO(render_csv([report]))))
     assert tuple(rows[0]) == CSV_COLUMNS
-    looks = sum(len(metric[arm]["series"]) for metric in told["metrics"] for arm in ARMS)
-    assert len(rows) == looks
+    points = sum(len(metric[arm]["series"]) for metric in report["metrics"] for arm in ARMS)
+    assert len(rows) == points
     assert {row["arm"] for row in rows} == set(ARMS)
     approval = [row for row in rows if (row["metric"], row["arm"]) == ("approval", "difference")]
-    assert float(approval[-1]["mean"]) == told["success"]["difference"]["mean"]
+    assert float(approval[-1]["mean"]) == report["success"]["difference"]["mean"]
     assert any(row["low"] == "" for row in rows)
 
 
-def test_the_text_fits_a_terminal_and_tells_the_status_first(told: dict[str, Any]) -> None:
-    text = format_report(told)
+def test_the_text_fits_a_terminal_and_starts_with_the_status(report: dict[str, Any]) -> None:
+    text = format_report(report)
     assert text.splitlines()[0].endswith("HEALTHY")
     assert max(map(len, text.splitlines())) <= 1.1 * LINE_WIDTH
-    assert "\033[1;32mHEALTHY" in format_report(told, colored=True)
-    evil = told | {"decisions": [told["decisions"][0] | {"why": "\033[2J\n\x07gone " + "x" * 300}]}
-    assert "\033" not in format_report(evil)
-    assert "\x07" not in format_report(evil)
+    assert "\033[1;32mHEALTHY" in format_report(report, colored=True)
+    decision = report["decisions"][0] | {"reason": "\033[2J\n\x07gone " + "x" * 300}
+    hostile_text = format_report(report | {"decisions": [decision]})
+    assert "\033" not in hostile_text
+    assert "\x07" not in hostile_text
 
 
-def test_a_small_curve_rises_as_its_values_do() -> None:
+def test_a_sparkline_rises_with_its_values() -> None:
     assert sparkline([0.0, 1.0])[0] == "▁"
     assert sparkline([0.0, 1.0])[-1] == "█"
     assert sparkline([None, 1.0]) == ""
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [
         (0.0, "0 %"),
         (0.05, "5 %"),
@@ -145,46 +160,45 @@ def test_a_small_curve_rises_as_its_values_do() -> None:
         (-0.083, "−8.3 %"),
     ],
 )
-def test_shares_are_told_in_percent(value: float, words: str) -> None:
-    assert percent(value) == words
+def test_shares_are_formatted_in_percent(value: float, text: str) -> None:
+    assert percent(value) == text
 
 
-def test_numbers_carry_their_unit_once() -> None:
+def test_numbers_have_their_unit_once() -> None:
     seconds = {"kind": "mean", "unit": "s"}
     assert format_value(13.759, seconds) == "13.8 s"
     assert format_value(0.2, seconds, signed=True) == "+0.2 s"
     assert format_value(None, seconds) == "–"
     assert format_interval({"count": 3, "low": -0.1, "high": 0.25}, SHARE, True) == "−10 to +25 %"
-    assert (
-        format_interval({"count": 3, "low": None, "high": None}, SHARE) == "too few for an interval"
-    )
-    assert format_interval({"count": 0, "low": None, "high": None}, SHARE) == "no data"
+    unknown = {"low": None, "high": None}
+    assert format_interval({"count": 3} | unknown, SHARE) == "too few for an interval"
+    assert format_interval({"count": 0} | unknown, SHARE) == "no data"
 
 
-def test_a_chart_keeps_its_newest_numbers_inside_and_its_paths_finite() -> None:
-    points = [
+def test_a_chart_contains_its_newest_numbers_and_its_paths_are_finite() -> None:
+    points: list[Any] = [
         [60.0 * i, i + 1, 0.5 + 0.1 / (i + 1), 0.5 - 1 / (i + 1), 0.5 + 1 / (i + 1)]
         for i in range(100)
     ]
-    chart = build_chart({"candidate": points}, SHARE, 0, 6000, levels={"margin": 0.4})  # type: ignore[dict-item]
+    chart = build_chart({"candidate": points}, ChartAxes(SHARE, 0, 6000), levels={"margin": 0.4})
     assert chart
     x, y, width, height = chart.inside
-    at = chart.lines[0].dot
-    assert x <= at[0] <= x + width
-    assert y <= at[1] <= y + height
+    dot_x, dot_y = chart.lines[0].dot
+    assert x <= dot_x <= x + width
+    assert y <= dot_y <= y + height
     assert y <= chart.levels[0][0] <= y + height
     assert len(chart.y) >= 2
     assert "nan" not in chart.lines[0].area
     assert "inf" not in chart.lines[0].area
 
 
-def test_a_chart_of_one_value_or_of_none(told: dict[str, Any]) -> None:
-    one = [[5.0, 1, 3.0, None, None]]
-    chart = build_chart({"control": one}, {"kind": "mean", "unit": "s"}, 5, 5)
+def test_a_chart_of_a_single_value_or_of_none() -> None:
+    seconds, empty = {"kind": "mean", "unit": "s"}, [[1.0, 1, None, None, None]]
+    chart = build_chart({"control": [[5.0, 1, 3.0, None, None]]}, ChartAxes(seconds, 5, 5))
     assert chart
     assert chart.lines[0].area == ""
-    assert build_chart({"control": []}, SHARE, 0, 9) is None
-    assert build_chart({"control": [[1.0, 1, None, None, None]]}, SHARE, 0, 9) is None
+    assert build_chart({"control": []}, ChartAxes(SHARE, 0, 9)) is None
+    assert build_chart({"control": empty}, ChartAxes(SHARE, 0, 9)) is None
 
 
 @pytest.mark.parametrize(
@@ -197,66 +211,72 @@ def test_a_chart_of_one_value_or_of_none(told: dict[str, Any]) -> None:
         (-1e-4, 1e-4),
     ],
 )
-def test_labels_of_an_axis_are_round_few_and_within_it(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 6
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+def test_value_ticks_are_few_and_within_the_axis(low: float, high: float) -> None:
+    values = ticks(low, high)
+    assert 2 <= len(values) <= 6
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in values)
 
 
 @pytest.mark.parametrize("seconds", [60, 5000, 86400, 5 * 86400, 400 * 86400])
-def test_times_of_an_axis_are_few_and_within_it(seconds: float) -> None:
+def test_time_ticks_are_few_and_within_the_axis(seconds: float) -> None:
     start = 1_790_000_123.0
-    found = time_ticks(start, start + seconds)
-    assert len(found) <= 6
-    assert all(start <= at <= start + seconds for at, _ in found)
-    assert len({words for _, words in found}) == len(found)
+    tick_labels = time_ticks(start, start + seconds)
+    assert len(tick_labels) <= 6
+    assert all(start <= tick <= start + seconds for tick, _ in tick_labels)
+    assert len({label for _, label in tick_labels}) == len(tick_labels)
 
 
-def test_a_guardrail_is_drawn_with_its_limit_and_interval_on_the_scale() -> None:
-    interval = {"mean": 0.02, "low": 0.0, "high": 0.3, "count": 9}
-    for guard in (
-        {"found": interval, "limit": 0.05, "least": False},
-        {"found": interval | {"mean": 0.97, "low": 0.9, "high": 1.0}, "limit": 0.95, "least": True},
+def test_a_guardrail_bar_has_limit_and_interval_on_its_scale() -> None:
+    low = {"mean": 0.02, "low": 0.0, "high": 0.3, "count": 9}
+    high = low | {"mean": 0.97, "low": 0.9, "high": 1.0}
+    for guardrail in (
+        {"estimate": low, "limit": 0.05, "is_minimum": False},
+        {"estimate": high, "limit": 0.95, "is_minimum": True},
     ):
-        drawn = build_guardrail_bar(guard)
-        assert drawn
-        places = (drawn.left, drawn.mean, drawn.limit, drawn.left + drawn.width)
-        assert all(0 <= place <= 100.01 for place in places)
-    assert build_guardrail_bar({"found": {"count": 0}, "limit": 0, "least": False}) is None
+        bar = build_guardrail_bar(guardrail)
+        assert bar
+        positions = (bar.left, bar.mean, bar.limit, bar.left + bar.width)
+        assert all(0 <= position <= 100.01 for position in positions)
+    empty = {"estimate": {"count": 0}, "limit": 0, "is_minimum": False}
+    assert build_guardrail_bar(empty) is None
 
 
-def test_what_goes_against_the_numbers_wants_a_reason(tmp_path: Path, plan: RolloutConfig) -> None:
-    rollouts, entry = world(tmp_path / "mondrian.db")
-    now = time.time()
+def test_an_action_against_the_verdict_needs_a_reason(
+    tmp_path: Path, config: RolloutConfig
+) -> None:
+    store, record = world(tmp_path / "mondrian.db")
     for action in ("rollback", "advance"):
-        with pytest.raises(MissingReason, match="say why"):
-            apply_manual_action(rollouts, plan, entry, action, "Ana", " \n", now)
-    held = apply_manual_action(rollouts, plan, entry, "hold", "", "", now)
-    assert (held.state, rollouts.list_decisions(entry.id)[0].who) == ("held", "somebody")
-    with pytest.raises(InvalidTransition, match="changed meanwhile"):
-        apply_manual_action(rollouts, plan, entry, "rollback", "Ana", "seen too late", now)
-    gone = apply_manual_action(rollouts, plan, held, "rollback", "Ana", "curt\nand cold", now)
-    assert (gone.state, gone.why) == ("rolled back", "curt and cold")
+        with pytest.raises(MissingReason, match="give a reason"):
+            apply_manual_action(store, config, record, action, Actor("Ana", " \n"))
+    on_hold = apply_manual_action(store, config, record, "hold", Actor("", ""))
+    assert (on_hold.state, store.list_decisions(record.id)[0].who) == ("held", "unknown")
+    with pytest.raises(InvalidTransition, match="changed in the meantime"):
+        apply_manual_action(store, config, record, "rollback", Actor("Ana", "too late"))
+    back = apply_manual_action(store, config, on_hold, "rollback", Actor("Ana", "curt\nand cold"))
+    assert (back.state, back.reason) == ("rolled back", "curt and cold")
 
 
-def test_a_ready_one_advances_without_a_reason(tmp_path: Path, plan: RolloutConfig) -> None:
-    rollouts = database(tmp_path / "mondrian.db")
-    entry = begun(rollouts, days=3, shares=(0.5,))
-    served(rollouts, entry, days=3, shares=(0.5,))
-    assert apply_manual_action(rollouts, plan, entry, "advance", "Ana", "", time.time()).step == 1
+def test_a_ready_rollout_advances_without_a_reason(tmp_path: Path, config: RolloutConfig) -> None:
+    store = database(tmp_path / "mondrian.db")
+    record = begun(store, days=3, shares=(0.5,))
+    served(store, record, days=3, shares=(0.5,))
+    assert apply_manual_action(store, config, record, "advance", Actor("Ana", "")).step == 1
 
 
-def test_a_reason_becomes_a_line_that_every_database_takes() -> None:
+def test_a_reason_becomes_one_line_that_every_database_accepts() -> None:
     assert clean_line("a\0b\ud800\x1b[2J\tc\u202e", REASON) == "ab[2J c"
     assert len(clean_line("x" * 10_000, REASON)) == REASON
 
 
-def test_jobs_lost_or_dealt_otherwise_are_told(tmp_path: Path, plan: RolloutConfig) -> None:
-    rollouts, entry = world(tmp_path / "mondrian.db")
-    with rollouts.engine.begin() as connection:
-        few = (jobs.c.side == "candidate") & (jobs.c.step < 2)
-        connection.execute(update(jobs).where(few), {"side": "control"})
-        connection.execute(jobs.delete().where(jobs.c.side == "candidate", jobs.c.thumbs.is_(None)))
-    told = build_rollout_report(rollouts, plan, replace(entry), time.time())
-    assert told["fairness"]["mismatch"] > 10
-    assert "ALARM" in format_report(told)
+def test_lost_or_wrongly_assigned_jobs_raise_an_alarm(
+    tmp_path: Path, config: RolloutConfig
+) -> None:
+    store, record = world(tmp_path / "mondrian.db")
+    is_candidate = jobs.c.side == "candidate"
+    with store.engine.begin() as connection:
+        early = is_candidate & (jobs.c.step < 2)
+        connection.execute(update(jobs).where(early), {"side": "control"})
+        connection.execute(jobs.delete().where(is_candidate, jobs.c.thumbs.is_(None)))
+    report = build_rollout_report(store, config, record, time.time())
+    assert report["assignment"]["e_value"] > 10
+    assert "ALARM" in format_report(report)

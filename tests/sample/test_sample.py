@@ -1,4 +1,4 @@
-"""The sample world: scenes that show their truth, tastes and voices that differ, the base."""
+"""The sample: scenes that show their attributes, advisors that differ, and the tiny base."""
 
 import json
 import subprocess
@@ -18,7 +18,10 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
 from mondrian.model.vlm import encode_image, prompt_ids
 from mondrian.sample.application import CLEAN_PHOTOS, NUM_PHOTOS
+from mondrian.sample.base_files import HEIGHT, WIDTH
 from mondrian.sample.corpus import generate_persona
+from mondrian.sample.model_card import TEMPLATE
+from mondrian.sample.pretrain_data import PretrainSettings
 from mondrian.sample.pretrain_model import extract_patches
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import TASTES, score_scene
@@ -28,38 +31,39 @@ from tests.conftest import ROOT, SAMPLE_SEED
 BASE = ROOT / "models/base/mondrian-tiny"
 
 
-def test_a_scene_is_the_same_twice_and_another_seed_is_another() -> None:
-    assert (
-        render(draw_scene(3, 1), 160, 128).tobytes() == render(draw_scene(3, 1), 160, 128).tobytes()
-    )
+def test_a_seed_determines_the_scene() -> None:
+    images = [render(draw_scene(3, 1), WIDTH, HEIGHT) for _ in range(2)]
+    assert images[0].tobytes() == images[1].tobytes()
     assert draw_scene(3, 1) != draw_scene(3, 2)
 
 
-def test_the_picture_shows_the_light_the_tones_and_the_colour() -> None:
+def test_an_image_shows_the_light_the_tones_the_colour_and_the_sharpness() -> None:
     scenes = [draw_scene(4, i) for i in range(60)]
-    pictures = [np.asarray(render(s, 160, 128), float) for s in scenes]
-    grey = [p @ (0.299, 0.587, 0.114) for p in pictures]
-    seen = {
+    images = [np.asarray(render(scene, WIDTH, HEIGHT), float) for scene in scenes]
+    grey = [image @ (0.299, 0.587, 0.114) for image in images]
+    measured = {
         "light": [g.mean() for g in grey],
         "tone": [g.std() for g in grey],
-        "colour": [np.ptp(p, axis=2).mean() for p in pictures],
+        "colour": [np.ptp(image, axis=2).mean() for image in images],
         "sharpness": [np.log(np.abs(np.diff(g, axis=1)).mean() / g.std()) for g in grey],
     }
-    for name, values in seen.items():
-        truth = [getattr(s, name) for s in scenes]
-        assert np.corrcoef(truth, values)[0, 1] > (0.9 if name in ("light", "tone") else 0.55), name
+    for name, values in measured.items():
+        attributes = [getattr(scene, name) for scene in scenes]
+        min_correlation = 0.9 if name in ("light", "tone") else 0.55
+        assert np.corrcoef(attributes, values)[0, 1] > min_correlation, name
 
 
 def test_tastes_differ_from_the_base_and_from_each_other() -> None:
     scenes = [draw_scene(4, i) for i in range(200)]
-    told = {
-        name: np.array([score_scene(taste, s) for s in scenes]) for name, taste in TASTES.items()
+    scores = {
+        name: np.array([score_scene(taste, scene) for scene in scenes])
+        for name, taste in TASTES.items()
     }
-    for one, other in (("ansel", "plain"), ("okeefe", "plain"), ("ansel", "okeefe")):
-        assert np.abs(told[one] - told[other]).mean() > 2
+    for advisor, other in (("ansel", "plain"), ("okeefe", "plain"), ("ansel", "okeefe")):
+        assert np.abs(scores[advisor] - scores[other]).mean() > 2
 
 
-def test_every_voice_writes_whole_critiques_of_its_own() -> None:
+def test_every_style_writes_valid_critiques_of_its_own() -> None:
     for i in range(20):
         texts = [
             serialize_critique(write_critique(advisor, draw_scene(6, i)))
@@ -70,44 +74,53 @@ def test_every_voice_writes_whole_critiques_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_the_application_is_laid_out_as_the_existing_one(application: Path) -> None:
+def test_the_sample_has_the_layout_of_the_existing_application(application: Path) -> None:
     assert (application / "mondrian.db").stat().st_size > 100_000
     assert len(list((application / "source").iterdir())) > NUM_PHOTOS
-    names = [p.name for p in (application / "analysis_md").iterdir()]
+    names = [file.name for file in (application / "analysis_md").iterdir()]
     assert all(name.startswith(("analysis-ansel-", "analysis-okeefe-")) for name in names)
     assert len(list((application / "analysis").glob("analysis-*.html"))) == 3 * len(CLEAN_PHOTOS)
     photo = next((application / "source").glob("IMG_40*.jpg"))
-    with Image.open(photo) as shown:
-        assert shown.format == "JPEG"
-        assert max(shown.size) == 640
+    with Image.open(photo) as image:
+        assert image.format == "JPEG"
+        assert max(image.size) == 640
 
 
-def test_pretraining_patches_are_those_of_the_processor(
+def test_pretraining_patches_equal_those_of_the_processor(
     tiny: Any, photos: list[Image.Image]
 ) -> None:
-    picture = resize_to_fit(photos[0], 4096, 20_480)
-    theirs = np.array(tiny.processor.image_processor([picture])["pixel_values"])
-    assert np.abs(theirs - np.array(extract_patches(np.asarray(picture)[None]))).max() < 1e-6
+    image = resize_to_fit(photos[0], 4096, 20_480)
+    expected = np.array(tiny.processor.image_processor([image])["pixel_values"])
+    patches = np.array(extract_patches(np.asarray(image)[None]))
+    assert np.abs(expected - patches).max() < 1e-6
 
 
 def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
-    assert sum(f.stat().st_size for f in BASE.iterdir()) < 8_000_000
+    assert sum(file.stat().st_size for file in BASE.iterdir()) < 8_000_000
     config = json.loads((BASE / "config.json").read_text())
     assert config["architectures"] == ["Qwen3VLForConditionalGeneration"]
     assert len(tiny.model.vision_tower.deepstack_merger_list) == 2
-    card = (BASE / "README.md").read_text()
+    card = (BASE / "README.md").read_text().lower()
     assert "warm-up" in card
     assert "constant" in card
+
+
+def test_the_model_card_agrees_with_its_template() -> None:
+    card, settings = (BASE / "README.md").read_text(), PretrainSettings()
+    head, tail = TEMPLATE.read_text().split("{compliance:.1%}")
+    size = {"width": WIDTH, "height": HEIGHT, "rows": 2 * settings.batch}
+    assert card.startswith(head.format(**size, **vars(settings)))
+    assert card.endswith(tail.split("{blind}")[1])
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
-    """A few steps of it: the whole command, two processes and the card included."""
+    """A few steps of the complete command, with two processes and the model card."""
     command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]
-    few = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--refine_steps", "2"]
+    sizes = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--refine_steps", "2"]
     run = subprocess.run(
-        [str(c) for c in (*command, *few, "--held_out", "4")],
+        [str(argument) for argument in (*command, *sizes, "--held_out", "4")],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -120,21 +133,22 @@ def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_sees(plain: Any) -> None:
-    """Held-out scenes, any persona: whole critiques, nearer to the truth than a constant."""
-    rng, told, wanted, compliant = np.random.default_rng(0), [], [], 0
+def test_the_base_scores_better_than_a_constant(plain: Any) -> None:
+    """On held-out scenes, for any persona, with valid critiques."""
+    rng = np.random.default_rng(0)
     scenes = [draw_scene(SAMPLE_SEED, 5, i) for i in range(24)]
-    seen = [encode_image(plain, resize_to_fit(render(s), 4096, 20_480)) for s in scenes]
+    images = [resize_to_fit(render(scene), 4096, 20_480) for scene in scenes]
+    features = [encode_image(plain, image) for image in images]
     messages = row_messages(generate_persona(rng), "")[:-1]
-    prompts = [prompt_ids(plain, messages, s) for s in seen]
-    for scene, answer in zip(
-        scenes, generate(plain, prompts, seen, SamplingParams(600, 24)), strict=True
-    ):
-        if is_schema_valid(answer.text):
-            compliant += 1
-            told.append(validate_critique(answer.text).scores())
-            wanted.append(score_scene(TASTES["plain"], scene))
-    error = np.abs(np.array(told) - np.array(wanted)).mean()
-    constant = np.abs(np.array(wanted) - np.mean(wanted, axis=0)).mean()
-    assert compliant >= 22
+    prompts = [prompt_ids(plain, messages, image_features) for image_features in features]
+    answers = generate(plain, prompts, features, SamplingParams(600, 24))
+    valid = [
+        (validate_critique(answer.text).scores(), score_scene(TASTES["plain"], scene))
+        for scene, answer in zip(scenes, answers, strict=True)
+        if is_schema_valid(answer.text)
+    ]
+    predicted, true = (np.array(scores) for scores in zip(*valid, strict=True))
+    error = np.abs(predicted - true).mean()
+    constant = np.abs(true - np.mean(true, axis=0)).mean()
+    assert len(valid) >= 22
     assert error < 0.8 * constant

@@ -18,7 +18,7 @@ from mondrian.core.params import Params
 from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import load_rollout
 from mondrian.rollout.observations import load_observations
-from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.store import BACK, Actor, RolloutRecord, RolloutStore
 from mondrian.storage.engine import open_engine
 from tests.conftest import ROOT
 from tests.odd_files import encoded
@@ -138,7 +138,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
             asked += 1
             assert asked <= 60
         back = wait_for(told, lambda one: one.state == BACK)
-        assert "latency" in back.why
+        assert "latency" in back.reason
         assert told.list_decisions(back.id)[0].who == "service"
         time.sleep(1.2)
         answer = ask(client, photo, "client-0")
@@ -158,8 +158,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_
             load_rollout(file),
             wait_for(again, lambda one: True),
             "resume",
-            "somebody",
-            "the machine was slow",
+            Actor("somebody", "the machine was slow"),
         )
         time.sleep(1.5)
         assert ask(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
@@ -211,7 +210,7 @@ def test_a_control_that_is_gone_from_the_disk_is_the_base_and_it_is_said(
         told = store(service)
         plan = load_rollout(file)
         assert apply_action(
-            told, plan, wait_for(told, lambda one: True), "advance", "somebody", "trusted"
+            told, plan, wait_for(told, lambda one: True), "advance", Actor("somebody", "trusted")
         )
         stop(service)
     shelved(tiny, params, shelf, "ansel@v2.0.0", 2)

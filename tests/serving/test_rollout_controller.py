@@ -10,7 +10,7 @@ import pytest
 from mondrian.registry.local_store import CONTROL_LINK, link_control_version
 from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import load_rollout
-from mondrian.rollout.store import RolloutStore
+from mondrian.rollout.store import Actor, RolloutStore
 from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.rollout_controller import RolloutController, control_name
@@ -50,7 +50,7 @@ def everybody(steering: RolloutController, version: str) -> None:
         entry = steering.rollouts.get(f"ansel/{version}")
         assert entry
         assert apply_action(
-            steering.rollouts, steering.settings, entry, "advance", "somebody", "trusted"
+            steering.rollouts, steering.settings, entry, "advance", Actor("somebody", "trusted")
         )
 
 

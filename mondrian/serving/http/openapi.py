@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.rollout.manual import NAME, REASON
+from mondrian.rollout.actions import NAME, REASON
 from mondrian.serving.assignment import MODES
 from mondrian.serving.feedback.schema import MAX_NOTE_CHARS
 
@@ -228,7 +228,7 @@ DECISION_BODY = {
 }
 EXPERIMENTS_RESPONSE: dict[int | str, Any] = {
     200: {
-        "description": "reports, the newest roll-out of each advisor, and a list of those before",
+        "description": "reports on the newest rollout of each advisor, and a list of older ones",
         "content": {
             "application/json": {
                 "example": {
@@ -239,12 +239,12 @@ EXPERIMENTS_RESPONSE: dict[int | str, Any] = {
                             "state": "running",
                             "verdict": {
                                 "status": "healthy",
-                                "why": "49 of 100 critiques, 40 h of 48 h",
+                                "reason": "49 of 100 critiques, 40 h of 48 h",
                             },
                         }
                     ],
                     "older": [],
-                    "steered": True,
+                    "managed": True,
                 }
             }
         },
