@@ -1,4 +1,4 @@
-"""A real browser for the pages, which notes what should not be: faults and far requests."""
+"""A real browser for the pages. It reports script errors and requests to other machines."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-PATIENCE = 60_000  # ms for what a machine with nothing else to do does at once
+PATIENCE = 60_000  # ms; an idle machine needs a fraction of it
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-# What stands in the page's growing text, each time that it changes, in the order that it did.
-GROWTH = """
+# Record every state of the critique's text while it is generated.
+RECORD_TEXTS_SCRIPT = """
 addEventListener("DOMContentLoaded", () => {
   for (const block of document.querySelectorAll("[data-text]")) {
     new MutationObserver(() => {
-      const seen = JSON.parse(sessionStorage.getItem("grown") || "[]");
-      sessionStorage.setItem("grown", JSON.stringify([...seen, block.textContent]));
+      const texts = JSON.parse(sessionStorage.getItem("texts") || "[]");
+      sessionStorage.setItem("texts", JSON.stringify([...texts, block.textContent]));
     }).observe(block, {childList: true, subtree: true});
   }
 });
 """
 
-# The line around what has the focus, or around the card that it is in.
-OUTLINE = """() => {
+# The outline style of the focused element, or of the card around it.
+OUTLINE_SCRIPT = """() => {
   const focused = document.activeElement;
   return getComputedStyle(focused.closest("label") || focused).outlineStyle;
 }"""
 
-# How many things to fill in, press or watch have no name.
+# The number of fields, buttons and progress bars without a label.
 NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, progress")].filter(
-  (one) => !one.labels?.length && !one.ariaLabel && !one.textContent.trim()
+  (node) => !node.labels?.length && !node.ariaLabel && !node.textContent.trim()
 ).length"""
 
-# Texts with less contrast to what is behind them than WCAG 2.2 AA wants: 4.5, or 3 for large ones.
+# Texts with less contrast than WCAG 2.2 AA requires: 4.5, or 3 for large text.
 FAINT = """() => {
   const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const rgba = (color) => {
@@ -73,8 +73,8 @@ FAINT = """() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let text = walk.nextNode(); text; text = walk.nextNode()) {
     const node = text.parentElement;
-    const unseen = node.tagName === "NOSCRIPT" || !node.getClientRects().length;
-    if (unseen || !text.data.trim()) continue;
+    const isHidden = node.tagName === "NOSCRIPT" || !node.getClientRects().length;
+    if (isHidden || !text.data.trim()) continue;
     seen += 1;
     const style = getComputedStyle(node);
     const own = light(rgba(node instanceof SVGElement ? style.fill : style.color).slice(0, 3));
@@ -82,33 +82,33 @@ FAINT = """() => {
     const ratio = (Math.max(own, back) + 0.05) / (Math.min(own, back) + 0.05);
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    const told = `${text.data.trim().slice(0, 40)}: ${ratio.toFixed(2)}`;
-    if (ratio < (large ? 3 : 4.5)) faint.push(told);
+    const message = `${text.data.trim().slice(0, 40)}: ${ratio.toFixed(2)}`;
+    if (ratio < (large ? 3 : 4.5)) faint.push(message);
   }
   return {seen, faint};
 }"""
 
 
 @dataclass
-class Noted:
-    """What a browser did, and what went wrong in it."""
+class PageLog:
+    """The requests and errors of a page."""
 
     requests: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
-        """Note all that happens in a page."""
+        """Record the requests and errors of a page."""
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self._heard)
-        page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._log_console)
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _log_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):  # a violation of the CSP is one of them
-            self.faults.append(message.text)
+            self.errors.append(message.text)
 
-    def far(self) -> list[str]:
-        """Requests that left this machine."""
+    def external_requests(self) -> list[str]:
+        """Return requests to other machines."""
         return [
             url
             for url in self.requests
@@ -117,10 +117,10 @@ class Noted:
         ]
 
 
-def chromium() -> str:
-    """The browser of this machine; skips where there is none."""
-    found = [shutil.which(name) for name in ("/usr/bin/chromium", *_NAMES)]
-    path = next(filter(None, found), None)
+def find_chromium() -> str:
+    """Return the path of Chromium; skip the test if it is not installed."""
+    paths = [shutil.which(name) for name in ("/usr/bin/chromium", *_NAMES)]
+    path = next(filter(None, paths), None)
     if path is None:
         pytest.skip("no chromium on this machine")
     return path
@@ -128,57 +128,57 @@ def chromium() -> str:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
-    path = chromium()
+    """Start headless Chromium."""
+    path = find_chromium()
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
-        yield started
-        started.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        yield chromium
+        chromium.close()
 
 
 @contextmanager
 def opened(
     browser: Browser, url: str, width: int = 1280, faulty: bool = False, **options: Any
-) -> Iterator[tuple[Page, Noted]]:
-    """A page of a browser that knows nothing yet; at its end nothing may have gone wrong.
+) -> Iterator[tuple[Page, PageLog]]:
+    """Open a page in a new browser context; at the end, fail on errors and external requests.
 
     url     paths are relative to it
-    faulty  refused requests are part of the test, and Chromium tells its console of each
+    faulty  the test causes rejected requests, each of which Chromium logs as an error
     """
     context = browser.new_context(base_url=url, viewport={"width": width, "height": 900}, **options)
     context.set_default_timeout(PATIENCE)
-    noted = Noted()
+    log = PageLog()
     page = context.new_page()
-    noted.watch(page)
+    log.watch(page)
     try:
-        yield page, noted
-        faults = [f for f in noted.faults if not (faulty and f.startswith("Failed to load"))]
-        assert noted.requests
-        assert not faults
-        assert not noted.far()
+        yield page, log
+        errors = [f for f in log.errors if not (faulty and f.startswith("Failed to load"))]
+        assert log.requests
+        assert not errors
+        assert not log.external_requests()
     finally:
         context.close()
 
 
 def too_wide(page: Page) -> int:
-    """Pixels by which a page is wider than its window."""
-    told = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    return int(page.evaluate(told))
+    """Return the pixels by which a page is wider than its window."""
+    script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    return int(page.evaluate(script))
 
 
-def choose(page: Page, photo: Path, advisor: str = "ansel", mode: str = "base") -> None:
-    """Fill in the form of the first page."""
+def fill_in_form(page: Page, photo: Path, advisor: str = "ansel", mode: str = "base") -> None:
+    """Fill in the form of the start page."""
     page.goto("/")
     page.set_input_files("#image", photo)
     page.check(f"input[name=advisor][value={advisor}]")
     page.check(f"input[name=mode][value={mode}]")
 
 
-def critiqued(page: Page, photo: Path, advisor: str = "ansel", mode: str = "base") -> str:
-    """Ask for a critique and wait until it is there; the path of its page."""
-    choose(page, photo, advisor, mode)
-    page.click("text=Critique it")
+def request_critique(page: Page, photo: Path, advisor: str = "ansel", mode: str = "base") -> str:
+    """Request a critique, wait until it is complete, and return the path of its page."""
+    fill_in_form(page, photo, advisor, mode)
+    page.click("text=Get critique")
     page.wait_for_url("**/view/*")
     page.wait_for_selector("article")
     page.wait_for_function("() => !document.querySelector('[data-live]')")

@@ -1,4 +1,4 @@
-"""Files that people and attackers send in the place of a photograph, made here byte by byte."""
+"""Files that people and attackers upload instead of a photo, made byte by byte."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-SECRET = "SECRET-PLACE"  # stands in all metadata of `with_metadata`
+SECRET = "SECRET-PLACE"  # in all metadata of `encode_with_metadata`
 SCRIPT = b"<html><script>alert(1)</script></html>"
 
 
 def encoded(photo: Image.Image, kind: str, **more: Any) -> bytes:
-    kept = BytesIO()
-    photo.save(kept, kind, **more)
-    return kept.getvalue()
+    content = BytesIO()
+    photo.save(content, kind, **more)
+    return content.getvalue()
 
 
-def refused(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, int]]:
-    """By what they are: what is to be answered with 400, 415 or 422."""
+def rejected_files(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, int]]:
+    """Return files by description, with the status that rejects them."""
     jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
     return {
         "nothing": (b"", 400),
-        "text": (b"not a photograph at all\n" * 100, 415),
-        "a PNG of 9000x9000 that is 200 bytes": (png_of(9000, 9000), 422),
-        "a PNG of 30000x30000 that is 200 bytes": (png_of(30_000, 30_000), 422),
-        "a PNG whose comment unfolds to 100 MB": (png_with_a_bomb_for_a_comment(), 415),
+        "text": (b"not a photo at all\n" * 100, 415),
+        "a PNG of 9000x9000 that is 200 bytes": (make_png(9000, 9000), 422),
+        "a PNG of 30000x30000 that is 200 bytes": (make_png(30_000, 30_000), 422),
+        "a PNG whose comment unfolds to 100 MB": (make_png_with_zip_bomb(), 415),
         "half a JPEG": (jpeg[: len(jpeg) // 2], 415),
         "half a PNG": (png[: len(png) // 2], 415),
         "half a HEIC": (heic[: len(heic) // 2], 415),
@@ -37,38 +37,38 @@ def refused(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, int]]:
         "an SVG with a script": (b"<svg xmlns='http://www.w3.org/2000/svg'>" + SCRIPT, 415),
         "a GIF": (encoded(photo, "GIF"), 415),
         "a PDF": (encoded(photo, "PDF"), 415),
-        "a ZIP": (zipped(), 415),
+        "a ZIP": (make_zip(), 415),
         "a page that begins like a JPEG": (b"\xff\xd8\xff\xe0" + SCRIPT * 50, 415),
         "one pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), 422),
         "one even tone": (encoded(Image.new("RGB", (400, 300), "grey"), "PNG"), 422),
         "a strip of 20:1": (encoded(photo.resize((1400, 66)), "PNG"), 422),
-        "a TIFF whose strips lie beyond its end": (tiff_beyond_its_end(photo), 415),
+        "a TIFF whose strips lie beyond its end": (make_truncated_tiff(photo), 415),
     }
 
 
-def taken(photo: Image.Image, heic: bytes) -> dict[str, bytes]:
-    """By what they are: what is odd and still a photograph."""
+def accepted_files(photo: Image.Image, heic: bytes) -> dict[str, bytes]:
+    """Return unusual files by description that are still photos."""
     jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
     grey = np.asarray(photo.convert("L"), np.uint16) * 257
     turned = [photo.transpose(Image.Transpose.ROTATE_180)]
     return {
         "a JPEG with a page behind it": jpeg + SCRIPT,
-        "a PNG with a ZIP behind it": png + zipped(),
+        "a PNG with a ZIP behind it": png + make_zip(),
         "a JPEG in CMYK": encoded(photo.convert("CMYK"), "JPEG"),
         "a PNG of 16 bits": encoded(Image.fromarray(grey), "PNG"),
         "a PNG with transparency": encoded(photo.convert("RGBA"), "PNG"),
         "a PNG with a palette": encoded(photo.convert("P"), "PNG"),
         "an animated WebP": encoded(photo, "WEBP", save_all=True, append_images=turned),
-        "a TIFF with odd tags": tiff_with_odd_tags(photo),
+        "a TIFF with odd tags": make_tiff_with_odd_tags(photo),
         "a HEIC": heic,
-        "a JPEG with metadata": with_metadata(photo, "JPEG"),
-        "a PNG with metadata": with_metadata(photo, "PNG"),
-        "a WebP with metadata": with_metadata(photo, "WEBP"),
+        "a JPEG with metadata": encode_with_metadata(photo, "JPEG"),
+        "a PNG with metadata": encode_with_metadata(photo, "PNG"),
+        "a WebP with metadata": encode_with_metadata(photo, "WEBP"),
     }
 
 
-def with_metadata(photo: Image.Image, kind: str) -> bytes:
-    """EXIF with a place, XMP, a comment and a color profile."""
+def encode_with_metadata(photo: Image.Image, kind: str) -> bytes:
+    """Return a photo with EXIF (GPS), XMP, a comment and a color profile."""
     exif = Image.Exif()
     exif[0x010E] = SECRET
     exif.get_ifd(0x8825).update({1: "N", 2: (37.0, 44.0, 4.0), 29: SECRET})
@@ -78,39 +78,41 @@ def with_metadata(photo: Image.Image, kind: str) -> bytes:
         more["pnginfo"].add_text("Comment", SECRET)
     else:
         more |= {"xmp": f"<x:xmpmeta>{SECRET}</x:xmpmeta>".encode(), "comment": SECRET}
-    made = encoded(photo, kind, **more)
-    assert SECRET.encode() in made
-    return made
+    content = encoded(photo, kind, **more)
+    assert SECRET.encode() in content
+    return content
 
 
-def png_of(width: int, height: int, *chunks: bytes) -> bytes:
-    """A PNG that declares a size and holds next to nothing."""
+def make_png(width: int, height: int, *chunks: bytes) -> bytes:
+    """Return a PNG that declares a size and contains almost no data."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     data = _chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + _chunk(b"IEND", b"")
 
 
-def png_with_a_bomb_for_a_comment() -> bytes:
-    return png_of(300, 300, _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)))
+def make_png_with_zip_bomb() -> bytes:
+    return make_png(
+        300, 300, _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
+    )
 
 
-def zipped() -> bytes:
-    kept = BytesIO()
-    with zipfile.ZipFile(kept, "w") as file:
+def make_zip() -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
         file.writestr("../../etc/passwd", "root")
-    return kept.getvalue()
+    return content.getvalue()
 
 
-def tiff_with_odd_tags(photo: Image.Image) -> bytes:
+def make_tiff_with_odd_tags(photo: Image.Image) -> bytes:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[270], tags[65000], tags[65001] = "x" * 5000, "\x00\x01", (1, 2, 3)
     return encoded(photo, "TIFF", tiffinfo=tags)
 
 
-def tiff_beyond_its_end(photo: Image.Image) -> bytes:
-    whole = encoded(photo, "TIFF")
-    where = whole.index(struct.pack("<HHI", 273, 4, 1)) + 8
-    return whole[:where] + struct.pack("<I", 0xFFFFFF00) + whole[where + 4 :]
+def make_truncated_tiff(photo: Image.Image) -> bytes:
+    content = encoded(photo, "TIFF")
+    offset = content.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    return content[:offset] + struct.pack("<I", 0xFFFFFF00) + content[offset + 4 :]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

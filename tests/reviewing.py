@@ -1,4 +1,4 @@
-"""Critiques reviewed by HTTP, as a person or a program does it, and stores with such reviews."""
+"""Feedback on critiques, given by HTTP or written directly into a store."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mondrian.storage.feedback import add_feedback
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 
 
-def review(client: httpx2.Client, job: str, **said: Any) -> dict[str, Any]:
-    """Say something of a job: review(client, id, verdict="accepted"); what counts then."""
-    told = client.post(f"/jobs/{job}/feedback", json=said)
-    assert told.status_code == 200, told.text
-    newest: dict[str, Any] = told.json()["feedback"][-1]
+def post_feedback(client: httpx2.Client, job: str, **body: Any) -> dict[str, Any]:
+    """Give feedback on a job: post_feedback(client, id, verdict="accepted"); return the newest."""
+    response = client.post(f"/jobs/{job}/feedback", json=body)
+    assert response.status_code == 200, response.text
+    newest: dict[str, Any] = response.json()["feedback"][-1]
     return newest
 
 
 def corrected(critique: Critique, **scores: float) -> Critique:
-    """With other scores: corrected(critique, Lighting=2.5); the overall one stays."""
-    new = tuple(
+    """Change scores: corrected(critique, Lighting=2.5); the overall score stays."""
+    dimensions = tuple(
         d.model_copy(update={"score": scores.get(d.name, d.score)}) for d in critique.dimensions
     )
-    return critique.model_copy(update={"dimensions": new})
+    return critique.model_copy(update={"dimensions": dimensions})
 
 
 def open_store(path: Path) -> JobStore:
@@ -37,7 +37,7 @@ def open_store(path: Path) -> JobStore:
 
 
 def served(store: JobStore, critique: Critique, filename: str = "0.jpg", **values: Any) -> JobRow:
-    """A finished job of the service."""
+    """Add a completed job."""
     text = serialize_critique(critique)
     row, _ = store.add(
         {
@@ -57,7 +57,7 @@ def served(store: JobStore, critique: Critique, filename: str = "0.jpg", **value
     return row
 
 
-def say(store: JobStore, row: JobRow, critique: Critique | None, /, **told: Any) -> None:
-    """Feedback straight into the table; `critique` is the one as served."""
+def say(store: JobStore, row: JobRow, critique: Critique | None, /, **values: Any) -> None:
+    """Write feedback directly into the table; `critique` is the served one."""
     original = serialize_critique(critique) if critique else None
-    assert add_feedback(store.engine, row, told, {"ansel": original})
+    assert add_feedback(store.engine, row, values, {"ansel": original})

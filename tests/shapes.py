@@ -1,10 +1,9 @@
-"""What an answer has to look like, as tests/serving/exchanges/*.json write it, and where it
-differs.
+"""The shape of a response, in the notation of tests/serving/exchanges/*.json, and its check.
 
-A field is told by a kind ("words"), several ("text or null"), its value ("= UP", true, 3, null), a
-pattern ("~ ^uploads/"), an object of fields (a name with ? may be missing, others may be there
-too), or a list of the one shape that each of its items has. {"as json": …} is text that holds it.
-HTML is told by selectors: how many there are of one (7), or what each of them says ("= …", "~ …").
+The shape of a field is a kind ("words"), several kinds ("text or null"), a value ("= UP", true, 3,
+null), a pattern ("~ ^uploads/"), an object of shapes (a name with ? is optional, other names are
+allowed), or a list with the one shape of all items. {"as json": …} is text that contains JSON.
+The shape of HTML is a number of elements by selector (7), or the text of each ("= …", "~ …").
 """
 
 from __future__ import annotations
@@ -21,83 +20,83 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-
 _PART = re.compile(r"(\w*)((?:\.[\w-]+)*)(?:\[(\w[\w-]*)(?:=([\w-]+))?\])?")
 
 
-def differences(told: Any, shape: Any, at: str = "") -> Iterator[str]:
-    """Where something is not of a shape: `field: what it is, what it should be`."""
+def differences(value: Any, shape: Any, path: str = "") -> Iterator[str]:
+    """Yield the differences of a value from its shape: `path: value, shape`."""
     if isinstance(shape, dict) and list(shape) == ["as json"]:
-        yield from differences(json.loads(told), shape["as json"], at)
+        yield from differences(json.loads(value), shape["as json"], path)
     elif isinstance(shape, dict):
-        if not isinstance(told, dict):
-            yield f"{at}: {told!r} is no object"
+        if not isinstance(value, dict):
+            yield f"{path}: {value!r} is not an object"
             return
         for name, inner in shape.items():
             plain = name.removesuffix("?")
-            if plain in told:
-                yield from differences(told[plain], inner, f"{at}.{plain}")
+            if plain in value:
+                yield from differences(value[plain], inner, f"{path}.{plain}")
             elif plain == name:
-                yield f"{at}.{name} is missing"
+                yield f"{path}.{name} is missing"
     elif isinstance(shape, list):
-        if not isinstance(told, list) or not told:
-            yield f"{at}: {told!r} is no list with something in it"
+        if not isinstance(value, list) or not value:
+            yield f"{path}: {value!r} is not a list with items"
             return
-        for i, item in enumerate(told):
-            yield from differences(item, shape[0], f"{at}[{i}]")
-    elif not (says(told, shape) if isinstance(shape, str) else told == shape):
-        yield f"{at}: {str(told)[:200]!r} is not {shape!r}"
+        for i, item in enumerate(value):
+            yield from differences(item, shape[0], f"{path}[{i}]")
+    elif not (matches(value, shape) if isinstance(shape, str) else value == shape):
+        yield f"{path}: {str(value)[:200]!r} is not {shape!r}"
 
 
-def says(told: Any, shape: str) -> bool:
-    """Whether a value is of a kind, a given one, or like a pattern."""
+def matches(value: Any, shape: str) -> bool:
+    """Check a value against a kind, an exact value or a pattern."""
     mark, _, rest = shape.partition(" ")
     if mark == "=":
-        return bool(told == rest)
+        return bool(value == rest)
     if mark == "~":
-        return isinstance(told, str) and re.search(rest, told) is not None
-    return any(_is(told, kind) for kind in shape.split(" or "))
+        return isinstance(value, str) and re.search(rest, value) is not None
+    return any(_is_kind(value, kind) for kind in shape.split(" or "))
 
 
-def _is(told: Any, kind: str) -> bool:
-    number = isinstance(told, int | float) and not isinstance(told, bool)
+def _is_kind(value: Any, kind: str) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     kinds = {
-        "null": told is None,
-        "boolean": isinstance(told, bool),
+        "null": value is None,
+        "boolean": isinstance(value, bool),
         "number": number,
-        "count": number and isinstance(told, int) and told >= 0,
-        "object": isinstance(told, dict),
-        "list": isinstance(told, list),
-        "text": isinstance(told, str),
-        "words": isinstance(told, str) and bool(told.strip()),
-        "id": isinstance(told, str) and _ID.fullmatch(told) is not None,
-        "time": isinstance(told, str) and _is_time(told),
+        "count": number and isinstance(value, int) and value >= 0,
+        "object": isinstance(value, dict),
+        "list": isinstance(value, list),
+        "text": isinstance(value, str),
+        "words": isinstance(value, str) and bool(value.strip()),
+        "id": isinstance(value, str) and _ID.fullmatch(value) is not None,
+        "time": isinstance(value, str) and _is_time(value),
     }
     return kinds[kind]
 
 
-def _is_time(told: str) -> bool:
+def _is_time(value: str) -> bool:
     try:
-        return datetime.fromisoformat(told).year > 2000
+        return datetime.fromisoformat(value).year > 2000
     except ValueError:
         return False
 
 
 def html_differences(text: str, outline: dict[str, Any]) -> Iterator[str]:
-    """Where a page is not as its outline says."""
+    """Yield the differences of a page from its outline."""
     page = lxml.html.fromstring(f"<div>{text}</div>" if "<body" not in text else text)
-    for selector, wanted in outline.items():
-        found = page.xpath(xpath(selector))
-        if isinstance(wanted, int):
-            if len(found) != wanted:
-                yield f"{selector}: {len(found)} of {wanted}"
-        elif not found:
+    for selector, expected in outline.items():
+        nodes = page.xpath(xpath(selector))
+        if isinstance(expected, int):
+            if len(nodes) != expected:
+                yield f"{selector}: {len(nodes)} of {expected}"
+        elif not nodes:
             yield f"{selector}: none"
         else:
-            texts = (" ".join(one.text_content().split()) for one in found)
+            texts = (" ".join(node.text_content().split()) for node in nodes)
             yield from (
-                f"{selector}: {t!r} is not {wanted!r}" for t in texts if not says(t, wanted)
+                f"{selector}: {t!r} is not {expected!r}" for t in texts if not matches(t, expected)
             )
 
 
 def xpath(selector: str) -> str:
-    """The part of CSS that the outlines use: tags, classes, [attributes], children, descendants."""
+    """Convert a CSS selector with tags, classes, [attributes], children and descendants."""
     path, axis = "", "//"
     for part in selector.replace(">", " > ").split():
         if part == ">":
@@ -115,8 +114,8 @@ def xpath(selector: str) -> str:
     return path
 
 
-def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Server-sent events as they come: name (empty where it has none) and data."""
+def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Yield server-sent events: name (empty if it has none) and data."""
     name = ""
     for line in lines:
         kind, _, rest = line.partition(": ")

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.serving.http.error_responses import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
+from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
 from mondrian.serving.http.request_log import RequestLogMiddleware
-from mondrian.serving.http.security import SecurityMiddleware
+from mondrian.serving.http.security import AccessRules, SecurityMiddleware
 from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
 from mondrian.serving.service import Service
 from mondrian.storage.engine import format_database_error
@@ -62,11 +62,13 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.max_body_mb * 1_000_000)
     app.add_middleware(
         SecurityMiddleware,
-        key=settings.api_key,
-        origins=settings.origins,
-        hosts=(*settings.hosts, serve.host),
-        each=serve.requests_per_minute,
-        most=serve.max_body_mb * 1_000_000,
+        rules=AccessRules(
+            api_key=settings.api_key,
+            origins=settings.origins,
+            hosts=(*settings.hosts, serve.host),
+            requests_per_minute=serve.requests_per_minute,
+            max_body_bytes=serve.max_body_mb * 1_000_000,
+        ),
     )
     if settings.origins:
         app.add_middleware(

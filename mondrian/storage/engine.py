@@ -1,4 +1,4 @@
-"""A database by URL, or SQLite by path: opened, set up, and told of in one line where it fails."""
+"""Opening the jobs database: PostgreSQL by URL, or SQLite by path."""
 
 from __future__ import annotations
 
@@ -6,57 +6,49 @@ import os
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.core.errors import DataError, one_line
 
-LOCK_TIMEOUT_SECONDS = 30.0  # seconds that a transaction waits for another's lock
-
 
 def open_engine(url: str) -> Engine:
-    """A database by URL, or SQLite by path, in WAL mode.
-
-    Raises DataError where it cannot be opened.
-    """
+    """Open a database by URL, or SQLite by path, in WAL mode. Raises DataError."""
     try:
         if "://" not in url:
-            parent = os.path.dirname(os.path.abspath(url))
-            os.makedirs(parent, exist_ok=True)
+            os.makedirs(os.path.dirname(os.path.abspath(url)), exist_ok=True)
             url = f"sqlite:///{url}"
-        if url.startswith(("postgresql://", "postgres://")):
+        elif url.startswith(("postgresql://", "postgres://")):
             url = "postgresql+psycopg://" + url.split("://", 1)[1]
-        lite = url.startswith("sqlite")
-        wait = {"timeout": LOCK_TIMEOUT_SECONDS} if lite else {"connect_timeout": 10}
-        engine = create_engine(url, connect_args=wait, pool_pre_ping=not lite)
-        if lite:
-            event.listen(engine, "connect", _on_connect)
-            event.listen(engine, "begin", _on_begin)
-        with engine.connect():
-            pass
-    except (SQLAlchemyError, ArgumentError, ImportError, OSError, ValueError) as error:
-        raise DataError(
-            f"--db {redact_url(url)} cannot be opened: {format_database_error(error)}"
-        ) from None
+        if url.startswith("sqlite"):
+            engine = create_engine(url, connect_args={"timeout": 30.0})  # seconds for a lock
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            engine = create_engine(url, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+        engine.connect().close()
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        message = format_database_error(error)
+        raise DataError(f"--db {redact_url(url)} cannot be opened: {message}") from None
     return engine
 
 
 def format_database_error(error: Exception) -> str:
-    """What a database says of its own, without SQL and parameters."""
+    """Return the driver's own message on one line, without SQL and parameters."""
     return one_line(getattr(error, "orig", None) or error, 200)
 
 
-def _on_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # we begin ourselves
+def redact_url(url: str) -> str:
+    """Return a URL without user, password and query."""
+    return url.rsplit("@", 1)[-1].partition("?")[0]
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # `_begin_sqlite` begins the transactions
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _on_begin(connection: Any) -> None:
-    # A writer's lock is waited for at once: taken midway it could be refused.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def redact_url(url: str) -> str:
-    """A URL without its password."""
-    return url.rsplit("@", 1)[-1].partition("?")[0]
+def _begin_sqlite(connection: Any) -> None:
+    # A writer takes its lock at the start: SQLite can refuse to upgrade a read lock later.
+    is_read_only = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")

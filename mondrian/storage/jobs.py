@@ -1,8 +1,8 @@
-"""Jobs in the database: every change of one is a single transaction, and most carry their owner.
+"""The job queue in the database. Each change of a job is one transaction.
 
-A job is queued, then analyzing under a lease that its service renews, then completed or failed.
-Whoever finds a lease that ran out takes the job over. A job that was under way when its model or
-its service died is run alone next time; one that dies alone too often has failed.
+A job is queued, then analyzing under a lease that its service renews, then completed or failed. If
+a lease expires, any service takes the job over. If the model or the service died, the job is next
+run alone; if it dies alone too often, it fails.
 """
 
 from __future__ import annotations
@@ -22,246 +22,201 @@ import psutil
 from sqlalchemy import ColumnElement, Engine, and_, case, func, select
 from sqlalchemy.exc import IntegrityError
 
-from mondrian.storage.feedback import delete_feedback, withdraw_feedback
-from mondrian.storage.tables import jobs, migrate
+from mondrian.storage.feedback import withdraw_feedback
+from mondrian.storage.tables import feedback, jobs, migrate
 
 JobRow = dict[str, Any]
-NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))  # in a roll-out
-CLIENT_DISCONNECTED = "the client went away"  # of a request that nobody waited for any more
+NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
+CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
 ACTIVE_STATUSES = ("queued", "analyzing")
-COMPLETED_STATUSES = ("completed", "done")  # done and error are of today's application before 2026
+COMPLETED_STATUSES = ("completed", "done")  # done and error: the application's before 2026
 FINISHED_STATUSES = (*COMPLETED_STATUSES, "failed", "error")
-_QUEUED_VALUES: JobRow = {
-    "status": "queued",
-    "owner": None,
-    "leased_until": None,
-    "current_step": "Queued",
-}
+_NO_LEASE = {"owner": None, "leased_until": None}
+_QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 
 
 @dataclass(frozen=True)
 class LeasePolicy:
-    """lease_seconds and tries as in params.yaml."""
-
     lease_seconds: float
-    tries: int
+    tries: int  # attempts after which a job has failed
 
 
 def utc_timestamp() -> str:
-    """The time as the table keeps it."""
+    """Return the current time as the table's text columns hold it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class JobStore:
-    """Jobs of a database, as one service sees them. `owner` is that service, in this start."""
+    """The jobs of a database for one service process, which `owner` identifies."""
 
-    def __init__(self, engine: Engine, rules: LeasePolicy) -> None:
-        self.engine, self.rules = engine, rules
+    def __init__(self, engine: Engine, policy: LeasePolicy) -> None:
+        self.engine, self.policy = engine, policy
         self.reader = engine.execution_options(reads=True)  # the same connections
-        self.owner = (
-            f"{_machine()}:{os.getpid()}:{_process_start_time(os.getpid())}:{uuid4().hex[:8]}"
-        )
-        self.changes = migrate(engine)
+        pid = os.getpid()
+        self.owner = f"{_machine_id()}:{pid}:{_process_start_time(pid)}:{uuid4().hex[:8]}"
+        self.changes = migrate(engine)  # of the tables, made now
 
     def add(self, row: Mapping[str, Any]) -> tuple[JobRow, bool]:
-        """Put a job in; the job, and whether it is new: a known idempotency key gives the old one.
+        """Add a job; return it and True, or the existing job of its idempotency key and False.
 
-        A row that is `analyzing` from the start is leased to this service.
+        A row with status `analyzing` is leased to this service at once.
         """
-        full: JobRow = {
-            "created_at": utc_timestamp(),
-            "queued_at": time.time(),
-            "retry_count": 0,
-            "crashes": 0,
-            "strikes": 0,
-            "progress_percentage": 0,
-            "current_step": "Queued",
-            **row,
-        }
-        if full["status"] == "analyzing":
-            full |= {"started_at": utc_timestamp(), **self._lease()}
+        values = {"created_at": utc_timestamp(), **_initial_values(), **row}
+        if values["status"] == "analyzing":
+            values |= {"started_at": utc_timestamp(), **self._lease_values()}
         try:
             with self.engine.begin() as connection:
-                connection.execute(jobs.insert(), full)
-                added = select(jobs).where(jobs.c.id == full["id"])
+                connection.execute(jobs.insert(), values)
+                added = select(jobs).where(jobs.c.id == values["id"])
                 return dict(connection.execute(added).mappings().one()), True
         except IntegrityError:
-            key = full.get("idempotency_key")
-            if key is None:
+            key = values.get("idempotency_key")
+            existing = key and self._select_first(jobs.c.idempotency_key == key)
+            if not existing:
                 raise
-            job = self._select_first(jobs.c.idempotency_key == key)
-            if job is None:
-                raise
-            return job, False
+            return existing, False
 
     def get(self, id: str) -> JobRow | None:
-        """A job, whoever's it is."""
         return self._select_first(jobs.c.id == id)
 
     def list_newest(self, limit: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
-        """The newest jobs, those of other programs only where no kinds are named; no shadows."""
-        query = select(jobs).order_by(func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        chosen = jobs.c.kind.in_(kinds) if kinds else func.coalesce(jobs.c.kind, "") != "shadow"
-        query = query.where(chosen)
+        """Return the newest jobs of these kinds; without kinds all but shadow jobs."""
+        kind = jobs.c.kind
+        condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
+        order = (func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
+        query = select(jobs).where(condition).order_by(*order).limit(limit)
         with self.reader.begin() as connection:
-            return [dict(row) for row in connection.execute(query.limit(limit)).mappings()]
+            return [dict(row) for row in connection.execute(query).mappings()]
 
-    def get_paired(self, id: str, kind: str = "upload") -> JobRow | None:
-        """The job of the other arm for the same photograph; a shadow is not for who asked."""
-        return self._select_first(jobs.c.pair_of == id, jobs.c.kind == kind)
+    def get_paired(self, id: str) -> JobRow | None:
+        """Return the job that a person requested from the other arm for the same photo."""
+        return self._select_first(jobs.c.pair_of == id, jobs.c.kind == "upload")
+
+    def find_by_photo(self, filename: str) -> JobRow | None:
+        """Return a job of a Mondrian service with this photo."""
+        return self._select_first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
 
     def count_queued(self) -> int:
-        """Jobs that nobody has begun."""
         query = select(func.count()).where(jobs.c.status == "queued", jobs.c.kind.is_not(None))
         with self.reader.begin() as connection:
             return int(connection.execute(query).scalar_one())
 
     def claim(self) -> JobRow | None:
-        """Take the job that waited longest; None where there is none. Shadows come last."""
-        own = and_(jobs.c.status == "queued", jobs.c.kind.in_(("upload", "shadow")))
-        chosen = (
+        """Lease the job that has waited longest, shadow jobs last; None if no job is queued."""
+        next_id = (
             select(jobs.c.id)
-            .where(own)
+            .where(jobs.c.status == "queued", jobs.c.kind.in_(("upload", "shadow")))
             .order_by(case((jobs.c.kind == "shadow", 1), else_=0), jobs.c.queued_at, jobs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
         with self.engine.begin() as connection:
-            id = connection.execute(chosen).scalar()
+            id = connection.execute(next_id).scalar()
             if id is None:
                 return None
-            begun = {"status": "analyzing", "started_at": utc_timestamp(), **self._lease()}
-            connection.execute(jobs.update().where(jobs.c.id == id), begun)
+            started = {"status": "analyzing", "started_at": utc_timestamp(), **self._lease_values()}
+            connection.execute(jobs.update().where(jobs.c.id == id), started)
             return dict(connection.execute(select(jobs).where(jobs.c.id == id)).mappings().one())
 
-    def renew_leases(self, ids: Sequence[str], notes: Mapping[str, JobRow]) -> None:
-        """Renew the leases of what is under way here, and note how far each is."""
+    def renew_leases(self, ids: Sequence[str], progress: Mapping[str, JobRow]) -> None:
+        """Renew the leases of the jobs running here; write each job's progress columns."""
+        owned = jobs.update().where(self._is_owned())
         with self.engine.begin() as connection:
-            renewed = jobs.update().where(self._owned_condition(), jobs.c.id.in_(ids))
-            connection.execute(renewed, self._lease())
-            for id, note in notes.items():
-                connection.execute(
-                    jobs.update().where(jobs.c.id == id, self._owned_condition()), note
-                )
+            connection.execute(owned.where(jobs.c.id.in_(ids)), self._lease_values())
+            for id, columns in progress.items():
+                connection.execute(owned.where(jobs.c.id == id), columns)
 
     def update_owned(self, id: str, **values: Any) -> bool:
-        """Change a job that is under way here; False where it is no longer ours."""
-        with self.engine.begin() as connection:
-            done = connection.execute(
-                jobs.update().where(jobs.c.id == id, self._owned_condition()), values
-            )
-        return done.rowcount == 1
+        """Change a job that runs here; return False if another service has it now."""
+        return self._update(values, jobs.c.id == id, self._is_owned()) == 1
 
     def finish(self, id: str, **values: Any) -> bool:
-        """Completed; False where it is no longer ours, and nothing is changed then."""
+        """Complete a job; return False and change nothing if another service has it now."""
         return self.update_owned(
             id,
             status="completed",
             progress_percentage=100,
             current_step="Analysis complete",
             completed_at=utc_timestamp(),
-            owner=None,
-            leased_until=None,
             llm_thinking="",
             error=None,
+            **_NO_LEASE,
             **values,
         )
 
     def fail(self, id: str, message: str) -> bool:
-        """Failed for good; who asks again with the same key is answered anew."""
+        """Fail a job for good. Its idempotency key is freed: sent again, it makes a new job."""
         return self.update_owned(id, **_failure_values(message), idempotency_key=None)
 
     def return_to_queue(self, id: str) -> bool:
-        """Queued as if it had not been begun."""
+        """Requeue a job as if it had not been started."""
         return self.update_owned(id, **_QUEUED_VALUES)
 
-    def retry_or_fail(self, row: JobRow, message: str, crashed: bool) -> str:
-        """Back to the end of the queue, or failed where it was tried often enough: which of them.
+    def return_all_to_queue(self) -> int:
+        """Requeue all queued jobs that run here as if they had not been started."""
+        return self._update(_QUEUED_VALUES, self._is_owned(), jobs.c.kind != "direct")
 
-        crashed  the model died under it; alone, that counts against it
+    def retry_or_fail(self, row: JobRow, message: str, crashed: bool) -> str:
+        """Requeue a job, or fail it after too many attempts; return its new status.
+
+        crashed  the model process died while it ran the job; alone, that counts as an attempt
         """
         values = self._retry_values(row, message, crashed)
         return str(values["status"]) if self.update_owned(row["id"], **values) else ""
 
-    def return_all_to_queue(self) -> int:
-        """Give back what is under way here, as nothing had been begun."""
-        query = jobs.update().where(self._owned_condition(), jobs.c.kind != "direct")
-        with self.engine.begin() as connection:
-            return int(connection.execute(query, _QUEUED_VALUES).rowcount)
-
     def reclaim_abandoned(self) -> list[str]:
-        """Take over the jobs of services that died; ids of those that were."""
-        swept = []
+        """Requeue or fail the jobs of services that died; return their ids."""
+        ids = []
         with self.engine.begin() as connection:
             query = select(jobs).where(jobs.c.status == "analyzing", jobs.c.kind.is_not(None))
             rows = connection.execute(query.with_for_update(skip_locked=True)).mappings().all()
             for row in rows:
                 if not self._is_abandoned(row["owner"] or "", row["leased_until"]):
                     continue
-                message = "the service that was at work on it stopped"
-                values = (
-                    _failure_values(f"{message}; ask again") | {"idempotency_key": None}
-                    if row["kind"] == "direct"
-                    else self._retry_values(dict(row), message, True)
-                )
+                message = "the service that ran it stopped"
+                if row["kind"] == "direct":
+                    values = _failure_values(f"{message}; send the request again")
+                    values |= {"idempotency_key": None}
+                else:
+                    values = self._retry_values(dict(row), message, crashed=True)
                 connection.execute(jobs.update().where(jobs.c.id == row["id"]), values)
-                swept.append(row["id"])
-        return swept
+                ids.append(row["id"])
+        return ids
 
-    def update_job(
-        self, id: str, condition: ColumnElement[bool] | None = None, **values: Any
-    ) -> bool:
-        """Change a job from outside: by a person, or by a client."""
-        query = jobs.update().where(jobs.c.id == id, *([] if condition is None else [condition]))
-        with self.engine.begin() as connection:
-            return bool(connection.execute(query, values).rowcount == 1)
+    def update_job(self, id: str, **values: Any) -> bool:
+        """Change a job, whichever service has it; return whether it exists."""
+        return self._update(values, jobs.c.id == id) == 1
 
     def requeue(self, id: str) -> bool:
-        """A finished job once more from the beginning; what was said of its text is withdrawn."""
-        again = jobs.update().where(
+        """Restart a finished or pending job, withdraw its feedback; False if it is neither."""
+        restart = jobs.update().where(
             jobs.c.id == id,
             jobs.c.status.in_(("failed", "completed", "pending")),
             jobs.c.kind.in_(("upload", "shadow")),
         )
-        values = {
-            "status": "queued",
-            "current_step": "Queued",
-            "progress_percentage": 0,
-            "error": None,
-            "queued_at": time.time(),
-            "retry_count": 0,
-            "crashes": 0,
-            "strikes": 0,
-            "completed_at": None,
-            "thumbs": None,
-            "note": None,
-        }
+        cleared = dict.fromkeys(("error", "completed_at", "thumbs", "note"))
+        values = {"status": "queued", **_initial_values(), **cleared}
         with self.engine.begin() as connection:
-            begun = connection.execute(again, values).rowcount == 1
-            if begun:
+            restarted = connection.execute(restart, values).rowcount == 1
+            if restarted:
                 withdraw_feedback(connection, id)
-        return begun
+        return restarted
 
     def cancel(self, id: str) -> bool:
-        """A job that nobody has begun will not be."""
-        return self.update_job(
-            id,
-            jobs.c.status.in_(("pending", "queued")) & jobs.c.kind.is_not(None),
-            **_failure_values("given up by a client"),
-        )
-
-    def find_by_photo(self, filename: str) -> JobRow | None:
-        """A job of this service whose photograph goes by that name."""
-        return self._select_first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
+        """Cancel a job that has not started; return False if it has."""
+        values = _failure_values("cancelled by a client")
+        is_waiting = jobs.c.status.in_(("pending", "queued")) & jobs.c.kind.is_not(None)
+        return self._update(values, jobs.c.id == id, is_waiting) == 1
 
     def delete_inactive(self) -> list[str]:
-        """Forget all jobs that are ours and not under way, and what was said; their photographs."""
-        ours = and_(jobs.c.kind.is_not(None), jobs.c.status != "analyzing")
+        """Delete Mondrian's jobs that are not running; return the photos that no job uses now."""
+        is_inactive = and_(jobs.c.kind.is_not(None), jobs.c.status != "analyzing")
         with self.engine.begin() as connection:
-            query = select(jobs.c.filename).where(ours).distinct()
+            query = select(jobs.c.filename).where(is_inactive).distinct()
             names = [str(name) for name in connection.execute(query).scalars()]
-            delete_feedback(connection, select(jobs.c.id).where(ours))
-            connection.execute(jobs.delete().where(ours))
+            ids = select(jobs.c.id).where(is_inactive)
+            connection.execute(feedback.delete().where(feedback.c.job.in_(ids)))
+            connection.execute(jobs.delete().where(is_inactive))
             query = select(jobs.c.filename).where(jobs.c.filename.in_(names))
             used_names = set(connection.execute(query).scalars())
         return [name for name in names if name not in used_names]
@@ -272,54 +227,43 @@ class JobStore:
             row = connection.execute(query).mappings().first()
         return dict(row) if row else None
 
-    def _lease(self) -> JobRow:
-        return {"owner": self.owner, "leased_until": time.time() + self.rules.lease_seconds}
+    def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> int:
+        with self.engine.begin() as connection:
+            return connection.execute(jobs.update().where(*conditions), values).rowcount
 
-    def _owned_condition(self) -> ColumnElement[bool]:
+    def _lease_values(self) -> JobRow:
+        return {"owner": self.owner, "leased_until": time.time() + self.policy.lease_seconds}
+
+    def _is_owned(self) -> ColumnElement[bool]:
         return and_(jobs.c.owner == self.owner, jobs.c.status == "analyzing")
 
-    def _is_abandoned(self, owner: str, until: float | None) -> bool:
-        """Whether a lease is over: by the clock, by a clock set back, or as its process is gone."""
+    def _is_abandoned(self, owner: str, leased_until: float | None) -> bool:
+        """Check the lease by the clock, which may have been set back, and by its process."""
         now = time.time()
-        if until is None or until < now or until > now + 2 * self.rules.lease_seconds:
+        if leased_until is None or not now <= leased_until <= now + 2 * self.policy.lease_seconds:
             return True
-        machine, pid, born, _ = owner.rsplit(":", 3)
-        return machine == _machine() and _process_start_time(int(pid)) != born
+        machine, pid, start_time, _ = owner.rsplit(":", 3)
+        return machine == _machine_id() and _process_start_time(int(pid)) != start_time
 
     def _retry_values(self, row: JobRow, message: str, crashed: bool) -> JobRow:
         crashes, strikes = row["crashes"] or 0, row["strikes"] or 0
-        tried = (row["retry_count"] or 0) + (not crashed)
+        attempts = (row["retry_count"] or 0) + (not crashed)
         strikes += crashed and crashes > 0
-        if max(tried, strikes) >= self.rules.tries:
-            return _failure_values(message) | {"retry_count": tried, "strikes": strikes}
+        if max(attempts, strikes) >= self.policy.tries:
+            return _failure_values(message) | {"retry_count": attempts, "strikes": strikes}
         return {
             **_QUEUED_VALUES,
             "error": message,
             "queued_at": time.time(),
-            "retry_count": tried,
+            "retry_count": attempts,
             "crashes": crashes + crashed,
             "strikes": strikes,
         }
 
 
-@cache
-def _machine() -> str:
-    """What process ids count on: a boot of a machine, and a container of it."""
-    parts = [socket.gethostname()]
-    if Path("/proc/self/ns/pid").exists():
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]]
-        parts += [str(os.stat("/proc/self/ns/pid").st_ino)]
-    return "/".join(parts)
-
-
-def _process_start_time(pid: int) -> str:
-    """When a process began, by no clock that can be set; empty where there is none."""
-    try:
-        if Path("/proc/self/stat").exists():  # proc(5): starttime is the 22nd field
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-        return f"{psutil.Process(pid).create_time():.2f}"
-    except (OSError, psutil.NoSuchProcess):
-        return ""
+def _initial_values() -> JobRow:
+    zeros = dict.fromkeys(("retry_count", "crashes", "strikes", "progress_percentage"), 0)
+    return {"queued_at": time.time(), "current_step": "Queued", **zeros}
 
 
 def _failure_values(message: str) -> JobRow:
@@ -328,6 +272,26 @@ def _failure_values(message: str) -> JobRow:
         "error": message,
         "current_step": "Failed",
         "completed_at": utc_timestamp(),
-        "owner": None,
-        "leased_until": None,
+        **_NO_LEASE,
     }
+
+
+@cache
+def _machine_id() -> str:
+    """Return the scope of process ids: host name, boot id and, in a container, pid namespace."""
+    parts = [socket.gethostname()]
+    if Path("/proc/self/ns/pid").exists():
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]]
+        parts += [str(os.stat("/proc/self/ns/pid").st_ino)]
+    return "/".join(parts)
+
+
+def _process_start_time(pid: int) -> str:
+    """Return when a process started, or "" if it has ended."""
+    try:
+        if Path("/proc/self/stat").exists():
+            # proc(5): starttime, the 22nd field, does not depend on the system clock
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except (OSError, psutil.NoSuchProcess):
+        return ""

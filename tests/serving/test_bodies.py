@@ -1,4 +1,4 @@
-"""Bodies and requests that are broken, endless or slow: refused, and nobody else waits for them."""
+"""Invalid, endless and slow bodies and requests are rejected and do not delay other clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mondrian.core.params import Params
 from mondrian.serving.http import request_parsing
 from mondrian.serving.http.uploads import RequestRejected
 from tests.service_process import Running, running
-from tests.serving.test_hostile import DOORS, JPEG, assert_refused, strangers
+from tests.serving.test_hostile import JPEG, UPLOAD_PATHS, assert_rejected, stray_files
 
 FORM = (
     b'--x\r\nContent-Disposition: form-data; name="client_id"\r\n\r\n%s\r\n--x\r\nContent-'
@@ -33,20 +33,20 @@ BODIES: dict[str, tuple[str, bytes]] = {
     "an empty boundary": ("multipart/form-data; boundary=", b"--\r\n"),
     "a boundary of 5 kB": ("multipart/form-data; boundary=" + "x" * 5000, FORM),
     "no parts": (MULTIPART, b"junk" * 1000),
-    "cut in the photograph": (MULTIPART, FORM + JPEG[:3000]),
+    "cut in the photo": (MULTIPART, FORM + JPEG[:3000]),
     "cut in a header": (MULTIPART, FORM[:60]),
     "a part without a name": (MULTIPART, b"--x\r\n\r\nvalue\r\n--x--\r\n"),
     "a header of 1 MB": (MULTIPART, b"--x\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\nv\r\n--x--\r\n"),
     "1,000 fields": (MULTIPART, PART % b"name=a" * 1000),
     "100 files": (MULTIPART, PART % b"name=a; filename=b" * 100),
     "a field of 2 MB": (MULTIPART, PART % b"name=a" + b"v" * 2_000_000),
-    "the photograph alone": ("image/jpeg", JPEG),
+    "only the photo": ("image/jpeg", JPEG),
     "JSON": ("application/json", b'{"image": "/etc/passwd"}'),
-    "no kind": ("", JPEG),
+    "no content type": ("", JPEG),
     "a path in a plain form": ("application/x-www-form-urlencoded", b"image=/etc/passwd"),
     "half a surrogate": (f"{MULTIPART}; charset=unicode_escape", FORM % b"\\ud800" + JPEG),
     "UTF-7": (f"{MULTIPART}; charset=utf-7", FORM % b"+2AA-" + JPEG),
-    "no charset of this world": (f"{MULTIPART}; charset=undefined", FORM + JPEG),
+    "an unknown charset": (f"{MULTIPART}; charset=undefined", FORM + JPEG),
 }
 
 
@@ -61,12 +61,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
-def test_a_broken_body_is_refused(service: Running, name: str) -> None:
-    kind, body = BODIES[name]
+def test_an_invalid_body_is_rejected(service: Running, name: str) -> None:
+    content_type, body = BODIES[name]
     with service.client() as client:
-        for door in DOORS:
-            headers = {"content-type": kind} if kind else {}
-            assert_refused(client.post(door, content=body, headers=headers), 400, 415)
+        for path in UPLOAD_PATHS:
+            headers = {"content-type": content_type} if content_type else {}
+            assert_rejected(client.post(path, content=body, headers=headers), 400, 415)
 
 
 @pytest.mark.slow
@@ -85,20 +85,20 @@ def test_a_broken_body_is_refused(service: Running, name: str) -> None:
         b"",
     ],
 )
-def test_a_job_is_not_made_of_nonsense(service: Running, body: bytes) -> None:
+def test_an_invalid_job_body_is_rejected(service: Running, body: bytes) -> None:
     with service.client() as client:
-        assert_refused(client.post("/jobs", content=body), 400)
-        assert_refused(client.put("/jobs/unknown", content=body.replace(b"image_path", b"status")))
+        assert_rejected(client.post("/jobs", content=body), 400)
+        assert_rejected(client.put("/jobs/unknown", content=body.replace(b"image_path", b"status")))
 
 
 @contextmanager
-def connected(service: Running, *sent: bytes) -> Iterator[socket.socket]:
-    """A connection on which so much has been sent."""
+def connected(service: Running, *chunks: bytes) -> Iterator[socket.socket]:
+    """Open a connection and send the chunks."""
     port = int(service.url.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-        for some in sent:
-            wire.sendall(some)
-        yield wire
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for chunk in chunks:
+            connection.sendall(chunk)
+        yield connection
 
 
 def head(*more: str) -> bytes:
@@ -107,44 +107,46 @@ def head(*more: str) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_body_of_41_megabytes_is_refused_before_any_of_it_is_read(service: Running) -> None:
-    with connected(service, head("Content-Length: 41000000")) as wire:
-        told = b""
-        while b"}" not in told:  # head and body, in one piece or in two
-            piece = wire.recv(4000)
-            assert piece
-            told += piece
-        assert told.startswith(b"HTTP/1.1 413 ")
-        assert b'{"error":"the body has 41000000 bytes' in told
+def test_a_body_of_41_megabytes_is_rejected_before_it_is_read(service: Running) -> None:
+    with connected(service, head("Content-Length: 41000000")) as connection:
+        response = b""
+        while b"}" not in response:  # the server may send head and body separately
+            chunk = connection.recv(4000)
+            assert chunk
+            response += chunk
+        assert response.startswith(b"HTTP/1.1 413 ")
+        assert b'{"error":"the body has 41000000 bytes' in response
 
 
 @pytest.mark.slow
-def test_a_body_that_does_not_say_its_length_is_refused_where_it_gets_too_long(
-    service: Running,
-) -> None:
-    piece = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20))
-    first = b"%x\r\n%s\r\n" % (len(FORM), FORM)
-    with connected(service, head("Transfer-Encoding: chunked"), first) as wire:
+def test_a_body_of_unknown_length_is_rejected_when_it_becomes_too_long(service: Running) -> None:
+    chunk = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20))
+    first_chunk = b"%x\r\n%s\r\n" % (len(FORM), FORM)
+    with connected(service, head("Transfer-Encoding: chunked"), first_chunk) as connection:
         for _ in range(41):
             try:
-                wire.sendall(piece)
-            except OSError:  # it hung up on us
+                connection.sendall(chunk)
+            except OSError:  # the service closed the connection
                 break
-        assert wire.recv(100).startswith(b"HTTP/1.1 413 ")
-    assert not strangers(service)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+    assert not stray_files(service)
 
 
 @pytest.mark.slow
-def test_clients_that_stall_keep_nobody_waiting(service: Running) -> None:
-    half = head(f"Content-Length: {len(FORM) + 5000}") + FORM
-    with connected(service, half), connected(service, half), connected(service, half[:40]):
+def test_stalled_clients_do_not_delay_others(service: Running) -> None:
+    incomplete = head(f"Content-Length: {len(FORM) + 5000}") + FORM
+    with (
+        connected(service, incomplete),
+        connected(service, incomplete),
+        connected(service, incomplete[:40]),
+    ):
         with service.client() as client:
             assert client.get("/health").status_code == 200
             assert client.post("/analyze", files={"image": ("a.jpg", JPEG)}).status_code == 200
 
 
 @pytest.mark.slow
-def test_a_client_that_goes_away_in_the_middle_is_no_fault(service: Running) -> None:
+def test_a_client_that_disconnects_while_sending_is_not_an_error(service: Running) -> None:
     before = len(service.log())
     with connected(service, head("Content-Length: 5000"), FORM):
         pass
@@ -158,7 +160,7 @@ def test_a_client_that_goes_away_in_the_middle_is_no_fault(service: Running) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -5\r\n\r\nhello",
@@ -168,12 +170,12 @@ def test_a_client_that_goes_away_in_the_middle_is_no_fault(service: Running) -> 
         bytes(9) + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused(service: Running, told: bytes) -> None:
-    with connected(service, told) as wire:
-        assert re.match(rb"HTTP/1.1 4\d\d ", wire.recv(100))
+def test_a_malformed_request_is_rejected(service: Running, content: bytes) -> None:
+    with connected(service, content) as connection:
+        assert re.match(rb"HTTP/1.1 4\d\d ", connection.recv(100))
 
 
-def test_a_body_that_does_not_come_is_given_up(
+def test_a_body_that_does_not_arrive_times_out(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_parsing, "BODY_SECONDS", 0.05)
@@ -181,26 +183,28 @@ def test_a_body_that_does_not_come_is_given_up(
     async def stall() -> Any:
         await asyncio.sleep(20)
 
-    kind = (b"content-type", MULTIPART.encode())
-    request = Request({"type": "http", "method": "POST", "headers": [kind]}, stall)
-    with pytest.raises(RequestRejected, match="did not come") as refused:
+    content_type = (b"content-type", MULTIPART.encode())
+    request = Request({"type": "http", "method": "POST", "headers": [content_type]}, stall)
+    with pytest.raises(RequestRejected, match="did not arrive") as rejected:
         asyncio.run(request_parsing.read_form(request, params))
-    assert refused.value.status == 408
+    assert rejected.value.status == 408
 
 
 @given(st.binary(max_size=400), st.sampled_from([MULTIPART, "application/x-www-form-urlencoded"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_form_of_any_bytes_is_read_or_refused(params: Params, told: bytes, kind: str) -> None:
-    whole = FORM.replace(b"%s", told) + JPEG + b"\r\n--x--\r\n"
-    for body in (told, whole, whole[: len(told) + 40]):
+def test_a_form_of_any_bytes_is_accepted_or_rejected(
+    params: Params, content: bytes, content_type: str
+) -> None:
+    complete = FORM.replace(b"%s", content) + JPEG + b"\r\n--x--\r\n"
+    for body in (content, complete, complete[: len(content) + 40]):
 
         async def receive(body: bytes = body) -> Any:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        headers = [(b"content-type", kind.encode())]
+        headers = [(b"content-type", content_type.encode())]
         scope = {"type": "http", "method": "POST", "headers": headers, "app": None}
         try:
-            asked = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
-            json.dumps(asked.subject, ensure_ascii=False).encode()  # what a file can hold
+            form = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
+            json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file
         except (RequestRejected, HTTPException):
             pass

@@ -1,8 +1,8 @@
 """What today's clients send and read, replayed against the running service.
 
-tests/serving/exchanges holds one file for each call of the application's HTTP contract: who makes
-it, what it sends, and what it needs of the answer. They are written from the contract, not from our
-answers; tests/shapes.py explains their words.
+tests/serving/exchanges holds one file for each call of the application's HTTP contract: the client,
+its request, and what it needs in the response. They are written from the contract, not from our
+responses; tests/shapes.py explains their notation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.service_process import TINY, Running, running
-from tests.shapes import differences, events, html_differences
+from tests.shapes import differences, html_differences, parse_events
 
 pytestmark = pytest.mark.slow
 FOLDER = ROOT / "tests/serving/exchanges"
@@ -44,54 +44,55 @@ class Exchange:
     """One call of one file."""
 
     name: str
-    given: str
+    setup: str
     request: dict[str, Any]
-    answer: dict[str, Any]
+    response: dict[str, Any]
     outlines: dict[str, dict[str, Any]]
 
 
 def read_exchanges() -> tuple[list[Exchange], set[int]]:
-    """All of them, and the numbers of the contract's items that they cover."""
-    found, items = [], set()
+    """Return all exchanges, and the numbers of the contract's items that they cover."""
+    exchanges, items = [], set()
     for path in sorted(FOLDER.glob("*.json")):
-        told = json.loads(path.read_text())
-        items |= set(told["items"])
-        for one in told["exchanges"]:
-            name = f"{path.stem}: {one['what']}"
-            outlines = told.get("outlines", {})
-            found.append(Exchange(name, one["given"], one["request"], one["answer"], outlines))
-    return found, items
+        content = json.loads(path.read_text())
+        items |= set(content["items"])
+        for exchange in content["exchanges"]:
+            name = f"{path.stem}: {exchange['title']}"
+            outlines = content.get("outlines", {})
+            parts = (exchange["setup"], exchange["request"], exchange["response"])
+            exchanges.append(Exchange(name, *parts, outlines))
+    return exchanges, items
 
 
 EXCHANGES, ITEMS = read_exchanges()
 
 
 @dataclass
-class World:
-    """The services of this module, and what a call may find there; `known` is made once."""
+class ServiceStates:
+    """The services of this module, and the jobs that an exchange can start from."""
 
     service: Running
-    photograph: bytes
-    others: Callable[[str], Running]
-    known: dict[str, str] = field(default_factory=dict)
+    photo: bytes
+    start_other: Callable[[str], Running]
+    job_ids: dict[str, str] = field(default_factory=dict)
 
-    def given(self, what: str) -> tuple[Running, dict[str, str]]:
-        """The service that is asked, and what stands for {…} in the call."""
-        if what.startswith("a service"):
-            return self.others(what), {}
-        if what == "nothing":
+    def set_up(self, setup: str) -> tuple[Running, dict[str, str]]:
+        """Return the service for an exchange, and the values of its placeholders."""
+        if setup.startswith("a service"):
+            return self.start_other(setup), {}
+        if setup == "nothing":
             return self.service, {}
-        makers: dict[str, Callable[[], str]] = {
-            "a finished job": self.finished,
+        setups: dict[str, Callable[[], str]] = {
+            "a finished job": self.add_finished_job,
             "a job that waits": lambda: self.upload(auto_analyze="false"),
             "a job just uploaded": self.upload,
-            "a failed job": self.failed,
-            "a job done in 2025": lambda: self.stored("done", analysis_html=OLD_PAGE),
-            "a job that another program works on": lambda: self.stored(
+            "a failed job": self.add_failed_job,
+            "a job done in 2025": lambda: self.insert_row("done", analysis_html=OLD_PAGE),
+            "a job that another program works on": lambda: self.insert_row(
                 "processing", llm_thinking="Generating analysis... (150 tokens, 44.1 tps)"
             ),
         }
-        id = makers[what]()
+        id = setups[setup]()
         with self.service.client() as client:
             return self.service, {
                 "id": id,
@@ -100,26 +101,26 @@ class World:
 
     def upload(self, **fields: str) -> str:
         with self.service.client() as client:
-            files = {"image": ("lake.jpg", self.photograph)}
-            told = client.post("/upload", files=files, data={"advisor": "ansel", **fields})
-            assert told.status_code == 201, told.text
-            return str(told.json()["job_id"])
+            files = {"image": ("lake.jpg", self.photo)}
+            response = client.post("/upload", files=files, data={"advisor": "ansel", **fields})
+            assert response.status_code == 201, response.text
+            return str(response.json()["job_id"])
 
-    def finished(self) -> str:
+    def add_finished_job(self) -> str:
         with self.service.client() as client:
-            id = self.known.get("finished", "")
+            id = self.job_ids.get("finished", "")
             if not id or client.get(f"/status/{id}").status_code != 200:
-                id = self.known["finished"] = self.upload()
+                id = self.job_ids["finished"] = self.upload()
             return wait_until(client, id, "completed")
 
-    def failed(self) -> str:
+    def add_failed_job(self) -> str:
         id = self.upload(auto_analyze="false")
         with self.service.client() as client:
             assert client.put(f"/jobs/{id}", json={"status": "failed"}).status_code == 200
         return id
 
-    def stored(self, status: str, **columns: str) -> str:
-        """A row that another program wrote, as today's application does."""
+    def insert_row(self, status: str, **columns: str) -> str:
+        """Insert a row as today's application does; return its id."""
         id = f"job-{status}"
         row = {
             "id": id,
@@ -140,54 +141,54 @@ class World:
 
 def wait_until(client: httpx2.Client, id: str, status: str) -> str:
     deadline = time.monotonic() + 60
-    while (told := client.get(f"/status/{id}").json())["status"] != status:
-        assert told["status"] != "failed", told["error"]
-        assert time.monotonic() < deadline, told
+    while (job := client.get(f"/status/{id}").json())["status"] != status:
+        assert job["status"] != "failed", job["error"]
+        assert time.monotonic() < deadline, job
         time.sleep(0.1)
     return id
 
 
 def jpeg(photo: Image.Image) -> bytes:
-    kept = BytesIO()
-    photo.save(kept, "JPEG", quality=95)
-    return kept.getvalue()
+    content = BytesIO()
+    photo.save(content, "JPEG", quality=95)
+    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
-def world(
+def states(
     adapters: Path, photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    """A service with an adapter of ansel alone; others are started when a call wants them."""
-    with ExitStack() as started:
+) -> Iterator[ServiceStates]:
+    """A service with ansel's adapter; others are started when an exchange needs them."""
+    with ExitStack() as stack:
 
-        def start(what: str) -> Running:
-            if what not in known:
+        def start(setup: str) -> Running:
+            if setup not in services:
                 folder = tmp_path_factory.mktemp("other")
-                loads = what == "a service that loads"
-                base = TINY if loads else str(folder)  # an empty folder holds no model
-                known[what] = started.enter_context(running(folder, base=base, ready=False))
-                if loads:
-                    started.callback(hold_its_model(known[what]))
+                is_loading = setup == "a service that loads"
+                base = TINY if is_loading else str(folder)  # an empty folder holds no model
+                services[setup] = stack.enter_context(running(folder, base=base, ready=False))
+                if is_loading:
+                    stack.callback(suspend_model(services[setup]))
                 else:
-                    wait_until_broken(known[what])
-            return known[what]
+                    wait_until_failed(services[setup])
+            return services[setup]
 
-        known: dict[str, Running] = {}
+        services: dict[str, Running] = {}
         folder = tmp_path_factory.mktemp("service")
         lora_path = adapters / "mondrian-tiny-lora-ansel"
-        service = started.enter_context(running(folder, "--lora_path", lora_path))
-        yield World(service, jpeg(photos[0]), start)
+        service = stack.enter_context(running(folder, "--lora_path", lora_path))
+        yield ServiceStates(service, jpeg(photos[0]), start)
 
 
-def hold_its_model(service: Running) -> Callable[[], None]:
-    """Stop a model process before it has loaded; what is returned lets it go on."""
+def suspend_model(service: Running) -> Callable[[], None]:
+    """Suspend a model process before it has loaded; return the call that resumes it."""
     while not (children := psutil.Process(service.process.pid).children()):
         time.sleep(0.005)
     children[0].suspend()
     return children[0].resume
 
 
-def wait_until_broken(service: Running) -> None:
+def wait_until_failed(service: Running) -> None:
     with service.client() as client:
         deadline = time.monotonic() + 60
         while client.get("/health").json()["status"] != "error":
@@ -195,58 +196,63 @@ def wait_until_broken(service: Running) -> None:
             time.sleep(0.1)
 
 
-def test_every_item_of_the_contract_has_its_exchange() -> None:
+def test_every_item_of_the_contract_has_an_exchange() -> None:
     assert len(EXCHANGES) > 50
     assert set(range(1, 42)) == ITEMS | set(NOT_CALLS)
     assert not ITEMS & set(NOT_CALLS)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
-def test_a_client_of_today_reads_what_it_needs(exchange: Exchange, world: World) -> None:
-    service, values = world.given(exchange.given)
-    wanted = filled(exchange.answer, values)
-    with service.client() as client, sent(client, filled(exchange.request, values), world) as told:
-        assert told.status_code == wanted["status"], told.read()
-        assert told.headers["content-type"].split(";")[0] == wanted["type"]
-        for name, value in wanted.get("headers", {}).items():
-            assert told.headers[name] == value
-        if "events" in wanted:
-            assert_events(told, wanted["events"])
+def test_todays_clients_get_the_responses_they_need(
+    exchange: Exchange, states: ServiceStates
+) -> None:
+    service, values = states.set_up(exchange.setup)
+    expected = fill_placeholders(exchange.response, values)
+    with (
+        service.client() as client,
+        send(client, fill_placeholders(exchange.request, values), states) as response,
+    ):
+        assert response.status_code == expected["status"], response.read()
+        assert response.headers["content-type"].split(";")[0] == expected["type"]
+        for name, value in expected.get("headers", {}).items():
+            assert response.headers[name] == value
+        if "events" in expected:
+            assert_events(response, expected["events"])
             return
-        told.read()
-        html = wanted.get("html", {})
+        response.read()
+        html = expected.get("html", {})
         pages = (
-            {html: told.text}
+            {html: response.text}
             if isinstance(html, str)
-            else {outline: told.json()[name] for name, outline in html.items()}
+            else {outline: response.json()[name] for name, outline in html.items()}
         )
-        faults = [
-            fault
+        errors = [
+            error
             for name, page in pages.items()
-            for fault in html_differences(page, exchange.outlines[name])
+            for error in html_differences(page, exchange.outlines[name])
         ]
-        if "fields" in wanted:
-            faults += differences(told.json(), wanted["fields"])
-        assert not faults, "\n".join(faults)
+        if "fields" in expected:
+            errors += differences(response.json(), expected["fields"])
+        assert not errors, "\n".join(errors)
 
 
-def filled(told: Any, values: dict[str, str]) -> Any:
-    """With {id} and {filename} in the place of which they stand."""
-    if isinstance(told, dict):
-        return {name: filled(one, values) for name, one in told.items()}
-    if isinstance(told, list):
-        return [filled(one, values) for one in told]
-    if isinstance(told, str):
+def fill_placeholders(content: Any, values: dict[str, str]) -> Any:
+    """Replace {id} and {filename} by their values."""
+    if isinstance(content, dict):
+        return {name: fill_placeholders(item, values) for name, item in content.items()}
+    if isinstance(content, list):
+        return [fill_placeholders(item, values) for item in content]
+    if isinstance(content, str):
         for name, value in values.items():
-            told = told.replace(f"{{{name}}}", value)
-    return told
+            content = content.replace(f"{{{name}}}", value)
+    return content
 
 
-def sent(client: httpx2.Client, request: dict[str, Any], world: World) -> Any:
-    """The call of an exchange, its answer still to be read."""
+def send(client: httpx2.Client, request: dict[str, Any], states: ServiceStates) -> Any:
+    """Send the request of an exchange; the response is not yet read."""
     heic = (ROOT / "tests/core/rendered.heic").read_bytes()
     files = {
-        name: (file, heic if file.endswith(".heic") else world.photograph)
+        name: (file, heic if file.endswith(".heic") else states.photo)
         for name, file in request.get("files", {}).items()
     }
     fields = request.get("fields", {})
@@ -257,38 +263,42 @@ def sent(client: httpx2.Client, request: dict[str, Any], world: World) -> Any:
     return client.stream(request["method"], request["path"], **body)
 
 
-def assert_events(told: httpx2.Response, wanted: dict[str, Any]) -> None:
-    """Names in their order, and what each carries."""
+def assert_events(response: httpx2.Response, expected: dict[str, Any]) -> None:
+    """Check the order of the events and the data of each."""
     names: list[str] = []
-    faults: list[str] = []
-    for name, data in events(told.iter_lines()):
-        assert bool(name) == wanted["named"]
+    errors: list[str] = []
+    for name, data in parse_events(response.iter_lines()):
+        assert bool(name) == expected["named"]
         names.append(name or data["type"])
-        faults += differences(data, wanted["data"].get(names[-1], {}), names[-1])
-        if names[-1] == wanted.get("until"):
+        errors += differences(data, expected["data"].get(names[-1], {}), names[-1])
+        if names[-1] == expected.get("until"):
             break
-    assert re.fullmatch(wanted["order"], " ".join(names)), names
-    assert not faults, "\n".join(faults)
+    assert re.fullmatch(expected["order"], " ".join(names)), names
+    assert not errors, "\n".join(errors)
 
 
-def test_the_three_weakest_dimensions_come_first_the_lowest_before_all(world: World) -> None:
-    with world.service.client() as client:
-        files = {"image": ("lake.jpg", world.photograph)}
-        told = client.post("/analyze", files=files, data={"advisor": "okeefe"}).json()
-    ranked = sorted(told["analysis"]["dimensions"], key=lambda one: one["score"])[:3]
-    lines = [f"{one['name']} ({one['score']:g}/10): {one['recommendation']}" for one in ranked]
-    page = lxml.html.fromstring(told["summary_html"])
-    assert [one.text_content() for one in page.xpath("//p[@class='rec-text']")] == lines
-    assert told["summary"] == "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+def test_the_summary_lists_the_three_weakest_dimensions_lowest_first(states: ServiceStates) -> None:
+    with states.service.client() as client:
+        files = {"image": ("lake.jpg", states.photo)}
+        result = client.post("/analyze", files=files, data={"advisor": "okeefe"}).json()
+    weakest = sorted(result["analysis"]["dimensions"], key=lambda d: d["score"])[:3]
+    lines = [f"{d['name']} ({d['score']:g}/10): {d['recommendation']}" for d in weakest]
+    page = lxml.html.fromstring(result["summary_html"])
+    assert [node.text_content() for node in page.xpath("//p[@class='rec-text']")] == lines
+    assert result["summary"] == "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
 
 
-def test_a_job_goes_forward_and_never_back(world: World) -> None:
-    id = world.upload(advisor="ansel,okeefe")
-    with world.service.client() as client, client.stream("GET", f"/stream/{id}") as told:
-        seen = [data["job_data"] for name, data in events(told.iter_lines()) if "job_data" in data]
+def test_the_progress_of_a_job_never_goes_back(states: ServiceStates) -> None:
+    id = states.upload(advisor="ansel,okeefe")
+    with states.service.client() as client, client.stream("GET", f"/stream/{id}") as response:
+        updates = [
+            data["job_data"]
+            for name, data in parse_events(response.iter_lines())
+            if "job_data" in data
+        ]
     order = ("queued", "analyzing", "completed")
-    states = [order.index(one["status"]) for one in seen]
-    shares = [one["progress_percentage"] for one in seen]
-    assert states == sorted(states)
+    positions = [order.index(update["status"]) for update in updates]
+    shares = [update["progress_percentage"] for update in updates]
+    assert positions == sorted(positions)
     assert shares == sorted(shares)
-    assert (states[-1], shares[-1], seen[-1]["current_step"]) == (2, 100, "Analysis complete")
+    assert (positions[-1], shares[-1], updates[-1]["current_step"]) == (2, 100, "Analysis complete")

@@ -277,7 +277,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, shots: list[bytes]) ->
         told = [analyze(service, shots[i]) for i in range(3)]
         assert [one.status_code for one in told] == [503] * 3
         assert all(
-            "kept" in one.json()["error"] or "database" in one.json()["error"] for one in told
+            "saved" in one.json()["error"] or "database" in one.json()["error"] for one in told
         )
         with service.client() as client:
             assert client.get("/health").status_code == 200

@@ -1,4 +1,4 @@
-"""What nobody should send: refused in one line or taken as what it is, and nothing else happens."""
+"""Hostile uploads are rejected with one line or accepted as photos, without other effects."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.service_process import Running, running
 PHOTO = render(draw_scene(5, 1), 320, 256)
 JPEG = odd_files.encoded(PHOTO, "JPEG")
 HEIC = (ROOT / "tests/core/rendered.heic").read_bytes()
-REFUSED, TAKEN = odd_files.refused(PHOTO, HEIC), odd_files.taken(PHOTO, HEIC)
-DOORS = ("/analyze", "/analyze_stream", "/upload", "/ask")
+REJECTED, ACCEPTED = odd_files.rejected_files(PHOTO, HEIC), odd_files.accepted_files(PHOTO, HEIC)
+UPLOAD_PATHS = ("/analyze", "/analyze_stream", "/upload", "/ask")
 NAMES = (
     "../../etc/passwd",
     "..\\..\\x",
@@ -60,131 +60,139 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "tmp").mkdir()
     with running(folder, env={"TMPDIR": str(folder / "tmp")}) as started:
         yield started
-        assert not strangers(started)
+        assert not stray_files(started)
         assert all(json.loads(line) for line in started.log().strip().split("\n"))
         assert "Traceback" not in started.log()
 
 
-def strangers(service: Running) -> set[str]:
-    """Files that came about outside the folder of uploads, as far as paths can lead."""
+def stray_files(service: Running) -> set[str]:
+    """Return new files outside the uploads folder."""
     top = service.data.parent
     around = {path.relative_to(top) for path in top.rglob("*") if path.is_file()}
-    # mlx and cc are what MLX and its compiler write.
+    # MLX and its compiler write mlx and cc
     own = re.compile(r"jobs\.db|service-1\.log|params-1\.yaml|service/uploads/|tmp/(mlx/|cc)")
     return {str(path) for path in around if not own.match(str(path))}
 
 
-def kept(service: Running) -> set[Path]:
+def stored_photos(service: Running) -> set[Path]:
     return set((service.data / "uploads").glob("*"))
 
 
-def assert_refused(told: httpx2.Response, *statuses: int) -> None:
-    """4xx with {"error": one line}; a page for people has it in words."""
-    assert told.status_code in (statuses or range(400, 500)), told.text
-    if told.headers["content-type"].startswith("application/json"):
-        assert list(told.json()) == ["error"]
-        assert told.json()["error"].strip()
-        assert "\n" not in told.json()["error"]
+def assert_rejected(response: httpx2.Response, *statuses: int) -> None:
+    """Check for a 4xx with {"error": one line}, or for the start page with the message."""
+    assert response.status_code in (statuses or range(400, 500)), response.text
+    if response.headers["content-type"].startswith("application/json"):
+        assert list(response.json()) == ["error"]
+        assert response.json()["error"].strip()
+        assert "\n" not in response.json()["error"]
     else:
-        assert str(told.url).endswith("/ask")
-    assert "Traceback" not in told.text
+        assert str(response.url).endswith("/ask")
+    assert "Traceback" not in response.text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("door", DOORS)
-def test_what_is_no_photograph_is_refused_at_every_door(service: Running, door: str) -> None:
-    before = kept(service)
+@pytest.mark.parametrize("path", UPLOAD_PATHS)
+def test_every_upload_route_rejects_files_that_are_not_photos(service: Running, path: str) -> None:
+    before = stored_photos(service)
     with service.client() as client:
-        for content, status in REFUSED.values():
-            assert_refused(client.post(door, files={"image": ("a.jpg", content)}), status)
-    assert kept(service) == before
+        for content, status in REJECTED.values():
+            assert_rejected(client.post(path, files={"image": ("a.jpg", content)}), status)
+    assert stored_photos(service) == before
 
 
 @pytest.mark.slow
-def test_what_is_odd_and_still_a_photograph_is_critiqued(service: Running) -> None:
-    def critiqued(content: bytes) -> httpx2.Response:
+def test_unusual_photos_are_critiqued(service: Running) -> None:
+    def analyze(content: bytes) -> httpx2.Response:
         with service.client() as client:
             return client.post("/analyze", files={"image": ("a.bin", content)})
 
-    with ThreadPoolExecutor(len(TAKEN)) as pool:
-        answers = dict(zip(TAKEN, pool.map(critiqued, TAKEN.values()), strict=True))
-    assert {name: told.status_code for name, told in answers.items()} == dict.fromkeys(TAKEN, 200)
+    with ThreadPoolExecutor(len(ACCEPTED)) as pool:
+        answers = dict(zip(ACCEPTED, pool.map(analyze, ACCEPTED.values()), strict=True))
+    assert {name: response.status_code for name, response in answers.items()} == dict.fromkeys(
+        ACCEPTED, 200
+    )
 
 
 @pytest.mark.slow
-def test_what_is_kept_shows_the_photograph_and_nothing_else(service: Running) -> None:
+def test_a_stored_photo_has_no_metadata_and_no_foreign_data(service: Running) -> None:
     with service.client() as client:
-        for content in TAKEN.values():
+        for content in ACCEPTED.values():
             files = {"image": ("a.jpg", content)}
-            told = client.post("/upload", files=files, data={"auto_analyze": "false"})
-            assert told.status_code == 201, told.text
-            path = service.data / told.json()["filename"]
+            response = client.post("/upload", files=files, data={"auto_analyze": "false"})
+            assert response.status_code == 201, response.text
+            path = service.data / response.json()["filename"]
             whole = path.read_bytes()
             for trace in (odd_files.SECRET.encode(), b"<script", b"PK\x03\x04", b"Exif", b"xmp"):
                 assert trace not in whole
-            with Image.open(path) as picture:
-                assert picture.format == "JPEG"
-                assert not picture.getexif()
-                assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+            with Image.open(path) as image:
+                assert image.format == "JPEG"
+                assert not image.getexif()
+                assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
 
 
 @pytest.mark.slow
-def test_no_name_leads_out_of_the_folder(service: Running) -> None:
+def test_a_file_name_never_leads_out_of_the_uploads_folder(service: Running) -> None:
     with service.client() as client:
         for name in NAMES:
-            told = client.post(
+            response = client.post(
                 "/upload", files={"image": (name, JPEG)}, data={"auto_analyze": "false"}
             )
-            assert told.status_code == 201, (name, told.text)
-            stored = told.json()["filename"]
+            assert response.status_code == 201, (name, response.text)
+            stored = response.json()["filename"]
             assert re.fullmatch(r"uploads/[0-9a-f-]{36}_[A-Za-z0-9._-]{1,60}\.jpg", stored), name
             assert (service.data / stored).is_file()
-            page = client.get(f"/view/{told.json()['job_id']}")
+            page = client.get(f"/view/{response.json()['job_id']}")
             assert "<script>alert" not in page.text
         long = client.post("/upload", files={"image": ("a" * 5000, JPEG)})
-        assert_refused(long, 400)
+        assert_rejected(long, 400)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["advisor", "mode", "job_id", "client_id", "auto_analyze"])
-def test_no_field_does_more_than_say_what_it_says(service: Running, field: str) -> None:
+def test_form_fields_are_treated_as_text(service: Running, field: str) -> None:
     with service.client() as client:
         for text in TEXTS:
             fields = {"auto_analyze": "false", field: text}
-            told = client.post("/upload", files={"image": ("a.jpg", JPEG)}, data=fields)
+            response = client.post("/upload", files={"image": ("a.jpg", JPEG)}, data=fields)
             if field in ("advisor", "mode") or "\0" in text or len(text) > 200:
-                assert_refused(told, 400)
+                assert_rejected(response, 400)
             else:
-                assert told.status_code == 201
-                assert re.fullmatch(r"[0-9a-f-]{36}", told.json()["job_id"])
-        assert client.get("/jobs?limit=1").json()["count"] == 1  # the table is still there
+                assert response.status_code == 201
+                assert re.fullmatch(r"[0-9a-f-]{36}", response.json()["job_id"])
+        assert client.get("/jobs?limit=1").json()["count"] == 1  # the table still exists
 
 
 @pytest.mark.slow
-def test_a_key_of_an_earlier_request_shows_no_other_photograph(service: Running) -> None:
+def test_an_idempotency_key_is_rejected_for_another_photo(service: Running) -> None:
     headers, other = {"idempotency-key": "k"}, odd_files.encoded(PHOTO, "PNG")
     fields = {"auto_analyze": "false"}
     with service.client() as client:
 
-        def post(door: str, content: bytes) -> httpx2.Response:
-            return client.post(door, files={"image": ("a", content)}, data=fields, headers=headers)
+        def post(path: str, content: bytes) -> httpx2.Response:
+            return client.post(path, files={"image": ("a", content)}, data=fields, headers=headers)
 
         first, again = post("/upload", JPEG), post("/upload", JPEG)
         assert first.json() == again.json()
-        before = kept(service)
-        for door in ("/upload", "/analyze"):
-            assert_refused(post(door, other), 422)
-        assert_refused(post("/analyze", JPEG), 409)  # it is not to be analyzed yet
-    assert kept(service) == before
+        before = stored_photos(service)
+        for path in ("/upload", "/analyze"):
+            assert_rejected(post(path, other), 422)
+        assert_rejected(post("/analyze", JPEG), 409)  # it is pending
+    assert stored_photos(service) == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/"])
-def test_a_path_or_an_address_is_never_followed(service: Running, told: str) -> None:
+@pytest.mark.parametrize(
+    "address", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/"]
+)
+def test_a_path_or_url_in_place_of_a_photo_is_never_followed(
+    service: Running, address: str
+) -> None:
     with service.client() as client:
-        for door in DOORS:
-            assert_refused(client.post(door, data={"image": told}), 400)
-            assert_refused(client.post(door, data={"image": told}, files={"x": ("a", b"")}), 400)
+        for path in UPLOAD_PATHS:
+            assert_rejected(client.post(path, data={"image": address}), 400)
+            assert_rejected(
+                client.post(path, data={"image": address}, files={"x": ("a", b"")}), 400
+            )
 
 
 @pytest.mark.slow
@@ -208,37 +216,35 @@ def test_a_path_or_an_address_is_never_followed(service: Running, told: str) -> 
         "/view/%3Cscript%3E",
     ],
 )
-def test_no_path_leads_anywhere_else(service: Running, path: str) -> None:
+def test_a_url_path_never_leads_outside(service: Running, path: str) -> None:
     with service.client() as client:
-        told = client.get(path)
-    assert told.status_code in (400, 404)
-    assert "<script>" not in told.text
+        response = client.get(path)
+    assert response.status_code in (400, 404)
+    assert "<script>" not in response.text
 
 
-def test_a_photograph_that_ends_the_process_of_its_reader_is_never_opened() -> None:
-    assert all(is_safe_to_decode(content) for content in TAKEN.values())
-    for at in range(176, 180):  # the kind of an item, which pi-heif takes for text
-        assert not is_safe_to_decode(HEIC[:at] + b"\xf4" + HEIC[at + 1 :])
+def test_a_photo_that_would_crash_its_decoder_is_never_opened() -> None:
+    assert all(is_safe_to_decode(content) for content in ACCEPTED.values())
+    for offset in range(176, 180):  # the type of an item, which pi-heif reads as text
+        assert not is_safe_to_decode(HEIC[:offset] + b"\xf4" + HEIC[offset + 1 :])
     size = HEIC.index(b"meta") - 4
-    for lie in (0, 1, 7, 2**32 - 1):  # of the length of the box around it
+    for lie in (0, 1, 7, 2**32 - 1):  # wrong lengths of the enclosing box
         damaged = HEIC[:size] + lie.to_bytes(4, "big") + HEIC[size + 4 :]
         assert not is_safe_to_decode(damaged.replace(b"Exif", b"Ex\xf4f", 1))
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_damaged_photograph_is_taken_or_refused_and_raises_nothing_else(
-    data: st.DataObject,
-) -> None:
-    whole = bytearray(TAKEN[data.draw(st.sampled_from(list(TAKEN)))])
+def test_a_damaged_photo_is_accepted_or_rejected(data: st.DataObject) -> None:
+    whole = bytearray(ACCEPTED[data.draw(st.sampled_from(list(ACCEPTED)))])
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, min(600, len(whole) - 1)))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.sampled_from([len(whole), len(whole) // 2]))
     with tempfile.TemporaryDirectory() as folder:
-        told = None
+        rejection = None
         try:
             UploadStore(Path(folder), 4096, 20_480, 2).save(bytes(whole[:cut]), "a.jpg")
         except RequestRejected as refused:
-            told = refused
-        assert len(list(Path(folder).rglob("*.jpg"))) == (0 if told else 1)
-        assert told is None or (told.status in (415, 422) and "\n" not in str(told))
+            rejection = refused
+        assert len(list(Path(folder).rglob("*.jpg"))) == (0 if rejection else 1)
+        assert rejection is None or (rejection.status in (415, 422) and "\n" not in str(rejection))

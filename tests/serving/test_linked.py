@@ -1,4 +1,4 @@
-"""What the service stores is what link reads: today's answers are tomorrow's critiques."""
+"""The link stage reads the critiques that the service stores."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from mondrian.core.params import Params
 from mondrian.critique.schema import serialize_critique, validate_critique
 from tests.data.test_link import run_link
 from tests.odd_files import encoded
-from tests.reviewing import review
+from tests.reviewing import post_feedback
 from tests.service_process import running
 from tests.serving.test_contract import wait_until
 
-ASKED = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "ansel,okeefe"))
+REQUESTS = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "ansel,okeefe"))
 
 
 @pytest.mark.slow
-def test_answers_are_linked_again_when_a_person_reviewed_them_and_never_before(
+def test_served_critiques_are_linked_once_a_person_has_reviewed_them(
     adapters: Path, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     with running(tmp_path, "--lora_path", adapters) as service, service.client() as client:
         ids = []
-        for photo, (mode, advisor) in zip(photos, ASKED, strict=False):
+        for photo, (mode, advisor) in zip(photos, REQUESTS, strict=False):
             files = {"image": ("lake.jpg", encoded(photo, "JPEG", quality=95))}
-            told = client.post("/upload", files=files, data={"advisor": advisor, "mode": mode})
-            ids.append(told.json()["job_id"])
+            response = client.post("/upload", files=files, data={"advisor": advisor, "mode": mode})
+            ids.append(response.json()["job_id"])
         answers = {
             id: client.get(f"/status/{wait_until(client, id, 'completed')}").json() for id in ids
         }
-        # As the guide says: --db is application.db_path, --data is application.source_dir.
-        place, rules = service.data, {"made_by_adapter": "keep"}
+        # as in docs/guide.md: --db is application.db_path, --data is application.source_dir
+        source, rules = service.data, {"made_by_adapter": "keep"}
         for advisor in ("ansel", "okeefe"):
             with pytest.raises(DataError, match="unreviewed"):
-                run_link(service.db, params, advisor, source=place, **rules)
-        review(client, ids[0], verdict="accepted")
-        review(client, ids[2], scores={"Lighting": 0.5, "Composition": 9.5}, who="Ana")
-        review(client, ids[3], advisor="okeefe", verdict="accepted")
+                run_link(service.db, params, advisor, source=source, **rules)
+        post_feedback(client, ids[0], verdict="accepted")
+        post_feedback(client, ids[2], scores={"Lighting": 0.5, "Composition": 9.5}, who="Ana")
+        post_feedback(client, ids[3], advisor="okeefe", verdict="accepted")
         ansel, okeefe = (
-            run_link(service.db, params, advisor, source=place) for advisor in ("ansel", "okeefe")
+            run_link(service.db, params, advisor, source=source) for advisor in ("ansel", "okeefe")
         )
     assert ansel.reasons == {ids[1]: "unreviewed", ids[3]: "unreviewed"}
     records = {record.job_id: record for record in ansel.records}

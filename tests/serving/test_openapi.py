@@ -1,6 +1,6 @@
-"""Whatever the OpenAPI document allows, and much that it does not: answered as it says, never 5xx.
+"""Every operation responds as the OpenAPI document says, to valid and invalid requests, never 5xx.
 
-Schemathesis makes the requests, of every operation there is.
+Schemathesis generates the requests.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tests.service_process import Running, running
 pytestmark = pytest.mark.slow
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 EXAMPLES = 40  # of each operation
-NOT_ASKED = (
-    "positive_data_acceptance",  # bytes at random are no photograph, and are refused
-    "unsupported_method",  # Starlette's Allow names the methods of the first route of a path alone
+SKIPPED_CHECKS = (
+    "positive_data_acceptance",  # random bytes are not a photo and are rejected
+    "unsupported_method",  # Starlette's Allow header has the methods of a path's first route only
     "allow_header_conformance",
 )
 
@@ -36,8 +36,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
-def tried(service: Running, folder: Path, settings: str, *flags: str) -> str:
-    """What Schemathesis told; it fails where it found anything."""
+def run_schemathesis(service: Running, folder: Path, settings: str, *flags: str) -> str:
+    """Run Schemathesis and return its output; fail if it finds an error."""
     (folder / "schemathesis.toml").write_text(settings)
     command = [
         str(SCHEMATHESIS),
@@ -49,7 +49,7 @@ def tried(service: Running, folder: Path, settings: str, *flags: str) -> str:
         "--max-examples",
         str(EXAMPLES),
         "--exclude-checks",
-        ",".join(NOT_ASKED),
+        ",".join(SKIPPED_CHECKS),
         "--suppress-health-check",
         "all",
         "--request-timeout",
@@ -64,48 +64,53 @@ def tried(service: Running, folder: Path, settings: str, *flags: str) -> str:
     return done.stdout
 
 
-def answered(service: Running) -> list[dict[str, Any]]:
-    """Its log, a line for each answer; a path may hold what only Python takes for a line's end."""
+def logged_responses(service: Running) -> list[dict[str, Any]]:
+    """Return the log lines of responses. Paths may contain line ends that only Python knows."""
     lines = [json.loads(line) for line in service.log().split("\n") if line]
     return [line for line in lines if "status" in line]
 
 
-def assert_no_fault(service: Running) -> None:
+def assert_no_server_error(service: Running) -> None:
     with service.client() as client:
         assert client.get("/health").json()["status"] == "UP"
     assert "Traceback" not in service.log()
-    assert not [line for line in answered(service) if line["status"] >= 500]
+    assert not [line for line in logged_responses(service) if line["status"] >= 500]
 
 
-def test_every_operation_answers_as_its_document_says(service: Running, tmp_path: Path) -> None:
-    told = tried(service, tmp_path, "")
-    operations = re.search(r"Tested: (\d+)", told)
-    assert operations, told
+def test_every_operation_responds_as_documented(service: Running, tmp_path: Path) -> None:
+    output = run_schemathesis(service, tmp_path, "")
+    operations = re.search(r"Tested: (\d+)", output)
+    assert operations, output
     assert int(operations[1]) >= 25
-    assert_no_fault(service)
+    assert_no_server_error(service)
 
 
-def test_every_view_of_a_job_that_there_is_answers_as_its_document_says(
+def test_every_route_of_an_existing_job_responds_as_documented(
     service: Running, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    kept = BytesIO()
-    photos[0].save(kept, "JPEG")
+    photo = BytesIO()
+    photos[0].save(photo, "JPEG")
     with service.client() as client:
-        told = client.post("/analyze", files={"image": ("lake.jpg", kept.getvalue())})
-    settings = f'parameters = {{ "path.id" = "{told.json()["job_id"]}" }}\n'
+        response = client.post("/analyze", files={"image": ("lake.jpg", photo.getvalue())})
+    settings = f'parameters = {{ "path.id" = "{response.json()["job_id"]}" }}\n'
     only = ("--include-path-regex", r"\{id\}")
-    tried(service, tmp_path, settings, *only)
-    assert_no_fault(service)
-    paths = [line["path"] for line in answered(service) if line["status"] == 200]
-    views = {path.split("/")[1] for path in paths if told.json()["job_id"] in path}
+    run_schemathesis(service, tmp_path, settings, *only)
+    assert_no_server_error(service)
+    paths = [line["path"] for line in logged_responses(service) if line["status"] == 200]
+    views = {path.split("/")[1] for path in paths if response.json()["job_id"] in path}
     assert views >= {"status", "jobs", "analysis", "summary", "llm-outputs", "stream"}
 
 
-def test_the_document_has_an_example_of_every_body(service: Running) -> None:
+def test_every_body_has_an_example(service: Running) -> None:
     with service.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
-    posts = [told for one in paths.values() for told in one.values() if "requestBody" in told]
-    kinds = [kind for one in posts for kind in one["requestBody"]["content"].values()]
+    posts = [
+        operation
+        for item in paths.values()
+        for operation in item.values()
+        if "requestBody" in operation
+    ]
+    kinds = [kind for post in posts for kind in post["requestBody"]["content"].values()]
     assert len(kinds) == 7
     for kind in kinds:
         fields = kind["schema"]["properties"].values()

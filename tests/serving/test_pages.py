@@ -1,4 +1,4 @@
-"""The pages as people meet them: in a real browser, on the real service, with mondrian-tiny."""
+"""The pages in a real browser, on the real service with mondrian-tiny."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from mondrian.critique.schema import DIMENSIONS
 from tests import browsing
-from tests.browsing import choose, critiqued, opened, too_wide
+from tests.browsing import fill_in_form, opened, request_critique, too_wide
 from tests.conftest import ROOT
 from tests.service_process import Running, running
 
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    browsing.chromium()
+    browsing.find_chromium()
     folder = tmp_path_factory.mktemp("pages")
     with running(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
         yield started
@@ -51,12 +51,12 @@ def photo(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def job(service: Running, photo: Path) -> str:
-    """A critique by the base; its id."""
-    return finished(service, photo)[0]
+    """The id of a critique by the base model."""
+    return upload(service, photo)[0]
 
 
-def finished(service: Running, *photos: Path, wait: bool = True, **fields: str) -> list[str]:
-    """Critiques that were asked for by HTTP."""
+def upload(service: Running, *photos: Path, wait: bool = True, **fields: str) -> list[str]:
+    """Request critiques by HTTP; return their ids, by default once they are completed."""
     data = {"advisor": "ansel", "mode": "base", **fields}
     ids = []
     with service.client() as client:
@@ -68,14 +68,14 @@ def finished(service: Running, *photos: Path, wait: bool = True, **fields: str) 
     return ids
 
 
-def row_of(service: Running, id: str) -> dict[str, Any]:
+def get_row(service: Running, id: str) -> dict[str, Any]:
     with service.client() as client:
-        told: dict[str, Any] = client.get(f"/status/{id}").json()
-        return told
+        row: dict[str, Any] = client.get(f"/status/{id}").json()
+        return row
 
 
-def written(service: Running, **values: Any) -> str:
-    """A job put straight into the database, as another program would; its id."""
+def insert_job(service: Running, **values: Any) -> str:
+    """Insert a job directly into the database, as another program would; return its id."""
     row = {
         "id": str(uuid4()),
         "advisor": "ansel",
@@ -91,8 +91,8 @@ def written(service: Running, **values: Any) -> str:
     return str(row["id"])
 
 
-def critique_of(text: str) -> str:
-    """A critique that says one thing only."""
+def critique_json(text: str) -> str:
+    """Return a critique with this text in every field."""
     dimensions = [
         {"name": name, "score": 5, "comment": text, "recommendation": text} for name in DIMENSIONS
     ]
@@ -108,34 +108,34 @@ def critique_of(text: str) -> str:
     )
 
 
-def box(page: Page, selector: str, index: int) -> Any:
-    found = page.locator(selector).nth(index).bounding_box()
-    assert found
-    return found
+def bounding_box(page: Page, selector: str, index: int) -> Any:
+    box = page.locator(selector).nth(index).bounding_box()
+    assert box
+    return box
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "heic"])
-def test_a_photograph_is_critiqued_while_one_watches(
+def test_a_critique_appears_while_it_is_generated(
     browser: Browser, service: Running, photo: Path, kind: str
 ) -> None:
     path = photo if kind == "jpeg" else HEIC
     with opened(browser, service.url) as (page, _):
-        page.add_init_script(browsing.GROWTH)
-        choose(page, path, "okeefe", "lora")
+        page.add_init_script(browsing.RECORD_TEXTS_SCRIPT)
+        fill_in_form(page, path, "okeefe", "lora")
         caption = page.locator("[data-preview] figcaption")
         expect(caption).to_contain_text(path.name)
         expect(page.locator("[data-preview] img")).to_be_visible(visible=kind == "jpeg")
-        finished(service, *[photo] * 8, wait=False)  # so that it takes its time
-        page.click("text=Critique it")
+        upload(service, *[photo] * 8, wait=False)  # so that generation takes a while
+        page.click("text=Get critique")
         page.wait_for_url("**/view/*")
         article = page.locator("article")
         expect(article.locator("h4")).to_have_count(7)
-        grown = json.loads(page.evaluate("sessionStorage.getItem('grown')"))
-        assert len(grown) >= 2
-        assert all(len(a) <= len(b) for a, b in zip(grown, grown[1:], strict=False))
-        assert grown[-1].startswith(grown[0][:20])
-        assert len(grown[-1]) > len(grown[0])
-        assert not any('"' in text or "{" in text for text in grown)
+        texts = json.loads(page.evaluate("sessionStorage.getItem('texts')"))
+        assert len(texts) >= 2
+        assert all(len(a) <= len(b) for a, b in zip(texts, texts[1:], strict=False))
+        assert texts[-1].startswith(texts[0][:20])
+        assert len(texts[-1]) > len(texts[0])
+        assert not any('"' in text or "{" in text for text in texts)
         expect(page.locator("h1")).to_contain_text(
             f"Georgia O'Keeffe on {path.stem.replace(' ', '-')}"
         )
@@ -146,27 +146,27 @@ def test_a_photograph_is_critiqued_while_one_watches(
         facts = page.locator(".facts")
         expect(facts).to_contain_text("mondrian-tiny-lora-okeefe, version")
         expect(facts).to_contain_text("answered byfine-tuned")
-        shown = "img => img.complete && img.naturalWidth > 0"
-        page.wait_for_function(f"() => ({shown})(document.querySelector('.shown img'))")
+        is_loaded = "img => img.complete && img.naturalWidth > 0"
+        page.wait_for_function(f"() => ({is_loaded})(document.querySelector('.shown img'))")
 
 
-def test_both_arms_stand_side_by_side_and_below_each_other_on_a_phone(
+def test_both_arms_are_side_by_side_and_below_each_other_on_a_phone(
     browser: Browser, service: Running, photo: Path
 ) -> None:
     with opened(browser, service.url) as (page, _):
-        path = critiqued(page, photo, mode="both")
-        expect(page.locator("article h2")).to_have_text(["The base", "The fine-tuned adapter"])
+        path = request_critique(page, photo, mode="both")
+        expect(page.locator("article h2")).to_have_text(["Base model", "Fine-tuned adapter"])
         expect(page.locator(".facts").nth(0)).to_contain_text("answered bybase")
         expect(page.locator(".facts").nth(1)).to_contain_text("mondrian-tiny-lora-ansel, version")
         assert page.locator("svg.radar polygon.soft").count() == 2
-        left, right = box(page, "article", 0), box(page, "article", 1)
+        left, right = bounding_box(page, "article", 0), bounding_box(page, "article", 1)
         assert left["y"] == right["y"]
         assert left["x"] + left["width"] <= right["x"]
         page.set_viewport_size({"width": 390, "height": 800})
-        above, below = box(page, "article", 0), box(page, "article", 1)
+        above, below = bounding_box(page, "article", 0), bounding_box(page, "article", 1)
         assert above["x"] == below["x"]
         assert above["y"] + above["height"] <= below["y"]
-        first = row_of(service, path.rsplit("/", 1)[1])
+        first = get_row(service, path.rsplit("/", 1)[1])
     with sqlite3.connect(service.db) as connection:
         query = "SELECT id, mode, filename FROM jobs WHERE pair_of = ?"
         other = connection.execute(query, (first["id"],)).fetchone()
@@ -177,18 +177,16 @@ def test_both_arms_stand_side_by_side_and_below_each_other_on_a_phone(
         expect(page.locator("article")).to_have_count(2)
 
 
-def test_what_a_person_says_is_kept_and_counted(
-    browser: Browser, service: Running, job: str
-) -> None:
+def test_a_rating_is_saved_and_counted(browser: Browser, service: Running, job: str) -> None:
     with opened(browser, service.url) as (page, _):
         page.goto(f"/view/{job}")
-        page.get_by_label("A note").fill(f"too short\n{EVIL}")
+        page.get_by_label("Note (optional)").fill(f"too short\n{EVIL}")
         page.get_by_role("button", name="thumbs down").click()
-        expect(page.get_by_text("Kept: thumbs down with a note")).to_be_visible()
-        expect(page.get_by_label("A note")).to_have_value(f"too short\n{EVIL}")
-        pressed = page.get_by_role("button", name="thumbs down")
-        expect(pressed).to_have_attribute("aria-pressed", "true")
-        row = row_of(service, job)
+        expect(page.get_by_text("Saved: thumbs down with a note")).to_be_visible()
+        expect(page.get_by_label("Note (optional)")).to_have_value(f"too short\n{EVIL}")
+        button = page.get_by_role("button", name="thumbs down")
+        expect(button).to_have_attribute("aria-pressed", "true")
+        row = get_row(service, job)
         assert (row["thumbs"], row["note"]) == (-1, f"too short\n{EVIL}")
         page.goto("/history")
         expect(page.locator("li", has=page.locator(f"a[href='/view/{job}']"))).to_contain_text(
@@ -202,76 +200,78 @@ def test_what_a_person_says_is_kept_and_counted(
             ({"thumbs": "up", "note": "x" * 1001}, 400),
         ):
             assert client.post(f"/feedback/{job}", data=data).status_code == status
-        waiting = written(service, status="queued")
+        waiting = insert_job(service, status="queued")
         assert client.post(f"/feedback/{waiting}", data={"thumbs": "up"}).status_code == 409
 
 
-def test_a_critique_is_taken_for_training_and_corrected(
+def test_a_critique_is_accepted_for_training_and_corrected(
     browser: Browser, service: Running, photo: Path
 ) -> None:
-    id = finished(service, photo)[0]
+    id = upload(service, photo)[0]
     with opened(browser, service.url, width=390, faulty=True) as (page, _):
         page.goto(f"/view/{id}")
-        page.get_by_role("button", name="Take it for training").click()
-        expect(page.get_by_text("Kept: taken as it stands; for training")).to_be_visible()
-        page.get_by_role("button", name="Do not train on it").click()
-        expect(page.get_by_text("Kept:")).to_have_count(0)
+        page.get_by_role("button", name="Use for training").click()
+        expect(page.get_by_text("Saved: accepted as served; used for training")).to_be_visible()
+        page.get_by_role("button", name="Do not use for training").click()
+        expect(page.get_by_text("Saved:")).to_have_count(0)
         page.get_by_text("Correct it").click()
         page.get_by_label("Composition", exact=True).fill("0.5")  # the radar follows
         expect(page.locator("svg.radar polygon.two")).to_have_count(1)
         page.get_by_label("Technical notes").fill(f"Too dark.\n{EVIL}")
         page.evaluate("document.querySelector('form[data-radar]').noValidate = true")
         page.get_by_label("Lighting", exact=True).fill("25")
-        keep = page.get_by_role("button", name="Keep it as corrected")
-        keep.click()
+        save = page.get_by_role("button", name="Save correction")
+        save.click()
         lighting = page.get_by_label("Lighting", exact=True)
         expect(lighting).to_have_attribute("aria-invalid", "true")
         expect(lighting).to_have_value("25")
-        expect(page.get_by_role("alert")).to_contain_text("Not kept; see 1 field")
+        expect(page.get_by_role("alert")).to_contain_text("Not saved; see 1 field")
         expect(page.get_by_label("Technical notes")).to_have_value(f"Too dark.\n{EVIL}")
         assert page.evaluate(browsing.FAINT)["faint"] == []
         assert page.evaluate(browsing.NAMELESS) == 0
         assert too_wide(page) <= 0
         lighting.fill("9.5")
-        keep.focus()
+        save.focus()
         page.keyboard.press("Enter")
         expect(
-            page.get_by_text("Kept: corrected, 3 scores and 1 text changed; for training")
+            page.get_by_text("Saved: corrected, 3 scores and 1 text changed; used for training")
         ).to_be_visible()
         expect(page.locator("svg.radar polygon.two")).to_have_count(1)
         expect(page.get_by_text("corrected", exact=True)).to_be_visible()
         assert page.evaluate("window.hacked") is None
     with service.client() as client:
-        told = client.get(f"/jobs/{id}/feedback").json()
-    (now,) = told["feedback"]
-    assert (now["verdict"], now["model_used"]) == ("corrected", "base")
-    assert now["critique"]["technical_notes"] == f"Too dark.\n{EVIL}"
-    scores = [one["score"] for one in now["critique"]["dimensions"]]
+        feedback = client.get(f"/jobs/{id}/feedback").json()
+    (newest,) = feedback["feedback"]
+    assert (newest["verdict"], newest["model_used"]) == ("corrected", "base")
+    assert newest["critique"]["technical_notes"] == f"Too dark.\n{EVIL}"
+    scores = [dimension["score"] for dimension in newest["critique"]["dimensions"]]
     assert scores[:2] == [0.5, 9.5]
-    assert now["critique"]["overall_score"] == round(sum(scores) / 7, 1)
-    assert len(told["history"]) == 3
+    assert newest["critique"]["overall_score"] == round(sum(scores) / 7, 1)
+    assert len(feedback["history"]) == 3
 
 
-def test_a_correction_needs_no_javascript_and_is_of_one_advisor(
+def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
     browser: Browser, service: Running, photo: Path
 ) -> None:
-    id = finished(service, photo, advisor="ansel,okeefe")[0]
+    id = upload(service, photo, advisor="ansel,okeefe")[0]
     with opened(browser, service.url, java_script_enabled=False) as (page, _):
         page.goto(f"/view/{id}")
         page.locator("details.correct").nth(1).locator("summary").click()
         page.locator("[name='dimensions.1.score']").nth(1).fill("0.5")
-        page.get_by_role("button", name="Keep it as corrected").last.click()
-        expect(page.get_by_text("Kept: corrected, 2 scores changed")).to_be_visible()
+        page.get_by_role("button", name="Save correction").last.click()
+        expect(page.get_by_text("Saved: corrected, 2 scores changed")).to_be_visible()
     with service.client() as client:
-        told = client.get(f"/jobs/{id}/feedback").json()["feedback"]
-        assert [(one["advisor"], one["verdict"]) for one in told] == [("okeefe", "corrected")]
-        refused = client.post(f"/jobs/{id}/feedback", json={"verdict": "accepted"})
-        assert refused.status_code == 400
-        assert refused.json()["faults"] == [
-            {"field": "advisor", "told": "is missing; the job asked ansel, okeefe"}
+        feedback = client.get(f"/jobs/{id}/feedback").json()["feedback"]
+        assert [(entry["advisor"], entry["verdict"]) for entry in feedback] == [
+            ("okeefe", "corrected")
+        ]
+        rejected = client.post(f"/jobs/{id}/feedback", json={"verdict": "accepted"})
+        assert rejected.status_code == 400
+        assert rejected.json()["faults"] == [
+            {"field": "advisor", "message": "is missing; the job has ansel, okeefe"}
         ]
         assert client.post(f"/jobs/{id}/feedback", json={"thumbs": 1}).status_code == 200
-        waiting = written(service, status="queued")
+        waiting = insert_job(service, status="queued")
         assert client.post(f"/jobs/{waiting}/feedback", json={"thumbs": 1}).status_code == 409
         assert client.get(f"/jobs/{uuid4()}/feedback").status_code == 404
         huge = client.post(f"/jobs/{id}/feedback", content=b" " * 300_000)
@@ -281,28 +281,28 @@ def test_a_correction_needs_no_javascript_and_is_of_one_advisor(
 def test_a_note_is_not_lost_when_the_other_arm_arrives(
     browser: Browser, service: Running, job: str
 ) -> None:
-    other = written(service, status="queued", pair_of=job)
-    held: list[Route] = []
+    other = insert_job(service, status="queued", pair_of=job)
+    routes: list[Route] = []
     with opened(browser, service.url) as (page, _):
-        page.route("**/live/*", lambda route: held.append(route))
+        page.route("**/live/*", lambda route: routes.append(route))
         page.goto(f"/view/{other}")
-        page.get_by_label("A note").fill("half a thought")
+        page.get_by_label("Note (optional)").fill("half a thought")
         ended = 'data: {"ended": true}\n\n'
-        held[0].fulfill(status=200, content_type="text/event-stream", body=ended)
+        routes[0].fulfill(status=200, content_type="text/event-stream", body=ended)
         expect(page.get_by_text("A critique has arrived")).to_be_visible()
-        expect(page.get_by_label("A note")).to_have_value("half a thought")
+        expect(page.get_by_label("Note (optional)")).to_have_value("half a thought")
 
 
-def test_the_history_leads_to_each_critique(browser: Browser, service: Running, job: str) -> None:
+def test_the_history_links_to_every_critique(browser: Browser, service: Running, job: str) -> None:
     with opened(browser, service.url) as (page, _):
         page.goto("/history")
         entry = page.locator("li", has=page.locator(f"a[href='/view/{job}']"))
         expect(entry).to_contain_text("Ansel Adams")
         expect(entry).to_contain_text("base")
         expect(entry.locator(".grade")).to_contain_text(re.compile(r"^\d+(\.\d)?/10$"))
-        picture = entry.locator("img")
-        picture.scroll_into_view_if_needed()
-        page.wait_for_function("img => img.naturalWidth > 0", arg=picture.element_handle())
+        image = entry.locator("img")
+        image.scroll_into_view_if_needed()
+        page.wait_for_function("img => img.naturalWidth > 0", arg=image.element_handle())
         entry.locator("a").click()
         expect(page.locator("article h4")).to_have_count(7)
         for path in (f"/status/{job}?view=detail", "/jobs?format=html"):
@@ -312,15 +312,15 @@ def test_the_history_leads_to_each_critique(browser: Browser, service: Running, 
 
 def test_it_works_without_javascript(browser: Browser, service: Running, photo: Path) -> None:
     with opened(browser, service.url, java_script_enabled=False) as (page, _):
-        choose(page, photo, mode="both")
-        page.click("text=Critique it")
+        fill_in_form(page, photo, mode="both")
+        page.click("text=Get critique")
         page.wait_for_url("**/view/*")
-        expect(page.locator("article")).to_have_count(2)  # the page looks again
+        expect(page.locator("article")).to_have_count(2)  # the page reloads
         page.get_by_role("button", name="thumbs up").first.click()
-        expect(page.get_by_text("Kept: thumbs up")).to_be_visible()
+        expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
-def test_what_a_model_writes_is_text_and_nothing_else(browser: Browser, service: Running) -> None:
+def test_model_output_is_shown_as_text_only(browser: Browser, service: Running) -> None:
     evil = {
         "filename": f"uploads/{EVIL.replace('/', '')}.jpg",
         "model": EVIL,
@@ -330,15 +330,15 @@ def test_what_a_model_writes_is_text_and_nothing_else(browser: Browser, service:
         "model_used": EVIL,
         "mode": EVIL,
     }
-    outputs = json.dumps({"response": critique_of(EVIL)})
-    whole = written(service, llm_outputs=outputs, **evil)
-    broken = written(service, llm_outputs=json.dumps({"response": EVIL}), advisor=EVIL)
-    failed = written(service, status="failed", error=EVIL, **evil)
+    outputs = json.dumps({"response": critique_json(EVIL)})
+    whole = insert_job(service, llm_outputs=outputs, **evil)
+    broken = insert_job(service, llm_outputs=json.dumps({"response": EVIL}), advisor=EVIL)
+    failed = insert_job(service, status="failed", error=EVIL, **evil)
     with opened(browser, service.url) as (page, _):
-        for id, least in ((whole, 20), (broken, 2), (failed, 1)):
+        for id, min_count in ((whole, 20), (broken, 2), (failed, 1)):
             page.goto(f"/view/{id}")
-            shown = page.locator("body").inner_text().lower()
-            assert shown.count("<script>hacked = 1</script>") >= least
+            text = page.locator("body").inner_text().lower()
+            assert text.count("<script>hacked = 1</script>") >= min_count
             assert page.locator("img[src=x]").count() == 0
             assert page.evaluate("typeof hacked") == "undefined"
         page.goto("/history")
@@ -347,27 +347,23 @@ def test_what_a_model_writes_is_text_and_nothing_else(browser: Browser, service:
         assert page.evaluate("typeof hacked") == "undefined"
 
 
-def test_what_a_model_is_writing_is_text_too(browser: Browser, service: Running) -> None:
-    id = written(service, status="queued", current_step="Queued")  # of a program that never does it
-    text = critique_of(EVIL)
+def test_partial_model_output_is_shown_as_text_only(browser: Browser, service: Running) -> None:
+    id = insert_job(service, status="queued", current_step="Queued")  # it stays queued
+    text = critique_json(EVIL)
     cuts = (*range(1, 300), *range(300, len(text), 97), len(text))
-    told = [json.dumps({"step": EVIL, "share": 40, "text": text[:cut]}) for cut in cuts]
-    body = "".join(f"data: {one}\n\n" for one in told)
+    states = [json.dumps({"step": EVIL, "share": 40, "text": text[:cut]}) for cut in cuts]
+    body = "".join(f"data: {state}\n\n" for state in states)
     with opened(browser, service.url) as (page, _):
         page.route(
             "**/live/*",
-            lambda route: route.fulfill(
-                status=200,
-                content_type="text/event-stream",
-                body=body,
-            ),
+            lambda route: route.fulfill(status=200, content_type="text/event-stream", body=body),
         )
         page.goto(f"/view/{id}")
         expect(page.locator("[data-step]")).to_have_text(EVIL)
         expect(page.locator("[data-text]")).to_contain_text("Technical notes")
-        shown = page.locator("[data-text]")
-        assert shown.inner_text().count("<script>hacked = 1</script>") == 18
-        assert shown.locator("img, script").count() == 0
+        output = page.locator("[data-text]")
+        assert output.inner_text().count("<script>hacked = 1</script>") == 18
+        assert output.locator("img, script").count() == 0
         assert page.evaluate("typeof hacked") == "undefined"
 
 
@@ -375,8 +371,8 @@ def test_no_page_is_wider_than_a_phone(
     browser: Browser, service: Running, job: str, photo: Path
 ) -> None:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
-    outputs = json.dumps({"response": critique_of(long)})
-    worst = written(
+    outputs = json.dumps({"response": critique_json(long)})
+    worst = insert_job(
         service,
         llm_outputs=outputs,
         filename=f"uploads/{long}.jpg",
@@ -386,9 +382,9 @@ def test_no_page_is_wider_than_a_phone(
         mode=long,
         model_used=long,
     )
-    broken = written(service, status="failed", error=long)
+    broken = insert_job(service, status="failed", error=long)
     with opened(browser, service.url, width=390, faulty=True) as (page, _):
-        pair = critiqued(page, photo, mode="both")
+        pair = request_critique(page, photo, mode="both")
         paths = (
             "/",
             "/history",
@@ -400,9 +396,9 @@ def test_no_page_is_wider_than_a_phone(
             "/jobs?format=html",
         )
         for path in paths:
-            told = page.goto(path)
-            assert told
-            assert told.status == (404 if path.endswith("none") else 200)
+            response = page.goto(path)
+            assert response
+            assert response.status == (404 if path.endswith("none") else 200)
             assert too_wide(page) <= 0, path
         page.goto("/")
         for file in (photo, HEIC):
@@ -412,11 +408,11 @@ def test_no_page_is_wider_than_a_phone(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(
+def test_every_text_has_enough_contrast(
     browser: Browser, service: Running, job: str, photo: Path, scheme: Any
 ) -> None:
-    pair = finished(service, photo)[0]
-    failed = written(service, status="failed", error="it was too dark", kind="upload")
+    pair = upload(service, photo)[0]
+    failed = insert_job(service, status="failed", error="it was too dark", kind="upload")
     with opened(browser, service.url, color_scheme=scheme, faulty=True) as (page, _):
         paper = "getComputedStyle(document.body).backgroundColor"
         for path in (
@@ -429,29 +425,29 @@ def test_every_text_stands_out_from_what_is_behind_it(
         ):
             page.goto(path)
             assert (page.evaluate(paper) == "rgb(22, 22, 20)") == (scheme == "dark")
-            found = page.evaluate(browsing.FAINT)
-            assert found["seen"] > 5
-            assert not found["faint"], path
+            result = page.evaluate(browsing.FAINT)
+            assert result["seen"] > 5
+            assert not result["faint"], path
 
 
-def test_the_pages_have_the_colors_of_the_reports() -> None:
+def test_the_pages_use_the_colors_of_the_reports() -> None:
     names = ("core/templates/page.html", "serving/templates/static/site.css")
     report, site = ((ROOT / "mondrian" / name).read_text() for name in names)
     colors = re.findall(r"--(?:paper|ink|soft|line|card|one|two|three): #\w+", report)
     assert len(colors) == 16
-    wanted = set(colors)
-    assert set(re.findall(r"--(?:paper|ink|soft|line|card|one|two|three): #\w+", site)) == wanted
+    expected = set(colors)
+    assert set(re.findall(r"--(?:paper|ink|soft|line|card|one|two|three): #\w+", site)) == expected
 
 
 def test_a_keyboard_is_enough(browser: Browser, service: Running, photo: Path) -> None:
     with opened(browser, service.url) as (page, _):
-        page.on("filechooser", lambda _: None)  # so that choosers are caught before one opens
+        page.on("filechooser", lambda _: None)  # intercept choosers before one opens
         page.goto("/")
         page.keyboard.press("Tab")
-        expect(page.get_by_text("To the content")).to_be_focused()
+        expect(page.get_by_text("Skip to content")).to_be_focused()
         page.keyboard.press("Enter")
         page.keyboard.press("Tab")
-        expect(page.get_by_label("Choose a photograph")).to_be_focused()
+        expect(page.get_by_label("Choose a photo")).to_be_focused()
         with page.expect_file_chooser() as chooser:
             page.keyboard.press("Enter")
         chooser.value.set_files(photo)
@@ -462,16 +458,16 @@ def test_a_keyboard_is_enough(browser: Browser, service: Running, photo: Path) -
             page.keyboard.press("Tab")
             page.keyboard.press(key)
             expect(page.locator(selector)).to_be_checked()
-            assert page.evaluate(browsing.OUTLINE) == "solid"
+            assert page.evaluate(browsing.OUTLINE_SCRIPT) == "solid"
         page.keyboard.press("Tab")
-        assert page.evaluate(browsing.OUTLINE) == "solid"
+        assert page.evaluate(browsing.OUTLINE_SCRIPT) == "solid"
         page.keyboard.press("Enter")
         page.wait_for_url("**/view/*")
         expect(page.locator("h1")).to_contain_text("Georgia O'Keeffe")
-        expect(page.locator(".facts")).to_contain_text("asked forthe base")
+        expect(page.locator(".facts")).to_contain_text("requestedbase model")
 
 
-def test_every_field_and_picture_has_a_name(browser: Browser, service: Running, job: str) -> None:
+def test_every_field_and_image_has_a_label(browser: Browser, service: Running, job: str) -> None:
     with opened(browser, service.url) as (page, _):
         for path in ("/", "/history", f"/view/{job}"):
             page.goto(path)
@@ -483,55 +479,55 @@ def test_every_field_and_picture_has_a_name(browser: Browser, service: Running, 
             expect(page.locator("h1")).to_have_count(1)
 
 
-def test_a_photograph_can_be_dropped_anywhere(
-    browser: Browser, service: Running, photo: Path
-) -> None:
+def test_a_photo_can_be_dropped_anywhere(browser: Browser, service: Running, photo: Path) -> None:
     with opened(browser, service.url) as (page, _):
         page.goto("/")
         content = list(photo.read_bytes())
         dropped = page.evaluate_handle(
             """(content) => {
-            const moved = new DataTransfer();
-            moved.items.add(new File([new Uint8Array(content)], "dropped.jpg"));
-            return moved;
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(content)], "dropped.jpg"));
+            return transfer;
         }""",
             content,
         )
         page.dispatch_event("footer", "drop", {"dataTransfer": dropped})
         expect(page.locator("[data-preview]")).to_contain_text("dropped.jpg")
-        page.click("text=Critique it")
+        page.click("text=Get critique")
         page.wait_for_url("**/view/*")
         expect(page.locator("h1")).to_contain_text("on dropped")
 
 
-def test_a_refusal_is_told_in_the_form(browser: Browser, service: Running, tmp_path: Path) -> None:
+def test_a_rejection_is_shown_in_the_form(
+    browser: Browser, service: Running, tmp_path: Path
+) -> None:
     text, large = tmp_path / "words.jpg", tmp_path / "large.jpg"
-    text.write_text("no photograph")
+    text.write_text("not a photo")
     with large.open("wb") as file:
         file.truncate(41_000_000)
-    with opened(browser, service.url, faulty=True) as (page, noted):
-        choose(page, text, "okeefe", "both")
+    with opened(browser, service.url, faulty=True) as (page, log):
+        fill_in_form(page, text, "okeefe", "both")
         with page.expect_response("**/ask") as answer:
-            page.click("text=Critique it")
+            page.click("text=Get critique")
         assert answer.value.status == 415
         expect(page.get_by_role("alert").first).to_contain_text("image_unreadable")
         expect(page.locator("[value=okeefe]")).to_be_checked()
         expect(page.locator("[value=both]")).to_be_checked()
-        choose(page, large)
-        before = len(noted.requests)
-        page.click("text=Critique it")
+        fill_in_form(page, large)
+        before = len(log.requests)
+        page.click("text=Get critique")
         expect(page.locator("[data-fault]")).to_contain_text("41.0 MB; at most 40 MB")
-        assert len(noted.requests) == before
+        assert len(log.requests) == before
     with service.client() as client:
-        told = client.post("/ask", data={"advisor": "ansel"})
-        assert told.status_code == 400
-        assert '<form class="ask"' in told.text
+        response = client.post("/ask", data={"advisor": "ansel"})
+        assert response.status_code == 400
+        assert '<form class="ask"' in response.text
 
 
-def test_what_failed_can_be_tried_again(browser: Browser, service: Running, job: str) -> None:
-    row = row_of(service, job)
-    same = {name: row[name] for name in ("filename", "mode", "advisor")}
-    id = written(service, status="failed", error="the model ran away", kind="upload", **same)
+def test_a_failed_job_can_be_retried(browser: Browser, service: Running, job: str) -> None:
+    row = get_row(service, job)
+    copied = {name: row[name] for name in ("filename", "mode", "advisor")}
+    id = insert_job(service, status="failed", error="the model ran away", kind="upload", **copied)
     with opened(browser, service.url) as (page, _):
         page.goto(f"/view/{id}")
         expect(page.get_by_text("the model ran away")).to_be_visible()
@@ -539,44 +535,46 @@ def test_what_failed_can_be_tried_again(browser: Browser, service: Running, job:
         expect(page.locator("article h4")).to_have_count(7)
     with service.client() as client:
         assert client.post(f"/again/{uuid4()}").status_code == 404
-        assert client.post(f"/again/{written(service)}").status_code == 409
+        assert client.post(f"/again/{insert_job(service)}").status_code == 409
 
 
-def test_photographs_are_given_small_and_without_what_the_camera_knew(
-    service: Running, photo: Path
-) -> None:
-    id = finished(service, photo, wait=False)[0]
+def test_photos_are_served_small_and_without_metadata(service: Running, photo: Path) -> None:
+    id = upload(service, photo, wait=False)[0]
     with service.client() as client:
         for size, side in (("", 900), ("?size=thumb", 240)):
-            told = client.get(f"/photo/{id}{size}")
-            assert told.headers["cache-control"].startswith("private")
-            picture = Image.open(BytesIO(told.content))
-            assert (picture.format, max(picture.size)) == ("JPEG", side)
-            assert not picture.getexif()
-            assert b"at home" not in told.content
+            response = client.get(f"/photo/{id}{size}")
+            assert response.headers["cache-control"].startswith("private")
+            image = Image.open(BytesIO(response.content))
+            assert (image.format, max(image.size)) == ("JPEG", side)
+            assert not image.getexif()
+            assert b"at home" not in response.content
         assert client.get("/photo/none").status_code == 404
-        assert client.get(f"/photo/{written(service, filename='/etc/passwd')}").status_code == 404
-        assert client.get(f"/photo/{written(service)}").status_code == 404
+        assert (
+            client.get(f"/photo/{insert_job(service, filename='/etc/passwd')}").status_code == 404
+        )
+        assert client.get(f"/photo/{insert_job(service)}").status_code == 404
 
 
-def test_several_advisors_and_other_programs_are_shown(
+def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
     browser: Browser, service: Running, photo: Path
 ) -> None:
-    id = finished(service, photo, advisor="ansel,okeefe")[0]
-    other = written(service, analysis_markdown=critique_of("Seen elsewhere."), advisor="ghost_of_x")
-    bare = written(service, advisor=None, llm_outputs="[1")
+    id = upload(service, photo, advisor="ansel,okeefe")[0]
+    other = insert_job(
+        service, analysis_markdown=critique_json("Critiqued elsewhere."), advisor="ghost_of_x"
+    )
+    bare = insert_job(service, advisor=None, llm_outputs="[1")
     with opened(browser, service.url) as (page, _):
         page.goto(f"/view/{id}")
         expect(page.locator("article h2")).to_have_text(["Ansel Adams", "Georgia O'Keeffe"])
         assert page.locator("article h4").count() == 14
         page.goto(f"/view/{other}")
         expect(page.locator("h1")).to_contain_text("Ghost Of X")
-        expect(page.locator(".description")).to_have_text("Seen elsewhere.")
+        expect(page.locator(".description")).to_have_text("Critiqued elsewhere.")
         page.goto(f"/view/{bare}")
         expect(page.locator("h1")).to_be_visible()
 
 
-def test_a_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Path) -> None:
+def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Path) -> None:
     with (
         running(tmp_path, env={"MONDRIAN_API_KEY": KEY}) as service,
         opened(browser, service.url, faulty=True) as (page, _),
@@ -587,21 +585,21 @@ def test_a_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Path) ->
         with page.expect_response("**/login") as answer:
             page.get_by_role("button", name="Log in").click()
         assert answer.value.status == 403
-        expect(page.get_by_role("alert")).to_contain_text("not the key")
+        expect(page.get_by_role("alert")).to_contain_text("Wrong API key")
         assert page.evaluate(browsing.FAINT)["faint"] == []
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Log in").click()
-        expect(page.locator("h1")).to_have_text("Ask for a critique")
+        expect(page.locator("h1")).to_have_text("Get a critique")
         cookie = page.context.cookies()[0]
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
         assert KEY not in cookie["value"]
-        critiqued(page, photo)
+        request_critique(page, photo)
         page.get_by_role("button", name="thumbs up").click()
-        expect(page.get_by_text("Kept: thumbs up")).to_be_visible()
+        expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
 def test_a_service_without_a_key_has_no_login(service: Running) -> None:
     with service.client() as client:
         assert client.get("/login").headers["location"] == "/"
-        told = client.post("/login", data={"key": ""})
-        assert "set-cookie" not in told.headers
+        response = client.post("/login", data={"key": ""})
+        assert "set-cookie" not in response.headers

@@ -1,4 +1,4 @@
-"""The guard before everything: names of this service, pages of others, keys, limits, headers."""
+"""Access control: host names, origins, API keys, rate limits, security headers."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from mondrian.serving.http import security
 from mondrian.serving.http.security import (
     COOKIE,
     SECURITY_HEADERS,
+    AccessRules,
     SecurityMiddleware,
     session_token,
 )
 
-SECRET = "a-key-of-more-than-16-characters"
-HERE = "http://127.0.0.1:5100"
+KEY = "a-key-of-more-than-16-characters"
+BASE_URL = "http://127.0.0.1:5100"
 
 
-def guarded(**rules: Any) -> TestClient:
-    """A client of one route behind a Guard of such rules."""
+def make_client(**rules: Any) -> TestClient:
+    """Return a client of a small application with these access rules."""
 
     async def answer(request: Request) -> PlainTextResponse:
         return PlainTextResponse((await request.body()).decode())
 
     paths = ("/jobs", "/health", "/login", "/static/app.js")
     app = Starlette(routes=[Route(p, answer, methods=["GET", "POST", "DELETE"]) for p in paths])
-    whole: dict[str, Any] = {"key": "", "origins": (), "hosts": (), "each": 0, **rules}
-    return TestClient(SecurityMiddleware(app, **whole), base_url=HERE)
+    return TestClient(SecurityMiddleware(app, AccessRules(**rules)), base_url=BASE_URL)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def guarded(**rules: Any) -> TestClient:
         ("studio.local.evil", 400),
     ],
 )
-def test_a_foreign_name_that_leads_here_is_refused(host: str, status: int) -> None:
-    """DNS rebinding: a page's own name that now stands for this machine."""
-    told = guarded(hosts=["studio.local"]).get("/jobs", headers={"host": host})
-    assert told.status_code == status
+def test_an_unknown_host_name_is_rejected(host: str, status: int) -> None:
+    """With DNS rebinding, an attacker's host name resolves to this machine."""
+    response = make_client(hosts=["studio.local"]).get("/jobs", headers={"host": host})
+    assert response.status_code == status
 
 
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({}, 200),  # no browser
-        ({"origin": HERE}, 200),
+        ({}, 200),  # not a browser
+        ({"origin": BASE_URL}, 200),
         ({"origin": "https://lab.example"}, 200),
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"origin": "http://evil.example"}, 403),
@@ -78,18 +78,16 @@ def test_a_foreign_name_that_leads_here_is_refused(host: str, status: int) -> No
         ({"sec-fetch-site": "same-site"}, 403),
     ],
 )
-def test_a_page_of_another_address_may_not_change_anything(
-    headers: dict[str, str], status: int
-) -> None:
-    client = guarded(origins=["https://lab.example"])
+def test_pages_of_other_origins_cannot_write(headers: dict[str, str], status: int) -> None:
+    client = make_client(origins=["https://lab.example"])
     assert client.post("/jobs", headers=headers).status_code == status
     assert client.delete("/jobs", headers=headers).status_code == status
     assert client.get("/jobs", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("key", [SECRET, "schlüssel-aus-sechzehn-Zeichen"])
-def test_a_key_lets_in_by_header_or_cookie_and_nothing_else_does(key: str) -> None:
-    client, raw = guarded(key=key), key.encode()
+@pytest.mark.parametrize("key", [KEY, "schlüssel-aus-sechzehn-Zeichen"])
+def test_only_the_api_key_in_a_header_or_cookie_gives_access(key: str) -> None:
+    client, raw = make_client(api_key=key), key.encode()
     for headers in (
         {b"authorization": b"Bearer " + raw},
         {b"Authorization": b"bearer   " + raw},
@@ -109,11 +107,11 @@ def test_a_key_lets_in_by_header_or_cookie_and_nothing_else_does(key: str) -> No
         {b"cookie": b"\xff=;;=" + raw},
         {b"authorization": raw},
     ):
-        told = client.get("/jobs", headers=headers)
-        assert told.status_code == 401, headers
-        assert told.headers["www-authenticate"] == "Bearer"
-        assert key not in told.text
-    assert client.get("/jobs?key=" + key).status_code == 401  # it would stand in logs
+        response = client.get("/jobs", headers=headers)
+        assert response.status_code == 401, headers
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert key not in response.text
+    assert client.get("/jobs?key=" + key).status_code == 401  # it would be logged
     for path in ("/health", "/login", "/static/app.js"):
         assert client.get(path).status_code == 200
     page = client.get("/jobs", headers={"accept": "text/html"}, follow_redirects=False)
@@ -123,32 +121,35 @@ def test_a_key_lets_in_by_header_or_cookie_and_nothing_else_does(key: str) -> No
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
 
-    def compare(sent: bytes, wanted: bytes) -> bool:
-        compared.append(wanted)
-        return sent == wanted
+    def compare(sent: bytes, expected: bytes) -> bool:
+        compared.append(expected)
+        return sent == expected
 
     monkeypatch.setattr(security, "compare_digest", compare)
-    client = guarded(key=SECRET)
-    assert client.get("/jobs", headers={"x-api-key": SECRET}).status_code == 200
+    client = make_client(api_key=KEY)
+    assert client.get("/jobs", headers={"x-api-key": KEY}).status_code == 200
     assert client.get("/jobs", headers={"cookie": f"{COOKIE}=x"}).status_code == 401
-    assert compared == [SECRET.encode(), SECRET.encode(), session_token(SECRET).encode()]
-    assert SECRET not in session_token(SECRET)
+    assert compared == [KEY.encode(), KEY.encode(), session_token(KEY).encode()]
+    assert KEY not in session_token(KEY)
 
 
-def test_who_asks_too_often_is_told_when_to_come_again() -> None:
-    client = guarded(each=3)
+def test_too_many_requests_get_429_with_retry_after() -> None:
+    client = make_client(requests_per_minute=3)
     assert [client.post("/jobs").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
-    told = client.post("/jobs")
-    assert int(told.headers["retry-after"]) > 0
-    assert told.json()["error"].startswith("more than 3 requests a minute")
-    assert client.get("/jobs").status_code == 200  # to look is free
+    response = client.post("/jobs")
+    assert int(response.headers["retry-after"]) > 0
+    assert response.json()["error"].startswith("more than 3 requests a minute")
+    assert client.get("/jobs").status_code == 200  # reading is not limited
 
 
-def test_a_body_that_is_too_long_by_its_own_word_is_refused_unread() -> None:
-    client = guarded(most=10)
+def test_a_body_with_a_too_large_content_length_is_rejected_unread() -> None:
+    client = make_client(max_body_bytes=10)
     assert client.post("/jobs", content=b"x" * 10).text == "x" * 10
-    told = client.post("/jobs", content=b"x" * 11)
-    assert (told.status_code, told.json()["error"]) == (413, "the body has 11 bytes; most 10")
+    response = client.post("/jobs", content=b"x" * 11)
+    assert (response.status_code, response.json()["error"]) == (
+        413,
+        "the body has 11 bytes; at most 10",
+    )
 
 
 NAMES = (
@@ -187,12 +188,14 @@ PIECES = st.sampled_from(
 VALUES = st.lists(PIECES | st.binary(max_size=4), max_size=6).map(b"".join)
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), st.sampled_from(["", SECRET]))
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), st.sampled_from(["", KEY]))
 @settings(max_examples=300, deadline=None)
-def test_headers_of_any_bytes_are_answered(headers: dict[str, bytes], key: str) -> None:
-    told = [(name.encode(), value) for name, value in ({"host": b"localhost"} | headers).items()]
+def test_headers_of_any_bytes_get_a_response(headers: dict[str, bytes], key: str) -> None:
+    raw_headers = [
+        (name.encode(), value) for name, value in ({"host": b"localhost"} | headers).items()
+    ]
     post = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b""}
-    scope, statuses = {**post, "headers": told}, []
+    scope, statuses = {**post, "headers": raw_headers}, []
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -200,26 +203,26 @@ def test_headers_of_any_bytes_are_answered(headers: dict[str, bytes], key: str) 
     async def send(message: Any) -> None:
         statuses.append(message.get("status"))
 
-    async def ask() -> None:
-        await guarded(key=key, most=100).app(scope, receive, send)
+    async def request() -> None:
+        await make_client(api_key=key, max_body_bytes=100).app(scope, receive, send)
 
-    asyncio.run(ask())
+    asyncio.run(request())
     assert statuses[0] in (200, 400, 401, 403, 413, 415)
 
 
-def test_every_answer_of_the_guard_has_its_headers() -> None:
-    client = guarded(key=SECRET, each=1)
-    let = {"x-api-key": SECRET}
-    answers = [
-        client.get("/jobs", headers=let),
+def test_every_response_has_the_security_headers() -> None:
+    client = make_client(api_key=KEY, requests_per_minute=1)
+    key_header = {"x-api-key": KEY}
+    responses = [
+        client.get("/jobs", headers=key_header),
         client.get("/jobs"),
-        client.get("/nothing", headers=let),
+        client.get("/nothing", headers=key_header),
         client.get("/jobs", headers={"host": "evil.example"}),
-        client.post("/jobs", headers=let),
-        client.post("/jobs", headers=let),
+        client.post("/jobs", headers=key_header),
+        client.post("/jobs", headers=key_header),
         client.post("/jobs", headers={"origin": "null"}),
     ]
-    assert [one.status_code for one in answers] == [200, 401, 404, 400, 200, 429, 403]
-    for one in answers:
-        assert {name: one.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert [response.status_code for response in responses] == [200, 401, 404, 400, 200, 429, 403]
+    for response in responses:
+        assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
     assert "script-src 'self';" in SECURITY_HEADERS["content-security-policy"]

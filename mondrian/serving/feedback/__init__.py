@@ -1,1 +1,1 @@
-"""Ratings and corrections of critiques: schema, form, merge, export."""
+"""Ratings and corrections of critiques: API request, page form, export."""

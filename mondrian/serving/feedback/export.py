@@ -1,4 +1,4 @@
-"""The jobs of a database that people have judged, as `preferences` takes them."""
+"""Critiques with feedback in a database, for `mondrian preferences`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from mondrian.core.fields import is_for_advisor
 from mondrian.core.parallel import split_into_batches
 from mondrian.core.params import Params
 from mondrian.data.preference_pairs import RatedCritique
-from mondrian.serving.jobs.view import AdvisorResult, build_job_view
+from mondrian.serving.jobs.view import build_job_view
 from mondrian.storage.engine import format_database_error, open_engine
-from mondrian.storage.feedback import load_newest_feedback
-from mondrian.storage.jobs import COMPLETED_STATUSES, JobRow
+from mondrian.storage.feedback import FeedbackRow, load_newest_feedback
+from mondrian.storage.jobs import JobRow
 from mondrian.storage.tables import feedback, jobs
 
-_BATCH = 200  # jobs read at a time
+_BATCH_SIZE = 200  # jobs per query
 
 
 def load_rated_critiques(
     db: str, advisor: str, params: Params, counts: Counter[str]
 ) -> Iterator[RatedCritique]:
-    """Each judged critique of an advisor; what is left out is counted.
+    """Yield each critique of an advisor that has feedback.
 
-    db  an SQLite file or a database URL, as the service takes it
+    db      an SQLite file or a database URL
+    counts  gets the numbers of `judged` jobs and of those with `no_critique`
 
-    Raises DataError where it cannot be read, or no service has ever kept feedback there.
+    Raises DataError if the database cannot be read or has no feedback table.
     """
     if "://" not in db and not Path(db).is_file():
         raise DataError(f"--db {db} does not exist; give the service's --db")
@@ -38,8 +39,16 @@ def load_rated_critiques(
     try:
         if not inspect(engine).has_table(feedback.name):
             raise DataError(f"--db {db} has no table {feedback.name}; start a service on it once")
-        for ids in split_into_batches(iter(_load_rated_job_ids(engine, advisor)), _BATCH):
-            yield from _read(engine, ids, advisor, params, counts)
+        for ids in split_into_batches(iter(_load_rated_job_ids(engine, advisor)), _BATCH_SIZE):
+            feedback_rows = load_newest_feedback(engine, ids)
+            for row in _load_jobs(engine, ids):
+                counts["judged"] += 1
+                results = build_job_view(row, params, feedback_rows).results
+                result = next((r for r in results if r.advisor == advisor), None)
+                if result is None or result.served_json is None:
+                    counts["no_critique"] += 1
+                else:
+                    yield _to_rated_critique(row, result.served_json, result.feedback or {})
     except SQLAlchemyError as error:
         raise DataError(f"--db cannot be read: {format_database_error(error)}") from None
     finally:
@@ -47,36 +56,22 @@ def load_rated_critiques(
 
 
 def _load_rated_job_ids(engine: Engine, advisor: str) -> list[str]:
-    job_ids = select(feedback.c.job).where(feedback.c.advisor == advisor)
+    with_feedback = select(feedback.c.job).where(feedback.c.advisor == advisor)
     query = select(jobs.c.id, jobs.c.advisor).where(
-        or_(func.coalesce(jobs.c.thumbs, 0) != 0, jobs.c.id.in_(job_ids))
+        or_(func.coalesce(jobs.c.thumbs, 0) != 0, jobs.c.id.in_(with_feedback))
     )
     with engine.execution_options(reads=True).begin() as connection:
         rows = connection.execute(query.order_by(jobs.c.id)).all()
-    return [id for id, field in rows if is_for_advisor(field or "", advisor)]
+    return [id for id, advisors in rows if is_for_advisor(advisors or "", advisor)]
 
 
-def _read(
-    engine: Engine, ids: list[str], advisor: str, params: Params, counts: Counter[str]
-) -> Iterator[RatedCritique]:
-    feedback_rows = load_newest_feedback(engine, ids)
+def _load_jobs(engine: Engine, ids: list[str]) -> list[JobRow]:
+    query = select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
     with engine.execution_options(reads=True).begin() as connection:
-        query = select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
-        rows = [dict(row) for row in connection.execute(query).mappings()]
-    for row in rows:
-        counts["judged"] += 1
-        result = next(
-            (o for o in build_job_view(row, params, feedback_rows).said if o.advisor == advisor),
-            None,
-        )
-        if row["status"] not in COMPLETED_STATUSES or result is None or result.served_json is None:
-            counts["no_critique"] += 1
-        else:
-            yield _build_rated_critique(row, result, result.served_json)
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _build_rated_critique(row: JobRow, result: AdvisorResult, critique: str) -> RatedCritique:
-    feedback_row = result.kept or {}
+def _to_rated_critique(row: JobRow, critique: str, feedback_row: FeedbackRow) -> RatedCritique:
     return RatedCritique(
         job=row["id"],
         photo=row["photo_sha256"] or row["filename"] or "",

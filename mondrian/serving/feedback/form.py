@@ -1,43 +1,42 @@
-"""The forms by which a person judges and corrects a critique on its page.
+"""The feedback forms on a critique's page.
 
-Its fields are named as the API names them, so that a fault finds its field: dimensions.2.score.
+The fields have the names of the API (dimensions.2.score), so that an error is shown at its field.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mondrian.critique.schema import Critique, serialize_critique
-from mondrian.serving.feedback.merge import mean_score
-from mondrian.serving.feedback.schema import FieldError, iter_leaves
+from mondrian.serving.feedback.request import FieldError, iter_leaves, mean_score
 
-LIST_FIELDS = ("key_strengths", "priority_improvements")  # an item a line
+_LIST_FIELDS = ("key_strengths", "priority_improvements")  # one item per line
 
 
 @dataclass(frozen=True)
 class CorrectionDraft:
-    """What stands in the form, and what is wrong with it; `told` is of no field."""
+    """The contents of a correction form."""
 
     values: Mapping[str, str]
-    faults: Mapping[str, str] = field(default_factory=dict)
-    told: str = ""
+    errors: Mapping[str, str]  # by field
+    message: str  # errors that belong to no field
 
 
 def build_feedback_body(
     form: Mapping[str, str], advisor: str, critique: Critique | None
 ) -> dict[str, Any]:
-    """The body that the API would have got; which button was pressed says what it is about.
+    """Return the API's body for a form. Which fields it has depends on the button.
 
     thumbs   up or down
-    verdict  accepted, or withdrawn
-    correct  anything: the fields of the critique are read
+    verdict  accepted or withdrawn
+    correct  any value: the form holds a corrected critique
     """
     body: dict[str, Any] = {"advisor": advisor or None}
     if "note" in form:
-        body["note"] = _text(form["note"])
+        body["note"] = _clean_text(form["note"])
     if "thumbs" in form:
         body["thumbs"] = {"up": 1, "down": -1}.get(form["thumbs"], form["thumbs"])
     if "verdict" in form:
@@ -48,58 +47,59 @@ def build_feedback_body(
 
 
 def initial_form_values(critique: Critique) -> dict[str, str]:
-    """What the form holds at first."""
     fields = json.loads(serialize_critique(critique))
     lists = {
-        name: "\n".join(" ".join(item.split()) for item in fields.pop(name)) for name in LIST_FIELDS
+        name: "\n".join(" ".join(item.split()) for item in fields.pop(name))
+        for name in _LIST_FIELDS
     }
     texts = {name: str(value) for name, value in iter_leaves(fields) if not name.endswith(".name")}
     return texts | lists
 
 
 def build_critique_body(form: Mapping[str, Any], critique: Critique) -> dict[str, Any]:
-    """What was typed, as the API's `critique`; what is not in the form is as it was shown.
+    """Return a form as the API's `critique`; fields that are absent or unchanged stay as shown.
 
-    An overall score that was left as it was follows the seven, where one of those is another.
+    If scores change and the overall score does not, it becomes their mean.
     """
     before = initial_form_values(critique)
-    texts = {name: _text(form.get(name, value)) for name, value in before.items()}
+    texts = {name: _clean_text(form.get(name, value)) for name, value in before.items()}
     body: dict[str, Any] = json.loads(serialize_critique(critique))
     for name, text in texts.items():
-        if text != _text(before[name]):
-            _put(body, name, _value(name, text))
+        if text != _clean_text(before[name]):
+            _set_value(body, name, _parse_value(name, text))
     scores = [dimension["score"] for dimension in body["dimensions"]]
-    moved = scores != [d.score for d in critique.dimensions]
-    same = texts["overall_score"] == before["overall_score"]
-    if moved and same and all(isinstance(s, float | int) and 0 <= s <= 10 for s in scores):
+    scores_changed = scores != [d.score for d in critique.dimensions]
+    overall_changed = texts["overall_score"] != before["overall_score"]
+    are_valid = all(isinstance(score, float | int) and 0 <= score <= 10 for score in scores)
+    if scores_changed and not overall_changed and are_valid:
         body["overall_score"] = mean_score(scores)
     return body
 
 
 def build_draft(
-    form: Mapping[str, Any], faults: Iterable[FieldError], critique: Critique
+    critique: Critique, form: Mapping[str, Any] | None = None, errors: Iterable[FieldError] = ()
 ) -> CorrectionDraft:
-    """What was typed, with its faults."""
-    before = initial_form_values(critique)
-    values = {name: str(form.get(name, value)) for name, value in before.items()}
-    fault_by_name: dict[str, str] = {}
-    rest = []
-    for fault in faults:
-        name = fault.field.removeprefix("critique.")
-        name = name.split(".")[0] if name.startswith(LIST_FIELDS) else name
+    """Return the initial form of a critique, or a sent form with its errors."""
+    initial = initial_form_values(critique)
+    values = initial | {name: str(value) for name, value in (form or {}).items() if name in initial}
+    error_by_name: dict[str, str] = {}
+    other_errors = []
+    for error in errors:
+        name = error.field.removeprefix("critique.")
+        name = name.split(".")[0] if name.startswith(_LIST_FIELDS) else name
         if name in values:
-            fault_by_name[name] = fault.told
+            error_by_name[name] = error.message
         else:
-            rest.append(f"{fault.field} {fault.told}".strip())
-    return CorrectionDraft(values, fault_by_name, "; ".join(rest))
+            other_errors.append(str(error))
+    return CorrectionDraft(values, error_by_name, "; ".join(other_errors))
 
 
-def _text(value: Any) -> str:
-    return str(value).strip().replace("\r\n", "\n")  # as a browser counts it
+def _clean_text(value: Any) -> str:
+    return str(value).strip().replace("\r\n", "\n")  # the browser counts a line end as one
 
 
-def _value(name: str, text: str) -> Any:
-    if name in LIST_FIELDS:
+def _parse_value(name: str, text: str) -> Any:
+    if name in _LIST_FIELDS:
         return [line.strip() for line in text.split("\n") if line.strip()]
     if not name.endswith("score"):
         return text
@@ -109,9 +109,9 @@ def _value(name: str, text: str) -> Any:
         return text
 
 
-def _put(body: dict[str, Any], name: str, value: Any) -> None:
+def _set_value(body: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
-    place: Any = body
+    parent: Any = body
     for part in path:
-        place = place[int(part) if part.isdigit() else part]
-    place[last] = value
+        parent = parent[int(part) if part.isdigit() else part]
+    parent[last] = value

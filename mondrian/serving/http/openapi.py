@@ -1,252 +1,147 @@
-"""What the OpenAPI document says of bodies that are read by hand, with examples."""
+"""OpenAPI descriptions of bodies that routes parse themselves; examples are in examples.yaml."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import yaml
+from fastapi.responses import Response
 
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.rollout.actions import NAME, REASON
 from mondrian.serving.assignment import MODES
-from mondrian.serving.feedback.schema import MAX_NOTE_CHARS
+from mondrian.serving.feedback.request import MAX_NOTE_CHARS
 
-_ERROR = {
+Responses = dict[int | str, Any]
+_EXAMPLES: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("examples.yaml").read_text("utf-8")
+)
+
+
+def _json(**content: Any) -> dict[str, Any]:
+    return {"content": {"application/json": content}}
+
+
+def _json_body(example: str, properties: dict[str, Any], **schema: Any) -> dict[str, Any]:
+    schema |= {"type": "object", "properties": properties}
+    return {"requestBody": {"required": True, **_json(schema=schema, example=_EXAMPLES[example])}}
+
+
+def _json_response(status: int, description: str, example: str) -> Responses:
+    return {status: {"description": description, **_json(example=_EXAMPLES[example])}}
+
+
+_ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
     "properties": {"error": {"type": "string"}},
     "example": {"error": "advisor is 'monet'; there are ansel, okeefe"},
 }
 _STATUS_DESCRIPTIONS = {
-    400: "not understood",
-    401: "an API key is needed",
-    403: "a page of another address",
+    400: "invalid request",
+    401: "API key missing or wrong",
+    403: "request from a page of another origin",
     404: "not found",
-    408: "the body came too slowly",
-    409: "not in this state",
+    408: "the body arrived too slowly",
+    409: "not possible in the current state",
     413: "the body is too large",
-    415: "no photograph of a known format",
-    422: "a photograph that cannot be used",
-    429: "too many wait or ask; see Retry-After",
-    500: "no answer came about",
+    415: "not a photo of a known format",
+    422: "the photo cannot be used",
+    429: "too many requests; see Retry-After",
+    500: "no response was generated",
     503: "not ready",
     504: "took too long",
 }
-ERROR_RESPONSES: dict[int | str, Any] = {
-    status: {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+ERROR_RESPONSES: Responses = {
+    status: {"description": description, **_json(schema=_ERROR_SCHEMA)}
     for status, description in _STATUS_DESCRIPTIONS.items()
 }
-LOADING_RESPONSE: dict[int | str, Any] = {
-    202: {"description": "still loading", "content": {"application/json": {}}}
-}
+LOADING_RESPONSE: Responses = {202: {"description": "still loading", **_json()}}
 
 
-def build_responses(*kinds: str) -> dict[int | str, Any]:
-    """What a route that tells more than JSON, or other than it, answers."""
-    content: dict[str, Any] = {kind: {} for kind in kinds}
+def build_responses(*media_types: str) -> Responses:
+    """Return the responses of a route that does not, or not only, return JSON."""
+    content: dict[str, Any] = {media_type: {} for media_type in media_types}
     return ERROR_RESPONSES | {200: {"description": "Successful Response", "content": content}}
 
 
-_FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, TIFF or HEIC"}
+def content(media_type: str) -> dict[str, Any]:
+    """Return the decorator arguments of a route that returns one other media type."""
+    return {"response_class": Response, "responses": build_responses(media_type)}
+
+
+_BOOLEAN = {"type": "string", "enum": ["true", "false"]}
+_STRING = {"type": "string", "maxLength": 200}
+_NULLABLE_STRING = _STRING | {"type": ["string", "null"]}
+_SCORE = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
+_PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, TIFF or HEIC"}
 _ADVISOR = {"type": "string", "example": "ansel", "description": "an id, a comma list, all, random"}
-_MODE = {"type": "string", "enum": list(MODES), "default": "baseline"}
-_RAG = {"type": "string", "enum": ["true", "false"], "description": "ignored: no retrieval here"}
-_FIELDS = {
-    "image": _FILE,
-    "file": _FILE,
-    "advisor": _ADVISOR,
-    "mode": _MODE,
-    "enable_rag": _RAG,
-    "client_id": {"type": "string", "maxLength": 200, "description": "whom an A/B test deals by"},
-}
 
 
-def _form(**more: Any) -> dict[str, Any]:
-    schema = {"type": "object", "required": ["image"], "properties": {**_FIELDS, **more}}
-    return {
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+def _form_body(**more_fields: Any) -> dict[str, Any]:
+    properties = {
+        "image": _PHOTO,
+        "file": _PHOTO,
+        "advisor": _ADVISOR,
+        "mode": {"type": "string", "enum": list(MODES), "default": "baseline"},
+        "enable_rag": _BOOLEAN | {"description": "ignored: no retrieval here"},
+        "client_id": _STRING | {"description": "the unit of A/B assignment"},
+        **more_fields,
     }
-
-
-def _json(example: dict[str, str], required: str) -> dict[str, Any]:
-    properties = {name: {"type": "string", "maxLength": 200} for name in example}
-    schema = {"type": "object", "required": [required], "properties": properties}
-    content = {"application/json": {"schema": schema, "example": example}}
+    schema = {"type": "object", "required": ["image"], "properties": properties}
+    content = {"multipart/form-data": {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-ANALYZE_BODY = _form(
+ANALYZE_BODY = _form_body(
     job_id={"type": "string", "example": "unknown"},
     response_format={"type": "string", "enum": ["html", "json"]},
 )
-UPLOAD_BODY = _form(auto_analyze={"type": "string", "enum": ["true", "false"], "default": "true"})
-CREATE_JOB_BODY = _json(
-    {"image_path": "uploads/3f0c…_lake.jpg", "advisor": "ansel", "mode": "baseline"}, "image_path"
-)
-CHANGE_JOB_BODY = _json({"status": "queued"}, "status")
-_CRITIQUE = {
-    "image_description": "A lake under mountains.",
-    "dimensions": [
-        {
-            "name": "Composition",
-            "score": 8,
-            "comment": "The shore leads in.",
-            "recommendation": "Keep the shore.",
-        },
-    ],
-    "overall_score": 7.4,
-    "key_strengths": ["Tones"],
-    "priority_improvements": ["Foreground"],
-    "technical_notes": "Sharp throughout.",
+CRITIQUE_RESPONSE = _json_response(200, "the critique", "analysis")
+_NEW_JOB_RESPONSE = _json_response(201, "the job", "new_job")
+UPLOAD: dict[str, Any] = {
+    "openapi_extra": _form_body(auto_analyze=_BOOLEAN | {"default": "true"}),
+    "responses": _NEW_JOB_RESPONSE,
 }
-CRITIQUE_RESPONSE: dict[int | str, Any] = {
-    200: {
-        "description": "the critique",
-        "content": {
-            "application/json": {
-                "example": {
-                    "advisor": "ansel",
-                    "mode": "ab_test",
-                    "mode_used": "lora",
-                    "model_used": "ab_test_fine_tuned",
-                    "fallback_occurred": False,
-                    "analysis": _CRITIQUE,
-                    "overall_score": 7.4,
-                    "parse_success": True,
-                }
-            }
-        },
+_JOB_FIELDS = dict.fromkeys(("image_path", "advisor", "mode"), _STRING)
+CREATE_JOB: dict[str, Any] = {
+    "openapi_extra": _json_body("create_job", _JOB_FIELDS, required=["image_path"]),
+    "responses": _NEW_JOB_RESPONSE,
+}
+CHANGE_JOB_BODY = _json_body("change_job", {"status": _STRING}, required=["status"])
+_FEEDBACK_FIELDS = {
+    "thumbs": {"enum": [1, -1, None], "description": "up, down, or withdrawn"},
+    "note": _NULLABLE_STRING | {"maxLength": MAX_NOTE_CHARS},
+    "advisor": _NULLABLE_STRING | {"description": "in a job of several advisors"},
+    "verdict": {
+        "enum": ["accepted", "corrected", None],
+        "description": "use for training, as served or as corrected",
     },
-}
-UPLOAD_RESPONSE: dict[int | str, Any] = {
-    201: {
-        "description": "the job",
-        "content": {
-            "application/json": {
-                "example": {
-                    "job_id": "6b1f…",
-                    "filename": "uploads/3f0c…_lake.jpg",
-                    "advisor": "ansel",
-                    "advisors_used": ["ansel"],
-                    "status": "queued",
-                    "status_url": "/status/6b1f…",
-                    "stream_url": "/stream/6b1f…",
-                }
-            }
-        },
-    },
-}
-_SCORE = {"type": ["number", "null"], "minimum": 0, "maximum": 10, "multipleOf": 0.1}
-_FEEDBACK_PROPERTIES = {
-    "thumbs": {"enum": [1, -1, None], "description": "up, down, or taken back"},
-    "note": {"type": ["string", "null"], "maxLength": MAX_NOTE_CHARS},
-    "advisor": {"type": ["string", "null"], "maxLength": 200, "description": "in a job of several"},
-    "verdict": {"enum": ["accepted", "corrected", None], "description": "what link trains on"},
     "scores": {
         "type": ["object", "null"],
         "additionalProperties": False,
-        "properties": {name: _SCORE | {"type": "number"} for name in DIMENSIONS},
-        "description": "those that are to be others; the overall score follows, unless it is given",
+        "properties": dict.fromkeys(DIMENSIONS, _SCORE),
+        "description": "new scores; unless overall_score is sent too, it becomes their mean",
     },
-    "overall_score": _SCORE,
-    "critique": {"type": ["object", "null"], "description": "the whole of it, corrected"},
-    "who": {"type": ["string", "null"], "maxLength": 200},
+    "overall_score": _SCORE | {"type": ["number", "null"]},
+    "critique": {"type": ["object", "null"], "description": "the complete corrected critique"},
+    "who": _NULLABLE_STRING,
 }
-_FEEDBACK_REQUEST_EXAMPLE = {
-    "thumbs": -1,
-    "note": "The light is better than that.",
-    "scores": {"Lighting": 8.5},
-    "who": "Ana",
+FEEDBACK: dict[str, Any] = {
+    "openapi_extra": _json_body("feedback_request", _FEEDBACK_FIELDS, additionalProperties=False),
+    "responses": _json_response(
+        200, "the newest feedback on each advisor's critique, and the history", "feedback"
+    ),
 }
-FEEDBACK_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "properties": _FEEDBACK_PROPERTIES,
-                },
-                "example": _FEEDBACK_REQUEST_EXAMPLE,
-            }
-        },
-    }
-}
-_FEEDBACK_EXAMPLE = {
-    "number": 1,
-    "advisor": "ansel",
-    "thumbs": -1,
-    "note": _FEEDBACK_REQUEST_EXAMPLE["note"],
-    "verdict": "corrected",
-    "critique": _CRITIQUE,
-    "original": _CRITIQUE,
-    "who": "Ana",
-    "side": None,
-    "rollout": None,
-    "model_used": "base",
-    "adapter_version": None,
-    "photo_sha256": "3f0c…",
-    "at": "2026-07-01T12:00:00.000+00:00",
-}
-FEEDBACK_RESPONSE: dict[int | str, Any] = {
-    200: {
-        "description": "what counts of what was said, and all of it",
-        "content": {
-            "application/json": {
-                "example": {
-                    "job_id": "6b1f…",
-                    "feedback": [_FEEDBACK_EXAMPLE],
-                    "history": [_FEEDBACK_EXAMPLE],
-                }
-            }
-        },
-    },
-}
-_DECISION = {
+_DECISION_FIELDS = {
     "reason": {"type": "string", "minLength": 1, "maxLength": REASON},
     "who": {"type": "string", "maxLength": NAME},
-    "revision": {"type": "integer", "description": "refused where it is another by now"},
+    "revision": {"type": "integer", "description": "rejected if the rollout has changed since"},
 }
-DECISION_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["reason"],
-                    "properties": _DECISION,
-                    "additionalProperties": False,
-                },
-                "example": {
-                    "reason": "the night shift has seen enough",
-                    "who": "Ana",
-                    "revision": 2,
-                },
-            }
-        },
-    }
-}
-EXPERIMENTS_RESPONSE: dict[int | str, Any] = {
-    200: {
-        "description": "reports on the newest rollout of each advisor, and a list of older ones",
-        "content": {
-            "application/json": {
-                "example": {
-                    "experiments": [
-                        {
-                            "rollout": "ansel/5f3a9c0d1e2b",
-                            "name": "ansel@v2.0.0",
-                            "state": "running",
-                            "verdict": {
-                                "status": "healthy",
-                                "reason": "49 of 100 critiques, 40 h of 48 h",
-                            },
-                        }
-                    ],
-                    "older": [],
-                    "managed": True,
-                }
-            }
-        },
-    },
-}
+DECISION_BODY = _json_body(
+    "decision", _DECISION_FIELDS, required=["reason"], additionalProperties=False
+)
+EXPERIMENTS_RESPONSE = _json_response(
+    200, "reports of each advisor's newest rollout, and a list of the older rollouts", "rollouts"
+)

@@ -1,4 +1,4 @@
-"""Pages of the service in their frame, and its faults as a page in place of JSON."""
+"""Responses of the pages, and the HTTP status and message of every expected error."""
 
 from __future__ import annotations
 
@@ -9,46 +9,84 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 
 from mondrian.core.html import render_template
-from mondrian.serving.http.error_responses import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
-from mondrian.serving.service import get_service
+from mondrian.serving.assignment import UnknownMode
+from mondrian.serving.engines.base import EngineFault, TimedOut
+from mondrian.serving.http.uploads import RequestRejected
+from mondrian.serving.jobs.admission import QueueFullError
+from mondrian.serving.service import ServiceUnavailableError, get_service
+from mondrian.storage.engine import format_database_error
 
-_UNAVAILABLE_MESSAGE = "the jobs or the photographs cannot be read or written just now"
-_NO_CACHE_HEADERS = {"cache-control": "private, no-cache"}
+STORAGE_ERRORS = (SQLAlchemyError, OSError)
+HANDLED_ERRORS = (
+    HTTPException,
+    RequestRejected,
+    UnknownMode,
+    QueueFullError,
+    ServiceUnavailableError,
+    TimedOut,
+    EngineFault,
+    *STORAGE_ERRORS,
+)
+ErrorResponse = tuple[int, str, dict[str, str]]  # status, message, headers
+NO_ERROR: ErrorResponse = (200, "", {})
+
+
+def describe_error(error: Exception) -> ErrorResponse:
+    """Return status, message and headers for one of HANDLED_ERRORS."""
+    match error:
+        case HTTPException():
+            return error.status_code, str(error.detail), dict(error.headers or {})
+        case RequestRejected():
+            return error.status, str(error), {}
+        case UnknownMode():
+            return 400, str(error), {}
+        case QueueFullError():
+            return 429, str(error), {"retry-after": str(error.seconds)}
+        case ServiceUnavailableError():
+            return 503, str(error), {"retry-after": "5"}
+        case TimedOut():
+            return 504, str(error), {}
+        case EngineFault():
+            return 500, str(error), {}
+        case OSError():
+            return 503, f"the photo cannot be saved: {error.strerror or 'disk error'}", {}
+    return 503, f"the jobs database failed: {format_database_error(error)}", {}
+
+
+def describe_and_count_error(request: Request, error: Exception) -> ErrorResponse:
+    """Count one of HANDLED_ERRORS; return status, message for a page, and headers."""
+    status, message, headers = describe_error(error)
+    if isinstance(error, STORAGE_ERRORS):
+        message = "jobs and photos cannot be read or written at the moment"
+    get_service(request).metrics.refused.labels(str(status)).inc()
+    return status, message, headers
 
 
 def render_html_response(
     template: str, status: int = 200, headers: Mapping[str, str] | None = None, **content: Any
 ) -> HTMLResponse:
-    """A page."""
-    body = render_template(template, **content)
-    return HTMLResponse(body, status, {**_NO_CACHE_HEADERS, **(headers or {})})
-
-
-def describe_and_count_error(request: Request, error: Exception) -> tuple[int, str, dict[str, str]]:
-    """One of FAULTS as status, words and headers, counted."""
-    status, message, headers = describe_error(error)
-    if isinstance(error, STORAGE_ERRORS):
-        message = _UNAVAILABLE_MESSAGE
-    get_service(request).metrics.refused.labels(str(status)).inc()
-    return status, message, headers
+    headers = {"cache-control": "private, no-cache", **(headers or {})}
+    return HTMLResponse(render_template(template, **content), status, headers)
 
 
 class PageRoute(APIRoute):
-    """A route for people: its faults are pages."""
+    """A route of a page: its errors are pages too."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def handled(request: Request) -> Response:
+        async def handle_with_error_page(request: Request) -> Response:
             try:
                 return await handle(request)
             except HANDLED_ERRORS as error:
                 status, message, headers = describe_and_count_error(request, error)
                 title = HTTPStatus(status).phrase.capitalize()
                 return render_html_response(
-                    "serving/templates/message.html", status, headers, title=title, told=message
+                    "serving/templates/message.html", status, headers, title=title, message=message
                 )
 
-        return handled
+        return handle_with_error_page

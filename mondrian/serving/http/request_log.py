@@ -1,4 +1,4 @@
-"""Logs as JSON lines, each with the id of the request it belongs to."""
+"""Logs as JSON lines, each with the id of its request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-_QUIET = ("/health", "/ready", "/metrics", "/static/")
+_DEBUG_PATHS = ("/health", "/ready", "/metrics", "/static/")
 log = logging.getLogger("mondrian.http")
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, request and what the caller adds."""
+    """One object per line: time, level, logger, message, request id and the record's `more`."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -39,7 +39,7 @@ class JsonLinesFormatter(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Everything to stderr, as JSON lines; uvicorn's own lines too."""
+    """Write all logs to stderr as JSON lines, including uvicorn's."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLinesFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -48,7 +48,7 @@ def configure_logging() -> None:
 
 
 class RequestLogMiddleware:
-    """Gives each request an id, in its answer too, and logs how it ended."""
+    """Gives each request an id (X-Request-Id, also in the response) and logs its outcome."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,7 +62,7 @@ class RequestLogMiddleware:
         token = request_id.set(id)
         status, started = 0, perf_counter()
 
-        async def answer(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -70,26 +70,20 @@ class RequestLogMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive, answer)
+            await self.app(scope, receive, send_with_id)
         finally:
-            self._log_request(scope, status, perf_counter() - started)
+            _log_request(scope, status, perf_counter() - started)
             request_id.reset(token)
 
-    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"]
-        quiet = path.startswith(_QUIET)
-        client = (scope.get("client") or ("",))[0]
-        more = {
-            "method": scope["method"],
-            "path": path[:200],
-            "status": status,
-            "client": client,
-            "seconds": round(seconds, 4),
-        }
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "%s %s",
-            scope["method"],
-            path[:200],
-            extra={"more": more},
-        )
+
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    method, path = scope["method"], scope["path"][:200]
+    level = logging.DEBUG if path.startswith(_DEBUG_PATHS) else logging.INFO
+    more = {
+        "method": method,
+        "path": path,
+        "status": status,
+        "client": (scope.get("client") or ("",))[0],
+        "seconds": round(seconds, 4),
+    }
+    log.log(level, "%s %s", method, path, extra={"more": more})

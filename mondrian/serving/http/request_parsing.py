@@ -1,4 +1,4 @@
-"""What comes in a multipart form: a photograph and a few fields, each checked, nothing else."""
+"""Parsing and checking of request bodies: multipart forms with a photo, and JSON."""
 
 from __future__ import annotations
 
@@ -19,122 +19,110 @@ from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
 from mondrian.serving.http.uploads import RequestRejected, Upload
 
-_SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documents: "uuid (rag)"
+_SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documentation: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
-_UNKNOWN = ("", "unknown")
 Body = TypeVar("Body", bound=BaseModel)
-MAX_FIELD_CHARS = 200  # characters of a field
-BODY_SECONDS = 60.0  # that a client may take to send its form
+MAX_FIELD_CHARS = 200
+BODY_SECONDS = 60.0  # time limit for a client to send its form
 
 
 @dataclass(frozen=True)
 class CritiqueForm:
-    """A request to critique.
-
-    subject  whom an A/B test deals by: the client, else the job
-    """
-
     content: bytes
-    name: str
+    name: str  # of the file, as the client sent it
     advisors: tuple[str, ...]
     mode: str
     job_id: str
-    subject: str
+    subject: str  # unit of A/B assignment: the client id if sent, else the job id
     enable_rag: bool
     auto_analyze: bool
-    key: str | None
+    key: str | None  # Idempotency-Key
 
 
 async def read_form(request: Request, params: Params) -> CritiqueForm:
     """Read and check a form.
 
-    Raises Refused: 408 where it does not come whole in time, 400 where it is not as it should be.
+    Raises RequestRejected: 408 if the body does not arrive in time, 400 if a field is invalid.
     """
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            content, name, fields = await _read(request)
+        async with (
+            asyncio.timeout(BODY_SECONDS),
+            request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form,
+        ):
+            file = _photo_file(form)
+            content, name = await file.read(), file.filename or ""
+            fields = {k: value.strip() for k, value in form.multi_items() if isinstance(value, str)}
     except TimeoutError:
-        raise RequestRejected(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
-    for key, value in fields.items():
-        if len(value) > MAX_FIELD_CHARS:
-            raise RequestRejected(
-                400, f"{key[:40]!r} has {len(value)} characters; most {MAX_FIELD_CHARS}"
-            )
-        if "\0" in value:  # PostgreSQL keeps none
-            raise RequestRejected(400, f"{key[:40]!r} has a NUL in it")
-    job_id = clean_id(fields.get("job_id", ""))
+        message = f"the body did not arrive within {BODY_SECONDS:.0f} s"
+        raise RequestRejected(408, message) from None
+    key = request.headers.get("idempotency-key", "")
+    for field, value in fields.items():
+        _check_length(repr(field[:40]), value)
+        if "\0" in value:  # PostgreSQL cannot store it
+            raise RequestRejected(400, f"{field[:40]!r} contains a NUL character")
+    _check_length("Idempotency-Key", key)
     id = str(uuid4())
     client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > MAX_FIELD_CHARS:
-        raise RequestRejected(
-            400, f"Idempotency-Key has {len(key)} characters; most {MAX_FIELD_CHARS}"
-        )
     return CritiqueForm(
         content,
         name,
-        _advisors(fields.get("advisor", ""), id, params),
+        _parse_advisors(fields.get("advisor", ""), id, params.advisors),
         fields.get("mode", "").lower() or "baseline",
         id,
-        client or job_id or id,
+        client or clean_id(fields.get("job_id", "")) or id,
         fields.get("enable_rag", "").lower() == "true",
         fields.get("auto_analyze", "true").lower() != "false",
         key or None,
     )
 
 
-async def _read(request: Request) -> tuple[bytes, str, dict[str, str]]:
-    """The photograph, its name, and the fields that are text."""
-    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form:
-        file = _file(form)
-        texts = {key: value.strip() for key, value in form.multi_items() if isinstance(value, str)}
-        return await file.read(), file.filename or "", texts
+def check_same_photo(row: Mapping[str, Any], upload: Upload) -> None:
+    """Raise RequestRejected if the job of an idempotency key is about another photo."""
+    if row["photo_sha256"] != upload.sha256:
+        raise RequestRejected(422, "this Idempotency-Key was used for another photo")
 
 
-def check_same_photo(row: Mapping[str, Any], taken: Upload) -> None:
-    """Raise Refused where the job of an idempotency key is of another photograph."""
-    if row["photo_sha256"] != taken.sha256:
-        raise RequestRejected(422, "the Idempotency-Key was used for another photograph")
-
-
-async def read_json(request: Request, kind: type[Body]) -> Body:
-    """A JSON body, checked. Raises HTTPException 400 that names every fault."""
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """Read and validate a JSON body. Raises HTTPException 400."""
     try:
-        return kind.model_validate(json.loads(await request.body()))
+        return model.model_validate(json.loads(await request.body()))
     except ValidationError as error:
         raise HTTPException(400, format_validation_error(error)) from None
     except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is no JSON object") from None
+        raise HTTPException(400, "the body is not a JSON object") from None
 
 
 def clean_id(raw_id: str) -> str:
-    """A job id as it is stored; empty for none and for what is no id."""
+    """Return a job id as it is stored; "" if it is missing or invalid."""
     id = _SUFFIX.sub("", raw_id.strip())
-    return "" if id.lower() in _UNKNOWN or not _ID.match(id) else id
+    return "" if id.lower() == "unknown" or not _ID.match(id) else id
 
 
-def _file(form: FormData) -> UploadFile:
+def _photo_file(form: FormData) -> UploadFile:
     for name in ("image", "file"):
         value = form.get(name)
         if isinstance(value, UploadFile):
             return value
         if isinstance(value, str) and value:
-            raise RequestRejected(
-                400, f"{name} is text; send the photograph itself, no path and no URL"
-            )
+            raise RequestRejected(400, f"{name} is text; send the photo itself, not a path or URL")
     raise RequestRejected(400, "No image provided")
 
 
-def _advisors(value: str, seed: str, params: Params) -> tuple[str, ...]:
-    """Ids out of one, a comma list, all or random; the first of params.yaml where none is told."""
-    known = params.advisors
+def _check_length(name: str, value: str) -> None:
+    if len(value) > MAX_FIELD_CHARS:
+        message = f"{name} has {len(value)} characters; at most {MAX_FIELD_CHARS}"
+        raise RequestRejected(400, message)
+
+
+def _parse_advisors(value: str, job_id: str, known: list[str]) -> tuple[str, ...]:
+    """Parse an advisor id, a comma list, `all` or `random`; the default is ansel."""
     names = [part.strip().lower() for part in value.split(",") if part.strip()]
     if not names:
         return ("ansel",) if "ansel" in known else (known[0],)
     if names == ["all"]:
         return tuple(known)
     if names == ["random"]:
-        return (known[int(seed[:8], 16) % len(known)],)
+        return (known[int(job_id[:8], 16) % len(known)],)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise RequestRejected(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")

@@ -1,24 +1,23 @@
-"""Rows as clients read them: the fields of the code and those of the documents, both."""
+"""Jobs as JSON, with the field names of both the old code and the old documentation."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
-from mondrian.storage.jobs import JobRow
+from mondrian.storage.jobs import JobRow, utc_timestamp
 
-# What a client sees of a job; who works on it is not its business.
+# columns about processing, which clients do not get
 _HIDDEN = ("owner", "leased_until", "idempotency_key", "queued_at", "crashes", "strikes", "subject")
 
 
-def current_timestamp() -> str:
-    """The time as clients read it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def select(row: dict[str, Any], names: str) -> dict[str, Any]:
+    """Return some items of a row; `names` are separated by spaces."""
+    return {name: row[name] for name in names.split()}
 
 
 def parse_llm_outputs(row: JobRow) -> dict[str, Any]:
-    """llm_outputs as an object; empty where there is none."""
+    """Return the column llm_outputs parsed; empty if it holds no JSON object."""
     try:
         parsed = json.loads(row["llm_outputs"] or "{}")
     except ValueError:
@@ -26,15 +25,14 @@ def parse_llm_outputs(row: JobRow) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def serialize_job(row: JobRow) -> JobRow:
-    """GET /status: the row, flat, with its id twice and where the rest is."""
-    id, several = row["id"], len((row["advisor"] or "").split(","))
-    fields = {name: value for name, value in row.items() if name not in _HIDDEN}
-    return fields | {
+def serialize_job(row: JobRow) -> dict[str, Any]:
+    """Return the body of GET /status: the columns and the URLs of the job's other parts."""
+    id = row["id"]
+    return {name: value for name, value in row.items() if name not in _HIDDEN} | {
         "job_id": id,
         "step_phase": row["status"],
         "current_advisor": 1,
-        "total_advisors": several,
+        "total_advisors": len((row["advisor"] or "").split(",")),
         "status_url": f"/status/{id}",
         "stream_url": f"/stream/{id}",
         "analysis_url": f"/analysis/{id}",
@@ -42,49 +40,47 @@ def serialize_job(row: JobRow) -> JobRow:
     }
 
 
-def serialize_analysis(row: JobRow, device: str) -> JobRow:
-    """POST /analyze: the finished row as an answer."""
+def serialize_new_job(row: JobRow) -> dict[str, Any]:
+    """Return the body of POST /upload and POST /jobs."""
+    names = "job_id filename advisor advisors_used status status_url stream_url"
+    return select(serialize_job(row) | {"advisors_used": row["advisor"].split(",")}, names)
+
+
+def serialize_analysis(row: JobRow, device: str) -> dict[str, Any]:
+    """Return the body of POST /analyze for a finished job."""
     llm_outputs = parse_llm_outputs(row)
     critique = llm_outputs.get("analysis") or {}
-    grade = critique.get("overall_score")
-    fallen = bool(row["fallback_occurred"])
+    overall_score = critique.get("overall_score")
+    fallback_occurred = bool(row["fallback_occurred"])
+    mode_used, reason = row["mode_used"], row["fallback_reason"]
     return {
-        "advisor": row["advisor"],
-        "mode": row["mode"],
-        "model": row["model"],
-        "adapter": row["adapter"],
+        **select(row, "advisor mode model adapter"),
         "device": device,
-        "timestamp": row["completed_at"] or current_timestamp(),
-        "prompt": row["prompt"],
-        "llm_prompt": row["llm_prompt"],
+        "timestamp": row["completed_at"] or utc_timestamp(),
+        **select(row, "prompt llm_prompt"),
         "full_response": llm_outputs.get("response", ""),
         "llm_thinking": "",
         "analysis": critique,
-        "analysis_html": row["analysis_html"],
-        "summary_html": row["summary_html"],
-        "advisor_bio_html": row["advisor_bio_html"],
+        **select(row, "analysis_html summary_html advisor_bio_html"),
         "summary": llm_outputs.get("summary", ""),
         "advisor_bio": row["advisor_bio"],
-        "overall_score": grade,
+        "overall_score": overall_score,
         "parse_success": True,
         "single_pass": True,
         "rag_candidates": {"images": [], "quotes": []},
         "html": row["analysis_html"],
-        "mode_used": row["mode_used"],
-        "model_used": row["model_used"],
-        "adapter_version": row["adapter_version"],
-        "fallback_occurred": fallen,
-        "fallback_reason": row["fallback_reason"],
+        **select(row, "mode_used model_used adapter_version"),
+        "fallback_occurred": fallback_occurred,
+        "fallback_reason": reason,
         "job_id": row["id"],
-        "tokens": row["tokens"],
-        "latency_seconds": row["latency_seconds"],
+        **select(row, "tokens latency_seconds"),
         "metadata": {
-            "mode_used": row["mode_used"],
+            "mode_used": mode_used,
             "requested_mode": row["mode"],
-            "effective_mode": row["mode_used"],
-            "fallback_occurred": fallen,
-            "fallback_reason": row["fallback_reason"],
-            "overall_grade": None if grade is None else f"{grade:g}/10",
+            "effective_mode": mode_used,
+            "fallback_occurred": fallback_occurred,
+            "fallback_reason": reason,
+            "overall_grade": None if overall_score is None else f"{overall_score:g}/10",
             "advisor_id": row["advisor"],
         },
     }

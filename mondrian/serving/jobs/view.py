@@ -1,202 +1,162 @@
-"""A row of the jobs as a person reads it: in words, its critiques parsed, and who gave them."""
+"""View model of a job for the pages: labels, parsed critiques and feedback."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mondrian.core.params import Params
 from mondrian.critique import radar
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
-from mondrian.serving.feedback.merge import count_changes
+from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs
 from mondrian.serving.jobs.critique_runner import parse_completion
+from mondrian.storage.feedback import FeedbackRow
 from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, JobRow
 
-_MODES = {
-    "": "as the service is set",
-    "baseline": "as the service is set",
-    "base": "the base",
-    "lora": "the fine-tuned adapter",
-    "fine_tuned": "the fine-tuned adapter",
-    "ab_test": "a draw",
+_MODE_LABELS = {
+    "": "service default",
+    "baseline": "service default",
+    "base": "base model",
+    "lora": "fine-tuned adapter",
+    "fine_tuned": "fine-tuned adapter",
+    "ab_test": "A/B test",
 }
-_ARMS = {"base": "base", "fine_tuned": "fine-tuned"}
+_ARM_LABELS = {"base": "base", "fine_tuned": "fine-tuned"}
 _AB_PREFIX = "ab_test_"
-_UUID = 37  # characters that a kept photograph's name begins with: uuid and _
+_UPLOAD_PREFIX = re.compile(r"^.{36}_", re.DOTALL)  # a saved photo is <uuid>_<name>
+FeedbackByAdvisor = Mapping[tuple[str, str], FeedbackRow]  # by job and advisor
 
 
 @dataclass(frozen=True)
 class AdvisorResult:
-    """One advisor's part of a job; `critique` is None where none is to be found in `text`.
-
-    kept  what a person said of it, as `feedback.newest` gives it
-    """
+    """One advisor's part of a completed job."""
 
     advisor: str
-    name: str
+    name: str  # of the advisor, for people
     text: str
-    critique: Critique | None
-    kept: JobRow | None = None
+    critique: Critique | None  # None if `text` is not a valid critique
+    feedback: FeedbackRow | None = None  # the newest on this text
 
     @property
     def served_json(self) -> str | None:
-        """The critique as feedback remembers it."""
+        """The critique as in the column `original` of feedback."""
         return serialize_critique(self.critique) if self.critique else None
 
     @property
     def corrected(self) -> Critique | None:
-        """What a person made of it."""
-        text = (self.kept or {}).get("critique")
+        text = (self.feedback or {}).get("critique")
         return validate_critique(text) if text else None
 
     @property
-    def opinion(self) -> str:
-        """What a person said of it, in words; empty where nobody did."""
-        feedback = self.kept or {}
-        thumbs = {1: "thumbs up", -1: "thumbs down"}.get(feedback.get("thumbs") or 0, "")
+    def feedback_summary(self) -> str:
+        """The feedback in words; empty if there is none."""
+        feedback = self.feedback or {}
+        rating = {1: "thumbs up", -1: "thumbs down"}.get(feedback.get("thumbs") or 0, "")
         if feedback.get("note"):
-            thumbs = f"{thumbs or 'a note'}{' with a note' if thumbs else ''}"
-        return "; ".join(filter(None, (thumbs, self._verdict(feedback))))
+            rating = f"{rating} with a note" if rating else "a note"
+        return "; ".join(filter(None, (rating, self._verdict_summary(feedback))))
 
-    def _verdict(self, feedback: JobRow) -> str:
+    def _verdict_summary(self, feedback: FeedbackRow) -> str:
         by = f" by {feedback['who']}" if feedback.get("who") else ""
         if self.corrected and self.critique:
             scores, texts = count_changes(self.critique, self.corrected)
-            counts = (_pluralize(scores, "score"), _pluralize(texts, "text"))
-            return f"corrected{by}, {' and '.join(filter(None, counts))} changed; for training"
+            changes = filter(None, (_count(scores, "score"), _count(texts, "text")))
+            return f"corrected{by}, {' and '.join(changes)} changed; used for training"
         if self.corrected:
-            return f"written anew{by}; for training"
-        return f"taken{by} as it stands; for training" if feedback.get("verdict") else ""
+            return f"rewritten{by}; used for training"
+        return f"accepted{by} as served; used for training" if feedback.get("verdict") else ""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as pages show it; `said` is empty until it has ended well."""
+    """A job as the pages show it."""
 
     row: JobRow
-    photo: str
-    names: str
-    asked: str
-    arm: str
-    drawn: bool
-    said: tuple[AdvisorResult, ...] = ()
+    photo: str  # name of the uploaded file
+    names: str  # of the advisors
+    mode_label: str  # which model was requested
+    arm: str  # which model answered
+    is_ab_assigned: bool
+    results: tuple[AdvisorResult, ...]  # one per advisor; empty until the job is completed
 
     @property
-    def live(self) -> bool:
-        """Whether it is still to come."""
+    def is_active(self) -> bool:
         return self.row["status"] in ACTIVE_STATUSES
 
     @property
-    def done(self) -> bool:
-        """Whether it ended well."""
+    def is_completed(self) -> bool:
         return self.row["status"] in COMPLETED_STATUSES
 
     @property
-    def ours(self) -> bool:
-        """Whether it can be begun again here."""
-        return self.row["kind"] in ("upload", "shadow")
-
-    @property
     def grades(self) -> list[str]:
-        """The overall grade of each advisor that gave one."""
-        return [f"{result.critique.overall_score:g}" for result in self.said if result.critique]
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """How quickly it was written."""
-        tokens, seconds = self.row["tokens"], self.row["decode_seconds"]
-        return tokens / seconds if tokens and seconds else None
+        """The overall scores of the valid critiques."""
+        return [f"{result.critique.overall_score:g}" for result in self.results if result.critique]
 
 
 def build_job_view(
-    row: JobRow, params: Params, feedback: Mapping[tuple[str, str], JobRow] | None = None
+    row: JobRow, params: Params, feedback: FeedbackByAdvisor | None = None
 ) -> JobView:
-    """A row with its critiques, and what `feedback.newest` knows of them."""
+    """Build the view of a job; `feedback` is what `load_newest_feedback` returns."""
     advisors = [name.strip() for name in (row["advisor"] or "").split(",") if name.strip()]
-    names = {advisor: _name(advisor, params) for advisor in advisors}
-    mode, used = row["mode"] or "", row["model_used"] or ""
-    view = JobView(
+    names = {
+        a: params.profile(a).name if a in params.advisors else a.replace("_", " ").title()
+        for a in advisors
+    }
+    mode, model_used = row["mode"] or "", row["model_used"] or ""
+    arm = model_used.removeprefix(_AB_PREFIX)
+    results: list[AdvisorResult] = []
+    if row["status"] in COMPLETED_STATUSES:
+        outputs = parse_llm_outputs(row)
+        joint_output = outputs.get("response") or row["analysis_markdown"] or ""
+        for advisor, name in names.items():
+            text = outputs.get(advisor) or joint_output
+            text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+            parsed = parse_completion(text, advisor)
+            critique = None if isinstance(parsed, Rejection) else parsed[0]
+            feedback_row = _matching_feedback(row, advisor, critique, feedback or {})
+            results.append(AdvisorResult(advisor, name, text, critique, feedback_row))
+    return JobView(
         row,
-        _photo(row["filename"] or ""),
-        " and ".join(names.values()) or "nobody",
-        _MODES.get(mode, mode),
-        _ARMS.get(used.removeprefix(_AB_PREFIX), used),
-        used.startswith(_AB_PREFIX),
-    )
-    if not view.done:
-        return view
-    texts = _texts(row, advisors)
-    parts = (AdvisorResult(a, names[a], text, _critique(text, a)) for a, text in texts.items())
-    return replace(
-        view, said=tuple(_attach_feedback(result, row, feedback or {}) for result in parts)
+        _UPLOAD_PREFIX.sub("", Path(row["filename"] or "").stem) or "photo",
+        " and ".join(names.values()) or "no advisor",
+        _MODE_LABELS.get(mode, mode),
+        _ARM_LABELS.get(arm, model_used),
+        model_used.startswith(_AB_PREFIX),
+        tuple(results),
     )
 
 
 def build_radar_polygons(
     result: AdvisorResult, others: list[JobView], job: JobView
 ) -> list[tuple[str, str]]:
-    """Polygons of a radar: the other arm thinly, then this critique, then what was made of it."""
-    beside = [
-        twin.critique
+    """Return CSS class and points per polygon: the other arm's, this one, its correction."""
+    layers = [
+        ("soft", twin.critique)
         for other in others
         if other is not job
-        for twin in other.said
-        if twin.advisor == result.advisor and twin.critique
+        for twin in other.results
+        if twin.advisor == result.advisor
     ]
-    own = [result.critique] if result.critique else []
-    new = [result.corrected] if result.corrected else []
-    colored_critiques = [
-        (color, critique)
-        for color, critiques in (("soft", beside), ("one", own), ("two", new))
-        for critique in critiques
-    ]
-    return [(color, radar.polygon(critique.scores())) for color, critique in colored_critiques]
+    layers += [("one", result.critique), ("two", result.corrected)]
+    return [(name, radar.polygon(critique.scores())) for name, critique in layers if critique]
 
 
-def _attach_feedback(
-    result: AdvisorResult, row: JobRow, feedback: Mapping[tuple[str, str], JobRow]
-) -> AdvisorResult:
-    """With what was said of it, as long as the text is the one it was said of."""
-    feedback_row = feedback.get((row["id"], result.advisor))
-    if feedback_row and feedback_row["original"] == result.served_json:
-        return replace(result, kept=feedback_row)
-    alone = "," not in (row["advisor"] or "")  # thumbs from before there was a table for them
-    return (
-        replace(result, kept={name: row[name] for name in ("thumbs", "note")}) if alone else result
-    )
+def _matching_feedback(
+    row: JobRow, advisor: str, critique: Critique | None, feedback: FeedbackByAdvisor
+) -> FeedbackRow | None:
+    """Return the newest feedback if it is about this critique, else what the job's row holds."""
+    feedback_row = feedback.get((row["id"], advisor))
+    if feedback_row and feedback_row["original"] == (critique and serialize_critique(critique)):
+        return feedback_row
+    # thumbs and note in the job's row may be older than the feedback table
+    is_single = "," not in (row["advisor"] or "")
+    return {"thumbs": row["thumbs"], "note": row["note"]} if is_single else None
 
 
-def _pluralize(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}" if number else ""
-
-
-def _texts(row: JobRow, advisors: list[str]) -> dict[str, str]:
-    """What was said in each advisor's name, in whichever form it was stored."""
-    llm_outputs = parse_llm_outputs(row)
-    whole = llm_outputs.get("response") or row["analysis_markdown"] or ""
-    return {advisor: _text(llm_outputs.get(advisor) or whole) for advisor in advisors}
-
-
-def _text(output: Any) -> str:
-    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-
-
-def _critique(text: str, advisor: str) -> Critique | None:
-    parsed = parse_completion(text, advisor)
-    return None if isinstance(parsed, Rejection) else parsed[0]
-
-
-def _name(advisor: str, params: Params) -> str:
-    known = advisor in params.advisors
-    return params.profile(advisor).name if known else advisor.replace("_", " ").title()
-
-
-def _photo(filename: str) -> str:
-    """The name that a photograph came with, as far as it was kept."""
-    stem = Path(filename).stem
-    return (stem[_UUID:] if stem[_UUID - 1 : _UUID] == "_" else stem) or "photograph"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}" if number else ""

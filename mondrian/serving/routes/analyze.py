@@ -1,12 +1,13 @@
-"""The advisor service of today's clients: how it is, and a photograph critiqued while they wait."""
+"""The advisor service of today's clients: its state, and critiques that the client waits for."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import psutil
@@ -16,64 +17,33 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from mondrian import __version__
 from mondrian.critique.schema import json_schema
 from mondrian.serving.assignment import normalize_mode
-from mondrian.serving.engines.base import EngineFault, TimedOut
-from mondrian.serving.http import responses
-from mondrian.serving.http.openapi import (
-    ANALYZE_BODY,
-    CRITIQUE_RESPONSE,
-    ERROR_RESPONSES,
-    LOADING_RESPONSE,
-    build_responses,
-)
+from mondrian.serving.engines.base import EngineFault, TextCallback, TimedOut
+from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import read_form
+from mondrian.serving.http.responses import serialize_analysis
+from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.http.uploads import RequestRejected, Upload
 from mondrian.serving.service import Service, get_service
-from mondrian.storage.jobs import ACTIVE_STATUSES, CLIENT_DISCONNECTED, JobRow
+from mondrian.storage.jobs import ACTIVE_STATUSES, CLIENT_DISCONNECTED, JobRow, utc_timestamp
 
-router = APIRouter(tags=["advisor"])
+router = APIRouter(tags=["advisor"], responses=openapi.ERROR_RESPONSES)
 log = logging.getLogger("mondrian.http")
-SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-@router.get("/health", responses=ERROR_RESPONSES | LOADING_RESPONSE)
+@router.get("/health", responses=openapi.LOADING_RESPONSE)
 async def health(request: Request) -> JSONResponse:
-    """200 with status UP once it answers; 202 while it loads, 503 where it cannot."""
+    """200 and status UP if requests are answered, 202 while loading, else 503."""
     service = get_service(request)
     state, serve = service.engine.state, service.params.serve
     if state.status == "error":
-        return JSONResponse(
-            {
-                "status": "error",
-                "error": state.message,
-                "loading": False,
-                "timestamp": responses.current_timestamp(),
-            },
-            503,
-        )
+        return _not_up(503, "error", error=state.message)
     if service.draining:
-        return JSONResponse(
-            {
-                "status": "stopping",
-                "error": "the service is stopping",
-                "loading": False,
-                "timestamp": responses.current_timestamp(),
-            },
-            503,
-        )
+        return _not_up(503, "stopping", error="the service is stopping")
     if not service.ready:
-        return JSONResponse(
-            {
-                "status": "loading",
-                "progress": state.progress,
-                "message": state.message,
-                "loading": True,
-                "timestamp": responses.current_timestamp(),
-            },
-            202,
-        )
-    serving = [a for a in state.adapters.values() if a.serves]
+        return _not_up(202, "loading", progress=state.progress, message=state.message)
+    has_adapter = any(adapter.serves for adapter in state.adapters.values())
     path = service.settings.lora_path
-    payload: JobRow = {
+    payload = {
         "status": "UP",
         "service": "job_service",
         "version": __version__,
@@ -81,9 +51,9 @@ async def health(request: Request) -> JSONResponse:
         "device": state.device,
         "using_gpu": state.using_gpu,
         "loading": False,
-        "timestamp": responses.current_timestamp(),
-        "fine_tuned": bool(serving) and serve.model_mode != "base",
-        "lora_enabled": bool(serving),
+        "timestamp": utc_timestamp(),
+        "fine_tuned": has_adapter and serve.model_mode != "base",
+        "lora_enabled": has_adapter,
         "lora_path": str(path) if path else None,
         "model_mode": serve.model_mode,
     }
@@ -92,29 +62,33 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(payload)
 
 
-@router.get("/ready", responses=ERROR_RESPONSES)
+def _not_up(status_code: int, status: str, **fields: Any) -> JSONResponse:
+    payload = {"status": status, **fields, "loading": status == "loading"}
+    return JSONResponse(payload | {"timestamp": utc_timestamp()}, status_code)
+
+
+@router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 once the model has generated a token and the adapters were looked at; else 503."""
+    """200 once the model has generated a token and the adapters have been checked, else 503."""
     service = get_service(request)
     return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
 
-@router.get("/model-status", responses=ERROR_RESPONSES | LOADING_RESPONSE)
+@router.get("/model-status", responses=openapi.LOADING_RESPONSE)
 async def model_status(request: Request) -> JSONResponse:
-    """The model, its memory, and each adapter with its version and its faults."""
+    """The model, its memory, and each adapter with its version and error."""
     service = get_service(request)
     state, serve = service.engine.state, service.params.serve
     status = "ready" if service.ready else "error" if state.status == "error" else "loading"
-    memory = psutil.virtual_memory().total
     payload = {
         "status": status,
         "model": state.model,
         "device": state.device,
         "using_gpu": state.using_gpu,
-        "gpu_memory_total": memory if state.using_gpu else 0,
+        "gpu_memory_total": psutil.virtual_memory().total if state.using_gpu else 0,
         "gpu_memory_used": state.memory if state.using_gpu else 0,
         "memory_used": state.memory,
-        "timestamp": responses.current_timestamp(),
+        "timestamp": utc_timestamp(),
         "message": state.message,
         "model_mode": serve.model_mode,
         "ab_test_split": serve.ab_test_split,
@@ -126,145 +100,132 @@ async def model_status(request: Request) -> JSONResponse:
         "lora_path_fault": service.watch.fault if service.watch else "",
         "adapters": [
             {
-                "advisor": a.name,
-                "folder": a.folder,
-                "version": a.version,
-                "serves": a.serves,
-                "merged": a.merged,
-                "bytes": a.bytes,
-                "fault": a.fault,
+                "advisor": adapter.name,
+                "folder": adapter.folder,
+                "version": adapter.version,
+                "serves": adapter.serves,
+                "merged": adapter.merged,
+                "bytes": adapter.bytes,
+                "fault": adapter.fault,
             }
-            for a in state.adapters.values()
+            for adapter in state.adapters.values()
         ],
     }
     return JSONResponse(payload, {"ready": 200, "loading": 202, "error": 503}[status])
 
 
-@router.get("/metrics", response_class=Response, responses=build_responses("text/plain"))
+@router.get("/metrics", **openapi.content("text/plain"))
 async def metrics(request: Request) -> Response:
-    """What Prometheus scrapes."""
+    """Metrics for Prometheus."""
     return Response(get_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@router.get("/schema", responses=ERROR_RESPONSES)
+@router.get("/schema")
 async def schema() -> dict[str, Any]:
     """JSON Schema of a critique."""
     return {key: value for key, value in json_schema().items() if key != "x-guidance"}
 
 
-@router.post("/analyze", openapi_extra=ANALYZE_BODY, responses=ERROR_RESPONSES | CRITIQUE_RESPONSE)
+@router.post("/analyze", openapi_extra=openapi.ANALYZE_BODY, responses=openapi.CRITIQUE_RESPONSE)
 async def analyze(request: Request) -> JSONResponse:
-    """Critique one photograph; the answer holds both families of fields that clients read."""
+    """Critique a photo; the response has the field names of the old code and of its documents."""
     service = get_service(request)
-    row, taken = await _accept_request(service, request)
-    if taken is None:
-        row = await _wait_until_finished(service, row)
-    else:
-        work = asyncio.create_task(service.work.run_direct(row, taken.image))
-        row = await _await_while_connected(request, work)
-    return JSONResponse(responses.serialize_analysis(row, service.engine.state.device))
+    row, upload = await _accept_request(service, request)
+    run = _run(service, row, upload)
+    row = await (_await_while_connected(request, asyncio.create_task(run)) if upload else run)
+    return JSONResponse(serialize_analysis(row, service.engine.state.device))
 
 
 @router.post(
-    "/analyze_stream",
-    openapi_extra=ANALYZE_BODY,
-    response_class=Response,
-    responses=build_responses("text/event-stream"),
+    "/analyze_stream", openapi_extra=openapi.ANALYZE_BODY, **openapi.content("text/event-stream")
 )
 async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
     service = get_service(request)
-    row, taken = await _accept_request(service, request)
-    queue: asyncio.Queue[JobRow] = asyncio.Queue()
+    row, upload = await _accept_request(service, request)
+    return event_stream(_stream_analysis(service, row, upload))
 
-    def grow(text: str, tokens: int) -> None:
+
+async def _stream_analysis(
+    service: Service, row: JobRow, upload: Upload | None
+) -> AsyncIterator[str]:
+    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def on_text(text: str, tokens: int) -> None:
         queue.put_nowait({"type": "json_token", "text": text} if tokens else {"type": "json_start"})
 
-    async def work() -> None:
+    async def run() -> None:
         try:
-            if taken is None:
-                done = await _wait_until_finished(service, row)
-            else:
-                done = await service.work.run_direct(row, taken.image, grow)
-            result = responses.serialize_analysis(done, service.engine.state.device)
+            finished = await _run(service, row, upload, on_text)
+            result = serialize_analysis(finished, service.engine.state.device)
             queue.put_nowait({"type": "complete", "result": result})
         except (EngineFault, RequestRejected) as error:
             queue.put_nowait({"type": "error", "error": str(error)})
-        except Exception:  # a client is told, never left waiting
-            log.exception("unforeseen")
+        except Exception:  # the client must not wait for ever
+            log.exception("unexpected error")
             queue.put_nowait({"type": "error", "error": "internal error"})
             raise
 
-    async def events() -> AsyncIterator[str]:
-        task = asyncio.create_task(work())
-        try:
-            yield format_sse_event(
-                {"type": "start", "advisor": row["advisor"], "mode": row["mode"]}
-            )
-            yield format_sse_event({"type": "json_start"})
-            while True:
-                payload = await queue.get()
-                yield format_sse_event(payload)
-                if payload["type"] in ("complete", "error"):
-                    return
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
-
-    return StreamingResponse(events(), media_type="text/event-stream", headers=SSE_HEADERS)
-
-
-def format_sse_event(payload: JobRow, name: str = "") -> str:
-    """One server-sent event, in ASCII: clients take more for the end of a line than they should."""
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(payload)}\n\n"
+    task = asyncio.create_task(run())
+    try:
+        yield format_event({"type": "start", "advisor": row["advisor"], "mode": row["mode"]})
+        yield format_event({"type": "json_start"})
+        while True:
+            payload = await queue.get()
+            yield format_event(payload)
+            if payload["type"] in ("complete", "error"):
+                return
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 async def _accept_request(service: Service, request: Request) -> tuple[JobRow, Upload | None]:
-    """A checked request with its row; no photograph where its idempotency key is known."""
+    """Check a request and store its job; no upload if its idempotency key is known."""
     service.admit(direct=True)
     form = await read_form(request, service.params)
     normalize_mode(form.mode)
     with service.desk.reserve_queue_slot():
-        row, taken, new = await service.accept(form, "direct", "analyzing")
-    return row, taken if new else None
+        row, upload, is_new = await service.accept(form, "direct", "analyzing")
+    return row, upload if is_new else None
 
 
-async def _await_while_connected(request: Request, work: asyncio.Task[JobRow]) -> JobRow:
-    """What work gives; it is given up where the client goes away."""
+async def _run(
+    service: Service, row: JobRow, upload: Upload | None, on_text: TextCallback | None = None
+) -> JobRow:
+    """Run a new job, or wait for the existing one; return its finished row."""
+    if upload:
+        return await service.work.run_direct(row, upload.image, on_text)
+    deadline = monotonic() + service.params.serve.request_timeout_seconds
+    async for job in poll(partial(service.work.call_store, service.store.get, row["id"]), 0.25):
+        if job is None or job["status"] not in ACTIVE_STATUSES:
+            break
+        if monotonic() > deadline:
+            raise TimedOut("the same request is still running")
+    if job and job["status"] == "pending":
+        raise RequestRejected(409, "the job of this Idempotency-Key is not queued yet")
+    if not job or job["status"] != "completed":
+        raise EngineFault((job or {}).get("error") or "the job was deleted")
+    return job
 
-    async def gone() -> None:
+
+async def _await_while_connected(request: Request, task: asyncio.Task[JobRow]) -> JobRow:
+    """Return the task's result; cancel it if the client disconnects."""
+
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    watch = asyncio.create_task(gone())
+    disconnect = asyncio.create_task(wait_for_disconnect())
     try:
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await work
+                await task
             raise EngineFault(CLIENT_DISCONNECTED)
-        return work.result()
+        return task.result()
     finally:
-        watch.cancel()
-        if not work.done():
-            work.cancel()
-
-
-async def _wait_until_finished(service: Service, row: JobRow) -> JobRow:
-    """A job that was asked for before, once it has ended."""
-    deadline = service.params.serve.request_timeout_seconds
-    job: JobRow | None = row
-    while job and job["status"] in ACTIVE_STATUSES:
-        if deadline < 0:
-            raise TimedOut("the same request is still being answered")
-        await asyncio.sleep(0.25)
-        deadline -= 0.25
-        job = await service.work.call_store(service.store.get, row["id"])
-    if job and job["status"] == "pending":
-        raise RequestRejected(409, "the job of this Idempotency-Key waits to be queued")
-    if not job or job["status"] != "completed":
-        raise EngineFault((job or {}).get("error") or "the job is gone")
-    return job
+        disconnect.cancel()
+        task.cancel()

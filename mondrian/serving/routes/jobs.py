@@ -1,7 +1,8 @@
-"""The job service of today's clients: photographs put in a queue, and what became of them."""
+"""The job service of today's clients: advisors, the queue, and the parts of a job."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
@@ -9,100 +10,81 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from mondrian.core.params import Profile
 from mondrian.serving.assignment import normalize_mode
-from mondrian.serving.http import responses
+from mondrian.serving.http import openapi
 from mondrian.serving.http.critique_html import render_portrait
-from mondrian.serving.http.openapi import (
-    CHANGE_JOB_BODY,
-    CREATE_JOB_BODY,
-    ERROR_RESPONSES,
-    UPLOAD_BODY,
-    UPLOAD_RESPONSE,
-    build_responses,
-)
 from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS, read_form, read_json
+from mondrian.serving.http.responses import parse_llm_outputs, serialize_job, serialize_new_job
 from mondrian.serving.routes import feedback
 from mondrian.serving.routes.pages import render_history_page, render_job_page
 from mondrian.serving.service import Service, get_service
-from mondrian.storage.jobs import COMPLETED_STATUSES, JobRow
+from mondrian.storage.jobs import COMPLETED_STATUSES, utc_timestamp
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)
 router.include_router(feedback.router)
+_JSON_OR_HTML = openapi.build_responses("application/json", "text/html")
 
 
-@router.get("/advisors", responses=ERROR_RESPONSES)
+@router.get("/advisors")
 async def advisors(request: Request) -> JSONResponse:
-    """Every advisor that may be asked."""
-    service = get_service(request)
-    entries = [_advisor(service, name) for name in service.params.advisors]
-    return JSONResponse(
-        {"advisors": entries, "count": len(entries), "timestamp": responses.current_timestamp()}
-    )
+    """All advisors."""
+    params = get_service(request).params
+    items = [_serialize_advisor(name, params.profile(name)) for name in params.advisors]
+    return JSONResponse({"advisors": items, "count": len(items), "timestamp": utc_timestamp()})
 
 
-@router.get("/advisors/{name}", responses=ERROR_RESPONSES)
+@router.get("/advisors/{name}")
 async def advisor(request: Request, name: str) -> JSONResponse:
     """One advisor."""
-    service = get_service(request)
-    _check_advisor(service, name)
-    profile = service.params.profile(name)
-    entry = _advisor(service, name) | {
+    profile = _get_profile(get_service(request), name)
+    details = {
         "years": profile.years,
         "wikipedia_url": profile.wikipedia_url,
         "commons_url": "",
         "image_url": f"/advisor_image/{name}",
         "artworks": [],
     }
-    return JSONResponse({"advisor": entry, "timestamp": responses.current_timestamp()})
+    advisor = _serialize_advisor(name, profile) | details
+    return JSONResponse({"advisor": advisor, "timestamp": utc_timestamp()})
 
 
-@router.get(
-    "/advisor_image/{name}", response_class=Response, responses=build_responses("image/svg+xml")
-)
+@router.get("/advisor_image/{name}", **openapi.content("image/svg+xml"))
 async def advisor_image(request: Request, name: str) -> Response:
-    """A drawn sign in place of a portrait."""
-    service = get_service(request)
-    _check_advisor(service, name)
-    svg = render_portrait(service.params.profile(name).name)
+    """An image with the advisor's initials."""
+    svg = render_portrait(_get_profile(get_service(request), name).name)
     return Response(svg, media_type="image/svg+xml")
 
 
-@router.get("/advisor_artwork/{name}/{number}", responses=ERROR_RESPONSES)
-@router.get("/advisor_artwork/{name}/lightbox/{number}", responses=ERROR_RESPONSES)
+@router.get("/advisor_artwork/{name}/{number}")
+@router.get("/advisor_artwork/{name}/lightbox/{number}")
 async def advisor_artwork(name: str, number: str) -> JSONResponse:
-    """There are no pictures of other people's work here."""
+    """Always 404: this service has no artworks."""
     raise HTTPException(404, "Artwork not found")
 
 
-@router.get("/reference_image/{file}", responses=ERROR_RESPONSES)
+@router.get("/reference_image/{file}")
 async def reference_image(file: str) -> JSONResponse:
-    """There is no retrieval here, so there are no references."""
+    """Always 404: this service has no retrieval."""
     raise HTTPException(404, "Image not found")
 
 
-@router.post(
-    "/upload",
-    status_code=201,
-    openapi_extra=UPLOAD_BODY,
-    responses=ERROR_RESPONSES | UPLOAD_RESPONSE,
-)
+@router.post("/upload", status_code=201, **openapi.UPLOAD)
 async def upload(request: Request) -> JSONResponse:
-    """Put a photograph in the queue."""
+    """Upload a photo and queue its critique."""
     service = get_service(request)
     service.admit()
     form = await read_form(request, service.params)
     normalize_mode(form.mode)
     await service.check_queue()
     status = "queued" if form.auto_analyze else "pending"
-    row, _, new = await service.accept(form, "upload", status)
-    if new:
+    row, _, is_new = await service.accept(form, "upload", status)
+    if is_new:
         service.work.notify_queued()
-    return JSONResponse(_serialize_new_job(row), 201)
+    return JSONResponse(serialize_new_job(row), 201)
 
 
 class CreateJobRequest(BaseModel):
-    """POST /jobs: an uploaded photograph once more."""
-
     model_config = ConfigDict(extra="ignore")
     image_path: str = Field(max_length=MAX_FIELD_CHARS)
     advisor: str = Field("", max_length=MAX_FIELD_CHARS)
@@ -110,112 +92,95 @@ class CreateJobRequest(BaseModel):
 
 
 class ChangeJobRequest(BaseModel):
-    """PUT /jobs/<id>: begin again, begin, or give up."""
-
     model_config = ConfigDict(extra="ignore")
     status: str = Field(max_length=MAX_FIELD_CHARS)
 
 
-@router.post(
-    "/jobs",
-    status_code=201,
-    openapi_extra=CREATE_JOB_BODY,
-    responses=ERROR_RESPONSES | UPLOAD_RESPONSE,
-)
+@router.post("/jobs", status_code=201, **openapi.CREATE_JOB)
 async def create(request: Request) -> JSONResponse:
-    """Another critique of a photograph that was uploaded here; no other path is taken."""
+    """Queue another critique of a photo that was uploaded to this service."""
     service = get_service(request)
     service.admit()
     body = await read_json(request, CreateJobRequest)
     await service.check_queue()
     source_job = await service.work.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
-        raise HTTPException(
-            400, "image_path names no photograph that was uploaded here; send it to /upload"
-        )
+        raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
     advisor = body.advisor.strip().lower() or service.params.advisors[0]
-    _check_advisor(service, advisor, 400)
+    _get_profile(service, advisor, 400)
     mode = body.mode.strip().lower() or "baseline"
-    id = str(uuid4())
     normalize_mode(mode)
-    row, _ = await service.work.call_store(
-        service.store.add,
-        {
-            "id": id,
-            "filename": source_job["filename"],
-            "advisor": advisor,
-            "mode": mode,
-            "status": "queued",
-            "kind": "upload",
-            "subject": id,
-            "enable_rag": 0,
-            "photo_sha256": source_job["photo_sha256"],
-            "experiment": service.params.serve.experiment,
-        },
-    )
+    id = str(uuid4())
+    values = {
+        "id": id,
+        "filename": source_job["filename"],
+        "advisor": advisor,
+        "mode": mode,
+        "status": "queued",
+        "kind": "upload",
+        "subject": id,
+        "enable_rag": 0,
+        "photo_sha256": source_job["photo_sha256"],
+        "experiment": service.params.serve.experiment,
+    }
+    row, _ = await service.work.call_store(service.store.add, values)
     service.work.notify_queued()
-    return JSONResponse(_serialize_new_job(row), 201)
+    return JSONResponse(serialize_new_job(row), 201)
 
 
-@router.get("/jobs", responses=build_responses("application/json", "text/html"))
+@router.get("/jobs", responses=_JSON_OR_HTML)
 async def list_jobs(request: Request, limit: str = "100", format: str = "json") -> Response:
-    """The newest jobs; `format=html` for a person."""
+    """The newest jobs; with `format=html` as a page."""
     service = get_service(request)
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
         raise HTTPException(400, f"limit is {limit[:20]!r}; it must be from 1 to 1000")
     rows = await service.work.call_store(service.store.list_newest, int(limit))
     if format == "html":
         return await service.work.call_store(render_history_page, service, rows)
-    jobs = [responses.serialize_job(row) for row in rows]
-    return JSONResponse(
-        {"jobs": jobs, "count": len(jobs), "timestamp": responses.current_timestamp()}
-    )
+    jobs = [serialize_job(row) for row in rows]
+    return JSONResponse({"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()})
 
 
-@router.delete("/jobs", responses=ERROR_RESPONSES)
+@router.delete("/jobs")
 async def clear(request: Request) -> JSONResponse:
-    """Forget every job of this service and its photograph; those under way stay."""
+    """Delete all jobs of this service and their photos, except running jobs."""
     service = get_service(request)
-    gone = await service.work.call_store(service.store.delete_inactive)
-    for filename in gone:
+    filenames = await service.work.call_store(service.store.delete_inactive)
+    for filename in filenames:
         await service.work.call_upload_store(service.intake.delete, filename)
-    return JSONResponse({"message": "All jobs cleared", "photographs": len(gone)})
+    return JSONResponse({"message": "All jobs cleared", "photographs": len(filenames)})
 
 
-@router.get("/status/{id}", responses=build_responses("application/json", "text/html"))
-@router.get("/jobs/{id}", responses=build_responses("application/json", "text/html"))
+@router.get("/status/{id}", responses=_JSON_OR_HTML)
+@router.get("/jobs/{id}", responses=_JSON_OR_HTML)
 async def status(request: Request, id: str, view: str = "") -> Response:
-    """How a job is: its row. `view=detail` for a person."""
+    """The row of a job; with `view=detail` as a page."""
     service = get_service(request)
     row = await service.get_job(id)
-    return (
-        await render_job_page(service, row)
-        if view == "detail"
-        else JSONResponse(responses.serialize_job(row))
-    )
+    if view == "detail":
+        return await render_job_page(service, row)
+    return JSONResponse(serialize_job(row))
 
 
-@router.put("/jobs/{id}", openapi_extra=CHANGE_JOB_BODY, responses=ERROR_RESPONSES)
+@router.put("/jobs/{id}", openapi_extra=openapi.CHANGE_JOB_BODY)
 async def change(request: Request, id: str) -> JSONResponse:
-    """Queue a job again, or give one up."""
+    """Requeue or cancel a job."""
     service = get_service(request)
     body, row = await read_json(request, ChangeJobRequest), await service.get_job(id)
-    requested_status, done = body.status.strip().lower(), False
-    if requested_status == "queued":
-        done = await service.work.call_store(service.store.requeue, row["id"])
+    status = body.status.strip().lower()
+    if status == "queued":
+        is_changed = await service.work.call_store(service.store.requeue, row["id"])
         service.work.notify_queued()
-    elif requested_status in ("failed", "cancelled"):
-        done = await service.work.call_store(service.store.cancel, row["id"])
+    elif status in ("failed", "cancelled"):
+        is_changed = await service.work.call_store(service.store.cancel, row["id"])
     else:
-        raise HTTPException(
-            400, f"status is {requested_status[:40]!r}; it can be set to queued or failed"
-        )
-    if not done:
-        raise HTTPException(409, f"the job is {row['status']}; it cannot become {requested_status}")
-    return JSONResponse(responses.serialize_job(await service.get_job(id)))
+        raise HTTPException(400, f"status is {status[:40]!r}; it can be set to queued or failed")
+    if not is_changed:
+        raise HTTPException(409, f"the job is {row['status']}; it cannot become {status}")
+    return JSONResponse(serialize_job(await service.get_job(id)))
 
 
-@router.get("/analysis/{id}", response_class=HTMLResponse, responses=ERROR_RESPONSES)
+@router.get("/analysis/{id}", response_class=HTMLResponse)
 async def analysis(request: Request, id: str) -> Response:
     """The critique as a document."""
     row = await get_service(request).get_job(id)
@@ -224,50 +189,35 @@ async def analysis(request: Request, id: str) -> Response:
     return HTMLResponse(row["analysis_html"])
 
 
-@router.get("/summary/{id}", response_class=HTMLResponse, responses=ERROR_RESPONSES)
+@router.get("/summary/{id}", response_class=HTMLResponse)
 async def summary(request: Request, id: str) -> Response:
-    """Its three recommendations as a document."""
+    """The top three recommendations as a document."""
     row = await get_service(request).get_job(id)
     if row["status"] not in COMPLETED_STATUSES:
         raise HTTPException(400, "Job not completed yet")
     return HTMLResponse(row["summary_html"] or "")
 
 
-@router.get("/llm-outputs/{id}", responses=ERROR_RESPONSES)
+@router.get("/llm-outputs/{id}")
 async def llm_outputs(request: Request, id: str) -> JSONResponse:
-    """What the model said, as it is stored."""
+    """The model's output, as it is stored."""
     row = await get_service(request).get_job(id)
-    return JSONResponse({"job_id": row["id"], "llm_outputs": responses.parse_llm_outputs(row)})
+    return JSONResponse({"job_id": row["id"], "llm_outputs": parse_llm_outputs(row)})
 
 
-@router.get("/job/{id}/{part}", responses=ERROR_RESPONSES)
+@router.get("/job/{id}/{part}")
 async def get_job_part(request: Request, id: str, part: str) -> JSONResponse:
     """prompt, thinking or full-data of a job."""
     row = await get_service(request).get_job(id)
     if part == "full-data":
-        return JSONResponse(
-            responses.serialize_job(row) | {"llm_outputs": responses.parse_llm_outputs(row)}
-        )
+        return JSONResponse(serialize_job(row) | {"llm_outputs": parse_llm_outputs(row)})
     column = {"prompt": "prompt", "thinking": "llm_thinking"}.get(part)
     if column is None:
-        raise HTTPException(404, f"a job has prompt, thinking and full-data, no {part[:40]!r}")
+        raise HTTPException(404, f"part is {part[:40]!r}; it can be prompt, thinking or full-data")
     return JSONResponse({"job_id": row["id"], part: row[column] or ""})
 
 
-def _serialize_new_job(row: JobRow) -> JobRow:
-    return {
-        "job_id": row["id"],
-        "filename": row["filename"],
-        "advisor": row["advisor"],
-        "advisors_used": row["advisor"].split(","),
-        "status": row["status"],
-        "status_url": f"/status/{row['id']}",
-        "stream_url": f"/stream/{row['id']}",
-    }
-
-
-def _advisor(service: Service, name: str) -> JobRow:
-    profile = service.params.profile(name)
+def _serialize_advisor(name: str, profile: Profile) -> dict[str, Any]:
     return {
         "id": name,
         "name": profile.name,
@@ -277,6 +227,8 @@ def _advisor(service: Service, name: str) -> JobRow:
     }
 
 
-def _check_advisor(service: Service, name: str, status: int = 404) -> None:
+def _get_profile(service: Service, name: str, error_status: int = 404) -> Profile:
+    """Return an advisor's profile. Raises HTTPException if the service does not have it."""
     if name not in service.params.advisors:
-        raise HTTPException(status, "Advisor not found")
+        raise HTTPException(error_status, "Advisor not found")
+    return service.params.profile(name)

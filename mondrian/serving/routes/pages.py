@@ -1,12 +1,16 @@
-"""Pages for people: a job, the history, photographs, and what a person says of a critique."""
+"""All pages but the rollouts: start, job, history, photos, feedback forms and login."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hmac import compare_digest
 from io import BytesIO
-from os.path import isfile  # of any name, also of one that no disk takes
+from os.path import isfile  # unlike Path.is_file it accepts any name
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -17,118 +21,193 @@ from mondrian.core.html import THUMBNAIL
 from mondrian.core.images import read_thumbnail
 from mondrian.critique import radar
 from mondrian.critique.schema import LONG
-from mondrian.serving.feedback.form import (
-    CorrectionDraft,
-    build_draft,
-    build_feedback_body,
-    initial_form_values,
+from mondrian.serving.assignment import normalize_mode
+from mondrian.serving.feedback.form import CorrectionDraft, build_draft, build_feedback_body
+from mondrian.serving.feedback.request import MAX_NOTE_CHARS, InvalidFeedback, parse_feedback
+from mondrian.serving.http.critique_html import score_level
+from mondrian.serving.http.page_response import (
+    HANDLED_ERRORS,
+    NO_ERROR,
+    ErrorResponse,
+    PageRoute,
+    describe_and_count_error,
+    render_html_response,
 )
-from mondrian.serving.feedback.schema import MAX_NOTE_CHARS, InvalidFeedback, parse_feedback
-from mondrian.serving.http.critique_html import format_score, score_css_class, score_label
-from mondrian.serving.http.page_response import PageRoute, render_html_response
-from mondrian.serving.jobs.view import AdvisorResult, JobView, build_job_view, build_radar_polygons
-from mondrian.serving.routes import ask_page, live, login
-from mondrian.serving.routes.feedback import record_feedback
+from mondrian.serving.http.request_parsing import read_form
+from mondrian.serving.http.security import COOKIE, session_token
+from mondrian.serving.http.uploads import RequestRejected
+from mondrian.serving.jobs.view import build_job_view, build_radar_polygons
+from mondrian.serving.routes.feedback import load_job_view, record_feedback
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.feedback import load_newest_feedback
 from mondrian.storage.jobs import JobRow
 
-MAX_PHOTO_SIDE = 900  # pixels of the longer side of a photograph on a page
-HISTORY_LIMIT = 100  # jobs of the history
-_NO_JOB_MESSAGE = "There is no such critique here; it may have been cleared."
-Drafts = dict[tuple[str, str], CorrectionDraft]
-_HEADERS = {"cache-control": "private, max-age=3600"}  # by a browser: a photograph never changes
+_BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
+_MAX_PHOTO_SIDE = 900  # pixels of the longer side
+_HISTORY_LIMIT = 100
+_NOT_FOUND = "Critique not found; it may have been deleted."
+_PHOTO_HEADERS = {"cache-control": "private, max-age=3600"}
+_LOGIN_TEMPLATE = "serving/templates/login.html"
+Drafts = dict[tuple[str, str], CorrectionDraft]  # by job and advisor
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-for part in (ask_page, login, live):
-    router.include_router(part.router)
+
+
+@router.get("/")
+async def index(request: Request) -> Response:
+    return _render_ask_page(get_service(request), {})
+
+
+@router.post("/ask")
+async def ask(request: Request) -> Response:
+    """Queue a critique and redirect to its page; errors are shown in the form."""
+    service = get_service(request)
+    try:
+        id = await _queue_jobs(service, request)
+    except HANDLED_ERRORS as error:
+        # show the choices again, if the body was read
+        is_read = isinstance(error, RequestRejected) and error.status != 408
+        form: Mapping[str, Any] = await request.form() if is_read else {}
+        return _render_ask_page(service, form, describe_and_count_error(request, error))
+    return RedirectResponse(f"/view/{id}", 303)
+
+
+async def _queue_jobs(service: Service, request: Request) -> str:
+    """Return the id of the job; with both arms that of the base's job."""
+    service.admit()
+    form = await read_form(request, service.params)
+    use_both = form.mode == _BOTH_ARMS
+    if use_both:
+        form = replace(form, mode="base")
+    normalize_mode(form.mode)
+    await service.check_queue()
+    row, upload, is_new = await service.accept(form, "upload", "queued")
+    if is_new and use_both:
+        other = replace(form, mode="lora", job_id=str(uuid4()), key=None)
+        await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
+    service.work.notify_queued()
+    return str(row["id"])
+
+
+def _render_ask_page(
+    service: Service, form: Mapping[str, Any], error: ErrorResponse = NO_ERROR
+) -> Response:
+    """Render the start page with the advisor and mode of `form` selected, if it has any."""
+    status, message, headers = error
+    return render_html_response(
+        "serving/templates/ask.html",
+        status,
+        headers,
+        message=message,
+        form=form,
+        params=service.params,
+        ready=service.ready,
+        state=service.engine.state,
+    )
 
 
 @router.get("/view/{id}")
 async def view(request: Request, id: str) -> Response:
-    """A job: how it comes, and what came."""
+    """The page of a job, also while it runs."""
     service = get_service(request)
-    return await render_job_page(service, await service.get_job(id, _NO_JOB_MESSAGE))
+    return await render_job_page(service, await service.get_job(id, _NOT_FOUND))
 
 
 @router.get("/history")
 async def history(request: Request) -> Response:
-    """The newest jobs."""
     service = get_service(request)
-    rows = await service.work.call_store(
-        service.store.list_newest, HISTORY_LIMIT, ("upload", "direct")
-    )
-    return await service.work.call_store(render_history_page, service, rows)
+    call, kinds = service.work.call_store, ("upload", "direct")
+    rows = await call(service.store.list_newest, _HISTORY_LIMIT, kinds)
+    return await call(render_history_page, service, rows)
 
 
 @router.get("/photo/{id}")
 async def photo(request: Request, id: str, size: str = "") -> Response:
-    """A job's photograph as a small JPEG; `size=thumb` for a smaller one."""
+    """A job's photo as a small JPEG; with `size=thumb` smaller."""
     service = get_service(request)
-    row = await service.get_job(id, _NO_JOB_MESSAGE)
-    path, side = _photo_path(service, row), THUMBNAIL if size == "thumb" else MAX_PHOTO_SIDE
+    row = await service.get_job(id, _NOT_FOUND)
+    path, side = _photo_path(service, row), THUMBNAIL if size == "thumb" else _MAX_PHOTO_SIDE
     try:
-        content = await service.work.call_upload_store(_jpeg, path, side)
+        content = await service.work.call_upload_store(_read_jpeg, path, side)
     except PhotoError:
-        raise HTTPException(404, "the photograph is gone") from None
-    return Response(content, media_type="image/jpeg", headers=_HEADERS)
+        raise HTTPException(404, "Photo not found") from None
+    return Response(content, media_type="image/jpeg", headers=_PHOTO_HEADERS)
 
 
 @router.post("/feedback/{id}")
 async def post_feedback_form(request: Request, id: str, advisor: str = "") -> Response:
-    """Keep what a person says of a critique; its page with what is wrong, where something is."""
+    """Store feedback; if a correction is invalid, show its form again with the errors."""
     service = get_service(request)
-    row = await service.get_job(id, _NO_JOB_MESSAGE)
-    async with request.form(max_files=0, max_fields=40, max_part_size=16 * MAX_NOTE_CHARS) as sent:
-        form = {name: value for name, value in sent.items() if isinstance(value, str)}
-    entry = next(
-        (entry for entry in await _load_parts(service, row) if entry.advisor == advisor), None
-    )
-    critique = (entry.corrected or entry.critique) if entry else None
+    row = await service.get_job(id, _NOT_FOUND)
+    async with request.form(max_files=0, max_fields=40, max_part_size=16 * MAX_NOTE_CHARS) as data:
+        form = {name: value for name, value in data.items() if isinstance(value, str)}
+    results = (await load_job_view(service, row)).results
+    result = next((result for result in results if result.advisor == advisor), None)
+    critique = (result.corrected or result.critique) if result else None
+    body = json.dumps(build_feedback_body(form, advisor, critique))
     try:
-        await record_feedback(
-            service, row, parse_feedback(json.dumps(build_feedback_body(form, advisor, critique)))
-        )
+        await record_feedback(service, row, parse_feedback(body))
     except InvalidFeedback as error:
         if "correct" not in form or critique is None:
             raise HTTPException(400, str(error)) from None
-        draft = build_draft(form, error.faults, critique)
+        draft = build_draft(critique, form, error.errors)
         return await render_job_page(service, row, {(row["id"], advisor): draft}, 400)
-    return RedirectResponse(f"/view/{row['id']}#said-{row['id']}-{advisor}", 303)
+    return RedirectResponse(f"/view/{row['id']}#feedback-{row['id']}-{advisor}", 303)
 
 
 @router.post("/again/{id}")
 async def requeue_job(request: Request, id: str) -> Response:
-    """Begin a job once more."""
     service = get_service(request)
     service.admit()
-    row = await service.get_job(id, _NO_JOB_MESSAGE)
+    row = await service.get_job(id, _NOT_FOUND)
     if not await service.work.call_store(service.store.requeue, row["id"]):
-        raise HTTPException(409, f"the job is {row['status']}; it cannot be begun again")
+        raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
     service.work.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)
 
 
+@router.get("/login")
+async def show_login_form(request: Request) -> Response:
+    if not get_service(request).settings.api_key:
+        return RedirectResponse("/", 303)
+    return render_html_response(_LOGIN_TEMPLATE, message="")
+
+
+@router.post("/login")
+async def login(request: Request) -> Response:
+    key = get_service(request).settings.api_key
+    async with request.form(max_files=0, max_fields=4, max_part_size=1024) as form:
+        entered = str(form.get("key", "")).strip()
+    if not compare_digest(entered.encode(), key.encode()):
+        return render_html_response(_LOGIN_TEMPLATE, 403, message="Wrong API key.")
+    response = RedirectResponse("/", 303)
+    if key:
+        token, https = session_token(key), request.url.scheme == "https"
+        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=https)
+    return response
+
+
 def render_history_page(service: Service, rows: Sequence[JobRow]) -> Response:
-    """Jobs for a person; in a thread, as it reads all that was said."""
+    """Render the list of jobs. Blocking: it parses every critique."""
     jobs = [build_job_view(row, service.params) for row in rows]
-    ids_with_photo = {job.row["id"] for job in jobs if isfile(_photo_path(service, job.row))}
-    return render_html_response("serving/templates/history.html", jobs=jobs, shown=ids_with_photo)
+    ids_with_photo = {row["id"] for row in rows if isfile(_photo_path(service, row))}
+    template = "serving/templates/history.html"
+    return render_html_response(template, jobs=jobs, ids_with_photo=ids_with_photo)
 
 
 async def render_job_page(
     service: Service, row: JobRow, drafts: Drafts | None = None, status: int = 200
 ) -> Response:
-    """One job for a person, beside the one of the other arm where both were asked.
+    """Render a job, next to the other arm's job if both were requested.
 
-    drafts  corrections that were refused, by job and advisor
+    drafts  corrections with errors
     """
     if row["pair_of"]:
         other = await service.work.call_store(service.store.get, row["pair_of"])
-        rows = [other, row] if other else [row]
+        rows = [other, row]
     else:
-        other = await service.work.call_store(service.store.get_paired, row["id"])
-        rows = [row, other] if other else [row]
+        rows = [row, await service.work.call_store(service.store.get_paired, row["id"])]
+    rows = [row for row in rows if row]
     return await service.work.call_store(_render_jobs, service, rows, drafts or {}, status)
 
 
@@ -139,52 +218,23 @@ def _render_jobs(service: Service, rows: Sequence[JobRow], drafts: Drafts, statu
         "serving/templates/job.html",
         status,
         jobs=jobs,
-        radars=_radars(jobs),
-        corners=radar.corners(),
-        names=radar.dimension_labels(),
-        shown=isfile(_photo_path(service, rows[0])),
-        note=MAX_NOTE_CHARS,
-        score=format_score,
-        tone=score_css_class,
-        word=score_label,
-        drafts=_drafts(jobs) | drafts,
-        long=LONG,
+        radar_corners=radar.corners(),
+        radar_labels=radar.dimension_labels(),
+        radar_polygons=build_radar_polygons,
+        has_photo=isfile(_photo_path(service, rows[0])),
+        max_note_chars=MAX_NOTE_CHARS,
+        max_text_chars=LONG,
+        score_level=score_level,
+        drafts=drafts,
+        build_draft=build_draft,
     )
-
-
-def _drafts(jobs: list[JobView]) -> Drafts:
-    """What stands in each form at first: the critique, as it was corrected where it was."""
-    return {
-        (job.row["id"], entry.advisor): CorrectionDraft(
-            initial_form_values(entry.corrected or entry.critique)
-        )
-        for job in jobs
-        for entry in job.said
-        if entry.critique
-    }
-
-
-async def _load_parts(service: Service, row: JobRow) -> tuple[AdvisorResult, ...]:
-    feedback_rows = await service.work.call_store(
-        load_newest_feedback, service.store.engine, [row["id"]]
-    )
-    return (await service.work.call_store(build_job_view, row, service.params, feedback_rows)).said
-
-
-def _radars(jobs: list[JobView]) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """The polygons of every critique, by job and advisor."""
-    return {
-        (job.row["id"], entry.advisor): build_radar_polygons(entry, jobs, job)
-        for job in jobs
-        for entry in job.said
-    }
 
 
 def _photo_path(service: Service, row: JobRow) -> Path:
     return service.intake.path(row["filename"] or "")
 
 
-def _jpeg(path: Path, side: int) -> bytes:
+def _read_jpeg(path: Path, side: int) -> bytes:
     content = BytesIO()
     read_thumbnail(path, side).save(content, "JPEG", quality=85)
     return content.getvalue()

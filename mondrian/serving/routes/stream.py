@@ -1,84 +1,118 @@
-"""Server-sent events of a job, as today's clients read them, until it has ended."""
+"""The progress of a job as server-sent events: /stream for today's clients, /live for our pages."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import StreamingResponse
 
-from mondrian.serving.http import responses
-from mondrian.serving.http.openapi import build_responses
-from mondrian.serving.routes.analyze import SSE_HEADERS, format_sse_event
+from mondrian.serving.http import openapi
+from mondrian.serving.http.request_parsing import clean_id
+from mondrian.serving.http.responses import select, serialize_job
+from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.service import Service, get_service
-from mondrian.storage.jobs import COMPLETED_STATUSES, FINISHED_STATUSES, JobRow
+from mondrian.storage.jobs import (
+    ACTIVE_STATUSES,
+    COMPLETED_STATUSES,
+    FINISHED_STATUSES,
+    JobRow,
+    utc_timestamp,
+)
 
-router = APIRouter(tags=["jobs"])
-POLL, UPDATE, BEAT = 0.5, 3.0, 5.0  # seconds: a look at the row, an update anyway, a heartbeat
+router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)
+_JOB_POLL, _UPDATE, _HEARTBEAT = 0.5, 3.0, 5.0  # seconds
+_LIVE_POLL, _KEEP_ALIVE = 0.25, 10.0  # seconds
 
 
-@router.get("/stream/{id}", response_class=Response, responses=build_responses("text/event-stream"))
+@router.get("/stream/{id}", **openapi.content("text/event-stream"))
 async def stream(request: Request, id: str) -> StreamingResponse:
-    """Server-sent events of a job until it has ended."""
+    """Server-sent events of a job until it has finished."""
     service = get_service(request)
     row = await service.get_job(id)
-    headers = {**SSE_HEADERS, "connection": "keep-alive"}
-    return StreamingResponse(_events(service, row), media_type="text/event-stream", headers=headers)
+    return event_stream(_job_events(service, row["id"]), connection="keep-alive")
 
 
-async def _events(service: Service, row: JobRow) -> AsyncIterator[str]:
-    id = row["id"]
-    yield format_sse_event({"type": "connected", "job_id": id}, "connected")
+@router.get("/live/{id}", include_in_schema=False)
+async def live(request: Request, id: str) -> StreamingResponse:
+    """Step, share and complete text whenever they change; {"ended": true} at the end."""
+    return event_stream(_live_events(get_service(request), clean_id(id)))
+
+
+async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
+    yield format_event({"type": "connected", "job_id": id}, "connected")
     last_state: Any = None
-    updated = heard = thought = monotonic()
-    job: JobRow | None = row
-    while job and not service.draining:
+    last_update = last_event = last_thinking = monotonic()
+    async for job in poll(partial(service.work.call_store, service.store.get, id), _JOB_POLL):
+        if job is None:
+            break
+        if service.draining:
+            if job["status"] in FINISHED_STATUSES:
+                break
+            return  # without `done`: the client reconnects
         state = (job["status"], job["progress_percentage"], job["current_step"])
         now = monotonic()
-        if state != last_state or (job["status"] == "analyzing" and now - updated > UPDATE):
-            yield format_sse_event(_update(job), "status_update")
-            last_state, updated, heard = state, now, now
-        if job["llm_thinking"] and now - thought > UPDATE:
-            thought = heard = now
-            more = {"type": "thinking_update", "job_id": id, "thinking": job["llm_thinking"]}
-            yield format_sse_event(more, "thinking_update")
+        if state != last_state or (job["status"] == "analyzing" and now - last_update > _UPDATE):
+            yield format_event(_status_update(job), "status_update")
+            last_state, last_update, last_event = state, now, now
+        if job["llm_thinking"] and now - last_thinking > _UPDATE:
+            last_thinking = last_event = now
+            payload = {"type": "thinking_update", "job_id": id, "thinking": job["llm_thinking"]}
+            yield format_event(payload, "thinking_update")
         if job["status"] in FINISHED_STATUSES:
             break
-        if now - heard > BEAT:
-            heard = now
-            yield format_sse_event(
-                {"type": "heartbeat", "timestamp": responses.current_timestamp()}, "heartbeat"
-            )
-        await asyncio.sleep(POLL)
-        job = await service.work.call_store(service.store.get, id)
-    if job and job["status"] not in FINISHED_STATUSES:
-        return  # this service is stopping; the client asks again
+        if now - last_event > _HEARTBEAT:
+            last_event = now
+            yield format_event({"type": "heartbeat", "timestamp": utc_timestamp()}, "heartbeat")
     if job and job["status"] in COMPLETED_STATUSES:
-        more = {"type": "analysis_complete", "job_id": id, "analysis_html": job["analysis_html"]}
-        yield format_sse_event(more, "analysis_complete")
-    yield format_sse_event({"type": "done", "job_id": id}, "done")
+        html = job["analysis_html"]
+        payload = {"type": "analysis_complete", "job_id": id, "analysis_html": html}
+        yield format_event(payload, "analysis_complete")
+    yield format_event({"type": "done", "job_id": id}, "done")
 
 
-def _update(row: JobRow) -> JobRow:
-    job = responses.serialize_job(row)
-    names = (
-        "job_id",
-        "status",
-        "progress_percentage",
-        "current_step",
-        "llm_thinking",
-        "current_advisor",
-        "total_advisors",
-        "step_phase",
-        "analysis_url",
-    )
-    data = {name: job[name] for name in names}
+def _status_update(row: JobRow) -> dict[str, Any]:
     return {
         "type": "status_update",
         "job_id": row["id"],
-        "timestamp": responses.current_timestamp(),
-        "job_data": data,
+        "timestamp": utc_timestamp(),
+        "job_data": select(
+            serialize_job(row),
+            "job_id status progress_percentage current_step llm_thinking current_advisor "
+            "total_advisors step_phase analysis_url",
+        ),
     }
+
+
+async def _live_events(service: Service, id: str) -> AsyncIterator[str]:
+    last_state: dict[str, Any] = {}
+    last_event = monotonic()
+    async for state in poll(partial(_load_live_state, service, id), _LIVE_POLL):
+        if service.draining:
+            return
+        if state != last_state:
+            last_state, last_event = state, monotonic()
+            yield format_event(state)
+            if state.get("ended"):
+                return
+        elif monotonic() - last_event > _KEEP_ALIVE:
+            last_event = monotonic()
+            yield ": still here\n\n"
+
+
+async def _load_live_state(service: Service, id: str) -> dict[str, Any]:
+    progress = service.work.partial_output(id)
+    if progress is not None:
+        return {
+            "step": progress["current_step"],
+            "share": progress["progress_percentage"],
+            "text": progress["text"],
+            "advisor": service.params.profile(progress["advisor"]).name,
+        }
+    row = await service.work.call_store(service.store.get, id)
+    if row is None or row["status"] not in ACTIVE_STATUSES:
+        return {"ended": True}
+    return {"step": row["current_step"], "share": row["progress_percentage"], "text": ""}

@@ -1,27 +1,27 @@
-// The pages work without this: it previews a photograph, shows a critique while it is written, and
-// tells times as this machine does. What a model wrote becomes text alone, never HTML.
+// The pages work without this script. It previews a photo, shows a critique while it is generated,
+// and shows times in the local time zone. Model output is inserted as text only, never as HTML.
 "use strict";
 
-const each = (selector, act) => document.querySelectorAll(selector).forEach(act);
+const setUp = (selector, install) => document.querySelectorAll(selector).forEach(install);
 
-// A photograph: chosen, or dropped anywhere on the page
+// Choosing a photo, or dropping one anywhere on the page
 
-function choose(form) {
+function choosePhoto(form) {
   const input = form.querySelector("input[type=file]");
   const zone = form.querySelector("[data-drop]");
   const fault = form.querySelector("[data-fault]");
-  const most = Number(form.dataset.most);
+  const maxMB = Number(form.dataset.maxMb);
   form.querySelector("[data-only-js]").hidden = false;
 
-  function tooLarge() {
+  function isTooLarge() {
     const file = input.files[0];
-    const told = file && file.size > most * 1e6 - 1e5; // the other fields are sent with it
-    fault.textContent = told ? `The photograph has ${size(file)}; at most ${most} MB are taken.` : "";
-    fault.hidden = !told;
-    return told;
+    const tooLarge = file && file.size > maxMB * 1e6 - 1e5; // the other fields are sent with it
+    fault.textContent = tooLarge ? `The photo has ${formatSize(file)}; at most ${maxMB} MB are accepted.` : "";
+    fault.hidden = !tooLarge;
+    return tooLarge;
   }
   input.addEventListener("change", () => {
-    tooLarge();
+    isTooLarge();
     preview(form.querySelector("[data-preview]"), input.files[0]);
   });
   document.addEventListener("dragover", (event) => {
@@ -33,207 +33,208 @@ function choose(form) {
     event.preventDefault();
     zone.classList.remove("over");
     if (!event.dataTransfer.files.length) return;
-    const one = new DataTransfer();
-    one.items.add(event.dataTransfer.files[0]);
-    input.files = one.files;
+    const transfer = new DataTransfer();
+    transfer.items.add(event.dataTransfer.files[0]);
+    input.files = transfer.files;
     input.dispatchEvent(new Event("change"));
   });
   form.addEventListener("submit", (event) => {
-    if (tooLarge()) event.preventDefault();
+    if (isTooLarge()) event.preventDefault();
   });
 }
 
 function preview(figure, file) {
-  const picture = figure.querySelector("img");
+  const image = figure.querySelector("img");
   const caption = figure.querySelector("figcaption");
-  if (picture.src) URL.revokeObjectURL(picture.src);
+  if (image.src) URL.revokeObjectURL(image.src);
   figure.hidden = !file;
   if (!file) return;
-  const name = `${file.name}, ${size(file)}`;
-  picture.hidden = true; // until it is known that this browser can show it; few can show HEIC
-  caption.textContent = `${name}; this browser cannot show it, the service can read it`;
-  picture.onload = () => {
-    picture.hidden = false;
+  const name = `${file.name}, ${formatSize(file)}`;
+  image.hidden = true; // until it has loaded: few browsers can show HEIC
+  caption.textContent = `${name}; this browser cannot show it, but the service can read it`;
+  image.onload = () => {
+    image.hidden = false;
     caption.textContent = name;
   };
-  picture.src = URL.createObjectURL(file);
+  image.src = URL.createObjectURL(file);
 }
 
-function size(file) {
+function formatSize(file) {
   return file.size < 1e6 ? `${Math.ceil(file.size / 1e3)} kB` : `${(file.size / 1e6).toFixed(1)} MB`;
 }
 
-// A button that was pressed says so, and is not pressed twice
+// A pressed button shows that it works and cannot be pressed twice
 
-function busy(button) {
-  const told = button.textContent;
+function disableWhileSending(button) {
+  const label = button.textContent;
   button.form.addEventListener("submit", (event) => {
     if (event.defaultPrevented) return;
     button.disabled = true;
     button.textContent = button.dataset.busy;
   });
-  window.addEventListener("pageshow", () => { // back from the next page
+  window.addEventListener("pageshow", () => { // after the browser's back button
     button.disabled = false;
-    button.textContent = told;
+    button.textContent = label;
   });
 }
 
-// A critique while it is written
+// A critique while it is generated
 
-function watch(block) {
+function showProgress(block) {
   const source = new EventSource(block.dataset.live);
   const step = block.querySelector("[data-step]");
   const bar = block.querySelector("progress");
   source.onmessage = (event) => {
-    const told = JSON.parse(event.data);
-    if (told.ended) {
+    const progress = JSON.parse(event.data);
+    if (progress.ended) {
       source.close();
-      arrived();
+      reloadOrNotify();
       return;
     }
-    if (step.textContent !== told.step) step.textContent = told.step;
-    bar.value = told.share;
-    if (told.text) block.querySelector("[data-text]").replaceChildren(...readable(told.text));
+    if (step.textContent !== progress.step) step.textContent = progress.step;
+    bar.value = progress.share;
+    if (progress.text) block.querySelector("[data-text]").replaceChildren(...critiqueNodes(progress.text));
   };
   source.onerror = () => {
     if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
   };
 }
 
-function arrived() {
-  const typed = [...document.querySelectorAll("textarea, input[type=number]")];
-  if (typed.some((field) => field.value !== field.defaultValue)) {
-    document.querySelector("[data-arrived]").hidden = false; // something is being written: no reload
+function reloadOrNotify() {
+  const fields = [...document.querySelectorAll("textarea, input[type=number]")];
+  if (fields.some((field) => field.value !== field.defaultValue)) {
+    document.querySelector("[data-arrived]").hidden = false; // a reload would lose the input
   } else {
     location.reload();
   }
 }
 
-function readable(text) {
-  const told = unfinished(text);
-  if (told === null || typeof told !== "object") return [element("pre", text)];
+function critiqueNodes(text) {
+  const critique = parsePartialJSON(text);
+  if (critique === null || typeof critique !== "object") return [element("pre", text)];
   const nodes = [];
   const section = (title, content) => {
     if (content !== undefined) nodes.push(element("h3", title), content);
   };
-  if (told.image_description) nodes.push(element("p", told.image_description));
-  for (const one of listed(told.dimensions)) {
-    if (!one || !one.name) continue;
-    nodes.push(element("h3", one.score === undefined ? one.name : `${one.name}: ${one.score}/10`));
-    if (one.comment) nodes.push(element("p", one.comment));
-    if (one.recommendation) nodes.push(element("p", `How to improve: ${one.recommendation}`));
+  if (critique.image_description) nodes.push(element("p", critique.image_description));
+  for (const dimension of asArray(critique.dimensions)) {
+    if (!dimension || !dimension.name) continue;
+    const { name, score, comment, recommendation } = dimension;
+    nodes.push(element("h3", score === undefined ? name : `${name}: ${score}/10`));
+    if (comment) nodes.push(element("p", comment));
+    if (recommendation) nodes.push(element("p", `How to improve: ${recommendation}`));
   }
-  if (told.overall_score !== undefined) section("Overall grade", element("p", `${told.overall_score}/10`));
-  if (told.key_strengths) section("Strengths", list(told.key_strengths));
-  if (told.priority_improvements) section("Priorities", list(told.priority_improvements));
-  if (told.technical_notes) section("Technical notes", element("p", told.technical_notes));
+  if (critique.overall_score !== undefined) section("Overall grade", element("p", `${critique.overall_score}/10`));
+  if (critique.key_strengths) section("Strengths", list(critique.key_strengths));
+  if (critique.priority_improvements) section("Priorities", list(critique.priority_improvements));
+  if (critique.technical_notes) section("Technical notes", element("p", critique.technical_notes));
   return nodes;
 }
 
 function element(tag, text) {
-  const made = document.createElement(tag);
-  made.textContent = String(text);
-  return made;
+  const node = document.createElement(tag);
+  node.textContent = String(text);
+  return node;
 }
 
 function list(texts) {
-  const made = document.createElement("ul");
-  made.append(...listed(texts).map((text) => element("li", text)));
-  return made;
+  const node = document.createElement("ul");
+  node.append(...asArray(texts).map((text) => element("li", text)));
+  return node;
 }
 
-const listed = (value) => (Array.isArray(value) ? value : []);
+const asArray = (value) => (Array.isArray(value) ? value : []);
 
-// JSON that may end anywhere: what there is of it. Numbers stay the text that they are.
+// Parses JSON that may end anywhere. Numbers stay text. Returns null if it is not an object.
 
-function unfinished(text) {
-  let at = 0;
-  const space = () => {
-    while (" \n\r\t,:".includes(text[at] || "x")) at += 1;
+function parsePartialJSON(text) {
+  let position = 0;
+  const skipSpace = () => {
+    while (" \n\r\t,:".includes(text[position] || "x")) position += 1;
   };
-  function string() {
-    const end = /^"(?:[^"\\]|\\.)*"?/s.exec(text.slice(at))[0];
-    at += end.length;
-    const whole = end.length > 1 && /[^\\](?:\\\\)*"$/.test(end) ? end : `${end.replace(/\\(?:u[\da-f]{0,3})?$/i, "")}"`;
+  function parseString() {
+    const literal = /^"(?:[^"\\]|\\.)*"?/s.exec(text.slice(position))[0];
+    position += literal.length;
+    const isClosed = literal.length > 1 && /[^\\](?:\\\\)*"$/.test(literal);
     try {
-      return JSON.parse(whole);
+      return JSON.parse(isClosed ? literal : `${literal.replace(/\\(?:u[\da-f]{0,3})?$/i, "")}"`);
     } catch {
-      return end.slice(1);
+      return literal.slice(1);
     }
   }
-  function many(close, add) {
-    at += 1;
-    for (space(); at < text.length && text[at] !== close; space()) {
-      const before = at;
-      add();
-      if (at === before) at = text.length; // no JSON: nothing more is to be had
+  function parseItems(close, parseItem) {
+    position += 1;
+    for (skipSpace(); position < text.length && text[position] !== close; skipSpace()) {
+      const start = position;
+      parseItem();
+      if (position === start) position = text.length; // not JSON: stop
     }
-    at += 1;
+    position += 1;
   }
-  function value() {
-    space();
-    if (text[at] === '"') return string();
-    if (text[at] === "[") {
-      const made = [];
-      many("]", () => made.push(value()));
-      return made;
+  function parseValue() {
+    skipSpace();
+    if (text[position] === '"') return parseString();
+    if (text[position] === "[") {
+      const array = [];
+      parseItems("]", () => array.push(parseValue()));
+      return array;
     }
-    if (text[at] === "{") {
-      const made = Object.create(null);
-      many("}", () => {
-        if (text[at] !== '"') return;
-        const key = string();
-        made[key] = value();
+    if (text[position] === "{") {
+      const object = Object.create(null);
+      parseItems("}", () => {
+        if (text[position] !== '"') return;
+        const key = parseString();
+        object[key] = parseValue();
       });
-      return made;
+      return object;
     }
-    const word = /^[-+.\w]+/.exec(text.slice(at));
-    at += word ? word[0].length : 0;
+    const word = /^[-+.\w]+/.exec(text.slice(position));
+    position += word ? word[0].length : 0;
     return word ? word[0] : undefined;
   }
-  space();
-  return text[at] === "{" ? value() : null;
+  skipSpace();
+  return text[position] === "{" ? parseValue() : null;
 }
 
-// The scores of a correction, drawn while they are changed
+// The radar of a corrected critique follows the score fields
 
-function draw(form) {
+function updateRadar(form) {
   const article = form.closest("article");
   const svg = article.querySelector("svg.radar");
-  const far = svg.querySelector("polygon").getAttribute("points").split(" ").map((point) => point.split(",").map(Number));
+  const corners = svg.querySelector("polygon").getAttribute("points").split(" ").map((point) => point.split(",").map(Number));
   const score = (i) => Number(form.elements[`dimensions.${i}.score`].value);
 
   function redraw() {
-    const scores = far.map((_, i) => Math.min(10, Math.max(0, score(i))));
-    const points = far.map(([x, y], i) => `${100 + ((x - 100) * scores[i]) / 10},${100 + ((y - 100) * scores[i]) / 10}`);
-    shape().setAttribute("points", points.join(" "));
-    article.querySelectorAll(".key, [data-corrected]").forEach((part) => { part.hidden = false; });
+    const scores = corners.map((_, i) => Math.min(10, Math.max(0, score(i))));
+    const points = corners.map(([x, y], i) => `${100 + ((x - 100) * scores[i]) / 10},${100 + ((y - 100) * scores[i]) / 10}`);
+    correctedPolygon().setAttribute("points", points.join(" "));
+    article.querySelectorAll(".key, [data-corrected]").forEach((node) => { node.hidden = false; });
   }
-  function shape() {
-    const drawn = svg.querySelector(".two");
-    if (drawn) return drawn;
-    const made = svg.querySelector(".one").cloneNode();
-    made.setAttribute("class", "two");
-    made.setAttribute("stroke", "var(--two)");
-    svg.append(made);
-    return made;
+  function correctedPolygon() {
+    const existing = svg.querySelector(".two");
+    if (existing) return existing;
+    const polygon = svg.querySelector(".one").cloneNode();
+    polygon.setAttribute("class", "two");
+    polygon.setAttribute("stroke", "var(--two)");
+    svg.append(polygon);
+    return polygon;
   }
   form.addEventListener("input", (event) => {
     if (event.target.type === "number") redraw();
   });
 }
 
-// Times as this machine tells them
+// Times in the local time zone
 
-function local(time) {
-  const when = new Date(time.dateTime);
-  if (!Number.isNaN(when.getTime())) {
-    time.textContent = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+function localizeTime(time) {
+  const date = new Date(time.dateTime);
+  if (!Number.isNaN(date.getTime())) {
+    time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   }
 }
 
-each("form.ask", choose);
-each("button[data-busy]", busy);
-each("[data-live]", watch);
-each("form[data-radar]", draw);
-each("time", local);
+setUp("form.ask", choosePhoto);
+setUp("button[data-busy]", disableWhileSending);
+setUp("[data-live]", showProgress);
+setUp("form[data-radar]", updateRadar);
+setUp("time", localizeTime);
