@@ -57,7 +57,7 @@ async def _everybody(comers: list[tuple[bool, int, int]], rows: int) -> None:
 def test_a_line_that_is_too_long_says_when_to_come_again() -> None:
     async def ask() -> None:
         desk = AdmissionQueue(EngineState(rows=1), 1)
-        desk.seconds = 4.0
+        desk.mean_seconds = 4.0
         async with desk.acquire_slot():
             desk.check_capacity()
             waiting = asyncio.create_task(_enter(desk))

@@ -226,7 +226,7 @@ def test_a_control_that_is_gone_from_the_disk_is_the_base_and_it_is_said(
 def test_a_rollout_wants_an_ab_test_and_a_sound_file(tmp_path: Path) -> None:
     file = rollout_file(tmp_path)
     for flags, words in (
-        (("--rollout", file), "--rollout wants --model_mode ab_test"),
+        (("--rollout", file), "--rollout needs --model_mode ab_test"),
         (
             (
                 "--rollout",

@@ -46,8 +46,8 @@ def test_other_machines_need_a_key_or_an_open_word_for_it(monkeypatch: pytest.Mo
         with pytest.raises(ParamsError, match=f"set {API_KEY_VARIABLE}") as told:
             set_as("", "--host", host)
         assert "\n" not in str(told.value)
-        assert "asks for no key" in set_as("", "--host", host, "--open_network").warnings[0]
-    with pytest.raises(ParamsError, match="16 at least"):
+        assert "requires no key" in set_as("", "--host", host, "--open_network").warnings[0]
+    with pytest.raises(ParamsError, match="16 or more"):
         set_as("short", "--host", "0.0.0.0")
     with pytest.raises(ParamsError, match="--allow_origin is"):
         set_as("", "--allow_origin", "*")
@@ -120,7 +120,7 @@ def test_an_open_network_is_warned_of_at_each_start(tmp_path: Path) -> None:
     for _ in range(2):
         with running(tmp_path, "--host", "0.0.0.0", "--open_network", ready=False) as service:
             warnings = [line for line in service.lines() if line["level"] == "warning"]
-        assert "anybody who reaches 0.0.0.0 may use this service" in warnings[0]["message"]
+        assert "everyone who reaches 0.0.0.0 may use this service" in warnings[0]["message"]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.lru_cache import LRUCache
-from mondrian.serving.worker.model_views import adapter_bytes, merge, share_weights
+from mondrian.serving.worker.multi_lora import adapter_bytes, merge, share_weights
 from tests.service_process import make_adapter
 
 LIMIT = 400

@@ -1,4 +1,4 @@
-"""Whatever generates critiques for the service: the model process, or a server elsewhere."""
+"""The interface of an engine: what generates critiques for the service."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from PIL import Image
 
 from mondrian.core.errors import MondrianError
 
-TextCallback = Callable[[str, int], None]  # more text, tokens so far
+TextCallback = Callable[[str, int], None]  # new text, tokens generated so far
 
 
 @dataclass(frozen=True)
 class CritiqueRequest:
-    """One critique that is wanted.
+    """One critique to generate.
 
-    adapter  name of the adapter that is to answer; empty for the base
-    on_text     is told the text as it comes; None where nobody reads along
+    adapter  name of the adapter to use; empty for the base
+    on_text  called with new text; None if nobody reads it
+    stream   pass the text itself to on_text, not only the number of tokens
     """
 
     advisor: str
     adapter: str
     messages: list[dict[str, str]]
-    picture: Image.Image = field(repr=False)
+    image: Image.Image = field(repr=False)
     timeout_seconds: float
     on_text: TextCallback | None = None
     stream: bool = False
@@ -32,7 +33,13 @@ class CritiqueRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """A critique as text, and what it took; None where the engine does not say."""
+    """A critique as text, with its cost; None if the engine does not report a value.
+
+    first_token_seconds, seconds  from the request's arrival at the engine
+    decode_seconds                all steps after the first token, shared or not
+    warm                          the KV cache of the prompt was reused
+    folder                        of the adapter; empty for the base
+    """
 
     text: str
     tokens: int
@@ -46,7 +53,10 @@ class Completion:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What serves for an advisor; `fault` says why the newest of it does not."""
+    """A loaded adapter; `fault` says why its newest files were rejected.
+
+    bytes  of memory, in addition to the base
+    """
 
     name: str
     folder: str
@@ -62,7 +72,13 @@ class Adapter:
 
 @dataclass
 class EngineState:
-    """How an engine is: loading, ready or error."""
+    """State of an engine.
+
+    status            loading, ready or error
+    rows              critiques generated at a time
+    memory            bytes of the model process
+    adapters_scanned  adapters were loaded once, so requests can be answered
+    """
 
     status: str = "loading"
     message: str = "starting"
@@ -74,34 +90,34 @@ class EngineState:
     memory: int = 0
     restarts: int = 0
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    adapters_scanned: bool = False
 
 
 class EngineFault(MondrianError):
-    """A critique that did not come about."""
+    """A critique could not be generated."""
 
 
 class ModelDied(EngineFault):
-    """The model process ended under it."""
+    """The model process ended while it generated the critique."""
 
 
 class NoAdapter(EngineFault):
-    """The adapter that was to answer is not there."""
+    """The requested adapter is not loaded."""
 
 
 class TimedOut(EngineFault):
-    """It took longer than it may."""
+    """The critique took longer than its timeout."""
 
 
 class Engine(Protocol):
-    """What the service wants of it; all on the event loop's thread."""
+    """All methods are called on the event loop's thread."""
 
     state: EngineState
 
     async def start(self) -> None:
-        """Begin to load; `state` says how far it is."""
+        """Start to load; `state` shows the progress."""
 
-    async def stop(self) -> None:
-        """End what was started."""
+    async def stop(self) -> None: ...
 
-    async def critique(self, question: CritiqueRequest) -> Completion:
-        """Answer; cancelled, it frees its place. Raises EngineFault or one of its children."""
+    async def critique(self, request: CritiqueRequest, /) -> Completion:
+        """Generate a critique; if cancelled, free its slot. Raises EngineFault."""

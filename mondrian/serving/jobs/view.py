@@ -1,4 +1,4 @@
-"""A row of the jobs as a person reads it: in words, its critiques parsed, and who gave them."""
+"""A job as pages show it: in words, with parsed critiques and their feedback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mondrian.core.params import Params
 from mondrian.critique import radar
@@ -18,23 +17,23 @@ from mondrian.serving.jobs.critique_runner import parse_completion
 from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, JobRow
 
 _MODES = {
-    "": "as the service is set",
-    "baseline": "as the service is set",
+    "": "the service default",
+    "baseline": "the service default",
     "base": "the base",
     "lora": "the fine-tuned adapter",
     "fine_tuned": "the fine-tuned adapter",
-    "ab_test": "a draw",
+    "ab_test": "an A/B test",
 }
 _ARMS = {"base": "base", "fine_tuned": "fine-tuned"}
 _AB_PREFIX = "ab_test_"
-_UUID = 37  # characters that a kept photograph's name begins with: uuid and _
+_UUID_CHARS = 37  # uuid and _, with which the name of a stored photo begins
 
 
 @dataclass(frozen=True)
 class AdvisorResult:
-    """One advisor's part of a job; `critique` is None where none is to be found in `text`.
+    """One advisor's part of a job; `critique` is None if `text` contains none.
 
-    kept  what a person said of it, as `feedback.newest` gives it
+    kept  newest feedback, as `load_newest_feedback` returns it
     """
 
     advisor: str
@@ -45,22 +44,21 @@ class AdvisorResult:
 
     @property
     def served_json(self) -> str | None:
-        """The critique as feedback remembers it."""
+        """The critique as feedback stores it."""
         return serialize_critique(self.critique) if self.critique else None
 
     @property
     def corrected(self) -> Critique | None:
-        """What a person made of it."""
         text = (self.kept or {}).get("critique")
         return validate_critique(text) if text else None
 
     @property
     def opinion(self) -> str:
-        """What a person said of it, in words; empty where nobody did."""
+        """The feedback in words; empty without feedback."""
         feedback = self.kept or {}
         thumbs = {1: "thumbs up", -1: "thumbs down"}.get(feedback.get("thumbs") or 0, "")
         if feedback.get("note"):
-            thumbs = f"{thumbs or 'a note'}{' with a note' if thumbs else ''}"
+            thumbs = f"{thumbs} with a note" if thumbs else "a note"
         return "; ".join(filter(None, (thumbs, self._verdict(feedback))))
 
     def _verdict(self, feedback: JobRow) -> str:
@@ -70,13 +68,19 @@ class AdvisorResult:
             counts = (_pluralize(scores, "score"), _pluralize(texts, "text"))
             return f"corrected{by}, {' and '.join(filter(None, counts))} changed; for training"
         if self.corrected:
-            return f"written anew{by}; for training"
+            return f"rewritten{by}; for training"
         return f"taken{by} as it stands; for training" if feedback.get("verdict") else ""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as pages show it; `said` is empty until it has ended well."""
+    """A job for a page; `said` is empty until it has completed.
+
+    photo  the name that the photo was uploaded with
+    names  of the advisors
+    asked  the requested mode, in words
+    drawn  an A/B test chose the arm
+    """
 
     row: JobRow
     photo: str
@@ -88,27 +92,26 @@ class JobView:
 
     @property
     def live(self) -> bool:
-        """Whether it is still to come."""
+        """Whether it is queued or running."""
         return self.row["status"] in ACTIVE_STATUSES
 
     @property
     def done(self) -> bool:
-        """Whether it ended well."""
+        """Whether it has completed."""
         return self.row["status"] in COMPLETED_STATUSES
 
     @property
     def ours(self) -> bool:
-        """Whether it can be begun again here."""
+        """Whether this service can run it again."""
         return self.row["kind"] in ("upload", "shadow")
 
     @property
     def grades(self) -> list[str]:
-        """The overall grade of each advisor that gave one."""
+        """Overall scores of the critiques."""
         return [f"{result.critique.overall_score:g}" for result in self.said if result.critique]
 
     @property
     def tokens_per_second(self) -> float | None:
-        """How quickly it was written."""
         tokens, seconds = self.row["tokens"], self.row["decode_seconds"]
         return tokens / seconds if tokens and seconds else None
 
@@ -116,59 +119,56 @@ class JobView:
 def build_job_view(
     row: JobRow, params: Params, feedback: Mapping[tuple[str, str], JobRow] | None = None
 ) -> JobView:
-    """A row with its critiques, and what `feedback.newest` knows of them."""
+    """Build the view of a row, with the feedback that `load_newest_feedback` returned."""
     advisors = [name.strip() for name in (row["advisor"] or "").split(",") if name.strip()]
-    names = {advisor: _name(advisor, params) for advisor in advisors}
-    mode, used = row["mode"] or "", row["model_used"] or ""
+    names = {advisor: _advisor_name(advisor, params) for advisor in advisors}
+    mode, model_used = row["mode"] or "", row["model_used"] or ""
     view = JobView(
         row,
-        _photo(row["filename"] or ""),
-        " and ".join(names.values()) or "nobody",
+        _photo_name(row["filename"] or ""),
+        " and ".join(names.values()) or "no advisor",
         _MODES.get(mode, mode),
-        _ARMS.get(used.removeprefix(_AB_PREFIX), used),
-        used.startswith(_AB_PREFIX),
+        _ARMS.get(model_used.removeprefix(_AB_PREFIX), model_used),
+        model_used.startswith(_AB_PREFIX),
     )
     if not view.done:
         return view
-    texts = _texts(row, advisors)
-    parts = (AdvisorResult(a, names[a], text, _critique(text, a)) for a, text in texts.items())
-    return replace(
-        view, said=tuple(_attach_feedback(result, row, feedback or {}) for result in parts)
-    )
+    results = []
+    for advisor, text in _texts(row, advisors).items():
+        parsed = parse_completion(text, advisor)
+        critique = None if isinstance(parsed, Rejection) else parsed[0]
+        result = AdvisorResult(advisor, names[advisor], text, critique)
+        results.append(_attach_feedback(result, row, feedback or {}))
+    return replace(view, said=tuple(results))
 
 
 def build_radar_polygons(
     result: AdvisorResult, others: list[JobView], job: JobView
 ) -> list[tuple[str, str]]:
-    """Polygons of a radar: the other arm thinly, then this critique, then what was made of it."""
-    beside = [
+    """Return (color, polygon) of a radar chart: the other arm, this critique, its correction."""
+    twins = [
         twin.critique
         for other in others
         if other is not job
         for twin in other.said
-        if twin.advisor == result.advisor and twin.critique
+        if twin.advisor == result.advisor
     ]
-    own = [result.critique] if result.critique else []
-    new = [result.corrected] if result.corrected else []
-    colored_critiques = [
-        (color, critique)
-        for color, critiques in (("soft", beside), ("one", own), ("two", new))
-        for critique in critiques
-    ]
-    return [(color, radar.polygon(critique.scores())) for color, critique in colored_critiques]
+    critiques = [*(("soft", twin) for twin in twins), ("one", result.critique)]
+    critiques.append(("two", result.corrected))
+    return [(color, radar.polygon(critique.scores())) for color, critique in critiques if critique]
 
 
 def _attach_feedback(
     result: AdvisorResult, row: JobRow, feedback: Mapping[tuple[str, str], JobRow]
 ) -> AdvisorResult:
-    """With what was said of it, as long as the text is the one it was said of."""
+    """Attach feedback if it is about this text: a job that ran again has another."""
     feedback_row = feedback.get((row["id"], result.advisor))
     if feedback_row and feedback_row["original"] == result.served_json:
         return replace(result, kept=feedback_row)
-    alone = "," not in (row["advisor"] or "")  # thumbs from before there was a table for them
-    return (
-        replace(result, kept={name: row[name] for name in ("thumbs", "note")}) if alone else result
-    )
+    if "," in (row["advisor"] or ""):
+        return result
+    # Thumbs were columns of the job before there was a table of feedback.
+    return replace(result, kept={name: row[name] for name in ("thumbs", "note")})
 
 
 def _pluralize(number: int, word: str) -> str:
@@ -176,27 +176,22 @@ def _pluralize(number: int, word: str) -> str:
 
 
 def _texts(row: JobRow, advisors: list[str]) -> dict[str, str]:
-    """What was said in each advisor's name, in whichever form it was stored."""
+    """Return each advisor's text, in whichever form it was stored."""
     llm_outputs = parse_llm_outputs(row)
     whole = llm_outputs.get("response") or row["analysis_markdown"] or ""
-    return {advisor: _text(llm_outputs.get(advisor) or whole) for advisor in advisors}
+    outputs = {advisor: llm_outputs.get(advisor) or whole for advisor in advisors}
+    return {
+        advisor: text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        for advisor, text in outputs.items()
+    }
 
 
-def _text(output: Any) -> str:
-    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-
-
-def _critique(text: str, advisor: str) -> Critique | None:
-    parsed = parse_completion(text, advisor)
-    return None if isinstance(parsed, Rejection) else parsed[0]
-
-
-def _name(advisor: str, params: Params) -> str:
+def _advisor_name(advisor: str, params: Params) -> str:
     known = advisor in params.advisors
     return params.profile(advisor).name if known else advisor.replace("_", " ").title()
 
 
-def _photo(filename: str) -> str:
-    """The name that a photograph came with, as far as it was kept."""
+def _photo_name(filename: str) -> str:
     stem = Path(filename).stem
-    return (stem[_UUID:] if stem[_UUID - 1 : _UUID] == "_" else stem) or "photograph"
+    is_upload = stem[_UUID_CHARS - 1 : _UUID_CHARS] == "_"
+    return (stem[_UUID_CHARS:] if is_upload else stem) or "photo"
