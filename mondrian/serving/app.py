@@ -41,8 +41,7 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        description="Critiques of photos like a chosen advisor's, by a base model or by its "
-        "fine-tuned adapter.",
+        description="Critiques photos like a chosen advisor, by a base or a fine-tuned adapter.",
     )
     app.state.service = service
     for routes in (analyze, jobs, stream, pages, rollouts_page, rollouts_api):
@@ -50,6 +49,11 @@ def create_app(service: Service) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for error_type in HANDLED_ERRORS:
         app.add_exception_handler(error_type, _handle_error)
+    _add_middleware(app, service)
+    return app
+
+
+def _add_middleware(app: FastAPI, service: Service) -> None:
     settings, serve = service.settings, service.params.serve
     max_body_bytes = serve.max_body_mb * 1_000_000
     # The middleware that is added last runs first.
@@ -71,7 +75,6 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
         )
     app.add_middleware(RequestLogMiddleware)
-    return app
 
 
 class InternalErrorMiddleware:

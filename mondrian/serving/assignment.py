@@ -24,21 +24,13 @@ class UnknownMode(MondrianError):
 
 @dataclass(frozen=True)
 class RolloutSnapshot:
-    """State of a rollout.
-
-    share              of clients that the candidate answers
-    control            name of the adapter that answers the others; empty for the base
-    withdrawal_reason  why the candidate answers no client; empty if it does
-    is_evidence        jobs count as evidence; not if the control cannot serve
-    """
-
     rollout: str
     version: str
     step: int
-    share: float
-    control: str = ""
-    withdrawal_reason: str = ""
-    is_evidence: bool = True
+    share: float  # of clients that the candidate answers
+    control: str = ""  # name of the adapter that answers the others; empty for the base
+    withdrawal_reason: str = ""  # why the candidate answers no client; empty if it does
+    is_evidence: bool = True  # jobs count as evidence; not if the control cannot serve
 
 
 @dataclass(frozen=True)
@@ -50,25 +42,14 @@ class RolloutAssignment:
     share: float
     step: int
 
-    @property
-    def opposite_side(self) -> str:
-        return CONTROL if self.side == CANDIDATE else CANDIDATE
-
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """Who answers a request.
-
-    adapter    name of the adapter that answers; empty for the base
-    reason     why this is not what was requested; empty if it is
-    fell_back  the base answers because an adapter cannot
-    """
-
     requested: str
-    adapter: str
+    adapter: str  # its name; empty for the base
     is_ab_test: bool
-    reason: str = ""
-    fell_back: bool = False
+    reason: str = ""  # why this is not what was requested; empty if it is
+    fell_back: bool = False  # the base answers because an adapter cannot
     rollout_assignment: RolloutAssignment | None = None
 
     @property
@@ -83,25 +64,20 @@ class AnswerPlan:
     def mode_used(self) -> str:
         return "lora" if self.adapter else DEFAULT_MODE
 
-    def fall_back_to_base(self, reason: str) -> AnswerPlan:
-        return replace(self.with_adapter("", reason), fell_back=True)
-
-    def with_adapter(self, adapter: str, reason: str) -> AnswerPlan:
+    def replace_adapter(self, adapter: str, reason: str) -> AnswerPlan:
+        """Return the plan with another adapter, or a fallback to the base if it is empty."""
         reasons = "; ".join(filter(None, (self.reason, reason)))
-        return replace(self, adapter=adapter, reason=reasons)
+        return replace(self, adapter=adapter, reason=reasons, fell_back=not adapter)
 
 
 @dataclass(frozen=True)
 class ArmAssigner:
-    """Plans who answers for one advisor.
-
-    split  share of clients that the adapter answers in an A/B test without a rollout
-    """
+    """Plans who answers for one advisor."""
 
     advisor: str
     model_mode: str
     experiment: str
-    split: float
+    split: float  # share of clients that the adapter answers in an A/B test without a rollout
     snapshot: RolloutSnapshot | None = None
 
     def plan(self, mode: str, subject: str) -> AnswerPlan:
@@ -121,10 +97,9 @@ class ArmAssigner:
         snapshot = self.snapshot
         if snapshot is None or not snapshot.withdrawal_reason:
             return plan
-        message = f"the adapter answers no client ({snapshot.withdrawal_reason}): answered by the"
-        if snapshot.control:
-            return plan.with_adapter(snapshot.control, f"{message} previous version")
-        return plan.fall_back_to_base(f"{message} base")
+        reason = f"the adapter answers no client ({snapshot.withdrawal_reason}): answered by the "
+        reason += "previous version" if snapshot.control else "base"
+        return plan.replace_adapter(snapshot.control, reason)
 
     def _assign_arm(self, requested: str, subject: str) -> AnswerPlan:
         snapshot = self.snapshot
@@ -138,7 +113,6 @@ class ArmAssigner:
         return self.plan_side(CANDIDATE if chosen else CONTROL, requested)
 
     def plan_side(self, side: str, requested: str) -> AnswerPlan:
-        """Plan that a side of the rollout answers."""
         snapshot = self.snapshot
         assert snapshot is not None
         plan = AnswerPlan(requested, self.advisor if side == CANDIDATE else snapshot.control, True)

@@ -23,9 +23,9 @@ class Metrics:
         self.thumbs = self._counter("thumbs", "Thumbs of people.", "model_used", "up")
         self.refused = self._counter("refused", "Requests refused.", "status")
         self.retries = self._counter("retries", "Critiques started again.", "reason")
-        self.latency = self._histogram("critique", "From arrival to critique.", "model_used")
+        self.latency = self._histogram("critique", "Until the critique.", "model_used")
         self.first_token = self._histogram(
-            "first_token", "From arrival at the model to the first token.", "model_used", "prompt"
+            "first_token", "Until the first token.", "model_used", "prompt"
         )
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
@@ -57,9 +57,8 @@ class Metrics:
                 self.fallbacks.labels(advisor).inc()
             if not critique.compliant:
                 self.malformed.labels(advisor, model_used).inc()
-            if completion.first_token_seconds is not None:
-                prompt = "warm" if completion.warm else "cold"
-                self.first_token.labels(model_used, prompt).observe(completion.first_token_seconds)
+            prompt = "warm" if completion.warm else "cold"
+            self.first_token.labels(model_used, prompt).observe(completion.first_token_seconds)
         self.latency.labels(critiques[0].plan.model_used).observe(seconds)
 
     def text(self) -> bytes:

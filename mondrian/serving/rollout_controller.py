@@ -35,11 +35,7 @@ def control_name(advisor: str) -> str:
 
 
 class RolloutController:
-    """Rollouts of the advisors whose adapter serves.
-
-    adapters      of the engine, by name
-    load_adapter  loads an adapter under a name; None if the engine cannot
-    """
+    """Rollouts of the advisors whose adapter serves."""
 
     def __init__(
         self,
@@ -47,7 +43,7 @@ class RolloutController:
         settings: RolloutConfig,
         advisors: tuple[str, ...],
         adapters: Mapping[str, Adapter],
-        load_adapter: AdapterLoader | None,
+        load_adapter: AdapterLoader | None,  # None if the engine cannot
     ) -> None:
         self.rollouts, self.settings, self.advisors = rollouts, settings, advisors
         self.adapters, self.load_adapter = adapters, load_adapter
@@ -135,10 +131,9 @@ class RolloutController:
         return snapshot
 
     async def wait_for_start(self, advisor: str) -> None:
-        """Wait until the rollout of the current version has begun, ROLLOUT_START_TIMEOUT at most.
+        """Wait for the rollout of a new version, which begins slightly after the version serves.
 
-        A new version serves slightly before its rollout begins. Requests in between wait instead
-        of falling back to the base.
+        Without the wait, requests in between would fall back to the base.
         """
         deadline = time.monotonic() + ROLLOUT_START_TIMEOUT
         while self.current_snapshot(advisor).withdrawal_reason == NOT_BEGUN:
@@ -160,7 +155,6 @@ class RolloutController:
             log.exception("rollout: it stays as it is")
 
     async def run(self) -> None:
-        """Refresh until cancelled."""
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             await self.refresh_safely()

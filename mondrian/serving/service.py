@@ -51,9 +51,8 @@ class Service:
         self.store = JobStore(open_engine(settings.db), lease_policy)
         self.engine: Engine = engine or _create_engine(settings)
         self.metrics = Metrics()
-        self.intake = UploadStore(
-            settings.data, image.min_pixels, image.max_pixels, serve.max_megapixels
-        )
+        limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
+        self.intake = UploadStore(settings.data, *limits)
         self.watch: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
@@ -79,7 +78,6 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered now."""
         return self.work.ready
 
     @property
@@ -87,7 +85,6 @@ class Service:
         return self.work.draining
 
     def drain(self) -> None:
-        """Accept no new work from now on."""
         if not self.draining:
             self._drain_deadline = monotonic() + self.params.serve.drain_seconds
             self.work.draining = True
@@ -117,7 +114,6 @@ class Service:
         return job
 
     async def check_queue(self) -> None:
-        """Raise QueueFullError if too many jobs are queued."""
         queued = await self.work.call_store(self.store.count_queued)
         if queued >= self.params.serve.max_queued_jobs:
             seconds_per_job = self.desk.mean_seconds / max(1, self.engine.state.rows)
@@ -128,8 +124,7 @@ class Service:
     ) -> tuple[JobRow, Upload, bool]:
         """Store a photo and its job; return row, upload, and whether the job is new.
 
-        With a known idempotency key the row is that of the first request, and nothing is stored.
-        Raises RequestRejected if that request had another photo.
+        Raises RequestRejected if the idempotency key was used for another photo.
         """
         upload = await self.work.call_upload_store(self.intake.save, form.content, form.name)
         row, new = await self.add_job(form, upload, kind, status)
@@ -141,10 +136,7 @@ class Service:
     async def add_job(
         self, form: CritiqueForm, upload: Upload, kind: str, status: str, pair_of: str | None = None
     ) -> tuple[JobRow, bool]:
-        """Add a row for a request; return it, or the row of the same idempotency key and False.
-
-        pair_of  the job in which the other arm critiques the same photo
-        """
+        """Add a row for a request; return it, or the row of the same idempotency key and False."""
         row = {
             "id": form.job_id,
             "filename": upload.filename,
@@ -173,12 +165,7 @@ class Service:
         for change in self.store.changes:
             log.info("database: added %s", change)
         await self.engine.start()
-        loops = (
-            self._run_adapter_loops,
-            self.work.run,
-            self.work.run_heartbeat,
-            self._watch_engine,
-        )
+        loops = (self._run_adapters, self.work.run, self.work.run_heartbeat, self._watch_engine)
         tasks = [asyncio.create_task(loop()) for loop in loops]
         for task in tasks:
             task.add_done_callback(self._handle_task_end)
@@ -196,7 +183,7 @@ class Service:
             self.store.engine.dispose()
             log.info("stopped")
 
-    async def _run_adapter_loops(self) -> None:
+    async def _run_adapters(self) -> None:
         state = self.engine.state
         if self.watch:
             await self.watch.scan()
@@ -252,5 +239,4 @@ def _create_engine(settings: ServiceSettings) -> Engine:
 
 def get_service(request: Request) -> Service:
     """Return the service of a request's application."""
-    service: Service = request.app.state.service
-    return service
+    return request.app.state.service

@@ -20,24 +20,17 @@ _HTTP = ("http", "https")
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Parameters with the flags applied, and what only flags set.
-
-    data           folder of uploads
-    origins        from which pages may call (CORS)
-    hosts          names of this service, in addition to IP addresses
-    engine_url     of an OpenAI-compatible server; None for the model process
-    engine_models  model names there: the base's under "base", the others by advisor
-    """
+    """Parameters with the flags applied, and what only flags set."""
 
     params: Params
     lora_path: Path | None
     db: str
-    data: Path
+    data: Path  # folder of uploads
     api_key: str
-    origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    engine_url: str | None = None
-    engine_models: tuple[tuple[str, str], ...] = ()
+    origins: tuple[str, ...] = ()  # from which pages may call (CORS)
+    hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
+    engine_url: str | None = None  # of an OpenAI-compatible server; None for the model process
+    engine_models: tuple[tuple[str, str], ...] = ()  # names there; the base's under "base"
     rollout: RolloutConfig | None = None
     warnings: tuple[str, ...] = ()
 

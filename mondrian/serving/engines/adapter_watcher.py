@@ -75,10 +75,7 @@ def _stamp(folder: Path) -> FolderStamp:
 
 
 class AdapterWatcher:
-    """Loads the adapters on disk into an engine, and follows their changes.
-
-    merge  merge each adapter into a copy of the base's weights, if possible
-    """
+    """Loads the adapters on disk into an engine, and follows their changes."""
 
     def __init__(self, engine: LocalEngine, path: Path, params: Params, merge: bool) -> None:
         self.engine, self.path, self.params, self.merge = engine, path, params, merge
@@ -109,16 +106,13 @@ class AdapterWatcher:
             stamp = await asyncio.to_thread(_stamp, folder)
             if self._loaded.get(name) != (folder, stamp):
                 self._loaded[name] = (folder, stamp)
-                await self._load_or_reject(name, folder)
-
-    async def _load_or_reject(self, name: str, folder: Path) -> None:
-        if name in self.params.advisors:
-            await self.load_adapter(name, name, folder)
-            return
-        known = ", ".join(self.params.advisors)
-        fault = f"{folder} is {name}'s, who is not an advisor of params.yaml ({known})"
-        self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
-        log.error("adapter rejected: %s", fault)
+                if name in self.params.advisors:
+                    await self.load_adapter(name, name, folder)
+                    continue
+                known = ", ".join(self.params.advisors)
+                fault = f"{folder} is {name}'s, who is not an advisor of params.yaml ({known})"
+                self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
+                log.error("adapter rejected: %s", fault)
 
     async def load_adapter(self, advisor: str, name: str, folder: Path) -> Adapter | None:
         """Load an advisor's adapter under a name; return None if the model process ended."""
@@ -132,7 +126,6 @@ class AdapterWatcher:
             return None  # the next process loads it first
 
     async def run(self) -> None:
-        """Scan until cancelled."""
         while True:
             await asyncio.sleep(SCAN_INTERVAL)
             try:

@@ -15,55 +15,37 @@ TextCallback = Callable[[str, int], None]  # new text, tokens generated so far
 
 @dataclass(frozen=True)
 class CritiqueRequest:
-    """One critique to generate.
-
-    adapter  name of the adapter to use; empty for the base
-    on_text  called with new text; None if nobody reads it
-    stream   pass the text itself to on_text, not only the number of tokens
-    """
-
     advisor: str
-    adapter: str
+    adapter: str  # its name; empty for the base
     messages: list[dict[str, str]]
     image: Image.Image = field(repr=False)
     timeout_seconds: float
-    on_text: TextCallback | None = None
-    stream: bool = False
+    on_text: TextCallback
+    stream: bool  # on_text needs the text itself, not only the number of tokens
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A critique as text, with its cost; None if the engine does not report a value.
-
-    first_token_seconds, seconds  from the request's arrival at the engine
-    decode_seconds                all steps after the first token, shared or not
-    warm                          the KV cache of the prompt was reused
-    folder                        of the adapter; empty for the base
-    """
-
     text: str
     tokens: int
     version: str
-    first_token_seconds: float | None
+    first_token_seconds: float  # from the request's arrival at the engine, as `seconds`
     seconds: float
-    decode_seconds: float | None = None
-    warm: bool | None = None
-    folder: str = ""
+    decode_seconds: float  # of all steps after the first token, shared or not
+    folder: str  # of the adapter; empty for the base
+    warm: bool = False  # the KV cache of the prompt was reused
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A loaded adapter; `fault` says why its newest files were rejected.
-
-    bytes  of memory, in addition to the base
-    """
+    """An adapter that serves; one that was rejected has no version and a fault."""
 
     name: str
     folder: str
     version: str
     merged: bool = False
-    bytes: int = 0
-    fault: str = ""
+    bytes: int = 0  # of memory, in addition to the base
+    fault: str = ""  # why its newest files were rejected
 
     @property
     def serves(self) -> bool:
@@ -72,25 +54,17 @@ class Adapter:
 
 @dataclass
 class EngineState:
-    """State of an engine.
-
-    status            loading, ready or error
-    rows              critiques generated at a time
-    memory            bytes of the model process
-    adapters_scanned  adapters were loaded once, so requests can be answered
-    """
-
-    status: str = "loading"
+    status: str = "loading"  # or ready, or error
     message: str = "starting"
-    progress: int = 0
+    progress: int = 0  # percent
     model: str = ""
     device: str = ""
     using_gpu: bool = False
-    rows: int = 1
-    memory: int = 0
+    rows: int = 1  # critiques at a time
+    memory: int = 0  # bytes of the model process
     restarts: int = 0
     adapters: dict[str, Adapter] = field(default_factory=dict)
-    adapters_scanned: bool = False
+    adapters_scanned: bool = False  # once, so requests can be answered
 
 
 class EngineFault(MondrianError):
@@ -102,7 +76,7 @@ class ModelDied(EngineFault):
 
 
 class NoAdapter(EngineFault):
-    """The requested adapter is not loaded."""
+    """The requested adapter does not serve."""
 
 
 class TimedOut(EngineFault):

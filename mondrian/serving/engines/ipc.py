@@ -10,40 +10,29 @@ from dataclasses import dataclass, field
 from mondrian.serving.engines.base import Adapter, Completion, EngineFault
 
 BASE_ARM = ""  # the arm without an adapter
-AdapterLoadResult = Adapter  # the loaded adapter, or no version and the fault it was rejected for
+AdapterLoadResult = Adapter
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What to load, and how to generate.
-
-    pixel_limits  min_pixels and max_pixels of an image
-    rows          critiques at a time, if memory allows
-    """
-
     base: str
-    pixel_limits: tuple[int, int]
-    rows: int
+    pixel_limits: tuple[int, int]  # min_pixels and max_pixels of an image
+    rows: int  # critiques at a time, if memory allows
     max_new_tokens: int
     constrained: bool = True
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Critique an image that `images.resize_to_fit` made.
-
-    arm     name of an adapter, or BASE_ARM
-    pixels  RGB, size[0] * size[1] * 3 bytes
-    stream  send the text while it is generated; else only the number of tokens
-    """
+    """Critique an image that `images.resize_to_fit` made."""
 
     id: int
-    arm: str
+    arm: str  # name of an adapter, or BASE_ARM
     messages: list[dict[str, str]]
     size: tuple[int, int]
-    pixels: bytes = field(repr=False)
+    pixels: bytes = field(repr=False)  # RGB, size[0] * size[1] * 3 bytes
     max_seconds: float
-    stream: bool = False
+    stream: bool = False  # send the text while it is generated; else only the number of tokens
 
 
 @dataclass(frozen=True)
@@ -58,18 +47,13 @@ class ShutdownRequest:
 
 @dataclass(frozen=True)
 class LoadAdapterRequest:
-    """Load an adapter under a name, or replace the one with that name.
-
-    merge         merge it into a copy of the base's weights, if they are not quantized and fit
-    prompt_hash   sha256 of the prompt that it must be trained with
-    pixel_bounds  min_pixels and max_pixels that it must be trained with
-    """
+    """Load an adapter under a name, or replace the one with that name."""
 
     name: str
     folder: str
-    merge: bool
-    prompt_hash: str
-    pixel_bounds: dict[str, int]
+    merge: bool  # into a copy of the base's weights, if they are not quantized and fit
+    prompt_hash: str  # sha256 of the prompt that it must be trained with
+    pixel_bounds: dict[str, int]  # min_pixels and max_pixels that it must be trained with
     advisor: str
 
 
@@ -88,14 +72,12 @@ class LoadProgress:
 class ModelReady:
     device: str
     using_gpu: bool
-    rows: int  # critiques at a time
+    rows: int
 
 
 @dataclass(frozen=True)
 class FatalError:
-    """The model process ends, and would end again with the same config."""
-
-    reason: str
+    reason: str  # another process with the same config would end too
 
 
 @dataclass(frozen=True)
@@ -111,7 +93,5 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Sent every second. stalled_seconds is 0 if there is no work."""
-
     memory: int
-    stalled_seconds: float
+    stalled_seconds: float  # since the last step; 0 without work

@@ -85,7 +85,6 @@ class ModelProcess:
         return self._process.wait()
 
     async def stop(self) -> None:
-        """Ask it to end, and kill it if it does not."""
         self.send(ipc.ShutdownRequest())
         try:
             await asyncio.to_thread(self._process.wait, _STOP_TIMEOUT)
@@ -102,28 +101,23 @@ class ModelProcess:
         with suppress(RuntimeError):  # the event loop has ended
             try:
                 while True:
-                    self._loop.call_soon_threadsafe(self._dispatch, self._pipe.recv())
+                    message = self._pipe.recv()
+                    self.last_message = monotonic()
+                    self._loop.call_soon_threadsafe(self._on_message, message)
             except (EOFError, OSError):
                 self._outbox.put(None)
                 self._loop.call_soon_threadsafe(self._on_exit, self)
 
-    def _dispatch(self, message: Any) -> None:
-        self.last_message = monotonic()
-        self._on_message(message)
-
 
 class LocalEngine:
-    """Supervises one model process at a time.
-
-    command  starts it; the number of its end of the pipe is appended
-    """
+    """Supervises one model process at a time."""
 
     def __init__(self, config: ipc.WorkerConfig, command: tuple[str, ...] = WORKER_COMMAND) -> None:
         self.state = EngineState(model=config.base, rows=config.rows)
         self.config, self.command = config, command
         self._process: ModelProcess | None = None  # None between a crash and the restart
         self._ids, self._failed_starts, self._stopping = count(1), 0, False
-        self._pending: dict[int, tuple[asyncio.Future[Completion], TextCallback | None]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[Completion], TextCallback]] = {}
         self._adapter_requests: dict[str, ipc.LoadAdapterRequest] = {}  # resent after a restart
         self._load_futures: dict[str, asyncio.Future[Adapter]] = {}
         self._load_order: deque[str] = deque()  # adapters sent and not answered, oldest first
@@ -175,8 +169,8 @@ class LocalEngine:
                 self._resolve(message.id, message.result)
             case ipc.TokensGenerated():
                 for id, text, tokens in message.rows:
-                    _, on_text = self._pending.get(id, (None, None))
-                    if on_text:
+                    if pending := self._pending.get(id):
+                        _, on_text = pending
                         on_text(text, tokens)
             case ipc.Heartbeat():
                 state.memory = message.memory
@@ -264,10 +258,7 @@ class LocalEngine:
             raise
 
     async def load_or_replace_adapter(self, request: ipc.LoadAdapterRequest) -> Adapter:
-        """Return the adapter that serves now, with the fault of the new one if it was rejected.
-
-        Raises ModelDied if the process ends meanwhile; the next one loads the adapter then.
-        """
+        """Return the adapter that serves now, with a rejected one's fault. Raises ModelDied."""
         self._adapter_requests[request.name] = request
         self._load_crashes.pop(request.name, None)
         future: asyncio.Future[Adapter] = self._loop.create_future()

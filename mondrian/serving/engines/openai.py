@@ -96,17 +96,15 @@ class RemoteEngine:
                     first_token_seconds = first_token_seconds or monotonic() - started
                     if text:
                         texts.append(text)
-                        if request.on_text:
-                            request.on_text(text, len(texts))
+                        request.on_text(text, len(texts))
         except TimeoutError:
             raise TimedOut(f"not done after {request.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             self.state.status, self.state.message = "loading", f"{self.url} does not answer"
             raise EngineFault(f"{self.url}: {one_line(error)}") from None
         seconds = monotonic() - started
-        decode_seconds = seconds - first_token_seconds
-        times = (first_token_seconds, seconds, decode_seconds)
-        return Completion("".join(texts), len(texts), model, *times, folder=model)
+        times = (first_token_seconds, seconds, seconds - first_token_seconds)
+        return Completion("".join(texts), len(texts), model, *times, model)
 
     async def _stream_text(self, model: str, request: CritiqueRequest) -> AsyncIterator[str]:
         body: dict[str, Any] = {
@@ -155,15 +153,13 @@ def _build_messages(request: CritiqueRequest) -> list[dict[str, Any]]:
     png = BytesIO()
     request.image.save(png, "PNG")
     url = "data:image/png;base64," + b64encode(png.getvalue()).decode()
+    image = {"type": "image_url", "image_url": {"url": url}}
     messages: list[dict[str, Any]] = []
     for message in request.messages:
         before, placeholder, after = message["content"].partition(IMAGE)
-        content: str | list[dict[str, Any]] = before
+        content: Any = before
         if placeholder:
-            content = [
-                {"type": "text", "text": before},
-                {"type": "image_url", "image_url": {"url": url}},
-            ]
+            content = [{"type": "text", "text": before}, image]
             if after:
                 content.append({"type": "text", "text": after})
         messages.append({"role": message["role"], "content": content})

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mondrian.serving.engines.base import EngineState
 
@@ -19,18 +19,14 @@ class QueueFullError(Exception):
         self.seconds = seconds
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiter:
+class _Waiter(NamedTuple):
     admitted: asyncio.Future[None]
     exclusive: bool
     is_client: bool
 
 
 class AdmissionQueue:
-    """Slots of the engine, and those who wait for one.
-
-    max_waiting  clients that may wait; queued jobs do not count
-    """
+    """Slots of the engine. Of those who wait, `max_waiting` limits the clients, not queued jobs."""
 
     def __init__(self, state: EngineState, max_waiting: int) -> None:
         self.state, self.max_waiting = state, max_waiting
@@ -42,7 +38,6 @@ class AdmissionQueue:
 
     @property
     def waiting(self) -> int:
-        """Number of clients that wait."""
         return sum(waiter.is_client for waiter in self._queue)
 
     @property
@@ -57,10 +52,7 @@ class AdmissionQueue:
 
     @contextmanager
     def reserve_queue_slot(self) -> Iterator[None]:
-        """Count a request that will soon wait, so that many at once do not exceed the limit.
-
-        Raises QueueFullError.
-        """
+        """Count a request that will wait soon. Raises QueueFullError."""
         self.check_capacity()
         self._reserved += 1
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image
 
 from mondrian.core.params import Params
 from mondrian.critique.parser import parse_critique
@@ -26,31 +26,20 @@ from mondrian.serving.engines.base import (
     TextCallback,
     TimedOut,
 )
-from mondrian.serving.http.critique_html import (
-    format_top_recommendations,
-    render_advisor_bios,
-    render_analysis_page,
-    render_summary_page,
-)
+from mondrian.serving.http import critique_html
 from mondrian.storage.jobs import utc_timestamp
 from mondrian.storage.tables import CANDIDATE
 
 
 @dataclass(frozen=True)
 class ServedCritique:
-    """A critique and who generated it.
-
-    compliant  the completion was schema-valid without repair
-    adapter    its folder; None for the base
-    """
-
     advisor: str
     plan: AnswerPlan
     completion: Completion
     critique: Critique
-    compliant: bool
+    compliant: bool  # the completion was schema-valid without repair
     prompt: str
-    adapter: str | None
+    adapter: str | None  # its folder; None for the base
     model: str
 
 
@@ -62,14 +51,11 @@ class CritiqueRunner:
         self,
         advisor: str,
         plan: AnswerPlan,
-        image: Image.Image,
-        on_text: TextCallback | None = None,
-        stream: bool = False,
+        image: Image,
+        on_text: TextCallback,
+        stream: bool,
     ) -> ServedCritique:
-        """Critique an image that `images.resize_to_fit` made.
-
-        Raises ModelDied or another EngineFault.
-        """
+        """Critique an image that `images.resize_to_fit` made. Raises EngineFault."""
         messages = row_messages(self.params.persona(advisor), "")[:-1]
         timeout = self.params.serve.request_timeout_seconds
         request = CritiqueRequest(advisor, plan.adapter, messages, image, timeout, on_text, stream)
@@ -80,9 +66,8 @@ class CritiqueRunner:
         except EngineFault as error:
             if plan.arm == "base":
                 raise
-            plan = plan.fall_back_to_base(self._explain_fallback(plan.adapter, error))
-            if on_text:
-                on_text("", 0)  # discard the text so far
+            plan = plan.replace_adapter("", self._explain_fallback(plan.adapter, error))
+            on_text("", 0)  # discard the text so far
             completion = await self.engine.critique(replace(request, adapter=plan.adapter))
         parsed = parse_completion(completion.text, advisor)
         if isinstance(parsed, Rejection):
@@ -100,6 +85,46 @@ class CritiqueRunner:
         reason = f"no adapter of {name} serves" if isinstance(error, NoAdapter) else str(error)
         return f"{reason}: answered by the base"
 
+    def result_columns(self, critiques: Sequence[ServedCritique], seconds: float) -> dict[str, Any]:
+        """Return the columns of a job that took `seconds`, as today's application reads them."""
+        params = self.params
+        first = critiques[0]
+        reasons = [c.plan.reason for c in critiques if c.plan.reason]
+        outputs = _llm_outputs(first)
+        if len(critiques) > 1:
+            outputs = {c.advisor: c.completion.text for c in critiques}
+        profiles = [params.profile(c.advisor) for c in critiques]
+        columns: dict[str, Any] = {
+            "prompt": first.prompt,
+            "llm_prompt": first.prompt,
+            "analysis_markdown": "\n\n".join(map(_markdown, critiques)),
+            "llm_outputs": json.dumps(outputs, ensure_ascii=False),
+            "analysis_html": critique_html.render_analysis_page(critiques, params),
+            "summary_html": critique_html.render_summary_page(critiques, params),
+            "advisor_bio": "\n\n".join(profile.bio for profile in profiles),
+            "advisor_bio_html": critique_html.render_advisor_bios(profiles),
+            "model": first.model,
+            "adapter": ",".join(sorted({Path(c.adapter).name for c in critiques if c.adapter}))
+            or None,
+            "adapter_version": ",".join(c.completion.version for c in critiques if c.adapter)
+            or None,
+            "model_used": first.plan.model_used,
+            "mode_used": first.plan.mode_used,
+            "fallback_occurred": int(bool(reasons)),
+            "fallback_reason": "; ".join(dict.fromkeys(reasons)) or None,
+            "tokens": sum(c.completion.tokens for c in critiques),
+            "compliant": int(all(c.compliant for c in critiques)),
+            "latency_seconds": round(seconds, 4),
+            "first_token_seconds": first.completion.first_token_seconds,
+            "decode_seconds": first.completion.decode_seconds,
+        }
+        if _is_adapter_replaced(first):  # no evidence about the version that the rollout assigned
+            columns |= {"rollout": None, "side": None}
+        return {  # PostgreSQL stores no NUL
+            name: value.replace("\0", " ") if isinstance(value, str) else value
+            for name, value in columns.items()
+        }
+
 
 def parse_completion(text: str, advisor: str) -> tuple[Critique, bool] | Rejection:
     """Return the critique in a text and whether the text was schema-valid without repair."""
@@ -108,48 +133,6 @@ def parse_completion(text: str, advisor: str) -> tuple[Critique, bool] | Rejecti
     except ValueError:
         parsed = parse_critique(text, advisor)
     return parsed if isinstance(parsed, Rejection) else (parsed.critique, False)
-
-
-def build_result_columns(
-    critiques: Sequence[ServedCritique], params: Params, seconds: float
-) -> dict[str, Any]:
-    """Return the columns of a completed job, one critique for each advisor, started `seconds` ago.
-
-    They are those that today's application reads.
-    """
-    first = critiques[0]
-    reasons = [c.plan.reason for c in critiques if c.plan.reason]
-    several = len(critiques) > 1
-    outputs = {c.advisor: c.completion.text for c in critiques} if several else _llm_outputs(first)
-    profiles = [params.profile(c.advisor) for c in critiques]
-    columns: dict[str, Any] = {
-        "prompt": first.prompt,
-        "llm_prompt": first.prompt,
-        "analysis_markdown": "\n\n".join(map(_markdown, critiques)),
-        "llm_outputs": json.dumps(outputs, ensure_ascii=False),
-        "analysis_html": render_analysis_page(critiques, params),
-        "summary_html": render_summary_page(critiques, params),
-        "advisor_bio": "\n\n".join(profile.bio for profile in profiles),
-        "advisor_bio_html": render_advisor_bios(profiles),
-        "model": first.model,
-        "adapter": ",".join(sorted({Path(c.adapter).name for c in critiques if c.adapter})) or None,
-        "adapter_version": ",".join(c.completion.version for c in critiques if c.adapter) or None,
-        "model_used": first.plan.model_used,
-        "mode_used": first.plan.mode_used,
-        "fallback_occurred": int(bool(reasons)),
-        "fallback_reason": "; ".join(dict.fromkeys(reasons)) or None,
-        "tokens": sum(c.completion.tokens for c in critiques),
-        "compliant": int(all(c.compliant for c in critiques)),
-        "latency_seconds": round(seconds, 4),
-        "first_token_seconds": first.completion.first_token_seconds,
-        "decode_seconds": first.completion.decode_seconds,
-    }
-    if _is_adapter_replaced(first):  # no evidence about the version that the rollout assigned
-        columns |= {"rollout": None, "side": None}
-    return {  # PostgreSQL stores no NUL
-        name: value.replace("\0", " ") if isinstance(value, str) else value
-        for name, value in columns.items()
-    }
 
 
 def _is_adapter_replaced(critique: ServedCritique) -> bool:
@@ -163,7 +146,7 @@ def _llm_outputs(critique: ServedCritique) -> dict[str, Any]:
     return {
         "prompt": critique.prompt,
         "response": critique.completion.text,
-        "summary": format_top_recommendations(critique.critique),
+        "summary": critique_html.format_top_recommendations(critique.critique),
         "model": critique.model,
         "timestamp": utc_timestamp(),
         "analysis": critique.critique.model_dump(mode="json"),
@@ -173,6 +156,6 @@ def _llm_outputs(critique: ServedCritique) -> dict[str, Any]:
 def _markdown(critique: ServedCritique) -> str:
     return (
         f"# {critique.advisor.title()} Analysis\n\n"
-        f"## Summary\n{format_top_recommendations(critique.critique)}\n\n"
+        f"## Summary\n{critique_html.format_top_recommendations(critique.critique)}\n\n"
         f"## Full Analysis\n{critique.completion.text}"
     )

@@ -21,15 +21,12 @@ from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_in
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
 from mondrian.serving.http.uploads import RequestRejected, UploadStore
 from mondrian.serving.jobs.admission import AdmissionQueue
-from mondrian.serving.jobs.critique_runner import (
-    CritiqueRunner,
-    ServedCritique,
-    build_result_columns,
-)
+from mondrian.serving.jobs.critique_runner import CritiqueRunner, ServedCritique
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
 from mondrian.storage.engine import format_database_error
 from mondrian.storage.jobs import CLIENT_DISCONNECTED, NO_ROLLOUT_VALUES, JobRow, JobStore
+from mondrian.storage.tables import CANDIDATE, CONTROL
 
 Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
@@ -62,10 +59,7 @@ class JobProgress:
 
 
 class JobRunner:
-    """Runs direct requests and queued jobs.
-
-    rollouts  say which version answers a client; None without --rollout
-    """
+    """Runs direct requests and queued jobs."""
 
     def __init__(
         self,
@@ -88,18 +82,15 @@ class JobRunner:
 
     @property
     def ready(self) -> bool:
-        """Whether a job would be run now."""
         state = self.state
         return state.status == "ready" and state.adapters_scanned and not self.draining
 
     async def call_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
         """Call the job store in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._store_threads, partial(call, *args, **values)
-        )
+        loop, call = asyncio.get_running_loop(), partial(call, *args, **values)
+        return await loop.run_in_executor(self._store_threads, call)
 
     async def call_upload_store(self, call: Callable[..., Result], *args: Any) -> Result:
-        """Call the upload store in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._image_threads, partial(call, *args))
 
@@ -107,27 +98,20 @@ class JobRunner:
         """Return which arm answers a job for an advisor. Raises UnknownMode."""
         serve, mode = self.params.serve, row["mode"] or ""
         snapshot = self.rollouts.current_snapshot(advisor) if self.rollouts else None
-        assigner = ArmAssigner(
-            advisor, serve.model_mode, serve.experiment, serve.ab_test_split, snapshot
-        )
-        is_current = (
-            snapshot and not snapshot.withdrawal_reason and row.get("rollout") == snapshot.rollout
-        )
-        if row["kind"] == "shadow" and is_current:
-            return assigner.plan_side(row["side"], mode)
+        split = serve.ab_test_split
+        assigner = ArmAssigner(advisor, serve.model_mode, serve.experiment, split, snapshot)
+        if row["kind"] == "shadow" and snapshot and not snapshot.withdrawal_reason:
+            if row.get("rollout") == snapshot.rollout:
+                return assigner.plan_side(row["side"], mode)
         return assigner.plan(mode, row["subject"] or row["id"])
 
     def notify_queued(self) -> None:
-        """Look at the queue now."""
         self._wake_up.set()
 
     async def run_direct(
         self, row: JobRow, image: Image.Image, on_text: TextCallback | None = None
     ) -> JobRow:
-        """Run the job of a client that waits for it; return the finished row.
-
-        Raises EngineFault. If cancelled, the job has failed.
-        """
+        """Run a job that a client waits for; return its finished row. Raises EngineFault."""
         started, reason, outcome = monotonic(), CLIENT_DISCONNECTED, "abandoned"
         self._leased_ids.add(row["id"])
         try:
@@ -138,7 +122,7 @@ class JobRunner:
                     on_text("", 0)  # discard the text so far
                 self.metrics.retries.labels("model died").inc()
                 critiques = await self._run_advisors(row, image, True, on_text)
-            values = build_result_columns(critiques, self.params, monotonic() - started)
+            values = self.critic.result_columns(critiques, monotonic() - started)
             await self.call_store(self.store.finish, row["id"], **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
@@ -148,7 +132,8 @@ class JobRunner:
             raise
         finally:
             self._leased_ids.discard(row["id"])
-        await self._record_completed(row, critiques, started)
+        self.metrics.record_completed_job(row, critiques, monotonic() - started)
+        await self._queue_shadow_job(row, critiques[0].plan)
         return row | values | {"status": "completed"}
 
     async def _run_advisors(
@@ -177,11 +162,10 @@ class JobRunner:
                 critiques = []
                 for progress.position, advisor in enumerate(advisors, 1):
                     progress.advisor, progress.started, progress.text = advisor, monotonic(), ""
-                    critiques.append(
-                        await self.critic.generate_critique(
-                            advisor, plans[advisor], image, update_progress, stream
-                        )
+                    critique = await self.critic.generate_critique(
+                        advisor, plans[advisor], image, update_progress, stream
                     )
+                    critiques.append(critique)
                 return critiques
         finally:
             self.progress.pop(row["id"], None)
@@ -198,12 +182,6 @@ class JobRunner:
     def _count_failure(self, row: JobRow, outcome: str) -> None:
         model_used = self.plan(row, row["advisor"].split(",")[0]).model_used
         self.metrics.count_critique(row, model_used, outcome)
-
-    async def _record_completed(
-        self, row: JobRow, critiques: list[ServedCritique], started: float
-    ) -> None:
-        self.metrics.record_completed_job(row, critiques, monotonic() - started)
-        await self._queue_shadow_job(row, critiques[0].plan)
 
     async def run(self) -> None:
         """Claim and run queued jobs while slots are free, until cancelled."""
@@ -244,7 +222,7 @@ class JobRunner:
         try:
             image = await self.call_upload_store(self.uploads.load_image, row["filename"])
             critiques = await self._run_advisors(row, image, exclusive=bool(row["crashes"]))
-            values = build_result_columns(critiques, self.params, monotonic() - started)
+            values = self.critic.result_columns(critiques, monotonic() - started)
         except RequestRejected as error:
             await self._retry_until_stored(self.store.fail, row["id"], str(error))
             self._count_failure(row, "failed")
@@ -252,7 +230,8 @@ class JobRunner:
             await self._requeue_or_fail(row, error)
         else:
             if await self._retry_until_stored(self.store.finish, row["id"], **values):
-                await self._record_completed(row, critiques, started)
+                self.metrics.record_completed_job(row, critiques, monotonic() - started)
+                await self._queue_shadow_job(row, critiques[0].plan)
 
     async def _requeue_or_fail(self, row: JobRow, error: EngineFault) -> None:
         crashed, id = isinstance(error, ModelDied), row["id"]
@@ -271,8 +250,7 @@ class JobRunner:
     ) -> Result:
         """Store the outcome of a job, however long the database is unavailable.
 
-        The lease is renewed meanwhile; if it is lost, another service owns the job, and nothing is
-        written.
+        If the lease is lost meanwhile, another service owns the job, and nothing is written.
         """
         delay = 0.5
         while True:
@@ -291,22 +269,19 @@ class JobRunner:
             return
         if hash_to_unit_interval(f"{serve.experiment}/shadow", row["id"]) >= share:
             return
-        rollout_columns = (
-            asdict(assignment) | {"side": assignment.opposite_side} if assignment else {}
-        )
-        copied = {name: row[name] for name in ("advisor", "filename", "subject", "photo_sha256")}
-        shadow = (
-            rollout_columns
-            | copied
-            | {
-                "id": str(uuid4()),
-                "kind": "shadow",
-                "status": "queued",
-                "pair_of": row["id"],
-                "mode": "lora" if plan.arm == "base" else "base",
-                "experiment": serve.experiment,
-            }
-        )
+        shadow = {
+            "id": str(uuid4()),
+            "kind": "shadow",
+            "status": "queued",
+            "pair_of": row["id"],
+            "mode": "lora" if plan.arm == "base" else "base",
+            "experiment": serve.experiment,
+        }
+        for name in ("advisor", "filename", "subject", "photo_sha256"):
+            shadow[name] = row[name]
+        if assignment:
+            shadow |= asdict(assignment)
+            shadow["side"] = CONTROL if assignment.side == CANDIDATE else CANDIDATE
         await self._try_store_call(self.store.add, shadow)
         self.notify_queued()
 
@@ -331,7 +306,7 @@ class JobRunner:
             await asyncio.sleep(min(HEARTBEAT_INTERVAL, self.params.serve.lease_seconds / 4))
 
     def partial_output(self, id: str) -> dict[str, Any] | None:
-        """Return progress, advisor and text so far of a job that runs here, else None."""
+        """Return progress and text of a job that runs here, else None."""
         progress = self.progress.get(id)
         if progress is None:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from mondrian.core.params import Params
@@ -31,16 +32,11 @@ _UUID_CHARS = 37  # uuid and _, with which the name of a stored photo begins
 
 @dataclass(frozen=True)
 class AdvisorResult:
-    """One advisor's part of a job; `critique` is None if `text` contains none.
-
-    kept  newest feedback, as `load_newest_feedback` returns it
-    """
-
     advisor: str
     name: str
     text: str
-    critique: Critique | None
-    kept: JobRow | None = None
+    critique: Critique | None  # None if the text contains none
+    kept: JobRow | None = None  # newest feedback, as `load_newest_feedback` returns it
 
     @property
     def served_json(self) -> str | None:
@@ -74,30 +70,20 @@ class AdvisorResult:
 
 @dataclass(frozen=True)
 class JobView:
-    """A job for a page; `said` is empty until it has completed.
-
-    photo  the name that the photo was uploaded with
-    names  of the advisors
-    asked  the requested mode, in words
-    drawn  an A/B test chose the arm
-    """
-
     row: JobRow
-    photo: str
-    names: str
-    asked: str
+    photo: str  # the name that it was uploaded with
+    names: str  # of the advisors
+    asked: str  # the requested mode, in words
     arm: str
-    drawn: bool
-    said: tuple[AdvisorResult, ...] = ()
+    drawn: bool  # an A/B test chose the arm
+    said: tuple[AdvisorResult, ...] = ()  # empty until the job has completed
 
     @property
     def live(self) -> bool:
-        """Whether it is queued or running."""
         return self.row["status"] in ACTIVE_STATUSES
 
     @property
     def done(self) -> bool:
-        """Whether it has completed."""
         return self.row["status"] in COMPLETED_STATUSES
 
     @property
@@ -107,7 +93,6 @@ class JobView:
 
     @property
     def grades(self) -> list[str]:
-        """Overall scores of the critiques."""
         return [f"{result.critique.overall_score:g}" for result in self.said if result.critique]
 
     @property
@@ -146,15 +131,9 @@ def build_radar_polygons(
     result: AdvisorResult, others: list[JobView], job: JobView
 ) -> list[tuple[str, str]]:
     """Return (color, polygon) of a radar chart: the other arm, this critique, its correction."""
-    twins = [
-        twin.critique
-        for other in others
-        if other is not job
-        for twin in other.said
-        if twin.advisor == result.advisor
-    ]
-    critiques = [*(("soft", twin) for twin in twins), ("one", result.critique)]
-    critiques.append(("two", result.corrected))
+    twins = chain.from_iterable(other.said for other in others if other is not job)
+    critiques = [("soft", twin.critique) for twin in twins if twin.advisor == result.advisor]
+    critiques += [("one", result.critique), ("two", result.corrected)]
     return [(color, radar.polygon(critique.scores())) for color, critique in critiques if critique]
 
 

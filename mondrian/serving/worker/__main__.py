@@ -71,17 +71,10 @@ class ModelWorker:
                 batcher.inbox.put(partial(batcher.enqueue, message))
             case ipc.CancelRequest():
                 batcher.inbox.put(partial(batcher.cancel, message.id))
-            case ipc.LoadAdapterRequest() | ipc.UnloadAdapterRequest():
-                batcher.inbox.put(partial(self._change_adapter, batcher, message))
-
-    def _change_adapter(
-        self, batcher: Batcher, message: ipc.LoadAdapterRequest | ipc.UnloadAdapterRequest
-    ) -> None:
-        if isinstance(message, ipc.LoadAdapterRequest):
-            self.send(batcher.adapters.load_and_verify(message))
-        else:
-            batcher.adapters.remove(message.name)
-        batcher.prune_adapters()
+            case ipc.LoadAdapterRequest():
+                batcher.inbox.put(partial(batcher.load_adapter, message))
+            case ipc.UnloadAdapterRequest():
+                batcher.inbox.put(partial(batcher.unload_adapter, message.name))
 
     def send_heartbeats(self) -> None:
         process = psutil.Process()

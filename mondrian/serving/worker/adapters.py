@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,38 +27,25 @@ from mondrian.model.language import Features
 from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
+from mondrian.serving.worker import multi_lora
 from mondrian.serving.worker.lru_cache import LRUCache
-from mondrian.serving.worker.multi_lora import (
-    MultiLoRA,
-    MultiLoRADecoder,
-    adapter_bytes,
-    merge,
-    merged_bytes,
-    share_weights,
-)
 
-CACHE_BYTES = 1 << 30  # of image features, and again of prompt prefixes
-MAX_CACHED_PHOTOS = 32  # the other arm critiques a photo again soon, or never
-MAX_CACHED_PROMPTS = 64  # one for each advisor and arm
-MERGE_HEADROOM = 2  # free memory required to merge, as a multiple of the merged weights
+_CACHE_BYTES = 1 << 30  # of image features, and again of prompt prefixes
+_MAX_PHOTOS = 32  # the other arm critiques a photo again soon, or never
+_MAX_PROMPTS = 64  # one for each advisor and arm
+_MERGE_HEADROOM = 2  # free memory required to merge, as a multiple of the merged weights
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """The base, or one version of one adapter.
-
-    folder           of the adapter; empty for the base
-    vlm              model that generates; the same object for all arms with `shared`
-    shared           its sequences share steps with those of other arms
-    has_merger_lora  it also adapts the merger, and needs the features before it
-    """
+    """The base, or one version of one adapter."""
 
     name: str
     version: str
-    folder: str
-    vlm: Vlm
-    shared: bool
-    has_merger_lora: bool = False
+    folder: str  # of the adapter; empty for the base
+    vlm: Vlm  # the same object for all arms with `shared`
+    shared: bool  # its sequences share steps with those of other arms
+    has_merger_lora: bool = False  # it also adapts the merger, and needs the features before it
 
     @property
     def group(self) -> int:
@@ -69,17 +57,14 @@ class AdapterRegistry:
     """Arms by name. An arm may be replaced while sequences still use the old one."""
 
     def __init__(self, vlm: Vlm, sampling_params: SamplingParams, image: tuple[int, int]) -> None:
-        self.sampling_params, self.base, self.multi_lora = sampling_params, vlm, MultiLoRA(vlm)
+        self.sampling_params, self.base = sampling_params, vlm
+        self.multi_lora = multi_lora.MultiLoRA(vlm)
         self._shared_vlm = replace(vlm, model=self.multi_lora.model)
         base = Arm(BASE_ARM, vlm.hash[:12], "", self._shared_vlm, shared=True)
         self.arm_by_name: dict[str, Arm] = {BASE_ARM: base}
         self._multi_lora_arms: set[Arm] = set()
-        self._features: LRUCache[Features] = LRUCache(
-            _features_bytes, CACHE_BYTES, MAX_CACHED_PHOTOS
-        )
-        self._prefixes: LRUCache[PrefixCache] = LRUCache(
-            _prefix_bytes, CACHE_BYTES, MAX_CACHED_PROMPTS
-        )
+        self._features: LRUCache[Features] = LRUCache(_features_bytes, _CACHE_BYTES, _MAX_PHOTOS)
+        self._prefixes: LRUCache[PrefixCache] = LRUCache(_prefix_bytes, _CACHE_BYTES, _MAX_PROMPTS)
         test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
         self._test_features = encode_image(vlm, test_image, raw=True)
         messages = row_messages("You are a critic.", "")[:-1]
@@ -109,28 +94,28 @@ class AdapterRegistry:
         self, request: LoadAdapterRequest, folder: Path, version: str
     ) -> tuple[Arm, bool, int]:
         """Return the arm, whether it is merged, and the bytes that it needs."""
-        model = share_weights(self.base.model)
+        model = multi_lora.share_weights(self.base.model)
         layers = adapter.load(model, self.base.hash, folder)
         vlm = replace(self.base, model=model)
         adapts_merger = any(path.startswith("visual.") for path in layers)
         arm = Arm(request.name, version, request.folder, vlm, False, adapts_merger)
         self._check_logits(arm, folder)
-        copied_bytes = merged_bytes(layers)
-        if request.merge and copied_bytes and MERGE_HEADROOM * copied_bytes < available_memory():
-            merge(model)
+        copied_bytes = multi_lora.merged_bytes(layers)
+        if request.merge and copied_bytes and _MERGE_HEADROOM * copied_bytes < available_memory():
+            multi_lora.merge(model)
             self._check_logits(arm, folder)
             return arm, True, copied_bytes
         shared_arm = Arm(request.name, version, request.folder, self._shared_vlm, shared=True)
         if not self.multi_lora.add_adapter(shared_arm, model):
             mx.eval(model.parameters())
-            return arm, False, adapter_bytes(layers)
+            return arm, False, multi_lora.adapter_bytes(layers)
         try:
             self._check_logits(shared_arm, folder)
         except AdapterError:
             self.multi_lora.remove_adapter(shared_arm)
             raise
         self._multi_lora_arms.add(shared_arm)
-        return shared_arm, False, adapter_bytes(layers)
+        return shared_arm, False, multi_lora.adapter_bytes(layers)
 
     def _check_logits(self, arm: Arm, folder: Path) -> None:
         """Raise AdapterError if an arm's logits on the test image equal the base's."""
@@ -152,13 +137,9 @@ class AdapterRegistry:
     def encode_image(self, request: GenerateRequest) -> Features:
         """Return the image features of a request, from the cache if possible."""
         raw = any(arm.has_merger_lora for arm in self.arm_by_name.values())
-
-        def encode() -> Features:
-            image = Image.frombytes("RGB", request.size, request.pixels)
-            return encode_image(self.base, image, raw)
-
         key = (sha256(request.pixels).digest(), request.size, raw)
-        return self._features.get(key, encode)[0]
+        image = partial(Image.frombytes, "RGB", request.size, request.pixels)
+        return self._features.get(key, lambda: encode_image(self.base, image(), raw))[0]
 
     def prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[PrefixCache, bool]:
         """Return keys and values of a prompt up to its image, and whether they were cached."""
@@ -185,7 +166,7 @@ class AdapterRegistry:
     def decoder(self, arm: Arm, max_rows: int) -> BatchGenerator:
         """Return a generator for an arm's sequences, and those of other arms if it is shared."""
         if arm.shared:
-            return MultiLoRADecoder(arm.vlm, max_rows, self.multi_lora)
+            return multi_lora.MultiLoRADecoder(arm.vlm, max_rows, self.multi_lora)
         return BatchGenerator(arm.vlm, max_rows)
 
     def prune(self, used: Collection[Arm]) -> None:

@@ -18,24 +18,23 @@ import mlx.core as mx
 from mondrian.core.errors import MondrianError, one_line
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
+from mondrian.serving.engines import ipc
 from mondrian.serving.engines.base import Completion, EngineFault, NoAdapter, TimedOut
-from mondrian.serving.engines.ipc import GenerateRequest, GenerationResult, TokensGenerated
 from mondrian.serving.worker.adapters import AdapterRegistry, Arm
 
+Send = Callable[[Any], None]
 _PROGRESS_INTERVAL = 0.5  # seconds between token counts of a sequence that is not streamed
 
 
 @dataclass(eq=False)
 class _ActiveRequest:
-    """A sequence that is generated. started, first_token, last_progress  times (monotonic)."""
-
-    request: GenerateRequest
+    request: ipc.GenerateRequest
     arm: Arm
     sequence: SequenceState
     warm: bool
-    started: float
+    started: float  # monotonic seconds, as the next two
+    last_progress: float
     first_token: float = 0.0
-    last_progress: float = 0.0
     streamed_tokens: int = 0
     decoder: Any = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
 
@@ -49,25 +48,16 @@ class _ActiveRequest:
 
 
 class Batcher:
-    """The one thread that uses MLX once everything is loaded.
-
-    send      sends a message to the service
-    grammar   knows the bytes of each token
-    max_rows  sequences at a time
-    """
+    """The one thread that uses MLX once everything is loaded."""
 
     def __init__(
-        self,
-        send: Callable[[Any], None],
-        adapters: AdapterRegistry,
-        grammar: CritiqueGrammar,
-        max_rows: int,
+        self, send: Send, adapters: AdapterRegistry, grammar: CritiqueGrammar, max_rows: int
     ) -> None:
         self.send, self.adapters, self.grammar, self.max_rows = send, adapters, grammar, max_rows
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._last_step, self._busy = monotonic(), False
         self._active: dict[SequenceState, _ActiveRequest] = {}
-        self._waiting: deque[GenerateRequest] = deque()
+        self._waiting: deque[ipc.GenerateRequest] = deque()
         self._generators: dict[int, BatchGenerator] = {}  # by Arm.group
 
     def start(self) -> None:
@@ -97,7 +87,7 @@ class Batcher:
             traceback.print_exc()
             os._exit(70)
 
-    def enqueue(self, request: GenerateRequest) -> None:
+    def enqueue(self, request: ipc.GenerateRequest) -> None:
         """Generate a critique as soon as a slot is free; called in the batcher's thread."""
         self._waiting.append(request)
 
@@ -105,13 +95,13 @@ class Batcher:
         while self._waiting and len(self._active) < self.max_rows:
             self._start(self._waiting.popleft())
 
-    def _start(self, request: GenerateRequest) -> None:
+    def _start(self, request: ipc.GenerateRequest) -> None:
         started = self._last_step = monotonic()
         adapters = self.adapters
         arm = adapters.arm_by_name.get(request.arm)
         if arm is None:
             error = NoAdapter(f"the adapter of {request.arm} was unloaded")
-            self.send(GenerationResult(request.id, error))
+            self.send(ipc.GenerationResult(request.id, error))
             return
         try:
             sequence, prefix, warm = adapters.start_sequence(arm, request)
@@ -119,11 +109,9 @@ class Batcher:
                 self._generators[arm.group] = adapters.decoder(arm, self.max_rows)
             self._generators[arm.group].insert(sequence, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
-            self.send(GenerationResult(request.id, EngineFault(one_line(error))))
+            self.send(ipc.GenerationResult(request.id, EngineFault(one_line(error))))
             return
-        self._active[sequence] = _ActiveRequest(
-            request, arm, sequence, warm, started, last_progress=started
-        )
+        self._active[sequence] = _ActiveRequest(request, arm, sequence, warm, started, started)
 
     def cancel(self, id: int) -> None:
         """Free the slot of a request that nobody waits for."""
@@ -155,17 +143,17 @@ class Batcher:
             if now > active.started + seconds:
                 self._remove(active)
                 fault = TimedOut(f"not done after {seconds:g} s, at {tokens} tokens")
-                self.send(GenerationResult(active.request.id, fault))
+                self.send(ipc.GenerationResult(active.request.id, fault))
         if not generator.active_sequences:
             self._generators.pop(group, None)
 
     def _forget(self, active: _ActiveRequest) -> None:
         del self._active[active.sequence]
-        self.prune_adapters()
+        self._prune_adapters()
 
     def _finish(self, active: _ActiveRequest, result: Completion | EngineFault) -> None:
         self._forget(active)
-        self.send(GenerationResult(active.request.id, result))
+        self.send(ipc.GenerationResult(active.request.id, result))
 
     def _remove(self, active: _ActiveRequest) -> None:
         """Stop generating a sequence before its end."""
@@ -175,8 +163,15 @@ class Batcher:
         if not generator.active_sequences:
             del self._generators[active.arm.group]
 
-    def prune_adapters(self) -> None:
-        """Free adapters that are replaced or unloaded, once no sequence uses them."""
+    def load_adapter(self, request: ipc.LoadAdapterRequest) -> None:
+        self.send(self.adapters.load_and_verify(request))
+        self._prune_adapters()
+
+    def unload_adapter(self, name: str) -> None:
+        self.adapters.remove(name)
+        self._prune_adapters()
+
+    def _prune_adapters(self) -> None:
         self.adapters.prune({active.arm for active in self._active.values()})
 
     def _send_progress(self, stepped: list[_ActiveRequest], now: float) -> None:
@@ -189,18 +184,12 @@ class Batcher:
                 rows.append((id, "", tokens))
                 active.last_progress = now
         if rows:
-            self.send(TokensGenerated(rows))
+            self.send(ipc.TokensGenerated(rows))
 
 
 def _completion(active: _ActiveRequest, now: float) -> Completion:
     generation = active.sequence.to_generation(active.arm.vlm)
-    return Completion(
-        generation.text,
-        generation.num_tokens,
-        active.arm.version,
-        active.first_token - active.started,
-        now - active.started,
-        now - active.first_token,
-        active.warm,
-        active.arm.folder,
-    )
+    first_token_seconds = active.first_token - active.started
+    times = (first_token_seconds, now - active.started, now - active.first_token)
+    arm, tokens = active.arm, generation.num_tokens
+    return Completion(generation.text, tokens, arm.version, *times, arm.folder, active.warm)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,15 +19,10 @@ import numpy as np
 
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.lora import LoraLinear
-from mondrian.model.lora_config import PROJECTIONS
 from mondrian.model.vlm import Vlm
 
-PROJECTION_GROUPS = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("o_proj",),
-    ("down_proj",),
-)
+# Projections with the same input.
+_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",))
 Mask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None if all are its own
 
 
@@ -44,13 +40,19 @@ def share_weights(module: Any) -> Any:
     return copy
 
 
+def _projection_groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield (parent, names) of projections with the same input."""
+    for layer in model.language_model.model.layers:
+        for names in _GROUPS:
+            for parent in (layer.self_attn, layer.mlp):
+                if all(name in parent for name in names):
+                    yield parent, names
+
+
 def _projections(model: Any) -> Iterator[tuple[Any, str, Any]]:
     """Yield (parent, name, projection) of the language layers."""
-    for layer in model.language_model.model.layers:
-        for parent in (layer.self_attn, layer.mlp):
-            for name in PROJECTIONS["both"]:
-                if name in parent:
-                    yield parent, name, getattr(parent, name)
+    for parent, names in _projection_groups(model):
+        yield from ((parent, name, getattr(parent, name)) for name in names)
 
 
 def merge(model: Any) -> None:
@@ -99,18 +101,18 @@ class _SharedDownProjection:
         return low
 
 
+@dataclass(frozen=True)
 class _UpProjection:
-    """What one adapter adds to one projection: its columns of the shared x A, times B."""
+    """What one adapter adds to one projection: its ranks of the shared x A, times B."""
 
-    def __init__(
-        self, layer: LoraLinear, down: _SharedDownProjection, offset: int, last: bool
-    ) -> None:
-        self.lora_b, self.scale = layer.lora_b, layer.scale
-        self._down, self._last = down, last
-        self._ranks = slice(offset, offset + layer.lora_b.shape[0])
+    down: _SharedDownProjection
+    lora_b: mx.array
+    scale: float
+    ranks: slice
+    last: bool  # of the projections with the same x
 
     def add(self, out: mx.array, x: mx.array, mask: Mask) -> mx.array:
-        low = self._down.project(x, mask, self._last)[..., self._ranks]
+        low = self.down.project(x, mask, self.last)[..., self.ranks]
         return mx.addmm(out, low, self.lora_b.astype(x.dtype), self.scale)
 
 
@@ -136,15 +138,11 @@ class MultiLoRA:
     def __init__(self, vlm: Vlm) -> None:
         self.model = share_weights(vlm.model)
         self._masks: list[tuple[Hashable, Mask]] = []
-        for parent, names in _projection_groups(self.model):
-            for name in names:
-                setattr(parent, name, MultiLoRALinear(getattr(parent, name), self._masks))
+        for parent, name, linear in _projections(self.model):
+            setattr(parent, name, MultiLoRALinear(linear, self._masks))
 
     def add_adapter(self, arm: Hashable, adapted: Any) -> bool:
-        """Add the LoRA layers that `adapter.load` attached to a view.
-
-        Returns False if they are more than plain LoRA, and adds nothing then.
-        """
+        """Add the layers that `adapter.load` attached; False, adding nothing, if not plain LoRA."""
         layers = [layer for _, _, layer in _projections(adapted) if isinstance(layer, LoraLinear)]
         if any("magnitude" in layer for layer in layers):
             return False
@@ -158,16 +156,16 @@ class MultiLoRA:
                 continue
             down, offset = _SharedDownProjection([lora for _, lora in loras]), 0
             for name, lora in loras:
-                up = _UpProjection(lora, down, offset, last=name == loras[-1][0])
+                ranks = slice(offset, offset + lora.lora_b.shape[0])
+                up = _UpProjection(down, lora.lora_b, lora.scale, ranks, name == loras[-1][0])
                 getattr(parent, name)._adapters[arm] = up
-                offset += lora.lora_b.shape[0]
+                offset = ranks.stop
             mx.eval(down.lora_a, [lora.lora_b for _, lora in loras])
         return True
 
     def remove_adapter(self, arm: Hashable) -> None:
-        for parent, names in _projection_groups(self.model):
-            for name in names:
-                getattr(parent, name)._adapters.pop(arm, None)
+        for _, _, linear in _projections(self.model):
+            linear._adapters.pop(arm, None)
 
     @contextmanager
     def assign_tokens(self, tokens: Sequence[tuple[Hashable, int]]) -> Iterator[None]:
@@ -193,12 +191,3 @@ class MultiLoRADecoder(BatchGenerator):
     def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
         with self.multi_lora.assign_tokens([(row.arm, len(row.pending)) for row in rows]):
             return super()._forward(rows)
-
-
-def _projection_groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield (parent, names) of projections with the same input."""
-    for layer in model.language_model.model.layers:
-        for names in PROJECTION_GROUPS:
-            for parent in (layer.self_attn, layer.mlp):
-                if all(name in parent for name in names):
-                    yield parent, names
