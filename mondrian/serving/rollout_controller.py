@@ -35,17 +35,17 @@ def control_name(advisor: str) -> str:
 
 
 class RolloutController:
-    """Rollouts of the advisors whose adapter serves."""
+    """Begins, advances and rolls back the rollouts of the adapters that serve."""
 
     def __init__(
         self,
         rollouts: RolloutStore,
-        settings: RolloutConfig,
+        config: RolloutConfig,
         advisors: tuple[str, ...],
         adapters: Mapping[str, Adapter],
         load_adapter: AdapterLoader | None,  # None if the engine cannot
     ) -> None:
-        self.rollouts, self.settings, self.advisors = rollouts, settings, advisors
+        self.rollouts, self.config, self.advisors = rollouts, config, advisors
         self.adapters, self.load_adapter = adapters, load_adapter
         self._snapshots: dict[str, RolloutSnapshot] = {}
         self._control_loads: dict[str, str] = {}  # name -> id of the rollout that loaded it last
@@ -63,8 +63,8 @@ class RolloutController:
                 adapter.version,
                 Path(adapter.folder).name,
                 adapter.folder,
-                self.settings.baseline if self.load_adapter else "base",
-                self.settings.steps[0].share == 1,
+                self.config.baseline if self.load_adapter else "base",
+                self.config.steps[0].share == 1,
             )
             control = await self._load_control(record)
             snapshot = self._build_snapshot(record, control)
@@ -76,8 +76,8 @@ class RolloutController:
                 log.info("rollout %s (%s): %s, %s", record.id, record.name, record.state, step)
 
     def _build_snapshot(self, record: RolloutRecord, control: str) -> RolloutSnapshot:
-        step = min(record.step, len(self.settings.steps) - 1)
-        share, reason = self.settings.steps[step].share, ""
+        step = min(record.step, len(self.config.steps) - 1)
+        share, reason = self.config.steps[step].share, ""
         if record.state == BACK:
             share, reason = 0.0, f"it was rolled back: {record.why or 'by a person'}"
         is_evidence = bool(control) or not record.control_version
@@ -110,12 +110,12 @@ class RolloutController:
             record = self.rollouts.get(snapshot.rollout)
             if record is None:
                 continue
-            verdict = current_verdict(self.rollouts, self.settings, record, time.time())
+            verdict = current_verdict(self.rollouts, self.config, record, time.time())
             done = False
             if verdict.action == "roll back":
                 done = roll_back(self.rollouts, record, "service", verdict.why)
-            elif verdict.action == "advance" and self.settings.automatic:
-                done = advance(self.rollouts, self.settings, record, "service", verdict.why)
+            elif verdict.action == "advance" and self.config.automatic:
+                done = advance(self.rollouts, self.config, record, "service", verdict.why)
             if done:
                 decisions.append((record, verdict))
         return decisions
@@ -145,7 +145,7 @@ class RolloutController:
         """Refresh, and decide if it is time; on an error the last state stays in use."""
         try:
             await self.refresh()
-            if time.monotonic() - self._last_decision >= self.settings.check_interval_seconds:
+            if time.monotonic() - self._last_decision >= self.config.check_interval_seconds:
                 self._last_decision = time.monotonic()
                 for record, verdict in await asyncio.to_thread(self.decide):
                     log.warning("rollout %s: %s: %s", record.id, verdict.status, verdict.why)

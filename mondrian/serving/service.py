@@ -40,8 +40,8 @@ class ServiceUnavailableError(MondrianError):
 class Service:
     """What the routes need. Raises DataError or AdapterError if --db or --lora_path is unusable.
 
-    fatal  why the service must end by itself
-    stop   called then; set by whoever runs the service
+    fatal  why the service cannot continue
+    stop   called then, to end the server; set by the command that runs it
     """
 
     def __init__(self, settings: ServiceSettings, engine: Engine | None = None) -> None:
@@ -114,6 +114,7 @@ class Service:
         return job
 
     async def check_queue(self) -> None:
+        """Raise QueueFullError if too many jobs are queued."""
         queued = await self.work.call_store(self.store.count_queued)
         if queued >= self.params.serve.max_queued_jobs:
             seconds_per_job = self.desk.mean_seconds / max(1, self.engine.state.rows)

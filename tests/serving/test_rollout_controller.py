@@ -46,11 +46,11 @@ def make_controller(tmp_path: Path, engine: FakeEngine) -> RolloutController:
 
 
 def advance_to_last_step(controller: RolloutController, version: str) -> None:
-    for _ in controller.settings.steps[1:]:
+    for _ in controller.config.steps[1:]:
         record = controller.rollouts.get(f"ansel/{version}")
         assert record
         assert apply_action(
-            controller.rollouts, controller.settings, record, "advance", "somebody", "trusted"
+            controller.rollouts, controller.config, record, "advance", "somebody", "trusted"
         )
 
 

@@ -83,7 +83,7 @@ class AdapterWatcher:
         self._loaded: dict[str, tuple[Path, FolderStamp]] = {}
 
     async def scan(self) -> None:
-        """Load adapters that are new or changed, and unload those whose folder was deleted.
+        """Load adapters that are new or changed, and unload those that were deleted.
 
         A folder that cannot be read now (half copied, unmounted) unloads nothing.
         """

@@ -73,7 +73,7 @@ class ModelProcess:
             Thread(target=target, name="model pipe", daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Queue a message; a thread writes it, so a process that does not read blocks nobody."""
+        """Queue a message. A thread writes it, so a process that does not read blocks nothing."""
         self._outbox.put(message)
 
     def kill(self) -> None:

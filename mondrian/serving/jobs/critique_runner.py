@@ -87,8 +87,9 @@ class CritiqueRunner:
 
     def result_columns(self, critiques: Sequence[ServedCritique], seconds: float) -> dict[str, Any]:
         """Return the columns of a job that took `seconds`, as today's application reads them."""
-        params = self.params
-        first = critiques[0]
+        params, first = self.params, critiques[0]
+        folders = {Path(c.adapter).name for c in critiques if c.adapter}
+        versions = [c.completion.version for c in critiques if c.adapter]
         reasons = [c.plan.reason for c in critiques if c.plan.reason]
         outputs = _llm_outputs(first)
         if len(critiques) > 1:
@@ -104,10 +105,8 @@ class CritiqueRunner:
             "advisor_bio": "\n\n".join(profile.bio for profile in profiles),
             "advisor_bio_html": critique_html.render_advisor_bios(profiles),
             "model": first.model,
-            "adapter": ",".join(sorted({Path(c.adapter).name for c in critiques if c.adapter}))
-            or None,
-            "adapter_version": ",".join(c.completion.version for c in critiques if c.adapter)
-            or None,
+            "adapter": ",".join(sorted(folders)) or None,
+            "adapter_version": ",".join(versions) or None,
             "model_used": first.plan.model_used,
             "mode_used": first.plan.mode_used,
             "fallback_occurred": int(bool(reasons)),

@@ -237,7 +237,7 @@ class JobRunner:
         crashed, id = isinstance(error, ModelDied), row["id"]
         if self.draining and crashed:
             return  # `drain` returns it to the queue
-        if not self.ready and not crashed:  # an outage of the engine is no attempt
+        if not self.ready and not crashed:  # an outage is not an attempt
             await self._retry_until_stored(self.store.return_to_queue, id)
             return
         self.metrics.retries.labels(type(error).__name__).inc()

@@ -49,7 +49,7 @@ class Arm:
 
     @property
     def group(self) -> int:
-        """Equal for arms whose sequences share steps."""
+        """Equal for arms with sequences that share steps."""
         return id(self.vlm)
 
 
@@ -166,7 +166,7 @@ class AdapterRegistry:
     def decoder(self, arm: Arm, max_rows: int) -> BatchGenerator:
         """Return a generator for an arm's sequences, and those of other arms if it is shared."""
         if arm.shared:
-            return multi_lora.MultiLoRADecoder(arm.vlm, max_rows, self.multi_lora)
+            return multi_lora.MultiLoRAGenerator(arm.vlm, max_rows, self.multi_lora)
         return BatchGenerator(arm.vlm, max_rows)
 
     def prune(self, used: Collection[Arm]) -> None:

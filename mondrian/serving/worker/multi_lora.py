@@ -181,7 +181,7 @@ class MultiLoRA:
             self._masks.clear()
 
 
-class MultiLoRADecoder(BatchGenerator):
+class MultiLoRAGenerator(BatchGenerator):
     """A batch generator for sequences of several arms; each sequence names its arm."""
 
     def __init__(self, vlm: Vlm, max_rows: int, multi_lora: MultiLoRA) -> None:
