@@ -114,7 +114,7 @@ class Batcher:
         self._active[sequence] = _ActiveRequest(request, arm, sequence, warm, started, started)
 
     def cancel(self, id: int) -> None:
-        """Stop a request that is no longer waited for, and free its slot."""
+        """Stop a request without a waiting client, and free its slot."""
         self._waiting = deque(request for request in self._waiting if request.id != id)
         for active in list(self._active.values()):
             if active.request.id == id:
