@@ -1,20 +1,20 @@
-"""The model process as it is, but that one photograph ends it: white in its first pixel."""
+"""The model process, except that one image ends it: white in its first pixel."""
 
 import os
 from typing import Any
 
 from mondrian.serving.engines.ipc import GenerateRequest
-from mondrian.serving.worker import __main__ as resident
+from mondrian.serving.worker import __main__ as worker
 from mondrian.serving.worker.adapters import AdapterRegistry
 
-seen = AdapterRegistry.encode_image
+encode_image = AdapterRegistry.encode_image
 
 
-def poisoned(self: AdapterRegistry, ask: GenerateRequest) -> Any:
-    if ask.pixels[:3] == b"\xff\xff\xff":
+def crash_on_white_pixel(self: AdapterRegistry, request: GenerateRequest) -> Any:
+    if request.pixels[:3] == b"\xff\xff\xff":
         os._exit(9)
-    return seen(self, ask)
+    return encode_image(self, request)
 
 
-AdapterRegistry.encode_image = poisoned  # type: ignore[method-assign]
-resident.main()
+AdapterRegistry.encode_image = crash_on_white_pixel  # type: ignore[method-assign]
+worker.main()

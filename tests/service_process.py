@@ -1,4 +1,4 @@
-"""The real service as a process of its own, and small adapters for it, for tests."""
+"""The real service as a process, and small adapters for it, for tests."""
 
 from __future__ import annotations
 
@@ -24,16 +24,13 @@ from mondrian.critique.schema import DIMENSIONS, schema_hash
 
 ROOT = Path(__file__).parent.parent
 TINY = "models/base/mondrian-tiny"
-START, END = 60.0, 20.0  # seconds that a service may take for each
+START, END = 60.0, 20.0  # seconds until a service must have started or ended
 _PORT = re.compile(r"Uvicorn running on http://[^:\s]+:(\d+)")
 
 
 @dataclass
 class Running:
-    """A service that was started.
-
-    log_path  its stderr: a JSON object a line
-    """
+    """A service process. Each line of `log_path`, its stderr, is a JSON object."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -42,16 +39,15 @@ class Running:
     data: Path
 
     def log(self) -> str:
-        """All that it has said so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def lines(self) -> list[dict[str, Any]]:
-        """The same as objects; what is no JSON is left out."""
+        """Return the JSON lines of the log as objects."""
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
-    def client(self, **more: Any) -> httpx2.Client:
-        """An HTTP client of it, which no proxy of this machine comes between."""
-        return httpx2.Client(base_url=self.url, trust_env=False, timeout=60, **more)
+    def client(self, **options: Any) -> httpx2.Client:
+        """Return an HTTP client that ignores proxies of this machine."""
+        return httpx2.Client(base_url=self.url, trust_env=False, timeout=60, **options)
 
 
 @contextmanager
@@ -63,20 +59,20 @@ def running(
     ready: bool = True,
     **serve: object,
 ) -> Iterator[Running]:
-    """A service on a free port, its jobs.db and photographs in tmp_path, ended at the end.
+    """Run a service on a free port, with its jobs.db and photos in tmp_path.
 
-    flags  of ai_advisor_service.py; they win over those given here
+    flags  of ai_advisor_service.py; they override those set here
     base   replaces base.source of params.yaml
     ready  wait until a request would be answered; else until it listens
     serve  replaces parameters of the section serve: running(tmp_path, lease_seconds=2)
     """
-    started = start(tmp_path, *flags, env=env, base=base, **serve)
+    service = start(tmp_path, *flags, env=env, base=base, **serve)
     try:
         wait = wait_for_ready if ready else wait_for_port
-        wait(started)
-        yield started
+        wait(service)
+        yield service
     finally:
-        stop(started)
+        stop(service)
 
 
 def start(
@@ -86,8 +82,8 @@ def start(
     base: str = TINY,
     **serve: object,
 ) -> Running:
-    """Start a service and wait for nothing; its url is empty until `wait_for_port`."""
-    log_path, params = _unused(tmp_path)
+    """Start a service without waiting; its url is empty until `wait_for_port`."""
+    log_path, params = _unused_paths(tmp_path)
     params.write_text(_params(base, serve), encoding="utf-8")
     db, data = tmp_path / "jobs.db", tmp_path / "service"
     command = [
@@ -103,7 +99,7 @@ def start(
         str(data),
         *map(str, flags),
     ]
-    outside = {name: value for name, value in os.environ.items() if name != "MONDRIAN_API_KEY"}
+    environ = {name: value for name, value in os.environ.items() if name != "MONDRIAN_API_KEY"}
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -111,37 +107,37 @@ def start(
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env=outside | {"PYTHONPATH": str(ROOT)} | (env or {}),
+            env=environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
         )
     return Running("", process, log_path, db, data)
 
 
 def wait_for_port(service: Running, seconds: float = START) -> None:
-    """Until it listens; its url is known then. Fails with its log where it ended."""
+    """Wait until it listens, and set its url. Fails with its log if it ended."""
     deadline = time.monotonic() + seconds
-    while not (found := _PORT.search(service.log())):
-        _check(service, deadline)
+    while not (match := _PORT.search(service.log())):
+        _check_running(service, deadline)
         time.sleep(0.05)
-    service.url = f"http://127.0.0.1:{found[1]}"
+    service.url = f"http://127.0.0.1:{match[1]}"
 
 
 def wait_for_ready(service: Running, seconds: float = START) -> None:
-    """Until a request would be answered. Fails with its log where it ended or takes too long."""
+    """Wait until a request would be answered. Fails with its log if it ended or takes too long."""
     wait_for_port(service, seconds)
     deadline = time.monotonic() + seconds
     with service.client() as client:
         while client.get("/ready").status_code != 200:
-            _check(service, deadline)
+            _check_running(service, deadline)
             time.sleep(0.05)
 
 
 def stop(service: Running, seconds: float = END) -> int:
-    """SIGTERM, and SIGKILL where that does not end it in time; its exit code."""
+    """End a service; return its exit code."""
     return end(service.process, seconds)
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = END) -> int:
-    """The same for any process that a test has started."""
+    """Send SIGTERM, and SIGKILL if the process does not end in time; return its exit code."""
     if process.poll() is None:
         process.terminate()
     try:
@@ -154,25 +150,25 @@ def end(process: subprocess.Popen[bytes], seconds: float = END) -> int:
 def make_adapter(
     vlm: Any, folder: Path, advisor: str, params: Params, seed: int = 1, size: float = 0.05
 ) -> Path:
-    """A small adapter that the service takes, of random weights; another seed, another version.
+    """Write a small adapter of random weights that the service accepts; its seed is its version.
 
-    size  of lora_B, by which its answers differ from the base's
+    size  scale of lora_B, so of the difference to the base's completions
     """
     import mlx.core as mx
 
     from mondrian.model import adapter, lora
     from mondrian.model.lora_config import LoraConfig
 
-    settings = LoraConfig(rank=4, alpha=8)
+    config = LoraConfig(rank=4, alpha=8)
     lora.detach(vlm.model)
-    layers = lora.attach(vlm.model, settings, mx.random.key(seed))
+    layers = lora.attach(vlm.model, config, mx.random.key(seed))
     for i, layer in enumerate(layers.values()):
         key = mx.random.key(1000 * seed + i)
         layer.lora_b = size * mx.random.normal(layer.lora_b.shape, key=key)
     weights = lora.lora_state_dict(layers)
     folder.mkdir(parents=True, exist_ok=True)
     depth = len(vlm.model.language_model.model.layers)
-    adapter.save(folder, weights, settings, _recipe(vlm, advisor, params), depth)
+    adapter.save(folder, weights, config, _recipe(vlm, advisor, params), depth)
     lora.detach(vlm.model)
     return folder
 
@@ -191,15 +187,14 @@ def _recipe(vlm: Any, advisor: str, params: Params) -> dict[str, Any]:
 
 
 def _params(base: str, serve: dict[str, object]) -> str:
-    """params.yaml of this project with another base and another section serve."""
-    told = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    told["base"]["source"] = base
-    told["serve"] |= serve
-    return yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["base"]["source"] = base
+    params["serve"] |= serve
+    return yaml.safe_dump(params, allow_unicode=True, sort_keys=False)
 
 
-def _unused(folder: Path) -> tuple[Path, Path]:
-    """Names for the log and params of one more service in a folder."""
+def _unused_paths(folder: Path) -> tuple[Path, Path]:
+    """Return paths for the log and params of one more service in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in count(1):
         log_path = folder / f"service-{i}.log"
@@ -208,7 +203,7 @@ def _unused(folder: Path) -> tuple[Path, Path]:
     raise AssertionError("count ended")
 
 
-def _check(service: Running, deadline: float) -> None:
+def _check_running(service: Running, deadline: float) -> None:
     code = service.process.poll()
     if code is not None:
         raise AssertionError(f"the service ended with {code}:\n{service.log()}")

@@ -1,1 +1,1 @@
-"""The advisor service: HTTP, jobs, A/B and pages. It never imports MLX: worker/ does."""
+"""The advisor service: HTTP, jobs, A/B and pages. Only worker/ imports MLX."""

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what stands before them, and faults as one kind of answer."""
+"""The HTTP application: routes, middleware, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, 
 from mondrian.serving.http.request_log import RequestLogMiddleware
 from mondrian.serving.http.security import AccessRules, SecurityMiddleware
 from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
-from mondrian.serving.service import Service
+from mondrian.serving.service import Service, get_service
 from mondrian.storage.engine import format_database_error
 
 STATIC = Path(__file__).parent / "templates" / "static"
@@ -28,7 +28,7 @@ log = logging.getLogger("mondrian.http")
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application around a service, which starts and ends with it."""
+    """Return the application of a service, which starts and ends with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,25 +41,24 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        description="Critiques of photographs in the manner of an advisor, by a base model or by "
-        "its fine-tuned adapter.",
+        description="Critiques photos like a chosen advisor, by a base or a fine-tuned adapter.",
     )
     app.state.service = service
-    for routes in (
-        analyze,
-        jobs,
-        stream,
-        pages,
-        rollouts_page,
-        rollouts_api,
-    ):
+    for routes in (analyze, jobs, stream, pages, rollouts_page, rollouts_api):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    _explain_faults(app)
+    for error_type in HANDLED_ERRORS:
+        app.add_exception_handler(error_type, _handle_error)
+    _add_middleware(app, service)
+    return app
+
+
+def _add_middleware(app: FastAPI, service: Service) -> None:
     settings, serve = service.settings, service.params.serve
-    # The last one stands first.
+    max_body_bytes = serve.max_body_mb * 1_000_000
+    # The middleware that is added last runs first.
     app.add_middleware(InternalErrorMiddleware)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=serve.max_body_mb * 1_000_000)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_body_bytes)
     app.add_middleware(
         SecurityMiddleware,
         rules=AccessRules(
@@ -67,7 +66,7 @@ def create_app(service: Service) -> FastAPI:
             origins=settings.origins,
             hosts=(*settings.hosts, serve.host),
             requests_per_minute=serve.requests_per_minute,
-            max_body_bytes=serve.max_body_mb * 1_000_000,
+            max_body_bytes=max_body_bytes,
         ),
     )
     if settings.origins:
@@ -78,45 +77,38 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
         )
     app.add_middleware(RequestLogMiddleware)
-    return app
 
 
 class InternalErrorMiddleware:
-    """What nobody foresaw is logged with the request's id, and told as an answer like others."""
+    """Logs an unexpected exception with the request's id, and answers with JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        started = False
 
-        async def answer(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_response(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, answer)
-        except ClientDisconnect:  # the guard's matter
+            await self.app(scope, receive, send_response)
+        except ClientDisconnect:  # handled by SecurityMiddleware
             raise
         except Exception:
-            log.exception("unforeseen")
-            if begun or scope["type"] != "http":
+            log.exception("unexpected error")
+            if started or scope["type"] != "http":
                 raise
             payload = {"error": "internal error; its log line has the request's id"}
             await JSONResponse(payload, 500)(scope, receive, send)
 
 
-def _explain_faults(app: FastAPI) -> None:
-    """Every fault that is foreseen is {"error": one line}, counted."""
-
-    async def handle_error(request: Request, error: Exception) -> JSONResponse:
-        status, words, headers = describe_error(error)
-        if isinstance(error, STORAGE_ERRORS):
-            log.error("%s: %s", type(error).__name__, format_database_error(error))
-        service: Service = request.app.state.service
-        service.metrics.refused.labels(str(status)).inc()
-        return JSONResponse({"error": words}, status, headers)
-
-    for kind in HANDLED_ERRORS:
-        app.add_exception_handler(kind, handle_error)
+async def _handle_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer an expected error with {"error": one line}, and count it."""
+    status, message, headers = describe_error(error)
+    if isinstance(error, STORAGE_ERRORS):
+        log.error("%s: %s", type(error).__name__, format_database_error(error))
+    get_service(request).metrics.refused.labels(str(status)).inc()
+    return JSONResponse({"error": message}, status, headers)

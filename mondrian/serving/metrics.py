@@ -1,9 +1,8 @@
-"""What Prometheus reads at /metrics."""
+"""Prometheus metrics of one service process, for /metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,76 +13,53 @@ _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
 
 
 class Metrics:
-    """Counts of one service process, since its start."""
-
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        more: Any = {"registry": self.registry}
-        self.critiques = Counter(
-            "mondrian_critiques",
-            "Critiques by outcome.",
-            ["advisor", "model_used", "version", "kind", "outcome"],
-            **more,
+        labels = ("advisor", "model_used", "version", "kind", "outcome")
+        self.critiques = self._counter("critiques", "Critiques by outcome.", *labels)
+        self.fallbacks = self._counter("fallbacks", "Fallbacks to the base.", "advisor")
+        self.malformed = self._counter("malformed", "Repaired critiques.", "advisor", "model_used")
+        self.tokens = self._counter("tokens", "Tokens generated.", "model_used")
+        self.thumbs = self._counter("thumbs", "Thumbs of people.", "model_used", "up")
+        self.refused = self._counter("refused", "Requests refused.", "status")
+        self.retries = self._counter("retries", "Critiques started again.", "reason")
+        self.latency = self._histogram("critique", "Until the critique.", "model_used")
+        self.first_token = self._histogram(
+            "first_token", "Until the first token.", "model_used", "prompt"
         )
-        self.fallbacks = Counter(
-            "mondrian_fallbacks",
-            "Answered by the base in place of an adapter.",
-            ["advisor"],
-            **more,
-        )
-        self.malformed = Counter(
-            "mondrian_malformed",
-            "Critiques that had to be repaired.",
-            ["advisor", "model_used"],
-            **more,
-        )
-        self.tokens = Counter("mondrian_tokens", "Tokens generated.", ["model_used"], **more)
-        self.latency = Histogram(
-            "mondrian_critique_seconds",
-            "From arrival to critique.",
-            ["model_used"],
-            buckets=_SECONDS,
-            **more,
-        )
-        self.first = Histogram(
-            "mondrian_first_token_seconds",
-            "From the model's start on it to its first token.",
-            ["model_used", "prompt"],
-            buckets=_SECONDS,
-            **more,
-        )
-        self.thumbs = Counter("mondrian_thumbs", "What people say.", ["model_used", "up"], **more)
-        self.refused = Counter("mondrian_refused", "Requests refused.", ["status"], **more)
-        self.retries = Counter("mondrian_retries", "Critiques begun again.", ["reason"], **more)
 
-    def count_critique(
-        self, row: JobRow, used: str, outcome: str, version: str = "", advisor: str = ""
-    ) -> None:
-        """One critique more: completed, retried or failed."""
-        who = advisor or ("several" if "," in row["advisor"] else row["advisor"])
-        self.critiques.labels(who, used, version, row["kind"], outcome).inc()
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"mondrian_{name}", description, labels, registry=self.registry)
 
-    def record_completed_job(
-        self, row: JobRow, answers: Sequence[ServedCritique], seconds: float
-    ) -> None:
-        """A job that has its answers."""
-        for answer in answers:
-            used = answer.plan.model_used
-            self.count_critique(row, used, "completed", answer.completion.version, answer.advisor)
-            self.tokens.labels(used).inc(answer.completion.tokens)
-            if answer.plan.fell_back:
-                self.fallbacks.labels(answer.advisor).inc()
-            if not answer.compliant:
-                self.malformed.labels(answer.advisor, used).inc()
-            if answer.completion.first_token_seconds is not None:
-                known = "warm" if answer.completion.warm else "cold"
-                self.first.labels(used, known).observe(answer.completion.first_token_seconds)
-        self.latency.labels(answers[0].plan.model_used).observe(seconds)
+    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
+        name = f"mondrian_{name}_seconds"
+        return Histogram(name, description, labels, buckets=_SECONDS, registry=self.registry)
 
     def add_gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """A number that is read when it is asked for."""
+        """Add a value that is read at each scrape."""
         Gauge(f"mondrian_{name}", description, registry=self.registry).set_function(read)
 
+    def count_critique(
+        self, row: JobRow, model_used: str, outcome: str, version: str = "", advisor: str = ""
+    ) -> None:
+        advisor = advisor or ("several" if "," in row["advisor"] else row["advisor"])
+        self.critiques.labels(advisor, model_used, version, row["kind"], outcome).inc()
+
+    def record_completed_job(
+        self, row: JobRow, critiques: Sequence[ServedCritique], seconds: float
+    ) -> None:
+        for critique in critiques:
+            advisor, completion = critique.advisor, critique.completion
+            model_used = critique.plan.model_used
+            self.count_critique(row, model_used, "completed", completion.version, advisor)
+            self.tokens.labels(model_used).inc(completion.tokens)
+            if critique.plan.fell_back:
+                self.fallbacks.labels(advisor).inc()
+            if not critique.compliant:
+                self.malformed.labels(advisor, model_used).inc()
+            prompt = "warm" if completion.warm else "cold"
+            self.first_token.labels(model_used, prompt).observe(completion.first_token_seconds)
+        self.latency.labels(critiques[0].plan.model_used).observe(seconds)
+
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The parts of a running service, put together, started and ended in order."""
+"""The running service: its parts, in the order in which they start and end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -21,7 +21,7 @@ from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.engines.openai import RemoteEngine
 from mondrian.serving.http.request_parsing import CritiqueForm, check_same_photo, clean_id
 from mondrian.serving.http.uploads import Upload, UploadStore
-from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
+from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.jobs.critique_runner import CritiqueRunner
 from mondrian.serving.jobs.runner import JobRunner
 from mondrian.serving.metrics import Metrics
@@ -34,36 +34,25 @@ log = logging.getLogger("mondrian.service")
 
 
 class ServiceUnavailableError(MondrianError):
-    """Not now: loading, broken or stopping."""
+    """The service is loading, broken or stopping."""
 
 
 class Service:
-    """Everything that requests need; `stop` is called where it must not go on.
+    """What the routes need. Raises DataError or AdapterError if --db or --lora_path is unusable.
 
-    Raises DataError or AdapterError at once where database or --lora_path are of no use.
+    fatal  why the service cannot continue
+    stop   called then, to end the server; set by the command that runs it
     """
 
     def __init__(self, settings: ServiceSettings, engine: Engine | None = None) -> None:
         self.settings, self.params = settings, settings.params
         serve, image = self.params.serve, self.params.image
-        self.store = JobStore(
-            open_engine(settings.db), LeasePolicy(serve.lease_seconds, serve.max_attempts)
-        )
-        self.engine: Engine = engine or _engine(settings)
+        lease_policy = LeasePolicy(serve.lease_seconds, serve.max_attempts)
+        self.store = JobStore(open_engine(settings.db), lease_policy)
+        self.engine: Engine = engine or _create_engine(settings)
         self.metrics = Metrics()
-        self.desk = AdmissionQueue(self.engine.state, serve.max_waiting_requests)
-        self.intake = UploadStore(
-            settings.data, image.min_pixels, image.max_pixels, serve.max_megapixels
-        )
-        self.work = JobRunner(
-            CritiqueRunner(self.engine, self.params),
-            self.desk,
-            self.store,
-            self.intake,
-            self.metrics,
-            self.params,
-        )
-        self.work.open = lambda: self.ready
+        limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
+        self.intake = UploadStore(settings.data, *limits)
         self.watch: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
@@ -79,83 +68,79 @@ class Service:
                 self.engine.state.adapters,
                 self.watch.load_adapter if self.watch else None,
             )
-            self.work.stand, self.work.begun = (
-                self.steering.current_snapshot,
-                self.steering.wait_for_start,
-            )
-        self.fatal = ""  # why the service ends by itself
-        self.looked = False  # whether the adapters were looked at once
-        self.deadline: float | None = None  # of what is still running, once it drains
+        critic = CritiqueRunner(self.engine, self.params)
+        self.work = JobRunner(critic, self.store, self.intake, self.metrics, self.steering)
+        self.desk = self.work.admission
+        self.fatal = ""
         self.stop: Callable[[], None] = lambda: None
-        self._gauges()
+        self._drain_deadline = 0.0
+        self._add_gauges()
+
+    @property
+    def ready(self) -> bool:
+        return self.work.ready
 
     @property
     def draining(self) -> bool:
-        """Whether no new work is taken."""
-        return self.deadline is not None
+        return self.work.draining
 
     def drain(self) -> None:
-        """Take no new work from now on."""
-        if self.deadline is None:
-            self.deadline = monotonic() + self.params.serve.drain_seconds
+        if not self.draining:
+            self._drain_deadline = monotonic() + self.params.serve.drain_seconds
             self.work.draining = True
-            log.info("draining: no new work, %d under way", self.desk.busy)
+            log.info("draining: no new work, %d in progress", self.desk.busy)
 
     def admit(self, direct: bool = False) -> None:
-        """Raise Busy or Full where a request cannot be taken now.
+        """Raise ServiceUnavailableError or QueueFullError if a request cannot be taken now.
 
-        direct  it waits for its critique: then there has to be a model, or one that comes back
+        direct  the client waits for its critique, so there must be a model, or one that restarts
         """
         if self.draining:
             raise ServiceUnavailableError("the service is stopping")
-        state = self.engine.state
         if not direct:
             return
+        state = self.engine.state
         if state.status == "error":
             raise ServiceUnavailableError(f"Service not initialized: {state.message}")
-        if not self.looked or (state.status != "ready" and not state.restarts):
+        if not state.adapters_scanned or (state.status != "ready" and not state.restarts):
             raise ServiceUnavailableError("Service not initialized")
         self.desk.check_capacity()
 
     async def get_job(self, id: str, absent: str = "Job not found") -> JobRow:
-        """A job by the id that a client gives. Raises HTTPException 404, which says `absent`."""
+        """Return the job with a client's id. Raises HTTPException 404 with the text `absent`."""
         job = await self.work.call_store(self.store.get, clean_id(id))
         if job is None:
             raise HTTPException(404, absent)
         return job
 
     async def check_queue(self) -> None:
-        """Raise Full where too many jobs are queued."""
-        waiting = await self.work.call_store(self.store.count_queued)
-        if waiting >= self.params.serve.max_queued_jobs:
-            seconds_per_job = self.desk.seconds / max(1, self.engine.state.rows)
-            raise QueueFullError(max(1, round(waiting * seconds_per_job)))
+        """Raise QueueFullError if too many jobs are queued."""
+        queued = await self.work.call_store(self.store.count_queued)
+        if queued >= self.params.serve.max_queued_jobs:
+            seconds_per_job = self.desk.mean_seconds / max(1, self.engine.state.rows)
+            raise QueueFullError(max(1, round(queued * seconds_per_job)))
 
     async def accept(
         self, form: CritiqueForm, kind: str, status: str
     ) -> tuple[JobRow, Upload, bool]:
-        """Keep a photograph and its row; the row, and whether it is new.
+        """Store a photo and its job; return row, upload, and whether the job is new.
 
-        Where the idempotency key is known the row is the first one's and nothing is kept. Raises
-        Refused where that was of another photograph.
+        Raises RequestRejected if the idempotency key was used for another photo.
         """
-        taken = await self.work.call_upload_store(self.intake.save, form.content, form.name)
-        row, new = await self.add_job(form, taken, kind, status)
+        upload = await self.work.call_upload_store(self.intake.save, form.content, form.name)
+        row, new = await self.add_job(form, upload, kind, status)
         if not new:
-            await self.work.call_upload_store(self.intake.delete, taken.filename)
-            check_same_photo(row, taken)
-        return row, taken, new
+            await self.work.call_upload_store(self.intake.delete, upload.filename)
+            check_same_photo(row, upload)
+        return row, upload, new
 
     async def add_job(
-        self, form: CritiqueForm, taken: Upload, kind: str, status: str, pair_of: str | None = None
+        self, form: CritiqueForm, upload: Upload, kind: str, status: str, pair_of: str | None = None
     ) -> tuple[JobRow, bool]:
-        """A row for a request, or the one that its idempotency key is known from.
-
-        pair_of  the job that has the same photograph critiqued by the other arm
-        """
+        """Add a row for a request; return it, or the row of the same idempotency key and False."""
         row = {
             "id": form.job_id,
-            "filename": taken.filename,
+            "filename": upload.filename,
             "advisor": ",".join(form.advisors),
             "mode": form.mode,
             "status": status,
@@ -163,43 +148,33 @@ class Service:
             "subject": form.subject,
             "enable_rag": int(form.enable_rag),
             "idempotency_key": form.key,
-            "photo_sha256": taken.sha256,
+            "photo_sha256": upload.sha256,
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
         }
         try:
             return await self.work.call_store(self.store.add, row)
         except SQLAlchemyError:
-            await self.work.call_upload_store(self.intake.delete, taken.filename)
+            await self.work.call_upload_store(self.intake.delete, upload.filename)
             raise
-
-    @property
-    def ready(self) -> bool:
-        """Whether a request would be answered now."""
-        return self.engine.state.status == "ready" and self.looked and not self.draining
 
     @asynccontextmanager
     async def lifespan_context(self) -> AsyncIterator[None]:
-        """From start to end of the service."""
+        """Run the service's background tasks, and drain them at the end."""
         for warning in self.settings.warnings:
             log.warning("%s", warning)
         for change in self.store.changes:
             log.info("database: added %s", change)
         await self.engine.start()
-        parts = [
-            self._run_adapter_loops(),
-            self.work.run(),
-            self.work.run_heartbeat(),
-            self._watch_engine(),
-        ]
-        tasks = [asyncio.create_task(part) for part in parts]
+        loops = (self._run_adapters, self.work.run, self.work.run_heartbeat, self._watch_engine)
+        tasks = [asyncio.create_task(loop()) for loop in loops]
         for task in tasks:
-            task.add_done_callback(self._task_ended)
+            task.add_done_callback(self._handle_task_end)
         try:
             yield
         finally:
             self.drain()
-            await self.work.drain(max(0.0, (self.deadline or 0) - monotonic()))
+            await self.work.drain(max(0.0, self._drain_deadline - monotonic()))
             for task in tasks:
                 task.cancel()
             for task in tasks:
@@ -209,81 +184,60 @@ class Service:
             self.store.engine.dispose()
             log.info("stopped")
 
-    async def _run_adapter_loops(self) -> None:
+    async def _run_adapters(self) -> None:
+        state = self.engine.state
         if self.watch:
             await self.watch.scan()
-            faults = [a.fault for a in self.engine.state.adapters.values() if a.fault]
-            if self.watch.merge and (faults or self.watch.fault):
-                self._end(f"model_mode fine_tuned: {(faults or [self.watch.fault])[0]}")
+            faults = [a.fault for a in state.adapters.values() if a.fault] or [self.watch.fault]
+            if self.watch.merge and faults[0]:
+                self._end(f"model_mode fine_tuned: {faults[0]}")
         if self.steering:
             await self.steering.refresh_safely()
-        self.looked = True
-        loops = [part.run() for part in (self.watch, self.steering) if part]
-        await asyncio.gather(*loops)
+        state.adapters_scanned = True
+        await asyncio.gather(*(part.run() for part in (self.watch, self.steering) if part))
 
     async def _watch_engine(self) -> None:
-        """End where the model can never be: what is wrong is said once, in one line."""
+        """End the service in fine_tuned mode if the model can never be loaded."""
         while self.engine.state.status != "error":
             await asyncio.sleep(0.2)
         if self.params.serve.model_mode == "fine_tuned":
             self._end(self.engine.state.message)
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        """A part that ends by a fault of ours ends the service, which is started again."""
+    def _handle_task_end(self, task: asyncio.Task[None]) -> None:
+        """End the service after a bug in a background task, so that it is started again."""
         if not task.cancelled() and task.exception():
-            log.error("a part of the service failed", exc_info=task.exception())
+            log.error("a background task failed", exc_info=task.exception())
             self._end(f"internal error: {task.exception()!r}; the log has more")
 
-    def _end(self, fault: str) -> None:
-        self.fatal = self.fatal or fault
+    def _end(self, reason: str) -> None:
+        self.fatal = self.fatal or reason
         self.stop()
 
-    def _gauges(self) -> None:
-        state, gauge = self.engine.state, self.metrics.add_gauge
-        gauge("ready", "1 where a request would be answered.", lambda: float(self.ready))
-        gauge("waiting", "Requests in line.", lambda: self.desk.waiting)
-        gauge("busy", "Critiques under way.", lambda: self.desk.busy)
-        gauge("model_restarts", "Deaths of the model process.", lambda: state.restarts)
-        gauge("model_bytes", "Memory of the model process.", lambda: state.memory)
-        gauge(
-            "adapters",
-            "Adapters that serve.",
-            lambda: sum(a.serves for a in state.adapters.values()),
-        )
-        gauge(
-            "adapter_faults",
-            "Adapters that were refused.",
-            lambda: (
-                sum(bool(a.fault) for a in state.adapters.values())
-                + bool(self.watch and self.watch.fault)
-            ),
-        )
+    def _add_gauges(self) -> None:
+        state, add = self.engine.state, self.metrics.add_gauge
+        adapters = state.adapters
+
+        def count_faults() -> int:
+            folder_fault = self.watch.fault if self.watch else ""
+            return sum(bool(adapter.fault) for adapter in adapters.values()) + bool(folder_fault)
+
+        add("ready", "1 if a request would be answered.", lambda: float(self.ready))
+        add("waiting", "Requests that wait for a slot.", lambda: self.desk.waiting)
+        add("busy", "Critiques in progress.", lambda: self.desk.busy)
+        add("model_restarts", "Restarts of the model process.", lambda: state.restarts)
+        add("model_bytes", "Memory of the model process.", lambda: state.memory)
+        add("adapters", "Loaded adapters.", lambda: sum(a.serves for a in adapters.values()))
+        add("adapter_faults", "Rejected adapters.", count_faults)
 
 
-def _engine(settings: ServiceSettings) -> Engine:
-    params = settings.params
-    serve = params.serve
+def _create_engine(settings: ServiceSettings) -> Engine:
+    base, image, serve = settings.params.base, settings.params.image, settings.params.serve
+    limits = (serve.batch_size, serve.max_new_tokens, serve.constrained)
     if settings.engine_url:
-        return RemoteEngine(
-            settings.engine_url,
-            dict(settings.engine_models),
-            serve.batch_size,
-            serve.max_new_tokens,
-            serve.constrained,
-        )
-    return LocalEngine(
-        WorkerConfig(
-            params.base.source,
-            (params.image.min_pixels, params.image.max_pixels),
-            serve.batch_size,
-            serve.max_new_tokens,
-            serve.constrained,
-        )
-    )
+        return RemoteEngine(settings.engine_url, dict(settings.engine_models), *limits)
+    return LocalEngine(WorkerConfig(base.source, (image.min_pixels, image.max_pixels), *limits))
 
 
 def get_service(request: Request) -> Service:
-    """The service that a request came to."""
-    app: FastAPI = request.app
-    service: Service = app.state.service
-    return service
+    """Return the service of a request's application."""
+    return request.app.state.service

@@ -1,4 +1,4 @@
-"""How the service is set: flags of the command line over the section `serve` of params.yaml."""
+"""Settings of the service: command-line flags over the section `serve` of params.yaml."""
 
 from __future__ import annotations
 
@@ -14,47 +14,35 @@ from mondrian.core.params import Params, Serve, load_params
 from mondrian.rollout.config import RolloutConfig, load_rollout
 
 API_KEY_VARIABLE = "MONDRIAN_API_KEY"
+_MIN_KEY_CHARS = 16
+_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """params with the flags in them, and what only flags say.
-
-    lora_path     one adapter folder or a folder of them; None for base alone
-    db            SQLite file or database URL
-    data          folder that uploads are kept in
-    api_key       that every request has to bring; empty for none
-    origins       that pages of other addresses may call from (CORS)
-    hosts         names that this service is called by, beside addresses
-    engine_url    of an OpenAI-compatible server; None for the model process
-    engine_models model names there: of the base under "base", else by advisor
-    rollout       steps and guardrails of new adapters; None where ab_test_split says it all
-    """
+    """Parameters with the flags applied, and what only flags set."""
 
     params: Params
     lora_path: Path | None
     db: str
-    data: Path
+    data: Path  # folder of uploads
     api_key: str
-    origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    engine_url: str | None = None
-    engine_models: tuple[tuple[str, str], ...] = ()
+    origins: tuple[str, ...] = ()  # from which pages may call (CORS)
+    hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
+    engine_url: str | None = None  # of an OpenAI-compatible server; None for the model process
+    engine_models: tuple[tuple[str, str], ...] = ()  # names there; the base's under "base"
     rollout: RolloutConfig | None = None
     warnings: tuple[str, ...] = ()
 
 
 def load_settings(args: argparse.Namespace) -> ServiceSettings:
-    """Flags and params as one.
-
-    Raises ParamsError where they do not go together.
-    """
+    """Combine flags and params. Raises ParamsError if they contradict each other."""
     params = load_params(args.params)
     serve = _override_params(params.serve, args)
-    models = tuple(_parse_engine_model(pair) for pair in args.engine_model)
-    _check_engine(args, serve, models)
+    models = tuple(_parse_engine_model(value) for value in args.engine_model)
+    _check_engine(args, serve, dict(models))
     for origin in args.allow_origin:
-        if urlsplit(origin).scheme not in ("http", "https") or not urlsplit(origin).netloc:
+        if urlsplit(origin).scheme not in _HTTP or not urlsplit(origin).netloc:
             raise ParamsError(f"--allow_origin is {origin!r}; write it as https://name:port")
     key = os.environ.get(API_KEY_VARIABLE, "").strip()
     return ServiceSettings(
@@ -67,7 +55,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         hosts=tuple(args.allow_host),
         engine_url=args.engine_url,
         engine_models=models,
-        rollout=_rollout(args, serve),
+        rollout=_load_rollout(args, serve),
         warnings=_check_network(serve.host, key, args.open_network),
     )
 
@@ -82,27 +70,25 @@ def _override_params(serve: Serve, args: argparse.Namespace) -> Serve:
     return serve.model_copy(update=overrides)
 
 
-def _check_engine(
-    args: argparse.Namespace, serve: Serve, models: tuple[tuple[str, str], ...]
-) -> None:
+def _check_engine(args: argparse.Namespace, serve: Serve, models: dict[str, str]) -> None:
     if args.engine == "openai":
-        if not args.engine_url or urlsplit(args.engine_url).scheme not in ("http", "https"):
-            raise ParamsError("--engine openai wants --engine_url http://host:port/v1")
+        if not args.engine_url or urlsplit(args.engine_url).scheme not in _HTTP:
+            raise ParamsError("--engine openai needs --engine_url http://host:port/v1")
         if args.lora_path:
-            raise ParamsError("--lora_path is for the engine mlx; give --engine_model ansel=NAME")
-        if not dict(models).get("base"):
-            raise ParamsError("--engine openai wants --engine_model base=NAME")
+            raise ParamsError("--lora_path is for --engine mlx; give --engine_model ansel=NAME")
+        if not models.get("base"):
+            raise ParamsError("--engine openai needs --engine_model base=NAME")
     elif args.engine_url or models:
-        raise ParamsError("--engine_url and --engine_model go with --engine openai")
+        raise ParamsError("--engine_url and --engine_model need --engine openai")
     elif serve.model_mode != "base" and not args.lora_path:
-        raise ParamsError(f"--model_mode {serve.model_mode} wants --lora_path")
+        raise ParamsError(f"--model_mode {serve.model_mode} needs --lora_path")
 
 
-def _rollout(args: argparse.Namespace, serve: Serve) -> RolloutConfig | None:
+def _load_rollout(args: argparse.Namespace, serve: Serve) -> RolloutConfig | None:
     if args.rollout is None:
         return None
     if serve.model_mode != "ab_test":
-        raise ParamsError(f"--rollout wants --model_mode ab_test; it is {serve.model_mode}")
+        raise ParamsError(f"--rollout needs --model_mode ab_test; it is {serve.model_mode}")
     if args.ab_test_split is not None:
         raise ParamsError("--rollout and --ab_test_split both say who answers; give one of them")
     return load_rollout(args.rollout)
@@ -115,8 +101,7 @@ def _parse_engine_model(value: str) -> tuple[str, str]:
     return name, model
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -124,18 +109,17 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_network(host: str, key: str, open_network: bool) -> tuple[str, ...]:
-    """What is to be said at each start; raises ParamsError where other machines need a key."""
-    if is_loopback(host) or key:
-        if key and len(key) < 16:
-            raise ParamsError(f"{API_KEY_VARIABLE} has {len(key)} characters; take 16 at least")
+    """Return warnings. Raises ParamsError if other machines could call without a key."""
+    if key and len(key) < _MIN_KEY_CHARS:
+        raise ParamsError(f"{API_KEY_VARIABLE} has {len(key)} characters; it needs 16 or more")
+    if _is_loopback(host) or key:
         return ()
     if not open_network:
         raise ParamsError(
-            f"--host {host} can be reached by other machines: set {API_KEY_VARIABLE} (16 "
-            f"characters or more), "
-            "or give --open_network where everybody in the network may use it"
+            f"--host {host} can be reached by other machines: set {API_KEY_VARIABLE} "
+            "(16 characters or more), or give --open_network if everyone on the network may use it"
         )
     return (
-        f"anybody who reaches {host} may use this service, read its photographs and delete its "
-        "jobs: --open_network asks for no key",
+        f"everyone who reaches {host} may use this service, read its photos and delete its jobs: "
+        "--open_network requires no key",
     )

@@ -1,4 +1,4 @@
-"""Places at the engine: never more than there are, first come, first served, none lost."""
+"""Admission: never more critiques at a time than slots, in FIFO order, and no slot is lost."""
 
 import asyncio
 
@@ -9,66 +9,67 @@ from hypothesis import strategies as st
 from mondrian.serving.engines.base import EngineState
 from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
 
-COMERS = st.lists(
+# exclusive, loop turns in its slot, loop turns until it is cancelled (0: never)
+REQUESTS = st.lists(
     st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=14
-)  # alone, turns it stays, turn in which it gives up waiting (0: never)
+)
 
 
-@given(COMERS, st.integers(1, 4))
+@given(REQUESTS, st.integers(1, 4))
 @settings(max_examples=150, deadline=None)
-def test_places_are_kept_whoever_comes_and_goes(
-    comers: list[tuple[bool, int, int]], rows: int
+def test_slots_are_never_exceeded_or_lost_when_requests_come_and_are_cancelled(
+    requests: list[tuple[bool, int, int]], rows: int
 ) -> None:
-    asyncio.run(_everybody(comers, rows))
+    asyncio.run(_run_requests(requests, rows))
 
 
-async def _everybody(comers: list[tuple[bool, int, int]], rows: int) -> None:
-    desk = AdmissionQueue(EngineState(rows=rows), 100)
-    inside: list[bool] = []
-    served = 0
+async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> None:
+    admission = AdmissionQueue(EngineState(rows=rows), 100)
+    running: list[bool] = []
+    completed = 0
 
-    async def come(alone: bool, stays: int) -> None:
-        nonlocal served
-        async with desk.acquire_slot(alone):
-            inside.append(alone)
-            assert len(inside) <= rows
-            assert len(inside) == 1 or not any(inside)
+    async def use_slot(exclusive: bool, turns: int) -> None:
+        nonlocal completed
+        async with admission.acquire_slot(exclusive):
+            running.append(exclusive)
+            assert len(running) <= rows
+            assert len(running) == 1 or not any(running)
             try:
-                for _ in range(stays):
+                for _ in range(turns):
                     await asyncio.sleep(0)
-                served += 1
+                completed += 1
             finally:
-                inside.remove(alone)
+                running.remove(exclusive)
 
     tasks = []
-    for alone, stays, leaves in comers:
-        task = asyncio.create_task(come(alone, stays))
+    for exclusive, turns, turns_to_cancel in requests:
+        task = asyncio.create_task(use_slot(exclusive, turns))
         tasks.append(task)
-        if leaves:
-            for _ in range(leaves):
+        if turns_to_cancel:
+            for _ in range(turns_to_cancel):
                 await asyncio.sleep(0)
             task.cancel()
-    told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
-    assert all(t is None or isinstance(t, asyncio.CancelledError) for t in told)
-    assert (desk.busy, desk.waiting) == (0, 0)
-    assert served == sum(t is None for t in told)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert all(r is None or isinstance(r, asyncio.CancelledError) for r in results)
+    assert (admission.busy, admission.waiting) == (0, 0)
+    assert completed == sum(result is None for result in results)
 
 
-def test_a_line_that_is_too_long_says_when_to_come_again() -> None:
-    async def ask() -> None:
-        desk = AdmissionQueue(EngineState(rows=1), 1)
-        desk.seconds = 4.0
-        async with desk.acquire_slot():
-            desk.check_capacity()
-            waiting = asyncio.create_task(_enter(desk))
+def test_a_full_queue_says_when_to_try_again() -> None:
+    async def fill_queue() -> None:
+        admission = AdmissionQueue(EngineState(rows=1), 1)
+        admission.mean_seconds = 4.0
+        async with admission.acquire_slot():
+            admission.check_capacity()
+            waiting = asyncio.create_task(_use_slot(admission))
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError, match="try again in 4 s"):
-                desk.check_capacity()
+                admission.check_capacity()
         await waiting
 
-    asyncio.run(ask())
+    asyncio.run(fill_queue())
 
 
-async def _enter(desk: AdmissionQueue) -> None:
-    async with desk.acquire_slot():
+async def _use_slot(admission: AdmissionQueue) -> None:
+    async with admission.acquire_slot():
         pass

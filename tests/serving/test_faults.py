@@ -1,4 +1,4 @@
-"""What dies, fills up or goes away under load: every job ends, once, and the service stays."""
+"""Crashes, full disks and outages under load: every job ends once, and the service stays up."""
 
 import asyncio
 import random
@@ -32,29 +32,29 @@ from tests.service_process import Running, make_adapter, running, start, wait_fo
 pytestmark = pytest.mark.slow
 
 
-def jpeg(photo: Image.Image) -> bytes:
-    kept = BytesIO()
-    photo.save(kept, "JPEG", quality=95)
-    return kept.getvalue()
+def encode_jpeg(photo: Image.Image) -> bytes:
+    content = BytesIO()
+    photo.save(content, "JPEG", quality=95)
+    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
-def shots(photos: list[Image.Image]) -> list[bytes]:
-    return [jpeg(photo) for photo in photos]
+def jpegs(photos: list[Image.Image]) -> list[bytes]:
+    return [encode_jpeg(photo) for photo in photos]
 
 
-def upload(service: Running, shots: list[bytes], count: int) -> list[str]:
+def upload(service: Running, jpegs: list[bytes], count: int) -> list[str]:
     with service.client() as client:
-        out = []
+        ids = []
         for i in range(count):
-            file = {"image": (f"{i}.jpg", shots[i % len(shots)])}
-            told = client.post("/upload", files=file, data={"advisor": "ansel"})
-            assert told.status_code == 201, told.text
-            out.append(told.json()["job_id"])
-        return out
+            file = {"image": (f"{i}.jpg", jpegs[i % len(jpegs)])}
+            response = client.post("/upload", files=file, data={"advisor": "ansel"})
+            assert response.status_code == 201, response.text
+            ids.append(response.json()["job_id"])
+        return ids
 
 
-def rows(service: Running) -> list[dict[str, Any]]:
+def job_rows(service: Running) -> list[dict[str, Any]]:
     connection = sqlite3.connect(service.db)
     connection.row_factory = sqlite3.Row
     try:
@@ -66,20 +66,20 @@ def rows(service: Running) -> list[dict[str, Any]]:
 def wait_until_ended(service: Running, ids: list[str], seconds: float) -> Counter[str]:
     deadline = time.monotonic() + seconds
     while True:
-        states = Counter(row["status"] for row in rows(service) if row["id"] in ids)
+        states = Counter(row["status"] for row in job_rows(service) if row["id"] in ids)
         if not states.keys() & {"queued", "analyzing"} or time.monotonic() > deadline:
             return states
         time.sleep(0.2)
 
 
-def model_of(service: Running) -> psutil.Process | None:
-    """The model process, where there is one now."""
+def model_process(service: Running) -> psutil.Process | None:
+    """Return the model process, if there is one now."""
     children = psutil.Process(service.process.pid).children()
     return next((c for c in children if "mondrian.serving.worker" in " ".join(c.cmdline())), None)
 
 
-def completed(service: Running) -> float:
-    """Critiques that were completed, as the service itself counts them."""
+def count_completed(service: Running) -> float:
+    """Return the service's own count of completed critiques."""
     with service.client() as client:
         lines = client.get("/metrics").text.splitlines()
     return sum(
@@ -89,42 +89,40 @@ def completed(service: Running) -> float:
     )
 
 
-def analyze(service: Running, shot: bytes, **data: str) -> Any:
+def analyze(service: Running, jpeg: bytes, **data: str) -> Any:
     with service.client() as client:
-        return client.post("/analyze", files={"image": ("a.jpg", shot)}, data=data)
+        return client.post("/analyze", files={"image": ("a.jpg", jpeg)}, data=data)
 
 
 @pytest.mark.long
-def test_a_model_killed_at_twenty_moments_loses_no_job_and_does_none_twice(
-    tmp_path: Path, shots: list[bytes]
+def test_a_model_killed_twenty_times_loses_no_job_and_runs_none_twice(
+    tmp_path: Path, jpegs: list[bytes]
 ) -> None:
-    draw = random.Random(5)
+    rng = random.Random(5)
     with running(tmp_path, batch_size=4) as service:
-        ids = upload(service, shots, 20)
+        ids = upload(service, jpegs, 20)
         kills = 0
         while kills < 20:
-            time.sleep(draw.uniform(0.05, 2.5))
-            model = model_of(service)
-            if model and any(row["status"] == "analyzing" for row in rows(service)):
+            time.sleep(rng.uniform(0.05, 2.5))
+            model = model_process(service)
+            if model and any(row["status"] == "analyzing" for row in job_rows(service)):
                 model.kill()
                 kills += 1
-                ids += upload(service, shots, 1)
+                ids += upload(service, jpegs, 1)
         assert wait_until_ended(service, ids, 90) == {"completed": len(ids)}
-        assert completed(service) == len(ids)
+        assert count_completed(service) == len(ids)
         with service.client() as client:
             status = client.get("/model-status").json()
     assert status["restarts"] == 20
 
 
-def test_a_service_killed_with_jobs_under_way_is_taken_over(
-    tmp_path: Path, shots: list[bytes]
-) -> None:
+def test_jobs_of_a_killed_service_are_taken_over(tmp_path: Path, jpegs: list[bytes]) -> None:
     first = start(tmp_path, batch_size=2)
     wait_for_ready(first)
-    ids = upload(first, shots, 8)
-    while not any(row["status"] == "analyzing" for row in rows(first)):
+    ids = upload(first, jpegs, 8)
+    while not any(row["status"] == "analyzing" for row in job_rows(first)):
         time.sleep(0.02)
-    model = model_of(first)
+    model = model_process(first)
     first.process.kill()
     first.process.wait()
     assert model is not None
@@ -134,124 +132,114 @@ def test_a_service_killed_with_jobs_under_way_is_taken_over(
 
 
 @pytest.mark.long
-def test_a_poisonous_photograph_ends_failed_and_the_others_completed(
+def test_a_photo_that_crashes_the_model_ends_failed_and_the_others_completed(
     tmp_path: Path, params: Params, photos: list[Image.Image]
 ) -> None:
-    poison = photos[0].copy()
-    poison.paste((255, 255, 255), (0, 0, 64, 64))
-    told = asyncio.run(_poisoned(tmp_path, params, [poison, *photos[1:4]]))
-    assert told[0]["status"] == "failed"
-    assert "the model process ended" in told[0]["error"]
-    assert [row["status"] for row in told[1:]] == ["completed"] * 3
+    crashing_photo = photos[0].copy()
+    crashing_photo.paste((255, 255, 255), (0, 0, 64, 64))
+    rows = asyncio.run(_run_jobs(tmp_path, params, [crashing_photo, *photos[1:4]]))
+    assert rows[0]["status"] == "failed"
+    assert "the model process ended" in rows[0]["error"]
+    assert [row["status"] for row in rows[1:]] == ["completed"] * 3
 
 
-async def _poisoned(
+async def _run_jobs(
     tmp_path: Path, params: Params, photos: list[Image.Image]
 ) -> list[dict[str, Any]]:
     serve = params.serve.model_copy(update={"batch_size": 4})
     params = params.model_copy(update={"serve": serve})
     size = (params.image.min_pixels, params.image.max_pixels)
-    setup = WorkerConfig(str(ROOT / params.base.source), size, 4, serve.max_new_tokens)
-    engine = LocalEngine(setup, (sys.executable, "-m", "tests.poisoned_model"))
+    config = WorkerConfig(str(ROOT / params.base.source), size, 4, serve.max_new_tokens)
+    engine = LocalEngine(config, (sys.executable, "-m", "tests.poisoned_model"))
     settings = ServiceSettings(params, None, str(tmp_path / "jobs.db"), tmp_path, "")
     service = Service(settings, engine)
     async with service.lifespan_context():
         ids = []
         for i, photo in enumerate(photos):
-            taken = service.intake.save(jpeg(photo), "a.jpg")
-            row = {
-                "id": f"job-{i}",
-                "filename": taken.filename,
-                "advisor": "ansel",
-                "mode": "baseline",
-                "status": "queued",
-                "kind": "upload",
-            }
+            saved = service.intake.save(encode_jpeg(photo), "a.jpg")
+            row = _new_row(f"job-{i}", saved.filename, status="queued", kind="upload")
             await service.work.call_store(service.store.add, row)
             ids.append(f"job-{i}")
         service.work.notify_queued()
-        direct = {
-            "id": "direct",
-            "filename": "uploads/x",
-            "advisor": "ansel",
-            "mode": "baseline",
-            "status": "analyzing",
-            "kind": "direct",
-        }
+        direct = _new_row("direct", "uploads/x", status="analyzing", kind="direct")
         row, _ = await service.work.call_store(service.store.add, direct)
-        seen = resize_to_fit(photos[0], *size)
+        image = resize_to_fit(photos[0], *size)
         with pytest.raises(EngineFault, match="the model process ended"):
-            await service.work.run_direct(row, seen)
+            await service.work.run_direct(row, image)
         for _ in range(600):
-            found = [service.store.get(id) for id in ids]
-            if all(one and one["status"] in ("failed", "completed") for one in found):
+            rows = [service.store.get(id) for id in ids]
+            if all(row and row["status"] in ("failed", "completed") for row in rows):
                 break
             await asyncio.sleep(0.1)
         failed = service.store.get("direct")
         assert failed
         assert failed["status"] == "failed"
-        return [one for one in found if one]
+        return [row for row in rows if row]
 
 
-def test_an_adapter_is_replaced_damaged_and_taken_away_without_dropping_a_request(
-    tmp_path: Path, tiny: Any, params: Params, shots: list[bytes]
+def _new_row(id: str, filename: str, **values: str) -> dict[str, Any]:
+    return {"id": id, "filename": filename, "advisor": "ansel", "mode": "baseline", **values}
+
+
+def test_an_adapter_is_replaced_damaged_and_removed_without_dropping_a_request(
+    tmp_path: Path, tiny: Any, params: Params, jpegs: list[bytes]
 ) -> None:
-    shelf = tmp_path / "adapters"
+    adapters = tmp_path / "adapters"
     versions = [make_adapter(tiny, tmp_path / f"v{i}", "ansel", params, seed=i) for i in (1, 2)]
-    shutil.copytree(versions[0], shelf / "ansel")
-    with running(tmp_path, "--lora_path", shelf, "--model_mode", "ab_test") as service:
+    shutil.copytree(versions[0], adapters / "ansel")
+    with running(tmp_path, "--lora_path", adapters, "--model_mode", "ab_test") as service:
         stop_at = time.monotonic() + 120
-        seen: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
 
-        def ask_on(number: int) -> None:
+        def request_repeatedly(number: int) -> None:
             while time.monotonic() < stop_at:
-                told = analyze(service, shots[number], mode="lora")
-                assert told.status_code == 200, told.text
-                seen.append(told.json())
+                response = analyze(service, jpegs[number], mode="lora")
+                assert response.status_code == 200, response.text
+                answers.append(response.json())
 
-        def until(what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        def wait_for_adapter(condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
             with service.client() as client:
                 for _ in range(200):
                     status: dict[str, Any] = client.get("/model-status").json()
-                    found = {a["advisor"]: a for a in status["adapters"]}.get("ansel", {})
-                    if what(found):
-                        return found
+                    adapter = {a["advisor"]: a for a in status["adapters"]}.get("ansel", {})
+                    if condition(adapter):
+                        return adapter
                     time.sleep(0.1)
-            raise AssertionError(f"it did not come: {found}")
+            raise AssertionError(f"not in time: {adapter}")
 
-        def answered_by(version: str | None) -> None:
-            before, deadline = len(seen), time.monotonic() + 30
-            while not any(one["adapter_version"] == version for one in seen[before:]):
+        def wait_for_answer(version: str | None) -> None:
+            before, deadline = len(answers), time.monotonic() + 30
+            while not any(answer["adapter_version"] == version for answer in answers[before:]):
                 assert time.monotonic() < deadline, version
                 time.sleep(0.05)
 
         with ThreadPoolExecutor(3) as pool:
-            asking = [pool.submit(ask_on, i) for i in range(3)]
-            old = until(lambda a: bool(a.get("version")))["version"]
-            weights = shelf / "ansel/adapter_model.safetensors"
-            whole = (versions[1] / weights.name).read_bytes()
-            weights.write_bytes(whole[: len(whole) // 2])  # a copy that is not finished
-            fault = until(lambda a: bool(a["fault"]))
+            clients = [pool.submit(request_repeatedly, i) for i in range(3)]
+            old = wait_for_adapter(lambda a: bool(a.get("version")))["version"]
+            weights = adapters / "ansel/adapter_model.safetensors"
+            new_weights = (versions[1] / weights.name).read_bytes()
+            weights.write_bytes(new_weights[: len(new_weights) // 2])  # an unfinished copy
+            fault = wait_for_adapter(lambda a: bool(a["fault"]))
             assert fault["version"] == old
             assert "cannot be read" in fault["fault"]
-            weights.write_bytes(whole)
-            new = until(lambda a: not a["fault"] and a["version"] != old)["version"]
-            answered_by(new)
-            shutil.rmtree(shelf / "ansel")
-            until(lambda a: not a)
-            answered_by(None)
-            shutil.copytree(versions[0], shelf / "ansel")
-            assert until(lambda a: bool(a.get("version")))["version"] == old
-            answered_by(old)
+            weights.write_bytes(new_weights)
+            new = wait_for_adapter(lambda a: not a["fault"] and a["version"] != old)["version"]
+            wait_for_answer(new)
+            shutil.rmtree(adapters / "ansel")
+            wait_for_adapter(lambda a: not a)
+            wait_for_answer(None)
+            shutil.copytree(versions[0], adapters / "ansel")
+            assert wait_for_adapter(lambda a: bool(a.get("version")))["version"] == old
+            wait_for_answer(old)
             stop_at = 0.0
-            for task in asking:
-                task.result()
-    used = {one["adapter_version"] for one in seen}
-    assert used == {old, new, None}
-    for one in seen:
-        assert one["fallback_occurred"] == (one["adapter_version"] is None)
-        assert one["model_used"] == ("base" if one["fallback_occurred"] else "fine_tuned")
-        assert one["fallback_reason"] or not one["fallback_occurred"]
+            for client in clients:
+                client.result()
+    assert {answer["adapter_version"] for answer in answers} == {old, new, None}
+    for answer in answers:
+        fallback = answer["fallback_occurred"]
+        assert fallback == (answer["adapter_version"] is None)
+        assert answer["model_used"] == ("base" if fallback else "fine_tuned")
+        assert answer["fallback_reason"] or not fallback
 
 
 def test_fine_tuned_does_not_start_with_a_damaged_adapter(
@@ -268,145 +256,145 @@ def test_fine_tuned_does_not_start_with_a_damaged_adapter(
     assert "Traceback" not in service.log()
 
 
-def test_a_full_disk_is_told_and_survived(tmp_path: Path, shots: list[bytes]) -> None:
+def test_a_full_disk_is_a_clear_error_and_survived(tmp_path: Path, jpegs: list[bytes]) -> None:
     with running(tmp_path) as service:
-        assert analyze(service, shots[0]).status_code == 200
+        assert analyze(service, jpegs[0]).status_code == 200
         pid = service.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, before[1]))
-        told = [analyze(service, shots[i]) for i in range(3)]
-        assert [one.status_code for one in told] == [503] * 3
-        assert all(
-            "saved" in one.json()["error"] or "database" in one.json()["error"] for one in told
-        )
+        responses = [analyze(service, jpegs[i]) for i in range(3)]
+        assert [response.status_code for response in responses] == [503] * 3
+        errors = [response.json()["error"] for response in responses]
+        assert all("saved" in error or "database" in error for error in errors)
         with service.client() as client:
             assert client.get("/health").status_code == 200
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
-        assert analyze(service, shots[0]).status_code == 200
-        assert "analyzing" not in {row["status"] for row in rows(service)}
+        assert analyze(service, jpegs[0]).status_code == 200
+        assert "analyzing" not in {row["status"] for row in job_rows(service)}
     leftovers = [p.name for p in (tmp_path / "service/uploads").iterdir() if p.name[0] == "."]
     assert leftovers == []
 
 
 @pytest.mark.long
-def test_a_database_that_is_locked_for_ten_seconds_holds_up_but_loses_nothing(
-    tmp_path: Path, shots: list[bytes]
+def test_a_database_that_is_locked_for_ten_seconds_delays_but_loses_nothing(
+    tmp_path: Path, jpegs: list[bytes]
 ) -> None:
     with running(tmp_path) as service:
         other = sqlite3.connect(service.db, isolation_level=None)
         with ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(analyze, service, shot) for shot in shots[:3]]
+            requests = [pool.submit(analyze, service, jpeg) for jpeg in jpegs[:3]]
             time.sleep(0.3)
             other.execute("BEGIN EXCLUSIVE")
-            asked += [pool.submit(analyze, service, shot) for shot in shots[3:]]
+            requests += [pool.submit(analyze, service, jpeg) for jpeg in jpegs[3:]]
             started = time.monotonic()
             with service.client() as client:
                 while time.monotonic() - started < 10:
-                    began = time.monotonic()
+                    health_started = time.monotonic()
                     assert client.get("/health").status_code == 200
-                    assert time.monotonic() - began < 2
+                    assert time.monotonic() - health_started < 2
                     time.sleep(0.5)
             other.execute("COMMIT")
-            assert [one.result().status_code for one in asked] == [200] * 6
+            assert [request.result().status_code for request in requests] == [200] * 6
         other.close()
-        assert {row["status"] for row in rows(service)} == {"completed"}
+        assert {row["status"] for row in job_rows(service)} == {"completed"}
 
 
-def test_sigterm_finishes_what_runs_and_leaves_the_queue_for_the_next(
-    tmp_path: Path, shots: list[bytes]
+def test_sigterm_finishes_what_runs_and_leaves_the_queue_for_the_next_start(
+    tmp_path: Path, jpegs: list[bytes]
 ) -> None:
     service = start(tmp_path, batch_size=2, drain_seconds=20)
     wait_for_ready(service)
-    ids = upload(service, shots, 12)
+    ids = upload(service, jpegs, 12)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(analyze, service, shot) for shot in shots[:4]]
+        requests = [pool.submit(analyze, service, jpeg) for jpeg in jpegs[:4]]
         time.sleep(0.5)
         started = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(25) == 0
         assert time.monotonic() - started < 20
-        assert [one.result().status_code for one in asked] == [200] * 4
-    states = Counter(row["status"] for row in rows(service) if row["id"] in ids)
+        assert [request.result().status_code for request in requests] == [200] * 4
+    states = Counter(row["status"] for row in job_rows(service) if row["id"] in ids)
     assert set(states) == {"completed", "queued"}
-    with running(tmp_path, batch_size=8) as again:
-        assert wait_until_ended(again, ids, 60) == {"completed": 12}
+    with running(tmp_path, batch_size=8) as restarted:
+        assert wait_until_ended(restarted, ids, 60) == {"completed": 12}
 
 
-def test_a_client_that_goes_away_frees_its_place(tmp_path: Path, shots: list[bytes]) -> None:
+def test_a_client_that_disconnects_frees_its_slot(tmp_path: Path, jpegs: list[bytes]) -> None:
     with running(tmp_path, batch_size=1) as service:
         with service.client() as client:
-            file = {"image": ("a.jpg", shots[0])}
-            with client.stream("POST", "/analyze_stream", files=file) as answer:
-                for line in answer.iter_lines():
+            file = {"image": ("a.jpg", jpegs[0])}
+            with client.stream("POST", "/analyze_stream", files=file) as response:
+                for line in response.iter_lines():
                     if "json_token" in line:
                         break
         started = time.monotonic()
-        assert analyze(service, shots[1]).status_code == 200
+        assert analyze(service, jpegs[1]).status_code == 200
         assert time.monotonic() - started < 5
-        told = {row["status"]: row["error"] for row in rows(service)}
-        assert told["failed"] == "the client went away"
+        error_by_status = {row["status"]: row["error"] for row in job_rows(service)}
+        assert error_by_status["failed"] == "the client went away"
         with service.client() as client:
             assert client.get("/model-status").json()["busy"] == 0
 
 
-def test_a_critique_that_takes_too_long_is_given_up(tmp_path: Path, shots: list[bytes]) -> None:
+def test_a_critique_that_takes_too_long_is_cancelled(tmp_path: Path, jpegs: list[bytes]) -> None:
     with running(tmp_path, request_timeout_seconds=0.05) as service:
-        told = analyze(service, shots[0])
-        assert told.status_code == 504
-        assert "not done after 0.05 s" in told.json()["error"]
-        ids = upload(service, shots, 1)
-        assert wait_until_ended(service, ids, 30) == {"failed": 1}  # after its tries
+        response = analyze(service, jpegs[0])
+        assert response.status_code == 504
+        assert "not done after 0.05 s" in response.json()["error"]
+        ids = upload(service, jpegs, 1)
+        assert wait_until_ended(service, ids, 30) == {"failed": 1}  # after its attempts
 
 
-def test_a_share_is_answered_by_the_other_arm_too(
-    tmp_path: Path, tiny: Any, params: Params, shots: list[bytes]
+def test_a_share_of_photos_is_also_critiqued_by_the_other_arm(
+    tmp_path: Path, tiny: Any, params: Params, jpegs: list[bytes]
 ) -> None:
     folder = make_adapter(tiny, tmp_path / "ansel", "ansel", params)
     with running(tmp_path, "--lora_path", folder, shadow_share=1.0) as service:
-        first = analyze(service, shots[0], mode="lora").json()
-        second = analyze(service, shots[1], mode="base").json()
-        ids = [row["id"] for row in rows(service)]
+        first = analyze(service, jpegs[0], mode="lora").json()
+        second = analyze(service, jpegs[1], mode="base").json()
+        ids = [row["id"] for row in job_rows(service)]
         for _ in range(100):
-            shadows = {r["pair_of"]: r for r in rows(service) if r["kind"] == "shadow"}
+            shadows = {r["pair_of"]: r for r in job_rows(service) if r["kind"] == "shadow"}
             if len(shadows) == 2 and all(r["status"] == "completed" for r in shadows.values()):
                 break
             time.sleep(0.1)
         assert shadows[first["job_id"]]["model_used"] == "base"
         assert shadows[second["job_id"]]["model_used"] == "fine_tuned"
         assert set(shadows) <= set(ids)
-        assert len(rows(service)) == 4  # a shadow has no shadow
+        assert len(job_rows(service)) == 4  # a shadow has no shadow
 
 
-def test_the_same_key_is_answered_once(tmp_path: Path, shots: list[bytes]) -> None:
+def test_requests_with_the_same_idempotency_key_are_one_job(
+    tmp_path: Path, jpegs: list[bytes]
+) -> None:
     with running(tmp_path) as service, service.client() as client:
 
-        def ask() -> Any:
+        def post(_: int) -> Any:
             return client.post(
-                "/analyze", files={"image": ("a.jpg", shots[0])}, headers={"Idempotency-Key": "k"}
+                "/analyze", files={"image": ("a.jpg", jpegs[0])}, headers={"Idempotency-Key": "k"}
             ).json()
 
         with ThreadPoolExecutor(4) as pool:
-            told = [one.result() for one in [pool.submit(ask) for _ in range(4)]]
-        assert len({one["job_id"] for one in told}) == 1
-        assert len({one["full_response"] for one in told}) == 1
-        assert len(rows(service)) == 1
+            answers = list(pool.map(post, range(4)))
+        assert len({answer["job_id"] for answer in answers}) == 1
+        assert len({answer["full_response"] for answer in answers}) == 1
+        assert len(job_rows(service)) == 1
         assert len(list((tmp_path / "service/uploads").iterdir())) == 1
 
 
 @pytest.mark.long
-def test_memory_is_flat_under_load(tmp_path: Path, shots: list[bytes]) -> None:
+def test_memory_is_flat_under_load(tmp_path: Path, jpegs: list[bytes]) -> None:
     with running(tmp_path, batch_size=8) as service:
-        model = model_of(service)
+        model = model_process(service)
         assert model
+        processes = (psutil.Process(service.process.pid), model)
 
-        def load(count: int) -> None:
+        def memory_after_requests(count: int) -> list[int]:
             with ThreadPoolExecutor(8) as pool:
-                for told in pool.map(lambda i: analyze(service, shots[i % 6]), range(count)):
-                    assert told.status_code == 200
+                for response in pool.map(lambda i: analyze(service, jpegs[i % 6]), range(count)):
+                    assert response.status_code == 200
+            return [process.memory_info().rss for process in processes]
 
-        load(48)
-        warm = [p.memory_info().rss for p in (psutil.Process(service.process.pid), model)]
-        load(48)
-        after = [p.memory_info().rss for p in (psutil.Process(service.process.pid), model)]
-    for before, now in zip(warm, after, strict=True):
-        assert now < 1.15 * before  # the long run: benchmarks/serve.py --soak
+        before, after = memory_after_requests(48), memory_after_requests(48)
+    for warm_bytes, later_bytes in zip(before, after, strict=True):
+        assert later_bytes < 1.15 * warm_bytes  # the long run: benchmarks/serve.py --soak

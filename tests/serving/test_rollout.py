@@ -1,4 +1,4 @@
-"""A running service and its roll-outs: who answers, what is on record, what it does by itself."""
+"""Rollouts of a running service: who answers, what is recorded, what is decided automatically."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,50 +28,54 @@ from tests.service_process import Running, make_adapter, running, stop
 pytestmark = pytest.mark.slow
 
 
-def rollout_file(folder: Path, **more: Any) -> Path:
-    """rollout.yaml with steps of no time, looked at ten times a second."""
-    told = (
-        yaml.safe_load((ROOT / "rollout.yaml").read_text()) | {"check_interval_seconds": 0.1} | more
-    )
-    told["steps"] = more.get("steps") or [
+def write_rollout_file(folder: Path, **values: Any) -> Path:
+    """Write rollout.yaml with steps of no time that are checked ten times a second."""
+    steps = [
         {"share": share, "hours": 0, "jobs": 8, "requires": "guardrails"} for share in (0.5, 1.0)
     ]
+    config = yaml.safe_load((ROOT / "rollout.yaml").read_text())
+    config |= {"check_interval_seconds": 0.1, "steps": steps} | values
     file = folder / "rollout.yaml"
-    file.write_text(yaml.safe_dump(told))
+    file.write_text(yaml.safe_dump(config))
     return file
 
 
-def shelved(tiny: Any, params: Params, shelf: Path, name: str, seed: int) -> Path:
-    """Put a version of ansel's adapter where the service looks, as `mondrian pull` does."""
-    folder = make_adapter(tiny, shelf / "ansel" / "versions" / name, "ansel", params, seed)
-    beside = shelf / "ansel" / ".current"
-    beside.symlink_to(Path("versions") / name)
-    beside.replace(shelf / "ansel" / "current")
+def install_version(tiny: Any, params: Params, store: Path, name: str, seed: int) -> Path:
+    """Install a version of ansel's adapter, as `mondrian pull` does."""
+    folder = make_adapter(tiny, store / "ansel" / "versions" / name, "ansel", params, seed)
+    link = store / "ansel" / ".current"
+    link.symlink_to(Path("versions") / name)
+    link.replace(store / "ansel" / "current")
     return folder
 
 
-def ask(client: httpx2.Client, photo: bytes, who: str, mode: str = "") -> dict[str, Any]:
-    answer = client.post(
+def analyze(client: httpx2.Client, photo: bytes, client_id: str, mode: str = "") -> dict[str, Any]:
+    response = client.post(
         "/analyze",
         files={"image": ("lake.jpg", photo)},
         data={"advisor": "ansel", "mode": mode},
-        headers={"x-client-id": who},
+        headers={"x-client-id": client_id},
     )
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
-def store(service: Running) -> RolloutStore:
+def open_rollouts(service: Running) -> RolloutStore:
     return RolloutStore(open_engine(str(service.db)))
 
 
-def wait_for(rollouts: RolloutStore, wanted: Any, seconds: float = 20) -> RolloutRecord:
+def wait_for(
+    rollouts: RolloutStore,
+    condition: Callable[[RolloutRecord], Any] = lambda record: True,
+    seconds: float = 20,
+) -> RolloutRecord:
+    """Return the newest rollout once there is one that meets a condition."""
     deadline = time.monotonic() + seconds
     while True:
-        found = next(iter(rollouts.list_rollouts()), None)
-        if found and wanted(found):
-            return found
-        assert time.monotonic() < deadline, found
+        record = next(iter(rollouts.list_rollouts()), None)
+        if record and condition(record):
+            return record
+        assert time.monotonic() < deadline, record
         time.sleep(0.05)
 
 
@@ -79,177 +84,148 @@ def photo(photos: list[Image.Image]) -> bytes:
     return encoded(photos[0], "JPEG", quality=95)
 
 
-def test_a_new_version_is_dealt_judged_advanced_and_serves_everybody_and_the_next_begins_anew(
+def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
-    shelf, file = tmp_path / "shelf", rollout_file(tmp_path)
-    shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
-    flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)
+    adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path)
+    install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
+    flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
     with running(tmp_path, *flags) as service, service.client() as client:
-        told = store(service)
-        first = wait_for(told, lambda one: True)
+        rollouts = open_rollouts(service)
+        first = wait_for(rollouts)
         assert (first.name, first.control, first.step) == ("ansel@v1.0.0", "base", 0)
         sides: list[str] = []
         while len(set(sides)) < 2 or sides.count("ab_test_fine_tuned") < 8:
-            answer = ask(client, photo, f"client-{len(sides)}")
+            answer = analyze(client, photo, f"client-{len(sides)}")
             sides.append(answer["model_used"])
             assert (answer["adapter_version"] == first.version) == sides[-1].endswith("tuned")
             assert len(sides) < 40
-        full = wait_for(told, lambda one: one.full_since)
-        assert [one.action for one in told.list_decisions(full.id)] == ["advance", "begin"]
-        time.sleep(1.2)  # the service sees it at its next look
-        assert {ask(client, photo, f"client-{i}")["model_used"] for i in range(4)} == {
-            "ab_test_fine_tuned"
-        }
-        seen = load_observations(told.engine, first.id, 0)
-        assert len(seen) == len(sides) + 4
-        assert all(one.outcome == "completed" and one.compliant for one in seen)
-        assert {one.share for one in seen} == {0.5, 1.0}
+        full = wait_for(rollouts, lambda record: record.full_since)
+        decisions = rollouts.list_decisions(full.id)
+        assert [decision.action for decision in decisions] == ["advance", "begin"]
+        time.sleep(1.2)  # until the service has polled
+        used = {analyze(client, photo, f"client-{i}")["model_used"] for i in range(4)}
+        assert used == {"ab_test_fine_tuned"}
+        observations = load_observations(rollouts.engine, first.id, 0)
+        assert len(observations) == len(sides) + 4
+        assert all(obs.outcome == "completed" and obs.compliant for obs in observations)
+        assert {obs.share for obs in observations} == {0.5, 1.0}
 
-        shelved(tiny, params, shelf, "ansel@v2.0.0", 2)
-        named = [first.version]
-        while named[-1] == first.version:  # also between the switch and the roll-out's begin
-            named.append(ask(client, photo, "client-0", mode="lora")["adapter_version"])
-            assert len(named) < 200
-        second = wait_for(told, lambda one: one.version != first.version)
+        install_version(tiny, params, adapters, "ansel@v2.0.0", 2)
+        versions = [first.version]
+        while versions[-1] == first.version:  # also before the rollout of the new one begins
+            answer = analyze(client, photo, "client-0", mode="lora")
+            versions.append(answer["adapter_version"])
+            assert len(versions) < 200
+        second = wait_for(rollouts, lambda record: record.version != first.version)
         assert (second.control, second.control_version) == ("ansel@v1.0.0", first.version)
-        assert named[-1] == second.version
-        versions = {ask(client, photo, f"other-{i}")["adapter_version"] for i in range(10)}
-        assert versions == {first.version, second.version}  # nobody falls back to the base
-        assert all(one.status_code == 200 for one in (client.get("/"), client.get("/model-status")))
+        assert versions[-1] == second.version
+        used = {analyze(client, photo, f"other-{i}")["adapter_version"] for i in range(10)}
+        assert used == {first.version, second.version}  # no fallback to the base
+        assert all(client.get(path).status_code == 200 for path in ("/", "/model-status"))
 
 
-def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_by_itself_and_stays_so(
+def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a_restart(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
     limits = load_rollout(ROOT / "rollout.yaml").guardrails.model_dump()
-    file = rollout_file(
+    file = write_rollout_file(
         tmp_path,
         guardrails=limits | {"latency_p95_seconds": 0.001},
         steps=[{"share": 1.0, "hours": 0, "jobs": 1000, "requires": "guardrails"}],
     )
-    shelf = tmp_path / "shelf"
-    shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
-    flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)
+    adapters = tmp_path / "adapters"
+    install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
+    flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
     with running(tmp_path, *flags) as service, service.client() as client:
-        told, asked = store(service), 0
-        while wait_for(told, lambda one: True).state != BACK:
-            ask(client, photo, f"client-{asked}")
-            asked += 1
-            assert asked <= 60
-        back = wait_for(told, lambda one: one.state == BACK)
-        assert "latency" in back.reason
-        assert told.list_decisions(back.id)[0].who == "service"
+        rollouts, n_requests = open_rollouts(service), 0
+        while wait_for(rollouts).state != BACK:
+            analyze(client, photo, f"client-{n_requests}")
+            n_requests += 1
+            assert n_requests <= 60
+        record = wait_for(rollouts, lambda record: record.state == BACK)
+        assert "latency" in record.reason
+        assert rollouts.list_decisions(record.id)[0].who == "service"
         time.sleep(1.2)
-        answer = ask(client, photo, "client-0")
+        answer = analyze(client, photo, "client-0")
         assert answer["model_used"] == "base"
-        by_name = ask(client, photo, "client-0", mode="lora")
-        assert by_name["model_used"] == "base"
-        assert by_name["fallback_occurred"]
-        assert "rolled back" in by_name["fallback_reason"]
-    with (
-        running(tmp_path, *flags) as service,
-        service.client() as client,
-    ):  # a start changes nothing
-        assert ask(client, photo, "client-0")["model_used"] == "base"  # a start changes nothing
-        again = store(service)
-        assert apply_action(
-            again,
-            load_rollout(file),
-            wait_for(again, lambda one: True),
-            "resume",
-            Actor("somebody", "the machine was slow"),
-        )
+        fallback = analyze(client, photo, "client-0", mode="lora")
+        assert fallback["model_used"] == "base"
+        assert fallback["fallback_occurred"]
+        assert "rolled back" in fallback["fallback_reason"]
+    with running(tmp_path, *flags) as service, service.client() as client:
+        assert analyze(client, photo, "client-0")["model_used"] == "base"
+        rollouts = open_rollouts(service)
+        record, config = wait_for(rollouts), load_rollout(file)
+        reason = "the machine was slow"
+        assert apply_action(rollouts, config, record, "resume", Actor("somebody", reason))
         time.sleep(1.5)
-        assert ask(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
+        assert analyze(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
 
 
 @pytest.mark.long
-def test_a_client_keeps_its_arm_over_restarts_and_processes_and_a_killed_job_is_on_record(
+def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed_job_has_its_arm(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
     steps = [
         {"share": share, "hours": 1, "jobs": 9, "requires": "guardrails"} for share in (0.5, 1)
     ]
-    shelf, file = tmp_path / "shelf", rollout_file(tmp_path, steps=steps)
-    shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
-    flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)
-    with running(tmp_path, *flags) as one, running(tmp_path, *flags) as two:
-        with one.client() as a, two.client() as b:
-            clients = [f"client-{i}" for i in range(6)]
-            before = [ask(a, photo, who)["model_used"] for who in clients]
-            assert before == [ask(b, photo, who)["model_used"] for who in clients]
-            sent = a.post(
+    adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path, steps=steps)
+    install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
+    flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
+    with running(tmp_path, *flags) as first, running(tmp_path, *flags) as second:
+        with first.client() as client, second.client() as other:
+            ids = [f"client-{i}" for i in range(6)]
+            before = [analyze(client, photo, id)["model_used"] for id in ids]
+            assert before == [analyze(other, photo, id)["model_used"] for id in ids]
+            response = client.post(
                 "/upload",
                 files={"image": ("lake.jpg", photo)},
                 data={"advisor": "ansel"},
                 headers={"x-client-id": "client-0"},
             )
-            id = sent.json()["job_id"]
-        os.kill(one.process.pid, signal.SIGKILL)
-        one.process.wait()
+            job_id = response.json()["job_id"]
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
     with running(tmp_path, *flags) as service, service.client() as client:
-        assert before == [ask(client, photo, who)["model_used"] for who in clients]
+        assert before == [analyze(client, photo, id)["model_used"] for id in ids]
         deadline = time.monotonic() + 30
-        while client.get(f"/status/{id}").json()["status"] != "completed":
+        while client.get(f"/status/{job_id}").json()["status"] != "completed":
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        told = client.get(f"/status/{id}").json()
-        assert told["model_used"] == before[0]
-        assert told["side"] == ("candidate" if before[0].endswith("tuned") else "control")
+        job = client.get(f"/status/{job_id}").json()
+        assert job["model_used"] == before[0]
+        assert job["side"] == ("candidate" if before[0].endswith("tuned") else "control")
 
 
 @pytest.mark.long
-def test_a_control_that_is_gone_from_the_disk_is_the_base_and_it_is_said(
+def test_the_base_replaces_a_control_that_was_deleted_and_the_log_says_so(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
-    shelf, file = tmp_path / "shelf", rollout_file(tmp_path)
-    flags = ("--lora_path", shelf, "--model_mode", "ab_test", "--rollout", file)
-    first = shelved(tiny, params, shelf, "ansel@v1.0.0", 1)
+    adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path)
+    flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
+    first = install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
     with running(tmp_path, *flags) as service:
-        told = store(service)
-        plan = load_rollout(file)
-        assert apply_action(
-            told, plan, wait_for(told, lambda one: True), "advance", Actor("somebody", "trusted")
-        )
+        rollouts, config = open_rollouts(service), load_rollout(file)
+        record = wait_for(rollouts)
+        assert apply_action(rollouts, config, record, "advance", Actor("somebody", "trusted"))
         stop(service)
-    shelved(tiny, params, shelf, "ansel@v2.0.0", 2)
+    install_version(tiny, params, adapters, "ansel@v2.0.0", 2)
     shutil.rmtree(first)
     with running(tmp_path, *flags) as service, service.client() as client:
-        wait_for(store(service), lambda one: one.name == "ansel@v2.0.0")
-        used = {ask(client, photo, f"client-{i}")["model_used"] for i in range(12)}
+        wait_for(open_rollouts(service), lambda record: record.name == "ansel@v2.0.0")
+        used = {analyze(client, photo, f"client-{i}")["model_used"] for i in range(12)}
         assert used == {"ab_test_base", "ab_test_fine_tuned"}
         assert "cannot serve as control" in service.log()
 
 
-def test_a_rollout_wants_an_ab_test_and_a_sound_file(tmp_path: Path) -> None:
-    file = rollout_file(tmp_path)
-    for flags, words in (
-        (("--rollout", file), "--rollout wants --model_mode ab_test"),
-        (
-            (
-                "--rollout",
-                tmp_path / "none.yaml",
-                "--model_mode",
-                "ab_test",
-                "--lora_path",
-                "models",
-            ),
-            "does not exist",
-        ),
-        (
-            (
-                "--rollout",
-                file,
-                "--model_mode",
-                "ab_test",
-                "--lora_path",
-                "models",
-                "--ab_test_split",
-                "0.5",
-            ),
-            "both say who answers",
-        ),
+def test_a_rollout_needs_an_ab_test_and_a_valid_file(tmp_path: Path) -> None:
+    file, missing = write_rollout_file(tmp_path), tmp_path / "none.yaml"
+    ab_test = ("--model_mode", "ab_test", "--lora_path", "models")
+    for flags, message in (
+        (("--rollout", file), "--rollout needs --model_mode ab_test"),
+        (("--rollout", missing, *ab_test), "does not exist"),
+        (("--rollout", file, *ab_test, "--ab_test_split", "0.5"), "both say who answers"),
     ):
-        with pytest.raises(AssertionError, match=words), running(tmp_path, *flags):
+        with pytest.raises(AssertionError, match=message), running(tmp_path, *flags):
             pass

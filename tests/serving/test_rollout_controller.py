@@ -1,4 +1,4 @@
-"""The service's hand on roll-outs: what a draw is told while versions come, go and fail to load."""
+"""The rollout controller: what it tells the assignment while versions come, go and fail to load."""
 
 from __future__ import annotations
 
@@ -19,125 +19,123 @@ from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
 
 
-class Shelf:
-    """Adapters of an engine; `dies` is how often its process ends under the load of a control."""
+class FakeEngine:
+    """Adapters of an engine whose process ends in its first `crashes` loads of a control."""
 
-    def __init__(self, folder: Path, dies: int = 0) -> None:
-        self.folder, self.dies, self.loads = folder, dies, 0
+    def __init__(self, folder: Path, crashes: int = 0) -> None:
+        self.folder, self.crashes, self.loads = folder, crashes, 0
         self.adapters: dict[str, Adapter] = {}
 
     def serve(self, version: str) -> None:
         self.adapters["ansel"] = Adapter("ansel", str(self.folder / version), version)
 
-    async def adopt(self, advisor: str, name: str, folder: Path) -> Adapter | None:
+    async def load_adapter(self, advisor: str, name: str, folder: Path) -> Adapter | None:
         self.loads += 1
-        if self.loads <= self.dies:
+        if self.loads <= self.crashes:
             return None
         self.adapters[name] = Adapter(name, str(folder), folder.name)
         return self.adapters[name]
 
 
-def steered(tmp_path: Path, shelf: Shelf) -> RolloutController:
-    engine = open_engine(str(tmp_path / "jobs.db"))
-    migrate(engine)
-    plan = load_rollout(ROOT / "rollout.yaml")
-    return RolloutController(RolloutStore(engine), plan, ("ansel",), shelf.adapters, shelf.adopt)
+def make_controller(tmp_path: Path, engine: FakeEngine) -> RolloutController:
+    database = open_engine(str(tmp_path / "jobs.db"))
+    migrate(database)
+    config = load_rollout(ROOT / "rollout.yaml")
+    store = RolloutStore(database)
+    return RolloutController(store, config, ("ansel",), engine.adapters, engine.load_adapter)
 
 
-def everybody(steering: RolloutController, version: str) -> None:
-    """Advance a version to its last step."""
-    for _ in steering.settings.steps[1:]:
-        entry = steering.rollouts.get(f"ansel/{version}")
-        assert entry
+def advance_to_last_step(controller: RolloutController, version: str) -> None:
+    for _ in controller.config.steps[1:]:
+        record = controller.rollouts.get(f"ansel/{version}")
+        assert record
         assert apply_action(
-            steering.rollouts, steering.settings, entry, "advance", Actor("somebody", "trusted")
+            controller.rollouts, controller.config, record, "advance", Actor("somebody", "trusted")
         )
 
 
-def answers(steering: RolloutController, mode: str = "ab_test") -> set[str]:
-    """Adapters that 200 clients are dealt."""
-    stand = steering.current_snapshot("ansel")
-    return {
-        ArmAssigner("ansel", "ab_test", "1", 0.5, stand).plan(mode, str(i)).adapter
-        for i in range(200)
-    }
+def assigned_adapters(controller: RolloutController, mode: str = "ab_test") -> set[str]:
+    """The adapters that 200 clients are assigned."""
+    snapshot = controller.current_snapshot("ansel")
+    assigner = ArmAssigner("ansel", "ab_test", "1", 0.5, snapshot)
+    return {assigner.plan(mode, str(i)).adapter for i in range(200)}
 
 
-def test_a_version_whose_roll_out_has_not_begun_answers_nobody(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    steering = steered(tmp_path, shelf)
-    assert answers(steering) == answers(steering, "lora") == {""}  # there is no adapter
-    shelf.serve("v1")
-    assert answers(steering) == answers(steering, "lora") == {""}
-    asyncio.run(steering.refresh())
-    assert answers(steering) == {"", "ansel"}
-    everybody(steering, "v1")
-    asyncio.run(steering.refresh())
-    assert answers(steering) == {"ansel"}
-    shelf.serve("v2")  # v1 answered everybody: v2 is not let in by that
-    assert answers(steering) == {""}
-    asyncio.run(steering.refresh())
-    assert answers(steering) == {"ansel", control_name("ansel")}
-    del shelf.adapters["ansel"]
-    assert answers(steering) == {""}
+def test_a_version_whose_rollout_has_not_begun_answers_no_client(tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path)
+    controller = make_controller(tmp_path, engine)
+    assert assigned_adapters(controller) == assigned_adapters(controller, "lora") == {""}
+    engine.serve("v1")
+    assert assigned_adapters(controller) == assigned_adapters(controller, "lora") == {""}
+    asyncio.run(controller.refresh())
+    assert assigned_adapters(controller) == {"", "ansel"}
+    advance_to_last_step(controller, "v1")
+    asyncio.run(controller.refresh())
+    assert assigned_adapters(controller) == {"ansel"}
+    engine.serve("v2")  # the share of v1 does not apply to v2
+    assert assigned_adapters(controller) == {""}
+    asyncio.run(controller.refresh())
+    assert assigned_adapters(controller) == {"ansel", control_name("ansel")}
+    del engine.adapters["ansel"]
+    assert assigned_adapters(controller) == {""}
 
 
-def test_a_request_waits_for_the_roll_out_of_a_version_that_was_just_pulled(
+def test_a_request_waits_for_the_rollout_of_a_version_that_was_just_pulled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mondrian.serving.rollout_controller.POLL_INTERVAL", 0.05)
-    shelf = Shelf(tmp_path)
-    steering = steered(tmp_path, shelf)
-    shelf.serve("v1")
+    engine = FakeEngine(tmp_path)
+    controller = make_controller(tmp_path, engine)
+    engine.serve("v1")
 
-    async def asked() -> set[str]:
-        looking = asyncio.create_task(steering.run())
-        await steering.wait_for_start("ansel")
-        looking.cancel()
-        return answers(steering, "lora")
+    async def wait_and_assign() -> set[str]:
+        polling = asyncio.create_task(controller.run())
+        await controller.wait_for_start("ansel")
+        polling.cancel()
+        return assigned_adapters(controller, "lora")
 
-    assert asyncio.run(asked()) == {"ansel"}  # not the base, as between two looks
-    shelf.serve("v2")
+    assert asyncio.run(wait_and_assign()) == {"ansel"}  # not the base
+    engine.serve("v2")
     monkeypatch.setattr("mondrian.serving.rollout_controller.ROLLOUT_START_TIMEOUT", 0.1)
-    asyncio.run(steering.wait_for_start("ansel"))  # nobody looks: it waits no longer than that
-    assert answers(steering, "lora") == {""}
+    asyncio.run(controller.wait_for_start("ansel"))  # nothing polls: it times out
+    assert assigned_adapters(controller, "lora") == {""}
 
 
-@pytest.mark.parametrize("dies", [1, 9])
-def test_a_control_that_the_model_dies_of_is_loaded_once_and_nothing_is_compared(
-    tmp_path: Path, dies: int
+@pytest.mark.parametrize("crashes", [1, 9])
+def test_a_control_that_crashes_the_model_is_loaded_once_and_nothing_is_compared(
+    tmp_path: Path, crashes: int
 ) -> None:
-    shelf = Shelf(tmp_path, dies)
-    steering = steered(tmp_path, shelf)
-    shelf.serve("v1")
-    asyncio.run(steering.refresh())
-    everybody(steering, "v1")
-    shelf.serve("v2")
+    engine = FakeEngine(tmp_path, crashes)
+    controller = make_controller(tmp_path, engine)
+    engine.serve("v1")
+    asyncio.run(controller.refresh())
+    advance_to_last_step(controller, "v1")
+    engine.serve("v2")
     for _ in range(5):
-        asyncio.run(steering.refresh())
-    assert shelf.loads == 1
-    stand = steering.current_snapshot("ansel")
-    assert (stand.control, stand.is_evidence) == ("", False)
-    dealt = ArmAssigner("ansel", "ab_test", "1", 0.5, stand).plan("ab_test", "x")
-    assert dealt.is_ab_test
-    assert dealt.rollout_assignment is None
-    name = control_name("ansel")  # the next model process has loaded it after all
-    shelf.adapters[name] = Adapter(name, "v1", "v1")
-    asyncio.run(steering.refresh())
-    assert steering.current_snapshot("ansel").is_evidence
+        asyncio.run(controller.refresh())
+    assert engine.loads == 1
+    snapshot = controller.current_snapshot("ansel")
+    assert (snapshot.control, snapshot.is_evidence) == ("", False)
+    plan = ArmAssigner("ansel", "ab_test", "1", 0.5, snapshot).plan("ab_test", "x")
+    assert plan.is_ab_test
+    assert plan.rollout_assignment is None
+    name = control_name("ansel")  # the next model process could load it
+    engine.adapters[name] = Adapter(name, "v1", "v1")
+    asyncio.run(controller.refresh())
+    assert controller.current_snapshot("ansel").is_evidence
 
 
-def test_a_fault_of_one_look_ends_nothing_and_is_logged(
+def test_an_error_in_one_refresh_is_logged_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    steering = steered(tmp_path, Shelf(tmp_path))
-    steering.advisors = (None,)  # type: ignore[assignment]
-    steering.adapters = None  # type: ignore[assignment]
-    asyncio.run(steering.refresh_safely())
+    controller = make_controller(tmp_path, FakeEngine(tmp_path))
+    controller.advisors = (None,)  # type: ignore[assignment]
+    controller.adapters = None  # type: ignore[assignment]
+    asyncio.run(controller.refresh_safely())
     assert "it stays as it is" in caplog.text
 
 
-def test_a_shelf_knows_the_version_that_still_answers(tmp_path: Path) -> None:
+def test_the_local_store_links_the_version_that_serves_as_control(tmp_path: Path) -> None:
     for name in ("ansel@v1.0.0", "ansel@v2.0.0"):
         (tmp_path / "ansel/versions" / name).mkdir(parents=True)
         for _ in range(2):

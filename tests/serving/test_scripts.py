@@ -1,4 +1,4 @@
-"""A model, an advisor or a file name that is a script: shown, and never run."""
+"""A completion, an advisor or a file name that is a script is shown as text and never runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.slow
 EVIL = "<script>alert(1)</script>\u2028\"'><img src=x onerror=alert(1)>"
 
 
-class Possessed(BaseHTTPRequestHandler):
-    """A model that writes scripts."""
+class ScriptServer(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server with scripts in its completions."""
 
     def do_GET(self) -> None:
         self._answer(json.dumps({"data": [{"id": "evil"}]}))
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        told = {
+        critique = {
             "image_description": EVIL,
             "overall_score": 5,
             "key_strengths": [EVIL],
@@ -41,30 +41,31 @@ class Possessed(BaseHTTPRequestHandler):
                 for name in DIMENSIONS
             ],
         }
-        piece = {"choices": [{"delta": {"content": json.dumps(told)}, "finish_reason": "stop"}]}
-        self._answer(f"data: {json.dumps(piece)}\n\ndata: [DONE]\n\n")
+        delta = {"content": json.dumps(critique)}
+        chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
+        self._answer(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
 
-    def _answer(self, told: str) -> None:
+    def _answer(self, body: str) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(told.encode())
+        self.wfile.write(body.encode())
 
     def log_message(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
-def possessed(tmp_path: Path) -> Iterator[Running]:
-    """A service whose model and whose advisor's name are scripts."""
+def script_service(tmp_path: Path) -> Iterator[Running]:
+    """A service with scripts in its completions and in an advisor's profile."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["profiles"]["ansel"] |= {"name": EVIL, "bio": EVIL, "specialty": EVIL, "years": EVIL}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Possessed)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ScriptServer)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        told = ("--engine", "openai", "--engine_url", url, "--engine_model", "base=evil")
-        with running(tmp_path, "--params", tmp_path / "params.yaml", *told) as service:
+        engine = ("--engine", "openai", "--engine_url", url, "--engine_model", "base=evil")
+        with running(tmp_path, "--params", tmp_path / "params.yaml", *engine) as service:
             yield service
     finally:
         server.shutdown()
@@ -72,14 +73,14 @@ def possessed(tmp_path: Path) -> Iterator[Running]:
         thread.join()
 
 
-def test_a_script_that_a_model_or_an_advisor_writes_is_shown_and_not_run(
-    possessed: Running, photos: list[Image.Image]
+def test_a_script_in_a_critique_or_an_advisor_s_profile_is_shown_as_text(
+    script_service: Running, photos: list[Image.Image]
 ) -> None:
     files = {"image": (f"{EVIL[:25]}.jpg", encoded(photos[0], "JPEG"))}
-    with possessed.client() as client:
-        told = client.post("/analyze", files=files, data={"advisor": "ansel"}).json()
-        id = told["job_id"]
-        pages = [told[name] for name in ("analysis_html", "summary_html", "advisor_bio_html")]
+    with script_service.client() as client:
+        job = client.post("/analyze", files=files, data={"advisor": "ansel"}).json()
+        id = job["job_id"]
+        pages = [job[name] for name in ("analysis_html", "summary_html", "advisor_bio_html")]
         paths = (
             "/",
             "/history",
@@ -91,10 +92,10 @@ def test_a_script_that_a_model_or_an_advisor_writes_is_shown_and_not_run(
             f"/status/{id}?view=detail",
         )
         for path in paths:
-            answer = client.get(path)
-            assert answer.status_code == 200, path
-            assert "script-src 'self'" in answer.headers["content-security-policy"]
-            pages.append(answer.text)
+            response = client.get(path)
+            assert response.status_code == 200, path
+            assert "script-src 'self'" in response.headers["content-security-policy"]
+            pages.append(response.text)
         for page in pages:
             assert "<script>alert" not in page
             assert "<img src=x" not in page

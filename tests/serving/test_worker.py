@@ -1,4 +1,4 @@
-"""Arms on one base: each row answers as its arm alone would, the base bitwise untouched."""
+"""Arms on one base: each generates as it would alone, and the base stays bitwise the same."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,191 +19,197 @@ from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.lru_cache import LRUCache
-from mondrian.serving.worker.model_views import adapter_bytes, merge, share_weights
+from mondrian.serving.worker.multi_lora import adapter_bytes, merge, share_weights
 from tests.service_process import make_adapter
 
-LIMIT = 400
-SIZE = (4096, 20_480)
+LIMIT = 400  # tokens
+PIXELS = (4096, 20_480)
 
 
 @pytest.fixture
-def arms(plain: Vlm, params: Params, tmp_path: Path) -> AdapterRegistry:
-    """The base with adapters of ansel and okeefe, unmerged."""
-    form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
-    )
-    found = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE)
+def base_only(plain: Vlm) -> AdapterRegistry:
+    vocab_size = plain.model.config.text_config.vocab_size
+    grammar = CritiqueGrammar(plain.processor.tokenizer, vocab_size, LIMIT)
+    return AdapterRegistry(plain, SamplingParams(LIMIT, grammar=grammar), PIXELS)
+
+
+@pytest.fixture
+def adapters(
+    base_only: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
+) -> AdapterRegistry:
+    """The base with unmerged adapters of ansel and okeefe."""
     for i, name in enumerate(("ansel", "okeefe")):
         folder = make_adapter(plain, tmp_path / name, name, params, seed=i + 1, size=0.02)
-        told = found.load_and_verify(asked(name, folder, params))
-        assert not told.fault
-        assert not told.merged
-    return found
+        loaded = base_only.load_and_verify(load_request(name, folder, params))
+        assert not loaded.fault
+        assert not loaded.merged
+    return base_only
 
 
-def asked(name: str, folder: Path, params: Params, merge: bool = False) -> LoadAdapterRequest:
-    size = {"min_pixels": SIZE[0], "max_pixels": SIZE[1]}
-    return LoadAdapterRequest(
-        name, str(folder), merge, prompt_hash(params.persona(name)), size, name
-    )
+def load_request(
+    name: str, folder: Path, params: Params, merge: bool = False
+) -> LoadAdapterRequest:
+    pixel_bounds = {"min_pixels": PIXELS[0], "max_pixels": PIXELS[1]}
+    prompt = prompt_hash(params.persona(name))
+    return LoadAdapterRequest(name, str(folder), merge, prompt, pixel_bounds, name)
 
 
-def question(params: Params, photo: Image.Image, arm: str) -> GenerateRequest:
-    picture = resize_to_fit(photo, *SIZE)
+def generate_request(params: Params, photo: Image.Image, arm: str) -> GenerateRequest:
+    image = resize_to_fit(photo, *PIXELS)
     messages = row_messages(params.persona("ansel"), "")[:-1]
-    return GenerateRequest(1, arm, messages, picture.size, picture.tobytes(), 60)
+    return GenerateRequest(1, arm, messages, image.size, image.tobytes(), 60)
 
 
-def answers(decoder: BatchGenerator, rows: list[SequenceState], vlm: Vlm) -> list[str]:
+def generate(decoder: BatchGenerator, sequences: list[SequenceState], vlm: Vlm) -> list[str]:
     while decoder.active_sequences:
         decoder.step()
-    return [row.to_generation(vlm).text for row in rows]
+    return [sequence.to_generation(vlm).text for sequence in sequences]
 
 
-def test_rows_of_three_arms_in_one_step_answer_as_each_would_alone(
-    arms: AdapterRegistry, params: Params, photos: list[Image.Image]
+def test_sequences_of_three_arms_in_one_step_are_the_same_as_alone(
+    adapters: AdapterRegistry, params: Params, photos: list[Image.Image]
 ) -> None:
     names = [BASE_ARM, "ansel", "okeefe", BASE_ARM, "ansel"]
-    asks = [question(params, photo, n) for photo, n in zip(photos[:5], names, strict=True)]
+    arms = [adapters.arm_by_name[name] for name in names]
+    requests = [
+        generate_request(params, photo, name) for photo, name in zip(photos[:5], names, strict=True)
+    ]
     alone = []
-    for ask, name in zip(asks, names, strict=True):
-        arm = arms.arm_by_name[name]
-        decoder = arms.decoder(arm, 1)
-        row, prefix, _ = arms.start_sequence(arm, ask)
-        decoder.insert(row, prefix)
-        alone += answers(decoder, [row], arm.vlm)
-    decoder = arms.decoder(arms.arm_by_name[BASE_ARM], 5)
-    rows = []
-    for ask, name in zip(asks, names, strict=True):
-        row, prefix, _ = arms.start_sequence(arms.arm_by_name[name], ask)
-        decoder.insert(row, prefix)
-        rows.append(row)
-    assert answers(decoder, rows, arms.base) == alone
+    for arm, request in zip(arms, requests, strict=True):
+        decoder = adapters.decoder(arm, 1)
+        sequence, prefix, _ = adapters.start_sequence(arm, request)
+        decoder.insert(sequence, prefix)
+        alone += generate(decoder, [sequence], arm.vlm)
+    decoder = adapters.decoder(adapters.arm_by_name[BASE_ARM], 5)
+    sequences = []
+    for arm, request in zip(arms, requests, strict=True):
+        sequence, prefix, _ = adapters.start_sequence(arm, request)
+        decoder.insert(sequence, prefix)
+        sequences.append(sequence)
+    assert generate(decoder, sequences, adapters.base) == alone
     assert len(set(alone)) == 5
 
 
-def test_the_common_model_is_each_adapter_s_own_and_bitwise_the_base_s(
-    arms: AdapterRegistry, plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+def test_the_shared_model_computes_each_adapter_and_bitwise_the_base(
+    adapters: AdapterRegistry,
+    plain: Vlm,
+    params: Params,
+    photos: list[Image.Image],
+    tmp_path: Path,
 ) -> None:
-    picture = resize_to_fit(photos[0], *SIZE)
-    seen = encode_image(plain, picture)
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], seen)
-    base = next_logits(plain, prompt, seen)
-    with arms.route_tokens(arms.arm_by_name[BASE_ARM], len(prompt)):
-        assert mx.array_equal(next_logits(arms.arm_by_name[BASE_ARM].vlm, prompt, seen), base)
-    own = share_weights(plain.model)
-    adapter.load(own, plain.hash, tmp_path / "ansel")
-    wanted = next_logits(replace(plain, model=own), prompt, seen)
-    with arms.route_tokens(arms.arm_by_name["ansel"], len(prompt)):
-        got = next_logits(arms.arm_by_name["ansel"].vlm, prompt, seen)
-    np.testing.assert_allclose(np.array(got), np.array(wanted), atol=1e-5)
-    assert float(mx.abs(got - base).max()) > 0.01
-    assert mx.array_equal(next_logits(plain, prompt, seen), base)
+    features = encode_image(plain, resize_to_fit(photos[0], *PIXELS))
+    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], features)
+    base_logits = next_logits(plain, prompt, features)
+    base_arm, ansel_arm = (adapters.arm_by_name[name] for name in (BASE_ARM, "ansel"))
+    with adapters.route_tokens(base_arm, len(prompt)):
+        assert mx.array_equal(next_logits(base_arm.vlm, prompt, features), base_logits)
+    view = share_weights(plain.model)
+    adapter.load(view, plain.hash, tmp_path / "ansel")
+    expected = next_logits(replace(plain, model=view), prompt, features)
+    with adapters.route_tokens(ansel_arm, len(prompt)):
+        logits = next_logits(ansel_arm.vlm, prompt, features)
+    np.testing.assert_allclose(np.array(logits), np.array(expected), atol=1e-5)
+    assert float(mx.abs(logits - base_logits).max()) > 0.01
+    assert mx.array_equal(next_logits(plain, prompt, features), base_logits)
 
 
-def test_merged_weights_are_the_view_s_own_and_answer_as_the_adapter(
-    plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+def test_merged_weights_belong_to_the_view_and_compute_the_adapter(
+    base_only: AdapterRegistry,
+    plain: Vlm,
+    params: Params,
+    photos: list[Image.Image],
+    tmp_path: Path,
 ) -> None:
-    seen = encode_image(plain, resize_to_fit(photos[0], *SIZE))
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], seen)
+    features = encode_image(plain, resize_to_fit(photos[0], *PIXELS))
+    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], features)
     folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    base = next_logits(plain, prompt, seen)
-    own = share_weights(plain.model)
-    adapter.load(own, plain.hash, folder)
-    wanted = next_logits(replace(plain, model=own), prompt, seen)
-    merge(own)
-    got = next_logits(replace(plain, model=own), prompt, seen)
-    np.testing.assert_allclose(np.array(got), np.array(wanted), atol=2e-4)
-    assert mx.array_equal(next_logits(plain, prompt, seen), base)
-    form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
-    )
-    told = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE).load_and_verify(
-        asked("ansel", folder, params, True)
-    )
-    assert told.merged
+    base_logits = next_logits(plain, prompt, features)
+    view = share_weights(plain.model)
+    adapter.load(view, plain.hash, folder)
+    expected = next_logits(replace(plain, model=view), prompt, features)
+    merge(view)
+    logits = next_logits(replace(plain, model=view), prompt, features)
+    np.testing.assert_allclose(np.array(logits), np.array(expected), atol=2e-4)
+    assert mx.array_equal(next_logits(plain, prompt, features), base_logits)
+    assert base_only.load_and_verify(load_request("ansel", folder, params, merge=True)).merged
 
 
-def test_a_second_arm_takes_its_own_bytes_and_hardly_more(
-    plain: Vlm, params: Params, tmp_path: Path
+def test_an_adapter_needs_hardly_more_memory_than_its_own_weights(
+    base_only: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
 ) -> None:
-    form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
-    )
-    arms = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE)
     folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    own = adapter_bytes(adapter.load(share_weights(plain.model), plain.hash, folder))
-    arms.load_and_verify(asked("ansel", folder, params))  # whatever a first time leaves behind
-    arms.remove("ansel")
-    arms.prune(())
+    own_bytes = adapter_bytes(adapter.load(share_weights(plain.model), plain.hash, folder))
+    base_only.load_and_verify(load_request("ansel", folder, params))  # one-time allocations
+    base_only.remove("ansel")
+    base_only.prune(())
     mx.clear_cache()
     before = mx.get_active_memory()
-    told = arms.load_and_verify(asked("ansel", folder, params))
-    assert told.bytes == own
-    assert mx.get_active_memory() - before <= 1.1 * own
+    loaded = base_only.load_and_verify(load_request("ansel", folder, params))
+    assert loaded.bytes == own_bytes
+    assert mx.get_active_memory() - before <= 1.1 * own_bytes
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
-        (lambda f, p: (f / "adapter_model.safetensors").write_bytes(b"x"), "cannot be read"),
-        (lambda f, p: (f / "recipe.json").write_text("{}"), "is damaged"),
-        (lambda f, p: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "cannot be read"),
+        (lambda folder: (folder / "recipe.json").write_text("{}"), "is damaged"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "has no adapter_config.json"),
     ],
 )
-def test_a_damaged_adapter_is_refused_and_the_one_before_it_serves(
-    arms: AdapterRegistry, params: Params, tmp_path: Path, spoil: Any, told: str
+def test_a_damaged_adapter_is_rejected_and_the_previous_one_serves(
+    adapters: AdapterRegistry, params: Params, tmp_path: Path, damage: Any, message: str
 ) -> None:
-    before = arms.arm_by_name["ansel"]
-    spoil(tmp_path / "ansel", params)
-    said = arms.load_and_verify(asked("ansel", tmp_path / "ansel", params))
-    assert told in said.fault
-    assert "\n" not in said.fault
-    assert arms.arm_by_name["ansel"] is before
+    before = adapters.arm_by_name["ansel"]
+    damage(tmp_path / "ansel")
+    rejected = adapters.load_and_verify(load_request("ansel", tmp_path / "ansel", params))
+    assert message in rejected.fault
+    assert "\n" not in rejected.fault
+    assert adapters.arm_by_name["ansel"] is before
 
 
-def test_an_adapter_of_another_prompt_advisor_or_picture_size_is_refused(
-    arms: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
+def test_an_adapter_of_another_prompt_advisor_or_image_size_is_rejected(
+    adapters: AdapterRegistry, params: Params, tmp_path: Path
 ) -> None:
-    good = asked("ansel", tmp_path / "ansel", params)
-    for wrong, told in (
-        (replace(good, prompt_hash="0" * 64), "trained on another prompt"),
-        (replace(good, advisor="okeefe"), "is ansel's, not okeefe's"),
-        (replace(good, pixel_bounds={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
+    request = load_request("ansel", tmp_path / "ansel", params)
+    for other, message in (
+        (replace(request, prompt_hash="0" * 64), "trained on another prompt"),
+        (replace(request, advisor="okeefe"), "is ansel's, not okeefe's"),
+        (replace(request, pixel_bounds={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
     ):
-        assert told in arms.load_and_verify(wrong).fault
+        assert message in adapters.load_and_verify(other).fault
 
 
-def test_a_prompt_that_is_known_is_salted_by_adapter_and_version(
-    arms: AdapterRegistry, plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+def test_a_cached_prompt_is_used_only_by_its_adapter_and_version(
+    adapters: AdapterRegistry,
+    plain: Vlm,
+    params: Params,
+    photos: list[Image.Image],
+    tmp_path: Path,
 ) -> None:
-    ask = question(params, photos[0], "ansel")
+    request = generate_request(params, photos[0], "ansel")
 
-    def warm(name: str) -> bool:
-        return arms.start_sequence(arms.arm_by_name[name], ask)[2]
+    def is_warm(name: str) -> bool:
+        return adapters.start_sequence(adapters.arm_by_name[name], request)[2]
 
-    assert [warm("ansel"), warm("ansel"), warm(BASE_ARM), warm(BASE_ARM)] == [
-        False,
-        True,
-        False,
-        True,
-    ]
+    names = ["ansel", "ansel", BASE_ARM, BASE_ARM]
+    assert [is_warm(name) for name in names] == [False, True, False, True]
     folder = make_adapter(plain, tmp_path / "v2", "ansel", params, seed=9)
-    assert not arms.load_and_verify(asked("ansel", folder, params)).fault
-    assert [warm("ansel"), warm("ansel"), warm(BASE_ARM)] == [False, True, True]
+    assert not adapters.load_and_verify(load_request("ansel", folder, params)).fault
+    assert [is_warm("ansel"), is_warm("ansel"), is_warm(BASE_ARM)] == [False, True, True]
 
 
-def test_what_was_computed_lately_is_bounded_and_the_last_is_kept() -> None:
-    recent: LRUCache[bytes] = LRUCache(len, 10, 3)
+def test_a_cache_is_bounded_and_keeps_its_last_value() -> None:
+    cache: LRUCache[bytes] = LRUCache(len, 10, 3)
 
-    def known(key: str, size: int) -> bool:
-        return recent.get(key, lambda: b"x" * size)[1]
+    def is_cached(key: str, size: int) -> bool:
+        return cache.get(key, lambda: b"x" * size)[1]
 
-    assert [known(key, 4) for key in ("a", "b", "a", "c")] == [False, False, True, False]
-    assert not known("b", 4)  # the oldest went: 12 bytes are too many
-    assert not known("large", 100)
-    assert known("large", 100)
-    recent.forget(lambda key: key == "large")
-    assert [known(key, 1) for key in "defg"] == [False] * 4
-    assert not known("d", 1)  # four values are too many
-    assert known("g", 1)
+    assert [is_cached(key, 4) for key in ("a", "b", "a", "c")] == [False, False, True, False]
+    assert not is_cached("b", 4)  # evicted as the oldest: 12 bytes are too many
+    assert not is_cached("large", 100)
+    assert is_cached("large", 100)
+    cache.forget(lambda key: key == "large")
+    assert [is_cached(key, 1) for key in "defg"] == [False] * 4
+    assert not is_cached("d", 1)  # evicted: four values are too many
+    assert is_cached("g", 1)

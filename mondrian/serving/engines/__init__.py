@@ -1,1 +1,1 @@
-"""Who generates: the local model process, or a server that speaks OpenAI's API."""
+"""Engines, which generate critiques: the local model process, or an OpenAI-compatible server."""

@@ -1,4 +1,4 @@
-"""Adapters on the disk: found below --lora_path, and looked at again while the service runs."""
+"""Adapters on disk: found in --lora_path, and scanned again while the service runs."""
 
 from __future__ import annotations
 
@@ -15,31 +15,28 @@ from mondrian.serving.engines.base import Adapter, ModelDied
 from mondrian.serving.engines.ipc import LoadAdapterRequest
 from mondrian.serving.engines.local import LocalEngine
 
-SCAN_INTERVAL = 0.25  # seconds between two looks
+SCAN_INTERVAL = 0.25  # seconds
 log = logging.getLogger("mondrian.adapters")
-Stamp = tuple[tuple[int, int, int], ...]  # inode, size and time of each file
+FolderStamp = list[tuple[int, int, int]]  # inode, size and modification time of each file
 
 
 def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
-    """Adapter folders by advisor: the folder itself, those in it, and their `current`; faults.
+    """Return the adapter folder of each advisor, and what is wrong with other folders.
 
-    Raises AdapterError where there is none that could serve.
+    Searches the folder itself, or its subfolders and their `current` links. Raises AdapterError if
+    no adapter can be loaded.
     """
     if not path.exists():
         raise AdapterError(f"--lora_path {path} does not exist; train (dvc repro) or mondrian pull")
-    if (path / RECIPE).is_file():
-        folders = [path]
-    else:
-        inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
-        folders = [
-            p for child in inside for p in (child, child / "current") if (p / RECIPE).is_file()
-        ]
-    # Where a link leads: it may be switched while the files of a folder are read.
-    folders = [folder.resolve() for folder in folders]
+    candidates = [path]
+    if not _has_recipe(path):
+        children = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+        candidates = [p for child in children for p in (child, child / "current")]
+    # Resolved, as `current` may be switched while the files of a folder are read.
+    folders = [folder.resolve() for folder in candidates if _has_recipe(folder)]
     if not folders:
         raise AdapterError(
-            f"--lora_path {path} holds no adapter ({RECIPE}, {CONFIG}, "
-            f"{WEIGHTS}) and no "
+            f"--lora_path {path} holds no adapter ({RECIPE}, {CONFIG}, {WEIGHTS}) and no "
             "folder of one; train one (dvc repro), or fetch one (mondrian pull)"
         )
     folder_by_advisor: dict[str, Path] = {}
@@ -50,15 +47,16 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
         except AdapterError as error:
             faults.append(str(error))
             continue
-        if advisor in folder_by_advisor:
-            faults.append(
-                f"{folder_by_advisor[advisor]} and {folder} are both {advisor}'s: the first serves"
-            )
-            continue
-        folder_by_advisor[advisor] = folder
+        first = folder_by_advisor.setdefault(advisor, folder)
+        if first is not folder:
+            faults.append(f"{first} and {folder} are both {advisor}'s: the first serves")
     if not folder_by_advisor:
         raise AdapterError(f"--lora_path {path}: {faults[0]}")
     return folder_by_advisor, faults
+
+
+def _has_recipe(folder: Path) -> bool:
+    return (folder / RECIPE).is_file()
 
 
 def _read_advisor(folder: Path) -> str:
@@ -67,64 +65,57 @@ def _read_advisor(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise AdapterError(f"{folder / RECIPE} is damaged; train again or copy again") from None
     if not isinstance(advisor, str):
-        raise AdapterError(f"{folder / RECIPE}: advisor is {advisor!r}, no name")
+        raise AdapterError(f"{folder / RECIPE}: advisor is {advisor!r}; it must be a name")
     return advisor
 
 
-def _stamp(folder: Path) -> Stamp:
+def _stamp(folder: Path) -> FolderStamp:
     stats = [(folder / name).stat() for name in REQUIRED_FILES if (folder / name).is_file()]
-    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 class AdapterWatcher:
-    """Keeps the adapters of an engine as they are on the disk.
-
-    merge  put each into weights of its own, where that is possible
-    """
+    """Loads the adapters on disk into an engine, and follows their changes."""
 
     def __init__(self, engine: LocalEngine, path: Path, params: Params, merge: bool) -> None:
         self.engine, self.path, self.params, self.merge = engine, path, params, merge
         self.fault = ""  # why the folder as a whole could not be read
-        self._known: dict[str, tuple[Path, Stamp]] = {}
+        self._loaded: dict[str, tuple[Path, FolderStamp]] = {}
 
     async def scan(self) -> None:
-        """Adopt what is new or changed, drop what is gone; what cannot be loaded changes nothing.
+        """Load adapters that are new or changed, and unload those that were deleted.
 
-        A folder that just cannot be read (half copied, unmounted) takes no adapter away.
+        A folder that cannot be read now (half copied, unmounted) unloads nothing.
         """
         try:
             folder_by_advisor, faults = await asyncio.to_thread(find_adapters, self.path)
         except (AdapterError, OSError) as error:
-            if self.path.is_dir() and not any(self._holds(f) for f, _ in self._known.values()):
-                folder_by_advisor = {}
-            else:
+            if not self.path.is_dir() or any(_has_recipe(f) for f, _ in self._loaded.values()):
                 self._log_fault(str(error))
                 return
+            folder_by_advisor = {}
         else:
             self._log_fault("; ".join(faults))
-        for name in set(self._known) - set(folder_by_advisor):
-            if self._holds(self._known[name][0]):
-                continue  # it is damaged now: what was loaded serves on
-            log.info("adapter of %s was taken away: %s", name, self._known[name][0])
-            del self._known[name]
-            self.engine.unload_adapter(name)
+        for name in set(self._loaded) - set(folder_by_advisor):
+            folder = self._loaded[name][0]
+            if not _has_recipe(folder):  # else damaged: the loaded weights continue to serve
+                log.info("adapter of %s was removed: %s", name, folder)
+                del self._loaded[name]
+                self.engine.unload_adapter(name)
         for name, folder in folder_by_advisor.items():
             stamp = await asyncio.to_thread(_stamp, folder)
-            if self._known.get(name) != (folder, stamp):
-                self._known[name] = (folder, stamp)
-                await self._load_or_reject(name, folder)
-
-    async def _load_or_reject(self, name: str, folder: Path) -> None:
-        if name not in self.params.advisors:
-            known = ", ".join(self.params.advisors)
-            fault = f"{folder} is {name}'s, who is no advisor of params.yaml ({known})"
-            self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
-            log.error("adapter refused: %s", fault)
-            return
-        await self.load_adapter(name, name, folder)
+            if self._loaded.get(name) != (folder, stamp):
+                self._loaded[name] = (folder, stamp)
+                if name in self.params.advisors:
+                    await self.load_adapter(name, name, folder)
+                    continue
+                known = ", ".join(self.params.advisors)
+                fault = f"{folder} is {name}'s, who is not an advisor of params.yaml ({known})"
+                self.engine.state.adapters[name] = Adapter(name, str(folder), "", fault=fault)
+                log.error("adapter rejected: %s", fault)
 
     async def load_adapter(self, advisor: str, name: str, folder: Path) -> Adapter | None:
-        """Load an advisor's adapter under a name; None where the model process died under it."""
+        """Load an advisor's adapter under a name; return None if the model process ended."""
         image = self.params.image
         size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
         prompt = prompt_hash(self.params.persona(advisor))
@@ -135,18 +126,14 @@ class AdapterWatcher:
             return None  # the next process loads it first
 
     async def run(self) -> None:
-        """Look until cancelled."""
         while True:
             await asyncio.sleep(SCAN_INTERVAL)
             try:
                 await self.scan()
-            except OSError as error:  # a disk that is away for a while
+            except OSError as error:  # a disk that is unmounted for a while
                 self._log_fault(str(error))
 
     def _log_fault(self, fault: str) -> None:
         if fault and fault != self.fault:
             log.error("%s", fault)
         self.fault = fault
-
-    def _holds(self, folder: Path) -> bool:
-        return (folder / RECIPE).is_file()

@@ -1,4 +1,4 @@
-"""Whatever generates critiques for the service: the model process, or a server elsewhere."""
+"""The interface of an engine: what generates critiques for the service."""
 
 from __future__ import annotations
 
@@ -10,50 +10,42 @@ from PIL import Image
 
 from mondrian.core.errors import MondrianError
 
-TextCallback = Callable[[str, int], None]  # more text, tokens so far
+TextCallback = Callable[[str, int], None]  # new text, tokens generated so far
 
 
 @dataclass(frozen=True)
 class CritiqueRequest:
-    """One critique that is wanted.
-
-    adapter  name of the adapter that is to answer; empty for the base
-    on_text     is told the text as it comes; None where nobody reads along
-    """
-
     advisor: str
-    adapter: str
+    adapter: str  # its name; empty for the base
     messages: list[dict[str, str]]
-    picture: Image.Image = field(repr=False)
+    image: Image.Image = field(repr=False)
     timeout_seconds: float
-    on_text: TextCallback | None = None
-    stream: bool = False
+    on_text: TextCallback
+    stream: bool  # on_text needs the text itself, not only the number of tokens
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A critique as text, and what it took; None where the engine does not say."""
-
     text: str
     tokens: int
     version: str
-    first_token_seconds: float | None
+    first_token_seconds: float  # from the request's arrival at the engine, as `seconds`
     seconds: float
-    decode_seconds: float | None = None
-    warm: bool | None = None
-    folder: str = ""
+    decode_seconds: float  # of all steps after the first token, shared or not
+    folder: str  # of the adapter; empty for the base
+    warm: bool = False  # the KV cache of the prompt was reused
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What serves for an advisor; `fault` says why the newest of it does not."""
+    """An adapter that serves; one that was rejected has no version and a fault."""
 
     name: str
     folder: str
     version: str
     merged: bool = False
-    bytes: int = 0
-    fault: str = ""
+    bytes: int = 0  # of memory, in addition to the base
+    fault: str = ""  # why its newest files were rejected
 
     @property
     def serves(self) -> bool:
@@ -62,46 +54,44 @@ class Adapter:
 
 @dataclass
 class EngineState:
-    """How an engine is: loading, ready or error."""
-
-    status: str = "loading"
+    status: str = "loading"  # or ready, or error
     message: str = "starting"
-    progress: int = 0
+    progress: int = 0  # percent
     model: str = ""
     device: str = ""
     using_gpu: bool = False
-    rows: int = 1
-    memory: int = 0
+    rows: int = 1  # critiques at a time
+    memory: int = 0  # bytes of the model process
     restarts: int = 0
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    adapters_scanned: bool = False  # once, so requests can be answered
 
 
 class EngineFault(MondrianError):
-    """A critique that did not come about."""
+    """A critique could not be generated."""
 
 
 class ModelDied(EngineFault):
-    """The model process ended under it."""
+    """The model process ended while it generated the critique."""
 
 
 class NoAdapter(EngineFault):
-    """The adapter that was to answer is not there."""
+    """The requested adapter does not serve."""
 
 
 class TimedOut(EngineFault):
-    """It took longer than it may."""
+    """The critique took longer than its timeout."""
 
 
 class Engine(Protocol):
-    """What the service wants of it; all on the event loop's thread."""
+    """All methods are called on the event loop's thread."""
 
     state: EngineState
 
     async def start(self) -> None:
-        """Begin to load; `state` says how far it is."""
+        """Start to load; `state` shows the progress."""
 
-    async def stop(self) -> None:
-        """End what was started."""
+    async def stop(self) -> None: ...
 
-    async def critique(self, question: CritiqueRequest) -> Completion:
-        """Answer; cancelled, it frees its place. Raises EngineFault or one of its children."""
+    async def critique(self, request: CritiqueRequest, /) -> Completion:
+        """Generate a critique; if cancelled, free its slot. Raises EngineFault."""

@@ -1,14 +1,24 @@
-"""The supervisor of the model process: asks it, and starts another where it dies."""
+"""The local engine: runs the model process, and starts another if it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
+from multiprocessing import Pipe
+from queue import SimpleQueue
+from threading import Thread
+from time import monotonic
 from typing import Any
 
+from mondrian.serving.engines import ipc
 from mondrian.serving.engines.base import (
     Adapter,
     Completion,
@@ -17,285 +27,273 @@ from mondrian.serving.engines.base import (
     EngineState,
     ModelDied,
     NoAdapter,
+    TextCallback,
     TimedOut,
 )
-from mondrian.serving.engines.ipc import (
-    BASE_ARM,
-    AdapterLoadResult,
-    CancelRequest,
-    FatalError,
-    GenerateRequest,
-    GenerationFailure,
-    GenerationResult,
-    Heartbeat,
-    LoadAdapterRequest,
-    LoadProgress,
-    ModelReady,
-    TokensGenerated,
-    UnloadAdapterRequest,
-    WorkerConfig,
-)
-from mondrian.serving.engines.model_process import WORKER_COMMAND, ModelProcess
 
-_MAX_LOAD_CRASHES = 2  # of model processes that an adapter may cause
-_STALL_TIMEOUT = 120.0  # seconds that a lane with work may make no step
-_FAULTS = {"adapter": NoAdapter, "time": TimedOut, "model": EngineFault}
-_RESTART_DELAYS = (
-    0.1,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    15.0,
-)  # seconds before the next of failed starts
+WORKER_COMMAND = (sys.executable, "-m", "mondrian.serving.worker")
+_BLAS_THREADS = 4
+_STOP_TIMEOUT = 5.0  # seconds
+_STALL_TIMEOUT = 120.0  # seconds without a step or a message
+_MAX_LOAD_CRASHES = 2  # crashes of the model process while it loads an adapter
+# Seconds before each restart, counted from the last start that succeeded.
+_RESTART_DELAYS = (0.1, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 log = logging.getLogger("mondrian.model")
 
 
-@dataclass
-class _Pending:
-    """Somebody waits for it."""
+class ModelProcess:
+    """A process with one end of a pipe; two threads read and write the other end.
 
-    answer: asyncio.Future[Completion]
-    request: CritiqueRequest
+    command     starts it; the number of its end of the pipe is appended
+    on_message  called with each message, on the event loop
+    on_exit     called once when the pipe has ended, on the event loop
+    """
+
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        on_message: Callable[[Any], None],
+        on_exit: Callable[[ModelProcess], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_message, self._on_exit = on_message, on_exit
+        self._pipe, worker_pipe = Pipe()
+        # One thread runs all steps, so matrix products may use every core (on a CPU).
+        threads = {"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, _BLAS_THREADS))}
+        self._process = subprocess.Popen(
+            [*command, str(worker_pipe.fileno())],
+            pass_fds=[worker_pipe.fileno()],
+            stdout=sys.stderr,
+            env=threads | dict(os.environ),
+        )
+        worker_pipe.close()
+        self.last_message = monotonic()
+        self._outbox: SimpleQueue[Any] = SimpleQueue()
+        for target in (self._read, self._write):
+            Thread(target=target, name="model pipe", daemon=True).start()
+
+    def send(self, message: Any) -> None:
+        """Queue a message. A thread writes it, so a process that does not read blocks nothing."""
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close_and_wait(self) -> int:
+        """Return the exit status; to be called once the pipe has ended."""
+        self._pipe.close()
+        return self._process.wait()
+
+    async def stop(self) -> None:
+        self.send(ipc.ShutdownRequest())
+        try:
+            await asyncio.to_thread(self._process.wait, _STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _write(self) -> None:
+        with suppress(OSError):  # the process ended; _read notices it too
+            while (message := self._outbox.get()) is not None:
+                self._pipe.send(message)
+
+    def _read(self) -> None:
+        with suppress(RuntimeError):  # the event loop has ended
+            try:
+                while True:
+                    message = self._pipe.recv()
+                    self.last_message = monotonic()
+                    self._loop.call_soon_threadsafe(self._on_message, message)
+            except (EOFError, OSError):
+                self._outbox.put(None)
+                self._loop.call_soon_threadsafe(self._on_exit, self)
 
 
 class LocalEngine:
-    """One model process at a time.
+    """Supervises one model process at a time."""
 
-    command  starts it, with the number of its end of the pipe behind
-    """
-
-    def __init__(self, setup: WorkerConfig, command: tuple[str, ...] = WORKER_COMMAND) -> None:
-        self.state = EngineState(model=setup.base, rows=setup.rows)
-        self.setup, self.command = setup, command
-        self.adapter_requests: dict[
-            str, LoadAdapterRequest
-        ] = {}  # adapters, to be loaded again after a death
-        self._process: ModelProcess | None = None  # none between a death and the next start
-        self._pending: dict[int, _Pending] = {}
-        self._numbers = count(1)
-        self._failed = 0  # starts since it was ready last
-        self._stopping = False
-        self._adopting: dict[str, asyncio.Future[Adapter]] = {}
-        self._unsettled: set[str] = set()  # adapters that a new process has not spoken of yet
-        self._settled = asyncio.Event()
-        self._sent: deque[str] = deque()  # adapters that it was told to load, not answered yet
-        self._deaths: Counter[str] = Counter()  # of processes, under the load of an adapter
+    def __init__(self, config: ipc.WorkerConfig, command: tuple[str, ...] = WORKER_COMMAND) -> None:
+        self.state = EngineState(model=config.base, rows=config.rows)
+        self.config, self.command = config, command
+        self._process: ModelProcess | None = None  # None between a crash and the restart
+        self._ids, self._failed_starts, self._stopping = count(1), 0, False
+        self._pending: dict[int, tuple[asyncio.Future[Completion], TextCallback]] = {}
+        self._adapter_requests: dict[str, ipc.LoadAdapterRequest] = {}  # resent after a restart
+        self._load_futures: dict[str, asyncio.Future[Adapter]] = {}
+        self._load_order: deque[str] = deque()  # adapters sent and not answered, oldest first
+        self._load_crashes: Counter[str] = Counter()
+        self._unloaded: set[str] = set()  # adapters that a new process has not answered yet
+        self._settled = asyncio.Event()  # base and adapters are loaded, or never will be
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._spawn()
-        self._listen_on = asyncio.create_task(self._watch_silence())
+        self._watchdog = asyncio.create_task(self._kill_silent_process())
 
     def _check_settled(self) -> None:
-        """Let those go on who wait for base and adapters, or for the news that there are none."""
-        if self.state.status == "error" or (self.state.status == "ready" and not self._unsettled):
-            self._failed = 0
+        if self.state.status == "error" or (self.state.status == "ready" and not self._unloaded):
+            self._failed_starts = 0
             self._settled.set()
 
     def _spawn(self) -> None:
-        self._sent.clear()
+        if self._stopping:
+            return
+        self._load_order.clear()
         self._process = ModelProcess(self.command, self._handle_message, self._handle_exit)
-        self._send(self.setup)
-        self._unsettled = set(self.adapter_requests)
-        for adopt in self.adapter_requests.values():
-            self._send(adopt)
+        self._send(self.config)
+        self._unloaded = set(self._adapter_requests)
+        for request in self._adapter_requests.values():
+            self._send(request)
 
     def _send(self, message: Any) -> None:
-        if isinstance(message, LoadAdapterRequest):
-            self._sent.append(message.name)
+        if isinstance(message, ipc.LoadAdapterRequest):
+            self._load_order.append(message.name)
         if self._process:
             self._process.send(message)
 
-    async def _watch_silence(self) -> None:
-        """End a process that says nothing at all any more."""
+    async def _kill_silent_process(self) -> None:
         while True:
             await asyncio.sleep(1)
-            if self._process and self._process.silent_seconds > _STALL_TIMEOUT:
-                log.error("silent for %.0f s: ending the model process", _STALL_TIMEOUT)
-                self._process.kill()
+            if self._process:
+                self._kill_if_stalled("message", monotonic() - self._process.last_message)
+
+    def _kill_if_stalled(self, event: str, seconds: float) -> None:
+        if self._process and seconds > _STALL_TIMEOUT:
+            log.error("no %s for %.0f s: killing the model process", event, seconds)
+            self._process.kill()
 
     def _handle_message(self, message: Any) -> None:
         state = self.state
-        if isinstance(message, GenerationResult):
-            self._answer(message)
-        elif isinstance(message, TokensGenerated):
-            for id, text, tokens in message.rows:
-                pending = self._pending.get(id)
-                if pending and pending.request.on_text:
-                    pending.request.on_text(text, tokens)
-        elif isinstance(message, GenerationFailure):
-            fault = _FAULTS[message.kind](message.reason)
-            self._fail_pending(message.id, fault)
-        elif isinstance(message, Heartbeat):
-            state.memory = message.memory
-            if message.stalled_seconds > _STALL_TIMEOUT and self._process:
-                log.error("no step for %.0f s: ending the model process", message.stalled_seconds)
-                self._process.kill()
-        elif isinstance(message, AdapterLoadResult):
-            self._handle_load_result(message)
-        elif isinstance(message, LoadProgress):
-            state.message, state.progress = message.message, message.progress
-        elif isinstance(message, ModelReady):
-            state.status, state.message, state.progress = "ready", "", 100
-            state.device, state.using_gpu, state.rows = (
-                message.device,
-                message.using_gpu,
-                message.rows,
-            )
-            log.info("model ready: %s on %s, %d at a time", state.model, state.device, state.rows)
-            self._check_settled()
-        elif isinstance(message, FatalError):
-            state.status, state.message = "error", message.reason
-            log.error("model broken: %s", message.reason)
-            self._check_settled()
+        match message:
+            case ipc.GenerationResult():
+                self._resolve(message.id, message.result)
+            case ipc.TokensGenerated():
+                for id, text, tokens in message.rows:
+                    if pending := self._pending.get(id):
+                        _, on_text = pending
+                        on_text(text, tokens)
+            case ipc.Heartbeat():
+                state.memory = message.memory
+                self._kill_if_stalled("step", message.stalled_seconds)
+            case ipc.AdapterLoadResult():
+                self._handle_load_result(message)
+            case ipc.LoadProgress():
+                state.message, state.progress = message.message, message.progress
+            case ipc.ModelReady():
+                state.status, state.message, state.progress = "ready", "", 100
+                state.device, state.using_gpu = message.device, message.using_gpu
+                state.rows = message.rows
+                log.info("model ready: %s on %s, batch %d", state.model, state.device, state.rows)
+                self._check_settled()
+            case ipc.FatalError():
+                state.status, state.message = "error", message.reason
+                log.error("model cannot start: %s", message.reason)
+                self._check_settled()
 
-    def _pop_future(self, id: int) -> asyncio.Future[Completion] | None:
-        """Who waits for a critique that is ended, where anybody still does."""
-        pending = self._pending.pop(id, None)
-        return pending.answer if pending and not pending.answer.done() else None
-
-    def _answer(self, done: GenerationResult) -> None:
-        if answer := self._pop_future(done.id):
-            answer.set_result(
-                Completion(
-                    done.text,
-                    done.tokens,
-                    done.version,
-                    done.first_seconds,
-                    done.seconds,
-                    done.decode_seconds,
-                    done.warm,
-                    done.folder,
-                )
-            )
-
-    def _fail_pending(self, id: int, fault: EngineFault) -> None:
-        if answer := self._pop_future(id):
-            answer.set_exception(fault)
+    def _resolve(self, id: int, result: Completion | EngineFault) -> None:
+        """Give a result to the request that waits for it, if it still does."""
+        future, _ = self._pending.pop(id, (None, None))
+        if future is None or future.done():
+            return
+        if isinstance(result, EngineFault):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
     def _handle_exit(self, process: ModelProcess) -> None:
-        """All that it was at work on is asked again by who asked; a new one is started."""
+        """Fail what was in progress, so that its caller can retry it, and schedule a restart."""
         self._process, code = None, process.close_and_wait()
         for id in list(self._pending):
-            self._fail_pending(id, ModelDied(f"the model process ended (status {code})"))
-        for future in self._adopting.values():
+            self._resolve(id, ModelDied(f"the model process ended (status {code})"))
+        for future in self._load_futures.values():
             if not future.done():
                 future.set_exception(ModelDied("the model process ended"))
-        self._adopting.clear()
+        self._load_futures.clear()
         if self._stopping or self.state.status == "error":
             return
         self.state.restarts += 1
-        adapters = self.state.adapters
-        for name in [name for name in adapters if name in self.adapter_requests]:
-            del adapters[name]
+        for name in self._adapter_requests:
+            self.state.adapters.pop(name, None)
         self._settled.clear()
-        self._reject_crashing_adapter()
+        if self._load_order:
+            self._count_load_crash(self._load_order[0])
         self.state.status, self.state.message, self.state.progress = "loading", "restarting", 0
-        wait = _RESTART_DELAYS[min(self._failed, len(_RESTART_DELAYS) - 1)]
-        self._failed += 1
-        log.error("model process ended (status %s); another in %.1f s", code, wait)
-        self._loop.call_later(wait, lambda: None if self._stopping else self._spawn())
+        delay = _RESTART_DELAYS[min(self._failed_starts, len(_RESTART_DELAYS) - 1)]
+        self._failed_starts += 1
+        log.error("model process ended (status %s); restart in %.1f s", code, delay)
+        self._loop.call_later(delay, self._spawn)
 
-    def _reject_crashing_adapter(self) -> None:
-        """Give up an adapter under whose load processes died."""
-        if not self._sent:
-            return
-        name = self._sent[0]
-        self._deaths[name] += 1
-        if self._deaths[name] < _MAX_LOAD_CRASHES:
-            return
-        given_up = self.adapter_requests.pop(name, None)
-        fault = "the model process ends while it loads it"
-        log.error("adapter of %s refused: %s", name, fault)
-        folder = given_up.folder if given_up else ""
-        self.state.adapters[name] = Adapter(name, folder, "", fault=fault)
+    def _count_load_crash(self, name: str) -> None:
+        self._load_crashes[name] += 1
+        if self._load_crashes[name] >= _MAX_LOAD_CRASHES:
+            request = self._adapter_requests.pop(name, None)
+            fault = "the model process ends while it loads this adapter"
+            log.error("adapter of %s rejected: %s", name, fault)
+            folder = request.folder if request else ""
+            self.state.adapters[name] = Adapter(name, folder, "", fault=fault)
 
-    async def critique(self, question: CritiqueRequest) -> Completion:
+    async def critique(self, request: CritiqueRequest) -> Completion:
+        name, timeout = request.adapter, request.timeout_seconds
         try:
-            async with asyncio.timeout(question.timeout_seconds):
+            async with asyncio.timeout(timeout):
                 await self._settled.wait()
         except TimeoutError:
-            raise TimedOut(f"no model within {question.timeout_seconds:g} s") from None
+            raise TimedOut(f"no model within {timeout:g} s") from None
         if self.state.status == "error":
             raise EngineFault(self.state.message)
-        arm = question.adapter or BASE_ARM
-        if arm and not self.state.adapters.get(arm, Adapter(arm, "", "")).serves:
-            raise NoAdapter(f"no adapter serves for {arm}")
-        id, picture = next(self._numbers), question.picture
-        pending = _Pending(self._loop.create_future(), question)
-        self._pending[id] = pending
+        adapter = self.state.adapters.get(name)
+        if name and not (adapter and adapter.serves):
+            raise NoAdapter(f"no adapter serves for {name}")
+        id, future = next(self._ids), self._loop.create_future()
+        self._pending[id] = future, request.on_text
+        size, pixels = request.image.size, request.image.tobytes()
         self._send(
-            GenerateRequest(
-                id,
-                arm,
-                question.messages,
-                picture.size,
-                picture.tobytes(),
-                question.timeout_seconds,
-                question.stream,
-            )
+            ipc.GenerateRequest(id, name, request.messages, size, pixels, timeout, request.stream)
         )
         try:
-            return await pending.answer
+            return await future
         except asyncio.CancelledError:
             self._pending.pop(id, None)
-            self._send(CancelRequest(id))
+            self._send(ipc.CancelRequest(id))
             raise
 
-    async def load_or_replace_adapter(self, request: LoadAdapterRequest) -> Adapter:
-        """Load or replace an adapter; what serves after it, with its fault if it was refused.
-
-        Raises ModelDied where the process ends meanwhile; it is loaded by the next one then.
-        """
-        self.adapter_requests[request.name] = request
-        self._deaths.pop(request.name, None)
+    async def load_or_replace_adapter(self, request: ipc.LoadAdapterRequest) -> Adapter:
+        """Return the adapter that serves now, with a rejected one's fault. Raises ModelDied."""
+        self._adapter_requests[request.name] = request
+        self._load_crashes.pop(request.name, None)
         future: asyncio.Future[Adapter] = self._loop.create_future()
-        self._adopting[request.name] = future
+        self._load_futures[request.name] = future
         self._send(request)
         return await future
 
     def unload_adapter(self, name: str) -> None:
-        """Let an adapter go."""
-        self.adapter_requests.pop(name, None)
+        self._adapter_requests.pop(name, None)
         self.state.adapters.pop(name, None)
-        self._unsettled.discard(name)
+        self._unloaded.discard(name)
         self._check_settled()
-        self._send(UnloadAdapterRequest(name))
+        self._send(ipc.UnloadAdapterRequest(name))
 
-    def _handle_load_result(self, message: AdapterLoadResult) -> None:
-        if message.name in self._sent:
-            self._sent.remove(message.name)
-        if message.name not in self.adapter_requests:
-            return  # taken away meanwhile
-        before = self.state.adapters.get(message.name)
-        if not message.fault:
-            now = Adapter(
-                message.name, message.folder, message.version, message.merged, message.bytes
-            )
-            log.info(
-                "adapter of %s serves: %s, version %s",
-                message.name,
-                message.folder,
-                message.version,
-            )
-        elif before:
-            now = replace(before, fault=message.fault)
+    def _handle_load_result(self, adapter: Adapter) -> None:
+        name = adapter.name
+        if name in self._load_order:
+            self._load_order.remove(name)
+        if name not in self._adapter_requests:
+            return  # unloaded meanwhile
+        if adapter.fault:
+            log.error("adapter of %s rejected: %s", name, adapter.fault)
+            if previous := self.state.adapters.get(name):
+                adapter = replace(previous, fault=adapter.fault)
         else:
-            now = Adapter(message.name, message.folder, "", fault=message.fault)
-        if message.fault:
-            log.error("adapter of %s refused: %s", message.name, message.fault)
-        self.state.adapters[message.name] = now
-        self._unsettled.discard(message.name)
+            log.info("adapter of %s serves: %s, version %s", name, adapter.folder, adapter.version)
+        self.state.adapters[name] = adapter
+        self._unloaded.discard(name)
         self._check_settled()
-        future = self._adopting.pop(message.name, None)
+        future = self._load_futures.pop(name, None)
         if future and not future.done():
-            future.set_result(now)
+            future.set_result(adapter)
 
     async def stop(self) -> None:
         self._stopping = True
-        self._listen_on.cancel()
+        self._watchdog.cancel()
         if self._process:
             await self._process.stop()

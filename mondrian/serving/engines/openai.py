@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server as the engine: base and adapters are models of it, by name.
+"""An OpenAI-compatible server as the engine: base and adapters are model names there.
 
-vLLM serves LoRA modules that way and holds answers to a schema; a server that does not know
-`response_format` answers freely, and its answers are checked all the same.
+vLLM serves LoRA modules like this and constrains its output to a schema. A server that ignores
+`response_format` generates freely; every completion is validated anyway.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2 as httpx
 
+from mondrian.core.errors import one_line
 from mondrian.core.params import IMAGE
 from mondrian.critique.schema import json_schema
 from mondrian.serving.engines.base import (
@@ -30,7 +31,7 @@ from mondrian.serving.engines.base import (
     TimedOut,
 )
 
-_POLL_INTERVAL = 5.0  # seconds between two looks at what the server has
+_POLL_INTERVAL = 5.0  # seconds between two requests for the server's models
 log = logging.getLogger("mondrian.remote")
 
 
@@ -38,20 +39,20 @@ class RemoteEngine:
     """Critiques by POST /chat/completions.
 
     url     of the API, with its /v1
-    models  names there: of the base under "base", else by advisor
+    models  model names there: the base's under "base", the others by advisor
     """
 
     def __init__(
-        self, url: str, models: dict[str, str], rows: int, max_new_tokens: int, guided: bool
+        self, url: str, models: dict[str, str], rows: int, max_new_tokens: int, constrained: bool
     ) -> None:
-        self.url, self.models, self.guided = url.rstrip("/"), models, guided
-        self.limit = max_new_tokens
+        self.url, self.models, self.constrained = url.rstrip("/"), models, constrained
+        self.max_new_tokens = max_new_tokens
         self.state = EngineState(model=models["base"], rows=rows, device=self.url)
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(30.0, read=None))
-        self._looking: asyncio.Task[None] | None = None
+        self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._looking = asyncio.create_task(self._poll_models())
+        self._poller = asyncio.create_task(self._poll_models())
 
     async def _poll_models(self) -> None:
         while True:
@@ -59,83 +60,80 @@ class RemoteEngine:
             await asyncio.sleep(_POLL_INTERVAL if self.state.status == "ready" else 0.5)
 
     async def _refresh_state(self) -> None:
-        """What the server has: ready where it has the base."""
+        """Ask which models the server has; the engine is ready if the base is one of them."""
         state = self.state
         try:
-            answer = await self._client.get(f"{self.url}/models", timeout=10)
-            model_ids = {str(entry["id"]) for entry in answer.json()["data"]}
+            response = await self._client.get(f"{self.url}/models", timeout=10)
+            model_ids = {str(entry["id"]) for entry in response.json()["data"]}
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             if state.status == "ready":
                 log.error("engine: %s does not answer: %s", self.url, error)
             state.status, state.message = "loading", f"{self.url} does not answer"
             return
         if state.model not in model_ids:
+            names = ", ".join(sorted(model_ids)[:5]) or "none"
             state.status = "loading"
-            state.message = f"{self.url} has no model {state.model} (it has {_few(model_ids)})"
+            state.message = f"{self.url} has no model {state.model} (it has {names})"
             return
         for name, model in self.models.items():
-            if name == "base":
-                continue
-            fault = "" if model in model_ids else f"{self.url} has no model {model}"
-            state.adapters[name] = Adapter(name, model, "" if fault else model, fault=fault)
+            if name != "base":
+                fault = "" if model in model_ids else f"{self.url} has no model {model}"
+                state.adapters[name] = Adapter(name, model, "" if fault else model, fault=fault)
         state.status, state.message, state.progress = "ready", "", 100
 
-    async def critique(self, question: CritiqueRequest) -> Completion:
+    async def critique(self, request: CritiqueRequest) -> Completion:
         model = self.models["base"]
-        if question.adapter:
-            adapter = self.state.adapters.get(question.adapter)
+        if request.adapter:
+            adapter = self.state.adapters.get(request.adapter)
             if adapter is None or not adapter.serves:
-                raise NoAdapter(f"no adapter serves for {question.advisor}")
+                raise NoAdapter(f"no adapter serves for {request.advisor}")
             model = adapter.version
         started = monotonic()
-        first, text, tokens = 0.0, [], 0
+        first_token_seconds, texts = 0.0, []
         try:
-            async with asyncio.timeout(question.timeout_seconds):
-                async for piece in self._stream_text(model, question):
-                    first = first or monotonic() - started
-                    if piece:
-                        text.append(piece)
-                        tokens += 1
-                        if question.on_text:
-                            question.on_text(piece, tokens)
+            async with asyncio.timeout(request.timeout_seconds):
+                async for text in self._stream_text(model, request):
+                    first_token_seconds = first_token_seconds or monotonic() - started
+                    if text:
+                        texts.append(text)
+                        request.on_text(text, len(texts))
         except TimeoutError:
-            raise TimedOut(f"not done after {question.timeout_seconds:g} s") from None
+            raise TimedOut(f"not done after {request.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             self.state.status, self.state.message = "loading", f"{self.url} does not answer"
-            raise EngineFault(f"{self.url}: {error or type(error).__name__}") from None
-        took = monotonic() - started
-        return Completion("".join(text), tokens, model, first, took, took - first, folder=model)
+            raise EngineFault(f"{self.url}: {one_line(error)}") from None
+        seconds = monotonic() - started
+        times = (first_token_seconds, seconds, seconds - first_token_seconds)
+        return Completion("".join(texts), len(texts), model, *times, model)
 
-    async def _stream_text(self, model: str, question: CritiqueRequest) -> AsyncIterator[str]:
-        """Text as it comes."""
-        messages = await asyncio.to_thread(_build_messages, question)  # PNG takes its time
+    async def _stream_text(self, model: str, request: CritiqueRequest) -> AsyncIterator[str]:
         body: dict[str, Any] = {
             "model": model,
-            "messages": messages,
-            "max_tokens": self.limit,
+            "messages": await asyncio.to_thread(_build_messages, request),  # PNG encoding is slow
+            "max_tokens": self.max_new_tokens,
             "temperature": 0,
             "stream": True,
         }
-        if self.guided:
+        if self.constrained:
             schema = {key: value for key, value in json_schema().items() if key != "x-guidance"}
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "critique", "strict": True, "schema": schema},
             }
-        async with self._client.stream("POST", f"{self.url}/chat/completions", json=body) as answer:
-            if answer.status_code != 200:
-                detail = " ".join((await answer.aread()).decode("utf-8", "replace").split())[:200]
-                raise EngineFault(f"{self.url} answered {answer.status_code}: {detail}")
-            async for line in answer.aiter_lines():
-                if not line.startswith("data:") or line.strip() == "data: [DONE]":
-                    continue
-                yield _parse_chunk(line[5:])
+        url = f"{self.url}/chat/completions"
+        async with self._client.stream("POST", url, json=body) as response:
+            if response.status_code != 200:
+                detail = " ".join((await response.aread()).decode("utf-8", "replace").split())[:200]
+                raise EngineFault(f"{self.url} answered {response.status_code}: {detail}")
+            async for line in response.aiter_lines():
+                if line.startswith("data:") and line.strip() != "data: [DONE]":
+                    yield _parse_chunk(line[5:])
 
     async def stop(self) -> None:
-        if self._looking:
-            self._looking.cancel()
+        if self._poller:
+            self._poller.cancel()
             with suppress(asyncio.CancelledError):
-                await self._looking
+                await self._poller
         await self._client.aclose()
 
 
@@ -147,25 +145,22 @@ def _parse_chunk(data: str) -> str:
         choice = chunk["choices"][0] if chunk.get("choices") else {}
         return str((choice.get("delta") or {}).get("content") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise EngineFault(f"no answer of the protocol: {data[:120]!r}") from None
+        raise EngineFault(f"not a chunk of a chat completion: {data[:120]!r}") from None
 
 
-def _build_messages(question: CritiqueRequest) -> list[dict[str, Any]]:
-    """The prompt with the photograph as a data: URL, unchanged bit for bit."""
-    content = BytesIO()
-    question.picture.save(content, "PNG")
-    url = "data:image/png;base64," + b64encode(content.getvalue()).decode()
-    out: list[dict[str, Any]] = []
-    for message in question.messages:
+def _build_messages(request: CritiqueRequest) -> list[dict[str, Any]]:
+    """Return the prompt with the image as a data: URL, in PNG so that its pixels do not change."""
+    png = BytesIO()
+    request.image.save(png, "PNG")
+    url = "data:image/png;base64," + b64encode(png.getvalue()).decode()
+    image = {"type": "image_url", "image_url": {"url": url}}
+    messages: list[dict[str, Any]] = []
+    for message in request.messages:
         before, placeholder, after = message["content"].partition(IMAGE)
-        parts: list[dict[str, Any]] = [{"type": "text", "text": before}]
+        content: Any = before
         if placeholder:
-            parts.append({"type": "image_url", "image_url": {"url": url}})
-        if after:
-            parts.append({"type": "text", "text": after})
-        out.append({"role": message["role"], "content": parts if placeholder else before})
-    return out
-
-
-def _few(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:5]) or "none"
+            content = [{"type": "text", "text": before}, image]
+            if after:
+                content.append({"type": "text", "text": after})
+        messages.append({"role": message["role"], "content": content})
+    return messages

@@ -1,1 +1,1 @@
-"""Critiques as jobs: admission, the runner, results and how they are shown."""
+"""Critiques as jobs: admission, the runner, results, and the view of a job on pages."""

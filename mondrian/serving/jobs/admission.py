@@ -1,4 +1,4 @@
-"""Places at the engine: as many critiques at a time as it makes, first come, first served."""
+"""Admission to the engine: at most as many critiques at a time as it generates, in FIFO order."""
 
 from __future__ import annotations
 
@@ -6,114 +6,102 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mondrian.serving.engines.base import EngineState
 
 
 class QueueFullError(Exception):
-    """Too many wait already; `seconds` is when it may be worth another try."""
+    """Too many requests are waiting; `seconds` is when a retry may succeed."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"too many critiques are waiting; try again in {seconds} s")
         self.seconds = seconds
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """Somebody in line."""
-
-    turn: asyncio.Future[None]
-    alone: bool
-    counted: bool
+class _Waiter(NamedTuple):
+    admitted: asyncio.Future[None]
+    exclusive: bool
+    is_client: bool
 
 
 class AdmissionQueue:
-    """Who may ask the engine now.
-
-    max_waiting  that may wait for a place
-    """
+    """Slots of the engine. Of those who wait, `max_waiting` limits the clients, not queued jobs."""
 
     def __init__(self, state: EngineState, max_waiting: int) -> None:
         self.state, self.max_waiting = state, max_waiting
         self.busy = 0
-        self.coming = 0  # on their way into the line
-        self.seconds = 1.0  # that a critique held its place lately, on average
-        self._alone = False
-        self._line: deque[_Waiting] = deque()
+        self.mean_seconds = 1.0  # that a slot was in use, as a moving average
+        self._reserved = 0
+        self._exclusive = False
+        self._queue: deque[_Waiter] = deque()
 
     @property
     def waiting(self) -> int:
-        """How many clients are in line."""
-        return sum(waiter.counted for waiter in self._line)
+        return sum(waiter.is_client for waiter in self._queue)
 
     @property
     def free_slots(self) -> int:
-        """Places that nobody has or waits for."""
-        return 0 if self._alone else self.state.rows - self.busy - len(self._line)
+        return 0 if self._exclusive else self.state.rows - self.busy - len(self._queue)
 
     def check_capacity(self) -> None:
-        """Raise Full where the line is too long, or will be with those who are coming."""
-        ahead, free = self.waiting + self.coming, max(0, self.state.rows - self.busy)
+        """Raise QueueFullError if too many wait, reservations included."""
+        ahead, free = self.waiting + self._reserved, max(0, self.state.rows - self.busy)
         if ahead >= self.max_waiting + free:
-            raise QueueFullError(max(1, round(self.seconds * ahead / max(1, self.state.rows))))
+            raise QueueFullError(max(1, round(self.mean_seconds * ahead / max(1, self.state.rows))))
 
     @contextmanager
     def reserve_queue_slot(self) -> Iterator[None]:
-        """Count as coming meanwhile, so that many at once do not all find room.
-
-        Raises Full.
-        """
+        """Count a request that will wait soon. Raises QueueFullError."""
         self.check_capacity()
-        self.coming += 1
+        self._reserved += 1
         try:
             yield
         finally:
-            # Two turns of the loop later: the task that takes the place is begun by then.
+            # Two iterations of the event loop later, the task that takes the slot has started.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._release_reservation)
 
     def _release_reservation(self) -> None:
-        self.coming -= 1
+        self._reserved -= 1
 
     @asynccontextmanager
-    async def acquire_slot(self, alone: bool = False, counted: bool = True) -> AsyncIterator[None]:
-        """Wait in line for a place; `alone` for all of them.
-
-        counted  whether it is one of those that `max_waiting` may wait
-        """
-        waiter = _Waiting(asyncio.get_running_loop().create_future(), alone, counted)
-        self._line.append(waiter)
-        self._advance()
+    async def acquire_slot(
+        self, exclusive: bool = False, is_client: bool = True
+    ) -> AsyncIterator[None]:
+        """Wait for a slot and use it; `exclusive` waits for all of them."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future(), exclusive, is_client)
+        self._queue.append(waiter)
+        self._admit()
         try:
-            await waiter.turn
+            await waiter.admitted
         except asyncio.CancelledError:
-            if waiter in self._line:
-                self._line.remove(waiter)
-            elif not waiter.turn.cancelled():
-                self._release_slot(alone)
-            self._advance()
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            elif not waiter.admitted.cancelled():
+                self._release_slot(exclusive)
+            self._admit()
             raise
-        started = asyncio.get_running_loop().time()
+        started = loop.time()
         try:
             yield
         finally:
-            took = asyncio.get_running_loop().time() - started
-            self.seconds += 0.1 * (took - self.seconds)
-            self._release_slot(alone)
-            self._advance()
+            self.mean_seconds += 0.1 * (loop.time() - started - self.mean_seconds)
+            self._release_slot(exclusive)
+            self._admit()
 
-    def _release_slot(self, alone: bool) -> None:
+    def _release_slot(self, exclusive: bool) -> None:
         self.busy -= 1
-        self._alone = self._alone and not alone
+        self._exclusive = self._exclusive and not exclusive
 
-    def _advance(self) -> None:
-        while self._line and not self._alone:
-            waiter = self._line[0]
-            if self.busy >= (1 if waiter.alone else self.state.rows):
+    def _admit(self) -> None:
+        while self._queue and not self._exclusive:
+            waiter = self._queue[0]
+            if self.busy >= (1 if waiter.exclusive else self.state.rows):
                 return
-            self._line.popleft()
-            if not waiter.turn.done():
+            self._queue.popleft()
+            if not waiter.admitted.done():
                 self.busy += 1
-                self._alone = waiter.alone
-                waiter.turn.set_result(None)
+                self._exclusive = waiter.exclusive
+                waiter.admitted.set_result(None)

@@ -1,3 +1,3 @@
-"""The model process: one base and its adapters, resident, and nothing else that touches MLX."""
+"""The model process: one base and its adapters, and the only part of serving that uses MLX."""
 
 import mondrian.model  # noqa: F401  (OpenBLAS, before any module here imports MLX)

@@ -1,6 +1,7 @@
-"""python -m mondrian.serving.worker FD: load a base, then answer what comes over the pipe.
+"""python -m mondrian.serving.worker FD: load a base, then answer requests from the pipe FD.
 
-The main thread reads, the lane computes. It ends with the pipe: no model outlives its service.
+The main thread reads the pipe, the batcher's thread computes. The process ends when the pipe is
+closed, so no model outlives its service.
 """
 
 from __future__ import annotations
@@ -23,102 +24,82 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.device import ON_GPU
 from mondrian.model.hardware import available_memory, bytes_per_sequence
-from mondrian.serving.engines.ipc import (
-    CancelRequest,
-    FatalError,
-    GenerateRequest,
-    Heartbeat,
-    LoadAdapterRequest,
-    LoadProgress,
-    ModelReady,
-    ShutdownRequest,
-    UnloadAdapterRequest,
-    WorkerConfig,
-)
+from mondrian.serving.engines import ipc
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.batcher import Batcher
 
-_PROMPT_TOKENS = 2048  # tokens that a prompt with its photograph may have, where memory is reckoned
+_PROMPT_TOKENS = 2048  # tokens of a prompt with its image, for the estimate of memory
 
 
 class ModelWorker:
-    """What the process holds."""
-
     def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.writing = pipe, Lock()
-        self.lane: Batcher | None = None
+        self.pipe, self.write_lock = pipe, Lock()
+        self.batcher: Batcher | None = None
 
     def send(self, message: Any) -> None:
-        """Send to the service, from any thread."""
+        """Send a message to the service, from any thread."""
         try:
-            with self.writing:
+            with self.write_lock:
                 self.pipe.send(message)
         except OSError:
-            os._exit(0)  # the service is gone
+            os._exit(0)  # the service has ended
 
-    def load(self, setup: WorkerConfig) -> None:
-        """Load the base and let it answer once."""
-        self.send(LoadProgress(f"loading {setup.base}", 10))
-        base = vlm.load(setup.base)
-        text = base.model.config.text_config
-        form = CritiqueGrammar(base.processor.tokenizer, text.vocab_size, setup.max_new_tokens)
-        sampling_params = SamplingParams(
-            setup.max_new_tokens, grammar=form if setup.constrained else None
-        )
-        self.send(LoadProgress("first token", 70))
-        arms = AdapterRegistry(base, sampling_params, setup.pixel_limits)
-        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + setup.max_new_tokens)
-        rows = max(1, min(setup.rows, available_memory() // row_bytes))
-        self.lane = Batcher(self.send, arms, form, rows)
-        self.lane.start()
-        device = "Metal" if ON_GPU else "CPU"
-        self.send(ModelReady(base.source, base.hash, device, ON_GPU, rows))
+    def load(self, config: ipc.WorkerConfig) -> None:
+        """Load the base and generate a token with it."""
+        self.send(ipc.LoadProgress(f"loading {config.base}", 10))
+        base = vlm.load(config.base)
+        vocab_size = base.model.config.text_config.vocab_size
+        limit = config.max_new_tokens
+        grammar = CritiqueGrammar(base.processor.tokenizer, vocab_size, limit)
+        sampling_params = SamplingParams(limit, grammar=grammar if config.constrained else None)
+        self.send(ipc.LoadProgress("first token", 70))
+        adapters = AdapterRegistry(base, sampling_params, config.pixel_limits)
+        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + limit)
+        rows = max(1, min(config.rows, available_memory() // row_bytes))
+        self.batcher = Batcher(self.send, adapters, grammar, rows)
+        self.batcher.start()
+        self.send(ipc.ModelReady("Metal" if ON_GPU else "CPU", ON_GPU, rows))
 
     def handle_message(self, message: Any) -> None:
-        """Let the lane do what the service asks."""
-        lane = self.lane
-        assert lane is not None
-        if isinstance(message, ShutdownRequest):
-            os._exit(0)
-        if isinstance(message, GenerateRequest):
-            lane.inbox.put(partial(lane.enqueue, message))
-        elif isinstance(message, CancelRequest):
-            lane.inbox.put(partial(lane.cancel, message.id))
-        elif isinstance(message, LoadAdapterRequest | UnloadAdapterRequest):
-            lane.inbox.put(partial(self._change, lane, message))
-
-    def _change(self, lane: Batcher, message: LoadAdapterRequest | UnloadAdapterRequest) -> None:
-        if isinstance(message, LoadAdapterRequest):
-            self.send(lane.arms.load_and_verify(message))
-        else:
-            lane.arms.remove(message.name)
-        lane.prune_arms()
+        """Pass a request of the service to the batcher's thread."""
+        batcher = self.batcher
+        assert batcher is not None
+        match message:
+            case ipc.ShutdownRequest():
+                os._exit(0)
+            case ipc.GenerateRequest():
+                batcher.inbox.put(partial(batcher.enqueue, message))
+            case ipc.CancelRequest():
+                batcher.inbox.put(partial(batcher.cancel, message.id))
+            case ipc.LoadAdapterRequest():
+                batcher.inbox.put(partial(batcher.load_adapter, message))
+            case ipc.UnloadAdapterRequest():
+                batcher.inbox.put(partial(batcher.unload_adapter, message.name))
 
     def send_heartbeats(self) -> None:
-        """Say every second how it is."""
-        own = psutil.Process()
+        process = psutil.Process()
         while True:
-            memory = mx.get_active_memory() if ON_GPU else own.memory_info().rss
-            stalled = self.lane.seconds_since_step if self.lane else 0.0
-            self.send(Heartbeat(memory, stalled))
+            memory = mx.get_active_memory() if ON_GPU else process.memory_info().rss
+            stalled = self.batcher.seconds_since_step if self.batcher else 0.0
+            self.send(ipc.Heartbeat(memory, stalled))
             sleep(1)
 
 
 def main() -> None:
-    for kind in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the service ends this
+    for kind in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the service ends this
         signal.signal(kind, signal.SIG_IGN)
     pipe = Connection(int(sys.argv[1]))
-    resident = ModelWorker(pipe)
-    Thread(target=resident.send_heartbeats, daemon=True).start()
+    worker = ModelWorker(pipe)
+    Thread(target=worker.send_heartbeats, daemon=True).start()
     try:
-        resident.load(pipe.recv())
+        worker.load(pipe.recv())
         while True:
-            resident.handle_message(pipe.recv())
+            worker.handle_message(pipe.recv())
     except (EOFError, OSError):
-        pass  # the service is gone
+        pass  # the service has ended
     except MondrianError as error:
-        resident.send(FatalError(str(error)))
-    os._exit(0)  # the lane is a thread that never ends
+        worker.send(ipc.FatalError(str(error)))
+    os._exit(0)  # the batcher's thread never ends
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The base and every adapter that serves, each a view of it, proved before it answers anybody."""
+"""The base and the adapters that serve, each verified before it generates for a client."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,194 +25,169 @@ from mondrian.model.hardware import available_memory
 from mondrian.model.kv_cache import PrefixCache
 from mondrian.model.language import Features
 from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
-from mondrian.serving.engines.ipc import (
-    BASE_ARM,
-    AdapterLoadResult,
-    GenerateRequest,
-    LoadAdapterRequest,
-)
+from mondrian.serving.engines.base import Adapter
+from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
+from mondrian.serving.worker import multi_lora
 from mondrian.serving.worker.lru_cache import LRUCache
-from mondrian.serving.worker.model_views import adapter_bytes, merge, merged_bytes, share_weights
-from mondrian.serving.worker.multi_lora import MultiLoRA, MultiLoRADecoder
 
-CACHE_BYTES = 1 << 30  # bytes of features, and of prompts, that are kept at hand
-MAX_CACHED_PHOTOS = 32  # that are kept: one is asked about again soon, by the other arm, or never
-MAX_CACHED_PROMPTS = 64  # an advisor's, for each arm
-MERGE_HEADROOM = 2  # times what merging takes that has to be left
+_CACHE_BYTES = 1 << 30  # of image features, and again of prompt prefixes
+_MAX_PHOTOS = 32  # the other arm critiques a photo again soon, or never
+_MAX_PROMPTS = 64  # one for each advisor and arm
+_MERGE_HEADROOM = 2  # free memory required to merge, as a multiple of the merged weights
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """Who answers: the base, or one version of one adapter.
-
-    folder  of the adapter; empty for the base
-    vlm     that all arms which take steps together have in common
-    shared  whether it is one of those
-    has_merger_lora     whether it is on the merger too, and wants what enters it
-    """
+    """The base, or one version of one adapter."""
 
     name: str
     version: str
-    folder: str
-    vlm: Vlm
-    shared: bool
-    has_merger_lora: bool = False
+    folder: str  # of the adapter; empty for the base
+    vlm: Vlm  # the same object for all arms with `shared`
+    shared: bool  # its sequences share steps with those of other arms
+    has_merger_lora: bool = False  # it also adapts the merger, and needs the features before it
 
     @property
     def group(self) -> int:
-        """The same for arms that take steps together."""
+        """Equal for arms with sequences that share steps."""
         return id(self.vlm)
 
 
 class AdapterRegistry:
-    """Arms by name; each may be replaced while rows of the one before it go on."""
+    """Arms by name. An arm may be replaced while sequences still use the old one."""
 
     def __init__(self, vlm: Vlm, sampling_params: SamplingParams, image: tuple[int, int]) -> None:
-        self.sampling_params, self.base, self.together = sampling_params, vlm, MultiLoRA(vlm)
-        self._common = replace(vlm, model=self.together.model)
-        self.arm_by_name: dict[str, Arm] = {
-            BASE_ARM: Arm(BASE_ARM, vlm.hash[:12], "", self._common, shared=True)
-        }
-        self._joined: set[Arm] = set()
-        self._features: LRUCache[Features] = LRUCache(
-            _features_size, CACHE_BYTES, MAX_CACHED_PHOTOS
-        )
-        self._prompts: LRUCache[PrefixCache] = LRUCache(
-            _prefix_size, CACHE_BYTES, MAX_CACHED_PROMPTS
-        )
-        picture = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
-        self._canary = encode_image(vlm, picture, raw=True)
+        self.sampling_params, self.base = sampling_params, vlm
+        self.multi_lora = multi_lora.MultiLoRA(vlm)
+        self._shared_vlm = replace(vlm, model=self.multi_lora.model)
+        base = Arm(BASE_ARM, vlm.hash[:12], "", self._shared_vlm, shared=True)
+        self.arm_by_name: dict[str, Arm] = {BASE_ARM: base}
+        self._multi_lora_arms: set[Arm] = set()
+        self._features: LRUCache[Features] = LRUCache(_features_bytes, _CACHE_BYTES, _MAX_PHOTOS)
+        self._prefixes: LRUCache[PrefixCache] = LRUCache(_prefix_bytes, _CACHE_BYTES, _MAX_PROMPTS)
+        test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
+        self._test_features = encode_image(vlm, test_image, raw=True)
         messages = row_messages("You are a critic.", "")[:-1]
-        self._prompt = prompt_ids(vlm, messages, self._canary)
-        self._base_says = next_logits(vlm, self._prompt, self._canary)
-        mx.eval(self._base_says, vlm.model.parameters())
+        self._test_prompt = prompt_ids(vlm, messages, self._test_features)
+        self._base_logits = next_logits(vlm, self._test_prompt, self._test_features)
+        mx.eval(self._base_logits, vlm.model.parameters())
 
-    def load_and_verify(self, request: LoadAdapterRequest) -> AdapterLoadResult:
-        """Load, prove and put in place; the arm of that name before it stays where this fails."""
+    def load_and_verify(self, request: LoadAdapterRequest) -> Adapter:
+        """Load and verify an adapter, then replace the arm of its name; on a fault, keep that."""
         folder = Path(request.folder)
         try:
-            here = AdapterRequirements(
+            requirements = AdapterRequirements(
                 request.advisor, request.prompt_hash, schema_hash(), request.pixel_bounds
             )
-            check_requirements(read_requirements(folder, here), here, str(folder))
+            check_requirements(read_requirements(folder, requirements), requirements, str(folder))
             version = _version(folder)
-            arm, merged, taken = self._load_checked_arm(request, folder, version)
+            arm, merged, n_bytes = self._load_checked_arm(request, folder, version)
             if _version(folder) != version:
-                raise AdapterError(f"{folder} was being written while it was read; wait")
+                raise AdapterError(f"{folder} was written while it was read; wait")
         except (MondrianError, OSError, RuntimeError, MemoryError) as error:
-            message = one_line(error, 400)
-            return AdapterLoadResult(request.name, request.folder, "", fault=message)
+            return Adapter(request.name, request.folder, "", fault=one_line(error, 400))
         self.remove(request.name)
         self.arm_by_name[request.name] = arm
-        return AdapterLoadResult(request.name, request.folder, version, merged=merged, bytes=taken)
+        return Adapter(request.name, request.folder, version, merged, n_bytes)
 
     def _load_checked_arm(
         self, request: LoadAdapterRequest, folder: Path, version: str
     ) -> tuple[Arm, bool, int]:
-        """The arm, whether it is merged, and bytes that it takes."""
-        model = share_weights(self.base.model)
+        """Return the arm, whether it is merged, and the bytes that it needs."""
+        model = multi_lora.share_weights(self.base.model)
         layers = adapter.load(model, self.base.hash, folder)
-        own = replace(self.base, model=model)
-        raw = any(path.startswith("visual.") for path in layers)
-        alone = Arm(request.name, version, request.folder, own, shared=False, has_merger_lora=raw)
-        adapter.check_adapter_changes_logits(
-            self._smoke_test_logits(alone), self._base_says, folder
-        )
-        whole = merged_bytes(layers)
-        if request.merge and whole and MERGE_HEADROOM * whole < available_memory():
-            merge(model)
-            adapter.check_adapter_changes_logits(
-                self._smoke_test_logits(alone), self._base_says, folder
-            )
-            return alone, True, whole
-        arm = Arm(request.name, version, request.folder, self._common, shared=True)
-        if not self.together.add_adapter(arm, model):
+        vlm = replace(self.base, model=model)
+        adapts_merger = any(path.startswith("visual.") for path in layers)
+        arm = Arm(request.name, version, request.folder, vlm, False, adapts_merger)
+        self._check_logits(arm, folder)
+        copied_bytes = multi_lora.merged_bytes(layers)
+        if request.merge and copied_bytes and _MERGE_HEADROOM * copied_bytes < available_memory():
+            multi_lora.merge(model)
+            self._check_logits(arm, folder)
+            return arm, True, copied_bytes
+        shared_arm = Arm(request.name, version, request.folder, self._shared_vlm, shared=True)
+        if not self.multi_lora.add_adapter(shared_arm, model):
             mx.eval(model.parameters())
-            return alone, False, adapter_bytes(layers)
+            return arm, False, multi_lora.adapter_bytes(layers)
         try:
-            adapter.check_adapter_changes_logits(
-                self._smoke_test_logits(arm), self._base_says, folder
-            )
+            self._check_logits(shared_arm, folder)
         except AdapterError:
-            self.together.remove_adapter(arm)
+            self.multi_lora.remove_adapter(shared_arm)
             raise
-        self._joined.add(arm)
-        return arm, False, adapter_bytes(layers)
+        self._multi_lora_arms.add(shared_arm)
+        return shared_arm, False, multi_lora.adapter_bytes(layers)
 
-    def _smoke_test_logits(self, arm: Arm) -> mx.array:
-        """What an arm answers to the canary."""
-        with self.route_tokens(arm, len(self._prompt)):
-            return next_logits(arm.vlm, self._prompt, self._canary)
+    def _check_logits(self, arm: Arm, folder: Path) -> None:
+        """Raise AdapterError if an arm's logits on the test image equal the base's."""
+        with self.route_tokens(arm, len(self._test_prompt)):
+            logits = next_logits(arm.vlm, self._test_prompt, self._test_features)
+        adapter.check_adapter_changes_logits(logits, self._base_logits, folder)
 
     @contextmanager
     def route_tokens(self, arm: Arm, tokens: int) -> Iterator[None]:
-        """All tokens of what is computed in the context are one arm's."""
-        with self.together.assign_tokens([(arm, tokens)] if arm.shared else []):
+        """Within the context, compute all tokens with one arm."""
+        with self.multi_lora.assign_tokens([(arm, tokens)] if arm.shared else []):
             yield
 
     def remove(self, name: str) -> None:
-        """Forget an adapter and the prompts that it knew; rows of it may go on until `prune`."""
+        """Remove an arm and its prompt prefixes; its sequences may continue until `prune`."""
         if self.arm_by_name.pop(name, None):
-            self._prompts.forget(lambda key: isinstance(key, tuple) and key[0] == name)
+            self._prefixes.forget(lambda key: isinstance(key, tuple) and key[0] == name)
 
-    def encode_image(self, ask: GenerateRequest) -> Features:
-        """What the vision tower says of a photograph, made once."""
+    def encode_image(self, request: GenerateRequest) -> Features:
+        """Return the image features of a request, from the cache if possible."""
         raw = any(arm.has_merger_lora for arm in self.arm_by_name.values())
-        key = (sha256(ask.pixels).digest(), ask.size, raw)
-
-        def make() -> Features:
-            return encode_image(self.base, Image.frombytes("RGB", ask.size, ask.pixels), raw)
-
-        return self._features.get(key, make)[0]
+        key = (sha256(request.pixels).digest(), request.size, raw)
+        image = partial(Image.frombytes, "RGB", request.size, request.pixels)
+        return self._features.get(key, lambda: encode_image(self.base, image(), raw))[0]
 
     def prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[PrefixCache, bool]:
-        """Keys and values of a prompt up to its photograph, by this adapter in this version."""
+        """Return keys and values of a prompt up to its image, and whether they were cached."""
         ids = tuple(prompt[:image])
-        key = (arm.name, arm.version, ids)
 
-        def make() -> PrefixCache:
+        def compute() -> PrefixCache:
             with self.route_tokens(arm, len(ids)):
                 return compute_prefix_cache(arm.vlm, ids)
 
-        return self._prompts.get(key, make)
+        return self._prefixes.get((arm.name, arm.version, ids), compute)
 
     def start_sequence(
-        self, arm: Arm, ask: GenerateRequest
+        self, arm: Arm, request: GenerateRequest
     ) -> tuple[SequenceState, PrefixCache, bool]:
-        """A row for a question, what is known of its prompt, and whether that was known before."""
-        features = self.encode_image(ask)
-        prompt = prompt_ids(arm.vlm, ask.messages, features)
+        """Return a new sequence, its prompt prefix, and whether the prefix was cached."""
+        features = self.encode_image(request)
+        prompt = prompt_ids(arm.vlm, request.messages, features)
         image = prompt.index(arm.vlm.image_id)
         prefix, warm = self.prefix(arm, prompt, image)
-        row = SequenceState(prompt, features, image, self.sampling_params, ask.id)
-        row.arm = arm
-        return row, prefix, warm
+        sequence = SequenceState(prompt, features, image, self.sampling_params, request.id)
+        sequence.arm = arm
+        return sequence, prefix, warm
 
     def decoder(self, arm: Arm, max_rows: int) -> BatchGenerator:
-        """What an arm's rows take steps in, with those of other arms where it is shared."""
+        """Return a generator for an arm's sequences, and those of other arms if it is shared."""
         if arm.shared:
-            return MultiLoRADecoder(arm.vlm, max_rows, self.together)
+            return multi_lora.MultiLoRAGenerator(arm.vlm, max_rows, self.multi_lora)
         return BatchGenerator(arm.vlm, max_rows)
 
     def prune(self, used: Collection[Arm]) -> None:
-        """Let the weights of arms go that serve no more and have no row left."""
-        for arm in [arm for arm in self._joined if arm not in used]:
+        """Free the weights of arms that are removed and not in use."""
+        for arm in [arm for arm in self._multi_lora_arms if arm not in used]:
             if self.arm_by_name.get(arm.name) is not arm:
-                self.together.remove_adapter(arm)
-                self._joined.discard(arm)
+                self.multi_lora.remove_adapter(arm)
+                self._multi_lora_arms.discard(arm)
 
 
 def _version(folder: Path) -> str:
-    missing = [n for n in (CONFIG, WEIGHTS) if not (folder / n).is_file()]
-    if missing:
-        raise AdapterError(f"{folder} has no {missing[0]}; copy it again, or train: dvc repro")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder} has no {name}; copy it again, or train: dvc repro")
     return adapter_version(folder)
 
 
-def _features_size(features: Features) -> int:
+def _features_bytes(features: Features) -> int:
     raw = 0 if features.pre_merger is None else features.pre_merger.nbytes
     return int(features.merged.nbytes + raw + sum(level.nbytes for level in features.deep))
 
 
-def _prefix_size(prefix: PrefixCache) -> int:
+def _prefix_bytes(prefix: PrefixCache) -> int:
     return sum(keys.nbytes + values.nbytes for keys, values in prefix)

@@ -1,4 +1,4 @@
-"""The lane of the model process: rows of every arm, those that can in one step together."""
+"""Continuous batching: sequences of all arms, those that can share a step in one batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import traceback
 from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
@@ -17,195 +18,178 @@ import mlx.core as mx
 from mondrian.core.errors import MondrianError, one_line
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
-from mondrian.serving.engines.ipc import (
-    GenerateRequest,
-    GenerationFailure,
-    GenerationResult,
-    TokensGenerated,
-)
+from mondrian.serving.engines import ipc
+from mondrian.serving.engines.base import Completion, EngineFault, NoAdapter, TimedOut
 from mondrian.serving.worker.adapters import AdapterRegistry, Arm
 
-_PROGRESS_INTERVAL = 0.5  # seconds between two counts of a row that nobody reads along
+Send = Callable[[Any], None]
+_PROGRESS_INTERVAL = 0.5  # seconds between token counts of a sequence that is not streamed
 
 
+@dataclass(eq=False)
 class _ActiveRequest:
-    """A critique under way."""
+    request: ipc.GenerateRequest
+    arm: Arm
+    sequence: SequenceState
+    warm: bool
+    started: float  # monotonic seconds, as the next two
+    last_progress: float
+    first_token: float = 0.0
+    streamed_tokens: int = 0
+    decoder: Any = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
 
-    def __init__(
-        self, ask: GenerateRequest, arm: Arm, row: SequenceState, warm: bool, since: float
-    ) -> None:
-        self.ask, self.arm, self.row, self.warm, self.since = ask, arm, row, warm, since
-        self.deadline = since + ask.max_seconds
-        self.first = 0.0
-        self.streamed_len = 0
-        self.told_at = since
-        self._text = getincrementaldecoder("utf-8")("replace")
-
-    def take_new_text(self, form: CritiqueGrammar, ends: frozenset[int]) -> str:
-        """The text since it was last asked for."""
-        new = [token for token in self.row.output_ids[self.streamed_len :] if token not in ends]
-        self.streamed_len = len(self.row.output_ids)
-        return self._text.decode(b"".join(form.text(token) for token in new))
+    def take_new_text(self, grammar: CritiqueGrammar) -> str:
+        """Return the text since the last call."""
+        new_ids = self.sequence.output_ids[self.streamed_tokens :]
+        self.streamed_tokens += len(new_ids)
+        end_ids = self.arm.vlm.end_ids
+        text_ids = [token for token in new_ids if token not in end_ids]
+        return str(self.decoder.decode(b"".join(map(grammar.text, text_ids))))
 
 
 class Batcher:
-    """The thread that alone touches MLX once all is loaded.
-
-    tell  sends a message to the service
-    form  knows the bytes of each token
-    max_rows  rows at a time
-    """
+    """The one thread that uses MLX once everything is loaded."""
 
     def __init__(
-        self,
-        tell: Callable[[Any], None],
-        arms: AdapterRegistry,
-        form: CritiqueGrammar,
-        max_rows: int,
+        self, send: Send, adapters: AdapterRegistry, grammar: CritiqueGrammar, max_rows: int
     ) -> None:
-        self.tell, self.arms, self.form, self.max_rows = tell, arms, form, max_rows
+        self.send, self.adapters, self.grammar, self.max_rows = send, adapters, grammar, max_rows
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.stepped, self._busy = monotonic(), False
-        self._live: dict[SequenceState, _ActiveRequest] = {}
-        self._waiting: deque[GenerateRequest] = deque()
-        self._decoders: dict[int, BatchGenerator] = {}
+        self._last_step, self._busy = monotonic(), False
+        self._active: dict[SequenceState, _ActiveRequest] = {}
+        self._waiting: deque[ipc.GenerateRequest] = deque()
+        self._generators: dict[int, BatchGenerator] = {}  # by Arm.group
 
     def start(self) -> None:
-        """Begin; it never ends: MLX aborts where a thread ends while the process does."""
-        Thread(target=self._run, name="lane", daemon=True).start()
+        """Start the thread. It never ends: MLX aborts if a thread ends while the process does."""
+        Thread(target=self._run, name="batcher", daemon=True).start()
 
     @property
     def seconds_since_step(self) -> float:
-        """Seconds since the last step; 0 where there is nothing to do."""
-        return monotonic() - self.stepped if self._live or self._busy else 0.0
+        """Seconds since the last step; 0 without work."""
+        return monotonic() - self._last_step if self._active or self._busy else 0.0
 
     def _run(self) -> None:
         try:
             mx.set_default_stream(mx.new_stream(mx.default_device()))
             while True:
-                while not self._live or not self.inbox.empty():
+                while not self._active or not self.inbox.empty():
                     self._busy = False
-                    work = self.inbox.get()
-                    self._busy, self.stepped = True, monotonic()
-                    work()
-                    self._admit()
-                for group in list(self._decoders):
+                    call = self.inbox.get()
+                    self._busy, self._last_step = True, monotonic()
+                    call()
+                    self._start_waiting()
+                for group in list(self._generators):
                     self._step(group)
-                self._admit()
-                self.stepped, self._busy = monotonic(), False
-        except (
-            BaseException
-        ):  # a fault of this project: better a new process than a lane that hangs
+                self._start_waiting()
+                self._last_step, self._busy = monotonic(), False
+        except BaseException:  # a bug: a new process is better than a thread that hangs
             traceback.print_exc()
             os._exit(70)
 
-    def enqueue(self, ask: GenerateRequest) -> None:
-        """Begin a critique, or let it wait for a place; called in this lane."""
-        self._waiting.append(ask)
+    def enqueue(self, request: ipc.GenerateRequest) -> None:
+        """Generate a critique as soon as a slot is free; called in the batcher's thread."""
+        self._waiting.append(request)
 
-    def _admit(self) -> None:
-        while self._waiting and len(self._live) < self.max_rows:
-            self._begin(self._waiting.popleft())
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._active) < self.max_rows:
+            self._start(self._waiting.popleft())
 
-    def _begin(self, ask: GenerateRequest) -> None:
-        since = self.stepped = monotonic()
-        arms = self.arms
-        arm = arms.arm_by_name.get(ask.arm)
+    def _start(self, request: ipc.GenerateRequest) -> None:
+        started = self._last_step = monotonic()
+        adapters = self.adapters
+        arm = adapters.arm_by_name.get(request.arm)
         if arm is None:
-            self._fail(ask.id, "adapter", f"the adapter of {ask.arm} was taken away")
+            error = NoAdapter(f"the adapter of {request.arm} was unloaded")
+            self.send(ipc.GenerationResult(request.id, error))
             return
         try:
-            row, prefix, warm = arms.start_sequence(arm, ask)
-            if arm.group not in self._decoders:
-                self._decoders[arm.group] = arms.decoder(arm, self.max_rows)
-            self._decoders[arm.group].insert(row, prefix)
+            sequence, prefix, warm = adapters.start_sequence(arm, request)
+            if arm.group not in self._generators:
+                self._generators[arm.group] = adapters.decoder(arm, self.max_rows)
+            self._generators[arm.group].insert(sequence, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
-            self._fail(ask.id, "model", _line(error))
+            self.send(ipc.GenerationResult(request.id, EngineFault(one_line(error))))
             return
-        self._live[row] = _ActiveRequest(ask, arm, row, warm, since)
+        self._active[sequence] = _ActiveRequest(request, arm, sequence, warm, started, started)
 
     def cancel(self, id: int) -> None:
-        """Nobody waits for it: its place is free."""
-        self._waiting = deque(ask for ask in self._waiting if ask.id != id)
-        for row, live in list(self._live.items()):
-            if live.ask.id == id:
-                self._drop(row)
+        """Stop a request without a waiting client, and free its slot."""
+        self._waiting = deque(request for request in self._waiting if request.id != id)
+        for active in list(self._active.values()):
+            if active.request.id == id:
+                self._remove(active)
 
     def _step(self, group: int) -> None:
-        decoder = self._decoders[group]
+        generator = self._generators[group]
         try:
-            ended = decoder.step() if decoder.active_sequences else []
+            ended = generator.step() if generator.active_sequences else []
         except (RuntimeError, MemoryError) as error:
-            for row in decoder.active_sequences:
-                self._fail(self._finish_row(row).ask.id, "model", _line(error))
-            del self._decoders[group]
+            for sequence in generator.active_sequences:
+                self._finish(self._active[sequence], EngineFault(one_line(error)))
+            del self._generators[group]
             return
         now = monotonic()
-        for row in decoder.active_sequences + ended:
-            self._live[row].first = self._live[row].first or now
-        self._send_progress(decoder.active_sequences + ended, now)
-        for row in ended:
-            self._send_result(self._finish_row(row), now)
-        for row in decoder.active_sequences:
-            if now > self._live[row].deadline:
-                live = self._live[row]
-                message = (
-                    f"not done after {live.ask.max_seconds:g} s, at {len(row.output_ids)} tokens"
-                )
-                self._drop(row)
-                self._fail(live.ask.id, "time", message)
-        if not decoder.active_sequences:
-            self._decoders.pop(group, None)
+        stepped = [self._active[sequence] for sequence in generator.active_sequences + ended]
+        for active in stepped:
+            active.first_token = active.first_token or now
+        self._send_progress(stepped, now)
+        for sequence in ended:
+            active = self._active[sequence]
+            self._finish(active, _completion(active, now))
+        for sequence in generator.active_sequences:
+            active = self._active[sequence]
+            seconds, tokens = active.request.max_seconds, len(sequence.output_ids)
+            if now > active.started + seconds:
+                self._remove(active)
+                fault = TimedOut(f"not done after {seconds:g} s, at {tokens} tokens")
+                self.send(ipc.GenerationResult(active.request.id, fault))
+        if not generator.active_sequences:
+            self._generators.pop(group, None)
 
-    def _finish_row(self, row: SequenceState) -> _ActiveRequest:
-        """Forget a row, and with the last one of an arm that was replaced, the arm."""
-        live = self._live.pop(row)
-        self.prune_arms()
-        return live
+    def _forget(self, active: _ActiveRequest) -> None:
+        del self._active[active.sequence]
+        self._prune_adapters()
 
-    def prune_arms(self) -> None:
-        """Let arms go that neither serve nor have a row."""
-        self.arms.prune({live.arm for live in self._live.values()})
+    def _finish(self, active: _ActiveRequest, result: Completion | EngineFault) -> None:
+        self._forget(active)
+        self.send(ipc.GenerationResult(active.request.id, result))
 
-    def _send_progress(self, rows: list[SequenceState], now: float) -> None:
-        deltas = []
-        for row in rows:
-            live = self._live[row]
-            if live.ask.stream:
-                text = live.take_new_text(self.form, live.arm.vlm.end_ids)
-                deltas.append((live.ask.id, text, len(row.output_ids)))
-            elif now - live.told_at > _PROGRESS_INTERVAL:
-                deltas.append((live.ask.id, "", len(row.output_ids)))
-                live.told_at = now
-        if deltas:
-            self.tell(TokensGenerated(deltas))
+    def _remove(self, active: _ActiveRequest) -> None:
+        """Stop generating a sequence before its end."""
+        self._forget(active)
+        generator = self._generators[active.arm.group]
+        generator.remove(active.sequence)
+        if not generator.active_sequences:
+            del self._generators[active.arm.group]
 
-    def _send_result(self, live: _ActiveRequest, now: float) -> None:
-        answer = live.row.to_generation(live.arm.vlm)
-        self.tell(
-            GenerationResult(
-                live.ask.id,
-                answer.text,
-                answer.num_tokens,
-                live.arm.version,
-                live.first - live.since,
-                now - live.since,
-                now - live.first,
-                live.warm,
-                live.arm.folder,
-            )
-        )
+    def load_adapter(self, request: ipc.LoadAdapterRequest) -> None:
+        self.send(self.adapters.load_and_verify(request))
+        self._prune_adapters()
 
-    def _drop(self, row: SequenceState) -> None:
-        live = self._finish_row(row)
-        decoder = self._decoders[live.arm.group]
-        decoder.remove(row)
-        if not decoder.active_sequences:
-            del self._decoders[live.arm.group]
+    def unload_adapter(self, name: str) -> None:
+        self.adapters.remove(name)
+        self._prune_adapters()
 
-    def _fail(self, id: int, kind: str, reason: str) -> None:
-        self.tell(GenerationFailure(id, kind, reason))
+    def _prune_adapters(self) -> None:
+        self.adapters.prune({active.arm for active in self._active.values()})
+
+    def _send_progress(self, stepped: list[_ActiveRequest], now: float) -> None:
+        rows = []
+        for active in stepped:
+            id, tokens = active.request.id, len(active.sequence.output_ids)
+            if active.request.stream:
+                rows.append((id, active.take_new_text(self.grammar), tokens))
+            elif now - active.last_progress > _PROGRESS_INTERVAL:
+                rows.append((id, "", tokens))
+                active.last_progress = now
+        if rows:
+            self.send(ipc.TokensGenerated(rows))
 
 
-def _line(error: BaseException) -> str:
-    return one_line(error)
+def _completion(active: _ActiveRequest, now: float) -> Completion:
+    generation = active.sequence.to_generation(active.arm.vlm)
+    first_token_seconds = active.first_token - active.started
+    times = (first_token_seconds, now - active.started, now - active.first_token)
+    arm, tokens = active.arm, generation.num_tokens
+    return Completion(generation.text, tokens, arm.version, *times, arm.folder, active.warm)

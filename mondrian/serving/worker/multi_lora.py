@@ -1,14 +1,16 @@
-"""Rows of several arms in one step: the base's product for all of them, each adapter's for its own.
+"""Multi-LoRA: views of one base with other layers, and steps with sequences of several arms.
 
-A step on a base costs nearly the same for one row as for several, so that an A/B test that ran its
-arms in turns would pay for each. Projections beside each other (q, k, v; gate, up) see the same x:
-an adapter's first products of them are one.
+A view shares the arrays of the base and never changes it, so switching arms means using another
+view, and nothing has to be restored. A step of the base takes nearly the same time for one
+sequence as for several, so MultiLoRA computes all arms in one step, with one matrix product of the
+base. Projections with the same input x (q, k, v; gate, up) share one product x A for each adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -18,29 +20,80 @@ import numpy as np
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.lora import LoraLinear
 from mondrian.model.vlm import Vlm
-from mondrian.serving.worker.model_views import projections, share_weights
 
-PROJECTION_GROUPS = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("o_proj",),
-    ("down_proj",),
-)
-Mask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None where all are its own
+# Projections with the same input.
+_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",))
+Mask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None if all are its own
+
+
+def share_weights(module: Any) -> Any:
+    """Return a copy of the modules around the same arrays."""
+    if isinstance(module, list):
+        return [share_weights(child) for child in module]
+    if not isinstance(module, nn.Module):
+        return module
+    module_type: Any = type(module)
+    copy = module_type.__new__(module_type)
+    copy.__dict__.update(module.__dict__)
+    for name, value in module.items():
+        dict.__setitem__(copy, name, share_weights(value))
+    return copy
+
+
+def _projection_groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield (parent, names) of projections with the same input."""
+    for layer in model.language_model.model.layers:
+        for names in _GROUPS:
+            for parent in (layer.self_attn, layer.mlp):
+                if all(name in parent for name in names):
+                    yield parent, names
+
+
+def _projections(model: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Yield (parent, name, projection) of the language layers."""
+    for parent, names in _projection_groups(model):
+        yield from ((parent, name, getattr(parent, name)) for name in names)
+
+
+def merge(model: Any) -> None:
+    """Replace the LoRA layers of a view by merged weights of its own."""
+    merger = model.vision_tower.merger
+    merger_layers = [(merger, name, module) for name, module in merger.items()]
+    for parent, name, layer in [*_projections(model), *merger_layers]:
+        if isinstance(layer, LoraLinear):
+            linear = layer.linear
+            merged = share_weights(linear)
+            merged.weight = (linear.weight + layer.delta_weight()).astype(linear.weight.dtype)
+            mx.eval(merged.weight)
+            setattr(parent, name, merged)
+
+
+def merged_bytes(layers: dict[str, LoraLinear]) -> int | None:
+    """Return the bytes that merging needs; None for quantized weights, which cannot be merged."""
+    linears = [layer.linear for layer in layers.values()]
+    if any(hasattr(linear, "bits") for linear in linears):
+        return None
+    return sum(linear.weight.nbytes for linear in linears)
+
+
+def adapter_bytes(layers: dict[str, LoraLinear]) -> int:
+    """Return the bytes of an adapter's own weights."""
+    names = ("lora_a", "lora_b", "magnitude")
+    return sum(layer[name].nbytes for layer in layers.values() for name in names if name in layer)
 
 
 class _SharedDownProjection:
-    """x A of an adapter's projections that see the same x, computed once."""
+    """x A of the projections of one adapter that have the same x, computed once."""
 
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
-        self.together = mx.concatenate([layer.lora_a for layer in layers], axis=1)
+        self.lora_a = mx.concatenate([layer.lora_a for layer in layers], axis=1)
         self._x: Any = None
         self._low: Any = None
 
     def project(self, x: mx.array, mask: Mask, last: bool) -> mx.array:
-        """(…, ranks of all), zero at other arms' tokens; `last` lets go of it."""
+        """Return (…, sum of ranks), 0 at tokens of other arms; `last` frees the cached result."""
         if self._x is not x:
-            low = x @ self.together.astype(x.dtype)
+            low = x @ self.lora_a.astype(x.dtype)
             self._x, self._low = x, low if mask is None else low * mask.astype(x.dtype)
         low = self._low
         if last:
@@ -48,103 +101,93 @@ class _SharedDownProjection:
         return low
 
 
+@dataclass(frozen=True)
 class _UpProjection:
-    """What one adapter adds to one projection."""
+    """What one adapter adds to one projection: its ranks of the shared x A, times B."""
 
-    def __init__(
-        self, layer: LoraLinear, low: _SharedDownProjection, first: int, last: bool
-    ) -> None:
-        self.b, self.scale = layer.lora_b, layer.scale
-        self._low, self._last = low, last
-        self._span = slice(first, first + layer.lora_b.shape[0])
+    down: _SharedDownProjection
+    lora_b: mx.array
+    scale: float
+    ranks: slice
+    last: bool  # of the projections with the same x
 
-    def add(self, plain: mx.array, x: mx.array, mask: Mask) -> mx.array:
-        low = self._low.project(x, mask, self._last)[..., self._span]
-        return mx.addmm(plain, low, self.b.astype(x.dtype), self.scale)
+    def add(self, out: mx.array, x: mx.array, mask: Mask) -> mx.array:
+        low = self.down.project(x, mask, self.last)[..., self.ranks]
+        return mx.addmm(out, low, self.lora_b.astype(x.dtype), self.scale)
 
 
 class MultiLoRALinear(nn.Module):
-    """A projection with what each arm adds; `turn` says whose tokens a step has."""
+    """A projection that adds each arm's LoRA at that arm's tokens; `masks` changes each step."""
 
-    def __init__(self, linear: Any, turn: list[tuple[Hashable, Mask]]) -> None:
+    def __init__(self, linear: Any, masks: list[tuple[Hashable, Mask]]) -> None:
         super().__init__()
         self.linear = linear
-        self._turn, self._parts = turn, {}  # type: ignore[var-annotated]
+        self._masks, self._adapters = masks, {}  # type: ignore[var-annotated]
 
     def __call__(self, x: mx.array) -> mx.array:
         out = self.linear(x)
-        for arm, mask in self._turn:
-            part = self._parts.get(arm)
-            out = out if part is None else part.add(out, x, mask)
+        for arm, mask in self._masks:
+            adapter = self._adapters.get(arm)
+            out = out if adapter is None else adapter.add(out, x, mask)
         return out
 
 
 class MultiLoRA:
-    """A view of a base that serves it and any plain LoRA adapters, row by row."""
+    """A view of a base that computes the base and any number of plain LoRA adapters."""
 
     def __init__(self, vlm: Vlm) -> None:
         self.model = share_weights(vlm.model)
-        self._turn: list[tuple[Hashable, Mask]] = []
-        for parent, names in _groups(self.model):
-            for name in names:
-                setattr(parent, name, MultiLoRALinear(getattr(parent, name), self._turn))
+        self._masks: list[tuple[Hashable, Mask]] = []
+        for parent, name, linear in _projections(self.model):
+            setattr(parent, name, MultiLoRALinear(linear, self._masks))
 
     def add_adapter(self, arm: Hashable, adapted: Any) -> bool:
-        """Take what `adapter.load` attached to a view; False where it is more than plain LoRA."""
-        layers = [layer for _, _, layer in projections(adapted) if isinstance(layer, LoraLinear)]
+        """Add the layers that `adapter.load` attached; False, adding nothing, if not plain LoRA."""
+        layers = [layer for _, _, layer in _projections(adapted) if isinstance(layer, LoraLinear)]
         if any("magnitude" in layer for layer in layers):
             return False
         if any(isinstance(x, LoraLinear) for x in adapted.vision_tower.merger.values()):
             return False
-        for (parent, names), (from_, _) in zip(_groups(self.model), _groups(adapted), strict=True):
-            linears = [(name, getattr(from_, name)) for name in names]
+        groups = zip(_projection_groups(self.model), _projection_groups(adapted), strict=True)
+        for (parent, names), (adapted_parent, _) in groups:
+            linears = [(name, getattr(adapted_parent, name)) for name in names]
             loras = [(name, linear) for name, linear in linears if isinstance(linear, LoraLinear)]
             if not loras:
                 continue
-            low, first = _SharedDownProjection([lora_layer for _, lora_layer in loras]), 0
-            for name, lora_layer in loras:
-                part = _UpProjection(lora_layer, low, first, last=name == loras[-1][0])
-                getattr(parent, name)._parts[arm] = part
-                first += lora_layer.lora_b.shape[0]
-            mx.eval(low.together, [lora_layer.lora_b for _, lora_layer in loras])
+            down, offset = _SharedDownProjection([lora for _, lora in loras]), 0
+            for name, lora in loras:
+                ranks = slice(offset, offset + lora.lora_b.shape[0])
+                up = _UpProjection(down, lora.lora_b, lora.scale, ranks, name == loras[-1][0])
+                getattr(parent, name)._adapters[arm] = up
+                offset = ranks.stop
+            mx.eval(down.lora_a, [lora.lora_b for _, lora in loras])
         return True
 
     def remove_adapter(self, arm: Hashable) -> None:
-        """Let an arm go."""
-        for parent, names in _groups(self.model):
-            for name in names:
-                getattr(parent, name)._parts.pop(arm, None)
+        for _, _, linear in _projections(self.model):
+            linear._adapters.pop(arm, None)
 
     @contextmanager
     def assign_tokens(self, tokens: Sequence[tuple[Hashable, int]]) -> Iterator[None]:
-        """For as long as the context lasts, a step's tokens are those of these arms, in order."""
+        """Within the context, a step's tokens are those of these (arm, count), in this order."""
         arms = list(dict.fromkeys(arm for arm, _ in tokens))
         owners = np.repeat([arms.index(arm) for arm, _ in tokens], [count for _, count in tokens])
         for i, arm in enumerate(arms):
             own = owners == i
-            self._turn.append((arm, None if own.all() else mx.array(own[:, None], mx.float32)))
+            self._masks.append((arm, None if own.all() else mx.array(own[:, None], mx.float32)))
         try:
             yield
         finally:
-            self._turn.clear()
+            self._masks.clear()
 
 
-class MultiLoRADecoder(BatchGenerator):
-    """A decoder of rows of several arms, each named in the row."""
+class MultiLoRAGenerator(BatchGenerator):
+    """A batch generator for sequences of several arms; each sequence names its arm."""
 
-    def __init__(self, vlm: Vlm, max_rows: int, together: MultiLoRA) -> None:
+    def __init__(self, vlm: Vlm, max_rows: int, multi_lora: MultiLoRA) -> None:
         super().__init__(vlm, max_rows)
-        self.together = together
+        self.multi_lora = multi_lora
 
     def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
-        with self.together.assign_tokens([(row.arm, len(row.pending)) for row in rows]):
+        with self.multi_lora.assign_tokens([(row.arm, len(row.pending)) for row in rows]):
             return super()._forward(rows)
-
-
-def _groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """What holds projections that see the same x, and their names."""
-    for layer in model.language_model.model.layers:
-        for names in PROJECTION_GROUPS:
-            for parent in (layer.self_attn, layer.mlp):
-                if all(name in parent for name in names):
-                    yield parent, names
