@@ -56,7 +56,7 @@ class RollbackResult:
 
 
 def pull(
-    store: LocalStore, selector: VersionSelector, source: Source, params: Params, test: SmokeTest
+    store: LocalStore, selector: VersionSelector, source: Source, params: Params, check: SmokeTest
 ) -> PullResult:
     """Activate a version, or raise MondrianError and change nothing."""
     advisor = store.advisor
@@ -76,7 +76,7 @@ def pull(
         else:
             _download_and_verify(source, git_dir, release, record, folder)
         with tqdm(desc=f"{release.tag}: smoke test", bar_format="{desc}", leave=False):
-            test(folder, release.tag)
+            check(folder, release.tag)
         previous = store.active_version()
         if not is_installed:
             store.install(folder, version)
