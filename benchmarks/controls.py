@@ -26,7 +26,8 @@ from mondrian.core.params import Params, load_params  # noqa: E402
 from mondrian.critique.rows import ChatRow, read_train_and_val  # noqa: E402
 from mondrian.critique.schema import serialize_critique  # noqa: E402
 from mondrian.evaluation.arms import pick_other_photographs  # noqa: E402
-from mondrian.evaluation.train_and_evaluate import train_and_evaluate  # noqa: E402
+from mondrian.evaluation.crossvalidation import train_and_evaluate  # noqa: E402
+from mondrian.evaluation.evaluate import EvalDataset  # noqa: E402
 from mondrian.evaluation.verdict import build_metrics  # noqa: E402
 from mondrian.model import vlm  # noqa: E402
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores  # noqa: E402
@@ -100,7 +101,7 @@ def main() -> None:
             )
             own = params.model_copy(update={"train": settings})
             folder = CACHE / "controls" / f"{advisor}-{control.replace(' ', '-')}-{seed}"
-            report = train_and_evaluate(base, own, rows, val, folder, CACHE)
+            report = train_and_evaluate(base, own, EvalDataset(val, rows), folder, CACHE)
             results.append(line(advisor, control, seed, report, own))
             print(json.dumps(results[-1]), flush=True)
     out = ROOT / "benchmarks/results/controls.json"

@@ -1,4 +1,4 @@
-"""link: database or list + photographs -> data/linked/<advisor>/, metrics/<advisor>/link.*"""
+"""link: database or list + photos -> data/linked/<advisor>/, metrics/<advisor>/link.*"""
 
 import argparse
 from pathlib import Path
@@ -13,29 +13,17 @@ from mondrian.data.sources import default_photo_dir, locate_source
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Link finished jobs to their photographs.")
+    parser = argparse.ArgumentParser(description="Link finished jobs to their photos.")
     add = parser.add_argument
-    add(
-        "--db_path",
-        type=Path,
-        required=True,
-        help="mondrian.db, or a list: .jsonl, .csv, PCCD's guru.json, or its folder",
-    )
+    source_help = "mondrian.db, or a list: .jsonl, .csv, PCCD's guru.json, or its folder"
+    add("--db_path", type=Path, required=True, help=source_help)
     add("--advisor", required=True)
     add("--output_dir", type=Path, required=True)
-    add(
-        "--source_dir",
-        type=Path,
-        help="photographs; default: source/ beside a database, the folder of a list",
-    )
-    add("--analysis_dir", type=Path, help="default: analysis_md/ beside the database")
-    add("--html_dir", type=Path, help="default: analysis/ beside the database")
-    add(
-        "--cache_dir",
-        type=Path,
-        default=Path(".cache"),
-        help="remembers photographs; default: .cache",
-    )
+    photos_help = "photos; default: source/ next to a database, the folder of a list"
+    add("--source_dir", type=Path, help=photos_help)
+    add("--analysis_dir", type=Path, help="default: analysis_md/ next to the database")
+    add("--html_dir", type=Path, help="default: analysis/ next to the database")
+    add("--cache_dir", type=Path, default=Path(".cache"), help="photo hashes; default: .cache")
     add("--metrics", type=Path, help="counts; default: link.json in the output folder")
     add("--reasons_csv", type=Path, help="job outcomes; default: reasons.csv in the output folder")
     add("--params", type=Path, default=Path("params.yaml"))
@@ -51,8 +39,8 @@ def main() -> None:
         analysis=args.analysis_dir or source.parent / "analysis_md",
         html=args.html_dir or source.parent / "analysis",
     )
-    desk = LinkContext(args.advisor, folders, params.link)
-    counts = link(source, desk, params.image, args.cache_dir, args.output_dir)
+    context = LinkContext(args.advisor, folders, params.link)
+    counts = link(source, context, params.image, args.cache_dir, args.output_dir)
     write_json(args.metrics or args.output_dir / "link.json", counts)
     reasons = args.reasons_csv or args.output_dir / "reasons.csv"
     write_csv(reasons, ("reason", "jobs"), count_outcomes(counts).items())

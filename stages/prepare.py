@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--advisor", required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--report", type=Path, help="default: data_report.html beside the metrics")
+    parser.add_argument("--report", type=Path, help="default: data_report.html next to the metrics")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
@@ -31,9 +31,7 @@ def main() -> None:
     check_advisor(manifest, args.advisor)
     result = split_records(manifest.records(), params.prepare)
     report = args.report or args.metrics.parent / "data_report.html"
-    write_text(
-        report, render_data_report(manifest, result)
-    )  # first: it helps most where data are few
+    write_text(report, render_data_report(manifest, result))  # first: it explains a refusal
     check_split_sizes(args.advisor, result, params.prepare)
     write_split(manifest, result, persona, params.image, args.output_dir)
     write_json(args.metrics, result.counts())

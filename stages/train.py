@@ -25,22 +25,23 @@ from mondrian.training.run import TrainingRun
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a LoRA adapter on a frozen base.")
-    needed = "--plan" not in sys.argv
-    parser.add_argument("--train_data", type=Path, required=needed)
-    parser.add_argument("--val_data", type=Path, required=needed)
-    parser.add_argument("--output_dir", type=Path, required=needed)
-    parser.add_argument("--metrics", type=Path, required=needed)
-    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"))
-    parser.add_argument("--epochs", type=int, help="instead of train.epochs of params.yaml")
-    parser.add_argument("--base", help="instead of base.source of params.yaml")
-    parser.add_argument("--plan", action="store_true", help="say what it would take, and stop")
-    parser.add_argument("--memory_gb", type=float, help="plan for so much, not for this machine's")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    full = "--plan" not in sys.argv
+    add = parser.add_argument
+    add("--train_data", type=Path, required=full)
+    add("--val_data", type=Path, required=full)
+    add("--output_dir", type=Path, required=full)
+    add("--metrics", type=Path, required=full)
+    add("--cache_dir", type=Path, default=Path(".cache"))
+    add("--epochs", type=int, help="instead of train.epochs of params.yaml")
+    add("--base", help="instead of base.source of params.yaml")
+    add("--plan", action="store_true", help="print memory, time and steps, and exit")
+    add("--memory_gb", type=float, help="plan for this memory instead of this machine's")
+    add("--params", type=Path, default=Path("params.yaml"))
     args = parser.parse_args()
     if (args.train_data is None) != (args.val_data is None):
         parser.error("--train_data and --val_data go together")
     if args.memory_gb is not None and not 0 < args.memory_gb < 1e6:
-        parser.error(f"--memory_gb is {args.memory_gb}; it must lie between 0 and 1,000,000")
+        parser.error(f"--memory_gb is {args.memory_gb}; it must be between 0 and 1,000,000")
     return args
 
 
@@ -49,13 +50,10 @@ def main() -> None:
     params = load_params(args.params)
     settings = params.train.with_epochs(args.epochs)
     source = params.base.source if args.base is None else args.base
-    files = (
-        [PreparedFiles(args.train_data, args.val_data)]
-        if args.train_data
-        else list_prepared_files(params)
-    )
+    files = [PreparedFiles(args.train_data, args.val_data)] if args.train_data else []
     if args.plan:
         memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
+        files = files or list_prepared_files(params)
         show_plans(source, files, settings, params.machine.num_processes, memory, print)
         return
     check_output_folder(args.output_dir, SAVED_FILES)
@@ -69,14 +67,11 @@ def main() -> None:
         return
     rows, val = read_train_and_val(args.train_data, args.val_data)
     base = vlm.load(source)
-    adapter_recipe = build_recipe(
-        base.source, base.hash, rows, args.train_data, params.image, settings
-    )
-    session = TrainingRun(
-        base, settings, params.machine, world, args.cache_dir, args.output_dir.name
-    )
+    recipe = build_recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
+    run_name = args.output_dir.name
+    training = TrainingRun(base, settings, params.machine, world, args.cache_dir, run_name)
     data = {"train data": args.train_data, "val data": args.val_data}
-    result = session.run(rows, val, data, adapter_recipe, args.output_dir, args.metrics)
+    result = training.run(rows, val, data, recipe, args.output_dir, args.metrics)
     if world.rank == 0:
         print(result.summary(args.output_dir, settings))
 

@@ -1,4 +1,4 @@
-"""Repositories with released adapters, made in seconds: real git, DVC and GTO, nothing trained."""
+"""Repositories with released adapters in seconds: real git, DVC and GTO, without training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf, check_integrity
+from mondrian.registry.local_store import LocalStore, check_integrity
 from mondrian.registry.pull import PullResult, VersionSelector, pull
 from mondrian.registry.release_record import (
     RELEASE_FILENAME,
@@ -30,8 +30,8 @@ from tests.service_process import make_adapter
 
 ADAPTER = "models/mondrian-tiny-lora-ansel"
 METRICS = "metrics/ansel/evaluate.json"
-_MADE = ("tests/", "docs/", "benchmarks/", "metrics/", "releases/")  # what a project can do without
-_OUTPUTS = {  # of all stages up to evaluate@ansel, but the adapter and its verdict
+_OMITTED = ("tests/", "docs/", "benchmarks/", "metrics/", "releases/")  # not needed for a release
+_OUTPUTS = {  # of all stages up to evaluate@ansel, except the adapter and its verdict
     "data/sample/mondrian": ("mondrian.db", "source/a", "analysis_md/a", "analysis/a"),
     "data/linked/ansel": ("a",),
     "data/prepared/ansel": ("a",),
@@ -52,22 +52,22 @@ _OUTPUTS = {  # of all stages up to evaluate@ansel, but the adapter and its verd
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout of this project with an adapter that dvc repro seems to have built."""
+    """A checkout of this project with an adapter as if dvc repro had built it."""
 
     folder: Path
 
     @property
     def env(self) -> dict[str, str]:
-        """This environment, with a HOME of its own and this code rather than the checkout's."""
-        who = {
-            f"GIT_{role}_{what}": "ann" if what == "NAME" else "ann@example.org"
+        """Return the environment with its own HOME and with this code, not the checkout's."""
+        author = {
+            f"GIT_{role}_{field}": "ann" if field == "NAME" else "ann@example.org"
             for role in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
+            for field in ("NAME", "EMAIL")
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return (
             os.environ
-            | who
+            | author
             | {
                 "PATH": path,
                 "PYTHONPATH": str(ROOT),
@@ -79,13 +79,13 @@ class Project:
         )
 
     def run(self, *command: object) -> str:
-        """What a command says that has to succeed."""
-        done = self.attempt(*command)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
+        """Return the output of a command that must succeed."""
+        result = self.attempt(*command)
+        output = f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+        assert result.returncode == 0, output
+        return result.stdout
 
     def attempt(self, *command: object) -> subprocess.CompletedProcess[str]:
-        """A command that may fail."""
         return subprocess.run(
             [*map(str, command)],
             cwd=self.folder,
@@ -95,40 +95,35 @@ class Project:
             text=True,
         )
 
-    def mondrian(self, *words: object) -> subprocess.CompletedProcess[str]:
-        """The command line, in this project."""
-        return self.attempt(sys.executable, "-m", "mondrian", *words)
+    def mondrian(self, *args: object) -> subprocess.CompletedProcess[str]:
+        return self.attempt(sys.executable, "-m", "mondrian", *args)
 
     def commit(self, message: str = "work") -> None:
-        """All that is not ignored."""
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "--allow-empty", "-m", message)
 
     def build(self, adapter: Path, **verdict: Any) -> None:
-        """Put an adapter and a verdict where dvc repro would, and commit."""
+        """Write an adapter and a verdict as dvc repro would, and commit."""
         shutil.rmtree(self.folder / ADAPTER, ignore_errors=True)
         shutil.copytree(adapter, self.folder / ADAPTER)
-        (self.folder / METRICS).write_text(json.dumps(evaluation(**verdict), indent=2))
-        new = () if (self.folder / "dvc.lock").exists() else ("-d",)  # else upstream is as it was
-        self.run("dvc", "commit", "-q", "-f", *new, "train@ansel", "evaluate@ansel")
+        (self.folder / METRICS).write_text(json.dumps(make_metrics(**verdict), indent=2))
+        upstream = () if (self.folder / "dvc.lock").exists() else ("-d",)
+        self.run("dvc", "commit", "-q", "-f", *upstream, "train@ansel", "evaluate@ansel")
         self.commit(f"built {adapter.name}")
 
-    def release(self, version: str, *words: str) -> None:
-        """Release what is built and push it, where there is a DVC remote."""
-        done = self.mondrian("release", "ansel", "--version", version, *words)
-        assert done.returncode == 0, done.stderr
+    def release(self, version: str, *flags: str) -> None:
+        result = self.mondrian("release", "ansel", "--version", version, *flags)
+        assert result.returncode == 0, result.stderr
 
     def tags(self) -> list[str]:
-        """All of them."""
         return self.run("git", "tag").split()
 
     def head(self) -> str:
-        """The last commit."""
         return self.run("git", "rev-parse", "HEAD").strip()
 
 
-def evaluation(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
-    """An evaluate.json with what a release reads of it."""
+def make_metrics(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
+    """Return an evaluate.json with the fields that a release reads."""
     arm = {"score_mae": 0.96, "format_compliance": 1.0}
     gates = {"compliance": 1.0, "index_low": 30.0, "constant_low": 0.8, "index_gain_percent": gain}
     return {
@@ -143,23 +138,23 @@ def evaluation(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
 
 
 def make_project(folder: Path, adapter: Path) -> Project:
-    """A project whose dvc.lock says that this adapter was built."""
-    listed = subprocess.run(
+    """Create a project whose dvc.lock says that this adapter was built."""
+    files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    for name in listed:
-        if name.startswith(_MADE) or name.endswith("dvc.lock") or not (ROOT / name).is_file():
+    for name in files:
+        if name.startswith(_OMITTED) or name.endswith("dvc.lock") or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    for place, names in _OUTPUTS.items():
+    for output_dir, names in _OUTPUTS.items():
         for name in names:
-            (folder / place / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place / name).write_text("{}")
+            (folder / output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / output_dir / name).write_text("{}")
     project = Project(folder)
     project.run("git", "init", "-q", "-b", "main")
     project.build(adapter)
@@ -167,7 +162,7 @@ def make_project(folder: Path, adapter: Path) -> Project:
 
 
 def make_released(folder: Path, versions: dict[str, Path]) -> Project:
-    """A project with these versions, v1 and then v2 prod, v3 canary; a DVC remote beside it."""
+    """Create a project with these versions, v1 and then v2 prod, v3 canary, and a DVC remote."""
     project = make_project(folder, next(iter(versions.values())))
     project.run("dvc", "remote", "add", "-q", "--default", "store", "../store")
     project.commit("DVC remote")
@@ -181,16 +176,16 @@ def make_released(folder: Path, versions: dict[str, Path]) -> Project:
     return project
 
 
-def some_release(folder: Path, version: str = "v1.0.0") -> Release:
-    """A folder with a few bytes that are no adapter, and the release that names them."""
+def write_release(folder: Path, version: str = "v1.0.0") -> Release:
+    """Write a folder with a few bytes instead of an adapter, and the release that names them."""
     folder.mkdir(parents=True)
     for name in ("adapter_config.json", "adapter_model.safetensors", "recipe.json"):
         (folder / name).write_text(f"{name} of {version}\n")
-    pieces = [
+    files = [
         {"name": file.name, "size": file.stat().st_size, "sha256": file_hash(file)}
         for file in sorted(folder.iterdir())
     ]
-    found = evaluation()
+    metrics = make_metrics()
     figures = {
         "index": 85.8,
         "base_index": 47.4,
@@ -198,14 +193,14 @@ def some_release(folder: Path, version: str = "v1.0.0") -> Release:
         "base_score_mae": 2.8,
         "compliance": 1.0,
     }
-    verdict = {key: found[key] for key in ("verdict", "photographs", "gates")}
+    verdict = {key: metrics[key] for key in ("verdict", "photographs", "gates")}
     release = Release.model_validate_json(
         json.dumps(
             {
                 "form": 1,
                 "advisor": "ansel",
                 "version": version,
-                "files": pieces,
+                "files": files,
                 "path": ADAPTER,
                 "adapter_version": adapter_version(folder),
                 "base": {"source": "b", "sha256": "0" * 64},
@@ -225,53 +220,48 @@ def some_release(folder: Path, version: str = "v1.0.0") -> Release:
     return release
 
 
-def copy_of(project: Project, folder: Path) -> Project:
-    """Another checkout with the same history, outputs and DVC cache."""
+def copy_project(project: Project, folder: Path) -> Project:
+    """Copy a checkout with its history, outputs and DVC cache."""
     shutil.copytree(project.folder, folder, symlinks=True)
     return Project(folder)
 
 
 def make_adapters(tiny: Any, folder: Path, params: Params, count: int) -> list[Path]:
-    """So many small real adapters, as dvc repro would leave them."""
-    out = []
+    """Write small real adapters, as dvc repro would."""
+    adapters = []
     for seed in range(1, count + 1):
-        made = make_adapter(tiny, folder / f"seed-{seed}", "ansel", params, seed)
-        recipe = json.loads((made / "recipe.json").read_text())
-        (made / "recipe.json").write_text(json.dumps(recipe | {"data_sha256": "0" * 64}))
-        (made / "training_log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-        out.append(made)
-    return out
+        adapter = make_adapter(tiny, folder / f"seed-{seed}", "ansel", params, seed)
+        recipe = json.loads((adapter / "recipe.json").read_text())
+        (adapter / "recipe.json").write_text(json.dumps(recipe | {"data_sha256": "0" * 64}))
+        (adapter / "training_log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+        adapters.append(adapter)
+    return adapters
 
 
-@dataclass
-class Trusting:
-    """A canary that says yes, where the model is not the point; `fault` makes it say no."""
-
-    fault: str = ""
-
-    def check_adapter(self, folder: Path, name: str) -> str:
-        if self.fault:
-            raise ReleaseError(self.fault)
-        return "{}"
+def pass_smoke_test(folder: Path, name: str) -> None:
+    """Pass without loading a model."""
 
 
 @dataclass(frozen=True)
 class Mac:
-    """A machine that serves: what is pulled to it, and from where."""
+    """A serving machine, and the source of its versions."""
 
-    shelf: Shelf
+    store: LocalStore
     source: Source
     params: Params
 
     def pull(self, rev: str, fault: str = "") -> PullResult:
-        """Without a model."""
-        return pull(
-            self.shelf, VersionSelector(rev, None), self.source, self.params, Trusting(fault)
-        )
+        """Pull without a model; the smoke test fails if there is a fault."""
 
-    def serves(self) -> str | None:
-        """The version that serves, which has to be whole to the byte."""
-        folder = self.shelf.current_link
+        def smoke_test(folder: Path, name: str) -> None:
+            if fault:
+                raise ReleaseError(fault)
+
+        return pull(self.store, VersionSelector(rev, None), self.source, self.params, smoke_test)
+
+    def active(self) -> str | None:
+        """Return the active version, after a check of every byte."""
+        folder = self.store.current_link
         if not folder.is_symlink():
             return None
         version = folder.readlink().name.rpartition("@")[2]
@@ -281,6 +271,6 @@ class Mac:
         )
         return version
 
-    def left(self) -> list[str]:
-        """What lies about of a pull that is over."""
-        return [path.name for path in self.shelf.folder.glob(".left-*")]
+    def leftovers(self) -> list[str]:
+        """Return the names of temporary folders."""
+        return [path.name for path in self.store.folder.glob(".left-*")]

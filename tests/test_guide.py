@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mondrian.cli.main import COMMANDS
+from mondrian.cli.parser import COMMANDS
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params
 from tests.conftest import ROOT

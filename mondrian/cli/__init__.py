@@ -1,1 +1,1 @@
-"""The commands `mondrian NAME`: one module each, with `main(argv)`, and no logic of its own."""
+"""The commands `mondrian NAME`: one module each with `main(argv)`, without logic of its own."""

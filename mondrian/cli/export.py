@@ -1,8 +1,5 @@
-"""mondrian export: an adapter in another layout, or merged into its base."""
+"""mondrian export: write an adapter in another layout, or merged into its base."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from mondrian.cli.parser import command_parser
@@ -11,7 +8,15 @@ from mondrian.model.export import export, merge
 
 
 def main(argv: list[str]) -> None:
-    args = parse_args(argv)
+    parser = command_parser(
+        "export",
+        "mondrian export models/mondrian-tiny-lora-ansel --format mlx --output_dir /tmp/adapter",
+    )
+    parser.add_argument("adapter", type=Path, help="models/<base>-lora-<advisor>")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--format", choices=("mlx", "peft"), default="peft")
+    parser.add_argument("--merge", metavar="BASE", help="merge into a copy of this base instead")
+    args = parser.parse_args(argv)
     if args.merge is not None and args.format != "peft":
         raise AdapterError("--merge and --format mlx exclude each other; give one")
     if args.merge is not None:
@@ -19,16 +24,3 @@ def main(argv: list[str]) -> None:
     else:
         export(args.adapter, args.output_dir, args.format)
     print(f"wrote {args.output_dir}")
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = command_parser(
-        "export",
-        "Write an adapter in PEFT's or mlx-vlm's layout, or add it to a copy of its base.",
-        "mondrian export models/mondrian-tiny-lora-ansel --format mlx --output_dir /tmp/adapter",
-    )
-    parser.add_argument("adapter", type=Path, help="models/<base>-lora-<advisor>")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--format", choices=("mlx", "peft"), default="peft")
-    parser.add_argument("--merge", metavar="BASE", help="merge into a copy of this base instead")
-    return parser.parse_args(argv)

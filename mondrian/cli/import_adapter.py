@@ -1,8 +1,5 @@
-"""mondrian import-adapter: a PEFT adapter that was trained elsewhere becomes one of ours."""
+"""mondrian import-adapter: import a PEFT adapter that was trained elsewhere."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from mondrian.cli.parser import add_params, command_parser
@@ -12,24 +9,13 @@ from mondrian.training.plan_report import PreparedFiles
 
 
 def main(argv: list[str]) -> None:
-    args = parse_args(argv)
-    params = load_params(args.params)
-    if args.base:
-        base = params.base.model_copy(update={"source": args.base})
-        params = params.model_copy(update={"base": base})
-    files = PreparedFiles(args.train_data, args.val_data)
-    print(import_adapter(args.adapter, args.output_dir, files, params, args.cache_dir))
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "import-adapter",
-        "Import a PEFT adapter that was trained elsewhere on the rows of `prepare`.\n"
-        "It is checked against base and rows, and must change the base's logits.",
         "mondrian import-adapter out/checkpoint-111 \\\n"
         "  --train_data data/prepared/ansel/training_data_ansel_train.json \\\n"
         "  --val_data data/prepared/ansel/training_data_ansel_val.json \\\n"
         "  --output_dir models/Qwen3-VL-4B-lora-ansel",
+        "It is checked against base and rows, and must change the base's logits.",
     )
     parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
     parser.add_argument("--train_data", type=Path, required=True, help="rows it was trained on")
@@ -38,4 +24,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--base", help="base to use instead of base.source of params.yaml")
     parser.add_argument("--cache_dir", type=Path, default=Path(".cache"), help="vision features")
     add_params(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    params = load_params(args.params)
+    if args.base:
+        base = params.base.model_copy(update={"source": args.base})
+        params = params.model_copy(update={"base": base})
+    files = PreparedFiles(args.train_data, args.val_data)
+    print(import_adapter(args.adapter, args.output_dir, files, params, args.cache_dir))

@@ -1,10 +1,23 @@
-"""The argument parser of all commands: defaults are shown, and an example ends each help page."""
-
-from __future__ import annotations
+"""Names, descriptions and argument parsers of the commands; help shows defaults and an example."""
 
 import argparse
 from pathlib import Path
 from textwrap import indent
+
+COMMANDS = {
+    "serve": "start the advisor service: base, fine-tuned or A/B test",
+    "summary": "show the results of the last dvc repro: data, training, scores, verdict",
+    "crossvalidate": "evaluate on all photos but test, by adapters not trained on them",
+    "export": "write an adapter in mlx-vlm's layout, or merged into a copy of its base",
+    "import-adapter": "import a PEFT adapter that was trained elsewhere",
+    "list": "list versions with verdict and stages, and the one active on this machine",
+    "release": "make a version of the adapter that dvc repro built",
+    "promote": "assign a stage, such as prod, to a version",
+    "pull": "download a version, verify it and activate it on this machine",
+    "rollback": "activate the previous version",
+    "rollout": "show the rollout of a new version; advance, hold or roll it back",
+    "preferences": "export pairs of a better and a worse critique, for DPO or ORPO",
+}
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -13,11 +26,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
         return super()._get_help_string(action) if has_default else action.help
 
 
-def command_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(command: str, example: str, details: str = "") -> argparse.ArgumentParser:
     """Return the parser of `mondrian COMMAND`; `example` is one or more shell commands."""
+    summary = COMMANDS.get(command)
+    first_line = f"{summary[0].upper()}{summary[1:]}.\n" if summary else ""
     return argparse.ArgumentParser(
         prog=f"mondrian {command}",
-        description=description,
+        description=first_line + details,
         epilog=f"example:\n{indent(example, '  ')}",
         formatter_class=_HelpFormatter,
     )
@@ -28,12 +43,10 @@ def add_params(parser: argparse.ArgumentParser) -> None:
 
 
 def add_serving_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--serving_dir", type=Path, default=Path("models/serving"), help="versions on this machine"
-    )
+    help_text = "versions on this machine"
+    parser.add_argument("--serving_dir", type=Path, default=Path("models/serving"), help=help_text)
 
 
 def add_db(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--db", default="data/service/mondrian.db", help="SQLite file or postgresql:// URL"
-    )
+    help_text = "SQLite file or postgresql:// URL"
+    parser.add_argument("--db", default="data/service/mondrian.db", help=help_text)

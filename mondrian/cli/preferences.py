@@ -1,6 +1,4 @@
-"""mondrian preferences: the service's database and photos -> pairs for DPO or ORPO."""
-
-from __future__ import annotations
+"""mondrian preferences: export pairs for DPO or ORPO from the service's database and photos."""
 
 import argparse
 import sys
@@ -25,26 +23,19 @@ from mondrian.serving.feedback.export import load_rated_critiques
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "preferences",
-        "Export pairs of a better and a worse critique of one photo, from ratings, corrections\n"
-        "and blind votes in the service's database.",
         "mondrian preferences --db data/service/mondrian.db --advisor ansel \\\n"
         "  --output_dir /tmp/pairs",
+        "Pairs are of one photo, from ratings, corrections and blind votes in the database.",
     )
     add = parser.add_argument
-    add("--db", required=True, help="of the service: SQLite file, or postgresql://…")
+    add("--db", required=True, help="the service's database: SQLite file, or postgresql://…")
     add("--advisor", required=True)
     add("--output_dir", type=Path, required=True)
     add("--data", type=Path, help="the service's --data; default: application.source_dir")
-    add("--format", choices=tuple(EXPORT_FORMATS), default="trl", help="who reads the rows")
-    add(
-        "--exclude_photos_of",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="ROWS",
-        help="val and test rows: no pair of a photograph like one of theirs",
-    )
-    add("--cache_dir", type=Path, default=Path(".cache"), help="remembers photographs")
+    add("--format", choices=tuple(EXPORT_FORMATS), default="trl", help="layout of the rows")
+    exclude_help = "val and test rows: pairs of their photos, and of similar ones, are left out"
+    add("--exclude_photos_of", type=Path, nargs="+", default=[], metavar="ROWS", help=exclude_help)
+    add("--cache_dir", type=Path, default=Path(".cache"), help="cached photo hashes")
     add_params(parser)
     return parser.parse_args(argv)
 

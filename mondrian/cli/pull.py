@@ -1,7 +1,5 @@
 """mondrian pull: download a version, verify it and activate it on this machine."""
 
-from __future__ import annotations
-
 import argparse
 from time import perf_counter
 
@@ -15,19 +13,19 @@ def main(argv: list[str]) -> None:
     with start_smoke_test(args.params, args.advisor) as smoke_test:  # loads the base meanwhile
         from mondrian.core.params import load_params
         from mondrian.registry.download import Source
-        from mondrian.registry.local_store import Shelf
+        from mondrian.registry.local_store import LocalStore
         from mondrian.registry.pull import VersionSelector, pull
 
         source = Source(args.repository, args.remote, args.remote_url)
-        store = Shelf(args.serving_dir / args.advisor, args.advisor)
-        selector = VersionSelector(args.rev, args.stage)
-        result = pull(store, selector, source, load_params(args.params), smoke_test)
+        store = LocalStore(args.serving_dir / args.advisor, args.advisor)
+        selector, params = VersionSelector(args.rev, args.stage), load_params(args.params)
+        result = pull(store, selector, source, params, smoke_test.check_adapter)
     size = result.downloaded_bytes / 1e6
     transfer = f"{size:.1f} MB" if size else "already here, verified again"
     previous = f", before it {result.previous_version}" if result.previous_version else ""
     release = result.release
     print(
-        f"{release.tag} serves (adapter {release.adapter_version}): {transfer}{previous}, "
+        f"{release.tag} is active (adapter {release.adapter_version}): {transfer}{previous}, "
         f"{perf_counter() - started:.1f} s"
     )
 
@@ -35,23 +33,18 @@ def main(argv: list[str]) -> None:
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "pull",
-        "Download a version, verify its hashes, let it critique a test photo, and activate it.\n"
-        "A running service loads it within seconds.",
         "mondrian pull ansel --rev v2 --from git@host:critiques.git\n"
         "mondrian pull ansel --stage prod --from ~/mondrian --remote_url ~/dvc-store",
+        "Its hashes are checked, and it must critique a test photo. A running service loads it\n"
+        "within seconds.",
     )
     add = parser.add_argument
     add("advisor")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--rev", help="a version: v2, 2.1 or v2.1.3")
-    which.add_argument("--stage", help="or the version that has this stage, such as prod")
-    add(
-        "--from",
-        dest="repository",
-        metavar="REPO",
-        required=True,
-        help="URL or path of the git repository with the versions",
-    )
+    version = parser.add_mutually_exclusive_group(required=True)
+    version.add_argument("--rev", help="a version: v2, 2.1 or v2.1.3")
+    version.add_argument("--stage", help="or the version that has this stage, such as prod")
+    repository_help = "URL or path of the git repository with the versions"
+    add("--from", dest="repository", metavar="REPO", required=True, help=repository_help)
     add("--remote", metavar="NAME", help="DVC remote, if not the repository's default")
     add("--remote_url", metavar="URL", help="its URL, if it differs from the repository's")
     add_serving_dir(parser)

@@ -1,8 +1,4 @@
-"""mondrian release: the adapter that dvc repro built becomes a version."""
-
-from __future__ import annotations
-
-import argparse
+"""mondrian release: make a version of the adapter that dvc repro built."""
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.params import load_params
@@ -11,13 +7,23 @@ from mondrian.registry.release import ReleaseResult, release
 
 
 def main(argv: list[str]) -> None:
-    args = parse_args(argv)
+    parser = command_parser(
+        "release",
+        "mondrian release ansel --version v2",
+        "Its hashes and verdict are recorded and tagged. Refused if a gate of evaluate.gates\n"
+        "fails, unless --reason says why.",
+    )
+    parser.add_argument("advisor")
+    parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; new and higher")
+    parser.add_argument("--reason", help="release although gates fail; kept in the record")
+    add_params(parser)
+    args = parser.parse_args(argv)
     result = release(args.advisor, args.version, args.reason, load_params(args.params))
     record, evaluation = result.release, result.release.evaluation
     print(f"released {record.tag}: {evaluation.verdict}, adapter {record.adapter_version}")
     for gate in evaluation.failed:
         print(f"  released although {gate}: {record.reason}")
-    print("\n".join(["next:", *(f"  {line}" for line in list_push_commands(result))]))
+    print("\n  ".join(["next:", *list_push_commands(result)]))
 
 
 def list_push_commands(result: ReleaseResult) -> list[str]:
@@ -30,22 +36,5 @@ def list_push_commands(result: ReleaseResult) -> list[str]:
             "dvc remote add --default store URL   # none yet: s3://…, ssh://… or a folder",
             "git commit -m 'DVC remote' .dvc/config",
         ]
-    return [
-        *commands,
-        f"git push {git_remote} HEAD {result.release.tag}",
-        f"dvc push train@{result.release.advisor}",
-    ]
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = command_parser(
-        "release",
-        "Make a version of the adapter that dvc repro built: hashes, verdict and a git tag.\n"
-        "Refused if a gate of evaluate.gates fails, unless --reason says why.",
-        "mondrian release ansel --version v2",
-    )
-    parser.add_argument("advisor")
-    parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; new and higher")
-    parser.add_argument("--reason", help="release although gates fail; kept in the record")
-    add_params(parser)
-    return parser.parse_args(argv)
+    push = f"git push {git_remote} HEAD {result.release.tag}"
+    return [*commands, push, f"dvc push train@{result.release.advisor}"]

@@ -1,24 +1,14 @@
-"""mondrian rollback: activate the version that served before."""
-
-from __future__ import annotations
-
-import argparse
+"""mondrian rollback: activate the previous version."""
 
 from mondrian.cli.parser import add_serving_dir, command_parser
-from mondrian.registry.local_store import Shelf
-from mondrian.registry.rollback import roll_back
+from mondrian.registry.local_store import LocalStore
+from mondrian.registry.pull import roll_back
 
 
 def main(argv: list[str]) -> None:
-    args = parse_args(argv)
-    done = roll_back(Shelf(args.serving_dir / args.advisor, args.advisor))
-    print(f"{args.advisor}@{done.version} serves again, instead of {done.replaced_version}")
-
-
-def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = command_parser(
-        "rollback", "Activate the version that served before.", "mondrian rollback ansel"
-    )
+    parser = command_parser("rollback", "mondrian rollback ansel")
     parser.add_argument("advisor")
     add_serving_dir(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    result = roll_back(LocalStore(args.serving_dir / args.advisor, args.advisor))
+    print(f"{args.advisor}@{result.version} is active again, instead of {result.replaced_version}")

@@ -1,6 +1,4 @@
-"""mondrian rollout: the rollout of a new version, and its report."""
-
-from __future__ import annotations
+"""mondrian rollout: show or change the rollout of a new version, and report its metrics."""
 
 import argparse
 import getpass
@@ -48,11 +46,8 @@ def main(argv: list[str]) -> None:
         if args.action:
             print(_apply_action(rollouts, settings, entry, args))
             return
-        reports = [
-            build_rollout_report(rollouts, settings, item, time.time())
-            for item in ([entry] if args.version else entries)
-        ]
-    colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        reports = _build_reports(rollouts, settings, [entry] if args.version else entries)
+    colored = _is_color_terminal()
     print("\n\n".join(format_summary(report, colored) for report in reports))
 
 
@@ -65,44 +60,48 @@ def _apply_action(
     except MissingReason as error:
         raise MondrianError(f'{error}: --reason "…"') from None
     step = settings.steps[min(new.step, len(settings.steps) - 1)]
-    share = "answers nobody" if new.state == BACK else f"answers {percent(step.share)} of clients"
+    share = "no clients" if new.state == BACK else f"{percent(step.share)} of clients"
     return (
-        f"{new.name} is {new.state} at step {new.step + 1} of {len(settings.steps)} and {share}; "
-        "running services follow within two seconds"
+        f"{new.name} is {new.state} at step {new.step + 1} of {len(settings.steps)} and answers "
+        f"{share}; running services follow within two seconds"
     )
 
 
 def _report(args: argparse.Namespace) -> None:
     settings = load_rollout(args.rollout)
     with connect_rollouts(args.db) as rollouts:
-        reports = [
-            build_rollout_report(rollouts, settings, entry, time.time())
-            for entry in select_rollouts(rollouts, args.advisor, args.all)
-        ]
-    text = _format_reports(reports, args)
+        entries = select_rollouts(rollouts, args.advisor, args.all)
+        reports = _build_reports(rollouts, settings, entries)
+    if args.csv:
+        text = render_csv(reports)
+    elif args.json:
+        text = json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        colored = not args.output and _is_color_terminal()
+        text = f"\n{'─' * 100}\n\n".join(format_report(report, colored) for report in reports)
     if args.output:
         write_text(args.output, text)
     else:
         sys.stdout.write(text)
 
 
-def _format_reports(reports: list[RolloutReport], args: argparse.Namespace) -> str:
-    if args.csv:
-        return render_csv(reports)
-    if args.json:
-        return json.dumps(reports, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    colored = not args.output and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return f"\n{'─' * 100}\n\n".join(format_report(report, colored) for report in reports)
+def _build_reports(
+    rollouts: RolloutStore, settings: RolloutConfig, entries: list[RolloutRecord]
+) -> list[RolloutReport]:
+    return [build_rollout_report(rollouts, settings, entry, time.time()) for entry in entries]
+
+
+def _is_color_terminal() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "rollout",
-        "Show the rollouts of an advisor's versions, or change one by hand.\n"
-        "`mondrian rollout report` shows every metric: see its --help.",
         "mondrian rollout ansel\n"
         'mondrian rollout ansel --hold --reason "guests this week"\n'
         "mondrian rollout report --advisor ansel",
+        "`mondrian rollout report` shows every metric: see its --help.",
     )
     add = parser.add_argument
     add("advisor")
@@ -121,22 +120,21 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def parse_report_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "rollout report",
-        "Report exposure, metrics, guardrails and decisions of each candidate against its control.",
         "mondrian rollout report --advisor ansel\nmondrian rollout report --csv --output ab.csv",
+        "Report exposure, metrics, guardrails and decisions of each candidate against its control.",
     )
     add = parser.add_argument
     add_db(parser)
     add("--advisor", default="", help="only this advisor")
     add("--all", action="store_true", help="rollouts of older versions too")
     _add_rollout(parser)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="everything, as JSON")
-    form.add_argument("--csv", action="store_true", help="every metric over time, one row a look")
+    format_group = parser.add_mutually_exclusive_group()
+    format_group.add_argument("--json", action="store_true", help="everything, as JSON")
+    format_group.add_argument("--csv", action="store_true", help="every metric over time")
     add("--output", type=Path, help="write to a file instead of the terminal")
     return parser.parse_args(argv)
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rollout", type=Path, default=Path("rollout.yaml"), help="steps and guardrails"
-    )
+    help_text = "steps and guardrails"
+    parser.add_argument("--rollout", type=Path, default=Path("rollout.yaml"), help=help_text)

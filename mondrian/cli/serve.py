@@ -1,6 +1,4 @@
-"""mondrian serve: the advisor service, critiques over HTTP."""
-
-from __future__ import annotations
+"""mondrian serve: start the advisor service, which critiques photos over HTTP."""
 
 import argparse
 import signal
@@ -19,11 +17,11 @@ from mondrian.serving.http.request_log import configure_logging
 from mondrian.serving.service import Service
 from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
 
-_EXTRA_CONNECTIONS = 256  # beyond those that wait for a critique: streams, pages, probes
+_EXTRA_CONNECTIONS = 256  # besides requests that wait for a critique: streams, pages, probes
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains on SIGTERM and SIGINT, and then ends well; a second signal ends it now."""
+    """A server that drains on SIGTERM and SIGINT and exits with 0; a second signal ends it now."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -31,21 +29,19 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        kinds = (signal.SIGTERM, signal.SIGINT)
-        before = {kind: signal.signal(kind, self.handle_exit) for kind in kinds}
+        signals = (signal.SIGTERM, signal.SIGINT)
+        handlers = {sig: signal.signal(sig, self.handle_exit) for sig in signals}
         try:
             yield
         finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+            for sig, handler in handlers.items():
+                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
-        self.service.drain()
-        self.should_exit = True
+        self.request_exit()
 
     def request_exit(self) -> None:
-        """As if asked to, but now."""
         self.service.drain()
         self.should_exit = True
 
@@ -71,7 +67,7 @@ def main(argv: list[str]) -> None:
     service.stop = server.request_exit
     try:
         server.run()
-    except SystemExit:  # uvicorn's way to say that it could not listen; its log line says why
+    except SystemExit:  # uvicorn could not listen; its log line says why
         raise MondrianError(
             f"cannot listen on {serve.host} port {serve.port}; is it taken? give another --port"
         ) from None
@@ -84,10 +80,9 @@ def main(argv: list[str]) -> None:
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "serve",
-        "Critique photos over HTTP, by the base, an adapter, or both in an A/B test.\n"
-        "Defaults are in params.yaml under serve. " + API_KEY_VARIABLE + " holds the API key.",
         "mondrian serve --lora_path models --model_mode ab_test\n"
         "mondrian serve --lora_path models/serving --model_mode ab_test --rollout rollout.yaml",
+        f"Defaults are in params.yaml under serve. {API_KEY_VARIABLE} holds the API key.",
     )
     add = parser.add_argument
     add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
@@ -103,12 +98,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--allow_host", action="append", default=[], help="host name of this service")
     add("--engine", choices=("mlx", "openai"), default="mlx", help="what generates critiques")
     add("--engine_url", help="URL of an OpenAI-compatible server, with --engine openai")
-    add(
-        "--engine_model",
-        action="append",
-        default=[],
-        metavar="ADVISOR=MODEL",
-        help="its model for an advisor; base=MODEL for the base",
-    )
+    model_help = "its model for an advisor; base=MODEL for the base"
+    add("--engine_model", action="append", default=[], metavar="ADVISOR=MODEL", help=model_help)
     add_params(parser)
     return parser.parse_args(argv)

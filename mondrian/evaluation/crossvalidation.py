@@ -1,68 +1,131 @@
-"""Every photograph but those of test judged by an adapter that was not trained on it.
+"""Cross-validation: every photo but those of test is evaluated by an adapter not trained on it.
 
-    python -m mondrian.evaluation.crossvalidation [--advisor NAME]
-
-Trains an adapter for each fold of `prepare.folds` on the other folds, which takes so many times as
-long as the pipeline; the verdict then rests on all photographs, not on val alone. Writes
-metrics/<advisor>/crossvalidation.json and .html. Goes on where it was stopped.
+An adapter is trained for each fold of `prepare.folds` on the other folds, so the verdict is based
+on all photos, not on val alone. It takes as many times as long as the pipeline.
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Sequence
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mondrian.core.adapter_folder import WEIGHTS
 from mondrian.core.errors import DataError
+from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
-from mondrian.critique.rows import ChatRow
-from mondrian.evaluation.train_and_evaluate import train_and_evaluate
-from mondrian.model import vlm
-
-NAME = "crossvalidation"
+from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.evaluation.evaluate import EvalDataset, evaluate
+from mondrian.model import lora, provenance
+from mondrian.model.adapter import adapts_merger
+from mondrian.model.provenance import build_recipe, package_versions
+from mondrian.model.vision_cache import FeatureCache
+from mondrian.model.vlm import Vlm
+from mondrian.training import distributed
+from mondrian.training.run import TrainingRun
 
 
 def crossvalidate(
-    base: vlm.Vlm, params: Params, rows: Sequence[ChatRow], folder: Path, cache: Path
+    base: Vlm, params: Params, rows: Sequence[ChatRow], folder: Path, cache_dir: Path
 ) -> dict[str, Any]:
-    """One report of all rows, each answered by the adapter of its fold.
+    """Return one report of all rows, each answered by the adapter of its fold.
 
-    The last weights are kept, not those that are best on the rows that judge.
+    The last weights are kept, not the best: the held-out rows must not select anything.
 
-    Raises DataError where the rows were not dealt into folds.
+    Raises DataError if the rows have no folds.
     """
     folds = sorted({row.fold for row in rows if row.fold is not None})
     if len(folds) < 2 or any(row.fold is None for row in rows):
         raise DataError(
-            "the rows were not dealt into folds; set prepare.folds to 5 in params.yaml and prepare "
-            "again: dvc repro prepare"
+            "the rows have no folds; set prepare.folds to 5 in params.yaml and prepare again: "
+            "dvc repro prepare"
         )
-    last = params.train.model_copy(update={"save_weights": "last", "early_stopping_patience": 0})
-    params = params.model_copy(update={"train": last})
+    train = params.train.model_copy(update={"save_weights": "last", "early_stopping_patience": 0})
+    params = params.model_copy(update={"train": train})
     reports = []
     for fold in folds:
         print(f"fold {fold + 1} of {len(folds)}", flush=True)
-        others = [row for row in rows if row.fold != fold]
-        held_out = [row for row in rows if row.fold == fold]
-        reports.append(
-            train_and_evaluate(base, params, others, held_out, folder / str(fold), cache)
-        )
+        val = [row for row in rows if row.fold == fold]
+        data = EvalDataset(val, train=[row for row in rows if row.fold != fold])
+        reports.append(train_and_evaluate(base, params, data, folder / str(fold), cache_dir))
     return merge_reports(reports)
 
 
 def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One report of several, with the medians of their costs, and the first one's adapter.
-
-    Each photograph remembers what a constant would have said of it.
-    """
-    photographs = [
-        row | {"train_score_means": report["train_score_means"]}
+    """Merge fold reports: median costs, the first adapter, each photo with its fold's constant."""
+    photos = [
+        photo | {"train_score_means": report["train_score_means"]}
         for report in reports
-        for row in report["photographs"]
+        for photo in report["photographs"]
     ]
     cost = {
-        arm: {name: median(r["cost"][arm][name] for r in reports) for name in arm_cost}
+        arm: {name: median(report["cost"][arm][name] for report in reports) for name in arm_cost}
         for arm, arm_cost in reports[0]["cost"].items()
     }
-    return reports[0] | {"photographs": photographs, "cost": cost, "folds": len(reports)}
+    return reports[0] | {"photographs": photos, "cost": cost, "folds": len(reports)}
+
+
+def train_and_evaluate(
+    base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path
+) -> dict[str, Any]:
+    """Train an adapter on `data.train` and return its report on `data.val`.
+
+    All files are in `folder`. Results of the same rows, photos, settings and code are reused, and
+    interrupted work resumes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    training_id = _train(base, params, data, folder, cache_dir)
+    settings = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    identity = _identity(base, data.train, {"train": training_id, "evaluate": settings})
+    finished = _read(folder / "report.json")
+    if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:
+        return dict(finished["report"])
+    adapter, answers = folder / "adapter", folder / f"answers-{identity[:16]}.jsonl"
+    limit = params.machine.feature_cache_gb
+    features = FeatureCache(base, cache_dir / "features", limit, adapts_merger(adapter))
+    report = evaluate(features, adapter, data, params.evaluate, answers)
+    write_json(folder / "report.json", {"identity": identity, "report": report})
+    answers.unlink(missing_ok=True)
+    return report
+
+
+def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path) -> str:
+    """Train the adapter of the folder, unless it is up to date; return the training's identity."""
+    rows, val = list(data.train), list(data.val)
+    identity = _identity(base, [*rows, *val], params.train.model_dump())
+    adapter, train_data, marker = folder / "adapter", folder / "train.json", folder / "trained.json"
+    if _read(marker) == [identity, *_weights_hash(adapter)]:
+        return identity
+    write_json(train_data, [row.model_dump() for row in rows])
+    recipe = build_recipe(base.source, base.hash, rows, train_data, params.image, params.train)
+    world = distributed.join_process_group(params.machine.collective_timeout_seconds)
+    name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+    run = TrainingRun(base, params.train, params.machine, world, cache_dir, name)
+    metrics = folder / "train_metrics.json"
+    run.run(rows, val, {"train data": train_data}, recipe, adapter, metrics)
+    lora.detach(base.model)
+    write_json(marker, [identity, *_weights_hash(adapter)])
+    return identity
+
+
+def _read(file: Path) -> Any:
+    """Return the content of a JSON file, or None if it is missing or damaged."""
+    try:
+        return read_json(file)
+    except DataError:
+        return None
+
+
+def _weights_hash(adapter: Path) -> list[str]:
+    file = adapter / WEIGHTS
+    return [file_hash(file)] if file.is_file() else []
+
+
+def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> str:
+    row_dumps = [row.model_dump() for row in rows]
+    versions = package_versions() | {"llguidance": version("llguidance")}
+    code = provenance.code_hash(sorted({*provenance.TRAINING_CODE, *provenance.EVALUATION_CODE}))
+    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code, versions]
+    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,4 @@
-"""Gates: what an adapter has to reach before a person may release it (evaluate.gates)."""
-
-from __future__ import annotations
+"""Gates: thresholds of evaluate.gates that an adapter must reach before it can be released."""
 
 from collections.abc import Callable
 from math import isfinite
@@ -15,83 +13,66 @@ from mondrian.core.files import read_json
 from mondrian.core.params import Gates, Params
 from mondrian.evaluation.statistics import Estimate
 
-MAXIMUM_GATES = ("overhead", "copied_above_reference")  # gates that are not to be exceeded
-WARNINGS = ("base_compliance",)  # gates of the base, which no adapter can mend
+MAXIMUM_GATES = ("overhead", "copied_above_reference")  # the value must not exceed the threshold
+WARNINGS = ("base_compliance",)  # about the base: no adapter can change it
+REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 for BETTER
 
 
 def compute_gates(
-    report: dict[str, Any], arms: dict[str, Any], compared: dict[str, Estimate], thresholds: Gates
+    report: dict[str, Any], arms: dict[str, Any], comparisons: dict[str, Estimate], limits: Gates
 ) -> dict[str, Any]:
-    """Each gate: what was found, what is asked, and whether it holds."""
+    """Return value, threshold and result of each gate."""
     tuned, base = arms["fine_tuned"], arms["base"]
-    own = float(np.mean([row["reference_copied"] for row in report["photographs"]]))
-    gain = compared["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
-    minimum_gates = {
-        "base_compliance": (base["format_compliance"], thresholds.base_compliance),
-        "compliance": (tuned["format_compliance"], thresholds.compliance),
-        "index_gain_percent": (100 * gain, thresholds.index_gain_percent),
-        "index_low": (compared["index"].low, 0.0),
-        "constant_low": (compared["constant"].low, 0.0),
-    }
-    if "looks" in compared:
-        minimum_gates["looks_low"] = (compared["looks"].low, 0.0)
-    maximum_gates = {
-        "overhead": (_decode_overhead(report), thresholds.overhead),
-        "copied_above_reference": (tuned["copied"] - own, thresholds.copied_above_reference),
-    }
-    return {
-        name: _gate(value, limit, value >= limit) for name, (value, limit) in minimum_gates.items()
-    } | {
-        name: _gate(value, limit, value <= limit) for name, (value, limit) in maximum_gates.items()
-    }
-
-
-def _decode_overhead(report: dict[str, Any]) -> float:
-    """How much longer the adapter takes for a token than the base, decoding alone."""
+    reference_copied = float(np.mean([p["reference_copied"] for p in report["photographs"]]))
+    copied_above = tuned["copied"] - reference_copied
+    gain = comparisons["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
     speed = {arm: cost["decode_tokens_per_second"] for arm, cost in report["cost"].items()}
-    return float(speed["base"] / speed["fine_tuned"] - 1)
-
-
-def _gate(value: float, threshold: float, holds: bool) -> dict[str, Any]:
-    return {
-        "value": round(value, 4) if isfinite(value) else None,
-        "threshold": threshold,
-        "holds": bool(holds),
+    gates = {
+        "base_compliance": (base["format_compliance"], limits.base_compliance),
+        "compliance": (tuned["format_compliance"], limits.compliance),
+        "index_gain_percent": (100 * gain, limits.index_gain_percent),
+        **{f"{n}_low": (comparisons[n].low, 0.0) for n in REQUIRED_COMPARISONS if n in comparisons},
+        "overhead": (speed["base"] / speed["fine_tuned"] - 1, limits.overhead),
+        "copied_above_reference": (copied_above, limits.copied_above_reference),
     }
+    return {
+        name: {
+            "value": round(float(value), 4) if isfinite(value) else None,
+            "threshold": threshold,
+            "holds": _holds(name, value, threshold),
+        }
+        for name, (value, threshold) in gates.items()
+    }
+
+
+def _holds(name: str, value: float, threshold: float) -> bool:
+    return bool(value <= threshold if name in MAXIMUM_GATES else value >= threshold)
 
 
 def list_failed_gates(metrics: dict[str, Any], thresholds: Gates) -> list[str]:
-    """What of evaluate.json a release may not have, as lines, by the gates as they are now."""
-    out = [] if metrics["verdict"] == "BETTER" else [f"verdict is {metrics['verdict']}, not BETTER"]
+    """Return what prevents a release of this evaluate.json, a line each, by today's thresholds."""
+    verdict = metrics["verdict"]
+    failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]
     if not {"compliance", "index_low"} <= set(metrics["gates"]):
         raise KeyError("gates")
     for name, gate in metrics["gates"].items():
-        value, limit = gate["value"], getattr(thresholds, name, gate["threshold"])
-        holds = value is not None and (value <= limit if name in MAXIMUM_GATES else value >= limit)
-        if not holds and name not in WARNINGS:
-            out.append(f"{name} is {value}, {limit} is asked")
-    return out
+        value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
+        if name not in WARNINGS and (value is None or not _holds(name, value, threshold)):
+            failed.append(f"{name} is {value}, the threshold is {threshold}")
+    return failed
 
 
-def check_gates(metrics: Path | None, params: Params, show: Callable[[str], None]) -> None:
-    """Hold one evaluate.json, or that of every advisor of dvc.yaml, to its gates.
-
-    Raises EvaluationError that names each gate that does not hold; DataError where there is none.
-    """
-    files = (
-        [metrics]
-        if metrics
-        else [paths[0] for paths in read_stage_flags("evaluate", ["metrics"], params)]
-    )
-    faults = []
-    for file in files:
-        file_metrics = read_json(file)
+def check_gates(metrics: Path | None, params: Params, print_line: Callable[[str], None]) -> None:
+    """Check one evaluate.json, or all of dvc.yaml; raise EvaluationError naming failed gates."""
+    stage_paths = [] if metrics else read_stage_flags("evaluate", ["metrics"], params)
+    failed = []
+    for file in [metrics] if metrics else [path for (path,) in stage_paths]:
+        content = read_json(file)
         try:
-            faults += [
-                f"{file}: {line}" for line in list_failed_gates(file_metrics, params.evaluate.gates)
-            ]
-            show(f"{file}: {file_metrics['verdict']}")
+            lines = list_failed_gates(content, params.evaluate.gates)
+            print_line(f"{file}: {content['verdict']}")
         except (KeyError, TypeError, AttributeError):
             raise EvaluationError(f"{file} holds no gates; evaluate again: dvc repro") from None
-    if faults:
-        raise EvaluationError("\n  ".join([f"{len(faults)} gates do not hold", *faults]))
+        failed += [f"{file}: {line}" for line in lines]
+    if failed:
+        raise EvaluationError("\n  ".join([f"{len(failed)} gates do not hold", *failed]))

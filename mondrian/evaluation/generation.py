@@ -1,60 +1,200 @@
-"""Questions answered: batch by batch, with a bar, and kept as they come."""
+"""Batched generation of evaluation answers, with a resumable cache, and their report entries."""
 
-from __future__ import annotations
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from collections.abc import Sequence
-
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from mondrian.core.errors import EvaluationError
-from mondrian.evaluation.answer_cache import AnswerCache
-from mondrian.evaluation.arms import EvalPrompt
-from mondrian.evaluation.memory_check import check_generation_memory
+from mondrian.core.params import Evaluate
+from mondrian.critique.parser import ParsedCritique, parse_critique
+from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
+from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS, ArmPrompts, EvalPrompt
+from mondrian.evaluation.text_metrics import hash_sentences
+from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import stream_generate
+from mondrian.model.hardware import available_memory, bytes_per_sequence
+from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Generation, Vlm
 
-_NO_ROOM = ("alloc", "out of memory", "insufficient memory")  # what MLX says on its devices
+_OUT_OF_MEMORY = ("alloc", "out of memory", "insufficient memory")  # in MLX's messages
+_GENERATION = TypeAdapter(Generation)
+
+
+class AnswerCache:
+    """An append-only JSONL file of answers, from which an interrupted evaluation resumes.
+
+    path      None keeps the answers in memory only
+    identity  everything besides the prompt that decides an answer; answers with another identity
+              are ignored
+    """
+
+    def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.answers: dict[str, Generation] = {}
+        self._identity = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                entry = json.loads(line)
+                if entry["identity"] == self._identity:
+                    self.answers[entry["key"]] = _GENERATION.validate_python(entry["answer"])
+            except (ValueError, KeyError, TypeError, RecursionError):  # a line that was cut short
+                continue
+
+    def key(self, title: str, index: int, prompt: Sequence[int], photo_row_id: str) -> str:
+        key_json = json.dumps([title, str(index), list(prompt), photo_row_id])
+        return sha256(key_json.encode()).hexdigest()[:32]
+
+    def add(self, key: str, answer: Generation) -> None:
+        """Store an answer; it is on disk when this returns."""
+        self.answers[key] = answer
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        entry = {"identity": self._identity, "key": key, "answer": asdict(answer)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class EvalContext:
+    """What all answers of an evaluation share."""
+
+    features: FeatureCache
+    grammar: CritiqueGrammar
+    params: Evaluate
+    cache: AnswerCache
+
+
+def generate_arms(context: EvalContext, prompts: ArmPrompts) -> dict[str, list[Generation]]:
+    """Return the answers of arms that share a batch; time is divided among them by tokens."""
+    if not prompts:
+        return {}
+    vlm, params = context.features.vlm, context.params
+    grammar = context.grammar if prompts.keys() & CONSTRAINED_ARMS.keys() else None
+    sampling_params = SamplingParams(params.max_new_tokens, params.batch_size, grammar)
+    without_adapter = prompts.keys() & set(ARMS_WITHOUT_ADAPTER)
+    all_prompts = [prompt for arm_prompts in prompts.values() for prompt in arm_prompts]
+    with lora.disable_lora(vlm.model) if without_adapter else nullcontext():
+        title = ", ".join(prompts)
+        answers = generate_answers(vlm, title, all_prompts, sampling_params, context.cache)
+    token_seconds = sum(a.seconds for a in answers) / max(1, sum(a.num_tokens for a in answers))
+    timed = (replace(answer, seconds=token_seconds * answer.num_tokens) for answer in answers)
+    return {arm: list(islice(timed, len(prompts[arm]))) for arm in prompts}
 
 
 def generate_answers(
     vlm: Vlm,
     title: str,
-    questions: Sequence[EvalPrompt],
+    prompts: list[EvalPrompt],
     sampling_params: SamplingParams,
     cache: AnswerCache,
 ) -> list[Generation]:
-    """The answer of each question; those that `cache` knows are not asked again.
+    """Return the answers; those in the cache under the same title are not generated again.
 
-    title  of the questions: equal questions under another title are others
-
-    Raises EvaluationError where memory does not suffice.
+    Raises EvaluationError if memory does not suffice.
     """
-    keys = [cache.key(title, str(i), q.prompt, q.photo_row_id) for i, q in enumerate(questions)]
-    left = [i for i, key in enumerate(keys) if cache.get(key) is None]
-    bar = tqdm(
-        total=len(questions),
-        initial=len(questions) - len(left),
-        desc=title,
-        unit="critique",
-        leave=False,
-    )
-    prompts, features = [questions[i].prompt for i in left], [questions[i].features for i in left]
-    if left:
-        check_generation_memory(vlm, prompts, sampling_params)
-    try:
-        with bar:
-            for place, answer in (
-                stream_generate(vlm, prompts, features, sampling_params, left) if left else ()
-            ):
-                cache.add({keys[left[place]]: answer})
-                bar.update()
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not any(w in str(error).lower() for w in _NO_ROOM):
-            raise
+    keys = [cache.key(title, i, p.token_ids, p.photo_row_id) for i, p in enumerate(prompts)]
+    pending = [i for i, key in enumerate(keys) if key not in cache.answers]
+    if pending:
+        token_ids = [prompts[i].token_ids for i in pending]
+        features = [prompts[i].features for i in pending]
+        _check_memory(vlm, token_ids, sampling_params)
+        finished = len(prompts) - len(pending)
+        bar = tqdm(total=len(prompts), initial=finished, desc=title, unit="critique", leave=False)
+        try:
+            with bar:
+                answers = stream_generate(vlm, token_ids, features, sampling_params, pending)
+                for index, answer in answers:
+                    cache.add(keys[pending[index]], answer)
+                    bar.update()
+        except (RuntimeError, MemoryError) as error:
+            message = str(error).lower()
+            if isinstance(error, RuntimeError) and not any(w in message for w in _OUT_OF_MEMORY):
+                raise
+            raise EvaluationError(
+                f"{title}: out of memory with {sampling_params.max_sequences} critiques at a "
+                "time; lower evaluate.batch_size and run again, finished answers are kept"
+            ) from None
+    return [cache.answers[key] for key in keys]
+
+
+def _check_memory(vlm: Vlm, prompts: list[list[int]], sampling_params: SamplingParams) -> None:
+    """Raise EvaluationError if the longest answers may not fit into the context or into memory."""
+    max_new_tokens, longest = sampling_params.max_new_tokens, max(map(len, prompts))
+    context = vlm.model.config.text_config.max_position_embeddings
+    if longest + max_new_tokens > context:
         raise EvaluationError(
-            f"{title}: out of memory with {sampling_params.max_sequences} critiques at a time; "
-            f"lower "
-            "evaluate.batch_size and run again, what is answered is kept"
-        ) from None
-    return [cached_answer for key in keys if (cached_answer := cache.get(key)) is not None]
+            f"a prompt of {longest} tokens and evaluate.max_new_tokens of {max_new_tokens} exceed "
+            f"the base's context of {context} tokens; lower evaluate.max_new_tokens or "
+            "evaluate.few_shot_examples, or shorten the persona"
+        )
+    sequences = min(sampling_params.max_sequences, len(prompts))
+    sequence_bytes = bytes_per_sequence(vlm, max_new_tokens + longest)
+    available = available_memory()
+    if sequences * sequence_bytes > available:
+        fitting = max(0, available) // sequence_bytes
+        fix = f"lower evaluate.batch_size to {fitting}" if fitting else "close other programs"
+        raise EvaluationError(
+            f"{sequences} critiques at a time may take {sequences * sequence_bytes / 1e9:.1f} GB, "
+            f"{max(0, available) / 1e9:.1f} GB are available; {fix}"
+        )
+
+
+def parse_answer(text: str) -> Critique | None:
+    """Return the critique in an answer, repaired if needed, or None."""
+    parsed = parse_critique(text)
+    return parsed.critique if isinstance(parsed, ParsedCritique) else None
+
+
+def build_answer_record(answer: Generation, train_sentences: set[str]) -> dict[str, Any]:
+    """Return the report entry of an answer; `train_sentences` are hashes to detect copies."""
+    compliant, fault = is_schema_valid(answer.text), None  # without repair
+    scores: tuple[float, ...] | None = None
+    if compliant:
+        scores = validate_critique(answer.text).scores()
+    elif isinstance(parsed := parse_critique(answer.text), ParsedCritique):
+        scores = parsed.critique.scores()
+    else:
+        fault = f"{parsed.reason}: {parsed.detail}"
+    return {
+        "text": answer.text,
+        "compliant": compliant,
+        "scores": scores,
+        "fault": fault,
+        "copied": bool(hash_answer_sentences([answer.text]) & train_sentences),
+        "tokens": answer.num_tokens,
+        "passes": answer.passes,
+        "seconds": round(answer.seconds, 4),
+        "ended": answer.ended,
+    }
+
+
+def hash_answer_sentences(answers: Iterable[str]) -> set[str]:
+    """Return hashes of the sentences in the free texts of answers."""
+    return hash_sentences("\n".join(_free_texts(text)) for text in answers)
+
+
+def _free_texts(text: str) -> list[str]:
+    """Return the text fields of a critique; of any other answer the whole text."""
+    critique = parse_answer(text)
+    if critique is None:
+        return [text]
+    comments = [part for d in critique.dimensions for part in (d.comment, d.recommendation)]
+    return [critique.image_description, *comments, critique.technical_notes]

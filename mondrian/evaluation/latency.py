@@ -1,6 +1,4 @@
-"""What a critique costs: base and adapter in turn, one photograph at a time, nothing cached."""
-
-from __future__ import annotations
+"""Cost of a critique: base and adapter in turn, one photo at a time, nothing cached."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,57 +13,45 @@ from mondrian.model import lora
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.vlm import Vlm, encode_image
 
-TOKENS_PER_MEASUREMENT = 64  # decoded for a measurement
-ROUNDS = 3  # times each photograph is measured, base and adapter in turn
+TOKENS_PER_MEASUREMENT = 64
+ROUNDS = 3  # measurements per photo and arm
 
-ImagePrompt = tuple[Image.Image, Sequence[int]]  # a photograph as the model sees it, and its prompt
+ImagePrompt = tuple[Image.Image, Sequence[int]]  # a photo as the model sees it, and its prompt
 
 
 def measure_cost(
     vlm: Vlm, image_prompts: Sequence[ImagePrompt], raw: bool
 ) -> dict[str, dict[str, float]]:
-    """Medians for base and fine_tuned; the adapter is attached.
-
-    see_seconds                the vision tower
-    prefill_tokens_per_second  the prompt with its image tokens, and the first token
-    first_token_seconds        from the photograph to the first token
-    decode_tokens_per_second   the tokens behind it
-    peak_memory_gb             10^9 bytes that MLX held at most, the base's weights among them
-    """
+    """Return medians for base and fine_tuned; the adapter must be attached."""
     measurements: dict[str, list[dict[str, float]]] = {"base": [], "fine_tuned": []}
-    turns = [image_prompt for image_prompt in image_prompts for _ in range(ROUNDS)]
-    _measure(vlm, *turns[0], raw)  # warm
-    for turn in tqdm(turns, "cost", unit="turn", leave=False):
-        for arm, measured in measurements.items():
+    rounds = [image_prompt for image_prompt in image_prompts for _ in range(ROUNDS)]
+    _measure(vlm, *rounds[0], raw)  # warm-up
+    for image, prompt in tqdm(rounds, "cost", unit="round", leave=False):
+        for arm, arm_measurements in measurements.items():
             with lora.disable_lora(vlm.model) if arm == "base" else nullcontext():
-                measured.append(_measure(vlm, *turn, raw))
+                arm_measurements.append(_measure(vlm, image, prompt, raw))
     return {
-        arm: {
-            name: round(median(one[name] for one in arm_measurements), 5)
-            for name in arm_measurements[0]
-        }
-        for arm, arm_measurements in measurements.items()
+        arm: {name: round(median(m[name] for m in repeats), 5) for name in repeats[0]}
+        for arm, repeats in measurements.items()
     }
 
 
-def _measure(vlm: Vlm, picture: Image.Image, prompt: Sequence[int], raw: bool) -> dict[str, float]:
+def _measure(vlm: Vlm, image: Image.Image, prompt: Sequence[int], raw: bool) -> dict[str, float]:
     mx.reset_peak_memory()
     started = perf_counter()
-    features = encode_image(vlm, picture, raw)
-    looked = perf_counter()
-    decoder, sampling_params = (
-        BatchGenerator(vlm, 1),
-        SamplingParams(TOKENS_PER_MEASUREMENT + 1, ignore_eos=True),
-    )
-    decoder.insert(SequenceState(prompt, features, prompt.index(vlm.image_id), sampling_params, 0))
-    decoder.step()
-    first = perf_counter()
-    while decoder.active_sequences:
-        decoder.step()
+    features = encode_image(vlm, image, raw)
+    encoded = perf_counter()
+    generator, image_start = BatchGenerator(vlm, 1), prompt.index(vlm.image_id)
+    sampling_params = SamplingParams(TOKENS_PER_MEASUREMENT + 1, ignore_eos=True)
+    generator.insert(SequenceState(prompt, features, image_start, sampling_params, 0))
+    generator.step()
+    first_token = perf_counter()
+    while generator.active_sequences:
+        generator.step()
     return {
-        "see_seconds": looked - started,
-        "prefill_tokens_per_second": len(prompt) / (first - looked),
-        "first_token_seconds": first - started,
-        "decode_tokens_per_second": TOKENS_PER_MEASUREMENT / (perf_counter() - first),
-        "peak_memory_gb": mx.get_peak_memory() / 1e9,
+        "vision_seconds": encoded - started,
+        "prefill_tokens_per_second": len(prompt) / (first_token - encoded),  # with image tokens
+        "first_token_seconds": first_token - started,  # from the photo
+        "decode_tokens_per_second": TOKENS_PER_MEASUREMENT / (perf_counter() - first_token),
+        "peak_memory_gb": mx.get_peak_memory() / 1e9,  # MLX's, including the base's weights
     }

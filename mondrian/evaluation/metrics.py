@@ -1,9 +1,7 @@
-"""What is measured of each arm; docs/evaluation.md gives every measure's formula and source.
+"""Metrics of each arm and the quality index; docs/evaluation.md gives formulas and sources.
 
 Everything here is computed from comparison_report.json alone.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,64 +9,63 @@ from typing import Any
 
 import numpy as np
 
-from mondrian.core.params import Evaluate
+from mondrian.core.fields import FloatArray
+from mondrian.core.params import Evaluate, Index
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS, CONSTRAINED_ARMS
-from mondrian.evaluation.perturbations import SAMPLED_VARIANT
-from mondrian.evaluation.quality_index import compute_index_parts, compute_quality_index
-from mondrian.evaluation.score_metrics import score_metrics
+from mondrian.evaluation.consistency import compute_consistency
+from mondrian.evaluation.score_metrics import CHANCE, score_error, score_metrics
 from mondrian.evaluation.statistics import estimate_proportion
-from mondrian.evaluation.text_metrics import (
-    cross_text_repetition,
-    dominant_script,
-    repetition,
-    specificity,
-    words,
-)
+from mondrian.evaluation.text_metrics import chrf, compute_text_metrics
 
 
 def compute_arm_metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
-    """Each arm's measures, those of a constant, and those of the advisor's own critiques."""
-    rows = report["photographs"]
-    reference = np.array([row["reference_scores"] for row in rows], float)
-    arms = [arm for arm in (*ARMS, *CONSTRAINED_ARMS) if arm in rows[0]]
-    out: dict[str, Any] = {arm: _arm(report, arm, reference, params) for arm in arms}
+    """Return the metrics of each arm, of the constant predictor and of the advisor's critiques."""
+    photos = report["photographs"]
+    reference = np.array([photo["reference_scores"] for photo in photos], float)
+    arms = [arm for arm in (*ARMS, *CONSTRAINED_ARMS) if arm in photos[0]]
+    metrics: dict[str, Any] = {arm: _arm_metrics(photos, arm, reference, params) for arm in arms}
     for constrained_arm, arm in CONSTRAINED_ARMS.items():
-        if constrained_arm in out:
-            out[arm]["compliance"] = {
-                "raw": out[arm]["format_compliance"],
-                "repaired": round(out[arm]["scored"] / len(rows), 4),
-                "constrained": out[constrained_arm]["format_compliance"],
+        if constrained_arm in metrics:
+            metrics[arm]["compliance"] = {
+                "raw": metrics[arm]["format_compliance"],
+                "repaired": round(metrics[arm]["scored"] / len(photos), 4),
+                "constrained": metrics[constrained_arm]["format_compliance"],
             }
-    for arm, moves in _consistency(rows).items():
-        out[arm]["consistency"] = moves
+    for arm, changes in compute_consistency(photos).items():
+        metrics[arm]["consistency"] = changes
     for arm, cost in report["cost"].items():
-        out[arm]["cost"] = cost
-    out["constant"] = {"format_compliance": 1.0, "scored": len(rows)}
-    out["constant"] |= score_metrics(predict_constant(report), reference)
-    texts = [row["reference_text"] for row in rows]
-    out["reference"] = _texts(texts, texts, [row["reference_copied"] for row in rows])
-    return out
+        metrics[arm]["cost"] = cost
+    metrics["constant"] = {
+        "format_compliance": 1.0,
+        "scored": len(photos),
+        **score_metrics(predict_constant(report), reference),
+    }
+    texts = [photo["reference_text"] for photo in photos]
+    copied = [photo["reference_copied"] for photo in photos]
+    metrics["reference"] = compute_text_metrics(texts, texts, copied)
+    return metrics
 
 
-def predict_constant(report: dict[str, Any]) -> Any:
-    """What the constant predictor says of each photograph: the mean scores of train, (n, 7)."""
-    mean_scores = [
-        row.get("train_score_means", report["train_score_means"]) for row in report["photographs"]
-    ]
+def predict_constant(report: dict[str, Any]) -> FloatArray:
+    """Return the constant prediction, the mean scores of train, for each photo: (photos, 7)."""
+    default = report["train_score_means"]
+    mean_scores = [photo.get("train_score_means", default) for photo in report["photographs"]]
     return np.array([[scores[name] for name in DIMENSIONS] for scores in mean_scores], float)
 
 
-def _arm(report: dict[str, Any], arm: str, reference: Any, params: Evaluate) -> dict[str, Any]:
-    rows = report["photographs"]
-    answers = [row[arm] for row in rows]
+def _arm_metrics(
+    photos: Sequence[dict[str, Any]], arm: str, reference: FloatArray, params: Evaluate
+) -> dict[str, Any]:
+    answers = [photo[arm] for photo in photos]
+    count = len(answers)
     scored = [i for i, answer in enumerate(answers) if answer["scores"] is not None]
     scores = np.array([answers[i]["scores"] for i in scored], float).reshape(-1, len(DIMENSIONS))
-    seconds, tokens = (sum(answer[key] for answer in answers) for key in ("seconds", "tokens"))
-    parts = compute_index_parts(answers, rows)
-    compliance, low, high = estimate_proportion(
-        sum(answer["compliant"] for answer in answers), len(answers)
-    )
+    seconds, tokens, passes = (sum(a[k] for a in answers) for k in ("seconds", "tokens", "passes"))
+    texts = [answer["text"] for answer in answers]
+    references = [photo["reference_text"] for photo in photos]
+    parts = compute_index_parts(answers, photos)
+    compliance, low, high = estimate_proportion(sum(a["compliant"] for a in answers), count)
     faults = Counter(answer["fault"].split(":")[0] for answer in answers if answer["fault"])
     return {
         "format_compliance": round(compliance, 4),
@@ -79,60 +76,60 @@ def _arm(report: dict[str, Any], arm: str, reference: Any, params: Evaluate) -> 
         **score_metrics(scores, reference[scored]),
         "quality_index": round(float(np.mean(compute_quality_index(parts, params.index))), 2),
         "index_parts": {name: _mean([part[name] for part in parts]) for name in parts[0]},
-        **_texts(
-            [answer["text"] for answer in answers],
-            [row["reference_text"] for row in rows],
-            [answer["copied"] for answer in answers],
-        ),
-        "seconds_per_critique": round(seconds / len(answers), 3),
-        "tokens_per_critique": round(tokens / len(answers), 1),
-        "passes_per_critique": round(sum(answer["passes"] for answer in answers) / len(answers), 1),
+        **compute_text_metrics(texts, references, [answer["copied"] for answer in answers]),
+        "seconds_per_critique": round(seconds / count, 3),
+        "tokens_per_critique": round(tokens / count, 1),
+        "passes_per_critique": round(passes / count, 1),
         "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
     }
 
 
-def _texts(
-    texts: Sequence[str], references: Sequence[str], copied: Sequence[bool]
-) -> dict[str, Any]:
-    pairs = list(zip(texts, references, strict=True))
-    return {
-        "specificity": _mean(specificity(texts)),
-        "repetition": _mean([repetition(text) for text in texts]),
-        "repeated_across": _mean(cross_text_repetition(texts)),
-        "copied": _mean(copied),
-        "right_language": _mean([dominant_script(a) == dominant_script(b) for a, b in pairs]),
-        "length": _mean([len(words(a)) / max(1, len(words(b))) for a, b in pairs]),
-    }
-
-
-def _consistency(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """By how much a score moves, in points of 10, by arm and by what was altered.
-
-    Against the answer to the photograph as it is, held to the schema too; `sampled_scores` is the
-    standard
-    deviation over the draws of one photograph.
-    """
-    consistency: dict[str, dict[str, float]] = {}
-    again = [row for row in rows if "again" in row]
-    for arm in again[0]["again"] if again else ():
-        moves: dict[str, list[float]] = {}
-        for row in again:
-            plain = np.array(row[f"{arm}_constrained"]["scores"], float)
-            variant_scores = [
-                (answer["variant"], np.array(answer["scores"], float))
-                for answer in row["again"][arm]
-            ]
-            for name, scores in variant_scores:
-                if name != SAMPLED_VARIANT:
-                    moves.setdefault(name, []).append(float(np.abs(scores - plain).mean()))
-            sampled_scores = [scores for name, scores in variant_scores if name == SAMPLED_VARIANT]
-            if len(sampled_scores) > 1:
-                moves.setdefault(SAMPLED_VARIANT, []).append(
-                    float(np.std(sampled_scores, axis=0, ddof=1).mean())
-                )
-        consistency[arm] = {name: _mean(values) for name, values in moves.items()}
-    return consistency
-
-
 def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4)
+
+
+def compute_index_parts(
+    answers: Sequence[dict[str, Any]], photos: Sequence[dict[str, Any]]
+) -> list[dict[str, float]]:
+    """Return the four parts of each answer; the report entries of photos hold the references."""
+    references = np.array([photo["reference_scores"] for photo in photos], float)
+    return [
+        {
+            "format": _format_part(answer),
+            "scores": _score_accuracy(answer["scores"], references[i]),
+            "text": chrf(answer["text"], photos[i]["reference_text"]),
+            "grounding": _grounding(answer["scores"], references, i),
+        }
+        for i, answer in enumerate(answers)
+    ]
+
+
+def compute_quality_index(parts: Sequence[dict[str, float]], weights: Index) -> list[float]:
+    """Return the weighted mean of the parts of each answer, 0 to 100."""
+    shares = weights.model_dump()
+    total = sum(shares.values())
+    return [100 * sum(shares[name] * part[name] for name in shares) / total for part in parts]
+
+
+def _format_part(answer: dict[str, Any]) -> float:
+    if answer["compliant"]:
+        return 1.0
+    return 0.0 if answer["scores"] is None else 0.5  # 0.5 if it is a critique only after repair
+
+
+def _score_accuracy(scores: Sequence[float] | None, reference: FloatArray) -> float:
+    """Return 1 for the advisor's own scores, 0 if the error is that of uniformly random scores."""
+    return 0.0 if scores is None else max(0.0, 1 - score_error(scores, reference) / CHANCE)
+
+
+def _grounding(scores: Sequence[float] | None, references: FloatArray, i: int) -> float:
+    """Return the share of other references that are further away, ties half: 0.5 by chance."""
+    if scores is None:
+        return 0.0
+    others = np.delete(references, i, axis=0)
+    others = others[np.abs(others - references[i]).sum(axis=1) > 0]
+    if not len(others):
+        return 0.5
+    error = np.abs(np.array(scores) - references[i]).mean()
+    other_errors = np.abs(np.array(scores) - others).mean(axis=1)
+    return float((other_errors > error).mean() + 0.5 * (other_errors == error).mean())

@@ -1,146 +1,108 @@
-"""The report of an evaluation for people: verdict, charts, and every photograph, worst first."""
-
-from __future__ import annotations
+"""The HTML report of an evaluation: verdict, charts, and every photo, worst first."""
 
 from difflib import SequenceMatcher
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique import radar
-from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS
+from mondrian.evaluation.generation import parse_answer
+from mondrian.evaluation.score_metrics import score_error
 from mondrian.evaluation.summary import COMPARISON_LABELS, describe_verdict, format_mean_interval
 
-_WIDTH = 300  # of the chart of differences, in its own units
-_MAX_PHOTOS = 60  # photographs on the page
+_CHART_WIDTH, _CHART_MARGIN = 300, 10  # SVG units of the interval charts
+_MAX_PHOTOS = 60
+_PAIR = ("base", "fine_tuned")
 
 
-def comparison_page(report: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The page as HTML, self-contained."""
-    rows = sorted(report["photographs"], key=_badness, reverse=True)
-    arms = [arm for arm in ("fine_tuned", *ARMS) if arm in rows[0]]
+def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Return the page as self-contained HTML."""
+    photos = sorted(report["photographs"], key=_badness, reverse=True)
+    arms = [arm for arm in ("fine_tuned", *ARMS) if arm in photos[0]]
     return render_template(
         "evaluation/comparison.html",
         advisor=report["advisor"],
         verdict=metrics["verdict"],
-        sentence=describe_verdict(metrics),
-        differences=_differences(metrics),
+        verdict_text=describe_verdict(metrics),
+        comparisons=[_comparison(*item) for item in metrics["comparisons"].items()],
         gates=metrics["gates"],
         arms={arm: metrics[arm] for arm in (*arms, "constant", "reference")},
-        pair={arm: metrics[arm] for arm in ("base", "fine_tuned")},
+        pair={arm: metrics[arm] for arm in _PAIR},
         folds=report.get("folds"),
-        held={arm: metrics.get(f"{arm}_constrained", {}) for arm in ("base", "fine_tuned")},
-        slower=metrics["gates"]["overhead"]["value"],
+        constrained={arm: metrics.get(f"{arm}_constrained", {}) for arm in _PAIR},
+        overhead=metrics["gates"]["overhead"]["value"],
         dimensions=metrics["dimensions"],
-        photographs=[_photograph(row) for row in rows[:_MAX_PHOTOS]],
-        corners=radar.corners(),
-        names=radar.dimension_labels(),
-        left_out=max(0, len(rows) - _MAX_PHOTOS),
+        photos=[_photo(photo) for photo in photos[:_MAX_PHOTOS]],
+        radar_corners=radar.corners(),
+        radar_labels=radar.dimension_labels(),
+        num_omitted=max(0, len(photos) - _MAX_PHOTOS),
         base=report["base"],
         adapter=report["adapter"],
         packages=report["packages"],
     )
 
 
-def _badness(row: dict[str, Any]) -> float:
-    """The adapter's score error; an answer without scores is worst."""
-    scores = row["fine_tuned"]["scores"]
-    if scores is None:
-        return 10.0
-    return float(np.abs(np.subtract(scores, row["reference_scores"])).mean())
+def _badness(photo: dict[str, Any]) -> float:
+    """Return the adapter's score error; an answer without scores is worst."""
+    error = score_error(photo["fine_tuned"]["scores"], photo["reference_scores"])
+    return 10.0 if isnan(error) else error
 
 
-def _differences(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """A line and a dot for each comparison, on a scale of its own with 0 in it."""
-    out = []
-    for name, estimate in metrics["comparisons"].items():
-        entry: dict[str, Any] = {
-            "title": COMPARISON_LABELS[name],
-            "told": format_mean_interval(estimate),
-            "name": name,
+def _comparison(name: str, estimate: dict[str, Any]) -> dict[str, Any]:
+    """Return title and text of a comparison, and its chart on its own scale that includes 0."""
+    low, high, detectable = estimate["low"], estimate["high"], estimate["detectable"]
+    comparison: dict[str, Any] = {
+        "title": COMPARISON_LABELS[name],
+        "text": format_mean_interval(estimate),
+        "detectable": f"{detectable:.2f}" if detectable else None,
+    }
+    if low is not None and high is not None:
+        start, end = min(0.0, low), max(0.0, high)
+        scale = (_CHART_WIDTH - 2 * _CHART_MARGIN) / ((end - start) or 1.0)
+        values = {"zero": 0.0, "low": low, "high": high, "mean": estimate["mean"]}
+        comparison["chart"] = {
+            key: round(_CHART_MARGIN + scale * (value - start), 1) for key, value in values.items()
         }
-        if estimate["low"] is not None and estimate["high"] is not None:
-            low, high = min(0.0, estimate["low"]), max(0.0, estimate["high"])
-            span = (high - low) or 1.0
-            entry |= {
-                key: round(10 + (_WIDTH - 20) * (value - low) / span, 1)
-                for key, value in (
-                    ("zero", 0.0),
-                    ("low", estimate["low"]),
-                    ("high", estimate["high"]),
-                    ("mean", estimate["mean"]),
-                )
-            }
-        detectable = estimate["detectable"]
-        entry["detectable"] = f"{detectable:.2f}" if detectable else None
-        out.append(entry)
-    return out
+    return comparison
 
 
-def _photograph(row: dict[str, Any]) -> dict[str, Any]:
+def _photo(photo: dict[str, Any]) -> dict[str, Any]:
+    reference = photo["reference_scores"]
+    base, tuned = photo["base"]["scores"], photo["fine_tuned"]["scores"]
+    colored = {"ink": reference, "three": base, "one": tuned}
+    errors = {arm: score_error(photo[arm]["scores"], reference) for arm in _PAIR}
     return {
-        "id": row["id"],
-        "picture": thumbnail_url(Path(row["image"])),
-        "radar": [
-            (color, radar.polygon(scores))
-            for color, scores in (
-                ("ink", row["reference_scores"]),
-                ("three", row["base"]["scores"]),
-                ("one", row["fine_tuned"]["scores"]),
-            )
-            if scores is not None
-        ],
-        "error": {
-            arm: _format_score_error(row[arm]["scores"], row) for arm in ("base", "fine_tuned")
-        },
-        "fault": row["fine_tuned"]["fault"],
-        "seconds": {arm: row[arm]["seconds"] for arm in ("base", "fine_tuned")},
-        "lines": _lines(row),
+        "id": photo["id"],
+        "thumbnail": thumbnail_url(Path(photo["image"])),
+        "radar": [(color, radar.polygon(s)) for color, s in colored.items() if s is not None],
+        "errors": {arm: "no scores" if isnan(e) else f"{e:.2f}" for arm, e in errors.items()},
+        "fault": photo["fine_tuned"]["fault"],
+        "dimensions": _dimensions(photo),
     }
 
 
-def _format_score_error(scores: Any, row: dict[str, Any]) -> str:
-    if scores is None:
-        return "no scores"
-    return f"{np.abs(np.subtract(scores, row['reference_scores'])).mean():.2f}"
-
-
-def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each dimension: scores, the advisor's comment, and those of both arms against it."""
-    reference = row["reference"]["dimensions"]
-    critiques = {arm: _critique(row[arm]["text"]) for arm in ("base", "fine_tuned")}
-    out = []
+def _dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return for each dimension the advisor's score and comment, and those of base and adapter."""
+    critiques = {arm: parse_answer(photo[arm]["text"]) for arm in _PAIR}
+    dimensions = []
     for i, name in enumerate(DIMENSIONS):
-        cells: dict[str, Any] = {}
+        reference = photo["reference"]["dimensions"][i]
+        cells: dict[str, Any] = {arm: {"score": "-", "words": []} for arm in _PAIR}
         for arm, critique in critiques.items():
-            if critique is None:
-                cells[arm] = {"score": "-", "words": []}
-                continue
-            dimension = critique.dimensions[i]
-            words = _mark_changed_words(dimension.comment, reference[i]["comment"])
-            cells[arm] = {"score": f"{dimension.score:g}", "words": words}
-        out.append(
-            {
-                "name": name,
-                "score": f"{reference[i]['score']:g}",
-                "comment": reference[i]["comment"],
-                **cells,
-            }
-        )
-    return out
-
-
-def _critique(text: str) -> Any:
-    parsed = parse_critique(text)
-    return parsed.critique if isinstance(parsed, ParsedCritique) else None
+            if critique is not None:
+                answer = critique.dimensions[i]
+                changed = _mark_changed_words(answer.comment, reference["comment"])
+                cells[arm] = {"score": f"{answer.score:g}", "words": changed}
+        score = f"{reference['score']:g}"
+        dimensions.append({"name": name, "score": score, "comment": reference["comment"], **cells})
+    return dimensions
 
 
 def _mark_changed_words(text: str, reference: str) -> list[tuple[str, bool]]:
-    """Runs of words, and whether the advisor's comment lacks them."""
-    words, reference_words = text.split(), reference.split()
-    blocks = SequenceMatcher(None, reference_words, words, autojunk=False).get_opcodes()
+    """Return runs of words, and whether they are missing in the advisor's comment."""
+    words = text.split()
+    blocks = SequenceMatcher(None, reference.split(), words, autojunk=False).get_opcodes()
     return [(" ".join(words[a:b]), kind != "equal") for kind, _, _, a, b in blocks if b > a]

@@ -1,29 +1,35 @@
-"""How far scores lie from the advisor's own: each measure over photographs and dimensions.
+"""Distance between predicted scores and the advisor's scores, over photos and dimensions.
 
 docs/evaluation.md gives the formulas and their sources.
 """
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from mondrian.core.fields import FloatArray
 from mondrian.critique.schema import DIMENSIONS
 
-Scores = NDArray[np.float64]  # (photographs, seven)
-CHANCE = 10 / 3  # mean distance of two scores that are drawn evenly from 0 to 10
+Scores = Sequence[float] | FloatArray
+CHANCE = 10 / 3  # mean distance of two scores drawn uniformly from 0 to 10
 
 
-def score_metrics(predicted: Scores, reference: Scores) -> dict[str, Any]:
-    """Error, bias, kappa, rank correlation and collapse, together and by dimension."""
+def score_error(scores: Scores | None, reference: Scores) -> float:
+    """Return the mean absolute error of the scores of one answer; NaN if it has none."""
+    if scores is None:
+        return float("nan")
+    return float(np.abs(np.subtract(scores, reference)).mean())
+
+
+def score_metrics(predicted: FloatArray, reference: FloatArray) -> dict[str, Any]:
+    """Return error, bias, kappa, rank correlation and collapse of scores (photos, dimensions)."""
     if not len(predicted):
         return {"score_mae": None, "score_bias": None, "score_mae_by_dimension": None}
     error = predicted - reference
-    dimension_metrics = {
+    by_dimension = {
         name: {
             "mae": _round(np.abs(error[:, i]).mean()),
             "bias": _round(error[:, i].mean()),
@@ -39,32 +45,30 @@ def score_metrics(predicted: Scores, reference: Scores) -> dict[str, Any]:
         "score_kappa": kappa(predicted.ravel(), reference.ravel()),
         "score_spearman": spearman(predicted.mean(axis=1), reference.mean(axis=1)),
         "score_collapse": most_common_fraction(predicted.ravel()),
-        "score_mae_by_dimension": {
-            name: metrics["mae"] for name, metrics in dimension_metrics.items()
-        },
-        "by_dimension": dimension_metrics,
+        "score_mae_by_dimension": {name: metrics["mae"] for name, metrics in by_dimension.items()},
+        "by_dimension": by_dimension,
     }
 
 
-def kappa(predicted: NDArray[Any], reference: NDArray[Any]) -> float | None:
-    """Quadratic weighted kappa (Cohen 1968): 1 - observed / expected squared distance.
+def kappa(predicted: FloatArray, reference: FloatArray) -> float | None:
+    """Return the quadratic weighted kappa (Cohen 1968): 1 - observed / expected squared distance.
 
-    The expected one is over every pair of a told and a wanted score; no classes are needed.
+    The expectation is over all pairs of predicted and reference scores; classes are not needed.
     """
     observed = float(((predicted - reference) ** 2).mean())
     expected = float(((predicted[:, None] - reference[None]) ** 2).mean())
     return _round(1 - observed / expected) if expected else None
 
 
-def spearman(predicted: NDArray[Any], reference: NDArray[Any]) -> float | None:
-    """Correlation of ranks; None where either does not vary."""
+def spearman(predicted: FloatArray, reference: FloatArray) -> float | None:
+    """Return the rank correlation, or None if either side is constant."""
     if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(reference):
         return None
     return _round(stats.spearmanr(predicted, reference).statistic)
 
 
-def most_common_fraction(predicted: NDArray[Any]) -> float:
-    """Share of the commonest score: 1 where all are the same."""
+def most_common_fraction(predicted: FloatArray) -> float:
+    """Return the share of the most frequent score: 1 if all are equal."""
     return _round(Counter(predicted.tolist()).most_common(1)[0][1] / len(predicted))
 
 

@@ -1,10 +1,9 @@
-"""The verdict in words and a table, for a terminal."""
-
-from __future__ import annotations
+"""The verdict and the table of arms as text for a terminal."""
 
 from typing import Any
 
-from mondrian.evaluation.perturbations import SAMPLED_VARIANT
+from mondrian.evaluation.arms import ARMS
+from mondrian.evaluation.consistency import SAMPLED
 
 _COLUMNS = {
     "format_compliance": "compliance",
@@ -13,29 +12,32 @@ _COLUMNS = {
     "score_bias": "bias",
     "quality_index": "index",
     "seconds_per_critique": "s/critique",
+    "tokens_per_critique": "tokens",
 }
 COMPARISON_LABELS = {
-    "index": "quality index, points of 100, above base",
-    "index_few_shot": "the same, above base with examples",
-    "score_error": "score error, points of 10, less than base",
-    "constant": "the same, less than a constant",
-    "looks": "the same, less than on another photograph",
+    "index": "quality index above base (of 100)",
+    "index_few_shot": "quality index above few-shot base (of 100)",
+    "score_error": "score error below base (of 10)",
+    "constant": "score error below constant (of 10)",
+    "vs_shuffled": "score error below shuffled (of 10)",
 }
 
 
 def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
-    """Verdict, comparisons and arms."""
+    """Return verdict, comparisons, table of arms and failed gates."""
     lines = [f"evaluate {advisor}: {describe_verdict(metrics)}"]
     lines += [
         f"  {COMPARISON_LABELS[name]:<43} {format_mean_interval(estimate)}"
         for name, estimate in metrics["comparisons"].items()
     ]
-    lines.append(f"  {'':12}" + "".join(f"{name:>12}" for name in _COLUMNS.values()))
-    for arm in ("base", "few_shot", "fine_tuned", "shuffled", "constant"):
-        if arm in metrics:
-            cells = "".join(f"{_number(metrics[arm].get(key)):>12}" for key in _COLUMNS)
-            lines.append(f"  {arm:12}{cells}")
-    lines += [_pair(metrics)]
+    lines += [f"  {line}" for line in format_arms_table(metrics)]
+    for arm in ("base", "fine_tuned"):
+        layers = ", ".join(f"{name} {v:.2f}" for name, v in metrics[arm]["compliance"].items())
+        changes = [v for k, v in metrics[arm].get("consistency", {}).items() if k != SAMPLED]
+        lines.append(f"  {arm:12}schema-valid: {layers}")
+        if changes:
+            mean = sum(changes) / len(changes)
+            lines[-1] += f"; changing the photo slightly changes a score by {mean:.2f}"
     lines += [
         f"  gate {name}: {gate['value']}, threshold {gate['threshold']}"
         for name, gate in metrics["gates"].items()
@@ -44,41 +46,36 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _pair(metrics: dict[str, Any]) -> str:
-    """Compliance at its three layers, and how far scores move, of base and adapter."""
-    lines = []
-    for arm in ("base", "fine_tuned"):
-        layers = metrics[arm]["compliance"]
-        share = ", ".join(f"{name} {layers[name]:.2f}" for name in layers)
-        moves = metrics[arm].get("consistency")
-        altered = [value for name, value in (moves or {}).items() if name != SAMPLED_VARIANT]
-        mean = sum(altered) / len(altered) if altered else 0
-        moved = f"; altering the photograph moves a score by {mean:.2f}" if altered else ""
-        lines.append(f"  {arm:12}in form: {share}{moved}")
-    return "\n".join(lines)
+def format_arms_table(metrics: dict[str, Any]) -> list[str]:
+    """Return a header and a line for each arm."""
+    arms = [arm for arm in (*ARMS, "constant") if arm in metrics]
+    columns = [["", *arms]]
+    for key, title in _COLUMNS.items():
+        columns.append([title, *(_format_number(metrics[arm].get(key)) for arm in arms)])
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in zip(*columns, strict=True)
+    ]
 
 
 def describe_verdict(metrics: dict[str, Any]) -> str:
-    """The verdict, on how many photographs, and what would settle one that is open."""
+    """Return the verdict, the number of photos, and how many an open verdict would need."""
     count, groups = metrics["photographs"], metrics["photograph_groups"]
-    text = (
-        f"{metrics['verdict']} on {count} critiques of {groups} photographs that were not "
-        f"trained on"
-    )
+    text = f"{metrics['verdict']} on {count} critiques of {groups} photos not used in training"
     needed = metrics["comparisons"]["index"]["needed"]
     if metrics["verdict"] == "INCONCLUSIVE" and needed:
-        text += f"; a difference like this one would show with about {needed} photographs"
+        text += f"; a difference of this size needs about {needed} photos"
     return text
 
 
 def format_mean_interval(estimate: dict[str, Any]) -> str:
-    """A mean and its interval."""
     if estimate["low"] is None or estimate["high"] is None:
-        return f"{estimate['mean']:+.2f} (too few photographs for an interval)"
+        return f"{estimate['mean']:+.2f} (too few photos for an interval)"
     return f"{estimate['mean']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.2f}"

@@ -1,9 +1,7 @@
-"""What can be said of an answer's words without reading them: nearness, repetition, copying.
+"""Text metrics of answers: chrF, repetition, specificity, copied sentences, script.
 
-docs/evaluation.md gives each measure's formula and source.
+docs/evaluation.md gives the formula and source of each metric.
 """
-
-from __future__ import annotations
 
 import re
 import unicodedata
@@ -11,66 +9,81 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-_ORDERS, _BETA = 6, 2.0  # of chrF
-_GRAM = 4  # words of a phrase that is looked for again
-_SENTENCE = 8  # words from which a sentence is long enough to be copied
+import numpy as np
+
+_CHRF_ORDERS, _CHRF_BETA = 6, 2.0
+_PHRASE_WORDS = 4
+_MIN_SENTENCE_WORDS = 8  # shorter sentences do not count as copied
+
+
+def compute_text_metrics(
+    texts: Sequence[str], references: Sequence[str], copied: Sequence[bool]
+) -> dict[str, float]:
+    """Return the means over the answers of an arm."""
+    pairs = list(zip(texts, references, strict=True))
+    values: dict[str, Sequence[float]] = {
+        "specificity": specificity(texts),
+        "repetition": [repetition(text) for text in texts],
+        "repeated_across": cross_text_repetition(texts),
+        "copied": copied,
+        "right_language": [dominant_script(a) == dominant_script(b) for a, b in pairs],
+        "length": [len(words(a)) / max(1, len(words(b))) for a, b in pairs],
+    }
+    return {name: round(float(np.mean(v)), 4) for name, v in values.items()}
 
 
 def chrf(text: str, reference: str) -> float:
-    """chrF of two texts, 0 to 1 (Popovic 2015, WMT): F2 over character n-grams up to 6.
+    """Return chrF of two texts, 0 to 1 (Popović 2015): F2 over character n-grams up to 6.
 
-    White space is left out, as in the paper's tool; orders that either text lacks do not count.
+    White space is left out, as in the paper's tool. Orders that either text lacks do not count.
     """
     chars, reference_chars = ("".join(part.split()) for part in (text, reference))
     precisions, recalls = [], []
-    for order in range(1, _ORDERS + 1):
-        a, b = _grams(chars, order), _grams(reference_chars, order)
-        if not a or not b:
-            continue
-        common = sum((a & b).values())
-        precisions.append(common / sum(a.values()))
-        recalls.append(common / sum(b.values()))
-    if not precisions:
+    for order in range(1, _CHRF_ORDERS + 1):
+        a, b = _char_ngrams(chars, order), _char_ngrams(reference_chars, order)
+        if a and b:
+            common = sum((a & b).values())
+            precisions.append(common / sum(a.values()))
+            recalls.append(common / sum(b.values()))
+    if not any(precisions):
         return 0.0
     precision, recall = (sum(x) / len(x) for x in (precisions, recalls))
-    if not precision + recall:
-        return 0.0
-    return (1 + _BETA**2) * precision * recall / (_BETA**2 * precision + recall)
+    return (1 + _CHRF_BETA**2) * precision * recall / (_CHRF_BETA**2 * precision + recall)
 
 
-def _grams(text: str, order: int) -> Counter[str]:
+def _char_ngrams(text: str, order: int) -> Counter[str]:
     return Counter(text[i : i + order] for i in range(len(text) - order + 1))
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case."""
+    """Return the words in lower case."""
     return re.findall(r"\w+", text.lower())
 
 
-def repetition(text: str) -> float:
-    """Share of four-word phrases that stood in the text before."""
+def _phrases(text: str) -> list[tuple[str, ...]]:
     text_words = words(text)
-    phrases = [tuple(text_words[i : i + _GRAM]) for i in range(len(text_words) - _GRAM + 1)]
+    count = len(text_words) - _PHRASE_WORDS + 1
+    return [tuple(text_words[i : i + _PHRASE_WORDS]) for i in range(count)]
+
+
+def repetition(text: str) -> float:
+    """Return the share of four-word phrases that occurred earlier in the text."""
+    phrases = _phrases(text)
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def cross_text_repetition(texts: Sequence[str]) -> list[float]:
-    """Of each text, the share of its distinct four-word phrases that another of the texts has."""
-    phrase_sets = []
-    for text in texts:
-        text_words = words(text)
-        phrase_sets.append(
-            {tuple(text_words[i : i + _GRAM]) for i in range(len(text_words) - _GRAM + 1)}
-        )
-    counts = Counter(phrase for phrase_set in phrase_sets for phrase in phrase_set)
+    """Return for each text the share of its distinct phrases that another text contains."""
+    phrase_sets = [set(_phrases(text)) for text in texts]
+    counts = Counter(phrase for phrases in phrase_sets for phrase in phrases)
     return [
-        sum(counts[p] > 1 for p in phrase_set) / len(phrase_set) if phrase_set else 0.0
-        for phrase_set in phrase_sets
+        sum(counts[phrase] > 1 for phrase in phrases) / len(phrases) if phrases else 0.0
+        for phrases in phrase_sets
     ]
 
 
 def specificity(texts: Sequence[str]) -> list[float]:
-    """Of each text, the share of its distinct words that fewer than half of the texts use."""
+    """Return for each text the share of its distinct words that under half of the texts use."""
     word_sets = [set(words(text)) for text in texts]
     counts = Counter(word for word_set in word_sets for word in word_set)
     rare = {word for word, count in counts.items() if count < len(texts) / 2}
@@ -78,18 +91,17 @@ def specificity(texts: Sequence[str]) -> list[float]:
 
 
 def hash_sentences(texts: Iterable[str]) -> set[str]:
-    """Hashes of the sentences of eight words and more, as lower-case words."""
-    hashes = set()
-    for text in texts:
-        for part in re.split(r"[.!?]+\s", text + " "):
-            sentence_words = words(part)
-            if len(sentence_words) >= _SENTENCE:
-                hashes.add(sha256(" ".join(sentence_words).encode()).hexdigest()[:16])
-    return hashes
+    """Return hashes of the sentences of at least eight words, compared as lower-case words."""
+    sentences = (words(part) for text in texts for part in re.split(r"[.!?]+\s", text + " "))
+    return {
+        sha256(" ".join(sentence).encode()).hexdigest()[:16]
+        for sentence in sentences
+        if len(sentence) >= _MIN_SENTENCE_WORDS
+    }
 
 
 def dominant_script(text: str) -> str:
-    """The writing that most letters belong to, by the first word of their Unicode names."""
-    letters = [c for c in text if c.isalpha()][:400]
-    kinds = Counter(unicodedata.name(c, "?").split()[0] for c in letters)
-    return kinds.most_common(1)[0][0] if kinds else ""
+    """Return the script of most letters: the first word of their Unicode names."""
+    letters = [char for char in text if char.isalpha()][:400]
+    scripts = Counter(unicodedata.name(char, "?").split()[0] for char in letters)
+    return scripts.most_common(1)[0][0] if scripts else ""

@@ -1,1 +1,1 @@
-"""Adapters as versions: released in the repository, pulled and put to use on a serving machine."""
+"""Versions of adapters: released in the repository, pulled and activated on a serving machine."""

@@ -1,6 +1,4 @@
-"""git, as a command: what is asked of a repository, and one commit that leaves the index alone."""
-
-from __future__ import annotations
+"""git as a command: queries of a repository, and a commit that leaves the index unchanged."""
 
 import os
 import subprocess
@@ -14,67 +12,47 @@ _ENV = {"LC_ALL": "C", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0"}
 _NOISE = ("hint:", "warning:", "Please make sure", "and the repository exists")
 
 
-def git(*words: str, root: Path = Path(), stdin: bytes = b"", env: Mapping[str, str] = {}) -> str:
-    """What a git command says.
-
-    Raises ReleaseError with git's own reason where it fails.
-    """
-    return git_bytes(*words, root=root, stdin=stdin, env=env).decode(errors="replace").strip()
+def git(*args: str, root: Path = Path(), stdin: bytes = b"", index: Path | None = None) -> str:
+    """Return the output of a git command, or raise ReleaseError with git's message."""
+    return git_bytes(*args, root=root, stdin=stdin, index=index).decode(errors="replace").strip()
 
 
 def git_bytes(
-    *words: str, root: Path = Path(), stdin: bytes = b"", env: Mapping[str, str] = {}
+    *args: str, root: Path = Path(), stdin: bytes = b"", index: Path | None = None
 ) -> bytes:
-    """The same, byte for byte."""
+    """Return the output as bytes; `index` is a file to use instead of the repository's index."""
+    env, command = os.environ | _ENV, ["git", *args]
+    if index is not None:
+        env["GIT_INDEX_FILE"] = str(index)
     try:
-        done = subprocess.run(
-            ["git", *words],
-            cwd=root,
-            input=stdin,
-            capture_output=True,
-            env=os.environ | _ENV | dict(env),
-            check=False,
-        )
+        process = subprocess.run(command, cwd=root, input=stdin, capture_output=True, env=env)
     except FileNotFoundError:
-        raise ReleaseError(
-            "there is no git on this machine, or no such folder; install git"
-        ) from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines()
-        messages = [
-            line.removeprefix("fatal: ").strip()
-            for line in lines
-            if line.strip() and not line.startswith(_NOISE)
-        ]
-        raise ReleaseError(
-            f"git {words[0]}: {'; '.join(messages)[:300] or 'failed without a reason'}"
-        )
-    return done.stdout
+        raise ReleaseError(f"git is not installed, or {root} does not exist") from None
+    if process.returncode:
+        lines = process.stderr.decode(errors="replace").splitlines()
+        lines = [line for line in lines if line.strip() and not line.startswith(_NOISE)]
+        message = "; ".join(line.removeprefix("fatal: ").strip() for line in lines)[:300]
+        raise ReleaseError(f"git {args[0]}: {message or 'failed without a reason'}")
+    return process.stdout
 
 
 def head() -> str:
-    """The commit that is checked out.
-
-    Raises ReleaseError where there is none, or this is not the top folder of its repository.
-    """
+    """Return the commit of HEAD; raise ReleaseError unless run in the repository's top folder."""
     if git("rev-parse", "--show-prefix"):
         top = git("rev-parse", "--show-toplevel")
-        raise ReleaseError(
-            f"versions are tags of the whole repository; run in its top folder {top}"
-        )
+        raise ReleaseError(f"versions are tags of the whole repository; run in its folder {top}")
     return git("rev-parse", "--verify", "HEAD^{commit}")
 
 
 def list_changed_paths(paths: Sequence[str]) -> list[str]:
-    """Those of some paths that are not as in the last commit; files without a commit too."""
-    output = git_bytes(
-        "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *paths
-    )
-    return [line[3:] for line in output.decode(errors="replace").split("\0") if line]
+    """Return those of the paths that differ from the last commit, untracked files included."""
+    status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all")
+    output = git_bytes(*status, "--", *paths).decode(errors="replace")
+    return [line[3:] for line in output.split("\0") if line]
 
 
 def show(commit: str, path: str, root: Path = Path()) -> bytes | None:
-    """A file as it is in a commit; None where it is not in it."""
+    """Return the content of a file in a commit, or None if it is not there."""
     try:
         return git_bytes("cat-file", "blob", f"{commit}:{path}", root=root)
     except ReleaseError:
@@ -82,20 +60,19 @@ def show(commit: str, path: str, root: Path = Path()) -> bytes | None:
 
 
 def commit_files(parent: str, files: Mapping[str, bytes], message: str) -> str:
-    """Put some files on top of the commit that is checked out; nothing else of the index goes in.
+    """Commit files on top of HEAD and return the commit; staged changes are not included.
 
-    The commit appears at once or not at all, and only if `parent` is still the last one.
+    The commit is created completely or not at all, and only if `parent` is still HEAD.
     """
-    blobs = {
-        path: git("hash-object", "-w", "--stdin", stdin=content) for path, content in files.items()
-    }
-    entries = [f"100644,{blob},{path}" for path, blob in blobs.items()]
-    add = [word for entry in entries for word in ("--cacheinfo", entry)]
+    cache_info = []
+    for path, content in files.items():
+        blob = git("hash-object", "-w", "--stdin", stdin=content)
+        cache_info += ["--cacheinfo", f"100644,{blob},{path}"]
     with tempfile.TemporaryDirectory() as folder:
-        aside = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        git("read-tree", parent, env=aside)
-        git("update-index", "--add", *add, env=aside)
-        tree = git("write-tree", env=aside)
+        index = Path(folder) / "index"
+        git("read-tree", parent, index=index)
+        git("update-index", "--add", *cache_info, index=index)
+        tree = git("write-tree", index=index)
     commit = git("commit-tree", tree, "-p", parent, stdin=message.encode())
     git("update-ref", "-m", message.splitlines()[0], "HEAD", commit, parent)
     git("checkout", "HEAD", "--", *files)
@@ -103,9 +80,9 @@ def commit_files(parent: str, files: Mapping[str, bytes], message: str) -> str:
 
 
 def repair_checkout(commit: str) -> None:
-    """Write out files of the last commit where a killed `commit_files` did not come to it."""
+    """Check out the files of HEAD that an interrupted `commit_files` did not write."""
     names = git("diff-tree", "-r", "--name-only", "--no-commit-id", commit).splitlines()
     for name in names:
-        file, before = Path(name), show(f"{commit}^", name)
-        if (file.read_bytes() if file.is_file() else None) == before:
+        file, previous = Path(name), show(f"{commit}^", name)
+        if (file.read_bytes() if file.is_file() else None) == previous:
             git("checkout", commit, "--", name)

@@ -1,15 +1,12 @@
-"""What there is of each advisor: versions, their verdicts and stages, and what serves here."""
+"""The versions of an advisor with verdict, stages and state on this machine."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import ReleaseError
-from mondrian.registry import git, history, tags
-from mondrian.registry.local_store import Shelf
+from mondrian.registry import git, tags
+from mondrian.registry.local_store import LocalStore
 from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record, record_path
 from mondrian.registry.version import Version, check_name, parse_version
 
@@ -24,11 +21,12 @@ COLUMN_TITLES = {
     "adapter_version": "adapter",
     "reason": "released although gates failed",
 }
+_NUMBERS = ("index", "score_mae")
 
 
 @dataclass(frozen=True)
 class VersionRow:
-    """release  None where a tag was made by hand"""
+    """A version; `release` is None if its tag was made by hand."""
 
     advisor: str
     version: Version
@@ -38,66 +36,70 @@ class VersionRow:
     release: Release | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        release = self.release
-        figures = release.evaluation.figures if release else None
+        """Return the row for `mondrian list --json`."""
+        record = self.release.model_dump() if self.release else {}
+        evaluation = record.get("evaluation", {})
+        figures = evaluation.get("figures", {})
         return {
             "advisor": self.advisor,
             "version": str(self.version),
             "date": self.date,
             "stages": list(self.stages),
             "here": self.local_status,
-            "verdict": release.evaluation.verdict if release else None,
-            "index": figures.index if figures else None,
-            "base_index": figures.base_index if figures else None,
-            "score_mae": figures.score_mae if figures else None,
-            "base_score_mae": figures.base_score_mae if figures else None,
-            "failed": list(release.evaluation.failed) if release else [],
-            "reason": release.reason if release else None,
-            "adapter_version": release.adapter_version if release else None,
+            "verdict": evaluation.get("verdict"),
+            "index": figures.get("index"),
+            "base_index": figures.get("base_index"),
+            "score_mae": figures.get("score_mae"),
+            "base_score_mae": figures.get("base_score_mae"),
+            "failed": list(evaluation.get("failed", ())),
+            "reason": record.get("reason"),
+            "adapter_version": record.get("adapter_version"),
         }
 
 
 def list_versions(advisor: str, serving_dir: Path) -> list[VersionRow]:
-    """Every version with a tag here or a folder on this machine, the newest first."""
+    """Return every version with a tag here or a folder on this machine, newest first."""
     check_name(advisor)
-    shelf = Shelf(serving_dir / advisor, advisor)
-    here = _local_statuses(shelf)
-    known = {tagged.version: tagged for tagged in _list_local_tags(advisor)}
-    out = []
-    for version in sorted({*known, *here}, reverse=True):
-        tag = known.get(version)
-        release = _read_tagged_release(tag.commit, advisor, version) if tag else None
-        release = release or _read_local_release(shelf, version)
+    store = LocalStore(serving_dir / advisor, advisor)
+    statuses = _local_statuses(store)
+    tag_by_version = {tag.version: tag for tag in _list_local_tags(advisor)}
+    rows = []
+    for version in sorted({*tag_by_version, *statuses}, reverse=True):
+        tag, release = tag_by_version.get(version), None
+        if tag:
+            path = record_path(advisor, version)
+            release = _parse_record(git.show(tag.commit, path), advisor, version, path)
+        if release is None:
+            file = store.version_dir(version) / RELEASE_FILENAME
+            content = file.read_bytes() if file.is_file() else None
+            release = _parse_record(content, advisor, version, str(file))
         date = release.released_at if release else tag.created_at.isoformat() if tag else ""
-        stages = tag.stages if tag else ()
-        out.append(VersionRow(advisor, version, stages, date[:10], here.get(version, ""), release))
-    return out
+        stages, status = tag.stages if tag else (), statuses.get(version, "")
+        rows.append(VersionRow(advisor, version, stages, date[:10], status, release))
+    return rows
 
 
 def list_unfinished_releases(advisor: str, version_rows: list[VersionRow]) -> list[str]:
-    """Versions that have a record and no tag: their release was killed."""
-    have = {str(row.version) for row in version_rows}
+    """Return versions that have a record but no tag: their release was interrupted."""
+    known = {str(row.version) for row in version_rows}
     files = sorted(Path(record_path(advisor, Version(0, 0, 0))).parent.glob("v*.json"))
-    return [file.stem for file in files if file.stem not in have]
+    return [file.stem for file in files if file.stem not in known]
 
 
 def format_version_table(version_rows: list[VersionRow]) -> list[str]:
-    """Lines for a terminal: a header and a line a version; columns without a word are left out."""
-    cells = [[_cell(row.to_dict()[key]) for key in COLUMN_TITLES] for row in version_rows]
-    lines = [list(COLUMN_TITLES.values()), *cells]
-    used = [i for i in range(len(COLUMN_TITLES)) if any(line[i] for line in cells)]
-    widths = {i: max(len(line[i]) for line in lines) for i in used}
-    number = {i for i, key in enumerate(COLUMN_TITLES) if key in ("index", "score_mae")}
-    return [
-        "  ".join(
-            line[i].rjust(widths[i]) if i in number else line[i].ljust(widths[i]) for i in used
-        ).rstrip()
-        for line in lines
-    ]
+    """Return a header and a line for each version; empty columns are left out."""
+    dicts = [row.to_dict() for row in version_rows]
+    columns = []
+    for key, title in COLUMN_TITLES.items():
+        cells = [_format_cell(row[key]) for row in dicts]
+        if any(cells):
+            width = max(map(len, [title, *cells]))
+            align = str.rjust if key in _NUMBERS else str.ljust
+            columns.append([align(cell, width) for cell in (title, *cells)])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2f}"
     return ", ".join(value) if isinstance(value, list) else str(value or "")
@@ -107,44 +109,26 @@ def _list_local_tags(advisor: str) -> list[tags.TaggedVersion]:
     try:
         git.git("rev-parse", "--git-dir")
     except ReleaseError:
-        return []  # a machine that serves, and has no repository
+        return []  # a serving machine without a repository
     return tags.list_tagged_versions(advisor)
 
 
-def _local_statuses(shelf: Shelf) -> dict[Version, str]:
-    """What serves, what did before it, and what else lies on the disk."""
-    out = {version: "kept" for version in _list_local_versions(shelf)}
-    serving = shelf.serving_version()
-    if serving is None:
-        return out
-    entry = history.latest_entry(str(serving), shelf.entries())
-    if entry and entry.before:
-        out[parse_version(entry.before[0])] = "before"
-    return out | {serving: "serves"}
+def _local_statuses(store: LocalStore) -> dict[Version, str]:
+    """Return for each version on disk: active, previous, or installed."""
+    folder = store.folder / "versions"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    statuses = {v: "installed" for name in names if (v := store.version_from_name(name))}
+    active = store.active_version()
+    if active is not None:
+        entry = store.latest_entry(active)
+        if entry and entry.before:
+            statuses[parse_version(entry.before[0])] = "previous"
+        statuses[active] = "active"
+    return statuses
 
 
-def _list_local_versions(shelf: Shelf) -> Iterator[Version]:
-    folder = shelf.folder / "versions"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if version := shelf.version_from_name(path.name):
-            yield version
-
-
-def _read_tagged_release(commit: str, advisor: str, version: Version) -> Release | None:
-    path = record_path(advisor, version)
-    return _parse_release(git.show(commit, path), advisor, version, path)
-
-
-def _read_local_release(shelf: Shelf, version: Version) -> Release | None:
-    file = shelf.version_dir(version) / RELEASE_FILENAME
-    content = file.read_bytes() if file.is_file() else None
-    return _parse_release(content, shelf.advisor, version, str(file))
-
-
-def _parse_release(
-    content: bytes | None, advisor: str, version: Version, path: str
-) -> Release | None:
+def _parse_record(data: bytes | None, advisor: str, version: Version, path: str) -> Release | None:
     try:
-        return read_record(content, advisor, version, path) if content is not None else None
+        return read_record(data, advisor, version, path) if data is not None else None
     except ReleaseError:
         return None

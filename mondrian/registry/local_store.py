@@ -1,15 +1,16 @@
-"""One advisor's versions on a serving machine, and the one that serves.
+"""The versions of one advisor on a serving machine, and which one is active.
 
 models/serving/<advisor>/
-  current -> versions/<advisor>@v2.0.0     what the service loads; replaced by one rename
-  control -> versions/<advisor>@v1.0.0     what a service answers with beside it, in a roll-out
-  versions/<advisor>@v2.0.0/               an adapter, and its release.json
-  history.jsonl                            what served, and when
+  current -> versions/<advisor>@v2.0.0     the version the service loads; replaced by one rename
+  control -> versions/<advisor>@v1.0.0     the control of a rollout
+  versions/<advisor>@v2.0.0/               an adapter and its release.json
+  history.jsonl                            activations, one line each, written before the change
+
+A line in the history without its change (the process was killed in between) does no harm: `current`
+names the active version, and each line includes the versions before it.
 """
 
-from __future__ import annotations
-
-import fcntl
+import json
 import os
 import shutil
 import stat
@@ -21,71 +22,129 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
 from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash, fsync_path
-from mondrian.registry import history as journal
-from mondrian.registry.history import RETAINED_VERSIONS, HistoryEntry
-from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record
+from mondrian.registry import release_record
+from mondrian.registry.release_record import RELEASE_FILENAME, Release, StrictRecord
 from mondrian.registry.version import Version, parse_version, tag_of
 
-_STAGING_PREFIX = ".left-"  # what begins so is removed by the next pull
+_STAGING_PREFIX = ".left-"  # such folders are removed by the next pull
 CONTROL_LINK = "control"
+RETAINED_VERSIONS = 3  # on disk: the active one and those before it
+Versions = tuple[str, ...]
+
+
+class HistoryEntry(StrictRecord):
+    """An activation of a version."""
+
+    activated_at: str
+    version: str
+    record: str  # sha256 of its release.json
+    action: str  # pull or rollback
+    before: Versions  # active before it, newest first: the order of rollbacks
+
+    def matches_record(self, record: bytes) -> bool:
+        return sha256(record).hexdigest() == self.record
+
+
+def read_history(path: Path) -> list[HistoryEntry]:
+    """Return all entries, oldest first; incomplete lines are skipped."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(HistoryEntry.model_validate_json(line))
+        except ValidationError:
+            continue
+    return entries
+
+
+def append_history(path: Path, entry: HistoryEntry) -> None:
+    """Append an entry; it is on disk when this returns."""
+    is_new = not path.exists()
+    with path.open("ab+") as file:
+        if file.tell() and path.read_bytes()[-1:] != b"\n":
+            file.write(b"\n")  # after an incomplete line
+        file.write(json.dumps(entry.model_dump()).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        fsync_path(path.parent)
+
+
+def select_retained(current: str, entries: list[HistoryEntry]) -> set[str]:
+    """Return the versions to keep on disk: current, those before it, and the latest active ones."""
+    before = next((entry.before for entry in reversed(entries) if entry.version == current), ())
+    recent = list(dict.fromkeys(entry.version for entry in reversed(entries)))
+    return {current, *before, *recent[:RETAINED_VERSIONS]}
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """folder  models/serving/<advisor>"""
+class LocalStore:
+    """The store of an advisor; `folder` is models/serving/<advisor>."""
 
     folder: Path
     advisor: str
 
     @property
     def current_link(self) -> Path:
-        """The link that the service follows."""
         return self.folder / "current"
 
     @property
     def history_path(self) -> Path:
-        """The journal."""
         return self.folder / "history.jsonl"
 
     def version_dir(self, version: Version) -> Path:
-        """The folder of a version."""
         return self.folder / "versions" / tag_of(self.advisor, version)
 
-    def serving_version(self) -> Version | None:
-        """The version that `current_link` names, whole or not."""
+    def version_from_name(self, name: str) -> Version | None:
+        """Return the version of a folder name, or None if it is not one of this advisor's."""
+        advisor, _, version = name.rpartition("@")
         try:
-            name = Path(os.readlink(self.current_link)).name
+            return parse_version(version) if advisor == self.advisor else None
+        except ReleaseError:
+            return None
+
+    def active_version(self) -> Version | None:
+        """Return the version that `current_link` names, complete or not."""
+        try:
+            return self.version_from_name(Path(os.readlink(self.current_link)).name)
         except OSError:
             return None
-        return self.version_from_name(name)
 
     def entries(self) -> list[HistoryEntry]:
-        """What the journal says."""
-        return journal.read_history(self.history_path)
+        return read_history(self.history_path)
+
+    def latest_entry(self, version: Version | None) -> HistoryEntry | None:
+        return next((e for e in reversed(self.entries()) if e.version == str(version)), None)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Nobody else changes this advisor's versions; a lock ends with its process.
+        """Lock this advisor's versions and remove what killed pulls left.
 
-        Raises ReleaseError where another pull or roll-back is at work.
+        The lock ends with its process. Raises ReleaseError if a pull or rollback is running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ReleaseError(
-                    f"another pull or rollback of {self.advisor} is at work in "
-                    f"{self.folder}; wait for it"
-                ) from None
-            self._clear()
+        try:
+            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
+        except Timeout:
+            raise ReleaseError(
+                f"another pull or rollback of {self.advisor} runs in {self.folder}; wait for it"
+            ) from None
+        with lock:
+            for path in self.folder.glob(f"{_STAGING_PREFIX}*"):
+                shutil.rmtree(path, ignore_errors=True)
             yield
 
     @contextmanager
     def staging_dir(self) -> Iterator[Path]:
-        """A folder beside the versions that is gone afterwards."""
+        """Create a temporary folder on the same file system as the versions."""
         path = self.folder / f"{_STAGING_PREFIX}{token_hex(4)}"
         try:
             path.mkdir()
@@ -94,123 +153,102 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
 
     def install(self, folder: Path, version: Version) -> None:
-        """Let a verified folder, or the files of it, take the place of a version."""
-        place = self.version_dir(version)
+        """Move a verified folder to its version's place, or its files if that exists already."""
+        target = self.version_dir(version)
         for file in folder.iterdir():
             fsync_path(file)
         fsync_path(folder)
-        place.parent.mkdir(exist_ok=True)
-        if place.exists():  # damaged, and perhaps serving: mended file by file
-            self._replace_files(folder, place)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():  # damaged, and perhaps active: replace file by file
+            _replace_files(folder, target)
         else:
-            folder.replace(place)
-        fsync_path(place.parent)
+            folder.replace(target)
+        fsync_path(target.parent)
         fsync_path(self.folder)
 
-    def activate(
-        self, version: Version, record: bytes, action: str, before: tuple[str, ...]
-    ) -> None:
-        """Put a version to use: on record first, then by one rename."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        digest = sha256(record).hexdigest()
-        journal.append(
-            self.history_path,
-            HistoryEntry(now, str(version), digest, action, before[: RETAINED_VERSIONS - 1]),
+    def activate(self, version: Version, record: bytes, action: str, before: Versions) -> None:
+        """Make a version the current one: write the history first, then rename the link."""
+        entry = HistoryEntry(
+            activated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=str(version),
+            record=sha256(record).hexdigest(),
+            action=action,
+            before=before[: RETAINED_VERSIONS - 1],
         )
-        with self.staging_dir() as folder:
-            link = folder / "current"
+        append_history(self.history_path, entry)
+        with self.staging_dir() as staging:
+            link = staging / "current"
             link.symlink_to(self.version_dir(version).relative_to(self.folder))
             link.replace(self.current_link)
         fsync_path(self.folder)
 
     def prune(self, current: Version) -> None:
-        """Remove versions that nobody will roll back to, and that no service answers with."""
-        stay = journal.select_retained(str(current), self.entries())
-        control = self.version_from_name((self.folder / CONTROL_LINK).resolve().name)
-        stay = {*stay, *([str(control)] if control else [])}
-        with self.staging_dir() as folder:
-            for place in self.version_dir(current).parent.iterdir():
-                version = self.version_from_name(place.name)
-                if version and str(version) not in stay:
-                    place.replace(folder / place.name)
+        """Remove versions that no rollback needs and that are not the control of a rollout."""
+        retained = select_retained(str(current), self.entries())
+        if control := self.version_from_name((self.folder / CONTROL_LINK).resolve().name):
+            retained.add(str(control))
+        with self.staging_dir() as staging:
+            for folder in self.version_dir(current).parent.iterdir():
+                version = self.version_from_name(folder.name)
+                if version and str(version) not in retained:
+                    folder.replace(staging / folder.name)
 
-    def version_from_name(self, name: str) -> Version | None:
-        """The version that a folder is of, by its name."""
-        advisor, _, version = name.rpartition("@")
-        try:
-            return parse_version(version) if advisor == self.advisor else None
-        except ReleaseError:
-            return None
 
-    def _replace_files(self, folder: Path, place: Path) -> None:
-        names = set()
-        for file in folder.iterdir():
-            names.add(file.name)
-            if (place / file.name).is_dir() and not (place / file.name).is_symlink():
-                shutil.rmtree(place / file.name)
-            file.replace(place / file.name)
-        for other in [path for path in place.iterdir() if path.name not in names]:
-            shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
-        fsync_path(place)
-
-    def _clear(self) -> None:
-        """What killed pulls left."""
-        for path in self.folder.glob(f"{_STAGING_PREFIX}*"):
-            shutil.rmtree(path, ignore_errors=True)
+def _replace_files(source: Path, target: Path) -> None:
+    """Move the files of `source` into `target` and remove everything else there."""
+    names = {file.name for file in source.iterdir()}
+    for old in target.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        elif old.name not in names:
+            old.unlink()
+    for name in names:
+        (source / name).replace(target / name)
+    fsync_path(target)
 
 
 def link_control_version(folder: Path) -> None:
-    """Note on its shelf that a service answers with a version; nothing where it is on none.
-
-    folder  of the version
-    """
-    shelf = folder.parent.parent
-    if folder.parent.name != "versions" or (shelf / CONTROL_LINK).resolve() == folder.resolve():
+    """Link a rollout's control version in its store, if its folder is in one."""
+    store = folder.parent.parent
+    if folder.parent.name != "versions" or (store / CONTROL_LINK).resolve() == folder.resolve():
         return
-    beside = shelf / f".{CONTROL_LINK}"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(Path(folder.parent.name) / folder.name)
-    beside.replace(shelf / CONTROL_LINK)
+    link = store / f".{CONTROL_LINK}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(folder.parent.name) / folder.name)
+    link.replace(store / CONTROL_LINK)
 
 
 def check_integrity(folder: Path, release: Release) -> None:
-    """Raise ReleaseError unless a folder holds the files of a release, and nothing else."""
-    faults = [
-        f"{path.name} is no part of it"
-        for path in sorted(folder.iterdir())
-        if path.name not in {RELEASE_FILENAME, *(piece.name for piece in release.files)}
-    ]
-    for piece in release.files:
-        file = folder / piece.name
+    """Raise ReleaseError unless a folder has exactly the files of a release."""
+    names = {RELEASE_FILENAME, *(file.name for file in release.files)}
+    extra = sorted(path.name for path in folder.iterdir() if path.name not in names)
+    faults = [f"{name} is not part of it" for name in extra]
+    for released in release.files:
+        name, file = released.name, folder / released.name
         try:
             file_stat = file.lstat()
         except FileNotFoundError:
-            faults.append(f"{piece.name} is missing")
+            faults.append(f"{name} is missing")
             continue
         if not stat.S_ISREG(file_stat.st_mode):
-            faults.append(f"{piece.name} is no plain file")
-        elif file_stat.st_size != piece.size:
-            faults.append(f"{piece.name} has {file_stat.st_size} bytes, {piece.size} were released")
-        elif (digest := file_hash(file)) != piece.sha256:
-            faults.append(
-                f"{piece.name} has sha256 {digest[:8]}…, {piece.sha256[:8]}… was released"
-            )
+            faults.append(f"{name} is not a regular file")
+        elif file_stat.st_size != released.size:
+            faults.append(f"{name} has {file_stat.st_size} bytes, {released.size} were released")
+        elif (digest := file_hash(file)) != released.sha256:
+            faults.append(f"{name} has sha256 {digest[:8]}…, {released.sha256[:8]}… was released")
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
         raise ReleaseError(f"{release.tag} is damaged: {'; '.join(faults[:3])}{more}")
 
 
-def read_local_record(shelf: Shelf, version: Version) -> tuple[bytes, Release]:
-    """The release.json of a version that served here, held to the journal; as bytes and read.
-
-    Raises ReleaseError where it is missing or was changed.
-    """
-    file = shelf.version_dir(version) / RELEASE_FILENAME
-    entry = journal.latest_entry(str(version), shelf.entries())
+def read_local_record(store: LocalStore, version: Version) -> tuple[bytes, Release]:
+    """Return release.json as bytes and parsed, or raise ReleaseError if it is not as pulled."""
+    file = store.version_dir(version) / RELEASE_FILENAME
+    entry = store.latest_entry(version)
     try:
         content = file.read_bytes()
     except OSError:
         raise ReleaseError(f"{file} is missing; pull it again") from None
     if entry is None or not entry.matches_record(content):
         raise ReleaseError(f"{file} is not the one that was pulled; pull it again")
-    return content, read_record(content, shelf.advisor, version, str(file))
+    return content, release_record.read_record(content, store.advisor, version, str(file))

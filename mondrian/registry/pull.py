@@ -1,167 +1,180 @@
-"""A released version comes to this machine, is held to its release, tried, and put to use.
+"""Pull: download, verify, smoke-test and activate a version. Rollback: activate the previous one.
 
-Nothing that serves is touched before the last step, one rename. Whatever goes wrong before it, and
-whenever the process is killed, what served goes on serving.
+The active version is not touched before the last step, one rename. If a step before it fails, or
+the process is killed, it stays active.
 """
 
-from __future__ import annotations
-
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from tqdm import tqdm
 
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
-from mondrian.model.compatibility import (
-    check_requirements,
-    local_requirements,
-    release_requirements,
-)
-from mondrian.registry import download, git, history, tags
+from mondrian.model import compatibility
+from mondrian.registry import download, git, tags
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf, check_integrity, read_local_record
+from mondrian.registry.local_store import LocalStore, check_integrity, read_local_record
 from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record, record_path
 from mondrian.registry.tags import TaggedVersion
-from mondrian.registry.version import Version, check_name
+from mondrian.registry.version import Version, check_name, parse_version, tag_of
 
-MIN_FREE_BYTES = 64 << 20  # bytes that a disk has to have left afterwards
-
-
-class SmokeTest(Protocol):
-    """What tries an adapter: `Canary`."""
-
-    def check_adapter(self, folder: Path, name: str) -> str: ...
+MIN_FREE_BYTES = 64 << 20  # that a download must leave on the disk
+Record = tuple[bytes, Release]  # a release.json, as bytes and parsed
+SmokeTest = Callable[[Path, str], object]  # of an adapter folder, named by its tag; may raise
 
 
 @dataclass(frozen=True)
 class VersionSelector:
-    """Which version: by its number, or else by its stage."""
+    """A version by its number, or by its stage."""
 
     rev: str | None
     stage: str | None
 
-    def select(self, known: list[TaggedVersion], advisor: str) -> TaggedVersion:
-        """The one of those that have a tag."""
+    def select(self, versions: list[TaggedVersion], advisor: str) -> TaggedVersion:
         if self.stage is not None:
-            return tags.find_by_stage(self.stage, known, advisor)
-        return tags.find_by_version(self.rev or "", known, advisor)
+            return tags.find_by_stage(self.stage, versions, advisor)
+        return tags.find_by_version(self.rev or "", versions, advisor)
 
 
 @dataclass(frozen=True)
 class PullResult:
-    """bytes that were downloaded: 0 where the version was here and whole."""
+    """The pulled release; `downloaded_bytes` is 0 if an intact copy was already here."""
 
     release: Release
     downloaded_bytes: int
     previous_version: Version | None
-    critique: str
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    replaced_version: Version
+    version: Version
 
 
 def pull(
-    shelf: Shelf, selector: VersionSelector, source: Source, params: Params, trial: SmokeTest
+    store: LocalStore, selector: VersionSelector, source: Source, params: Params, check: SmokeTest
 ) -> PullResult:
-    """Put a version to use on this machine.
+    """Activate a version, or raise MondrianError and change nothing."""
+    advisor = store.advisor
+    check_name(advisor)
+    requirements = compatibility.local_requirements(advisor, params)
+    with store.lock(), store.staging_dir() as staging:
+        git_dir, folder = staging / "git", staging / "adapter"
+        download.fetch_tags(source, advisor, git_dir)
+        tagged = selector.select(tags.list_tagged_versions(advisor, git_dir), advisor)
+        version = tagged.version
+        record, release = _read_tagged_record(tagged, advisor, git_dir)
+        release_terms = compatibility.release_requirements(release)
+        compatibility.check_requirements(release_terms, requirements, release.tag)
+        is_installed = _is_installed(store, version, record, release)
+        if is_installed:
+            folder = store.version_dir(version)
+        else:
+            _download_and_verify(source, git_dir, release, record, folder)
+        with tqdm(desc=f"{release.tag}: smoke test", bar_format="{desc}", leave=False):
+            check(folder, release.tag)
+        previous = store.active_version()
+        if not is_installed:
+            store.install(folder, version)
+        _activate(store, version, record)
+    downloaded_bytes = 0 if is_installed else release.size
+    return PullResult(release, downloaded_bytes, None if previous == version else previous)
 
-    Raises MondrianError that says what is wrong with it; then nothing is changed.
-    """
-    check_name(shelf.advisor)
-    here = local_requirements(shelf.advisor, params)
-    with shelf.lock(), shelf.staging_dir() as aside:
-        download.fetch_tags(source, shelf.advisor, aside / "git")
-        known = tags.list_tagged_versions(shelf.advisor, aside / "git")
-        version = selector.select(known, shelf.advisor)
-        record, release = _read_tagged_record(version, shelf.advisor, aside / "git")
-        check_requirements(release_requirements(release), here, release.tag)
-        fresh = not _is_installed(shelf, version.version, record, release)
-        folder = shelf.version_dir(version.version)
-        if fresh:
-            folder = aside / "adapter"
-            _download_and_verify(source, aside, release, record)
-        with tqdm(desc=f"{release.tag}: tried", bar_format="{desc}", leave=False):
-            critique = trial.check_adapter(folder, release.tag)
-        before = shelf.serving_version()
-        before = None if before == version.version else before
-        _activate_version(shelf, version.version, record, folder)
-    return PullResult(release, release.size if fresh else 0, before, critique)
 
-
-def _read_tagged_record(
-    version: TaggedVersion, advisor: str, folder: Path
-) -> tuple[bytes, Release]:
-    path = record_path(advisor, version.version)
-    content = git.show(version.commit, path, folder)
+def _read_tagged_record(tagged: TaggedVersion, advisor: str, git_dir: Path) -> Record:
+    path = record_path(advisor, tagged.version)
+    content = git.show(tagged.commit, path, git_dir)
     if content is None:
         raise ReleaseError(
-            f"the tag {advisor}@{version.version} has no {path}: it was not made by "
+            f"the tag {tag_of(advisor, tagged.version)} has no {path}, so it was not made by "
             "mondrian release; release it"
         )
-    return content, read_record(content, advisor, version.version, path)
+    return content, read_record(content, advisor, tagged.version, path)
 
 
-def _is_installed(shelf: Shelf, version: Version, record: bytes, release: Release) -> bool:
-    """Whether a version need not be downloaded.
-
-    Raises ReleaseError where it is whole, but not what the tag says now.
-    """
+def _is_installed(store: LocalStore, version: Version, record: bytes, release: Release) -> bool:
+    """Return whether an intact copy is here; raise ReleaseError if the tag now names another."""
     try:
-        local_record, known = read_local_record(shelf, version)
-        check_integrity(shelf.version_dir(version), known)
+        local_record, local_release = read_local_record(store, version)
+        check_integrity(store.version_dir(version), local_release)
     except (ReleaseError, OSError):
         return False
     if local_record != record:
         raise ReleaseError(
-            f"{release.tag} is here and whole, and another than the repository's tag names now: a "
-            f"version never changes. Who moved the tag? To take the new one all the same, remove "
-            f"{shelf.version_dir(version)}"
+            f"{release.tag} is installed and intact, but the repository's tag now names another "
+            "release: a version never changes. Who moved the tag? To install the new one anyway, "
+            f"remove {store.version_dir(version)}"
         )
     return True
 
 
-def _download_and_verify(source: Source, aside: Path, release: Release, record: bytes) -> None:
-    """Download a version into aside/adapter and verify it there."""
-    folder = aside / "adapter"
+def _download_and_verify(
+    source: Source, git_dir: Path, release: Release, record: bytes, folder: Path
+) -> None:
     folder.mkdir()
     free = shutil.disk_usage(folder).free
     if free < release.size + MIN_FREE_BYTES:
         raise ReleaseError(
-            f"{release.tag} takes {release.size / 1e6:.0f} MB and {MIN_FREE_BYTES / 1e6:.0f} "
-            f"MB to spare, {free / 1e6:.0f} MB are free; make room"
+            f"{release.tag} needs {release.size / 1e6:.0f} MB and {MIN_FREE_BYTES / 1e6:.0f} MB "
+            f"to spare, {free / 1e6:.0f} MB are free; free disk space"
         )
     (folder / RELEASE_FILENAME).write_bytes(record)
-    bar = tqdm(total=release.size, desc=release.tag, unit="B", unit_scale=True, leave=False)
-    with bar:
-        download.download(source, aside / "git", release, folder, bar.update)
+    with tqdm(total=release.size, desc=release.tag, unit="B", unit_scale=True, leave=False) as bar:
+        download.download(source, git_dir, release, folder, bar.update)
     try:
         check_integrity(folder, release)
     except ReleaseError as error:
         raise ReleaseError(
-            f"{error}; the DVC remote gave other bytes than were released. Where it "
-            f"was released: dvc push train@{release.advisor}"
+            f"{error}; the DVC remote has other bytes than were released. On the machine that "
+            f"released it: dvc push train@{release.advisor}"
         ) from None
     actual_version = adapter_version(folder)
     if actual_version != release.adapter_version:
         raise ReleaseError(
-            f"{release.tag} calls itself {release.adapter_version}, its files give "
+            f"{release.tag} records adapter {release.adapter_version}, its files give "
             f"{actual_version}; release again"
         )
 
 
-def _activate_version(shelf: Shelf, version: Version, record: bytes, folder: Path) -> None:
-    if folder != shelf.version_dir(version):
-        shelf.install(folder, version)
-    serving, entries = shelf.serving_version(), shelf.entries()
-    known = history.latest_entry(str(version), entries)
-    if serving != version or known is None or not known.matches_record(record):
-        entry = history.latest_entry(str(serving), entries)
-        below = entry.before if entry else ()
-        if serving not in (None, version):
-            below = (
-                str(serving),
-                *(predecessor for predecessor in below if predecessor != str(version)),
+def _activate(store: LocalStore, version: Version, record: bytes) -> None:
+    """Activate an installed version, unless it is active already, and prune old ones."""
+    active, entry = store.active_version(), store.latest_entry(version)
+    if active != version or entry is None or not entry.matches_record(record):
+        active_entry = store.latest_entry(active)
+        before = active_entry.before if active_entry else ()
+        if active not in (None, version):
+            before = (str(active), *(name for name in before if name != str(version)))
+        store.activate(version, record, "pull", before)
+    store.prune(version)
+
+
+def roll_back(store: LocalStore) -> RollbackResult:
+    """Activate the previous version, or raise ReleaseError and change nothing."""
+    advisor = store.advisor
+    check_name(advisor)
+    if store.active_version() is None:
+        raise ReleaseError(f"no version is active in {store.folder}; mondrian pull {advisor} first")
+    with store.lock():
+        current = store.active_version()
+        assert current is not None
+        entry = store.latest_entry(current)
+        if entry is None or not entry.before:
+            raise ReleaseError(
+                f"no version was active before {tag_of(advisor, current)} in {store.folder}; pull "
+                f"one: mondrian pull {advisor} --rev V"
             )
-        shelf.activate(version, record, "pull", below)
-    shelf.prune(version)
+        version = parse_version(entry.before[0])
+        try:
+            record, release = read_local_record(store, version)
+            check_integrity(store.version_dir(version), release)
+        except (ReleaseError, OSError) as error:
+            raise ReleaseError(
+                f"{error}; {tag_of(advisor, current)} stays active. Restore it: mondrian pull "
+                f"{advisor} --rev {version}"
+            ) from None
+        store.activate(version, record, "rollback", entry.before[1:])
+    return RollbackResult(current, version)

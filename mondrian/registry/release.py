@@ -1,14 +1,15 @@
-"""A person's decision: the adapter that dvc repro built becomes a version, if it may.
+"""Release the adapter that dvc repro built as a version, if its gates hold or a person overrides.
 
-One commit holds its record (and dvc.yaml, the first time), and GTO's tag names that commit. Killed
-between the two, the same command again sets the tag.
+One commit holds its record (and dvc.yaml, the first time), and GTO's tag names that commit. If the
+process is killed between the two, the same command again sets the tag.
 """
 
-from __future__ import annotations
-
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import yaml
 
 from mondrian.core.adapter_folder import RECIPE, adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError, one_line
@@ -18,15 +19,17 @@ from mondrian.evaluation.gates import list_failed_gates
 from mondrian.model.provenance import read_recipe
 from mondrian.registry import git, release_record, tags
 from mondrian.registry.build_check import BuiltAdapter, verify_built_adapter
-from mondrian.registry.dvc_artifacts import DVC_YAML, add_artifact
 from mondrian.registry.release_record import Release
 from mondrian.registry.tags import TaggedVersion
-from mondrian.registry.version import Version, check_name, parse_new_version, tag_of
+from mondrian.registry.version import Version, check_name, parse_new_version, parse_version, tag_of
+
+DVC_YAML = "dvc.yaml"
+_ARTIFACTS_KEY = re.compile(r"^artifacts:[ \t]*(#.*)?$\n?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class ReleaseResult:
-    """What was released, and DVC's default remote, if there is one."""
+    """A release, and DVC's default remote, if any."""
 
     release: Release
     remote: str | None
@@ -35,34 +38,29 @@ class ReleaseResult:
 def release(
     advisor: str, requested_version: str, reason: str | None, params: Params
 ) -> ReleaseResult:
-    """Make a version of the adapter that dvc repro built.
-
-    reason  releases it although gates fail, and is on record with them
-
-    Raises ReleaseError that says what stands against it; then nothing is changed.
-    """
+    """Release the adapter that dvc repro built, or raise ReleaseError; a reason overrides gates."""
     check_name(advisor)
     git.head()
     reason = (reason or "").strip() or None
     known = tags.list_tagged_versions(advisor)
     version = parse_new_version(advisor, requested_version, [tag.version for tag in known])
-    begun = _find_interrupted_release(advisor, version)
+    interrupted = _find_interrupted_release(advisor, version)
     built = verify_built_adapter(advisor, params)
     evaluation = _summarize_evaluation(built, reason, params)
-    _check_new(built, known, advisor)
-    record = _build_record(built, evaluation, advisor, version, reason)
-    commit, committed_record = begun or _commit(record)
-    if not release_record.same_files(committed_record.files, record.files):
+    _check_not_released(built, known, advisor)
+    new_record = _build_record(built, evaluation, advisor, version, reason)
+    commit, record = interrupted or (_commit(new_record), new_record)
+    if set(record.files) != set(built.files):
         raise ReleaseError(
-            f"a release of another adapter as {version} was stopped after its commit {commit[:8]}; "
-            "give the next version"
+            f"a release of another adapter as {version} was interrupted after its commit "
+            f"{commit[:8]}; use the next version"
         )
-    tags.register(advisor, version, commit, _describe_release(committed_record))
-    return ReleaseResult(committed_record, built.remote)
+    tags.register(advisor, version, commit, _describe_release(record))
+    return ReleaseResult(record, built.remote)
 
 
 def _find_interrupted_release(advisor: str, version: Version) -> tuple[str, Release] | None:
-    """The commit of a release that was killed before it set its tag."""
+    """Return the commit and record of a release that was killed before it set its tag."""
     path = release_record.record_path(advisor, version)
     content = git.show("HEAD", path)
     if content is None:
@@ -76,13 +74,10 @@ def _find_interrupted_release(advisor: str, version: Version) -> tuple[str, Rele
 def _summarize_evaluation(
     built: BuiltAdapter, reason: str | None, params: Params
 ) -> dict[str, Any]:
-    """The verdict as it goes on record.
-
-    Raises ReleaseError where a gate fails and nobody says why that is all right.
-    """
+    """Return verdict and gates for the record; raise ReleaseError if one fails without a reason."""
     metrics = read_json(built.metrics)
     try:
-        faults = list_failed_gates(metrics, params.evaluate.gates)
+        failed = list_failed_gates(metrics, params.evaluate.gates)
         tuned, base = metrics["fine_tuned"], metrics["base"]
         figures = {
             "index": tuned["quality_index"],
@@ -92,38 +87,34 @@ def _summarize_evaluation(
             "compliance": tuned["format_compliance"],
         }
     except (KeyError, TypeError, AttributeError):
-        raise ReleaseError(f"{built.metrics} holds no verdict; evaluate again: dvc repro") from None
-    if faults and not reason:
-        raise ReleaseError(
-            "\n  ".join(
-                [
-                    f"{built.metrics}: {len(faults)} gates do not hold; train a better one, or say "
-                    'why it may serve all the same: --reason "…"',
-                    *faults,
-                ]
-            )
+        raise ReleaseError(f"{built.metrics} has no verdict; evaluate again: dvc repro") from None
+    if failed and not reason:
+        first = (
+            f"{built.metrics}: {len(failed)} gates do not hold; train a better adapter, or say "
+            'why it may be released anyway: --reason "…"'
         )
+        raise ReleaseError("\n  ".join([first, *failed]))
     return {
         "verdict": metrics["verdict"],
         "photographs": metrics["photographs"],
         "figures": figures,
         "gates": metrics["gates"],
-        "failed": tuple(faults),
+        "failed": tuple(failed),
     }
 
 
-def _check_new(built: BuiltAdapter, known: list[TaggedVersion], advisor: str) -> None:
-    """Raise ReleaseError where these very bytes are a version already."""
+def _check_not_released(built: BuiltAdapter, known: list[TaggedVersion], advisor: str) -> None:
+    """Raise ReleaseError if the same bytes are a version already."""
     for tag in known:
         path = release_record.record_path(advisor, tag.version)
         content = git.show(tag.commit, path)
         if content is None:
-            continue  # a tag that somebody made by hand
+            continue  # a tag made by hand
         try:
             record = release_record.read_record(content, advisor, tag.version, path)
         except MondrianError:
             continue
-        if release_record.same_files(record.files, built.files):
+        if set(record.files) == set(built.files):
             raise ReleaseError(
                 f"{built.folder} is {tag_of(advisor, tag.version)} already, byte for byte; "
                 f"promote that: mondrian promote {advisor} --version {tag.version} --stage prod"
@@ -131,13 +122,9 @@ def _check_new(built: BuiltAdapter, known: list[TaggedVersion], advisor: str) ->
 
 
 def _build_record(
-    built: BuiltAdapter,
-    evaluation: dict[str, Any],
-    advisor: str,
-    version: Version,
-    reason: str | None,
+    built: BuiltAdapter, metrics: dict[str, Any], advisor: str, version: Version, reason: str | None
 ) -> Release:
-    recipe, whole = read_recipe(built.folder), read_json(built.folder / RECIPE)
+    recipe, recipe_json = read_recipe(built.folder), read_json(built.folder / RECIPE)
     if recipe.advisor != advisor:
         raise ReleaseError(f"{built.folder} is {recipe.advisor}'s, not {advisor}'s; dvc repro")
     try:
@@ -151,10 +138,10 @@ def _build_record(
                 "files": built.files,
                 "base": recipe.base.model_dump(),
                 "prompt_sha256": recipe.prompt_sha256,
-                "schema_sha256": whole["schema_sha256"],
-                "data_sha256": whole["data_sha256"],
-                "image": whole["image"],
-                "evaluation": evaluation,
+                "schema_sha256": recipe_json["schema_sha256"],
+                "data_sha256": recipe_json["data_sha256"],
+                "image": recipe_json["image"],
+                "evaluation": metrics,
                 "commit": built.commit,
                 "by": git.git("var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0],
                 "released_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,30 +149,66 @@ def _build_record(
             }
         )
     except (KeyError, ValueError) as error:
-        message = one_line(error, 200)
         raise ReleaseError(
-            f"{built.folder / RECIPE} lacks what a release needs: {message}; train again"
+            f"{built.folder / RECIPE} lacks what a release needs: {one_line(error, 200)}; train "
+            "again"
         ) from None
 
 
-def _commit(record: Release) -> tuple[str, Release]:
-    version = Version(*map(int, record.version[1:].split(".")))
-    files = {
-        release_record.record_path(record.advisor, version): release_record.serialize_record(record)
-    }
+def _commit(record: Release) -> str:
+    path = release_record.record_path(record.advisor, parse_version(record.version))
+    files = {path: release_record.serialize_record(record)}
     text = (git.show("HEAD", DVC_YAML) or b"").decode()
     if (updated := add_artifact(text, record.advisor)) != text:
         files[DVC_YAML] = updated.encode()
     message = f"Release {record.advisor} {record.version}\n\n{_describe_release(record)}\n"
-    return git.commit_files(record.commit, files, message), record
+    return git.commit_files(record.commit, files, message)
 
 
 def _describe_release(record: Release) -> str:
-    evaluation = record.evaluation
-    message = (
-        f"{evaluation.verdict}, index {evaluation.figures.index:.1f} (base "
-        f"{evaluation.figures.base_index:.1f})"
-    )
+    evaluation, figures = record.evaluation, record.evaluation.figures
+    text = f"{evaluation.verdict}, index {figures.index:.1f} (base {figures.base_index:.1f})"
     if evaluation.failed:
-        message += f"; released although {'; '.join(evaluation.failed)}: {record.reason}"
-    return message
+        text += f"; released although {'; '.join(evaluation.failed)}: {record.reason}"
+    return text
+
+
+def add_artifact(text: str, advisor: str) -> str:
+    """Return dvc.yaml with an entry of the advisor, by which `dvc artifacts get` finds versions.
+
+    Everything else keeps its bytes. Raises ReleaseError if the entry cannot be added.
+    """
+    pipeline, path = _parse_pipeline(text)
+    artifacts = pipeline.get("artifacts") or {}
+    if advisor in artifacts:
+        return text
+    entry = (
+        f"  {advisor}:\n    path: {path.replace('${item.advisor}', advisor)}\n    type: model\n"
+        f"    desc: adapter that critiques as {advisor} does\n"
+    )
+    if match := _ARTIFACTS_KEY.search(text):
+        before, after = text[: match.end()].removesuffix("\n"), text[match.end() :]
+        updated = f"{before}\n{entry}{after}"
+    else:
+        heading = "# Versions: mondrian release (docs/releases.md).\nartifacts:\n"
+        updated = f"{text.rstrip()}\n\n{heading}{entry}"
+    updated_pipeline, _ = _parse_pipeline(updated)
+    updated_artifacts = dict(updated_pipeline.pop("artifacts", None) or {})
+    updated_artifacts.pop(advisor, None)
+    pipeline.pop("artifacts", None)
+    if (updated_pipeline, updated_artifacts) != (pipeline, artifacts):
+        raise ReleaseError(
+            f"{DVC_YAML}: artifacts is written in a form that cannot be extended; add {advisor} "
+            "with path and type: model there, and commit"
+        )
+    return updated
+
+
+def _parse_pipeline(text: str) -> tuple[dict[str, Any], str]:
+    """Return the content of dvc.yaml and the adapter's path, the first output of stage train."""
+    try:
+        pipeline = dict(yaml.safe_load(text))
+        first = pipeline["stages"]["train"]["outs"][0]
+        return pipeline, str(next(iter(first)) if isinstance(first, dict) else first)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise ReleaseError(f"{DVC_YAML} has no stage train with an output; restore it") from None

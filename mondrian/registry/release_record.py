@@ -1,13 +1,10 @@
-"""releases/<advisor>/<version>.json: all that a released version consists of and was made from.
+"""releases/<advisor>/<version>.json: the files of a released version and what it was made from.
 
-It is committed with the tag and kept as release.json beside the adapter where it serves; what is
-served is held to it byte for byte.
+It is committed with the tag, and installed as release.json with the adapter on a serving machine.
+The two must be the same byte for byte.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,14 +22,12 @@ RelativePath = Annotated[
 
 
 class StrictRecord(BaseModel):
-    """Read strictly: a record that is not understood is not served from."""
+    """A record that is rejected if it has unknown keys or wrong types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ReleaseFile(StrictRecord):
-    """One file of the adapter's folder."""
-
     name: Name
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
@@ -50,7 +45,7 @@ class GateRecord(StrictRecord):
 
 
 class ReleaseMetrics(StrictRecord):
-    """Of base and adapter on the same photographs (docs/evaluation.md)."""
+    """Metrics of adapter and base on the same photos (docs/evaluation.md)."""
 
     index: float
     base_index: float
@@ -60,7 +55,7 @@ class ReleaseMetrics(StrictRecord):
 
 
 class EvaluationRecord(StrictRecord):
-    """failed  gates that did not hold and were overridden, as lines"""
+    """The verdict; `failed` lists the gates that were overridden, a line each."""
 
     verdict: str
     photographs: int
@@ -70,19 +65,11 @@ class EvaluationRecord(StrictRecord):
 
 
 class Release(StrictRecord):
-    """A version.
-
-    adapter_version  by which the service names it, in jobs and in /model-status
-    path             of the adapter's folder in the repository
-    commit           that it was built from; the record itself is committed on top
-    reason          why it was released although gates failed
-    """
-
     form: Literal[1]
     advisor: Name
     version: str
-    adapter_version: str
-    path: RelativePath
+    adapter_version: str  # its name in jobs and in /model-status
+    path: RelativePath  # of the adapter's folder in the repository
     files: tuple[ReleaseFile, ...]
     base: BaseModelRecord
     prompt_sha256: Sha256
@@ -90,14 +77,14 @@ class Release(StrictRecord):
     data_sha256: Sha256
     image: dict[str, int]
     evaluation: EvaluationRecord
-    commit: str
+    commit: str  # it was built from; the record itself is committed on top
     by: str
     released_at: str
-    reason: str | None
+    reason: str | None  # for the release although gates failed
 
     @model_validator(mode="after")
-    def _check_files(self) -> Release:
-        names = [piece.name.casefold() for piece in self.files]  # a Mac's disk knows no case
+    def _check_files(self) -> Self:
+        names = [file.name.casefold() for file in self.files]  # macOS ignores case
         if len(set(names)) < len(names) or RELEASE_FILENAME in names:
             raise ValueError("files names one twice")
         if missing := [name for name in REQUIRED_FILES if name not in names]:
@@ -106,43 +93,33 @@ class Release(StrictRecord):
 
     @property
     def tag(self) -> str:
-        """What it is called."""
         return tag_of(self.advisor, parse_version(self.version))
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(piece.size for piece in self.files)
+        """Total bytes of the files."""
+        return sum(file.size for file in self.files)
 
 
 def record_path(advisor: str, version: Version) -> str:
-    """Where the record of a version lies in the repository."""
+    """Return the path of a version's record in the repository."""
     return f"releases/{advisor}/{version}.json"
 
 
 def serialize_record(release: Release) -> bytes:
-    """The file, the same bytes for the same record."""
+    """Return the file's content, the same bytes for the same record."""
     return (release.model_dump_json(indent=2) + "\n").encode()
 
 
 def read_record(content: bytes, advisor: str, version: Version, path: str) -> Release:
-    """The record of a version.
-
-    Raises ReleaseError where it is damaged or another version's.
-    """
+    """Parse a version's record, or raise ReleaseError if it is damaged or another version's."""
     try:
         release = Release.model_validate_json(content)
     except ValidationError as error:
         raise ReleaseError(
             f"{path} is damaged, or of another version of Mondrian "
-            f"({format_validation_error(error)}); bring "
-            "this checkout up to date, or release again"
+            f"({format_validation_error(error)}); update this checkout, or release again"
         ) from None
     if (release.advisor, release.version) != (advisor, str(version)):
         raise ReleaseError(f"{path} is of {release.advisor}@{release.version}; release again")
     return release
-
-
-def same_files(files: Iterable[ReleaseFile], other: Iterable[ReleaseFile]) -> bool:
-    """Whether two versions are the same bytes under the same names."""
-    return set(files) == set(other)

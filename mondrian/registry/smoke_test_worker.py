@@ -1,10 +1,8 @@
-"""python -m mondrian.registry.smoke_test_worker PARAMS ADVISOR: load the base, try an adapter.
+"""python -m mondrian.registry.smoke_test_worker PARAMS ADVISOR: load the base, test an adapter.
 
-stdin gives its folder and name once it is here, stdout takes a critique or a fault. The model, the
-prompt, the picture and the form are those of the service.
+stdin receives the adapter's folder and name when it is downloaded, stdout a critique or a fault.
+Model, prompt, image size and grammar are those of the service.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -27,68 +25,64 @@ PHOTO = Path(__file__).with_name("smoke_test.png")  # 320 x 256, scene 1 of mond
 
 
 class SmokeTestRunner:
-    """A base that has looked at a rendered photograph, and waits for an adapter."""
+    """A loaded base with the prompt and features of a rendered photo."""
 
     def __init__(self, params: Params, advisor: str) -> None:
-        self.here = local_requirements(advisor, params)
+        self.requirements = local_requirements(advisor, params)
         self.base = vlm.load(params.base.source)
-        limit = params.serve.max_new_tokens
-        words = self.base.model.config.text_config.vocab_size
-        self.sampling_params = SamplingParams(
-            limit, 1, CritiqueGrammar(self.base.processor.tokenizer, words, limit)
-        )
-        image = params.image
-        picture = resize_to_fit(read_photo(PHOTO), image.min_pixels, image.max_pixels)
-        self.features = vlm.encode_image(self.base, picture, raw=True)
+        max_tokens = params.serve.max_new_tokens
+        vocabulary = self.base.model.config.text_config.vocab_size
+        grammar = CritiqueGrammar(self.base.processor.tokenizer, vocabulary, max_tokens)
+        self.sampling_params = SamplingParams(max_tokens, 1, grammar)
+        photo = resize_to_fit(read_photo(PHOTO), params.image.min_pixels, params.image.max_pixels)
+        self.features = vlm.encode_image(self.base, photo, raw=True)
         messages = row_messages(params.persona(advisor), "")[:-1]
         self.prompt = vlm.prompt_ids(self.base, messages, self.features)
-        self.base_says = self._compute_logits()
-        self.base_says.tolist()  # computed now, while the adapter is on its way
+        self.base_logits = self._compute_logits()
+        self.base_logits.tolist()  # evaluated now, during the download
 
     def generate_critique(self, folder: Path) -> str:
-        """What an adapter says of the photograph.
+        """Return the adapter's critique of the photo.
 
-        Raises MondrianError where it is for another base, prompt, form or size of picture, does
-        nothing, or gives no critique.
+        Raises MondrianError if it is for another base, prompt, schema or image size, has no effect,
+        or gives no critique.
         """
-        check_requirements(read_requirements(folder, self.here), self.here, str(folder))
+        requirements = read_requirements(folder, self.requirements)
+        check_requirements(requirements, self.requirements, str(folder))
         adapter.load(self.base.model, self.base.hash, folder)
-        adapter.check_adapter_changes_logits(self._compute_logits(), self.base_says, folder)
+        adapter.check_adapter_changes_logits(self._compute_logits(), self.base_logits, folder)
         text = generate(self.base, [self.prompt], [self.features], self.sampling_params)[0].text
         if not is_schema_valid(text):
-            raise AdapterError(
-                f"{folder} gives no critique of a rendered photograph: {text[:80]!r}"
-            )
+            raise AdapterError(f"{folder} gives no critique of a rendered photo: {text[:80]!r}")
         return text
 
     def _compute_logits(self) -> Any:
         return vlm.next_logits(self.base, self.prompt, self.features)
 
 
-def handle_request(proof: SmokeTestRunner, request: str) -> dict[str, str]:
-    """A critique as `text`, or a `fault` that names the adapter as the user knows it."""
+def handle_request(runner: SmokeTestRunner, request: str) -> dict[str, str]:
+    """Return a critique as `text`, or a `fault` that names the adapter as the user knows it."""
     folder, name = json.loads(request)
     try:
-        return {"text": proof.generate_critique(Path(folder))}
+        return {"text": runner.generate_critique(Path(folder))}
     except (MondrianError, OSError, RuntimeError, MemoryError) as error:
-        message = one_line(error, 400)
-        return {"fault": message.replace(folder, name)}
+        return {"fault": one_line(error, 400).replace(folder, name)}
 
 
 def main() -> None:
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not the answer
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print must not write into the response
     try:
-        proof = SmokeTestRunner(load_params(Path(sys.argv[1])), sys.argv[2])
+        runner = SmokeTestRunner(load_params(Path(sys.argv[1])), sys.argv[2])
     except MondrianError as error:
         response = {"fault": str(error)}
     else:
         request = sys.stdin.readline()
         if not request:
-            return  # whoever asked is gone
-        response = handle_request(proof, request)
-    out.write(json.dumps(response))
-    out.close()
+            return  # the parent process ended
+        response = handle_request(runner, request)
+    output.write(json.dumps(response))
+    output.close()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Versions as GTO tags them: ansel@v2.0.0; and which one may come next."""
-
-from __future__ import annotations
+"""Versions as in GTO's tags, such as ansel@v2.0.0, and the rules for names."""
 
 import re
 from collections.abc import Sequence
@@ -9,13 +7,11 @@ from dataclasses import dataclass
 from mondrian.core.errors import ReleaseError
 
 _VERSION = re.compile(r"v?(0|[1-9]\d{0,8})(?:\.(0|[1-9]\d{0,8}))?(?:\.(0|[1-9]\d{0,8}))?", re.ASCII)
-_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?", re.ASCII)  # GTO's, in one folder
+_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?", re.ASCII)  # GTO's, without folders
 
 
 @dataclass(frozen=True, order=True)
 class Version:
-    """Compared by its numbers; its text is the one in tags and files."""
-
     major: int
     minor: int
     patch: int
@@ -25,21 +21,15 @@ class Version:
 
 
 def parse_version(text: str) -> Version:
-    """v2, 2.1 or v2.1.3; what is left out is 0.
-
-    Raises ReleaseError where it is none of them.
-    """
+    """Parse v2, 2.1 or v2.1.3, or raise ReleaseError; missing parts are 0."""
     match = _VERSION.fullmatch(text)
     if not match:
-        raise ReleaseError(f"{text!r} is no version; give one such as v2, v2.1 or v2.1.3")
+        raise ReleaseError(f"{text!r} is not a version; give one such as v2, v2.1 or v2.1.3")
     return Version(*(int(number or 0) for number in match.groups()))
 
 
 def parse_new_version(advisor: str, requested_version: str, known: Sequence[Version]) -> Version:
-    """The version that is asked for.
-
-    Raises ReleaseError where it exists, or a higher one does.
-    """
+    """Return the requested version, or raise ReleaseError if it or a higher one exists."""
     version = parse_version(requested_version)
     top = max(known, default=None)
     if top is None or version > top:
@@ -49,15 +39,14 @@ def parse_new_version(advisor: str, requested_version: str, known: Sequence[Vers
     raise ReleaseError(f"{advisor}@{version} {reason}; the next free versions are {free}")
 
 
-def check_name(name: str, what: str = "advisor") -> None:
+def check_name(name: str, kind: str = "advisor") -> None:
     """Raise ReleaseError unless GTO can tag an advisor or a stage of this name."""
     if not _NAME.fullmatch(name):
         raise ReleaseError(
-            f"{what} {name!r} cannot be part of a tag: letters, digits, - and _ can, and the first "
-            "and last have to be a letter or a digit; rename it"
+            f"{kind} {name!r} cannot be part of a tag: use letters, digits, - and _, with a letter "
+            "or a digit first and last"
         )
 
 
 def tag_of(advisor: str, version: Version) -> str:
-    """The tag of a version."""
     return f"{advisor}@{version}"

@@ -7,7 +7,7 @@ from mondrian.core.files import write_json
 
 
 @pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
-def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bool) -> None:
+def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, stale: bool) -> None:
     arm = {
         "format_compliance": 1.0,
         "scored": 21,
@@ -16,10 +16,10 @@ def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bo
         "seconds_per_critique": 0.1,
         "tokens_per_critique": 300.0,
     }
-    part = {"critiques": 9}
-    found = {
+    split = {"critiques": 9}
+    metrics = {
         "link": {"linked": 40, "finished": 50},
-        "prepare": {"train": part, "val": {"critiques": val}, "test": part},
+        "prepare": {"train": split, "val": {"critiques": val}, "test": split},
         "train": {"seconds": 9.0, "tokens_per_second": 9.0, "val_loss": 1.0, "peak_memory_gb": 1.0},
         "evaluate": {
             "photographs": 21,
@@ -31,9 +31,9 @@ def test_figures_of_other_data_are_called_so(tmp_path: Path, val: int, stale: bo
             "comparisons": {"index": {"needed": 80}},
         },
     }
-    for stage, content in found.items():
+    for stage, content in metrics.items():
         write_json(tmp_path / "ansel" / f"{stage}.json", content)
     text = describe_advisor("ansel", tmp_path)
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
-    assert "about 80 photographs" in text
+    assert "about 80 photos" in text

@@ -1,4 +1,4 @@
-"""What happens where memory does not suffice, before and while answers are made."""
+"""Generation of answers: the cache, and errors if memory does not suffice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,81 +10,82 @@ from PIL import Image
 from mondrian.core.errors import EvaluationError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
-from mondrian.evaluation import generation as asking
-from mondrian.evaluation import memory_check
-from mondrian.evaluation.answer_cache import AnswerCache
+from mondrian.evaluation import generation
 from mondrian.evaluation.arms import EvalPrompt
-from mondrian.evaluation.generation import generate_answers
+from mondrian.evaluation.generation import AnswerCache, generate_answers
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.hardware import bytes_per_sequence
 from mondrian.model.vlm import Generation, Vlm, encode_image, prompt_ids
 
 
 @pytest.fixture(scope="module")
-def asked(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
-    seen = [encode_image(tiny, resize_to_fit(photo, 4096, 20_480)) for photo in photos[:3]]
+def prompts(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
+    features = [encode_image(tiny, resize_to_fit(photo, 4096, 20_480)) for photo in photos[:3]]
     messages = row_messages("You are one.", "")[:-1]
-    return [EvalPrompt(prompt_ids(tiny, messages, one), one, str(i)) for i, one in enumerate(seen)]
+    return [EvalPrompt(prompt_ids(tiny, messages, f), f, str(i)) for i, f in enumerate(features)]
 
 
-def test_more_rows_than_memory_holds_are_refused_with_the_number_that_fits(
-    plain: Vlm, asked: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
+def test_too_many_sequences_are_refused_with_the_number_that_fits(
+    plain: Vlm, prompts: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = bytes_per_sequence(plain, 700 + max(len(q.prompt) for q in asked))
-    monkeypatch.setattr(memory_check, "available_memory", lambda: 2 * each + 1)
+    sequence_bytes = bytes_per_sequence(plain, 700 + max(len(p.token_ids) for p in prompts))
+    monkeypatch.setattr(generation, "available_memory", lambda: 2 * sequence_bytes + 1)
     with pytest.raises(EvaluationError, match="lower evaluate.batch_size to 2"):
-        generate_answers(plain, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
-    monkeypatch.setattr(memory_check, "available_memory", lambda: 1000)
+        generate_answers(plain, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
+    monkeypatch.setattr(generation, "available_memory", lambda: 1000)
     with pytest.raises(EvaluationError, match="close other programs"):
-        generate_answers(plain, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
+        generate_answers(plain, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
 
 
 @pytest.mark.parametrize(
-    ("fault", "wanted"),
+    ("fault", "expected"),
     [
         (RuntimeError("[malloc] Unable to allocate 9 bytes."), EvaluationError),
         (MemoryError(), EvaluationError),
         (RuntimeError("shapes differ"), RuntimeError),
     ],
 )
-def test_memory_that_runs_out_is_named_and_what_was_answered_is_kept(
+def test_out_of_memory_is_named_and_finished_answers_stay_cached(
     plain: Vlm,
-    asked: list[EvalPrompt],
+    prompts: list[EvalPrompt],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     fault: Exception,
-    wanted: type[Exception],
+    expected: type[Exception],
 ) -> None:
-    given = Generation("text", (1, 2), 0.1, True, 2)
+    answer = Generation("text", (1, 2), 0.1, True, 2)
 
-    def one_then_none(*_: Any) -> Iterator[tuple[int, Generation]]:
-        yield 0, given
+    def fail_after_one(*_: Any) -> Iterator[tuple[int, Generation]]:
+        yield 0, answer
         raise fault
 
-    monkeypatch.setattr(asking, "stream_generate", one_then_none)
-    with pytest.raises(wanted):
-        generate_answers(
-            plain, "base", asked, SamplingParams(700, 3), AnswerCache(tmp_path / "kept.jsonl", {})
-        )
-    known = AnswerCache(tmp_path / "kept.jsonl", {})
-    assert known.get(known.key("base", "0", asked[0].prompt, "0")) == given
-    assert known.get(known.key("base", "1", asked[1].prompt, "1")) is None
+    monkeypatch.setattr(generation, "stream_generate", fail_after_one)
+    cache = AnswerCache(tmp_path / "answers.jsonl", {})
+    with pytest.raises(expected):
+        generate_answers(plain, "base", prompts, SamplingParams(700, 3), cache)
+    reread = AnswerCache(tmp_path / "answers.jsonl", {})
+    assert reread.answers.get(reread.key("base", 0, prompts[0].token_ids, "0")) == answer
+    assert reread.answers.get(reread.key("base", 1, prompts[1].token_ids, "1")) is None
 
 
 @pytest.mark.slow
-def test_what_is_known_is_not_asked_again(
-    plain: Vlm, asked: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cached_answers_are_not_generated_again(
+    plain: Vlm, prompts: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how, kept = SamplingParams(12, 2), tmp_path / "kept.jsonl"
-    whole = generate_answers(plain, "base", asked, how, AnswerCache(kept, {}))
-    lines = kept.read_text().splitlines()
+    sampling_params, path = SamplingParams(12, 2), tmp_path / "answers.jsonl"
+
+    def generate() -> list[Generation]:
+        return generate_answers(plain, "base", prompts, sampling_params, AnswerCache(path, {}))
+
+    answers = generate()
+    lines = path.read_text().splitlines()
     assert len(lines) == 3
-    kept.write_text("\n".join([lines[1], lines[0][:40]]) + "\n")  # stopped after one
-    again = generate_answers(plain, "base", asked, how, AnswerCache(kept, {}))
-    assert [a.ids for a in again] == [a.ids for a in whole]
+    path.write_text("\n".join([lines[1], lines[0][:40]]) + "\n")  # interrupted after one
+    resumed = generate()
+    assert [answer.ids for answer in resumed] == [answer.ids for answer in answers]
 
-    def never(*_: Any) -> Iterator[Any]:
-        raise AssertionError("asked again")
+    def fail(*_: Any) -> Iterator[Any]:
+        raise AssertionError("generated again")
 
-    monkeypatch.setattr(asking, "stream_generate", never)
-    assert generate_answers(plain, "base", asked, how, AnswerCache(kept, {})) == again
+    monkeypatch.setattr(generation, "stream_generate", fail)
+    assert generate() == resumed

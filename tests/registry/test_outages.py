@@ -1,4 +1,4 @@
-"""Pulls that are killed, interrupted or out of disk, the real canary, S3: what serves is whole."""
+"""Pulls that are killed, interrupted or out of disk, the real smoke test, and S3."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import yaml
 
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf
+from mondrian.registry.local_store import LocalStore
 from tests.conftest import ROOT, one_clear_line
 from tests.releasing import Mac, Project, make_adapters, make_released
 
@@ -30,26 +30,27 @@ from mondrian.core.errors import run
 from mondrian.core.params import load_params
 from mondrian.registry import pull as module
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf
-from tests.releasing import Trusting
+from mondrian.registry.local_store import LocalStore
+from tests.releasing import pass_smoke_test
 
-where, source, rev, step, spare = sys.argv[1:]
-if step != "-1":
-    left = int(step)
-    def counted(plain):
-        def call(*words, **more):
-            global left
-            if left == 0:
+store_dir, repository, rev, kill_step, min_free = sys.argv[1:]
+if kill_step != "-1":
+    remaining = int(kill_step)
+    def counted(function):
+        def call(*args, **kwargs):
+            global remaining
+            if remaining == 0:
                 os.kill(os.getpid(), 9)
-            left -= 1
-            return plain(*words, **more)
+            remaining -= 1
+            return function(*args, **kwargs)
         return call
     for name in ("fsync", "replace", "rename", "symlink", "mkdir", "rmdir", "unlink"):
         setattr(os, name, counted(getattr(os, name)))
-module.MIN_FREE_BYTES = int(spare)
+module.MIN_FREE_BYTES = int(min_free)
 def main():
-    module.pull(Shelf(Path(where), "ansel"), module.VersionSelector(rev, None), Source(source),
-                load_params(Path("params.yaml")), Trusting())
+    store, selector = LocalStore(Path(store_dir), "ansel"), module.VersionSelector(rev, None)
+    params = load_params(Path("params.yaml"))
+    module.pull(store, selector, Source(repository), params, pass_smoke_test)
 run(main)
 """
 
@@ -57,40 +58,40 @@ run(main)
 @pytest.fixture(scope="module")
 def released(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("released")
-    made = make_adapters(tiny, folder / "adapters", params, 2)
-    return make_released(folder / "project", {"v1.0.0": made[0], "v2.0.0": made[1]})
+    adapters = make_adapters(tiny, folder / "adapters", params, 2)
+    return make_released(folder / "project", {"v1.0.0": adapters[0], "v2.0.0": adapters[1]})
 
 
 @pytest.fixture
 def mac(released: Project, params: Params, tmp_path: Path) -> Mac:
-    shelf = Shelf(tmp_path / "serving" / "ansel", "ansel")
-    return Mac(shelf, Source(str(released.folder)), params)
+    store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
+    return Mac(store, Source(str(released.folder)), params)
 
 
-def command(mac: Mac, rev: str, *more: object) -> list[str]:
-    """`mondrian pull`, with the model."""
-    words = [sys.executable, "-m", "mondrian", "pull", "ansel", "--rev", rev]
-    words += ["--from", mac.source.repository, "--serving_dir", str(mac.shelf.folder.parent)]
-    return [*words, *map(str, more)]
+def pull_command(mac: Mac, rev: str, *flags: object) -> list[str]:
+    """Return `mondrian pull`, with the model."""
+    command = [sys.executable, "-m", "mondrian", "pull", "ansel", "--rev", rev]
+    command += ["--from", mac.source.repository, "--serving_dir", str(mac.store.folder.parent)]
+    return [*command, *map(str, flags)]
 
 
-def quick(mac: Mac, rev: str, step: int = -1, spare: int = 0) -> list[str]:
-    """The same without, which kills itself at a step: one that changes something on the disk."""
+def fast_pull_command(mac: Mac, rev: str, kill_step: int = -1, min_free: int = 0) -> list[str]:
+    """Return a pull without the model, killed at a call that changes the disk."""
     return [
         sys.executable,
         "-c",
         _WITHOUT_MODEL,
-        str(mac.shelf.folder),
+        str(mac.store.folder),
         mac.source.repository,
         rev,
-        str(step),
-        str(spare),
+        str(kill_step),
+        str(min_free),
     ]
 
 
-def done(words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        words,
+        command,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
         capture_output=True,
@@ -99,25 +100,26 @@ def done(words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_pulled_adapter_has_made_a_critique(mac: Mac) -> None:
-    shown = done(command(mac, "v1"))
-    assert shown.returncode == 0, shown.stderr
-    assert "ansel@v1.0.0 serves (adapter " in shown.stdout
-    assert "ansel@v1.0.0" in shown.stderr  # the bar
-    assert mac.serves() == "v1.0.0"
-    again = done(command(mac, "v1"))
-    assert "here already, verified again" in again.stdout
+def test_a_pulled_adapter_has_passed_the_smoke_test(mac: Mac) -> None:
+    result = run(pull_command(mac, "v1"))
+    assert result.returncode == 0, result.stderr
+    assert "ansel@v1.0.0 is active (adapter " in result.stdout
+    assert "ansel@v1.0.0" in result.stderr  # the progress bar
+    assert mac.active() == "v1.0.0"
+    repeated = run(pull_command(mac, "v1"))
+    assert "already here, verified again" in repeated.stdout
 
 
-def test_rolling_back_by_the_command(mac: Mac) -> None:
+def test_rollback_by_the_command(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    where = ["--serving_dir", str(mac.shelf.folder.parent)]
-    back = [sys.executable, "-m", "mondrian", "rollback", "ansel", *where]
-    assert "ansel@v1.0.0 serves again, instead of v2.0.0" in done(back).stdout
-    one_clear_line(done(back), "no version served before ansel@v1.0.0", "mondrian pull ansel --rev")
-    listed = done([sys.executable, "-m", "mondrian", "releases", "ansel", *where]).stdout
-    assert [line.split()[::2][1] for line in listed.splitlines()[2:]] == ["kept", "serves"]
+    flags = ["--serving_dir", str(mac.store.folder.parent)]
+    rollback = [sys.executable, "-m", "mondrian", "rollback", "ansel", *flags]
+    assert "ansel@v1.0.0 is active again, instead of v2.0.0" in run(rollback).stdout
+    message = "no version was active before ansel@v1.0.0"
+    one_clear_line(run(rollback), message, "mondrian pull ansel --rev")
+    table = run([sys.executable, "-m", "mondrian", "list", "ansel", *flags]).stdout
+    assert [line.split()[::2][1] for line in table.splitlines()[2:]] == ["installed", "active"]
 
 
 def test_an_adapter_of_another_base_is_refused(mac: Mac, tmp_path: Path) -> None:
@@ -127,38 +129,37 @@ def test_an_adapter_of_another_base_is_refused(mac: Mac, tmp_path: Path) -> None
         (other / file.name).write_bytes(file.read_bytes())
     config = json.loads((other / "generation_config.json").read_text())
     (other / "generation_config.json").write_text(json.dumps(config | {"top_p": 0.9}))
-    told = yaml.safe_load((ROOT / "params.yaml").read_text())
-    told["base"]["source"] = str(other)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["base"]["source"] = str(other)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     mac.pull("v1")
-    shown = done(command(mac, "v2", "--params", tmp_path / "params.yaml"))
-    one_clear_line(shown, "ansel@v2.0.0 was trained on", "not on this base")
-    assert mac.serves() == "v1.0.0"
-    assert mac.left() == []
+    result = run(pull_command(mac, "v2", "--params", tmp_path / "params.yaml"))
+    one_clear_line(result, "ansel@v2.0.0 was trained on", "not on this base")
+    assert mac.active() == "v1.0.0"
+    assert mac.leftovers() == []
 
 
-def test_an_adapter_that_does_nothing_is_refused(
+def test_an_adapter_without_effect_is_refused(
     released: Project, mac: Mac, tiny: Any, params: Params, tmp_path: Path
 ) -> None:
     from mondrian.registry.smoke_test_worker import SmokeTestRunner, handle_request
     from tests.service_process import make_adapter
 
-    proof = SmokeTestRunner(params, "ansel")
-    asked = json.dumps(
-        [str(make_adapter(tiny, tmp_path / "zero", "ansel", params, size=0.0)), "it"]
-    )
-    assert "every lora_B is zero" in handle_request(proof, asked)["fault"]
-    assert str(tmp_path) not in handle_request(proof, asked)["fault"]
+    runner = SmokeTestRunner(params, "ansel")
+    adapter = make_adapter(tiny, tmp_path / "zero", "ansel", params, size=0.0)
+    fault = handle_request(runner, json.dumps([str(adapter), "it"]))["fault"]
+    assert "every lora_B is zero" in fault
+    assert str(tmp_path) not in fault
 
 
 def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     mac.pull("v1")
-    heeding = (  # a shell's background job, as tests may be, ignores SIGINT, and so do its children
+    heed_sigint = (  # background jobs of a shell, and their children, ignore SIGINT
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
         "os.execv(sys.executable, sys.argv[1:])"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", heeding, *command(mac, "v2")],
+        [sys.executable, "-c", heed_sigint, *pull_command(mac, "v2")],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -167,106 +168,107 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     ) as process:
         for _ in range(1500):
             time.sleep(0.02)
-            if mac.left():
+            if mac.leftovers():
                 break
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert b"Traceback" not in err
-    assert mac.serves() == "v1.0.0"
-    assert mac.left() == []
+    assert mac.active() == "v1.0.0"
+    assert mac.leftovers() == []
 
 
 @pytest.mark.long
-def test_killed_at_any_step_what_serves_is_whole(mac: Mac) -> None:
+def test_a_pull_killed_at_any_step_leaves_a_complete_active_version(mac: Mac) -> None:
     mac.pull("v1")
-    seen, steps = set(), 0
+    versions, kills = set(), 0
     for step in range(400):
-        code = done(quick(mac, "v2" if mac.serves() == "v1.0.0" else "v1", step)).returncode
-        seen.add(mac.serves())
+        other = "v2" if mac.active() == "v1.0.0" else "v1"
+        code = run(fast_pull_command(mac, other, step)).returncode
+        versions.add(mac.active())
         if code == 0:
             break
         assert code == -signal.SIGKILL
-        steps += 1
-    assert steps > 10
-    assert seen == {"v1.0.0", "v2.0.0"}
+        kills += 1
+    assert kills > 10
+    assert versions == {"v1.0.0", "v2.0.0"}
     mac.pull("v1")
     mac.pull("v2")
-    assert (mac.serves(), mac.left()) == ("v2.0.0", [])
+    assert (mac.active(), mac.leftovers()) == ("v2.0.0", [])
 
 
 @pytest.mark.long
-def test_killed_at_random_moments_what_serves_is_whole(mac: Mac) -> None:
+def test_a_pull_killed_at_random_times_leaves_a_complete_active_version(mac: Mac) -> None:
     mac.pull("v1")
     started = time.perf_counter()
-    assert done(command(mac, "v2")).returncode == 0
-    takes = time.perf_counter() - started
-    rng, killed, wanted = random.Random(20), 0, "v1"
-    while killed < 20:
+    assert run(pull_command(mac, "v2")).returncode == 0
+    duration = time.perf_counter() - started
+    rng, kills, rev = random.Random(20), 0, "v1"
+    while kills < 20:
         with subprocess.Popen(
-            command(mac, wanted),
+            pull_command(mac, rev),
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         ) as process:
-            time.sleep(rng.uniform(0, takes))
+            time.sleep(rng.uniform(0, duration))
             process.kill()
-            killed += process.wait() == -signal.SIGKILL
-        assert mac.serves() in ("v1.0.0", "v2.0.0")
-        wanted = "v1" if mac.serves() == "v2.0.0" else "v2"
-    assert done(command(mac, "v1")).returncode == 0
-    assert (mac.serves(), mac.left()) == ("v1.0.0", [])
+            kills += process.wait() == -signal.SIGKILL
+        assert mac.active() in ("v1.0.0", "v2.0.0")
+        rev = "v1" if mac.active() == "v2.0.0" else "v2"
+    assert run(pull_command(mac, "v1")).returncode == 0
+    assert (mac.active(), mac.leftovers()) == ("v1.0.0", [])
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a few MB, full of nothing."""
+    """Mount an empty disk of a few MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    told = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)],
         capture_output=True,
         text=True,
     )
-    if told.returncode:
-        pytest.skip(f"no disk can be mounted here: {told.stderr.strip()}")
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.long
-def test_a_disk_that_is_full_at_any_point_changes_nothing(mac: Mac, small_disk: Path) -> None:
-    here = Mac(Shelf(small_disk / "ansel", "ansel"), mac.source, mac.params)
-    done(quick(here, "v1"))
-    assert here.serves() == "v1.0.0"
+def test_a_disk_that_fills_at_any_point_changes_nothing(mac: Mac, small_disk: Path) -> None:
+    small_mac = Mac(LocalStore(small_disk / "ansel", "ansel"), mac.source, mac.params)
+    run(fast_pull_command(small_mac, "v1"))
+    assert small_mac.active() == "v1.0.0"
     ballast, faults = small_disk / "ballast", []
     free = os.statvfs(small_disk).f_bavail * 4096
     for left in range(0, 8_000_000, 400_000):
         with ballast.open("wb") as file:
             file.write(b"\0" * max(0, free - left))
-        shown = done(quick(here, "v2", spare=-(1 << 40)))
-        assert here.serves() in ("v1.0.0", "v2.0.0")
-        assert here.left() == []
+        result = run(fast_pull_command(small_mac, "v2", min_free=-(1 << 40)))
+        assert small_mac.active() in ("v1.0.0", "v2.0.0")
+        assert small_mac.leftovers() == []
         ballast.unlink()
-        if shown.returncode == 0:
+        if result.returncode == 0:
             break
-        one_clear_line(shown)
-        faults.append(shown.stderr)
-    assert here.serves() == "v2.0.0"
+        one_clear_line(result)
+        faults.append(result.stderr)
+    assert small_mac.active() == "v2.0.0"
     assert sum("No space left on device" in fault for fault in faults) >= 3
 
 
-def test_files_that_may_not_grow_change_nothing(mac: Mac) -> None:
+def test_a_file_size_limit_changes_nothing(mac: Mac) -> None:
     mac.pull("v1")
-    words = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *quick(mac, "v2")]
-    one_clear_line(done(words))
-    assert (mac.serves(), mac.left()) == ("v1.0.0", [])
+    limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh"]
+    one_clear_line(run([*limited, *fast_pull_command(mac, "v2")]))
+    assert (mac.active(), mac.leftovers()) == ("v1.0.0", [])
 
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An S3 server on loopback with a bucket; what a client's environment needs."""
+    """Start an S3 server on loopback with a bucket; yield the environment of its clients."""
     missing = [name for name in ("dvc_s3", "moto", "flask", "flask_cors") if not find_spec(name)]
     if missing:
         pytest.skip(f"S3 is tried with dvc-s3, moto, flask and flask-cors; {missing[0]} is missing")
@@ -301,7 +303,7 @@ def bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
             server.kill()
 
 
-def test_a_version_comes_from_s3(released: Project, mac: Mac, bucket: dict[str, str]) -> None:
+def test_a_version_is_pulled_from_s3(released: Project, mac: Mac, bucket: dict[str, str]) -> None:
     released.run("dvc", "remote", "add", "-q", "--local", "-f", "s3", "s3://versions/store")
     pushed = subprocess.run(
         ["dvc", "push", "-q", "train@ansel", "-r", "s3"],
@@ -311,12 +313,12 @@ def test_a_version_comes_from_s3(released: Project, mac: Mac, bucket: dict[str, 
         env=released.env | bucket,
     )
     assert pushed.returncode == 0, pushed.stderr
-    shown = done(command(mac, "v2", "--remote_url", "s3://versions/store"), **bucket)
-    assert shown.returncode == 0, shown.stderr
-    assert mac.serves() == "v2.0.0"
-    assert "ClientSession" not in shown.stderr
-    gone = done(command(mac, "v1", "--remote_url", "s3://versions/store"), **bucket)
-    one_clear_line(gone, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
-    nowhere = done(command(mac, "v1", "--remote_url", "s3://nowhere/store"), **bucket)
-    one_clear_line(nowhere, "ansel@v1.0.0")
-    assert mac.serves() == "v2.0.0"
+    result = run(pull_command(mac, "v2", "--remote_url", "s3://versions/store"), **bucket)
+    assert result.returncode == 0, result.stderr
+    assert mac.active() == "v2.0.0"
+    assert "ClientSession" not in result.stderr
+    not_pushed = run(pull_command(mac, "v1", "--remote_url", "s3://versions/store"), **bucket)
+    one_clear_line(not_pushed, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
+    no_bucket = run(pull_command(mac, "v1", "--remote_url", "s3://nowhere/store"), **bucket)
+    one_clear_line(no_bucket, "ansel@v1.0.0")
+    assert mac.active() == "v2.0.0"

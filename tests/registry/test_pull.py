@@ -1,4 +1,4 @@
-"""Pulling: what serves is always a whole, verified version, whatever comes or goes wrong."""
+"""Pull and rollback: the active version is always complete and verified, whatever fails."""
 
 import json
 import shutil
@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
+from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, ReleaseError
+from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
-from mondrian.registry.local_store import Shelf
-from mondrian.registry.pull import VersionSelector, pull
-from mondrian.registry.rollback import roll_back
+from mondrian.registry.local_store import LocalStore
+from mondrian.registry.pull import VersionSelector, pull, roll_back
 from mondrian.registry.version import parse_version
 from tests.releasing import (
     Mac,
     Project,
-    Trusting,
-    copy_of,
+    copy_project,
     make_adapters,
     make_project,
     make_released,
+    pass_smoke_test,
 )
 
 pytestmark = pytest.mark.slow
@@ -32,22 +33,22 @@ VERSIONS = ("v1.0.0", "v1.1.0", "v2.0.0", "v3.0.0")
 
 @pytest.fixture(scope="module")
 def released(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with four versions, two of them with a stage, all in a DVC remote beside it."""
+    """Create a project with four versions, two of them with a stage, all in its DVC remote."""
     folder = tmp_path_factory.mktemp("released")
-    made = make_adapters(tiny, folder / "adapters", params, len(VERSIONS))
-    return make_released(folder / "project", dict(zip(VERSIONS, made, strict=True)))
+    adapters = make_adapters(tiny, folder / "adapters", params, len(VERSIONS))
+    return make_released(folder / "project", dict(zip(VERSIONS, adapters, strict=True)))
 
 
 @pytest.fixture
 def mac(released: Project, params: Params, tmp_path: Path) -> Mac:
-    shelf = Shelf(tmp_path / "serving" / "ansel", "ansel")
-    return Mac(shelf, Source(str(released.folder)), params)
+    store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
+    return Mac(store, Source(str(released.folder)), params)
 
 
 @contextmanager
 def changed(file: Path, content: bytes | None) -> Iterator[None]:
-    """A file of a repository or its remote with other bytes, or gone, for a while."""
-    before, mode = file.read_bytes(), file.stat().st_mode
+    """Replace or remove a file of a repository or its remote, and restore it on exit."""
+    original, mode = file.read_bytes(), file.stat().st_mode
     file.chmod(0o644)
     file.unlink()
     if content is not None:
@@ -56,138 +57,134 @@ def changed(file: Path, content: bytes | None) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
-        file.write_bytes(before)
+        file.write_bytes(original)
         file.chmod(mode)
 
 
-def stored(project: Project, version: str, name: str) -> Path:
-    """The object of the DVC remote that holds a file of a version."""
+def remote_object(project: Project, version: str, name: str) -> Path:
+    """Return the object of a version's file in the DVC remote."""
     record = json.loads(
         project.run("git", "show", f"ansel@{version}:releases/ansel/{version}.json")
     )
-    size = next(piece["size"] for piece in record["files"] if piece["name"] == name)
-    wanted = next(piece["sha256"] for piece in record["files"] if piece["name"] == name)
-    from mondrian.core.files import file_hash
-
-    store = project.folder.parent / "store"
-    found = [path for path in store.rglob("*") if path.is_file() and path.stat().st_size == size]
-    return next(path for path in found if file_hash(path) == wanted)
+    file = next(file for file in record["files"] if file["name"] == name)
+    paths = [path for path in (project.folder.parent / "store").rglob("*") if path.is_file()]
+    return next(path for path in paths if file_hash(path) == file["sha256"])
 
 
-def test_a_version_is_put_to_use_and_the_one_before_stays(mac: Mac) -> None:
+def test_a_pulled_version_is_activated_and_the_previous_is_reported(mac: Mac) -> None:
     assert mac.pull("v1").previous_version is None
-    done = mac.pull("2")
-    assert mac.serves() == "v2.0.0"
-    assert str(done.previous_version) == "v1.0.0"
-    assert done.downloaded_bytes == done.release.size > 10_000
-    assert mac.shelf.current_link.readlink() == Path("versions/ansel@v2.0.0")
-    assert json.loads((mac.shelf.current_link / "release.json").read_text())["version"] == "v2.0.0"
-    assert mac.left() == []
+    result = mac.pull("2")
+    assert mac.active() == "v2.0.0"
+    assert str(result.previous_version) == "v1.0.0"
+    assert result.downloaded_bytes == result.release.size > 10_000
+    assert mac.store.current_link.readlink() == Path("versions/ansel@v2.0.0")
+    assert json.loads((mac.store.current_link / "release.json").read_text())["version"] == "v2.0.0"
+    assert mac.leftovers() == []
 
 
-def test_the_version_of_a_stage_is_the_last_that_was_given_it(mac: Mac) -> None:
-    done = pull(mac.shelf, VersionSelector(None, "prod"), mac.source, mac.params, Trusting())
-    assert done.release.version == mac.serves() == "v2.0.0"
+def test_the_version_of_a_stage_is_the_last_that_was_promoted_to_it(mac: Mac) -> None:
+    prod, dev = VersionSelector(None, "prod"), VersionSelector(None, "dev")
+    result = pull(mac.store, prod, mac.source, mac.params, pass_smoke_test)
+    assert result.release.version == mac.active() == "v2.0.0"
     with pytest.raises(ReleaseError, match="no version of ansel is dev .there is canary, prod.;"):
-        pull(mac.shelf, VersionSelector(None, "dev"), mac.source, mac.params, Trusting())
+        pull(mac.store, dev, mac.source, mac.params, pass_smoke_test)
     with pytest.raises(ReleaseError, match="no version v9.0.0 .it has v1.0.0, v1.1.0, v2"):
         mac.pull("v9")
 
 
-def test_the_service_finds_what_was_pulled(mac: Mac) -> None:
-    from mondrian.core.adapter_folder import adapter_version
+def test_the_service_finds_the_pulled_version(mac: Mac) -> None:
     from mondrian.serving.engines.adapter_watcher import find_adapters
     from mondrian.serving.worker.adapters import _version
 
     release = mac.pull("v1").release
-    assert find_adapters(mac.shelf.folder.parent) == (
-        {"ansel": mac.shelf.current_link.resolve()},
+    assert find_adapters(mac.store.folder.parent) == (
+        {"ansel": mac.store.current_link.resolve()},
         [],
     )
-    assert _version(mac.shelf.current_link) == adapter_version(mac.shelf.current_link)
-    assert release.adapter_version == _version(mac.shelf.current_link)
+    assert _version(mac.store.current_link) == adapter_version(mac.store.current_link)
+    assert release.adapter_version == _version(mac.store.current_link)
 
 
-def test_a_whole_version_is_not_downloaded_again(mac: Mac) -> None:
+def test_an_intact_version_is_not_downloaded_again(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    inode = (mac.shelf.version_dir(parse_version("v1")) / "recipe.json").stat().st_ino
+    inode = (mac.store.version_dir(parse_version("v1")) / "recipe.json").stat().st_ino
     assert mac.pull("v1").downloaded_bytes == 0
-    assert mac.serves() == "v1.0.0"
-    assert (mac.shelf.current_link / "recipe.json").stat().st_ino == inode
-    entries = mac.shelf.entries()
+    assert mac.active() == "v1.0.0"
+    assert (mac.store.current_link / "recipe.json").stat().st_ino == inode
+    entries = mac.store.entries()
     assert mac.pull("v1").downloaded_bytes == 0
-    assert mac.shelf.entries() == entries  # nothing changed, nothing is on record
+    assert mac.store.entries() == entries  # nothing changed, so nothing is recorded
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "adapter_model.safetensors", "release.json"])
-def test_a_version_that_was_damaged_here_is_mended_where_it_lies(mac: Mac, name: str) -> None:
+def test_a_version_damaged_on_disk_is_repaired_in_place(mac: Mac, name: str) -> None:
     mac.pull("v1")
-    file = mac.shelf.current_link / name
+    file = mac.store.current_link / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    (mac.shelf.current_link / "more.bin").write_text("more")
+    (mac.store.current_link / "more.bin").write_text("more")
     assert mac.pull("v1").downloaded_bytes > 0
-    assert mac.serves() == "v1.0.0"
-    assert not (mac.shelf.current_link / "more.bin").exists()
+    assert mac.active() == "v1.0.0"
+    assert not (mac.store.current_link / "more.bin").exists()
 
 
-def test_three_versions_stay_on_the_disk(mac: Mac) -> None:
+def test_three_versions_are_retained_on_disk(mac: Mac) -> None:
     for version in VERSIONS:
         mac.pull(version)
-    names = {path.name for path in (mac.shelf.folder / "versions").iterdir()}
+    names = {path.name for path in (mac.store.folder / "versions").iterdir()}
     assert names == {"ansel@v1.1.0", "ansel@v2.0.0", "ansel@v3.0.0"}
 
 
-def test_rolling_back_goes_through_what_served_before(mac: Mac) -> None:
-    with pytest.raises(ReleaseError, match="nothing serves in .*; mondrian pull ansel first"):
-        roll_back(mac.shelf)
+def test_rollbacks_go_through_the_versions_that_were_active(mac: Mac) -> None:
+    with pytest.raises(ReleaseError, match="no version is active in .*; mondrian pull ansel first"):
+        roll_back(mac.store)
     for version in VERSIONS[:3]:
         mac.pull(version)
-    assert str(roll_back(mac.shelf).version) == mac.serves() == "v1.1.0"
-    assert str(roll_back(mac.shelf).version) == mac.serves() == "v1.0.0"
-    with pytest.raises(ReleaseError, match="no version served before ansel@v1.0.0"):
-        roll_back(mac.shelf)
+    assert str(roll_back(mac.store).version) == mac.active() == "v1.1.0"
+    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
+    with pytest.raises(ReleaseError, match="no version was active before ansel@v1.0.0"):
+        roll_back(mac.store)
     mac.pull("v3")
-    assert str(roll_back(mac.shelf).version) == mac.serves() == "v1.0.0"
+    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
 
 
-def test_a_damaged_version_is_not_rolled_back_to(mac: Mac) -> None:
+def test_a_rollback_to_a_damaged_version_is_refused(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    file = mac.shelf.version_dir(parse_version("v1")) / "recipe.json"
+    file = mac.store.version_dir(parse_version("v1")) / "recipe.json"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
-        ReleaseError, match="v1.0.0 is damaged: recipe.json has .* bytes.*serves on"
+        ReleaseError, match="v1.0.0 is damaged: recipe.json has .* bytes.*stays active"
     ):
-        roll_back(mac.shelf)
-    assert mac.serves() == "v2.0.0"
-    release = mac.shelf.version_dir(parse_version("v1")) / "release.json"
+        roll_back(mac.store)
+    assert mac.active() == "v2.0.0"
+    release = mac.store.version_dir(parse_version("v1")) / "release.json"
     release.write_bytes(release.read_bytes().replace(b"BETTER", b"WORSER"))
     with pytest.raises(ReleaseError, match="release.json is not the one that was pulled"):
-        roll_back(mac.shelf)
-    assert mac.serves() == "v2.0.0"
+        roll_back(mac.store)
+    assert mac.active() == "v2.0.0"
 
 
-def test_the_journal_survives_a_torn_line_and_a_pull_that_never_switched(mac: Mac) -> None:
+def test_the_history_survives_a_cut_line_and_a_pull_killed_before_activation(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    with mac.shelf.history_path.open("a") as file:  # a pull of v3, killed before its switch
-        line = mac.shelf.history_path.read_text().splitlines()[1]
+    with mac.store.history_path.open("a") as file:  # a pull of v3, killed before activation
+        line = mac.store.history_path.read_text().splitlines()[1]
         file.write(line.replace("v2.0.0", "v3.0.0").replace("v1.0.0", "v2.0.0") + "\n" + line[:40])
-    assert str(roll_back(mac.shelf).version) == mac.serves() == "v1.0.0"
+    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
     mac.pull("v2")
-    assert str(roll_back(mac.shelf).version) == "v1.0.0"
+    assert str(roll_back(mac.store).version) == "v1.0.0"
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "longer", "empty", "gone"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "gone"])
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "recipe.json"])
 def test_a_bad_object_in_the_remote_changes_nothing(
-    released: Project, mac: Mac, name: str, how: str
+    released: Project, mac: Mac, name: str, damage: str
 ) -> None:
     mac.pull("v1")
-    file = stored(released, "v2.0.0", name)
+    file = remote_object(released, "v2.0.0", name)
     content = file.read_bytes()
     middle = len(content) // 2
     bad = {
@@ -196,101 +193,108 @@ def test_a_bad_object_in_the_remote_changes_nothing(
         "longer": content + b"\0" * 10_000_000,
         "empty": b"",
         "gone": None,
-    }[how]
+    }[damage]
     with changed(file, bad), pytest.raises(ReleaseError, match=f"ansel@v2.0.0.*{name}.*dvc push"):
         mac.pull("v2")
-    assert mac.serves() == "v1.0.0"
-    assert mac.left() == []
-    assert not mac.shelf.version_dir(parse_version("v2")).exists()
+    assert mac.active() == "v1.0.0"
+    assert mac.leftovers() == []
+    assert not mac.store.version_dir(parse_version("v2")).exists()
     mac.pull("v2")
-    assert mac.serves() == "v2.0.0"
+    assert mac.active() == "v2.0.0"
 
 
-def test_what_the_canary_refuses_does_not_serve(mac: Mac) -> None:
+def test_a_version_that_fails_the_smoke_test_is_not_activated(mac: Mac) -> None:
     mac.pull("v1")
     with pytest.raises(ReleaseError, match="changes nothing"):
         mac.pull("v2", fault="ansel@v2.0.0 changes nothing")
-    assert mac.serves() == "v1.0.0"
-    assert mac.left() == []
+    assert mac.active() == "v1.0.0"
+    assert mac.leftovers() == []
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("changes", "message"),
     [
         ({"personas": {"ansel": "You are another.", "okeefe": "o"}}, "trained on another prompt"),
         ({"image": {"max_pixels": 40960}}, "trained with image .*20480.*40960"),
     ],
 )
-def test_a_checkout_that_asks_otherwise_refuses(mac: Mac, what: dict[str, Any], told: str) -> None:
-    asks = mac.params.model_dump()
-    for section, values in what.items():
-        asks[section] |= values
-    with pytest.raises(AdapterError, match=f"ansel@v1.0.0 was {told}"):
-        Mac(mac.shelf, mac.source, Params.model_validate(asks)).pull("v1")
-    assert mac.serves() is None
+def test_a_checkout_with_other_requirements_refuses(
+    mac: Mac, changes: dict[str, Any], message: str
+) -> None:
+    params = mac.params.model_dump()
+    for section, values in changes.items():
+        params[section] |= values
+    with pytest.raises(AdapterError, match=f"ansel@v1.0.0 was {message}"):
+        Mac(mac.store, mac.source, Params.model_validate(params)).pull("v1")
+    assert mac.active() is None
 
 
-def test_two_pulls_of_an_advisor_keep_apart(mac: Mac) -> None:
-    with mac.shelf.lock(), pytest.raises(ReleaseError, match="another pull or rollback of ansel"):
+def test_two_pulls_of_an_advisor_exclude_each_other(mac: Mac) -> None:
+    with mac.store.lock(), pytest.raises(ReleaseError, match="another pull or rollback of ansel"):
         mac.pull("v1")
     mac.pull("v1")
 
 
-def test_a_tag_that_was_moved_is_noticed(released: Project, mac: Mac, tmp_path: Path) -> None:
+def test_a_moved_tag_is_detected(released: Project, mac: Mac, tmp_path: Path) -> None:
     mac.pull("v1")
-    other = copy_of(released, tmp_path / "project")
+    other = copy_project(released, tmp_path / "project")
     (other.folder / "releases/ansel/v1.0.0.json").write_bytes(
         other.run("git", "show", "HEAD:releases/ansel/v2.0.0.json").replace("v2.0", "v1.0").encode()
     )
     other.run("git", "commit", "-qam", "bad")
     other.run("git", "tag", "-f", "-a", "-m", "moved", "ansel@v1.0.0")
     source = Source(str(other.folder), remote_url=str(released.folder.parent / "store"))
-    moved = Mac(mac.shelf, source, mac.params)
-    with pytest.raises(ReleaseError, match="here and whole, and another .* Who moved the tag"):
+    moved = Mac(mac.store, source, mac.params)
+    with pytest.raises(ReleaseError, match="installed and intact, but .* Who moved the tag"):
         moved.pull("v1")
-    assert mac.serves() == "v1.0.0"
+    assert mac.active() == "v1.0.0"
 
 
-def test_a_disk_that_is_too_full_is_seen_before(mac: Mac, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_detected_before_the_download(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mondrian.registry.pull.MIN_FREE_BYTES", 1 << 60)
-    with pytest.raises(ReleaseError, match="MB are free; make room"):
+    with pytest.raises(ReleaseError, match="MB are free; free disk space"):
         mac.pull("v1")
-    assert mac.left() == []
+    assert mac.leftovers() == []
 
 
-def test_git_and_dvc_remote_are_enough(released: Project, params: Params, tmp_path: Path) -> None:
+def test_a_bare_repository_and_a_dvc_remote_are_enough(
+    released: Project, params: Params, tmp_path: Path
+) -> None:
     bare = tmp_path / "bare.git"
     released.run("git", "clone", "-q", "--bare", released.folder, bare)
-    shelf = Shelf(tmp_path / "serving" / "ansel", "ansel")
-    store = shutil.copytree(released.folder.parent / "store", tmp_path / "moved")
-    url = Mac(shelf, Source(f"file://{bare}", remote_url=str(store)), params)
-    assert url.pull("v1").release.version == url.serves() == "v1.0.0"
+    store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
+    remote = shutil.copytree(released.folder.parent / "store", tmp_path / "moved")
+    mac = Mac(store, Source(f"file://{bare}", remote_url=str(remote)), params)
+    assert mac.pull("v1").release.version == mac.active() == "v1.0.0"
     with pytest.raises(ReleaseError, match="has no DVC remote other .it has store."):
-        Mac(shelf, Source(str(bare), remote="other"), params).pull("v2")
+        Mac(store, Source(str(bare), remote="other"), params).pull("v2")
     with pytest.raises(MondrianError, match="git fetch: .*nowhere"):
-        Mac(shelf, Source(str(tmp_path / "nowhere")), params).pull("v2")
+        Mac(store, Source(str(tmp_path / "nowhere")), params).pull("v2")
 
 
-def test_a_repository_without_a_remote_gives_what_its_cache_holds(
+def test_a_repository_without_a_remote_is_pulled_from_its_cache(
     released: Project, mac: Mac, tmp_path: Path
 ) -> None:
-    alone = copy_of(released, tmp_path / "project")
-    alone.run("dvc", "remote", "remove", "store")
-    assert Mac(mac.shelf, Source(str(alone.folder)), mac.params).pull("v1").downloaded_bytes > 0
+    project = copy_project(released, tmp_path / "project")
+    project.run("dvc", "remote", "remove", "store")
+    source = Source(str(project.folder))
+    assert Mac(mac.store, source, mac.params).pull("v1").downloaded_bytes > 0
 
 
-def test_a_bare_repository_that_names_no_remote_is_told_of_one(
+def test_a_bare_repository_without_a_remote_needs_a_remote_url(
     tiny: Any, params: Params, tmp_path: Path
 ) -> None:
     adapter = make_adapters(tiny, tmp_path / "adapters", params, 1)[0]
     project = make_project(tmp_path / "project", adapter)
     project.release("v1")
     project.run("git", "clone", "-q", "--bare", project.folder, tmp_path / "bare.git")
-    shelf = Shelf(tmp_path / "serving" / "ansel", "ansel")
+    store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
     source = Source(str(tmp_path / "bare.git"))
     with pytest.raises(ReleaseError, match="names no DVC remote; give --remote_url URL, or there"):
-        Mac(shelf, source, params).pull("v1")
+        Mac(store, source, params).pull("v1")
     project.run("dvc", "remote", "add", "-q", "--default", "--local", "store", tmp_path / "store")
     project.run("dvc", "push", "-q", "train@ansel")
     with_url = Source(str(tmp_path / "bare.git"), remote_url=str(tmp_path / "store"))
-    assert Mac(shelf, with_url, params).pull("v1").downloaded_bytes > 0
+    assert Mac(store, with_url, params).pull("v1").downloaded_bytes > 0

@@ -1,4 +1,4 @@
-"""Releasing: a version is what was built, judged and committed, or there is none."""
+"""Releases: a version is exactly what was built, evaluated and committed."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from mondrian.core.errors import MondrianError, ReleaseError
 from mondrian.core.params import Params, load_params
 from mondrian.registry import tags
 from mondrian.registry.listing import format_version_table, list_unfinished_releases, list_versions
-from mondrian.registry.promote import promote
-from mondrian.registry.release import ReleaseResult, release
+from mondrian.registry.release import ReleaseResult, add_artifact, release
 from mondrian.registry.release_record import Release, read_record
+from mondrian.registry.tags import promote
 from mondrian.registry.version import parse_version
 from tests.conftest import ROOT, one_clear_line
-from tests.releasing import ADAPTER, METRICS, Project, copy_of, make_adapters, make_project
+from tests.releasing import ADAPTER, METRICS, Project, copy_project, make_adapters, make_project
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,44 +28,44 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def adapters_made(
-    tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
-) -> list[Path]:
+def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return make_adapters(tiny, tmp_path_factory.mktemp("adapters"), params, 2)
 
 
 @pytest.fixture(scope="module")
-def template(adapters_made: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("template") / "project", adapters_made[0])
+def template(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("template") / "project", adapters[0])
 
 
 @pytest.fixture
 def built(template: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A checkout with an adapter of ansel that was built, and the place to be."""
-    project = copy_of(template, tmp_path / "project")
+    """Create a checkout with a built adapter of ansel, and change to its folder."""
+    project = copy_project(template, tmp_path / "project")
     monkeypatch.chdir(project.folder)
     for name, value in project.env.items():
         monkeypatch.setenv(name, value)
     return project
 
 
-def make(version: str, because: str | None = None) -> ReleaseResult:
-    return release("ansel", version, because, load_params(Path("params.yaml")))
+def make_release(version: str, reason: str | None = None) -> ReleaseResult:
+    return release("ansel", version, reason, load_params(Path("params.yaml")))
 
 
-def refused(project: Project, *told: str, version: str = "v1", because: str | None = None) -> None:
-    """A release is refused for a reason, and nothing is another than before."""
+def assert_refused(
+    project: Project, *messages: str, version: str = "v1", reason: str | None = None
+) -> None:
+    """Check that a release is refused with these messages and changes nothing."""
     before = project.head(), project.tags(), project.run("git", "status", "--porcelain")
     with pytest.raises(MondrianError) as error:
-        make(version, because)
-    for part in told:
-        assert part in str(error.value), (part, str(error.value))
-    now = project.head(), project.tags(), project.run("git", "status", "--porcelain")
-    assert now == before
+        make_release(version, reason)
+    for message in messages:
+        assert message in str(error.value), (message, str(error.value))
+    after = project.head(), project.tags(), project.run("git", "status", "--porcelain")
+    assert after == before
 
 
-def recorded(project: Project, version: str) -> Release:
-    """The record that the tag of a version holds."""
+def tagged_record(project: Project, version: str) -> Release:
+    """Return the record in the tag of a version."""
     path = f"releases/ansel/{version}.json"
     content = project.run("git", "show", f"ansel@{version}:{path}").encode()
     return read_record(content, "ansel", parse_version(version), path)
@@ -73,7 +73,7 @@ def recorded(project: Project, version: str) -> Release:
 
 def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
     code = built.head()
-    made = make("v1")
+    result = make_release("v1")
     assert built.tags() == ["ansel@v1.0.0"]
     assert built.run("git", "rev-parse", "ansel@v1.0.0^{commit}").strip() == built.head()
     assert built.run("git", "cat-file", "-t", "ansel@v1.0.0").strip() == "tag"
@@ -81,11 +81,11 @@ def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
     changed = built.run("git", "diff", "--name-only", code, "HEAD").split()
     assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json"]
     assert built.run("git", "status", "--porcelain") == ""
-    record = recorded(built, "v1.0.0")
-    assert record == made.release
+    record = tagged_record(built, "v1.0.0")
+    assert record == result.release
     assert record.commit == code
     assert record.by == "ann <ann@example.org>"
-    assert {piece.name for piece in record.files} == {p.name for p in Path(ADAPTER).iterdir()}
+    assert {file.name for file in record.files} == {p.name for p in Path(ADAPTER).iterdir()}
     assert record.adapter_version == adapter_version(Path(ADAPTER))
     assert record.evaluation.figures.index == 85.8
     assert record.reason is None
@@ -95,34 +95,34 @@ def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
 def test_dvc_itself_finds_the_artifact(built: Project, tmp_path: Path) -> None:
     built.run("dvc", "remote", "add", "-q", "--default", "store", "../store")
     built.commit()
-    make("v1")
+    make_release("v1")
     built.run("dvc", "push", "-q", "train@ansel")
     promote("ansel", "v1", "prod")
     elsewhere = tmp_path / "elsewhere.git"
     built.run("git", "clone", "-q", "--bare", built.folder, elsewhere)
-    for which in (("--rev", "v1.0.0"), ("--stage", "prod")):
-        out = tmp_path / which[0]
+    for selector in (("--rev", "v1.0.0"), ("--stage", "prod")):
+        out = tmp_path / selector[0]
         built.run(
             "dvc",
             "artifacts",
             "get",
             f"file://{elsewhere}",
             "ansel",
-            *which,
+            *selector,
             "-o",
             out,
             "--remote-config",
             f"url={tmp_path / 'store'}",
         )
-        assert adapter_version(out) == recorded(built, "v1.0.0").adapter_version
+        assert adapter_version(out) == tagged_record(built, "v1.0.0").adapter_version
 
 
-def test_what_the_user_has_begun_beside_it_stays_out_of_it(built: Project) -> None:
+def test_other_changes_of_the_user_are_not_committed(built: Project) -> None:
     Path("README.md").write_text("mine")
     Path("notes.txt").write_text("mine too")
     built.run("git", "add", "README.md")
     Path("CHANGELOG.md").write_text("not added")
-    make("v1")
+    make_release("v1")
     changed = built.run("git", "show", "--name-only", "--format=", "HEAD").split()
     assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json"]
     status = built.run("git", "status", "--porcelain").splitlines()
@@ -130,7 +130,7 @@ def test_what_the_user_has_begun_beside_it_stays_out_of_it(built: Project) -> No
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "message"),
     [
         ("params.yaml", "params.yaml is not as in the last commit"),
         (
@@ -142,97 +142,97 @@ def test_what_the_user_has_begun_beside_it_stays_out_of_it(built: Project) -> No
         (METRICS, f"{METRICS} is not as in the last commit"),
     ],
 )
-def test_what_is_not_committed_is_refused(built: Project, file: str, told: str) -> None:
+def test_uncommitted_changes_are_refused(built: Project, file: str, message: str) -> None:
     with Path(file).open("a") as opened:
         opened.write("\n# changed\n" if not file.endswith(".json") else "\n")
-    refused(built, told, "git add")
+    assert_refused(built, message, "git add")
     built.run("git", "add", file)
-    refused(built, told)
+    assert_refused(built, message)
 
 
-def test_a_lock_that_was_never_committed_is_refused(built: Project) -> None:
+def test_an_uncommitted_dvc_lock_is_refused(built: Project) -> None:
     built.run("git", "rm", "-q", "--cached", "dvc.lock", METRICS)
     built.run("git", "commit", "-qm", "without")
-    refused(built, f"dvc.lock, {METRICS} are not as in the last commit")
+    assert_refused(built, f"dvc.lock, {METRICS} are not as in the last commit")
 
 
-def test_committed_code_that_built_nothing_yet_is_refused(built: Project) -> None:
+def test_code_changed_since_the_run_is_refused(built: Project) -> None:
     with Path("mondrian/training/trainer.py").open("a") as file:
         file.write("# changed\n")
     built.commit()
-    refused(
+    assert_refused(
         built,
         "not what dvc.lock says; dvc repro, commit, and release again",
         "train@ansel: modified mondrian/training",
     )
 
 
-def test_an_adapter_that_was_changed_on_the_disk_is_refused(built: Project) -> None:
+def test_an_adapter_changed_on_disk_is_refused(built: Project) -> None:
     file = Path(ADAPTER) / "recipe.json"
     file.chmod(0o644)
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content.replace(b"ansel", b"anson"))
-    refused(built, "train@ansel: modified models/mondrian-tiny-lora-ansel")
+    assert_refused(built, "train@ansel: modified models/mondrian-tiny-lora-ansel")
 
 
 def test_a_change_that_dvc_cannot_see_is_refused(built: Project) -> None:
-    """DVC goes by inode, size and time; a disk that turns a bit changes none of them."""
+    """DVC compares inode, size and time; a flipped bit on disk changes none of them."""
     built.run("dvc", "status", "-d", "evaluate@ansel")
     file = Path(ADAPTER) / "adapter_model.safetensors"
     before = file.stat()
     file.chmod(0o644)
     with file.open("r+b") as opened:
         opened.seek(20_000)
-        turned = bytes([opened.read(1)[0] ^ 1])
+        flipped = bytes([opened.read(1)[0] ^ 1])
         opened.seek(20_000)
-        opened.write(turned)
+        opened.write(flipped)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(MondrianError, match=r"dvc.lock|modified"):
-        make("v1")
+        make_release("v1")
     assert built.tags() == []
 
 
-def test_a_gate_that_fails_is_refused_and_may_be_overridden(
-    built: Project, adapters_made: list[Path]
+def test_a_failed_gate_is_refused_unless_there_is_a_reason(
+    built: Project, adapters: list[Path]
 ) -> None:
-    built.build(adapters_made[0], verdict="INCONCLUSIVE", gain=1.0)
-    refused(
+    built.build(adapters[0], verdict="INCONCLUSIVE", gain=1.0)
+    assert_refused(
         built,
         "2 gates do not hold",
         '--reason "…"',
         "verdict is INCONCLUSIVE, not BETTER",
-        "index_gain_percent is 1.0, 5.0 is asked",
+        "index_gain_percent is 1.0, the threshold is 5.0",
     )
-    refused(built, "2 gates do not hold", because="  ")
-    make("v1", "the club's evening is tomorrow")
-    record = recorded(built, "v1.0.0")
+    assert_refused(built, "2 gates do not hold", reason="  ")
+    make_release("v1", "the club's evening is tomorrow")
+    record = tagged_record(built, "v1.0.0")
     assert record.reason == "the club's evening is tomorrow"
     assert record.evaluation.failed == (
         "verdict is INCONCLUSIVE, not BETTER",
-        "index_gain_percent is 1.0, 5.0 is asked",
+        "index_gain_percent is 1.0, the threshold is 5.0",
     )
     assert "the club's evening" in built.run("git", "tag", "-n9")
-    shown = "\n".join(format_version_table(list_versions("ansel", Path("models/serving"))))
-    assert "the club's evening is tomorrow" in shown
+    table = "\n".join(format_version_table(list_versions("ansel", Path("models/serving"))))
+    assert "the club's evening is tomorrow" in table
 
 
-def test_a_version_is_made_once_and_none_below_it(
-    built: Project, adapters_made: list[Path]
+def test_a_version_is_released_once_and_no_lower_one_after_it(
+    built: Project, adapters: list[Path]
 ) -> None:
-    make("v1.2")
-    refused(built, "ansel@v1.2.0 exists", "v1.2.1 or v2.0.0", version="v1.2")
-    refused(built, "v1.1.0 is below v1.2.0", version="1.1")
-    refused(built, "is ansel@v1.2.0 already, byte for byte", version="v2")
-    built.build(adapters_made[1])
-    make("v2")
+    make_release("v1.2")
+    assert_refused(built, "ansel@v1.2.0 exists", "v1.2.1 or v2.0.0", version="v1.2")
+    assert_refused(built, "v1.1.0 is below v1.2.0", version="1.1")
+    assert_refused(built, "is ansel@v1.2.0 already, byte for byte", version="v2")
+    built.build(adapters[1])
+    make_release("v2")
     changed = built.run("git", "show", "--name-only", "--format=", "HEAD").split()
-    assert changed == ["releases/ansel/v2.0.0.json"]  # dvc.yaml has its entry
+    assert changed == ["releases/ansel/v2.0.0.json"]  # dvc.yaml has the entry already
     assert built.tags() == ["ansel@v1.2.0", "ansel@v2.0.0"]
 
 
 @pytest.mark.parametrize("advisor", ["ansel.adams", "ansel_", "nobody"])
-def test_an_advisor_that_cannot_be_tagged_or_is_none_is_refused(
+def test_an_advisor_that_is_unknown_or_cannot_be_tagged_is_refused(
     built: Project, advisor: str
 ) -> None:
     with pytest.raises(ReleaseError, match=r"cannot be part of a tag|has no advisor 'nobody'"):
@@ -246,58 +246,60 @@ from mondrian.core.params import (load_params)
 from mondrian.registry import (git, tags)
 from mondrian.registry.release import (release)
 step = sys.argv[1]
-def end(*words, **more): os._exit(9)
-if step == "tag": tags.register = end
+def exit(*args, **kwargs): os._exit(9)
+if step == "tag": tags.register = exit
 else:
-    plain = git.git
-    git.git = lambda *words, **more: end() if words[0] == step else plain(*words, **more)
+    run_git = git.git
+    git.git = lambda *args, **kwargs: exit() if args[0] == step else run_git(*args, **kwargs)
 release("ansel", "v1", "a reason", load_params(Path("params.yaml")))
 """
 
 
 @pytest.mark.parametrize("step", ["read-tree", "commit-tree", "update-ref", "checkout", "tag"])
-def test_a_release_that_was_killed_is_made_whole_by_the_next(built: Project, step: str) -> None:
+def test_a_killed_release_is_completed_by_the_next(built: Project, step: str) -> None:
     code = built.head()
-    done = built.attempt(sys.executable, "-c", _KILL, step)
-    assert done.returncode == 9, done.stderr
+    result = built.attempt(sys.executable, "-c", _KILL, step)
+    assert result.returncode == 9, result.stderr
     assert built.tags() == []
     if step in ("checkout", "tag"):
         assert list_unfinished_releases("ansel", []) == (["v1.0.0"] if step == "tag" else [])
-    make("v1")
+    make_release("v1")
     assert built.tags() == ["ansel@v1.0.0"]
     assert built.run("git", "rev-list", "--count", f"{code}..HEAD").strip() == "1"
     assert built.run("git", "status", "--porcelain") == ""
-    because = "a reason" if step in ("checkout", "tag") else None  # that of the commit stays
-    assert recorded(built, "v1.0.0").reason == because
+    reason = "a reason" if step in ("checkout", "tag") else None  # as in the interrupted commit
+    assert tagged_record(built, "v1.0.0").reason == reason
 
 
-def test_a_killed_release_of_another_adapter_keeps_its_number(
-    built: Project, adapters_made: list[Path]
+def test_the_number_of_a_killed_release_is_not_reused_for_another_adapter(
+    built: Project, adapters: list[Path]
 ) -> None:
     assert built.attempt(sys.executable, "-c", _KILL, "tag").returncode == 9
-    built.build(adapters_made[1])
-    refused(built, "a release of another adapter as v1.0.0 was stopped", "give the next version")
-    make("v1.0.1")
+    built.build(adapters[1])
+    assert_refused(
+        built, "a release of another adapter as v1.0.0 was interrupted", "use the next version"
+    )
+    make_release("v1.0.1")
     assert built.tags() == ["ansel@v1.0.1"]
 
 
-def test_a_stage_goes_to_the_version_that_had_it_last(
-    built: Project, adapters_made: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_a_stage_belongs_to_the_version_that_was_promoted_last(
+    built: Project, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make("v1")
-    built.build(adapters_made[1])
-    make("v2")
+    make_release("v1")
+    built.build(adapters[1])
+    make_release("v2")
 
-    def prod() -> str:
+    def prod_version() -> str:
         return str(tags.find_by_stage("prod", tags.list_tagged_versions("ansel"), "ansel").version)
 
     with pytest.raises(ReleaseError, match="no version of ansel is prod .no version has a stage."):
-        prod()
+        prod_version()
     assert promote("ansel", "v1", "prod") == "ansel#prod#1"
     assert promote("ansel", "v1", "prod") is None
     for version in ("v2.0.0", "v1.0.0", "v2.0.0"):
         promote("ansel", version, "prod")
-        assert prod() == version
+        assert prod_version() == version
     monkeypatch.setattr("time.time", lambda: 1e9)
     with pytest.raises(ReleaseError, match=r"ansel#prod is \d+ s in the future .* set the clock"):
         promote("ansel", "v1", "prod")
@@ -309,9 +311,9 @@ def test_a_stage_goes_to_the_version_that_had_it_last(
         promote("ansel", "v1", "in prod")
 
 
-def test_the_table_says_what_there_is(built: Project) -> None:
+def test_the_table_shows_versions_stages_and_verdicts(built: Project) -> None:
     assert list_versions("ansel", Path("models/serving")) == []
-    make("v1")
+    make_release("v1")
     promote("ansel", "v1", "prod")
     header, line = format_version_table(list_versions("ansel", Path("models/serving")))
     assert header.split() == [
@@ -326,37 +328,34 @@ def test_the_table_says_what_there_is(built: Project) -> None:
     ]
     version = adapter_version(Path(ADAPTER))
     assert line.split()[0::2] == ["v1.0.0", "prod", "85.80", version]
-    told = list_versions("ansel", Path("models/serving"))[0].to_dict()
-    assert told["verdict"] == "BETTER"
-    assert told["stages"] == ["prod"]
+    row = list_versions("ansel", Path("models/serving"))[0].to_dict()
+    assert row["verdict"] == "BETTER"
+    assert row["stages"] == ["prod"]
 
 
-def test_the_commands_say_what_to_push_and_what_is_missing(built: Project) -> None:
-    assert "no versions; mondrian release makes one" in built.mondrian("releases").stdout
-    one_clear_line(built.mondrian("releases", "nobody"), "no advisor 'nobody'", "ansel")
-    one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is no version")
-    shown = built.mondrian("release", "ansel", "--version", "v1").stdout
-    assert "released ansel@v1.0.0: BETTER" in shown
+def test_the_commands_print_what_to_push_and_what_is_missing(built: Project) -> None:
+    assert "no versions; mondrian release makes one" in built.mondrian("list").stdout
+    one_clear_line(built.mondrian("list", "nobody"), "no advisor 'nobody'", "ansel")
+    one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is not a version")
+    output = built.mondrian("release", "ansel", "--version", "v1").stdout
+    assert "released ansel@v1.0.0: BETTER" in output
     for line in (
         "git remote add origin URL",
         "dvc remote add --default store URL",
         "git push origin HEAD ansel@v1.0.0",
         "dvc push train@ansel",
     ):
-        assert line in shown
-    shown = built.mondrian("promote", "ansel", "--version", "1", "--stage", "prod").stdout
-    assert "git push origin 'ansel#prod#1'" in shown
-    told = json.loads(built.mondrian("releases", "--json").stdout)
-    assert [(one["version"], one["stages"]) for one in told] == [("v1.0.0", ["prod"])]
-    words = [sys.executable, "-m", "mondrian", "release", "ansel", "--version", "v2"]
+        assert line in output
+    output = built.mondrian("promote", "ansel", "--version", "1", "--stage", "prod").stdout
+    assert "git push origin 'ansel#prod#1'" in output
+    rows = json.loads(built.mondrian("list", "--json").stdout)
+    assert [(row["version"], row["stages"]) for row in rows] == [("v1.0.0", ["prod"])]
+    command = [sys.executable, "-m", "mondrian", "release", "ansel", "--version", "v2"]
     elsewhere = subprocess.run(
-        words, cwd=built.folder / "stages", env=built.env, capture_output=True, text=True
+        command, cwd=built.folder / "stages", env=built.env, capture_output=True, text=True
     )
     one_clear_line(elsewhere, "params.yaml does not exist; run from the project's folder")
 
 
-def test_the_project_itself_can_be_released_from() -> None:
-    """Names that the code takes for granted are in dvc.yaml, and serving is not for git."""
-    from mondrian.registry.dvc_artifacts import add_artifact
-
+def test_an_artifact_can_be_added_to_the_dvc_yaml_of_this_project() -> None:
     assert "artifacts:" in add_artifact((ROOT / "dvc.yaml").read_text(), "ansel")

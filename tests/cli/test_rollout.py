@@ -1,4 +1,4 @@
-"""mondrian rollout and its report, as a person types them."""
+"""The command `mondrian rollout` and its report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.cli import main as __main__
-from mondrian.cli import rollout
+from mondrian.cli import main, rollout
 from mondrian.core.errors import DataError, MondrianError, ParamsError
 from mondrian.rollout.store import RolloutRecord, RolloutStore
 from tests.rollout_world import begun, database, served, world
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
+def store_and_rollout(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
     return world(tmp_path / "mondrian.db")
 
 
 @pytest.fixture
-def db(found: tuple[RolloutStore, RolloutRecord], tmp_path: Path) -> str:
+def db(store_and_rollout: tuple[RolloutStore, RolloutRecord], tmp_path: Path) -> str:
     return str(tmp_path / "mondrian.db")
 
 
-def test_a_report_for_people_tells_status_numbers_and_decisions(
+def test_a_text_report_shows_status_metrics_and_decisions(
     db: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rollout.main(["report", "--db", db])
@@ -39,12 +38,12 @@ def test_a_report_for_people_tells_status_numbers_and_decisions(
     assert "\033" not in text
 
 
-def test_the_same_as_json_and_as_csv_in_a_file(
+def test_a_report_is_also_json_or_csv(
     db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rollout.main(["report", "--db", db, "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told[0]["verdict"]["status"] == "healthy"
+    reports = json.loads(capsys.readouterr().out)
+    assert reports[0]["verdict"]["status"] == "healthy"
     file = tmp_path / "out" / "ab.csv"
     rollout.main(["report", "--db", db, "--csv", "--output", str(file)])
     assert capsys.readouterr().out == ""
@@ -52,25 +51,28 @@ def test_the_same_as_json_and_as_csv_in_a_file(
     assert {row["arm"] for row in rows} == {"candidate", "control", "difference"}
 
 
-def test_a_report_is_of_the_newest_version_unless_all_are_asked_for(
-    found: tuple[RolloutStore, RolloutRecord], db: str, capsys: pytest.CaptureFixture[str]
+def test_a_report_is_of_the_newest_version_unless_all_are_requested(
+    store_and_rollout: tuple[RolloutStore, RolloutRecord],
+    db: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
+    begun(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
     rollout.main(["report", "--db", db, "--json"])
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["ansel@v2.0.0"]
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["name"] for report in reports] == ["ansel@v2.0.0"]
     rollout.main(["report", "--db", db, "--json", "--all"])
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
 @pytest.mark.parametrize("first", ["report", "ansel"])
-def test_a_database_that_is_not_there_is_not_made(first: str, tmp_path: Path) -> None:
+def test_a_missing_database_is_not_created(first: str, tmp_path: Path) -> None:
     missing = tmp_path / "none" / "mondrian.db"
     with pytest.raises(DataError, match=r"does not exist; a service that runs with --rollout"):
         rollout.main([first, "--db", str(missing)])
     assert not missing.parent.exists()
 
 
-def test_a_database_without_roll_outs_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_database_without_rollouts_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE jobs (id TEXT)")
@@ -90,7 +92,7 @@ def test_a_database_without_roll_outs_is_left_as_it_was(tmp_path: Path) -> None:
         rollout.main(["report", "--db", str(tmp_path / "empty.db")])
 
 
-def test_what_cannot_be_reported_is_told_in_a_line(
+def test_a_report_that_is_not_possible_is_an_error(
     db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError, match="'monet' has no rollout; there are rollouts of ansel"):
@@ -106,21 +108,23 @@ def test_what_cannot_be_reported_is_told_in_a_line(
         rollout.main(["report", "--db", db, "--output", f"{db}/report.txt"])
 
 
-def test_an_output_that_cannot_be_written_is_one_line_of_the_command(
+def test_an_output_that_cannot_be_written_is_an_error_of_one_line(
     db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["mondrian", "rollout", "report", "--db", db, "--output", f"{db}/x.txt"]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as ended:
-        __main__.entry()
-    assert str(ended.value.code).startswith("error: ")
-    assert "\n" not in str(ended.value.code)
+    with pytest.raises(SystemExit) as error:
+        main.entry()
+    assert str(error.value.code).startswith("error: ")
+    assert "\n" not in str(error.value.code)
 
 
-def test_every_version_of_an_advisor_is_shown_the_newest_first(
-    found: tuple[RolloutStore, RolloutRecord], db: str, capsys: pytest.CaptureFixture[str]
+def test_all_versions_of_an_advisor_are_shown_newest_first(
+    store_and_rollout: tuple[RolloutStore, RolloutRecord],
+    db: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun(found[0], version="0ld", name="ansel@v1.0.0", days=30)
+    begun(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
     rollout.main(["ansel", "--db", db])
     text = capsys.readouterr().out
     assert text.index("ansel@v2.0.0 against") < text.index("ansel@v1.0.0 against")
@@ -129,35 +133,36 @@ def test_every_version_of_an_advisor_is_shown_the_newest_first(
     assert "ansel@v2.0.0" not in capsys.readouterr().out
 
 
-def test_a_person_holds_resumes_rolls_back_and_begins_anew(
-    found: tuple[RolloutStore, RolloutRecord],
+def test_a_rollout_can_be_held_resumed_advanced_rolled_back_and_restarted(
+    store_and_rollout: tuple[RolloutStore, RolloutRecord],
     db: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rollout.getpass, "getuser", lambda: "ana")  # type: ignore[attr-defined]
-    for flags, words in (
+    for flags, message in (
         (["--hold"], "is held at step 3 of 4 and answers 50 % of clients"),
         (["--resume"], "is running at step 3 of 4"),
         (["--advance", "--reason", "enough"], "is running at step 4 of 4 and answers 100 %"),
         (
             ["--rollback", "--reason", "it is curt"],
-            "is rolled back at step 4 of 4 and answers nobody",
+            "is rolled back at step 4 of 4 and answers no clients",
         ),
         (["--resume"], "is running at step 1 of 4 and answers 5 % of clients"),
     ):
         rollout.main(["ansel", "--db", db, *flags])
-        told = capsys.readouterr().out
-        assert words in told
-        assert "follow within two seconds" in told
-    log = found[0].list_decisions(found[1].id)
-    assert [one.action for one in log[:5]] == ["resume", "roll back", "advance", "resume", "hold"]
-    assert {one.who for one in log[:5]} == {"ana"}
+        output = capsys.readouterr().out
+        assert message in output
+        assert "follow within two seconds" in output
+    store, record = store_and_rollout
+    log = store.list_decisions(record.id)
+    assert [d.action for d in log[:5]] == ["resume", "roll back", "advance", "resume", "hold"]
+    assert {decision.who for decision in log[:5]} == {"ana"}
     assert log[1].reason == "it is curt"
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         (["--rollback"], 'give a reason to roll back ansel@v2.0.0: --reason "…"'),
         (["--advance"], r"is healthy, not ready \(.*\); give a reason to advance it: --reason"),
@@ -165,13 +170,14 @@ def test_a_person_holds_resumes_rolls_back_and_begins_anew(
         (["--hold", "--version", "ansel@v9"], r"--version 'ansel@v9' matches none of ansel@v2.0.0"),
     ],
 )
-def test_what_cannot_be_done_is_told_and_not_done(
-    found: tuple[RolloutStore, RolloutRecord], db: str, flags: list[str], words: str
+def test_an_action_that_is_not_possible_changes_nothing(
+    store_and_rollout: tuple[RolloutStore, RolloutRecord], db: str, flags: list[str], message: str
 ) -> None:
-    before = found[0].get(found[1].id)
-    with pytest.raises(MondrianError, match=words):
+    store, record = store_and_rollout
+    before = store.get(record.id)
+    with pytest.raises(MondrianError, match=message):
         rollout.main(["ansel", "--db", db, *flags])
-    assert found[0].get(found[1].id) == before
+    assert store.get(record.id) == before
 
 
 def test_one_action_at_a_time(db: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,9 +188,10 @@ def test_one_action_at_a_time(db: str, capsys: pytest.CaptureFixture[str]) -> No
         rollout.main(["monet", "--db", db, "--hold"])
 
 
-def test_a_version_by_letters_that_several_begin_with_is_refused(tmp_path: Path) -> None:
-    told = database(tmp_path / "mondrian.db")
+def test_an_ambiguous_version_prefix_is_refused(tmp_path: Path) -> None:
+    store = database(tmp_path / "mondrian.db")
     for version in ("ab1", "ab2"):
-        served(told, begun(told, version=version, name=f"ansel@{version}", shares=(0.05,)), count=5)
+        record = begun(store, version=version, name=f"ansel@{version}", shares=(0.05,))
+        served(store, record, count=5)
     with pytest.raises(DataError, match="matches more than one of"):
         rollout.main(["ansel", "--db", str(tmp_path / "mondrian.db"), "--version", "ab"])
