@@ -121,7 +121,7 @@ def tiny() -> Any:
 
 
 @pytest.fixture
-def plain(tiny: Any) -> Iterator[Any]:
+def base_vlm(tiny: Any) -> Iterator[Any]:
     """mondrian-tiny without an adapter, whatever the test leaves attached."""
     from mondrian.model import lora
 
@@ -168,7 +168,7 @@ def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def some_prepared(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_dir(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train.json and val.json of a few prepared rows."""
     folder = tmp_path_factory.mktemp("prepared")
     told = [row.model_dump() for row in rows]
@@ -177,14 +177,14 @@ def some_prepared(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a stage script as a user would by hand."""
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
 
 
-def one_clear_line(run: subprocess.CompletedProcess[str], *wanted: object) -> None:
+def assert_one_error(run: subprocess.CompletedProcess[str], *wanted: object) -> None:
     """The run failed with one message that holds everything wanted, and no traceback."""
     assert run.returncode != 0, run.stdout
     assert "Traceback" not in run.stderr, run.stderr

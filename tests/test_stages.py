@@ -13,7 +13,7 @@ from PIL import Image
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.conftest import ROOT, one_clear_line, stage
+from tests.conftest import ROOT, assert_one_error, run_stage
 
 MakeDb = Callable[..., Path]
 
@@ -36,7 +36,7 @@ def small(make_db: MakeDb, photos: list[Image.Image], tmp_path: Path) -> Path:
 
 def link(path: Path, output: Path, *more: object) -> "subprocess.CompletedProcess[str]":
     args = ("--db_path", path, "--advisor", "ansel", "--output_dir", output)
-    return stage("link", *args, "--cache_dir", output.parent / "cache", *more)
+    return run_stage("link", *args, "--cache_dir", output.parent / "cache", *more)
 
 
 def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
@@ -69,16 +69,20 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
         (tmp_path / "text.db", "not an SQLite database"),
         (tmp_path, "is a folder"),
     ):
-        one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
-    one_clear_line(link(small, output, "--advisor", "x"), "no finished job of advisor 'x'", "ansel")
-    one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs")
+        assert_one_error(link(path, output, "--source_dir", tmp_path / "source"), path, words)
+    assert_one_error(
+        link(small, output, "--advisor", "x"), "no finished job of advisor 'x'", "ansel"
+    )
+    assert_one_error(
+        link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs"
+    )
     assert (output / "training_data_manifest.json").read_bytes() == before
 
 
 def test_no_photograph_left_is_told_with_the_counts(small: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "source")
     (tmp_path / "source").mkdir()
-    one_clear_line(link(small, tmp_path / "out"), "none of 6 finished jobs", "image_missing 6")
+    assert_one_error(link(small, tmp_path / "out"), "none of 6 finished jobs", "image_missing 6")
     assert not (tmp_path / "out").exists()
 
 
@@ -89,7 +93,7 @@ def test_a_broken_params_file_is_told_whole(small: Path, tmp_path: Path) -> None
         text.replace("lora_r: 16", "lora_r: none").replace("val_fraction", "val_part")
     )
     run = link(small, tmp_path / "out", "--params", broken)
-    one_clear_line(run, "3 problems", "train.lora_r is 'none'", "did you mean val_fraction?")
+    assert_one_error(run, "3 problems", "train.lora_r is 'none'", "did you mean val_fraction?")
 
 
 def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
@@ -104,13 +108,13 @@ def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
         "--metrics",
         tmp_path / "prepare.json",
     )
-    one_clear_line(stage("prepare", *args), "train has 4, at least 20", "params.yaml")
+    assert_one_error(run_stage("prepare", *args), "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
-    one_clear_line(stage("prepare", *args), "is no manifest")
+    assert_one_error(run_stage("prepare", *args), "is no manifest")
     other = ["okeefe" if arg == "ansel" else arg for arg in args]
     link(small, tmp_path / "out")
-    one_clear_line(stage("prepare", *other), "is of advisor 'ansel', not 'okeefe'")
+    assert_one_error(run_stage("prepare", *other), "is of advisor 'ansel', not 'okeefe'")
 
 
 def train_args(tmp_path: Path) -> tuple[object, ...]:
@@ -135,7 +139,7 @@ def prepared(small: Path, tmp_path: Path) -> Path:
     text = (ROOT / "params.yaml").read_text()
     text = re.sub(r"min_(train|val|test): \d+", r"min_\1: 1", text)
     params.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
-    run = stage(
+    run = run_stage(
         "prepare",
         "--manifest",
         tmp_path / "out/training_data_manifest.json",
@@ -157,21 +161,21 @@ def test_training_needs_its_rows_its_photographs_and_its_base(
     prepared: Path, tmp_path: Path
 ) -> None:
     args = (*train_args(tmp_path), "--params", prepared)
-    one_clear_line(stage("train", *args, "--base", "models/base/none"), "no base model at")
+    assert_one_error(run_stage("train", *args, "--base", "models/base/none"), "no base model at")
     for photo in (tmp_path / "rows/images").iterdir():
         photo.rename(tmp_path / photo.name)
         break
-    one_clear_line(stage("train", *args), "has no photograph", "run prepare again")
+    assert_one_error(run_stage("train", *args), "has no photograph", "run prepare again")
     (tmp_path / "rows/training_data_ansel_train.json").write_text("[]")
-    one_clear_line(stage("train", *args), "holds no row")
+    assert_one_error(run_stage("train", *args), "holds no row")
     (tmp_path / "rows/training_data_ansel_train.json").unlink()
-    one_clear_line(stage("train", *args), "does not exist")
+    assert_one_error(run_stage("train", *args), "does not exist")
     assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.slow
 def test_an_adapter_for_another_base_stops_evaluate(prepared: Path, tmp_path: Path) -> None:
-    run = stage("train", *train_args(tmp_path), "--params", prepared)
+    run = run_stage("train", *train_args(tmp_path), "--params", prepared)
     assert run.returncode == 0, run.stderr
     other = tmp_path / "other"
     shutil.copytree(ROOT / "models/base/mondrian-tiny", other)
@@ -188,10 +192,12 @@ def test_an_adapter_for_another_base_stops_evaluate(prepared: Path, tmp_path: Pa
         "--metrics",
         tmp_path / "evaluate.json",
     )
-    one_clear_line(stage("evaluate", *args, "--base", other), "was trained on", "not on this base")
+    assert_one_error(
+        run_stage("evaluate", *args, "--base", other), "was trained on", "not on this base"
+    )
     recipe = tmp_path / "adapter/recipe.json"
     recipe.write_text(recipe.read_text().replace('"prompt_sha256": "', '"prompt_sha256": "0'))
-    one_clear_line(stage("evaluate", *args), "trained on another prompt")
+    assert_one_error(run_stage("evaluate", *args), "trained on another prompt")
     recipe.unlink()
-    one_clear_line(stage("evaluate", *args), "has no recipe.json")
+    assert_one_error(run_stage("evaluate", *args), "has no recipe.json")
     assert not (tmp_path / "report.json").exists()

@@ -47,10 +47,14 @@ def test_each_photograph_keeps_the_constant_of_its_own_fold() -> None:
 
 @pytest.mark.long
 def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
-    plain: Any, rows: list[ChatRow], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_vlm: Any,
+    rows: list[ChatRow],
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dealt = [row.model_copy(update={"fold": i % 2}) for i, row in enumerate(rows)]
-    report = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
+    report = crossvalidate(base_vlm, quick(params), dealt, tmp_path / "folds", tmp_path)
     assert sorted(row["id"] for row in report["photographs"]) == sorted(row.id for row in rows)
     for fold in (0, 1):
         recipe = json.loads((tmp_path / f"folds/{fold}/adapter/recipe.json").read_text())
@@ -70,8 +74,8 @@ def test_every_row_is_judged_by_an_adapter_that_did_not_see_it(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(TrainingRun, "run", never)
-    again = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
+    again = crossvalidate(base_vlm, quick(params), dealt, tmp_path / "folds", tmp_path)
     assert again == json.loads(json.dumps(report))
     (tmp_path / "folds/1/report.json").unlink()  # stopped between training and judging
-    again = crossvalidate(plain, quick(params), dealt, tmp_path / "folds", tmp_path)
+    again = crossvalidate(base_vlm, quick(params), dealt, tmp_path / "folds", tmp_path)
     assert [row["id"] for row in again["photographs"]] == [r["id"] for r in report["photographs"]]

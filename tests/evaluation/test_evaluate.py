@@ -21,7 +21,7 @@ from mondrian.evaluation.evaluate import _check_no_trained_photos, _same_prompt
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
 from mondrian.model.vlm import Generation
-from tests.conftest import ROOT, one_clear_line, stage
+from tests.conftest import ROOT, assert_one_error, run_stage
 
 
 def judge(text: str, trained: set[str] | None = None) -> dict[str, Any]:
@@ -147,11 +147,11 @@ def kept_bytes(folder: Path) -> int:
 
 @pytest.mark.long
 def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
-    trained: Path, some_prepared: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
     texts = []
     for name, kill in (("whole", False), ("killed", True)):
-        flags = evaluation(trained, some_prepared, tmp_path / name)
+        flags = evaluation(trained, prepared_dir, tmp_path / name)
         folder = tmp_path / name / "cache/evaluate"
         if kill:
             command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
@@ -163,7 +163,7 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
                 process.kill()
             assert kept_bytes(folder)
             assert not (tmp_path / name / "report.json").exists()
-        done = stage("evaluate", *flags)
+        done = run_stage("evaluate", *flags)
         assert done.returncode == 0, done.stderr
         row = json.loads((tmp_path / name / "report.json").read_text())["photographs"][0]
         texts.append([row[arm]["text"] for arm in ("base", "fine_tuned", "base_constrained")])
@@ -172,16 +172,16 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_answers(
 
 @pytest.mark.slow
 def test_an_evaluation_is_made_anew_from_its_report(
-    trained: Path, some_prepared: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    done = stage("evaluate", *evaluation(trained, some_prepared, tmp_path))
+    done = run_stage("evaluate", *evaluation(trained, prepared_dir, tmp_path))
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "evaluate.json").read_text())
     assert (tmp_path / "score_error.csv").read_text().startswith("dimension,score_error\n")
     assert not list((tmp_path / "cache/evaluate").iterdir())
     assert found["verdict"] == "INCONCLUSIVE"
     assert found["photographs"] == 1
-    again = stage(
+    again = run_stage(
         "evaluate",
         "--recompute_from",
         tmp_path / "report.json",
@@ -200,28 +200,28 @@ def test_an_evaluation_is_made_anew_from_its_report(
         (["--recompute_from", tmp_path / "old.json"], "is no report of this version (KeyError"),
         (["--recompute_from", tmp_path / "new.json"], "is named twice"),
         (
-            ["--max_examples", 0, *evaluation(trained, some_prepared, tmp_path)[:-6]],
+            ["--max_examples", 0, *evaluation(trained, prepared_dir, tmp_path)[:-6]],
             "--max_examples is 0; it must be 1 or more",
         ),
     ):
-        refused = stage("evaluate", *more, "--metrics", tmp_path / "new.json")
-        one_clear_line(refused, wanted)
+        refused = run_stage("evaluate", *more, "--metrics", tmp_path / "new.json")
+        assert_one_error(refused, wanted)
         assert not (tmp_path / "new.json").exists()
-    checked = stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
+    checked = run_stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
     assert "Traceback" not in checked.stderr
 
 
 @pytest.fixture(scope="module")
-def trained(some_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
-    done = stage(
+    done = run_stage(
         "train",
         "--train_data",
-        some_prepared / "train.json",
+        prepared_dir / "train.json",
         "--val_data",
-        some_prepared / "val.json",
+        prepared_dir / "val.json",
         "--output_dir",
         folder / "adapter",
         "--metrics",

@@ -28,15 +28,15 @@ def asked(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
 
 
 def test_more_rows_than_memory_holds_are_refused_with_the_number_that_fits(
-    plain: Vlm, asked: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
+    base_vlm: Vlm, asked: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = bytes_per_sequence(plain, 700 + max(len(q.prompt) for q in asked))
+    each = bytes_per_sequence(base_vlm, 700 + max(len(q.prompt) for q in asked))
     monkeypatch.setattr(memory_check, "available_memory", lambda: 2 * each + 1)
     with pytest.raises(EvaluationError, match="lower evaluate.batch_size to 2"):
-        generate_answers(plain, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
+        generate_answers(base_vlm, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
     monkeypatch.setattr(memory_check, "available_memory", lambda: 1000)
     with pytest.raises(EvaluationError, match="close other programs"):
-        generate_answers(plain, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
+        generate_answers(base_vlm, "base", asked, SamplingParams(700, 3), AnswerCache(None, {}))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_more_rows_than_memory_holds_are_refused_with_the_number_that_fits(
     ],
 )
 def test_memory_that_runs_out_is_named_and_what_was_answered_is_kept(
-    plain: Vlm,
+    base_vlm: Vlm,
     asked: list[EvalPrompt],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -64,7 +64,11 @@ def test_memory_that_runs_out_is_named_and_what_was_answered_is_kept(
     monkeypatch.setattr(asking, "stream_generate", one_then_none)
     with pytest.raises(wanted):
         generate_answers(
-            plain, "base", asked, SamplingParams(700, 3), AnswerCache(tmp_path / "kept.jsonl", {})
+            base_vlm,
+            "base",
+            asked,
+            SamplingParams(700, 3),
+            AnswerCache(tmp_path / "kept.jsonl", {}),
         )
     known = AnswerCache(tmp_path / "kept.jsonl", {})
     assert known.get(known.key("base", "0", asked[0].prompt, "0")) == given
@@ -73,18 +77,18 @@ def test_memory_that_runs_out_is_named_and_what_was_answered_is_kept(
 
 @pytest.mark.slow
 def test_what_is_known_is_not_asked_again(
-    plain: Vlm, asked: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_vlm: Vlm, asked: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how, kept = SamplingParams(12, 2), tmp_path / "kept.jsonl"
-    whole = generate_answers(plain, "base", asked, how, AnswerCache(kept, {}))
+    whole = generate_answers(base_vlm, "base", asked, how, AnswerCache(kept, {}))
     lines = kept.read_text().splitlines()
     assert len(lines) == 3
     kept.write_text("\n".join([lines[1], lines[0][:40]]) + "\n")  # stopped after one
-    again = generate_answers(plain, "base", asked, how, AnswerCache(kept, {}))
+    again = generate_answers(base_vlm, "base", asked, how, AnswerCache(kept, {}))
     assert [a.ids for a in again] == [a.ids for a in whole]
 
     def never(*_: Any) -> Iterator[Any]:
         raise AssertionError("asked again")
 
     monkeypatch.setattr(asking, "stream_generate", never)
-    assert generate_answers(plain, "base", asked, how, AnswerCache(kept, {})) == again
+    assert generate_answers(base_vlm, "base", asked, how, AnswerCache(kept, {})) == again

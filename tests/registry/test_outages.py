@@ -19,7 +19,7 @@ import yaml
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
 from mondrian.registry.local_store import Shelf
-from tests.conftest import ROOT, one_clear_line
+from tests.conftest import ROOT, assert_one_error
 from tests.releasing import Mac, Project, make_adapters, make_released
 
 pytestmark = pytest.mark.slow
@@ -115,7 +115,9 @@ def test_rolling_back_by_the_command(mac: Mac) -> None:
     where = ["--serving_dir", str(mac.shelf.folder.parent)]
     back = [sys.executable, "-m", "mondrian", "rollback", "ansel", *where]
     assert "ansel@v1.0.0 serves again, instead of v2.0.0" in done(back).stdout
-    one_clear_line(done(back), "no version served before ansel@v1.0.0", "mondrian pull ansel --rev")
+    assert_one_error(
+        done(back), "no version served before ansel@v1.0.0", "mondrian pull ansel --rev"
+    )
     listed = done([sys.executable, "-m", "mondrian", "releases", "ansel", *where]).stdout
     assert [line.split()[::2][1] for line in listed.splitlines()[2:]] == ["kept", "serves"]
 
@@ -132,7 +134,7 @@ def test_an_adapter_of_another_base_is_refused(mac: Mac, tmp_path: Path) -> None
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
     mac.pull("v1")
     shown = done(command(mac, "v2", "--params", tmp_path / "params.yaml"))
-    one_clear_line(shown, "ansel@v2.0.0 was trained on", "not on this base")
+    assert_one_error(shown, "ansel@v2.0.0 was trained on", "not on this base")
     assert mac.serves() == "v1.0.0"
     assert mac.left() == []
 
@@ -251,7 +253,7 @@ def test_a_disk_that_is_full_at_any_point_changes_nothing(mac: Mac, small_disk: 
         ballast.unlink()
         if shown.returncode == 0:
             break
-        one_clear_line(shown)
+        assert_one_error(shown)
         faults.append(shown.stderr)
     assert here.serves() == "v2.0.0"
     assert sum("No space left on device" in fault for fault in faults) >= 3
@@ -260,7 +262,7 @@ def test_a_disk_that_is_full_at_any_point_changes_nothing(mac: Mac, small_disk: 
 def test_files_that_may_not_grow_change_nothing(mac: Mac) -> None:
     mac.pull("v1")
     words = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh", *quick(mac, "v2")]
-    one_clear_line(done(words))
+    assert_one_error(done(words))
     assert (mac.serves(), mac.left()) == ("v1.0.0", [])
 
 
@@ -316,7 +318,7 @@ def test_a_version_comes_from_s3(released: Project, mac: Mac, bucket: dict[str, 
     assert mac.serves() == "v2.0.0"
     assert "ClientSession" not in shown.stderr
     gone = done(command(mac, "v1", "--remote_url", "s3://versions/store"), **bucket)
-    one_clear_line(gone, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
+    assert_one_error(gone, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
     nowhere = done(command(mac, "v1", "--remote_url", "s3://nowhere/store"), **bucket)
-    one_clear_line(nowhere, "ansel@v1.0.0")
+    assert_one_error(nowhere, "ansel@v1.0.0")
     assert mac.serves() == "v2.0.0"

@@ -18,7 +18,7 @@ from mondrian.registry.promote import promote
 from mondrian.registry.release import ReleaseResult, release
 from mondrian.registry.release_record import Release, read_record
 from mondrian.registry.version import parse_version
-from tests.conftest import ROOT, one_clear_line
+from tests.conftest import ROOT, assert_one_error
 from tests.releasing import ADAPTER, METRICS, Project, copy_of, make_adapters, make_project
 
 pytestmark = [
@@ -333,8 +333,8 @@ def test_the_table_says_what_there_is(built: Project) -> None:
 
 def test_the_commands_say_what_to_push_and_what_is_missing(built: Project) -> None:
     assert "no versions; mondrian release makes one" in built.mondrian("releases").stdout
-    one_clear_line(built.mondrian("releases", "nobody"), "no advisor 'nobody'", "ansel")
-    one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is no version")
+    assert_one_error(built.mondrian("releases", "nobody"), "no advisor 'nobody'", "ansel")
+    assert_one_error(built.mondrian("release", "ansel", "--version", "two"), "'two' is no version")
     shown = built.mondrian("release", "ansel", "--version", "v1").stdout
     assert "released ansel@v1.0.0: BETTER" in shown
     for line in (
@@ -352,7 +352,7 @@ def test_the_commands_say_what_to_push_and_what_is_missing(built: Project) -> No
     elsewhere = subprocess.run(
         words, cwd=built.folder / "stages", env=built.env, capture_output=True, text=True
     )
-    one_clear_line(elsewhere, "params.yaml does not exist; run from the project's folder")
+    assert_one_error(elsewhere, "params.yaml does not exist; run from the project's folder")
 
 
 def test_the_project_itself_can_be_released_from() -> None:

@@ -120,15 +120,15 @@ def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_sees(plain: Any) -> None:
+def test_the_base_sees(base_vlm: Any) -> None:
     """Held-out scenes, any persona: whole critiques, nearer to the truth than a constant."""
     rng, told, wanted, compliant = np.random.default_rng(0), [], [], 0
     scenes = [draw_scene(SAMPLE_SEED, 5, i) for i in range(24)]
-    seen = [encode_image(plain, resize_to_fit(render(s), 4096, 20_480)) for s in scenes]
+    seen = [encode_image(base_vlm, resize_to_fit(render(s), 4096, 20_480)) for s in scenes]
     messages = row_messages(generate_persona(rng), "")[:-1]
-    prompts = [prompt_ids(plain, messages, s) for s in seen]
+    prompts = [prompt_ids(base_vlm, messages, s) for s in seen]
     for scene, answer in zip(
-        scenes, generate(plain, prompts, seen, SamplingParams(600, 24)), strict=True
+        scenes, generate(base_vlm, prompts, seen, SamplingParams(600, 24)), strict=True
     ):
         if is_schema_valid(answer.text):
             compliant += 1

@@ -27,14 +27,14 @@ SIZE = (4096, 20_480)
 
 
 @pytest.fixture
-def arms(plain: Vlm, params: Params, tmp_path: Path) -> AdapterRegistry:
+def arms(base_vlm: Vlm, params: Params, tmp_path: Path) -> AdapterRegistry:
     """The base with adapters of ansel and okeefe, unmerged."""
     form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
+        base_vlm.processor.tokenizer, base_vlm.model.config.text_config.vocab_size, LIMIT
     )
-    found = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE)
+    found = AdapterRegistry(base_vlm, SamplingParams(LIMIT, grammar=form), SIZE)
     for i, name in enumerate(("ansel", "okeefe")):
-        folder = make_adapter(plain, tmp_path / name, name, params, seed=i + 1, size=0.02)
+        folder = make_adapter(base_vlm, tmp_path / name, name, params, seed=i + 1, size=0.02)
         told = found.load_and_verify(asked(name, folder, params))
         assert not told.fault
         assert not told.merged
@@ -83,56 +83,56 @@ def test_rows_of_three_arms_in_one_step_answer_as_each_would_alone(
 
 
 def test_the_common_model_is_each_adapter_s_own_and_bitwise_the_base_s(
-    arms: AdapterRegistry, plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+    arms: AdapterRegistry, base_vlm: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     picture = resize_to_fit(photos[0], *SIZE)
-    seen = encode_image(plain, picture)
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], seen)
-    base = next_logits(plain, prompt, seen)
+    seen = encode_image(base_vlm, picture)
+    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], seen)
+    base = next_logits(base_vlm, prompt, seen)
     with arms.route_tokens(arms.arm_by_name[BASE_ARM], len(prompt)):
         assert mx.array_equal(next_logits(arms.arm_by_name[BASE_ARM].vlm, prompt, seen), base)
-    own = share_weights(plain.model)
-    adapter.load(own, plain.hash, tmp_path / "ansel")
-    wanted = next_logits(replace(plain, model=own), prompt, seen)
+    own = share_weights(base_vlm.model)
+    adapter.load(own, base_vlm.hash, tmp_path / "ansel")
+    wanted = next_logits(replace(base_vlm, model=own), prompt, seen)
     with arms.route_tokens(arms.arm_by_name["ansel"], len(prompt)):
         got = next_logits(arms.arm_by_name["ansel"].vlm, prompt, seen)
     np.testing.assert_allclose(np.array(got), np.array(wanted), atol=1e-5)
     assert float(mx.abs(got - base).max()) > 0.01
-    assert mx.array_equal(next_logits(plain, prompt, seen), base)
+    assert mx.array_equal(next_logits(base_vlm, prompt, seen), base)
 
 
 def test_merged_weights_are_the_view_s_own_and_answer_as_the_adapter(
-    plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+    base_vlm: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
-    seen = encode_image(plain, resize_to_fit(photos[0], *SIZE))
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], seen)
-    folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    base = next_logits(plain, prompt, seen)
-    own = share_weights(plain.model)
-    adapter.load(own, plain.hash, folder)
-    wanted = next_logits(replace(plain, model=own), prompt, seen)
+    seen = encode_image(base_vlm, resize_to_fit(photos[0], *SIZE))
+    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], seen)
+    folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
+    base = next_logits(base_vlm, prompt, seen)
+    own = share_weights(base_vlm.model)
+    adapter.load(own, base_vlm.hash, folder)
+    wanted = next_logits(replace(base_vlm, model=own), prompt, seen)
     merge(own)
-    got = next_logits(replace(plain, model=own), prompt, seen)
+    got = next_logits(replace(base_vlm, model=own), prompt, seen)
     np.testing.assert_allclose(np.array(got), np.array(wanted), atol=2e-4)
-    assert mx.array_equal(next_logits(plain, prompt, seen), base)
+    assert mx.array_equal(next_logits(base_vlm, prompt, seen), base)
     form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
+        base_vlm.processor.tokenizer, base_vlm.model.config.text_config.vocab_size, LIMIT
     )
-    told = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE).load_and_verify(
+    told = AdapterRegistry(base_vlm, SamplingParams(LIMIT, grammar=form), SIZE).load_and_verify(
         asked("ansel", folder, params, True)
     )
     assert told.merged
 
 
 def test_a_second_arm_takes_its_own_bytes_and_hardly_more(
-    plain: Vlm, params: Params, tmp_path: Path
+    base_vlm: Vlm, params: Params, tmp_path: Path
 ) -> None:
     form = CritiqueGrammar(
-        plain.processor.tokenizer, plain.model.config.text_config.vocab_size, LIMIT
+        base_vlm.processor.tokenizer, base_vlm.model.config.text_config.vocab_size, LIMIT
     )
-    arms = AdapterRegistry(plain, SamplingParams(LIMIT, grammar=form), SIZE)
-    folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    own = adapter_bytes(adapter.load(share_weights(plain.model), plain.hash, folder))
+    arms = AdapterRegistry(base_vlm, SamplingParams(LIMIT, grammar=form), SIZE)
+    folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
+    own = adapter_bytes(adapter.load(share_weights(base_vlm.model), base_vlm.hash, folder))
     arms.load_and_verify(asked("ansel", folder, params))  # whatever a first time leaves behind
     arms.remove("ansel")
     arms.prune(())
@@ -163,7 +163,7 @@ def test_a_damaged_adapter_is_refused_and_the_one_before_it_serves(
 
 
 def test_an_adapter_of_another_prompt_advisor_or_picture_size_is_refused(
-    arms: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
+    arms: AdapterRegistry, base_vlm: Vlm, params: Params, tmp_path: Path
 ) -> None:
     good = asked("ansel", tmp_path / "ansel", params)
     for wrong, told in (
@@ -175,7 +175,7 @@ def test_an_adapter_of_another_prompt_advisor_or_picture_size_is_refused(
 
 
 def test_a_prompt_that_is_known_is_salted_by_adapter_and_version(
-    arms: AdapterRegistry, plain: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
+    arms: AdapterRegistry, base_vlm: Vlm, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     ask = question(params, photos[0], "ansel")
 
@@ -188,7 +188,7 @@ def test_a_prompt_that_is_known_is_salted_by_adapter_and_version(
         False,
         True,
     ]
-    folder = make_adapter(plain, tmp_path / "v2", "ansel", params, seed=9)
+    folder = make_adapter(base_vlm, tmp_path / "v2", "ansel", params, seed=9)
     assert not arms.load_and_verify(asked("ansel", folder, params)).fault
     assert [warm("ansel"), warm("ansel"), warm(BASE_ARM)] == [False, True, True]
 
