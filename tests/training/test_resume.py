@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from benchmarks.kill import command, killed, outputs, run
+from benchmarks.crash_recovery import command, killed, outputs, run
 from mondrian.core.errors import TrainingError
 from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
 from tests.conftest import ROOT, assert_one_error
