@@ -141,7 +141,7 @@ def measure_mask_cost(workload: Workload, result: Result) -> tuple[float, float]
     return 1e6 * grammar_seconds / num_tokens, 1e6 * mask_seconds
 
 
-def make_result(system: str, model: str, mode: str, result: Result, **more: Any) -> Result:
+def make_result(system: str, model: str, mode: str, result: Result, **extra: Any) -> Result:
     """Return an entry of evaluate.json; two arms completed each prompt."""
     return {
         "system": system,
@@ -154,25 +154,25 @@ def make_result(system: str, model: str, mode: str, result: Result, **more: Any)
         "tokens_per_critique": round(float(np.mean([len(ids) for ids in result["ids"]])), 1),
         "critiques": len(result["ids"]),
         "rss_gb": round(result["rss_gb"], 3),
-        **more,
+        **extra,
     }
 
 
 def compare(model: str, workload: Workload) -> list[Result]:
     """Return a model's results: both systems unconstrained, then constrained decoding."""
     rows, max_tokens = MAX_ROWS[model], MAX_TOKENS[model]
-    mlx_vlm = min(
+    theirs = min(
         (generate(workload, threads, "mlx-vlm", "free", max_tokens, 1) for threads in (1, 2)),
         key=lambda result: result["seconds"],
     )
-    mondrian = generate(workload, 1, "mondrian", "free", max_tokens, rows)
-    gaps = logit_gaps(workload, mondrian, mlx_vlm)
-    num_texts, largest_gap = len(mondrian["ids"]), max(gaps, default=0.0)
+    ours = generate(workload, 1, "mondrian", "free", max_tokens, rows)
+    gaps = logit_gaps(workload, ours, theirs)
+    num_texts, largest_gap = len(ours["ids"]), max(gaps, default=0.0)
     constrained = generate(workload, 1, "mondrian", "constrained", CONSTRAINED_MAX_TOKENS, rows)
     grammar_us, mask_us = measure_mask_cost(workload, constrained)
     print(
         f"{model}: {len(gaps)} of {num_texts} texts differ, logits within {largest_gap:.1e}; "
-        f"mlx-vlm {mlx_vlm['seconds']:.1f} s, mondrian {mondrian['seconds']:.1f} s",
+        f"mlx-vlm {theirs['seconds']:.1f} s, mondrian {ours['seconds']:.1f} s",
         flush=True,
     )
     parity = {
@@ -181,8 +181,8 @@ def compare(model: str, workload: Workload) -> list[Result]:
     }
     cost = {"schema_us_a_token": round(grammar_us, 1), "mask_us_a_token": round(mask_us, 1)}
     return [
-        make_result("mondrian", model, "free", mondrian, **parity),
-        make_result("mlx-vlm", model, "free", mlx_vlm),
+        make_result("mondrian", model, "free", ours, **parity),
+        make_result("mlx-vlm", model, "free", theirs),
         make_result("mondrian", model, "constrained", constrained, **cost),
     ]
 
@@ -205,14 +205,14 @@ def sample_critiques(workload: Workload) -> list[Result]:
 def compare_with_goals(results: list[Result]) -> str:
     lines = []
     for model, goal in ((TINY, 4), (LARGE, 2)):
-        own, other, constrained = [r for r in results if r["model"] == model][:3]
-        ratio = own["photographs_per_second"] / other["photographs_per_second"]
+        free, mlx_vlm, constrained = [r for r in results if r["model"] == model][:3]
+        ratio = free["photographs_per_second"] / mlx_vlm["photographs_per_second"]
         lines.append(
             f"{model}: {ratio:.1f} times mlx-vlm's photos/s (goal {goal}); a mask costs "
             f"{constrained['schema_us_a_token']} + {constrained['mask_us_a_token']} us per token"
         )
-    free, _, constrained = (r["forward_passes_per_critique"] for r in results[:3])
-    lines.append(f"{TINY}: {constrained / free:.2f} of the passes when constrained (goal 0.75)")
+    free_passes, _, passes = (r["forward_passes_per_critique"] for r in results[:3])
+    lines.append(f"{TINY}: {passes / free_passes:.2f} of the passes when constrained (goal 0.75)")
     all_constrained = [r for r in results if r["mode"] == "constrained"]
     lines.append(
         f"{sum(r['critiques'] for r in all_constrained)} constrained critiques, schema-valid: "

@@ -81,12 +81,12 @@ class System:
 
 def list_systems(torch: str | None) -> list[System]:
     """Return all systems; those on torch only if its Python is known."""
-    own = (sys.executable, "systems/mondrian_trainer.py")
+    trainer = (sys.executable, "systems/mondrian_trainer.py")
     mlx_vlm = (sys.executable, "systems/mlx_vlm_sft.py")
     systems = [
-        System("mondrian", "one process", own, 1),
-        System("mondrian", "two ranks", own, 1, ranks=2),
-        System("mondrian", "one process on one core", own, 1, cores=1),
+        System("mondrian", "one process", trainer, 1),
+        System("mondrian", "two ranks", trainer, 1, ranks=2),
+        System("mondrian", "one process on one core", trainer, 1, cores=1),
         System("mlx-vlm", "default", (*mlx_vlm, str(find_openblas())), NUM_CORES),
         System("mlx-vlm", "with this project's malloc", (*mlx_vlm, "own"), NUM_CORES),
     ]
@@ -222,8 +222,8 @@ def compare_with_goals(results: list[Result]) -> str:
         return float(by_key.get((model, system, variant), {}).get(name, math.nan))
 
     def speedup(model: str, variant: str, system: str, other: str) -> float:
-        own = value(model, "mondrian", variant, "tokens_per_second")
-        return own / value(model, system, other, "tokens_per_second")
+        rate = value(model, "mondrian", variant, "tokens_per_second")
+        return rate / value(model, system, other, "tokens_per_second")
 
     def gemm(variant: str) -> float:
         return value(LARGE, "mondrian", variant, "gemm_fraction")

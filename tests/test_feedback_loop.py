@@ -61,7 +61,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
     flags = service_flags(mac, application)
     with running(tmp_path, *flags) as service, service.client() as client:
         collect_feedback(client)
-        report = ("ab", "report", "--db", application / "mondrian.db", "--advisor", "ansel")
+        report = ("rollout", "report", "--db", application / "mondrian.db", "--advisor", "ansel")
         assert "ansel@v1.0.0" in json.dumps(json.loads(mac.mondrian(*report, "--json")))
 
     release(project, "v2")
@@ -73,19 +73,9 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
 
     with running(tmp_path, *flags) as service, service.client() as client:
         first_version = served_version(client)
-        with load(service) as statuses:
-            started = time.monotonic()
-            pull_v2 = mac.mondrian("pull", "ansel", "--stage", "prod", "--from", origin)
-            assert "ansel@v2.0.0 serves" in pull_v2
-            pull_seconds = time.monotonic() - started
-            while (version := served_version(client)) == first_version:
-                assert time.monotonic() - started < 60
-            switch_seconds = time.monotonic() - started
-        assert len(statuses) > 1
-        assert set(statuses) == {200}
+        version = pull_v2_under_load(mac, origin, service, first_version)
         record = mac.folder / "models/serving/ansel/current/release.json"
         assert json.loads(record.read_text())["adapter_version"] == version
-        sys.stderr.write(f"\npull {pull_seconds:.1f} s, v2 serves after {switch_seconds:.1f} s\n")
         rollout = mac.mondrian("rollout", "ansel", "--db", application / "mondrian.db")
         assert "ansel@v2.0.0" in rollout
         assert "ansel@v2.0.0 serves" not in mac.mondrian("rollback", "ansel")
@@ -147,6 +137,22 @@ def analyze(
     )
     assert response.status_code == 200, response.text
     return dict(response.json())
+
+
+def pull_v2_under_load(mac: Clone, origin: Path, service: Running, first_version: str) -> str:
+    """Pull v2 while clients send requests; return its version once it serves."""
+    with service.client() as client, load(service) as statuses:
+        started = time.monotonic()
+        output = mac.mondrian("pull", "ansel", "--stage", "prod", "--from", origin)
+        assert "ansel@v2.0.0 serves" in output
+        pull_seconds = time.monotonic() - started
+        while (version := served_version(client)) == first_version:
+            assert time.monotonic() - started < 60
+        switch_seconds = time.monotonic() - started
+    assert len(statuses) > 1
+    assert set(statuses) == {200}
+    sys.stderr.write(f"\npull {pull_seconds:.1f} s, v2 serves after {switch_seconds:.1f} s\n")
+    return version
 
 
 def served_version(client: httpx2.Client) -> str:

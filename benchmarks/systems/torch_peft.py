@@ -71,7 +71,7 @@ def train_with_trl(model: Any, workload: Workload) -> None:
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     class SequentialTrainer(SFTTrainer):
         def _get_train_sampler(self, dataset: Any = None) -> Any:
@@ -94,7 +94,23 @@ def train_with_trl(model: Any, workload: Workload) -> None:
     order = [row for batch in workload.batches for row in batch]
     # TRL treats rows with input_ids as prepared; the collator reads the rest by row number.
     dataset = Dataset.from_list([{"input_ids": workload.ids[row], "row": row} for row in order])
-    config = SFTConfig(
+    timer = StepTimer()
+    trainer = SequentialTrainer(
+        model,
+        trl_config(workload),
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(workload.base),
+        data_collator=lambda items: collate(workload, [item["row"] for item in items]),
+        callbacks=[timer],
+    )
+    trainer.train()
+    print_result(seconds=timer.seconds, losses=timer.losses, rss_gb=peak_rss_gb())
+
+
+def trl_config(workload: Workload) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
         output_dir=str(workload.folder / "trl"),
         per_device_train_batch_size=len(workload.batches[0]),
         max_steps=len(workload.batches),
@@ -115,17 +131,6 @@ def train_with_trl(model: Any, workload: Workload) -> None:
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    timer = StepTimer()
-    trainer = SequentialTrainer(
-        model,
-        config,
-        train_dataset=dataset,
-        processing_class=AutoTokenizer.from_pretrained(workload.base),
-        data_collator=lambda items: collate(workload, [item["row"] for item in items]),
-        callbacks=[timer],
-    )
-    trainer.train()
-    print_result(seconds=timer.seconds, losses=timer.losses, rss_gb=peak_rss_gb())
 
 
 def main() -> None:
