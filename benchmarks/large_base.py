@@ -1,9 +1,9 @@
-"""A random Qwen3-VL with the real vocabulary, and rows of true proportions, for benchmarks.
+"""A random Qwen3-VL with the real vocabulary, and rows of realistic lengths, for benchmarks.
 
 Hidden 512, 8 layers, 4 heads of 128 over 2, MLP 1,536 (the proportions of Qwen3-VL-2B), vision
-depth 8 with DeepStack at 1, 3 and 5, vocabulary 151,936, float32. The tokenizer is mondrian-tiny's
-with made-up words up to that number, which no text is cut into; rows are token ids, so that every
-system reads the same.
+depth 8 with DeepStack at 1, 3 and 5, vocabulary 151,936, float32. The tokenizer is mondrian-tiny's,
+filled up to that size with random words that no text is split into. Rows are token ids, so that
+every system reads the same input.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-TINY = Path(__file__).parents[1] / "models/base/mondrian-tiny"
-VOCABULARY, GRID = 151_936, (30, 40)  # patches: 640x480 pixels, 300 image tokens
-TEXT = {
+LARGE, TINY = "large-vocabulary", "mondrian-tiny"
+TINY_FOLDER = Path(__file__).parents[1] / "models/base" / TINY
+VOCABULARY_SIZE = 151_936
+GRID = (30, 40)  # patches: 640x480 pixels, 300 image tokens
+TEXT_CONFIG = {
     "hidden_size": 512,
     "intermediate_size": 1536,
     "num_hidden_layers": 8,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 128,
-    "vocab_size": VOCABULARY,
+    "vocab_size": VOCABULARY_SIZE,
     "dtype": "float32",
 }
-VISION = {
+VISION_CONFIG = {
     "depth": 8,
     "hidden_size": 384,
     "intermediate_size": 1536,
@@ -42,12 +44,12 @@ VISION = {
 
 
 def config() -> dict[str, Any]:
-    """config.json of the large-vocabulary base."""
-    plain = json.loads((TINY / "config.json").read_text())
-    plain["text_config"] |= TEXT
-    plain["text_config"]["rope_scaling"]["mrope_section"] = [24, 20, 20]
-    plain["vision_config"] |= VISION
-    return plain | {"vocab_size": VOCABULARY, "dtype": "float32"}
+    """Return config.json of the base."""
+    fields = json.loads((TINY_FOLDER / "config.json").read_text())
+    fields["text_config"] |= TEXT_CONFIG
+    fields["text_config"]["rope_scaling"]["mrope_section"] = [24, 20, 20]
+    fields["vision_config"] |= VISION_CONFIG
+    return fields | {"vocab_size": VOCABULARY_SIZE, "dtype": "float32"}
 
 
 def write_base(folder: Path) -> None:
@@ -55,7 +57,7 @@ def write_base(folder: Path) -> None:
     from mlx.utils import tree_flatten
     from mlx_vlm.models.qwen3_vl import Model, ModelConfig
 
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(TINY_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     (folder / "config.json").write_text(json.dumps(config()))
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     processor["size"] = {"shortest_edge": 4096, "longest_edge": 640 * 480}
@@ -67,52 +69,50 @@ def write_base(folder: Path) -> None:
         shape = value.shape
         if path.endswith("patch_embed.proj.weight"):
             shape = (shape[0], shape[4], *shape[1:4])
-        fresh = 0.02 * rng.standard_normal(shape, np.float32)
+        weight = 0.02 * rng.standard_normal(shape, np.float32)
         if path.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
-            fresh = np.ones(shape, np.float32)
+            weight = np.ones(shape, np.float32)
         name = path.replace("language_model.model.", "model.language_model.", 1)
-        weights[name.replace("vision_tower.", "model.visual.", 1)] = fresh
+        weights[name.replace("vision_tower.", "model.visual.", 1)] = weight
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _fill_tokenizer(file: Path) -> None:
-    """Add words of two to nine letters, half of them behind a space, up to the vocabulary."""
-    told = json.loads(file.read_text())
-    vocabulary, rng = told["model"]["vocab"], np.random.default_rng(4)
-    vocabulary |= {token["content"]: token["id"] for token in told["added_tokens"]}
-    while (number := len(vocabulary)) < VOCABULARY:
+    """Add words of two to nine letters, half of them after a space, up to VOCABULARY_SIZE."""
+    tokenizer = json.loads(file.read_text())
+    vocabulary, rng = tokenizer["model"]["vocab"], np.random.default_rng(4)
+    vocabulary |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    while (token_id := len(vocabulary)) < VOCABULARY_SIZE:
         letters = "".join(chr(97 + n) for n in rng.integers(0, 26, rng.integers(2, 10)))
         word = letters if rng.integers(2) else f"\u0120{letters}"
-        vocabulary.setdefault(word, number)
-    file.write_text(json.dumps(told))
+        vocabulary.setdefault(word, token_id)
+    file.write_text(json.dumps(tokenizer))
 
 
 @dataclass(frozen=True)
-class Ids:
-    """One row: tokens, where the answer begins, and its photograph's patches."""
-
+class TokenRow:
     ids: list[int]
-    start: int
+    prompt_length: int  # tokens before the answer
     pixels: NDArray[np.float32]  # (patches, 3 x 2 x 16 x 16)
 
 
-def rows(count: int, shared_prompt: bool) -> list[Ids]:
-    """1,400 tokens each: 798 of prompt, 300 of the photograph, 2 around it, 300 of answer.
+def make_rows(count: int, shared_prompt: bool) -> list[TokenRow]:
+    """Return rows of 1,400 tokens: 798 prompt, 300 photo and 2 around it, 300 answer.
 
-    shared_prompt  whether the rows begin with the same prompt, as those of one advisor do
+    shared_prompt  all rows begin with the same prompt, like those of one advisor
     """
-    special = json.loads((TINY / "config.json").read_text())
+    special = json.loads((TINY_FOLDER / "config.json").read_text())
+    image = [
+        special["vision_start_token_id"],
+        *[special["image_token_id"]] * 300,
+        special["vision_end_token_id"],
+    ]
     rng = np.random.default_rng(1)
-    out = []
+    rows = []
     for i in range(count):
-        draw = np.random.default_rng(2) if shared_prompt else rng
-        prompt = draw.integers(2000, VOCABULARY, 798)
-        around = [
-            special["vision_start_token_id"],
-            *[special["image_token_id"]] * 300,
-            special["vision_end_token_id"],
-        ]
-        answer = np.random.default_rng((3, i)).integers(2000, VOCABULARY, 300)
+        prompt_rng = np.random.default_rng(2) if shared_prompt else rng
+        prompt = prompt_rng.integers(2000, VOCABULARY_SIZE, 798)
+        answer = np.random.default_rng((3, i)).integers(2000, VOCABULARY_SIZE, 300)
         pixels = rng.standard_normal((GRID[0] * GRID[1], 1536), np.float32)
-        out.append(Ids([*map(int, prompt), *around, *map(int, answer)], 1100, pixels))
-    return out
+        rows.append(TokenRow([*map(int, prompt), *image, *map(int, answer)], 1100, pixels))
+    return rows

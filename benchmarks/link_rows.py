@@ -1,8 +1,7 @@
-"""Time and memory of link against rows: python benchmarks/link_rows.py [10000 100000 1000000]
+"""Measure time and memory of link by rows: python benchmarks/link_rows.py [10000 100000 1000000]
 
-Each database holds every kind of text of the sample, critiques of a realistic length among them,
-and photographs for 1,000 of its rows. link runs as a process of its own; its peak memory is that of
-it and of its worker processes together.
+Each database has every kind of text of the sample, with critiques of realistic length, and photos
+for 1,000 of its rows. link runs as a separate process; its peak memory includes its workers.
 """
 
 from __future__ import annotations
@@ -24,36 +23,39 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 
 ROOT = Path(__file__).parents[1]
-PHOTOS = 1000
-MORE = " The trees stand in a row of late light and the river leads into the far hills, where"
-MORE += " a thin mist divides one ridge from the next; nothing disturbs the eye on its way."
+NUM_PHOTOS = 1000
+FILLER = (
+    " The trees stand in a row of late light and the river leads into the far hills, where"
+    " a thin mist divides one ridge from the next; nothing disturbs the eye on its way."
+)
 
 
 def long_critique(i: int) -> Critique:
-    """A critique of about 4,400 characters, the median of real ones."""
-    plain = write_critique("ansel", draw_scene(1, i))
-    longer = tuple(
+    """Return a critique of about 4,400 characters, the median of real ones."""
+    critique = write_critique("ansel", draw_scene(1, i))
+    dimensions = tuple(
         d.model_copy(
             update={
-                "comment": d.comment + MORE * 2 + f" {i}",
-                "recommendation": d.recommendation + MORE[:150] + f" {d.name} {i}",
+                "comment": d.comment + FILLER * 2 + f" {i}",
+                "recommendation": d.recommendation + FILLER[:150] + f" {d.name} {i}",
             }
         )
-        for d in plain.dimensions
+        for d in critique.dimensions
     )
-    return plain.model_copy(update={"dimensions": longer})
+    return critique.model_copy(update={"dimensions": dimensions})
 
 
-def rows(count: int) -> Iterator[tuple[str, ...]]:
-    """Half the rows are clean, the other half go through every kind of mess."""
+def make_jobs(count: int) -> Iterator[tuple[str, ...]]:
+    """Yield table rows: every second one is clean, the others cycle through all corruptions."""
     clean = [serialize_critique(long_critique(i)) for i in range(400)]
-    messy = [mess.make_text(long_critique(i)) for i, mess in enumerate(CORRUPTIONS * 8)]
+    corrupted = [c.make_text(long_critique(i)) for i, c in enumerate(CORRUPTIONS * 8)]
     prompt = build_example_prompt()
     for i in range(count):
-        with_photo = i % (count // PHOTOS) == 0
-        text = messy[i % len(messy)] if i % 2 and not with_photo else clean[i % len(clean)]
-        text = text.replace("I stand", f"In {i} I stand", 1)
-        name = f"{i // (count // PHOTOS)}.jpg" if with_photo else f"photo-{i:08x}.jpg"
+        photo, remainder = divmod(i, count // NUM_PHOTOS)
+        has_photo = remainder == 0
+        texts = corrupted if i % 2 and not has_photo else clean
+        text = texts[i % len(texts)].replace("I stand", f"In {i} I stand", 1)
+        name = f"{photo}.jpg" if has_photo else f"photo-{i:08x}.jpg"
         yield f"job-{i}", name, "ansel", "completed", text, prompt, str(1_700_000_000 + i)
 
 
@@ -61,26 +63,26 @@ def write_database(path: Path, count: int) -> None:
     with sqlite3.connect(path) as connection:
         columns = "id PRIMARY KEY, filename, advisor, status, analysis_markdown, prompt, created_at"
         connection.execute(f"CREATE TABLE jobs ({columns})")
-        connection.executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", rows(count))
+        connection.executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", make_jobs(count))
     connection.close()
 
 
-def memory_of(process: int) -> int:
-    """Resident bytes of a process and of all below it, shared pages counted once (Linux: PSS)."""
-    total, todo = 0, [process]
-    while todo:
-        one = todo.pop()
+def resident_bytes(pid: int) -> int:
+    """Return the memory of a process and its descendants, shared pages counted once (Linux PSS)."""
+    total, pids = 0, [pid]
+    while pids:
+        pid = pids.pop()
         try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total += 1024 * sum(int(n.split()[1]) for n in lines if n.startswith("Pss:"))
-            todo += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         except (OSError, ValueError):
             continue
     return total
 
 
-def measure(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak GB and the output of a command."""
+def measure(command: list[str]) -> tuple[float, float]:
+    """Return the seconds and the peak memory (10^9 bytes) of a command."""
     started, peak = time.perf_counter(), 0
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -88,46 +90,43 @@ def measure(command: list[str]) -> tuple[float, float, str]:
     ) as process:
         done = threading.Event()
 
-        def watch() -> None:
+        def sample_memory() -> None:
             nonlocal peak
             while not done.wait(0.2):
-                peak = max(peak, memory_of(process.pid))
+                peak = max(peak, resident_bytes(process.pid))
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        sampler = threading.Thread(target=sample_memory)
+        sampler.start()
         output, _ = process.communicate()
         seconds = time.perf_counter() - started
         done.set()
-        watcher.join()
+        sampler.join()
     if process.returncode:
         sys.exit(f"link failed: {output}")
-    return seconds, peak / 1e9, output
+    return seconds, peak / 1e9
 
 
 def main() -> None:
-    counts = [int(told) for told in sys.argv[1:]] or [10_000, 100_000, 1_000_000]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    counts = [int(argument) for argument in sys.argv[1:]] or [10_000, 100_000, 1_000_000]
+    with tempfile.TemporaryDirectory() as tmp_dir:
+        folder = Path(tmp_dir)
         (folder / "source").mkdir()
-        for i in range(PHOTOS):
+        for i in range(NUM_PHOTOS):
             render(draw_scene(1, i), 320, 256).save(folder / "source" / f"{i}.jpg")
         print(f"{'rows':>9} {'database GB':>12} {'seconds':>8} {'us/row':>7} {'peak GB':>8} linked")
+        database, output = folder / "mondrian.db", folder / "out"
         for count in counts:
-            path = folder / "mondrian.db"
-            write_database(path, count)
-            out, cache = folder / "out", folder / f"cache-{count}"
-            flags = {"--db_path": path, "--output_dir": out, "--cache_dir": cache}
-            told = [str(part) for pair in flags.items() for part in pair]
-            command = [sys.executable, str(ROOT / "stages/link.py"), "--advisor", "ansel", *told]
-            seconds, peak, _ = measure(command)
-            linked = json.loads((out / "link.json").read_text())["linked"]
-            size = path.stat().st_size / 1e9
+            write_database(database, count)
+            command = [sys.executable, str(ROOT / "stages/link.py"), "--advisor", "ansel"]
+            command += ["--db_path", str(database), "--output_dir", str(output)]
+            seconds, peak = measure([*command, "--cache_dir", str(folder / f"cache-{count}")])
+            linked = json.loads((output / "link.json").read_text())["linked"]
             print(
-                f"{count:>9,} {size:>12.2f} {seconds:>8.1f} {1e6 * seconds / count:>7.0f} "
-                f"{peak:>8.2f} {linked:>6}",
+                f"{count:>9,} {database.stat().st_size / 1e9:>12.2f} {seconds:>8.1f} "
+                f"{1e6 * seconds / count:>7.0f} {peak:>8.2f} {linked:>6}",
                 flush=True,
             )
-            path.unlink()
+            database.unlink()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Training side by side: python benchmarks/train.py [--torch PYTHON]
+"""Compare training speed and memory: python benchmarks/train.py [--torch PYTHON]
 
-This project, mlx-vlm's Trainer with train_on_completions, TRL + PEFT on torch's CPU, and
-transformers + PEFT with lm_head at supervised positions only: the same rows in the same batches,
-the same first adapter, the same AdamW, float32, each in a process of its own on all cores. A random
-base with the real vocabulary (benchmarks/large_base.py), and mondrian-tiny on rows of
-data/prepared/ansel (`dvc repro prepare`). Writes benchmarks/results/train.json.
+Systems: this project, mlx-vlm's Trainer with train_on_completions, TRL + PEFT on torch's CPU
+backend, and transformers + PEFT with lm_head only at supervised positions. All train on the same
+rows in the same batches with the same initial adapter and AdamW in float32, each in a separate
+process on all cores. Models: a random base with the real vocabulary (benchmarks/large_base.py), and
+mondrian-tiny on rows of data/prepared/ansel (`dvc repro prepare`). Writes
+benchmarks/results/train.json.
 
-This project runs the vision tower once a photograph; EPOCHS of it share that time here.
+This project runs the vision tower once per photo; here its time is spread over EPOCHS epochs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
 import statistics
 import subprocess
@@ -22,123 +23,130 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import mondrian.model.cpu.openblas  # noqa: E402  # isort: skip  (before mlx)
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks import large_base  # noqa: E402
-from benchmarks.first_adapter import write_adapter  # noqa: E402
-from benchmarks.job import ALPHA, RANK, Job  # noqa: E402
-from mondrian.core.images import read_photo  # noqa: E402
-from mondrian.core.params import load_params  # noqa: E402
-from mondrian.critique.rows import read_rows  # noqa: E402
-from mondrian.model import vlm  # noqa: E402
-from mondrian.model.architecture import read_architecture  # noqa: E402
-from mondrian.model.hardware import CPU  # noqa: E402
-from mondrian.model.lora_config import LoraConfig  # noqa: E402
-from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations  # noqa: E402
-from mondrian.training.schedule import select_micro_batches  # noqa: E402
+from benchmarks import large_base
+from benchmarks.large_base import LARGE, TINY, TINY_FOLDER
+from benchmarks.measurement import ROOT, run_measurement, write_results
+from benchmarks.random_adapter import write_random_adapter
+from benchmarks.workload import ALPHA, RANK, Workload
+from mondrian.core.images import read_photo
+from mondrian.core.params import load_params
+from mondrian.critique.rows import read_rows
+from mondrian.model import vlm
+from mondrian.model.architecture import read_architecture
+from mondrian.model.cpu.openblas import find_openblas
+from mondrian.model.hardware import CPU
+from mondrian.model.lora_config import LoraConfig
+from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations
+from mondrian.training.schedule import select_micro_batches
 
-LARGE, TINY = "large-vocabulary", "mondrian-tiny"
-EPOCHS, BATCH = 3, 2
+EPOCHS, BATCH_SIZE = 3, 2
 STEPS = {LARGE: 4, TINY: 20}
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+NUM_CORES = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
+GEMM_BENCHMARK = """
+import mondrian.model.cpu.openblas, time
+import mlx.core as mx
+a = mx.random.normal((2048, 2048))
+mx.eval(a)
+seconds = []
+for _ in range(20):
+    started = time.perf_counter()
+    mx.eval(a @ a)
+    seconds.append(time.perf_counter() - started)
+print(2 * 2048**3 / sorted(seconds)[10])
+"""
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class System:
-    """A way to train, and the command that does it; `threads` of its BLAS."""
+    """A training system.
+
+    command  Python and a script of benchmarks/, with arguments after the workload's folder
+    threads  BLAS threads
+    """
 
     name: str
     variant: str
     command: tuple[str, ...]
     threads: int
-    cores: int = CORES
+    cores: int = NUM_CORES
     ranks: int = 1
 
 
-def systems(torch: str | None) -> list[System]:
-    """Everything that is compared."""
-    own, theirs = ("systems/ours.py",), ("systems/mlx_vlm_sft.py",)
-    blas = str(mondrian.model.cpu.openblas.find_openblas())
-    here = sys.executable
-    found = [
-        System("mondrian", "one process", (here, *own), 1),
-        System("mondrian", "two ranks", (here, *own), 1, ranks=2),
-        System("mondrian", "one process on one core", (here, *own), 1, cores=1),
-        System("mlx-vlm", "as it is", (here, *theirs, blas), CORES),
-        System("mlx-vlm", "with this project's malloc", (here, *theirs, "own"), CORES),
+def list_systems(torch: str | None) -> list[System]:
+    """Return all systems; those on torch only if its Python is known."""
+    trainer = (sys.executable, "systems/mondrian_trainer.py")
+    mlx_vlm = (sys.executable, "systems/mlx_vlm_sft.py")
+    systems = [
+        System("mondrian", "one process", trainer, 1),
+        System("mondrian", "two ranks", trainer, 1, ranks=2),
+        System("mondrian", "one process on one core", trainer, 1, cores=1),
+        System("mlx-vlm", "default", (*mlx_vlm, str(find_openblas())), NUM_CORES),
+        System("mlx-vlm", "with this project's malloc", (*mlx_vlm, "own"), NUM_CORES),
     ]
     if torch:
-        script = "systems/torch_peft.py"
-        found += [
-            System("trl-peft", "TRL as it is", (torch, script, "trl"), CORES),
-            System("trl-peft", "head where supervised", (torch, script, "supervised"), CORES),
+        peft = (torch, "systems/torch_peft.py")
+        systems += [
+            System("trl-peft", "TRL default", (*peft, "trl"), NUM_CORES),
+            System("trl-peft", "lm_head at supervised positions", (*peft, "supervised"), NUM_CORES),
         ]
-    return found
+    return systems
 
 
-def write_large(folder: Path) -> Job:
-    """Random rows of true proportions; each begins with a prompt of its own."""
+def write_large_workload(folder: Path) -> Workload:
+    """Write random rows of realistic lengths, each with its own prompt."""
     large_base.write_base(folder / "base")
-    rows = large_base.rows(STEPS[LARGE] * BATCH, shared_prompt=False)
-    return _write(
-        folder / "job",
+    rows = large_base.make_rows(STEPS[LARGE] * BATCH_SIZE, shared_prompt=False)
+    workload = Workload(
+        folder / "workload",
         str(folder / "base"),
-        [r.ids for r in rows],
-        [r.start for r in rows],
+        [row.ids for row in rows],
+        [row.prompt_length for row in rows],
         [large_base.GRID] * len(rows),
-        [r.pixels for r in rows],
-        STEPS[LARGE],
+        make_batches(STEPS[LARGE]),
     )
+    workload.write(row.pixels for row in rows)
+    return workload
 
 
-def write_tiny(folder: Path) -> Job:
-    """The first rows of ansel's train part, as mondrian-tiny's own processor sees them."""
-    source = str(ROOT / "models/base/mondrian-tiny")
-    base = vlm.load(source)
+def write_tiny_workload(folder: Path) -> Workload:
+    """Write the first rows of ansel's train set, encoded by mondrian-tiny's processor."""
+    base = vlm.load(str(TINY_FOLDER))
     rows = read_rows(ROOT / "data/prepared/ansel/training_data_ansel_train.json")
-    ids, starts, grids, pixels = [], [], [], []
-    for row in rows[: STEPS[TINY] * BATCH]:
-        seen = base.processor.image_processor([read_photo(Path(row.images[0]))])
-        grid = [int(n) for n in np.array(seen["image_grid_thw"])[0][1:]]
-        prompt = base.tokens.prompt(row.messages[:-1], grid[0] * grid[1] // 4)
+    ids, prompt_lengths, grids, pixels = [], [], [], []
+    for row in rows[: STEPS[TINY] * BATCH_SIZE]:
+        inputs = base.processor.image_processor([read_photo(Path(row.images[0]))])
+        grid_rows, grid_columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0][1:])
+        prompt = base.tokens.prompt(row.messages[:-1], grid_rows * grid_columns // 4)
         ids.append(prompt + base.tokens.answer(row.messages[-1]["content"])[0])
-        starts.append(len(prompt))
-        grids.append((grid[0], grid[1]))
-        pixels.append(np.array(seen["pixel_values"]))
-    return _write(folder / "job", source, ids, starts, grids, pixels, STEPS[TINY])
+        prompt_lengths.append(len(prompt))
+        grids.append((grid_rows, grid_columns))
+        pixels.append(np.array(inputs["pixel_values"]))
+    batches = make_batches(STEPS[TINY])
+    workload = Workload(folder / "workload", str(TINY_FOLDER), ids, prompt_lengths, grids, batches)
+    workload.write(pixels)
+    return workload
 
 
-def _write(
-    folder: Path, base: str, ids: Any, starts: Any, grids: Any, pixels: Any, steps: int
-) -> Job:
+def make_batches(num_steps: int) -> list[list[int]]:
+    """Return the row numbers of each step, in the order of this project's trainer."""
     params = load_params(ROOT / "params.yaml").train.model_copy(
-        update={"batch_size": BATCH, "gradient_accumulation_steps": 1, "seed": 1}
+        update={"batch_size": BATCH_SIZE, "gradient_accumulation_steps": 1, "seed": 1}
     )
-    batches = [
-        select_micro_batches(list(range(len(ids))), params, 1, step)[0] for step in range(steps)
-    ]
-    job = Job(folder, base, batches, ids, starts, grids)
-    job.write(pixels)
-    write_adapter(job.adapter, base)
-    return job
+    rows = list(range(num_steps * BATCH_SIZE))
+    return [select_micro_batches(rows, params, 1, step)[0] for step in range(num_steps)]
 
 
 def gemm_rate(threads: int) -> float:
-    """Operations a second of float32 products of 2048 x 2048, the median of twenty."""
-    code = (
-        "import mondrian.model.cpu.openblas, time; import mlx.core as mx; "
-        "a = mx.random.normal((2048, 2048)); "
-        "mx.eval(a); times = []\n"
-        "for _ in range(20):\n"
-        "    t = time.perf_counter(); mx.eval(a @ a); times.append(time.perf_counter() - t)\n"
-        "print(2 * 2048**3 / sorted(times)[10])"
-    )
+    """Return operations per second of float32 2048 x 2048 products, the median of twenty."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", GEMM_BENCHMARK],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -147,131 +155,134 @@ def gemm_rate(threads: int) -> float:
     return float(done.stdout)
 
 
-def necessary(job: Job) -> float:
-    """Operations of a mean step (mondrian.training.memory_estimate.operations), nothing shared
-    between rows."""
-    base = read_architecture(job.base)
+def mean_operations(workload: Workload) -> float:
+    """Return the operations of a mean step if rows share nothing, by
+    mondrian.training.memory_estimate.count_operations."""
+    base = read_architecture(workload.base)
     params = load_params(ROOT / "params.yaml").train
-    work = TrainingJob(base, LoraConfig(RANK, ALPHA), params, CPU)
-    total = 0
-    for batch in job.batches:
-        lengths = [len(job.ids[row]) - 1 for row in batch]
-        told = sum(len(job.ids[row]) - job.starts[row] for row in batch)
+    job = TrainingJob(base, LoraConfig(RANK, ALPHA), params, CPU)
+    operations = 0
+    for batch in workload.batches:
+        lengths = [len(workload.ids[row]) - 1 for row in batch]
+        supervised = sum(len(workload.ids[row]) - workload.prompt_lengths[row] for row in batch)
         pairs = tuple((n, n) for n in lengths)
-        total += count_operations(work, BatchShape(sum(lengths), pairs, pairs, told, 0))
-    return total / len(job.batches)
+        operations += count_operations(job, BatchShape(sum(lengths), pairs, pairs, supervised, 0))
+    return operations / len(workload.batches)
 
 
-def measure(system: System, job: Job) -> dict[str, Any]:
-    """Run one system over one job; MLX's peak memory, or a process's where there is no MLX."""
-    python, script, *rest = system.command
-    command = [python, str(ROOT / "benchmarks" / script), str(job.folder), *rest]
+def measure(system: System, workload: Workload) -> Result:
+    """Train a workload; the peak is MLX's own, or that of the process for a system without MLX."""
+    python, script, *arguments = system.command
+    command: list[object] = [python, ROOT / "benchmarks" / script, workload.folder, *arguments]
     if system.ranks > 1:
-        command.append(str(system.ranks))
-    if system.cores < CORES:
-        command = ["taskset", "-c", ",".join(str(i) for i in range(system.cores)), *command]
+        command.append(system.ranks)
+    if system.cores < NUM_CORES:
+        command = ["taskset", "-c", ",".join(map(str, range(system.cores))), *command]
     threads = str(system.threads)
-    env = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=3600)
-    if done.returncode:
-        raise SystemExit(f"{system.name}, {system.variant}: {done.stderr[-3000:]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    skip = 1 if len(job.batches) < 10 else 2
-    tower = found.get("tower_seconds", 0.0) * BATCH / EPOCHS
-    seconds = statistics.median(found["seconds"][skip:]) + tower
-    tokens = statistics.mean(sum(len(job.ids[row]) for row in batch) for batch in job.batches)
+    env = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    result = run_measurement(*command, env=env)
+    num_warmup_steps = 1 if len(workload.batches) < 10 else 2
+    tower_seconds = result.get("tower_seconds", 0.0)
+    seconds = statistics.median(result["seconds"][num_warmup_steps:])
+    seconds += tower_seconds * BATCH_SIZE / EPOCHS
+    tokens = statistics.mean(
+        sum(len(workload.ids[row]) for row in batch) for batch in workload.batches
+    )
     return {
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds_per_step": round(seconds, 3),
-        "peak_memory_gb": round(found.get("peak_gb", found["rss_gb"]), 3),
-        "rss_gb": round(found["rss_gb"], 3),
-        "first_loss": round(found["losses"][0], 4),
-        "loss": round(found["losses"][-1], 4),
-        "tower_seconds_per_photograph": round(found.get("tower_seconds", 0.0), 3),
+        "peak_memory_gb": round(result.get("peak_gb", result["rss_gb"]), 3),
+        "rss_gb": round(result["rss_gb"], 3),
+        "first_loss": round(result["losses"][0], 4),
+        "loss": round(result["losses"][-1], 4),
+        "tower_seconds_per_photograph": round(tower_seconds, 3),
     }
 
 
-def table(results: list[dict[str, Any]], model: str) -> str:
-    """The measured rows of one model."""
+def format_table(results: list[Result], model: str) -> str:
+    """Return the results of one model as text."""
     lines = [
-        f"{model}: {STEPS[model]} steps, batch {BATCH}",
-        f"  {'':<38}tokens/s  s/step  peak GB  process GB     loss  of GEMM",
+        f"{model}: {STEPS[model]} steps, batch {BATCH_SIZE}",
+        f"  {'':<42}tokens/s  s/step  peak GB  process GB     loss  of GEMM",
     ]
     for r in (r for r in results if r["model"] == model):
         lines.append(
-            f"  {r['system'] + ', ' + r['variant']:<38}{r['tokens_per_second']:8.0f} "
+            f"  {r['system'] + ', ' + r['variant']:<42}{r['tokens_per_second']:8.0f} "
             f"{r['seconds_per_step']:7.2f} {r['peak_memory_gb']:8.2f} {r['rss_gb']:11.2f} "
             f"{r['loss']:8.4f} {r['gemm_fraction']:8.2f}"
         )
     return "\n".join(lines)
 
 
-def ratios(results: list[dict[str, Any]]) -> str:
-    """What the project is held to."""
+def compare_with_goals(results: list[Result]) -> str:
+    """Return the ratios for which the project has goals; nan if a system was not measured."""
+    by_key = {(r["model"], r["system"], r["variant"]): r for r in results}
 
-    def of(model: str, system: str, variant: str, key: str) -> float:
-        wanted = (model, system, variant)
-        found = [r[key] for r in results if (r["model"], r["system"], r["variant"]) == wanted]
-        return float(found[0]) if found else float("nan")
+    def value(model: str, system: str, variant: str, name: str) -> float:
+        return float(by_key.get((model, system, variant), {}).get(name, math.nan))
 
-    def speed(model: str, variant: str, other: tuple[str, str] = ("mlx-vlm", "as it is")) -> float:
-        key = "tokens_per_second"
-        return of(model, "mondrian", variant, key) / of(model, *other, key)
+    def speedup(model: str, variant: str, system: str, other: str) -> float:
+        rate = value(model, "mondrian", variant, "tokens_per_second")
+        return rate / value(model, system, other, "tokens_per_second")
 
-    one, two, alone = "one process", "two ranks", "one process on one core"
-    memory = of(LARGE, "mondrian", one, "peak_memory_gb") / of(
-        LARGE, "mlx-vlm", "as it is", "peak_memory_gb"
-    )
-    supervised = ("trl-peft", "head where supervised")
+    def gemm(variant: str) -> float:
+        return value(LARGE, "mondrian", variant, "gemm_fraction")
+
+    single, ranks, baseline = "one process", "two ranks", ("mlx-vlm", "default")
+    memory = value(LARGE, "mondrian", single, "peak_memory_gb")
+    memory /= value(LARGE, *baseline, "peak_memory_gb")
+    peft = ("trl-peft", "lm_head at supervised positions")
+    single_core = ("mondrian", "one process on one core")
     return "\n".join(
         [
-            f"{LARGE}, one process: {speed(LARGE, one):.1f} times mlx-vlm's tokens/s (goal 4.5), "
-            f"{memory:.2f} of its peak memory (goal 0.35), "
-            f"{of(LARGE, 'mondrian', one, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.40)",
-            f"{LARGE}, two ranks: {speed(LARGE, two):.1f} times (goal 6.5), "
-            f"{of(LARGE, 'mondrian', two, 'gemm_fraction'):.2f} of the GEMM rate (goal 0.55), "
-            f"{speed(LARGE, two, supervised):.1f} times transformers + PEFT with its head where "
-            "something is supervised (goal 1)",
-            f"{LARGE}, two ranks against one of them alone on its core: "
-            f"{speed(LARGE, two, ('mondrian', alone)):.2f} times (goal 1.5)",
-            f"{TINY}, one process: {speed(TINY, one):.1f} times mlx-vlm's tokens/s (goal 1.4)",
+            f"{LARGE}, one process: {speedup(LARGE, single, *baseline):.1f} times mlx-vlm's "
+            f"tokens/s (goal 4.5), {memory:.2f} of its peak memory (goal 0.35), "
+            f"{gemm(single):.2f} of the GEMM rate (goal 0.40)",
+            f"{LARGE}, two ranks: {speedup(LARGE, ranks, *baseline):.1f} times (goal 6.5), "
+            f"{gemm(ranks):.2f} of the GEMM rate (goal 0.55), {speedup(LARGE, ranks, *peft):.1f} "
+            "times transformers + PEFT with lm_head at supervised positions (goal 1)",
+            f"{LARGE}, two ranks against one process on one core: "
+            f"{speedup(LARGE, ranks, *single_core):.2f} times (goal 1.5)",
+            f"{TINY}, one process: {speedup(TINY, single, *baseline):.1f} times mlx-vlm's tokens/s "
+            "(goal 1.4)",
         ]
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure training, side by side.")
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare training speed and memory.")
     parser.add_argument("--torch", help="python of an environment with requirements-torch.txt")
-    parser.add_argument("--only", help="measure systems of this name alone, and write nothing")
-    args = parser.parse_args()
-    rates = {threads: gemm_rate(threads) for threads in {1, CORES}}
-    told = [f"{rate / 1e9:.0f} GFLOP/s on {n} threads" for n, rate in rates.items()]
-    print(f"float32 GEMM: {', '.join(told)}")
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for model, write in ((LARGE, write_large), (TINY, write_tiny)):
-            folder = Path(scratch) / model
+    parser.add_argument("--only", help="measure only systems of this name; write no file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    rates = {threads: gemm_rate(threads) for threads in {1, NUM_CORES}}
+    gflops = [f"{rate / 1e9:.0f} GFLOP/s on {threads} threads" for threads, rate in rates.items()]
+    print(f"float32 GEMM: {', '.join(gflops)}")
+    systems = [s for s in list_systems(args.torch) if args.only in (None, s.name)]
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as tmp_dir:
+        for model, write in ((LARGE, write_large_workload), (TINY, write_tiny_workload)):
+            folder = Path(tmp_dir) / model
             folder.mkdir()
-            job = write(folder)
-            work = necessary(job)
-            for system in systems(args.torch):
-                if args.only and args.only != system.name:
-                    continue
-                found = measure(system, job)
-                share = work / found["seconds_per_step"] / rates[CORES]
-                own = {"system": system.name, "variant": system.variant, "model": model}
-                more = {
-                    "blas_threads": system.threads,
-                    "cores": system.cores,
-                    "ranks": system.ranks,
-                }
-                results.append(own | found | {"gemm_fraction": round(share, 3)} | more)
-            print(table(results, model), flush=True)
-    print(ratios(results))
+            workload = write(folder)
+            write_random_adapter(workload.adapter, workload.base)
+            operations = mean_operations(workload)
+            for system in systems:
+                result = measure(system, workload)
+                fraction = operations / result["seconds_per_step"] / rates[NUM_CORES]
+                results.append(
+                    {"system": system.name, "variant": system.variant, "model": model}
+                    | result
+                    | {"gemm_fraction": round(fraction, 3), "blas_threads": system.threads}
+                    | {"cores": system.cores, "ranks": system.ranks}
+                )
+            print(format_table(results, model), flush=True)
+    print(compare_with_goals(results))
     if not args.only:
-        out = ROOT / "benchmarks/results/train.json"
-        out.parent.mkdir(exist_ok=True)
-        out.write_text(json.dumps(results, indent=2) + "\n")
+        write_results("train.json", results)
 
 
 if __name__ == "__main__":

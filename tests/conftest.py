@@ -1,4 +1,4 @@
-"""Small real things: a rendered photograph, a database, mondrian-tiny, the application."""
+"""Small real inputs for all tests: rendered photos, a database, mondrian-tiny, an application."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from mondrian.sample.writing_style import write_critique
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
-LONGEST = (
-    "test_circle",
+SLOWEST_FILES = (
+    "test_feedback_loop",
     "test_rerun",
     "test_pipeline",
     "evaluation/test_evaluate",
@@ -40,15 +40,15 @@ LONGEST = (
     "serving/test_rollout",
 )
 SAMPLE_SEED = 7  # not the seed of the shipped sample
+JOB_COLUMNS = (
+    "id filename advisor status analysis_markdown llm_outputs prompt mode created_at completed_at"
+).split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that both cores end together."""
-    items.sort(
-        key=lambda item: next(
-            (i for i, name in enumerate(LONGEST) if f"{name}.py" in item.nodeid), len(LONGEST)
-        )
-    )
+    """Run the slowest files first, so that both cores finish at the same time."""
+    ranks = {f"tests/{name}.py": rank for rank, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.split("::")[0], len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -63,40 +63,29 @@ def critique() -> Critique:
 
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
-    """Six different rendered landscapes."""
+    """Six different landscapes."""
     return [render(draw_scene(5, i), 320, 256) for i in range(6)]
 
 
 @pytest.fixture
 def make_db(tmp_path: Path) -> Callable[..., Path]:
-    """Write an application of a few jobs: make_db({"filename": …, "advisor": …}, …)."""
+    """Write a database with one job per argument: make_db({"filename": …, "advisor": …}, …).
+
+    drop  a column that the table lacks
+    """
 
     def make(*rows: dict[str, Any], drop: str = "", name: str = "mondrian.db") -> Path:
         (tmp_path / "source").mkdir(exist_ok=True)
-        columns = [
-            c
-            for c in (
-                "id",
-                "filename",
-                "advisor",
-                "status",
-                "analysis_markdown",
-                "llm_outputs",
-                "prompt",
-                "mode",
-                "created_at",
-                "completed_at",
-            )
-            if c != drop
-        ]
+        columns = [column for column in JOB_COLUMNS if column != drop]
         path = tmp_path / name
         connection = sqlite3.connect(path)
         connection.execute(f"CREATE TABLE jobs ({', '.join(columns)})")
         for i, row in enumerate(rows):
-            full = {"id": f"job-{i}", "advisor": "ansel", "status": "completed", **row}
-            values = [full.get(c) for c in columns]
-            marks = ", ".join("?" for _ in columns)
-            connection.execute(f"INSERT INTO jobs VALUES ({marks})", values)
+            job = {"id": f"job-{i}", "advisor": "ansel", "status": "completed", **row}
+            placeholders = ", ".join("?" for _ in columns)
+            connection.execute(
+                f"INSERT INTO jobs VALUES ({placeholders})", [job.get(column) for column in columns]
+            )
         connection.commit()
         connection.close()
         return path
@@ -106,7 +95,7 @@ def make_db(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample application, rendered from another seed than the shipped one's."""
+    """The sample application, rendered with SAMPLE_SEED."""
     folder = tmp_path_factory.mktemp("application") / "mondrian"
     write_application(folder, SAMPLE_SEED)
     return folder
@@ -114,15 +103,15 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Any:
-    """mondrian-tiny, loaded once."""
+    """mondrian-tiny, loaded once; a test that attaches an adapter uses base_vlm."""
     from mondrian.model import vlm
 
     return vlm.load(str(ROOT / "models/base/mondrian-tiny"))
 
 
 @pytest.fixture
-def plain(tiny: Any) -> Iterator[Any]:
-    """mondrian-tiny without an adapter, whatever the test leaves attached."""
+def base_vlm(tiny: Any) -> Iterator[Any]:
+    """mondrian-tiny without an adapter; detaches what the test attaches."""
     from mondrian.model import lora
 
     lora.detach(tiny.model)
@@ -134,7 +123,7 @@ def plain(tiny: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small adapter of each advisor for mondrian-tiny, as --lora_path takes it."""
+    """A folder for --lora_path: one small adapter of mondrian-tiny per advisor."""
     from tests.service_process import make_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
@@ -145,16 +134,16 @@ def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Five prepared rows beside their pictures."""
+    """Five prepared rows and their images."""
     from mondrian.critique.rows import ChatRow
 
     folder = tmp_path_factory.mktemp("rows")
-    out = []
+    chat_rows = []
     for i, photo in enumerate(photos[:5]):
         path = folder / f"{i}.png"
         resize_to_fit(photo, 4096, 20_480).save(path)
         answer = serialize_critique(write_critique("ansel", draw_scene(5, i)))
-        out.append(
+        chat_rows.append(
             ChatRow(
                 messages=row_messages(PERSONA, answer),
                 images=[str(path)],
@@ -164,34 +153,34 @@ def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
                 prompt_hash=prompt_hash(PERSONA),
             )
         )
-    return out
+    return chat_rows
 
 
 @pytest.fixture(scope="session")
-def some_prepared(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train.json and val.json of a few prepared rows."""
+def prepared_dir(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.json (twelve rows) and val.json (one row)."""
     folder = tmp_path_factory.mktemp("prepared")
-    told = [row.model_dump() for row in rows]
-    (folder / "train.json").write_text(json.dumps(told[:4] * 3))
-    (folder / "val.json").write_text(json.dumps(told[4:]))
+    json_rows = [row.model_dump() for row in rows]
+    (folder / "train.json").write_text(json.dumps(json_rows[:4] * 3))
+    (folder / "val.json").write_text(json.dumps(json_rows[4:]))
     return folder
 
 
-def stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a stage script as a user would by hand."""
+def run_stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a stage script as a user does by hand."""
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
 
 
-def one_clear_line(run: subprocess.CompletedProcess[str], *wanted: object) -> None:
-    """The run failed with one message that holds everything wanted, and no traceback."""
+def assert_one_error(run: subprocess.CompletedProcess[str], *parts: object) -> None:
+    """Assert that a run failed with one error message with all parts, and without a traceback."""
     assert run.returncode != 0, run.stdout
     assert "Traceback" not in run.stderr, run.stderr
-    lines = run.stderr.splitlines()  # a progress bar may stand before it
+    lines = run.stderr.splitlines()  # a progress bar may precede the message
     start = next((i for i, line in enumerate(lines) if line.startswith("error: ")), len(lines))
     message = "\n".join(lines[start:])
     assert message, run.stderr
     assert all(line.startswith("  ") for line in lines[start + 1 :]), message
-    for part in wanted:
+    for part in parts:
         assert str(part) in message, (part, message)

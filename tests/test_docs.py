@@ -1,4 +1,4 @@
-"""dvc.yaml, params.yaml, flags, README and code hold each other to the truth."""
+"""dvc.yaml, params.yaml, flags, README and code must agree."""
 
 import ast
 import re
@@ -25,8 +25,8 @@ PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stag
 SAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "data/sample/dvc.yaml").read_text())["stages"]
 
 
-def imported(path: Path) -> set[Path]:
-    """Modules of this project that a file imports, at any depth of its code."""
+def imported_files(path: Path) -> set[Path]:
+    """Return the mondrian modules that a file imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -37,15 +37,15 @@ def imported(path: Path) -> set[Path]:
     return {file for file in files if file.exists()}
 
 
-def reached(path: Path) -> set[str]:
-    """Every module that running a file imports."""
-    seen: set[Path] = set()
-    todo = [path]
-    while todo:
-        new = imported(todo.pop()) - seen
-        seen |= new
-        todo += new
-    return {str(file.relative_to(ROOT)) for file in seen}
+def reachable_files(path: Path) -> set[str]:
+    """Return the mondrian modules that a file imports directly or indirectly."""
+    reachable: set[Path] = set()
+    queue = [path]
+    while queue:
+        new = imported_files(queue.pop()) - reachable
+        reachable |= new
+        queue += new
+    return {str(file.relative_to(ROOT)) for file in reachable}
 
 
 @pytest.mark.parametrize(
@@ -55,19 +55,20 @@ def reached(path: Path) -> set[str]:
         ("mondrian/sample/application.py", SAMPLE["application"]),
     ],
 )
-def test_a_stage_depends_on_the_packages_it_really_imports(script: str, stage: Any) -> None:
-    wanted = {"/".join(file.split("/")[:2]) for file in reached(ROOT / script) | {script}}
-    assert len(wanted) > 2
-    assert {dep for dep in stage["deps"] if dep.startswith(("mondrian/", "stages/"))} == wanted
+def test_a_stage_depends_on_the_packages_that_it_imports(script: str, stage: Any) -> None:
+    files = reachable_files(ROOT / script) | {script}
+    packages = {"/".join(file.split("/")[:2]) for file in files}
+    assert len(packages) > 2
+    assert {dep for dep in stage["deps"] if dep.startswith(("mondrian/", "stages/"))} == packages
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_calls_its_script_with_flags_it_has(name: str) -> None:
+def test_a_stage_calls_its_script_with_existing_flags(name: str) -> None:
     stage = PIPELINE[name]
     assert stage["desc"]
     flags = set(re.findall(r"--\w+", stage["cmd"]))
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), "--help"]
-    shown = subprocess.run(
+    help_text = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -76,44 +77,44 @@ def test_a_stage_calls_its_script_with_flags_it_has(name: str) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     ).stdout
     assert len(flags) >= 3
-    assert flags <= set(re.findall(r"--\w+", shown))
+    assert flags <= set(re.findall(r"--\w+", help_text))
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_params_its_script_reads(name: str) -> None:
+def test_a_stage_depends_on_the_params_that_its_script_reads(name: str) -> None:
     text = (ROOT / "stages" / f"{name}.py").read_text()
-    read = set(re.findall(r"params\.(\w+)", text)) & set(Params.model_fields)
+    sections = set(re.findall(r"params\.(\w+)", text)) & set(Params.model_fields)
     if "params.persona(" in text:
-        read.add("personas")
-    read -= {"machine"}  # no result depends on it
-    declared = {param.split(".")[0] for param in PIPELINE[name]["params"]}
-    assert read
-    assert declared == read
+        sections.add("personas")
+    sections -= {"machine"}  # no result depends on it
+    assert sections
+    assert {param.split(".")[0] for param in PIPELINE[name]["params"]} == sections
 
 
-def test_only_dvc_yaml_knows_where_the_pipeline_keeps_its_files() -> None:
+def test_stage_scripts_contain_no_pipeline_paths() -> None:
     for name in STAGES:
         text = (ROOT / "stages" / f"{name}.py").read_text().split('"""', 2)[2]
         assert not re.findall(r"[\"'](data|models|metrics)/", text)
 
 
-def test_openblas_is_loaded_before_mlx() -> None:
-    """Which packages may import MLX is checked by import-linter (pyproject.toml)."""
-    users = {
+def test_packages_that_import_mlx_load_openblas_first() -> None:
+    """import-linter checks which packages may import MLX (pyproject.toml)."""
+    model = ROOT / "mondrian/model"  # loads OpenBLAS itself
+    packages = {
         file.parent
         for file in (ROOT / "mondrian").rglob("*.py")
         if re.search(r"^\s*(import|from) mlx", file.read_text(), re.MULTILINE)
+        and model not in file.parents
     }
-    outside = {folder for folder in users if ROOT / "mondrian/model" not in (folder, folder.parent)}
-    assert len(outside) == 4
-    for folder in outside:
-        assert "import mondrian.model" in (folder / "__init__.py").read_text()
+    assert len(packages) == 4
+    for package in packages:
+        assert "import mondrian.model" in (package / "__init__.py").read_text()
 
 
 @pytest.mark.parametrize(
     ("stage", "code"), [("train", TRAINING_CODE), ("evaluate", EVALUATION_CODE)]
 )
-def test_resumed_work_remembers_the_code_that_its_stage_depends_on(
+def test_a_resumed_stage_checks_the_code_that_the_stage_depends_on(
     stage: str, code: Sequence[str]
 ) -> None:
     deps = {dep for dep in PIPELINE[stage]["deps"] if dep.startswith("mondrian/")}
@@ -121,27 +122,26 @@ def test_resumed_work_remembers_the_code_that_its_stage_depends_on(
     assert code_hash(code) != code_hash(code[1:])
 
 
-def test_every_reason_is_documented() -> None:
+def test_every_rejection_reason_and_repair_is_documented() -> None:
     reasons, repairs = (ROOT / "docs/reasons.md").read_text().split("## What is repaired")
-    assert set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE)) == {
-        str(r) for r in RejectionReason
-    }
+    documented_reasons = set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE))
+    assert documented_reasons == {str(reason) for reason in RejectionReason}
     assert set(REASON_DESCRIPTIONS) == set(RejectionReason)
-    told = {
+    documented_repairs = {
         name
-        for row in re.findall(r"^\| (`.*?) \|", repairs, re.MULTILINE)
-        for name in re.findall(r"`(\w+)`", row)
+        for cell in re.findall(r"^\| (`.*?) \|", repairs, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", cell)
     }
-    found = (
-        parse_critique(mess.make_text(write_critique("ansel", draw_scene(1, 1))))
-        for mess in CORRUPTIONS
-    )
-    done = {repair.split()[0] for one in found for repair in getattr(one, "repairs", ())}
-    assert len(done) > 8
-    assert done - {"dimension_twice"} <= told
+    results = [
+        parse_critique(corruption.make_text(write_critique("ansel", draw_scene(1, 1))))
+        for corruption in CORRUPTIONS
+    ]
+    names = {repair.split()[0] for r in results for repair in getattr(r, "repairs", ())}
+    assert len(names) > 8
+    assert names - {"dimension_twice"} <= documented_repairs
 
 
-def test_the_readme_speaks_of_what_exists() -> None:
+def test_the_readme_names_only_what_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme.count("\n") < 200
     targets = set(re.findall(r"(?:`|^)make ?(\w*)", readme, re.MULTILINE)) - {""}
@@ -156,22 +156,20 @@ def test_the_readme_speaks_of_what_exists() -> None:
     assert all((ROOT / s).exists() for s in scripts)
 
 
-def test_every_value_for_the_4b_is_listed_in_the_readme() -> None:
-    section, inner, keys = "", "", set()
+def test_the_readme_lists_every_param_with_a_value_for_the_4b() -> None:
+    path: list[str] = []  # keys from the top level to the current line
+    keys = set()
     for line in (ROOT / "params.yaml").read_text().splitlines():
-        if line[:1].isalpha():
-            section = line.split(":")[0]
-        elif line[2:3].isalpha():
-            inner = f"{section}.{line.split(':')[0].strip()}"
+        if match := re.match(r"((?:  ){0,2})(\w+):", line):
+            path[len(match[1]) // 2 :] = [match[2]]
         if "for the 4B" in line and line.startswith("  "):
-            deeper = f".{line.split(':')[0].strip()}" if line.startswith("    ") else ""
-            keys.add(inner + deeper)
-    listed = (ROOT / "README.md").read_text().split("## The real model")[1].split("##")[0]
+            keys.add(".".join(path))
+    section = (ROOT / "README.md").read_text().split("## The real model")[1].split("##")[0]
     assert len(keys) == 12
-    assert set(re.findall(r"`(\w+(?:\.\w+)+)`", listed)) == keys
+    assert set(re.findall(r"`(\w+(?:\.\w+)+)`", section)) == keys
 
 
-def test_params_that_the_documents_name_exist(params: Params) -> None:
+def test_params_named_in_the_documents_exist(params: Params) -> None:
     documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     named = {
         (section, key)
@@ -185,15 +183,15 @@ def test_params_that_the_documents_name_exist(params: Params) -> None:
 
 
 def test_no_file_is_large_or_names_a_registry() -> None:
-    listed = subprocess.run(
+    names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         capture_output=True,
         text=True,
         cwd=ROOT,
         timeout=30,
     ).stdout.split()
-    assert len(listed) > 40
-    for name in listed:
+    assert len(names) > 40
+    for name in names:
         path = ROOT / name
         if path.is_file() and "models/base" not in name:
             assert path.stat().st_size < 1_000_000, name

@@ -1,14 +1,13 @@
-"""The whole pipeline in a fresh clone, on mondrian-tiny, as `make` runs it."""
+"""The whole pipeline in a fresh clone with mondrian-tiny, as `make` runs it."""
 
 import json
 import re
 import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.cloned import Clone, cloned
+from tests.clone import Clone, make_clone
 
 pytestmark = pytest.mark.slow
 ADVISORS = ("ansel", "okeefe")
@@ -16,22 +15,22 @@ ADVISORS = ("ansel", "okeefe")
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    made = cloned(tmp_path_factory.mktemp("fresh"))
-    made.run("dvc", "repro")
-    return made
+    clone = make_clone(tmp_path_factory.mktemp("clone"))
+    clone.run("dvc", "repro")
+    return clone
 
 
 @pytest.mark.parametrize("advisor", ADVISORS)
-def test_the_adapter_is_nearer_to_the_advisor_than_base_and_constant(
+def test_the_adapter_is_closer_to_the_advisor_than_base_and_constant(
     clone: Clone, advisor: str
 ) -> None:
-    found = clone.metrics(advisor, "evaluate")
-    assert found["verdict"] == "BETTER"
-    assert found["shuffled"]["score_mae"] > found["fine_tuned"]["score_mae"] + 0.5
-    tuned = found["fine_tuned"]
-    assert tuned["score_mae"] < found["base"]["score_mae"]
-    assert tuned["score_mae"] < found["constant"]["score_mae"]
-    assert tuned["format_compliance"] >= 0.9
+    metrics = clone.metrics(advisor, "evaluate")
+    assert metrics["verdict"] == "BETTER"
+    assert metrics["shuffled"]["score_mae"] > metrics["fine_tuned"]["score_mae"] + 0.5
+    fine_tuned = metrics["fine_tuned"]
+    assert fine_tuned["score_mae"] < metrics["base"]["score_mae"]
+    assert fine_tuned["score_mae"] < metrics["constant"]["score_mae"]
+    assert fine_tuned["format_compliance"] >= 0.9
 
 
 @pytest.mark.parametrize("advisor", ADVISORS)
@@ -40,9 +39,9 @@ def test_the_counts_of_all_stages_agree(clone: Clone, advisor: str) -> None:
         clone.metrics(advisor, stage) for stage in ("link", "prepare", "train", "evaluate")
     )
     assert link["linked"] + sum(link["rejected"].values()) == link["finished"] <= link["jobs"]
-    parts = [prepare[part] for part in ("train", "val", "test")]
-    assert sum(part["critiques"] for part in parts) == link["linked"]
-    assert sum(part["photo_groups"] for part in parts) == prepare["photo_groups"]
+    splits = [prepare[split] for split in ("train", "val", "test")]
+    assert sum(split["critiques"] for split in splits) == link["linked"]
+    assert sum(split["photo_groups"] for split in splits) == prepare["photo_groups"]
     assert evaluate["photographs"] == prepare["val"]["critiques"]
     page = (clone.folder / "metrics" / advisor / "data_report.html").read_text()
     assert f"<strong>{link['linked']} pairs</strong>" in page
@@ -50,7 +49,7 @@ def test_the_counts_of_all_stages_agree(clone: Clone, advisor: str) -> None:
 
 
 @pytest.mark.parametrize("advisor", ADVISORS)
-def test_the_report_holds_every_output(clone: Clone, advisor: str) -> None:
+def test_the_report_contains_every_completion(clone: Clone, advisor: str) -> None:
     path = clone.folder / "metrics" / advisor / "comparison_report.json"
     report = json.loads(path.read_text())
     assert len(report["photographs"]) == clone.metrics(advisor, "evaluate")["photographs"]
@@ -60,8 +59,8 @@ def test_the_report_holds_every_output(clone: Clone, advisor: str) -> None:
             assert photograph[arm]["tokens"] > 0
         assert photograph["base"]["text"] != photograph["fine_tuned"]["text"]
     log = clone.folder / "models" / f"mondrian-tiny-lora-{advisor}" / "training_log.jsonl"
-    steps = [json.loads(line) for line in log.read_text().splitlines()]
-    assert sum("val_loss" in step for step in steps) >= 1
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sum("val_loss" in entry for entry in entries) >= 1
 
 
 def test_a_second_run_does_nothing(clone: Clone) -> None:
@@ -70,9 +69,9 @@ def test_a_second_run_does_nothing(clone: Clone) -> None:
     assert time.perf_counter() - started < 30  # about 2 s; a rerun would take minutes
 
 
-def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
-    folder = clone.folder / "models/mondrian-tiny-lora-ansel"
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+def test_a_failed_run_keeps_the_outputs_of_the_run_before(clone: Clone) -> None:
+    adapter_dir = clone.folder / "models/mondrian-tiny-lora-ansel"
+    adapter_files = {p.name: p.read_bytes() for p in adapter_dir.iterdir()}
     params = clone.folder / "params.yaml"
     text = params.read_text()
     try:
@@ -88,15 +87,15 @@ def test_a_run_that_fails_leaves_the_outputs_of_the_last(clone: Clone) -> None:
         assert run.returncode != 0
         assert "more than train.max_seq_length (100) tokens: ansel/" in run.stderr
         assert "Traceback" not in run.stderr
-        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+        assert {p.name: p.read_bytes() for p in adapter_dir.iterdir()} == adapter_files
     finally:
         params.write_text(text)
 
 
-def test_the_summary_says_what_was_found(clone: Clone) -> None:
-    shown = clone.run(sys.executable, "-m", "mondrian", "summary")
-    assert shown.count("BETTER on 21 critiques of 21 photographs that were not trained on") == 2
-    assert "fine_tuned" in shown
+def test_the_summary_shows_the_verdicts(clone: Clone) -> None:
+    summary = clone.mondrian("summary")
+    assert summary.count("BETTER on 21 critiques of 21 photographs that were not trained on") == 2
+    assert "fine_tuned" in summary
 
 
 def test_the_loss_curves_can_be_plotted(clone: Clone) -> None:

@@ -1,4 +1,4 @@
-"""Clients that ask one request after the other, and what they see."""
+"""Clients that send one request after another, and the responses as they see them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mondrian.core.params import IMAGE
 from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import is_schema_valid
 
-TIMEOUT = 300.0  # of one request, as today's clients have it
+TIMEOUT = 300.0  # seconds per request, the timeout of existing clients
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One answer as a client saw it; status 0 where none came."""
+class Response:
+    """A response as a client sees it; status 0 if none came."""
 
     status: int
     seconds: float
@@ -33,83 +33,80 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Load:
-    """All answers, and how long it took from the first request to the last answer."""
+class LoadResult:
+    """All responses, and the seconds from the first request to the last response."""
 
-    seen: list[Seen]
+    responses: list[Response]
     seconds: float
 
     @property
-    def good(self) -> list[Seen]:
-        """Those that came."""
-        return [one for one in self.seen if one.status == 200]
+    def succeeded(self) -> list[Response]:
+        return [response for response in self.responses if response.status == 200]
 
-    @property
-    def statuses(self) -> dict[str, int]:
-        """How many of each."""
-        return {str(k): n for k, n in sorted(Counter(s.status for s in self.seen).items())}
-
-    def figures(self) -> dict[str, Any]:
-        """As the results have them."""
-        good, took = self.good, sorted(1000 * one.seconds for one in self.good)
-        tokens = sum(one.tokens for one in good)
+    def metrics(self) -> dict[str, Any]:
+        """Return the values of an entry in the results."""
+        succeeded, seconds = self.succeeded, self.seconds
+        latencies = [1000 * response.seconds for response in succeeded]
         p50, p95, p99 = (
-            round(float(np.percentile(took, p)), 1) if took else None for p in (50, 95, 99)
+            round(float(np.percentile(latencies, p)), 1) if latencies else None
+            for p in (50, 95, 99)
         )
+        tokens, num_succeeded = sum(r.tokens for r in succeeded), max(1, len(succeeded))
+        num_valid = sum(is_schema_valid(response.text) for response in succeeded)
+        statuses = Counter(response.status for response in self.responses)
         return {
-            "requests": len(self.seen),
-            "lost": len(self.seen) - len(good),
-            "requests_per_second": round(len(good) / self.seconds, 3),
+            "requests": len(self.responses),
+            "lost": len(self.responses) - len(succeeded),
+            "requests_per_second": round(len(succeeded) / seconds, 3),
             "p50_ms": p50,
             "p95_ms": p95,
             "p99_ms": p99,
-            "tokens_per_second": round(tokens / self.seconds, 1),
-            "mean_tokens": round(tokens / max(1, len(good)), 1),
-            "schema_valid": round(
-                sum(is_schema_valid(s.text) for s in good) / max(1, len(good)), 4
-            ),
-            "statuses": self.statuses,
+            "tokens_per_second": round(tokens / seconds, 1),
+            "mean_tokens": round(tokens / num_succeeded, 1),
+            "schema_valid": round(num_valid / num_succeeded, 4),
+            "statuses": {str(status): n for status, n in sorted(statuses.items())},
         }
 
 
-Ask = Callable[[httpx.AsyncClient, bytes], Awaitable[Seen]]
+SendRequest = Callable[[httpx.AsyncClient, bytes], Awaitable[Response]]
 
 
-def ask_ours(url: str) -> Ask:
-    """POST /analyze."""
+def mondrian_request(url: str) -> SendRequest:
+    """Return a sender of POST /analyze."""
 
-    async def ask(client: httpx.AsyncClient, photo: bytes) -> Seen:
+    async def send(client: httpx.AsyncClient, photo: bytes) -> Response:
         started = perf_counter()
-        answer = await client.post(f"{url}/analyze", files={"image": ("photo.jpg", photo)})
-        took = perf_counter() - started
-        if answer.status_code != 200:
-            return Seen(answer.status_code, took)
-        told = answer.json()
-        return Seen(200, took, told["tokens"], told["full_response"], told["adapter_version"] or "")
+        response = await client.post(f"{url}/analyze", files={"image": ("photo.jpg", photo)})
+        seconds = perf_counter() - started
+        if response.status_code != 200:
+            return Response(response.status_code, seconds)
+        body = response.json()
+        version = body["adapter_version"] or ""
+        return Response(200, seconds, body["tokens"], body["full_response"], version)
 
-    return ask
+    return send
 
 
-def ask_theirs(url: str, model: str, persona: str, limit: int) -> Ask:
-    """POST /v1/chat/completions with the prompt that ours gives its model."""
+def mlx_vlm_request(url: str, model: str, persona: str, max_tokens: int) -> SendRequest:
+    """Return a sender of POST /v1/chat/completions with the same prompt as mondrian's."""
 
-    async def ask(client: httpx.AsyncClient, photo: bytes) -> Seen:
-        body = {
+    async def send(client: httpx.AsyncClient, photo: bytes) -> Response:
+        payload = {
             "model": model,
             "messages": _messages(persona, photo),
-            "max_tokens": limit,
+            "max_tokens": max_tokens,
             "temperature": 0,
         }
         started = perf_counter()
-        answer = await client.post(f"{url}/v1/chat/completions", json=body)
-        took = perf_counter() - started
-        if answer.status_code != 200:
-            return Seen(answer.status_code, took)
-        told = answer.json()
-        text = told["choices"][0]["message"]["content"] or ""
-        return Seen(200, took, told["usage"]["completion_tokens"], text)
+        response = await client.post(f"{url}/v1/chat/completions", json=payload)
+        seconds = perf_counter() - started
+        if response.status_code != 200:
+            return Response(response.status_code, seconds)
+        body = response.json()
+        text = body["choices"][0]["message"]["content"] or ""
+        return Response(200, seconds, body["usage"]["completion_tokens"], text)
 
-    return ask
+    return send
 
 
 def _messages(persona: str, photo: bytes) -> list[dict[str, Any]]:
@@ -122,32 +119,36 @@ def _messages(persona: str, photo: bytes) -> list[dict[str, Any]]:
     return [system, {"role": "user", "content": parts}]
 
 
-async def drive(
-    ask: Ask, photos: Sequence[bytes], clients: int, least: int, seconds: float = 0.0
-) -> Load:
-    """Let clients ask until `least` requests are made and the time is over."""
-    seen: list[Seen] = []
+async def generate_load(
+    send: SendRequest,
+    photos: Sequence[bytes],
+    num_clients: int,
+    min_requests: int,
+    min_seconds: float = 0.0,
+) -> LoadResult:
+    """Let clients send at least `min_requests` requests for at least `min_seconds`."""
+    responses: list[Response] = []
     numbers = count()
     async with httpx.AsyncClient(timeout=TIMEOUT) as client:
-        await one(ask, client, photos[-1])  # the first one ever is not counted
+        await send_request(send, client, photos[-1])  # warm-up, not counted
         started = perf_counter()
 
-        def wanted() -> Iterator[bytes]:
-            while (number := next(numbers)) < least or perf_counter() - started < seconds:
-                yield photos[number % len(photos)]
+        def next_photos() -> Iterator[bytes]:
+            while (i := next(numbers)) < min_requests or perf_counter() - started < min_seconds:
+                yield photos[i % len(photos)]
 
-        async def loop() -> None:
-            for photo in wanted():
-                seen.append(await one(ask, client, photo))
+        async def run_client() -> None:
+            for photo in next_photos():
+                responses.append(await send_request(send, client, photo))
 
-        await asyncio.gather(*(loop() for _ in range(clients)))
-        return Load(seen, perf_counter() - started)
+        await asyncio.gather(*(run_client() for _ in range(num_clients)))
+        return LoadResult(responses, perf_counter() - started)
 
 
-async def one(ask: Ask, client: httpx.AsyncClient, photo: bytes) -> Seen:
-    """One request, whatever becomes of it."""
+async def send_request(send: SendRequest, client: httpx.AsyncClient, photo: bytes) -> Response:
+    """Send a request; status 0 if there is no usable response."""
     started = perf_counter()
     try:
-        return await ask(client, photo)
+        return await send(client, photo)
     except (httpx.HTTPError, ValueError, KeyError):
-        return Seen(0, perf_counter() - started)
+        return Response(0, perf_counter() - started)

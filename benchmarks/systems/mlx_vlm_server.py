@@ -1,4 +1,4 @@
-"""python -m mlx_vlm.server with this project's BLAS and malloc: mlx_vlm_server.py FLAGS"""
+"""Run mlx_vlm.server with this project's BLAS and malloc settings: mlx_vlm_server.py FLAGS"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One job of benchmarks/train.py with mlx-vlm's Trainer: mlx_vlm_sft.py FOLDER [own | PATH]
+"""Train a workload with mlx-vlm's Trainer: mlx_vlm_sft.py FOLDER [own | PATH]
 
-PATH is a BLAS for MLX to use; own takes this project's, with its malloc and order of work too.
+PATH is a BLAS library for MLX; own selects this project's BLAS, malloc and evaluation order.
 """
 
 from __future__ import annotations
@@ -12,81 +12,82 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 if sys.argv[2:] == ["own"]:
     import mondrian.model  # noqa: F401
 elif sys.argv[2:]:
     ctypes.CDLL(sys.argv[2], mode=ctypes.RTLD_GLOBAL)
 
-import mlx.core as mx  # noqa: E402
-import mlx.optimizers as optim  # noqa: E402
-import mlx_vlm  # noqa: E402
-from mlx.utils import tree_map  # noqa: E402
-from mlx_vlm.trainer import get_peft_model  # noqa: E402
-from mlx_vlm.trainer.api import Trainer, VLMTrainingArgs  # noqa: E402
-from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, make_task  # noqa: E402
+import mlx.core as mx
+import mlx.optimizers as optim
+import mlx_vlm
+from mlx.utils import tree_map
+from mlx_vlm.trainer import get_peft_model
+from mlx_vlm.trainer.api import Trainer, VLMTrainingArgs
+from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, make_task
 
-from benchmarks.job import ALPHA, RANK, RATE, Job, report  # noqa: E402
+from benchmarks.measurement import peak_rss_gb, print_result
+from benchmarks.workload import ALPHA, LEARNING_RATE, RANK, Workload
 
-NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def mlx_name(name: str) -> str:
-    """mlx-vlm's name of a weight that PEFT names."""
-    short = name.removeprefix("base_model.model.model.language_model.")
+def mlx_name(peft_name: str) -> str:
+    """Return mlx-vlm's name of a weight from its name in PEFT."""
+    short = peft_name.removeprefix("base_model.model.model.language_model.")
     path, kind = short.removesuffix(".weight").rsplit(".", 1)
     return f"language_model.model.{path}.{kind.lower()}"
 
 
-def sample(job: Job, row: int) -> dict[str, mx.array]:
-    """One row as mlx-vlm's own processor gives it."""
-    ids, start, grid = job.ids[row], job.starts[row], job.grids[row]
+def make_sample(workload: Workload, row: int) -> dict[str, mx.array]:
+    """Return a row in the form of mlx-vlm's processor."""
+    ids, prompt_length = workload.ids[row], workload.prompt_lengths[row]
     return {
         "input_ids": mx.array(ids),
         "attention_mask": mx.ones(len(ids), mx.int32),
-        "completion_mask": mx.array([0] * start + [1] * (len(ids) - start)),
-        "pixel_values": mx.array(job.pixels(row)),
-        "image_grid_thw": mx.array([[1, *grid]]),
+        "completion_mask": mx.array([0] * prompt_length + [1] * (len(ids) - prompt_length)),
+        "pixel_values": mx.array(workload.pixels(row)),
+        "image_grid_thw": mx.array([[1, *workload.grids[row]]]),
     }
 
 
 def main() -> None:
-    job = Job.read(Path(sys.argv[1]))
-    model, processor = mlx_vlm.load(job.base)
+    workload = Workload.read(Path(sys.argv[1]))
+    model, _ = mlx_vlm.load(workload.base)
     model.update(tree_map(lambda a: a.astype(mx.float32), model.parameters()))
-    get_peft_model(model, list(NAMES), rank=RANK, alpha=ALPHA, dropout=0.0, verbose=False)
-    first: Any = mx.load(str(job.adapter / "adapter_model.safetensors"))
-    model.load_weights([(mlx_name(n), v.T) for n, v in first.items()], strict=False)
+    get_peft_model(model, LORA_MODULES, rank=RANK, alpha=ALPHA, dropout=0.0, verbose=False)
+    weights: Any = mx.load(str(workload.adapter / "adapter_model.safetensors"))
+    model.load_weights([(mlx_name(n), v.T) for n, v in weights.items()], strict=False)
     args = VLMTrainingArgs(
-        batch_size=len(job.batches[0]),
-        iters=len(job.batches),
+        batch_size=len(workload.batches[0]),
+        iters=len(workload.batches),
         steps_per_report=1,
         steps_per_eval=None,
         steps_per_save=10**6,
         max_seq_length=4096,
         train_on_completions=True,
-        adapter_file=str(job.folder / "mlx-vlm.safetensors"),
+        adapter_file=str(workload.folder / "mlx-vlm.safetensors"),
     )
-    samples = [sample(job, i) for i in range(len(job.ids))]
+    samples = [make_sample(workload, row) for row in range(len(workload.ids))]
     batches = [
         collate_vlm_batch(
-            [samples[i] for i in batch], 4096, image_token_id=model.config.image_token_id
+            [samples[row] for row in batch], 4096, image_token_id=model.config.image_token_id
         )
-        for batch in job.batches
+        for batch in workload.batches
     ]
     task = replace(make_task(model, args), batches=lambda *_, **__: cycle(batches))
-    optimizer = optim.AdamW(RATE, weight_decay=0.0, bias_correction=True)
+    optimizer = optim.AdamW(LEARNING_RATE, weight_decay=0.0, bias_correction=True)
     trainer = Trainer(
         model, args, task=task, train_dataset=samples, optimizer=optimizer, prepared=True
     )
     mx.reset_peak_memory()
     trainer.train()
     log = trainer.log_history
-    report(
-        [e["step_time"] for e in log],
-        [e["train_loss"] for e in log],
+    print_result(
+        seconds=[entry["step_time"] for entry in log],
+        losses=[entry["train_loss"] for entry in log],
         peak_gb=mx.get_peak_memory() / 1e9,
+        rss_gb=peak_rss_gb(),
     )
 
 

@@ -1,9 +1,9 @@
-"""One job of benchmarks/train.py on torch's CPU: torch_peft.py FOLDER trl | supervised
+"""Train a workload on torch's CPU backend: torch_peft.py FOLDER trl | supervised
 
-trl         TRL's SFTTrainer and PEFT as they are
-supervised  a plain loop over transformers and PEFT, lm_head where a token is supervised alone
+trl         TRL's SFTTrainer and PEFT with their defaults
+supervised  a plain loop over transformers and PEFT; lm_head only at supervised positions
 
-Runs in an environment of its own: benchmarks/requirements-torch.txt.
+Runs in a separate environment: benchmarks/requirements-torch.txt.
 """
 
 from __future__ import annotations
@@ -19,89 +19,102 @@ import torch
 from peft import PeftModel
 from transformers import Qwen3VLForConditionalGeneration
 
-from benchmarks.job import RATE, Job, report
+from benchmarks.measurement import peak_rss_gb, print_result
+from benchmarks.workload import LEARNING_RATE, Workload
 
 
-def collate(job: Job, rows: list[int]) -> dict[str, torch.Tensor]:
-    """Rows padded on the right, labels where something is supervised."""
-    length = max(len(job.ids[row]) for row in rows)
+def collate(workload: Workload, rows: list[int]) -> dict[str, torch.Tensor]:
+    """Return rows padded on the right, with labels at supervised positions."""
+    length = max(len(workload.ids[row]) for row in rows)
     ids = torch.zeros((len(rows), length), dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
     for i, row in enumerate(rows):
-        own = torch.tensor(job.ids[row])
-        ids[i, : len(own)], mask[i, : len(own)] = own, 1
-        labels[i, job.starts[row] : len(own)] = own[job.starts[row] :]
+        row_ids = torch.tensor(workload.ids[row])
+        ids[i, : len(row_ids)], mask[i, : len(row_ids)] = row_ids, 1
+        prompt_length = workload.prompt_lengths[row]
+        labels[i, prompt_length : len(row_ids)] = row_ids[prompt_length:]
+    config = json.loads((Path(workload.base) / "config.json").read_text())
     return {
         "input_ids": ids,
         "attention_mask": mask,
         "labels": labels,
-        "pixel_values": torch.cat([torch.from_numpy(job.pixels(row)) for row in rows]),
-        "image_grid_thw": torch.tensor([[1, *job.grids[row]] for row in rows]),
-        "mm_token_type_ids": (ids == image_token(job)).int(),
+        "pixel_values": torch.cat([torch.from_numpy(workload.pixels(row)) for row in rows]),
+        "image_grid_thw": torch.tensor([[1, *workload.grids[row]] for row in rows]),
+        "mm_token_type_ids": (ids == config["image_token_id"]).int(),
     }
 
 
-def image_token(job: Job) -> int:
-    """The token that stands for a part of the photograph."""
-    told = json.loads((Path(job.base) / "config.json").read_text())
-    return int(told["image_token_id"])
-
-
-def supervised(model: Any, job: Job) -> None:
-    """lm_head and cross-entropy at supervised positions only."""
+def train_supervised(model: Any, workload: Workload) -> None:
+    """Compute lm_head and cross-entropy at supervised positions only."""
     inner = model.get_base_model()
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
     seconds, losses = [], []
-    for rows in job.batches:
+    for rows in workload.batches:
         started = time.perf_counter()
-        batch = collate(job, rows)
-        labels = batch.pop("labels")
+        batch = collate(workload, rows)
+        labels = batch.pop("labels")[:, 1:]
         hidden = inner.model(**batch, use_cache=False).last_hidden_state[:, :-1]
-        told = labels[:, 1:] != -100
-        logits = inner.lm_head(hidden[told])
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][told])
+        supervised = labels != -100
+        logits = inner.lm_head(hidden[supervised])
+        loss = torch.nn.functional.cross_entropy(logits, labels[supervised])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
         losses.append(loss.item())
-    report(seconds, losses)
+    print_result(seconds=seconds, losses=losses, rss_gb=peak_rss_gb())
 
 
-def trl(model: Any, job: Job) -> None:
-    """SFTTrainer over the same batches, in their order."""
+def train_with_trl(model: Any, workload: Workload) -> None:
+    """Run SFTTrainer over the same batches in the same order."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    class InOrder(SFTTrainer):
+    class SequentialTrainer(SFTTrainer):
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             return SequentialSampler(dataset if dataset is not None else self.train_dataset)
 
-    class Clock(TrainerCallback):
+    class StepTimer(TrainerCallback):
         def __init__(self) -> None:
-            self.times: list[float] = []
+            self.seconds: list[float] = []
             self.losses: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.times.append(time.perf_counter())
+            self.seconds.append(time.perf_counter())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.times[-1] = time.perf_counter() - self.times[-1]
+            self.seconds[-1] = time.perf_counter() - self.seconds[-1]
 
         def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
             self.losses += [logs["loss"]] if "loss" in logs else []
 
-    order = [row for batch in job.batches for row in batch]
-    # Rows of token ids, so that TRL takes them as prepared; the collator finds the rest by number.
-    data = Dataset.from_list([{"input_ids": job.ids[row], "row": row} for row in order])
-    config = SFTConfig(
-        output_dir=str(job.folder / "trl"),
-        per_device_train_batch_size=len(job.batches[0]),
-        max_steps=len(job.batches),
-        learning_rate=RATE,
+    order = [row for batch in workload.batches for row in batch]
+    # TRL treats rows with input_ids as prepared; the collator reads the rest by row number.
+    dataset = Dataset.from_list([{"input_ids": workload.ids[row], "row": row} for row in order])
+    timer = StepTimer()
+    trainer = SequentialTrainer(
+        model,
+        trl_config(workload),
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(workload.base),
+        data_collator=lambda items: collate(workload, [item["row"] for item in items]),
+        callbacks=[timer],
+    )
+    trainer.train()
+    print_result(seconds=timer.seconds, losses=timer.losses, rss_gb=peak_rss_gb())
+
+
+def trl_config(workload: Workload) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(workload.folder / "trl"),
+        per_device_train_batch_size=len(workload.batches[0]),
+        max_steps=len(workload.batches),
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=1.0e9,
@@ -118,25 +131,14 @@ def trl(model: Any, job: Job) -> None:
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    clock = Clock()
-    trainer = InOrder(
-        model,
-        config,
-        train_dataset=data,
-        processing_class=AutoTokenizer.from_pretrained(job.base),
-        data_collator=lambda some: collate(job, [one["row"] for one in some]),
-        callbacks=[clock],
-    )
-    trainer.train()
-    report(clock.times, clock.losses)
 
 
 def main() -> None:
-    job = Job.read(Path(sys.argv[1]))
-    base = Qwen3VLForConditionalGeneration.from_pretrained(job.base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(job.adapter), is_trainable=True)
+    workload = Workload.read(Path(sys.argv[1]))
+    base = Qwen3VLForConditionalGeneration.from_pretrained(workload.base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(workload.adapter), is_trainable=True)
     model.train()
-    {"trl": trl, "supervised": supervised}[sys.argv[2]](model, job)
+    {"trl": train_with_trl, "supervised": train_supervised}[sys.argv[2]](model, workload)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from PIL import Image
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.conftest import one_clear_line, stage
+from tests.conftest import assert_one_error, run_stage
 from tests.core.test_images import png_header
 
 MakeDb = Callable[..., Path]
@@ -57,7 +57,7 @@ def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
         connection.execute(insert + long)
         connection.commit()
     before = path.stat()
-    run = stage(
+    run = run_stage(
         "link",
         "--db_path",
         path,
@@ -97,8 +97,8 @@ def test_what_leaves_nothing_says_which_switch_keeps_what_and_its_cost(
     other = serialize_critique(write_critique("ansel", draw_scene(5, 2)))
     path = make_db(*rows, {"filename": "5.jpg", "analysis_markdown": other, "mode": "lora"})
     args = ("--db_path", path, "--advisor", "ansel", "--output_dir", tmp_path / "out")
-    one_clear_line(
-        stage("link", *args, "--cache_dir", tmp_path / "cache"),
+    assert_one_error(
+        run_stage("link", *args, "--cache_dir", tmp_path / "cache"),
         "none of 5 finished jobs of 'ansel' gives a pair (shared_text 4, made_by_adapter 1)",
         "link.shared_text: keep in params.yaml gives up to 4: a text about other photographs",
         "link.made_by_adapter: keep in params.yaml gives up to 1: the adapter learns from an adapt",
@@ -118,7 +118,7 @@ def test_a_folder_with_a_list_is_linked(
         quoted = [text.replace('"', '""') for text in texts]
         lines = ["photo,critique", *(f'{i}.jpg,"{text}"' for i, text in enumerate(quoted))]
     (tmp_path / name).write_text("\n".join([*lines, "torn"]) + "\n")
-    run = stage(
+    run = run_stage(
         "link",
         "--db_path",
         tmp_path,

@@ -48,10 +48,14 @@ def test_each_photo_keeps_the_constant_of_its_own_fold() -> None:
 
 @pytest.mark.long
 def test_every_row_is_evaluated_by_an_adapter_that_was_not_trained_on_it(
-    plain: Any, rows: list[ChatRow], params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_vlm: Any,
+    rows: list[ChatRow],
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folded = [row.model_copy(update={"fold": i % 2}) for i, row in enumerate(rows)]
-    report = crossvalidate(plain, fast_params(params), folded, tmp_path / "folds", tmp_path)
+    report = crossvalidate(base_vlm, fast_params(params), folded, tmp_path / "folds", tmp_path)
     assert sorted(p["id"] for p in report["photographs"]) == sorted(row.id for row in rows)
     for fold in (0, 1):
         recipe = json.loads((tmp_path / f"folds/{fold}/adapter/recipe.json").read_text())
@@ -72,8 +76,8 @@ def test_every_row_is_evaluated_by_an_adapter_that_was_not_trained_on_it(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(TrainingRun, "run", fail)
-    repeated = crossvalidate(plain, fast_params(params), folded, tmp_path / "folds", tmp_path)
+    repeated = crossvalidate(base_vlm, fast_params(params), folded, tmp_path / "folds", tmp_path)
     assert repeated == json.loads(json.dumps(report))
     (tmp_path / "folds/1/report.json").unlink()  # interrupted between training and evaluation
-    resumed = crossvalidate(plain, fast_params(params), folded, tmp_path / "folds", tmp_path)
+    resumed = crossvalidate(base_vlm, fast_params(params), folded, tmp_path / "folds", tmp_path)
     assert [p["id"] for p in resumed["photographs"]] == [p["id"] for p in report["photographs"]]

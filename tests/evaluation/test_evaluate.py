@@ -20,7 +20,7 @@ from mondrian.evaluation.generation import AnswerCache, build_answer_record
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
 from mondrian.model.vlm import Generation
-from tests.conftest import ROOT, one_clear_line, stage
+from tests.conftest import ROOT, assert_one_error, run_stage
 
 
 def answer_record(text: str, train_sentences: set[str] | None = None) -> dict[str, Any]:
@@ -137,11 +137,11 @@ def cached_bytes(folder: Path) -> int:
 
 @pytest.mark.long
 def test_a_killed_evaluation_resumes_to_the_same_answers(
-    trained: Path, some_prepared: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
     texts = []
     for name, kill in (("uninterrupted", False), ("killed", True)):
-        flags = evaluation_flags(trained, some_prepared, tmp_path / name)
+        flags = evaluation_flags(trained, prepared_dir, tmp_path / name)
         folder = tmp_path / name / "cache/evaluate"
         if kill:
             command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
@@ -153,7 +153,7 @@ def test_a_killed_evaluation_resumes_to_the_same_answers(
                 process.kill()
             assert cached_bytes(folder)
             assert not (tmp_path / name / "report.json").exists()
-        result = stage("evaluate", *flags)
+        result = run_stage("evaluate", *flags)
         assert result.returncode == 0, result.stderr
         photo = json.loads((tmp_path / name / "report.json").read_text())["photographs"][0]
         texts.append([photo[arm]["text"] for arm in ("base", "fine_tuned", "base_constrained")])
@@ -162,9 +162,9 @@ def test_a_killed_evaluation_resumes_to_the_same_answers(
 
 @pytest.mark.slow
 def test_metrics_are_recomputed_from_a_report(
-    trained: Path, some_prepared: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    result = stage("evaluate", *evaluation_flags(trained, some_prepared, tmp_path))
+    result = run_stage("evaluate", *evaluation_flags(trained, prepared_dir, tmp_path))
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "evaluate.json").read_text())
     assert (tmp_path / "score_error.csv").read_text().startswith("dimension,score_error\n")
@@ -172,7 +172,7 @@ def test_metrics_are_recomputed_from_a_report(
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1
     recompute = ["--recompute_from", tmp_path / "report.json"]
-    result = stage("evaluate", *recompute, "--metrics", tmp_path / "recomputed.json")
+    result = run_stage("evaluate", *recompute, "--metrics", tmp_path / "recomputed.json")
     assert result.returncode == 0, result.stderr
     recomputed = (tmp_path / "recomputed.json").read_bytes()
     assert recomputed == (tmp_path / "evaluate.json").read_bytes()
@@ -186,31 +186,31 @@ def test_metrics_are_recomputed_from_a_report(
         (["--recompute_from", tmp_path / "old.json"], "is not a report of this version (KeyError"),
         (["--recompute_from", tmp_path / "new.json"], "is named twice"),
         (
-            ["--max_examples", 0, *evaluation_flags(trained, some_prepared, tmp_path)[:-6]],
+            ["--max_examples", 0, *evaluation_flags(trained, prepared_dir, tmp_path)[:-6]],
             "--max_examples is 0; it must be 1 or more",
         ),
     ):
-        refused = stage("evaluate", *flags, "--metrics", tmp_path / "new.json")
-        one_clear_line(refused, message)
+        refused = run_stage("evaluate", *flags, "--metrics", tmp_path / "new.json")
+        assert_one_error(refused, message)
         assert not (tmp_path / "new.json").exists()
-    checked = stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
+    checked = run_stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
     assert "Traceback" not in checked.stderr
 
 
 @pytest.fixture(scope="module")
-def trained(some_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     flags = {
-        "--train_data": some_prepared / "train.json",
-        "--val_data": some_prepared / "val.json",
+        "--train_data": prepared_dir / "train.json",
+        "--val_data": prepared_dir / "val.json",
         "--output_dir": folder / "adapter",
         "--metrics": folder / "train.json",
         "--cache_dir": folder / "cache",
         "--epochs": 1,
         "--params": ROOT / "params.yaml",
     }
-    result = stage("train", *(word for flag in flags.items() for word in flag))
+    result = run_stage("train", *(word for flag in flags.items() for word in flag))
     assert result.returncode == 0, result.stderr
     return folder / "adapter"

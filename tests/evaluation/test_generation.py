@@ -26,15 +26,15 @@ def prompts(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
 
 
 def test_too_many_sequences_are_refused_with_the_number_that_fits(
-    plain: Vlm, prompts: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
+    base_vlm: Vlm, prompts: list[EvalPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sequence_bytes = bytes_per_sequence(plain, 700 + max(len(p.token_ids) for p in prompts))
+    sequence_bytes = bytes_per_sequence(base_vlm, 700 + max(len(p.token_ids) for p in prompts))
     monkeypatch.setattr(generation, "available_memory", lambda: 2 * sequence_bytes + 1)
     with pytest.raises(EvaluationError, match="lower evaluate.batch_size to 2"):
-        generate_answers(plain, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
+        generate_answers(base_vlm, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
     monkeypatch.setattr(generation, "available_memory", lambda: 1000)
     with pytest.raises(EvaluationError, match="close other programs"):
-        generate_answers(plain, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
+        generate_answers(base_vlm, "base", prompts, SamplingParams(700, 3), AnswerCache(None, {}))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_too_many_sequences_are_refused_with_the_number_that_fits(
     ],
 )
 def test_out_of_memory_is_named_and_finished_answers_stay_cached(
-    plain: Vlm,
+    base_vlm: Vlm,
     prompts: list[EvalPrompt],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -62,7 +62,7 @@ def test_out_of_memory_is_named_and_finished_answers_stay_cached(
     monkeypatch.setattr(generation, "stream_generate", fail_after_one)
     cache = AnswerCache(tmp_path / "answers.jsonl", {})
     with pytest.raises(expected):
-        generate_answers(plain, "base", prompts, SamplingParams(700, 3), cache)
+        generate_answers(base_vlm, "base", prompts, SamplingParams(700, 3), cache)
     reread = AnswerCache(tmp_path / "answers.jsonl", {})
     assert reread.answers.get(reread.key("base", 0, prompts[0].token_ids, "0")) == answer
     assert reread.answers.get(reread.key("base", 1, prompts[1].token_ids, "1")) is None
@@ -70,12 +70,12 @@ def test_out_of_memory_is_named_and_finished_answers_stay_cached(
 
 @pytest.mark.slow
 def test_cached_answers_are_not_generated_again(
-    plain: Vlm, prompts: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_vlm: Vlm, prompts: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling_params, path = SamplingParams(12, 2), tmp_path / "answers.jsonl"
 
     def generate() -> list[Generation]:
-        return generate_answers(plain, "base", prompts, sampling_params, AnswerCache(path, {}))
+        return generate_answers(base_vlm, "base", prompts, sampling_params, AnswerCache(path, {}))
 
     answers = generate()
     lines = path.read_text().splitlines()

@@ -23,20 +23,20 @@ SETTINGS = LoraConfig(rank=4, alpha=8)
 
 
 @pytest.fixture
-def canary(plain: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
-    seen = encode_image(plain, resize_to_fit(photos[0], 4096, 20_480))
-    return prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
+def canary(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
+    seen = encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480))
+    return prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], seen), seen
 
 
 @pytest.fixture
-def folder(plain: Any, tmp_path: Path) -> Path:
+def folder(base_vlm: Any, tmp_path: Path) -> Path:
     """An adapter with random weights, saved and detached."""
-    layers = lora.attach(plain.model, SETTINGS, mx.random.key(1))
+    layers = lora.attach(base_vlm.model, SETTINGS, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
     recipe = {
         "advisor": "ansel",
-        "base": {"source": plain.source, "sha256": plain.hash},
+        "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
         "prompt_sha256": "",
         "train_photo_groups": [],
         "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
@@ -44,7 +44,7 @@ def folder(plain: Any, tmp_path: Path) -> Path:
     path = tmp_path / "adapter"
     path.mkdir()
     adapter.save(path, lora.lora_state_dict(layers), SETTINGS, recipe, 4)
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
     return path
 
 
@@ -55,19 +55,19 @@ def rewrite(folder: Path, change: Any) -> None:
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
-    plain: Any, folder: Path, canary: tuple[list[int], Features]
+    base_vlm: Any, folder: Path, canary: tuple[list[int], Features]
 ) -> None:
-    before = next_logits(plain, *canary)
-    lora.attach(plain.model, SETTINGS, mx.random.key(0))
-    assert mx.array_equal(next_logits(plain, *canary), before)
-    lora.detach(plain.model)
-    adapter.load(plain.model, plain.hash, folder)
-    assert not mx.array_equal(next_logits(plain, *canary), before)
-    lora.detach(plain.model)
-    assert mx.array_equal(next_logits(plain, *canary), before)
+    before = next_logits(base_vlm, *canary)
+    lora.attach(base_vlm.model, SETTINGS, mx.random.key(0))
+    assert mx.array_equal(next_logits(base_vlm, *canary), before)
+    lora.detach(base_vlm.model)
+    adapter.load(base_vlm.model, base_vlm.hash, folder)
+    assert not mx.array_equal(next_logits(base_vlm, *canary), before)
+    lora.detach(base_vlm.model)
+    assert mx.array_equal(next_logits(base_vlm, *canary), before)
 
 
-def test_the_adapter_is_the_formula(plain: Any) -> None:
+def test_the_adapter_is_the_formula(base_vlm: Any) -> None:
     linear = nn.Linear(6, 5, bias=False)
     layer = lora.LoraLinear(linear, SETTINGS, mx.random.key(0))
     layer.lora_b = mx.random.normal((4, 5))
@@ -76,17 +76,17 @@ def test_the_adapter_is_the_formula(plain: Any) -> None:
     assert np.allclose(np.array(layer(x)), np.array(x @ full), atol=1e-5)
 
 
-def test_an_adapter_goes_on_a_packed_base(plain: Any) -> None:
+def test_an_adapter_goes_on_a_packed_base(base_vlm: Any) -> None:
     packed = nn.QuantizedLinear.from_linear(nn.Linear(128, 64, bias=False), bits=4)
     assert lora.linear_shape(packed) == (64, 128)
     assert lora.LoraLinear(packed, SETTINGS, None)(mx.ones((2, 128))).shape == (2, 64)
 
 
-def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
+def test_the_folder_is_pefts_layout(base_vlm: Any, folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
     weights = load_file(folder / WEIGHTS)
-    text = plain.model.config.text_config
+    text = base_vlm.model.config.text_config
     assert len(weights) == 2 * 7 * text.num_hidden_layers
     name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_{}.weight"
     assert weights[name.format("A")].shape == (4, text.hidden_size)
@@ -107,31 +107,31 @@ def test_the_folder_is_pefts_layout(plain: Any, folder: Path) -> None:
     ],
 )
 def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
-    plain: Any, folder: Path, canary: tuple[list[int], Features], change: Any, words: str
+    base_vlm: Any, folder: Path, canary: tuple[list[int], Features], change: Any, words: str
 ) -> None:
-    before = next_logits(plain, *canary)
+    before = next_logits(base_vlm, *canary)
     rewrite(folder, change)
     with pytest.raises(AdapterError, match=words):
-        adapter.load(plain.model, plain.hash, folder)
-    assert mx.array_equal(next_logits(plain, *canary), before)
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
+    assert mx.array_equal(next_logits(base_vlm, *canary), before)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_cut_file_is_refused(plain: Any, folder: Path, keep: int) -> None:
+def test_a_cut_file_is_refused(base_vlm: Any, folder: Path, keep: int) -> None:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):
-        adapter.load(plain.model, plain.hash, folder)
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
 
 
-def test_another_base_is_refused_by_name(plain: Any, folder: Path) -> None:
+def test_another_base_is_refused_by_name(base_vlm: Any, folder: Path) -> None:
     with pytest.raises(AdapterError, match=r"was trained on .*mondrian-tiny .sha256 .*not on this"):
-        adapter.load(plain.model, "0" * 64, folder)
+        adapter.load(base_vlm.model, "0" * 64, folder)
 
 
-def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_adapter_says_so(base_vlm: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
-        adapter.load(plain.model, plain.hash, tmp_path)
+        adapter.load(base_vlm.model, base_vlm.hash, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ def test_a_folder_that_is_no_adapter_says_so(plain: Any, tmp_path: Path) -> None
     ],
 )
 def test_a_damaged_description_says_so(
-    plain: Any, folder: Path, name: str, text: str, words: str
+    base_vlm: Any, folder: Path, name: str, text: str, words: str
 ) -> None:
     (folder / name).write_text(text)
     with pytest.raises(AdapterError, match=words):
-        adapter.load(plain.model, plain.hash, folder)
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
 
 
 def test_an_adapter_that_does_nothing_is_caught() -> None:

@@ -22,15 +22,15 @@ from mondrian.model.lora_config import LoraConfig
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
 from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
 from mondrian.training.plan import make_plan
-from tests.conftest import ROOT, stage
+from tests.conftest import ROOT, run_stage
 from tests.model.test_export import saved
 
 TINY = ROOT / "models/base/mondrian-tiny"
 
 
 @pytest.fixture
-def own(plain: Any, tmp_path: Path) -> Path:
-    return saved(plain, tmp_path / "own", LoraConfig(4, 8))
+def own(base_vlm: Any, tmp_path: Path) -> Path:
+    return saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
 
 
 def spoil(folder: Path, change: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_size_that_is_none_is_named(tmp_path: Path, size: str, value: Any) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["nan", "inf", "0", "-5"])
 def test_memory_that_is_none_is_refused(memory: str) -> None:
-    done = stage("train", "--plan", "--memory_gb", memory)
+    done = run_stage("train", "--plan", "--memory_gb", memory)
     assert done.returncode == 2
     assert "--memory_gb is" in done.stderr
     assert "Traceback" not in done.stderr

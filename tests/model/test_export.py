@@ -23,35 +23,35 @@ TINY = "models/base/mondrian-tiny"
 
 
 @pytest.fixture
-def canary(plain: Any, photos: list[Image.Image]) -> Any:
-    seen = vlm.encode_image(plain, resize_to_fit(photos[0], 4096, 20_480), raw=True)
-    return vlm.prompt_ids(plain, row_messages("You are an editor.", "")[:-1], seen), seen
+def canary(base_vlm: Any, photos: list[Image.Image]) -> Any:
+    seen = vlm.encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480), raw=True)
+    return vlm.prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], seen), seen
 
 
-def saved(plain: Any, folder: Path, settings: LoraConfig) -> Path:
+def saved(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
     """An adapter with random weights, in its folder; it is detached again."""
-    layers = lora.attach(plain.model, settings, mx.random.key(1))
+    layers = lora.attach(base_vlm.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
         if settings.dora:
             layer.magnitude = layer.magnitude * 1.1
     recipe = {
         "advisor": "ansel",
-        "base": {"source": plain.source, "sha256": plain.hash},
+        "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
         "prompt_sha256": "",
         "train_photo_groups": [],
         "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
     }
     folder.mkdir()
     adapter.save(folder, lora.lora_state_dict(layers), settings, recipe, 4)
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
     return folder
 
 
-def with_adapter(plain: Any, folder: Path, canary: Any) -> Any:
-    adapter.load(plain.model, plain.hash, folder)
-    found = np.array(vlm.next_logits(plain, *canary))
-    lora.detach(plain.model)
+def with_adapter(base_vlm: Any, folder: Path, canary: Any) -> Any:
+    adapter.load(base_vlm.model, base_vlm.hash, folder)
+    found = np.array(vlm.next_logits(base_vlm, *canary))
+    lora.detach(base_vlm.model)
     return found
 
 
@@ -67,12 +67,12 @@ def with_adapter(plain: Any, folder: Path, canary: Any) -> Any:
     ids=["plain", "rslora", "last_layers", "dora", "projector"],
 )
 def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
-    plain: Any, canary: Any, tmp_path: Path, settings: LoraConfig
+    base_vlm: Any, canary: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     from mlx_vlm.trainer.peft import load_adapters
 
-    folder = saved(plain, tmp_path / "own", settings)
-    ours = with_adapter(plain, folder, canary)
+    folder = saved(base_vlm, tmp_path / "own", settings)
+    ours = with_adapter(base_vlm, folder, canary)
     export(folder, tmp_path / "mlx", "mlx")
     fresh = vlm.load(TINY)
     base = np.array(vlm.next_logits(fresh, *canary))
@@ -86,11 +86,11 @@ def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
 
 @pytest.mark.parametrize("settings", [LoraConfig(4, 8), LoraConfig(4, 8, dora=True)])
 def test_a_merged_base_answers_as_base_and_adapter(
-    plain: Any, canary: Any, tmp_path: Path, settings: LoraConfig
+    base_vlm: Any, canary: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
-    base = np.array(vlm.next_logits(plain, *canary))
-    folder = saved(plain, tmp_path / "own", settings)
-    ours = with_adapter(plain, folder, canary)
+    base = np.array(vlm.next_logits(base_vlm, *canary))
+    folder = saved(base_vlm, tmp_path / "own", settings)
+    ours = with_adapter(base_vlm, folder, canary)
     merge(TINY, folder, tmp_path / "merged")
     theirs = np.array(vlm.next_logits(vlm.load(str(tmp_path / "merged")), *canary))
     rounding = 0.02  # the base is stored in float16
@@ -103,24 +103,24 @@ def test_a_merged_base_answers_as_base_and_adapter(
     assert {name: value.dtype for name, value in merged.items()} == kinds
 
 
-def test_an_adapter_is_not_merged_into_a_packed_base(plain: Any, tmp_path: Path) -> None:
+def test_an_adapter_is_not_merged_into_a_packed_base(base_vlm: Any, tmp_path: Path) -> None:
     from mlx_vlm.convert import convert
 
-    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
+    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
     convert(TINY, str(tmp_path / "packed"), quantize=True, q_bits=4)
     with pytest.raises(AdapterError, match="is packed: what an adapter adds is smaller"):
         merge(str(tmp_path / "packed"), folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_base_is_not_written_over(plain: Any, tmp_path: Path) -> None:
-    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
+def test_a_base_is_not_written_over(base_vlm: Any, tmp_path: Path) -> None:
+    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
     with pytest.raises(AdapterError, match="is the base itself"):
         merge(TINY, folder, Path(TINY))
 
 
-def test_pefts_layout_is_the_folders_own(plain: Any, tmp_path: Path) -> None:
-    folder = saved(plain, tmp_path / "own", LoraConfig(4, 8))
+def test_pefts_layout_is_the_folders_own(base_vlm: Any, tmp_path: Path) -> None:
+    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
     export(folder, tmp_path / "peft", "peft")
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()

@@ -39,17 +39,19 @@ def seeded() -> None:
 
 @pytest.mark.parametrize("size", [(160, 128), (128, 160), (96, 192)])
 def test_logits_are_those_of_mlx_vlm(
-    plain: Any, photos: list[Image.Image], size: tuple[int, int]
+    base_vlm: Any, photos: list[Image.Image], size: tuple[int, int]
 ) -> None:
     picture = photos[0].resize(size)
-    seen = encode_image(plain, picture)
+    seen = encode_image(base_vlm, picture)
     messages = row_messages(PERSONA, "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
-    ours = compute_logits(
-        plain.model, hidden_states(plain.model, make_batch([ids], [seen], plain.image_id))
+    ids = (
+        prompt_ids(base_vlm, messages, seen) + base_vlm.tokens.answer('{"image_description": "A')[0]
     )
-    pixels = plain.processor.image_processor([picture])
-    theirs = plain.model(
+    ours = compute_logits(
+        base_vlm.model, hidden_states(base_vlm.model, make_batch([ids], [seen], base_vlm.image_id))
+    )
+    pixels = base_vlm.processor.image_processor([picture])
+    theirs = base_vlm.model(
         mx.array([ids]),
         mx.array(np.array(pixels["pixel_values"])),
         image_grid_thw=mx.array(np.array(pixels["image_grid_thw"])),
@@ -57,22 +59,22 @@ def test_logits_are_those_of_mlx_vlm(
     assert close(ours, theirs)
 
 
-def test_a_row_in_a_batch_is_what_it_is_alone(plain: Any, photos: list[Image.Image]) -> None:
+def test_a_row_in_a_batch_is_what_it_is_alone(base_vlm: Any, photos: list[Image.Image]) -> None:
     pictures = [resize_to_fit(photos[0], 4096, 20_480), photos[1].resize((96, 192))]
-    seen = [encode_image(plain, p) for p in pictures]
+    seen = [encode_image(base_vlm, p) for p in pictures]
     messages = row_messages(PERSONA, "")[:-1]
-    rows = [prompt_ids(plain, messages, s) + [5] * k for s, k in zip(seen, (3, 9), strict=True)]
-    together = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
+    rows = [prompt_ids(base_vlm, messages, s) + [5] * k for s, k in zip(seen, (3, 9), strict=True)]
+    together = hidden_states(base_vlm.model, make_batch(rows, seen, base_vlm.image_id))
     for i, (row, one) in enumerate(zip(rows, seen, strict=True)):
-        alone = hidden_states(plain.model, make_batch([row], [one], plain.image_id))
+        alone = hidden_states(base_vlm.model, make_batch([row], [one], base_vlm.image_id))
         assert close(together[i, : len(row)], alone[0])
 
 
-def test_the_photograph_decides_what_is_said(plain: Any, photos: list[Image.Image]) -> None:
+def test_the_photograph_decides_what_is_said(base_vlm: Any, photos: list[Image.Image]) -> None:
     messages = row_messages(PERSONA, "")[:-1]
-    seen = [encode_image(plain, resize_to_fit(p, 4096, 20_480)) for p in photos[:2]]
-    rows = [prompt_ids(plain, messages, s) for s in seen]
-    h = hidden_states(plain.model, make_batch(rows, seen, plain.image_id))
+    seen = [encode_image(base_vlm, resize_to_fit(p, 4096, 20_480)) for p in photos[:2]]
+    rows = [prompt_ids(base_vlm, messages, s) for s in seen]
+    h = hidden_states(base_vlm.model, make_batch(rows, seen, base_vlm.image_id))
     assert rows[0] == rows[1]
     assert not close(h[0, -1], h[1, -1])
 
@@ -85,18 +87,18 @@ def test_positions_count_rows_and_columns_inside_an_image() -> None:
 
 
 @pytest.mark.slow
-def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -> None:
+def test_greedy_text_is_that_of_mlx_vlm(base_vlm: Any, photos: list[Image.Image]) -> None:
     from mlx_vlm import stream_generate
 
     picture = resize_to_fit(photos[2], 4096, 20_480)
-    seen = encode_image(plain, picture)
-    ids = prompt_ids(plain, row_messages(PERSONA, "")[:-1], seen)
-    pixels = plain.processor.image_processor([picture])
+    seen = encode_image(base_vlm, picture)
+    ids = prompt_ids(base_vlm, row_messages(PERSONA, "")[:-1], seen)
+    pixels = base_vlm.processor.image_processor([picture])
     tokens = [
         int(chunk.token)
         for chunk in stream_generate(
-            plain.model,
-            plain.processor,
+            base_vlm.model,
+            base_vlm.processor,
             "",
             input_ids=mx.array([ids]),
             pixel_values=mx.array(np.array(pixels["pixel_values"])),
@@ -105,11 +107,11 @@ def test_greedy_text_is_that_of_mlx_vlm(plain: Any, photos: list[Image.Image]) -
             max_tokens=120,
             temperature=0.0,
         )
-        if chunk.token is not None and chunk.token not in plain.end_ids
+        if chunk.token is not None and chunk.token not in base_vlm.end_ids
     ]
-    ours = generate(plain, [ids], [seen], SamplingParams(120))[0]
+    ours = generate(base_vlm, [ids], [seen], SamplingParams(120))[0]
     assert len(tokens) > 50
-    assert ours.text == plain.processor.tokenizer.decode(tokens[:120], skip_special_tokens=True)
+    assert ours.text == base_vlm.processor.tokenizer.decode(tokens[:120], skip_special_tokens=True)
 
 
 def test_cpu_softmax_and_its_gradient_equal_the_plain_ones() -> None:

@@ -33,12 +33,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
+def inputs(base_vlm: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
     picture = resize_to_fit(photos[0], 4096, 20_480)
-    seen = encode_image(plain, picture, raw=True)
+    seen = encode_image(base_vlm, picture, raw=True)
     messages = row_messages("You are an editor.", "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
-    pixels = plain.processor.image_processor([picture])
+    ids = (
+        prompt_ids(base_vlm, messages, seen) + base_vlm.tokens.answer('{"image_description": "A')[0]
+    )
+    pixels = base_vlm.processor.image_processor([picture])
     tensor = torch.tensor([ids])
     return (
         {
@@ -46,19 +48,19 @@ def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[
             "attention_mask": torch.ones_like(tensor),
             "pixel_values": torch.tensor(np.array(pixels["pixel_values"])),
             "image_grid_thw": torch.tensor(np.array(pixels["image_grid_thw"])),
-            "mm_token_type_ids": (tensor == plain.image_id).int(),
+            "mm_token_type_ids": (tensor == base_vlm.image_id).int(),
         },
         ids,
         seen,
     )
 
 
-def ours(plain: Any, ids: list[int], seen: Any) -> np.ndarray[Any, Any]:
-    batch = make_batch([ids], [seen], plain.image_id)
-    return np.array(compute_logits(plain.model, hidden_states(plain.model, batch)))
+def ours(base_vlm: Any, ids: list[int], seen: Any) -> np.ndarray[Any, Any]:
+    batch = make_batch([ids], [seen], base_vlm.image_id)
+    return np.array(compute_logits(base_vlm.model, hidden_states(base_vlm.model, batch)))
 
 
-def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
+def test_transformers_says_the_same(base_vlm: Any, inputs: Any) -> None:
     from transformers import Qwen3VLForConditionalGeneration
 
     model, info = Qwen3VLForConditionalGeneration.from_pretrained(
@@ -68,7 +70,7 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     assert not info["unexpected_keys"]
     with torch.no_grad():
         theirs = model.eval()(**inputs[0]).logits.numpy()
-    assert np.abs(theirs - ours(plain, *inputs[1:])).max() < 1e-4
+    assert np.abs(theirs - ours(base_vlm, *inputs[1:])).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -86,13 +88,13 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     ids=["plain", "rslora", "last_layers", "dora", "projector", "several"],
 )
 def test_peft_applies_our_adapter_and_its_gradients_are_ours(
-    plain: Any, inputs: Any, tmp_path: Path, settings: LoraConfig
+    base_vlm: Any, inputs: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     peft = pytest.importorskip("peft")
     from transformers import Qwen3VLForConditionalGeneration
 
     given, ids, seen = inputs
-    layers = lora.attach(plain.model, settings, mx.random.key(0))
+    layers = lora.attach(base_vlm.model, settings, mx.random.key(0))
     lora.unfreeze_lora(layers)
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
@@ -108,7 +110,7 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
     adapted = peft.PeftModel.from_pretrained(model, tmp_path, is_trainable=True).eval()
     theirs = adapted(**given).logits
     assert np.abs(theirs.detach().numpy() - base).max() > 0.1
-    assert np.abs(theirs.detach().numpy() - ours(plain, ids, seen)).max() < 1e-4
+    assert np.abs(theirs.detach().numpy() - ours(base_vlm, ids, seen)).max() < 1e-4
 
     start = len(ids) - 12
     told, answer = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
@@ -121,7 +123,7 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad
     }
-    found = our_gradients(plain, Example("", ids, start, "", [1.0] * 12), seen)
+    found = our_gradients(base_vlm, Example("", ids, start, "", [1.0] * 12), seen)
     assert wanted.keys() == found.keys()
     assert len(wanted) == len(lora.lora_state_dict(layers))
     size = np.sqrt(sum((w**2).sum() for w in wanted.values()))
@@ -129,16 +131,16 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
     assert apart / size < 1e-4
 
 
-def our_gradients(plain: Any, row: Example, seen: Any) -> dict[str, Any]:
+def our_gradients(base_vlm: Any, row: Example, seen: Any) -> dict[str, Any]:
     """Of the loss as training computes it, by mlx-vlm's names and PEFT's layout."""
 
     def loss(model: Any) -> mx.array:
-        packed = pack([row], [seen], plain.image_id)
+        packed = pack([row], [seen], base_vlm.image_id)
         hidden = compute_answer_states(model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5)
 
-    _, found = nn.value_and_grad(plain.model, loss)(plain.model)
+    _, found = nn.value_and_grad(base_vlm.model, loss)(base_vlm.model)
     return {
         name.replace(".magnitude", ".m"): np.array(value.T if value.ndim == 2 else value)
         for name, value in tree_flatten(found)

@@ -14,8 +14,8 @@ from mondrian.model.vlm import encode_image, encode_images
 
 
 @pytest.mark.parametrize("grid", [(8, 10), (10, 8), (2, 2), (4, 30)])
-def test_the_tower_says_what_mlx_vlms_says(plain: Any, grid: tuple[int, int]) -> None:
-    tower = plain.model.vision_tower
+def test_the_tower_says_what_mlx_vlms_says(base_vlm: Any, grid: tuple[int, int]) -> None:
+    tower = base_vlm.model.vision_tower
     pixels = mx.random.normal((grid[0] * grid[1], 1536), key=mx.random.key(0))
     before, merged, deep = run_tower(tower, pixels, grid)
     theirs, levels = tower(pixels, mx.array([[1, *grid]]))
@@ -26,13 +26,13 @@ def test_the_tower_says_what_mlx_vlms_says(plain: Any, grid: tuple[int, int]) ->
 
 
 def test_photographs_in_lanes_are_what_they_are_alone(
-    plain: Any, photos: list[Image.Image]
+    base_vlm: Any, photos: list[Image.Image]
 ) -> None:
     pictures = [photo.resize((160, 128)) for photo in photos[:3]]
-    for one, picture in zip(encode_images(plain, pictures), pictures, strict=True):
-        assert mx.array_equal(one.merged, encode_image(plain, picture).merged)
+    for one, picture in zip(encode_images(base_vlm, pictures), pictures, strict=True):
+        assert mx.array_equal(one.merged, encode_image(base_vlm, picture).merged)
         assert one.pre_merger is None
-    assert extract_features(plain.model.vision_tower, []) == []
+    assert extract_features(base_vlm.model.vision_tower, []) == []
 
 
 def test_gelu_is_mlxs() -> None:

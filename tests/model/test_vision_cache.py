@@ -24,49 +24,51 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_the_tower_runs_once_a_photograph_and_never_again(
-    plain: Any, paths: list[str], tmp_path: Path
+    base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
-    first = FeatureCache(plain, tmp_path / "cache", 1)
+    first = FeatureCache(base_vlm, tmp_path / "cache", 1)
     first.precompute([*paths, *paths])
     assert first.encode_count == 4
-    again = FeatureCache(plain, tmp_path / "cache", 1)
+    again = FeatureCache(base_vlm, tmp_path / "cache", 1)
     again.precompute(paths)
     assert again.encode_count == 0
     assert all(same(first.get(p), again.get(p)) for p in paths)
 
 
-def test_the_key_is_what_is_seen_not_its_name(plain: Any, paths: list[str], tmp_path: Path) -> None:
-    cache = FeatureCache(plain, tmp_path / "cache", 1)
+def test_the_key_is_what_is_seen_not_its_name(
+    base_vlm: Any, paths: list[str], tmp_path: Path
+) -> None:
+    cache = FeatureCache(base_vlm, tmp_path / "cache", 1)
     cache.precompute(paths[:1])
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(paths[0]).read_bytes())
     cache.precompute([str(copy)])
     assert cache.encode_count == 1
     Path(paths[0]).write_bytes(Path(paths[1]).read_bytes())
-    changed = FeatureCache(plain, tmp_path / "cache", 1)
+    changed = FeatureCache(base_vlm, tmp_path / "cache", 1)
     changed.precompute(paths[:1])
     assert changed.encode_count == 1
     assert not same(changed.get(paths[0]), changed.get(str(copy)))
 
 
 def test_a_damaged_entry_is_made_again_to_the_same_bytes(
-    plain: Any, paths: list[str], tmp_path: Path
+    base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    FeatureCache(plain, folder, 1).precompute(paths[:1])
+    FeatureCache(base_vlm, folder, 1).precompute(paths[:1])
     (file,) = folder.glob("*.safetensors")
     whole = file.read_bytes()
     for broken in (whole[:200], b"", whole[: len(whole) // 2]):
         file.write_bytes(broken)
-        cache = FeatureCache(plain, folder, 1)
+        cache = FeatureCache(base_vlm, folder, 1)
         cache.precompute(paths[:1])
         assert cache.encode_count == 1
         assert file.read_bytes() == whole
 
 
-def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_path: Path) -> None:
+def test_the_folder_stays_within_its_limit(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    cache = FeatureCache(plain, folder, 0.0001)  # 100 kB: two of four
+    cache = FeatureCache(base_vlm, folder, 0.0001)  # 100 kB: two of four
     cache.precompute(paths)
     sizes = [file.stat().st_size for file in folder.iterdir()]
     assert 0 < len(sizes) < 4
@@ -74,19 +76,19 @@ def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_pat
     assert cache.get(paths[0]).merged.shape[0] == 20
 
 
-def test_without_a_folder_nothing_is_kept(plain: Any, paths: list[str], tmp_path: Path) -> None:
-    cache = FeatureCache(plain, None, 1)
+def test_without_a_folder_nothing_is_kept(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
+    cache = FeatureCache(base_vlm, None, 1)
     cache.precompute(paths)
     assert cache.encode_count == 4
     assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_made_again_does_not_break_the_limit(
-    plain: Any, paths: list[str], tmp_path: Path
+    base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
     for limit, most in ((0.0001, 3), (0.0, 0)):  # 100 kB, and three of 31
         folder = tmp_path / str(limit)
-        cache = FeatureCache(plain, folder, limit)
+        cache = FeatureCache(base_vlm, folder, limit)
         cache.precompute(paths)
         cache._near.clear()
         for path in paths:
@@ -97,10 +99,10 @@ def test_what_is_made_again_does_not_break_the_limit(
 
 
 def test_another_version_of_a_package_makes_features_anew(
-    plain: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_vlm: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FeatureCache(plain, tmp_path / "cache", 1).precompute(paths[:1])
+    FeatureCache(base_vlm, tmp_path / "cache", 1).precompute(paths[:1])
     monkeypatch.setattr("mondrian.model.vision_cache.package_versions", lambda: {"mlx": "0"})
-    other = FeatureCache(plain, tmp_path / "cache", 1)
+    other = FeatureCache(base_vlm, tmp_path / "cache", 1)
     other.precompute(paths[:1])
     assert other.encode_count == 1

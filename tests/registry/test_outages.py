@@ -19,7 +19,7 @@ import yaml
 from mondrian.core.params import Params
 from mondrian.registry.download import Source
 from mondrian.registry.local_store import LocalStore
-from tests.conftest import ROOT, one_clear_line
+from tests.conftest import ROOT, assert_one_error
 from tests.releasing import Mac, Project, make_adapters, make_released
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def test_rollback_by_the_command(mac: Mac) -> None:
     rollback = [sys.executable, "-m", "mondrian", "rollback", "ansel", *flags]
     assert "ansel@v1.0.0 is active again, instead of v2.0.0" in run(rollback).stdout
     message = "no version was active before ansel@v1.0.0"
-    one_clear_line(run(rollback), message, "mondrian pull ansel --rev")
+    assert_one_error(run(rollback), message, "mondrian pull ansel --rev")
     table = run([sys.executable, "-m", "mondrian", "list", "ansel", *flags]).stdout
     assert [line.split()[::2][1] for line in table.splitlines()[2:]] == ["installed", "active"]
 
@@ -134,7 +134,7 @@ def test_an_adapter_of_another_base_is_refused(mac: Mac, tmp_path: Path) -> None
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     mac.pull("v1")
     result = run(pull_command(mac, "v2", "--params", tmp_path / "params.yaml"))
-    one_clear_line(result, "ansel@v2.0.0 was trained on", "not on this base")
+    assert_one_error(result, "ansel@v2.0.0 was trained on", "not on this base")
     assert mac.active() == "v1.0.0"
     assert mac.leftovers() == []
 
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_at_any_point_changes_nothing(mac: Mac, small_disk: Pa
         ballast.unlink()
         if result.returncode == 0:
             break
-        one_clear_line(result)
+        assert_one_error(result)
         faults.append(result.stderr)
     assert small_mac.active() == "v2.0.0"
     assert sum("No space left on device" in fault for fault in faults) >= 3
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_at_any_point_changes_nothing(mac: Mac, small_disk: Pa
 def test_a_file_size_limit_changes_nothing(mac: Mac) -> None:
     mac.pull("v1")
     limited = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh"]
-    one_clear_line(run([*limited, *fast_pull_command(mac, "v2")]))
+    assert_one_error(run([*limited, *fast_pull_command(mac, "v2")]))
     assert (mac.active(), mac.leftovers()) == ("v1.0.0", [])
 
 
@@ -318,7 +318,7 @@ def test_a_version_is_pulled_from_s3(released: Project, mac: Mac, bucket: dict[s
     assert mac.active() == "v2.0.0"
     assert "ClientSession" not in result.stderr
     not_pushed = run(pull_command(mac, "v1", "--remote_url", "s3://versions/store"), **bucket)
-    one_clear_line(not_pushed, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
+    assert_one_error(not_pushed, "ansel@v1.0.0", "is not in the DVC remote", "dvc push train@ansel")
     no_bucket = run(pull_command(mac, "v1", "--remote_url", "s3://nowhere/store"), **bucket)
-    one_clear_line(no_bucket, "ansel@v1.0.0")
+    assert_one_error(no_bucket, "ansel@v1.0.0")
     assert mac.active() == "v2.0.0"

@@ -18,7 +18,7 @@ from mondrian.registry.release import ReleaseResult, add_artifact, release
 from mondrian.registry.release_record import Release, read_record
 from mondrian.registry.tags import promote
 from mondrian.registry.version import parse_version
-from tests.conftest import ROOT, one_clear_line
+from tests.conftest import ROOT, assert_one_error
 from tests.releasing import ADAPTER, METRICS, Project, copy_project, make_adapters, make_project
 
 pytestmark = [
@@ -335,8 +335,10 @@ def test_the_table_shows_versions_stages_and_verdicts(built: Project) -> None:
 
 def test_the_commands_print_what_to_push_and_what_is_missing(built: Project) -> None:
     assert "no versions; mondrian release makes one" in built.mondrian("list").stdout
-    one_clear_line(built.mondrian("list", "nobody"), "no advisor 'nobody'", "ansel")
-    one_clear_line(built.mondrian("release", "ansel", "--version", "two"), "'two' is not a version")
+    assert_one_error(built.mondrian("list", "nobody"), "no advisor 'nobody'", "ansel")
+    assert_one_error(
+        built.mondrian("release", "ansel", "--version", "two"), "'two' is not a version"
+    )
     output = built.mondrian("release", "ansel", "--version", "v1").stdout
     assert "released ansel@v1.0.0: BETTER" in output
     for line in (
@@ -354,7 +356,7 @@ def test_the_commands_print_what_to_push_and_what_is_missing(built: Project) -> 
     elsewhere = subprocess.run(
         command, cwd=built.folder / "stages", env=built.env, capture_output=True, text=True
     )
-    one_clear_line(elsewhere, "params.yaml does not exist; run from the project's folder")
+    assert_one_error(elsewhere, "params.yaml does not exist; run from the project's folder")
 
 
 def test_an_artifact_can_be_added_to_the_dvc_yaml_of_this_project() -> None:

@@ -133,15 +133,15 @@ def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_scores_better_than_a_constant(plain: Any) -> None:
+def test_the_base_scores_better_than_a_constant(base_vlm: Any) -> None:
     """On held-out scenes, for any persona, with valid critiques."""
     rng = np.random.default_rng(0)
     scenes = [draw_scene(SAMPLE_SEED, 5, i) for i in range(24)]
     images = [resize_to_fit(render(scene), 4096, 20_480) for scene in scenes]
-    features = [encode_image(plain, image) for image in images]
+    features = [encode_image(base_vlm, image) for image in images]
     messages = row_messages(generate_persona(rng), "")[:-1]
-    prompts = [prompt_ids(plain, messages, image_features) for image_features in features]
-    answers = generate(plain, prompts, features, SamplingParams(600, 24))
+    prompts = [prompt_ids(base_vlm, messages, image_features) for image_features in features]
+    answers = generate(base_vlm, prompts, features, SamplingParams(600, 24))
     valid = [
         (validate_critique(answer.text).scores(), score_scene(TASTES["plain"], scene))
         for scene, answer in zip(scenes, answers, strict=True)

@@ -27,19 +27,19 @@ PIXELS = (4096, 20_480)
 
 
 @pytest.fixture
-def base_only(plain: Vlm) -> AdapterRegistry:
-    vocab_size = plain.model.config.text_config.vocab_size
-    grammar = CritiqueGrammar(plain.processor.tokenizer, vocab_size, LIMIT)
-    return AdapterRegistry(plain, SamplingParams(LIMIT, grammar=grammar), PIXELS)
+def base_only(base_vlm: Vlm) -> AdapterRegistry:
+    vocab_size = base_vlm.model.config.text_config.vocab_size
+    grammar = CritiqueGrammar(base_vlm.processor.tokenizer, vocab_size, LIMIT)
+    return AdapterRegistry(base_vlm, SamplingParams(LIMIT, grammar=grammar), PIXELS)
 
 
 @pytest.fixture
 def adapters(
-    base_only: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
+    base_only: AdapterRegistry, base_vlm: Vlm, params: Params, tmp_path: Path
 ) -> AdapterRegistry:
     """The base with unmerged adapters of ansel and okeefe."""
     for i, name in enumerate(("ansel", "okeefe")):
-        folder = make_adapter(plain, tmp_path / name, name, params, seed=i + 1, size=0.02)
+        folder = make_adapter(base_vlm, tmp_path / name, name, params, seed=i + 1, size=0.02)
         loaded = base_only.load_and_verify(load_request(name, folder, params))
         assert not loaded.fault
         assert not loaded.merged
@@ -92,53 +92,53 @@ def test_sequences_of_three_arms_in_one_step_are_the_same_as_alone(
 
 def test_the_shared_model_computes_each_adapter_and_bitwise_the_base(
     adapters: AdapterRegistry,
-    plain: Vlm,
+    base_vlm: Vlm,
     params: Params,
     photos: list[Image.Image],
     tmp_path: Path,
 ) -> None:
-    features = encode_image(plain, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], features)
-    base_logits = next_logits(plain, prompt, features)
+    features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
+    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], features)
+    base_logits = next_logits(base_vlm, prompt, features)
     base_arm, ansel_arm = (adapters.arm_by_name[name] for name in (BASE_ARM, "ansel"))
     with adapters.route_tokens(base_arm, len(prompt)):
         assert mx.array_equal(next_logits(base_arm.vlm, prompt, features), base_logits)
-    view = share_weights(plain.model)
-    adapter.load(view, plain.hash, tmp_path / "ansel")
-    expected = next_logits(replace(plain, model=view), prompt, features)
+    view = share_weights(base_vlm.model)
+    adapter.load(view, base_vlm.hash, tmp_path / "ansel")
+    expected = next_logits(replace(base_vlm, model=view), prompt, features)
     with adapters.route_tokens(ansel_arm, len(prompt)):
         logits = next_logits(ansel_arm.vlm, prompt, features)
     np.testing.assert_allclose(np.array(logits), np.array(expected), atol=1e-5)
     assert float(mx.abs(logits - base_logits).max()) > 0.01
-    assert mx.array_equal(next_logits(plain, prompt, features), base_logits)
+    assert mx.array_equal(next_logits(base_vlm, prompt, features), base_logits)
 
 
 def test_merged_weights_belong_to_the_view_and_compute_the_adapter(
     base_only: AdapterRegistry,
-    plain: Vlm,
+    base_vlm: Vlm,
     params: Params,
     photos: list[Image.Image],
     tmp_path: Path,
 ) -> None:
-    features = encode_image(plain, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(plain, row_messages(params.persona("ansel"), "")[:-1], features)
-    folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    base_logits = next_logits(plain, prompt, features)
-    view = share_weights(plain.model)
-    adapter.load(view, plain.hash, folder)
-    expected = next_logits(replace(plain, model=view), prompt, features)
+    features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
+    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], features)
+    folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
+    base_logits = next_logits(base_vlm, prompt, features)
+    view = share_weights(base_vlm.model)
+    adapter.load(view, base_vlm.hash, folder)
+    expected = next_logits(replace(base_vlm, model=view), prompt, features)
     merge(view)
-    logits = next_logits(replace(plain, model=view), prompt, features)
+    logits = next_logits(replace(base_vlm, model=view), prompt, features)
     np.testing.assert_allclose(np.array(logits), np.array(expected), atol=2e-4)
-    assert mx.array_equal(next_logits(plain, prompt, features), base_logits)
+    assert mx.array_equal(next_logits(base_vlm, prompt, features), base_logits)
     assert base_only.load_and_verify(load_request("ansel", folder, params, merge=True)).merged
 
 
 def test_an_adapter_needs_hardly_more_memory_than_its_own_weights(
-    base_only: AdapterRegistry, plain: Vlm, params: Params, tmp_path: Path
+    base_only: AdapterRegistry, base_vlm: Vlm, params: Params, tmp_path: Path
 ) -> None:
-    folder = make_adapter(plain, tmp_path / "a", "ansel", params)
-    own_bytes = adapter_bytes(adapter.load(share_weights(plain.model), plain.hash, folder))
+    folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
+    own_bytes = adapter_bytes(adapter.load(share_weights(base_vlm.model), base_vlm.hash, folder))
     base_only.load_and_verify(load_request("ansel", folder, params))  # one-time allocations
     base_only.remove("ansel")
     base_only.prune(())
@@ -182,7 +182,7 @@ def test_an_adapter_of_another_prompt_advisor_or_image_size_is_rejected(
 
 def test_a_cached_prompt_is_used_only_by_its_adapter_and_version(
     adapters: AdapterRegistry,
-    plain: Vlm,
+    base_vlm: Vlm,
     params: Params,
     photos: list[Image.Image],
     tmp_path: Path,
@@ -194,7 +194,7 @@ def test_a_cached_prompt_is_used_only_by_its_adapter_and_version(
 
     names = ["ansel", "ansel", BASE_ARM, BASE_ARM]
     assert [is_warm(name) for name in names] == [False, True, False, True]
-    folder = make_adapter(plain, tmp_path / "v2", "ansel", params, seed=9)
+    folder = make_adapter(base_vlm, tmp_path / "v2", "ansel", params, seed=9)
     assert not adapters.load_and_verify(load_request("ansel", folder, params)).fault
     assert [is_warm("ansel"), is_warm("ansel"), is_warm(BASE_ARM)] == [False, True, True]
 

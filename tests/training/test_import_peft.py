@@ -17,22 +17,26 @@ from mondrian.model.lora_config import LoraConfig, peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from mondrian.training.plan_report import PreparedFiles
-from tests.conftest import ROOT, stage
+from tests.conftest import ROOT, run_stage
 
 OWN = "base_model.model.model.language_model.layers.{}.{}.{}"
 
 
 def foreign(
-    plain: Any, folder: Path, rename: Any = lambda name: name, kind: Any = mx.float32, **config: Any
+    base_vlm: Any,
+    folder: Path,
+    rename: Any = lambda name: name,
+    kind: Any = mx.float32,
+    **config: Any,
 ) -> Path:
     settings = LoraConfig(4, 8)
-    layers = lora.attach(plain.model, settings, mx.random.key(1))
+    layers = lora.attach(base_vlm.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
     weights = {
         rename(name): value.astype(kind) for name, value in lora.lora_state_dict(layers).items()
     }
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
     folder.mkdir()
     mx.save_safetensors(str(folder / WEIGHTS), weights, {"format": "pt"})
     told = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
@@ -60,30 +64,30 @@ def run_import(folder: Path, prepared: Path, output: Path) -> str:
     ids=["bfloat16", "older names", "a named adapter", "bare names"],
 )
 def test_an_adapter_of_another_trainer_is_adopted_and_evaluated(
-    plain: Any, some_prepared: Path, tmp_path: Path, rename: Any, kind: Any
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path, rename: Any, kind: Any
 ) -> None:
-    folder = foreign(plain, tmp_path / "theirs", rename, kind or mx.float32)
+    folder = foreign(base_vlm, tmp_path / "theirs", rename, kind or mx.float32)
     output = tmp_path / "models" / "tiny-lora-ansel"
-    said = run_import(folder, some_prepared, output)
+    said = run_import(folder, prepared_dir, output)
     assert said.startswith("imported 56 tensors of rank 4")
     recipe = read_recipe(output)
-    assert (recipe.advisor, recipe.base.sha256) == ("ansel", plain.hash)
-    assert len(adapter.load(plain.model, plain.hash, output)) == 28
-    lora.detach(plain.model)
+    assert (recipe.advisor, recipe.base.sha256) == ("ansel", base_vlm.hash)
+    assert len(adapter.load(base_vlm.model, base_vlm.hash, output)) == 28
+    lora.detach(base_vlm.model)
 
 
 @pytest.mark.slow
 def test_an_adopted_adapter_goes_through_evaluate(
-    plain: Any, some_prepared: Path, tmp_path: Path
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "adapter"
-    run_import(foreign(plain, tmp_path / "theirs"), some_prepared, output)
-    done = stage(
+    run_import(foreign(base_vlm, tmp_path / "theirs"), prepared_dir, output)
+    done = run_stage(
         "evaluate",
         "--lora_path",
         output,
         "--val_data",
-        some_prepared / "val.json",
+        prepared_dir / "val.json",
         "--output_report",
         tmp_path / "report.json",
         "--metrics",
@@ -109,30 +113,30 @@ def test_an_adopted_adapter_goes_through_evaluate(
     ],
 )
 def test_what_cannot_be_taken_in_says_so_and_leaves_nothing(
-    plain: Any, some_prepared: Path, tmp_path: Path, config: dict[str, Any], words: str
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
-    folder = foreign(plain, tmp_path / "theirs", **config)
+    folder = foreign(base_vlm, tmp_path / "theirs", **config)
     with pytest.raises(AdapterError, match=words):
-        run_import(folder, some_prepared, tmp_path / "out")
+        run_import(folder, prepared_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
 
 
 def test_an_adapter_on_the_vision_tower_is_refused_by_name(
-    plain: Any, some_prepared: Path, tmp_path: Path
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path
 ) -> None:
     def rename(name: str) -> str:
         return name.replace("language_model.layers.0.self_attn", "visual.blocks.0.attn")
 
-    folder = foreign(plain, tmp_path / "theirs", rename)
+    folder = foreign(base_vlm, tmp_path / "theirs", rename)
     with pytest.raises(AdapterError, match=r"visual\.blocks\.0\.attn.* has no place in this base"):
-        run_import(folder, some_prepared, tmp_path / "out")
-    lora.detach(plain.model)
+        run_import(folder, prepared_dir, tmp_path / "out")
+    lora.detach(base_vlm.model)
 
 
 @pytest.mark.parametrize("keep", [0, 9, 500])
-def test_a_cut_file_is_refused(plain: Any, tmp_path: Path, keep: int) -> None:
-    folder = foreign(plain, tmp_path / "theirs")
+def test_a_cut_file_is_refused(base_vlm: Any, tmp_path: Path, keep: int) -> None:
+    folder = foreign(base_vlm, tmp_path / "theirs")
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterError, match="cannot be read"):

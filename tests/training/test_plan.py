@@ -40,9 +40,9 @@ def published(size: str) -> Architecture:
 
 
 @pytest.fixture
-def plan(plain: Any, rows: list[ChatRow], params: Params) -> TrainingPlan:
+def plan(base_vlm: Any, rows: list[ChatRow], params: Params) -> TrainingPlan:
     tiny = read_architecture(str(TINY))
-    return make_plan(tiny, plain.tokens, rows, rows[:2], params.train, CPU)
+    return make_plan(tiny, base_vlm.tokens, rows, rows[:2], params.train, CPU)
 
 
 @pytest.mark.parametrize(("size", "weights"), SIZES.items())
@@ -63,7 +63,7 @@ def test_an_adapter_of_the_4b_at_rank_16_has_33_million_weights_in_130_mb() -> N
     assert 130e6 < count * 4 < 133e6
 
 
-def test_an_adapter_has_the_weights_that_are_counted(plain: Any) -> None:
+def test_an_adapter_has_the_weights_that_are_counted(base_vlm: Any) -> None:
     import mlx.core as mx
 
     from mondrian.model import lora
@@ -74,11 +74,11 @@ def test_an_adapter_has_the_weights_that_are_counted(plain: Any) -> None:
         LoraConfig(4, 8, dora=True, train_projector=True),
         LoraConfig(4, 8, target_modules=PROJECTIONS["mlp"], num_layers=2),
     ):
-        layers = lora.attach(plain.model, settings, mx.random.key(0))
+        layers = lora.attach(base_vlm.model, settings, mx.random.key(0))
         assert tiny.num_lora_weights(settings) == sum(
             v.size for v in lora.lora_state_dict(layers).values()
         )
-        lora.detach(plain.model)
+        lora.detach(base_vlm.model)
 
 
 def test_the_work_of_the_benchmark_is_what_platforms_measured_against() -> None:
@@ -119,9 +119,9 @@ def test_what_saves_memory_saves_it_in_the_plan() -> None:
 
 
 def test_a_plan_lays_out_the_tokens_that_training_sees(
-    plain: Any, rows: list[ChatRow], params: Params, plan: TrainingPlan
+    base_vlm: Any, rows: list[ChatRow], params: Params, plan: TrainingPlan
 ) -> None:
-    learn = build_examples(plain, rows, params.train, FeatureCache(plain, None, 0))
+    learn = build_examples(base_vlm, rows, params.train, FeatureCache(base_vlm, None, 0))
     assert [sized.row for sized in plan.rows] == learn
     assert plan.steps == len(plan.train_batches) == params.train.epochs * -(-len(rows) // 2)
     told = sum(load.supervised_positions for load in plan.train_batches)
@@ -141,13 +141,13 @@ def test_a_plan_lays_out_the_tokens_that_training_sees(
     ],
 )
 def test_the_peak_that_is_predicted_is_the_peak_that_is_measured(
-    plain: Any, rows: list[ChatRow], params: Params, change: dict[str, Any]
+    base_vlm: Any, rows: list[ChatRow], params: Params, change: dict[str, Any]
 ) -> None:
     some = params.train.model_copy(update={"epochs": 1, **change})
     tiny = read_architecture(str(TINY))
-    predicted = make_plan(tiny, plain.tokens, rows, rows[:1], some, CPU).peak
-    cache = FeatureCache(plain, None, 0, some.train_projector)
-    learn = build_examples(plain, rows, some, cache)
+    predicted = make_plan(tiny, base_vlm.tokens, rows, rows[:1], some, CPU).peak
+    cache = FeatureCache(base_vlm, None, 0, some.train_projector)
+    learn = build_examples(base_vlm, rows, some, cache)
     measured = train(cache, learn, learn[:1], some).peak_gb * 1e9
     assert predicted == pytest.approx(measured, rel=0.2)
 
@@ -227,20 +227,20 @@ def test_an_unknown_base_names_the_known_ones() -> None:
     assert (four.bits, four.group) == (4, 64)
 
 
-def test_a_tokenizer_of_its_own_is_used(plain: Any, rows: list[ChatRow]) -> None:
+def test_a_tokenizer_of_its_own_is_used(base_vlm: Any, rows: list[ChatRow]) -> None:
     from mondrian.model.tokenizer import load_tokenizer
 
-    own = load_tokenizer(TINY, plain.image_id)
+    own = load_tokenizer(TINY, base_vlm.image_id)
     assert isinstance(own, ChatTokenizer)
     prompt = rows[0].messages[:-1]
-    assert own.prompt(prompt, 20) == plain.tokens.prompt(prompt, 20)
+    assert own.prompt(prompt, 20) == base_vlm.tokens.prompt(prompt, 20)
     assert isinstance(load_tokenizer(None, 0), ApproximateTokenizer)
 
 
 @pytest.mark.slow
-def test_the_command_plans_and_refuses(some_prepared: Path) -> None:
+def test_the_command_plans_and_refuses(prepared_dir: Path) -> None:
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        data = [f"--{part}_data={some_prepared / part}.json" for part in ("train", "val")]
+        data = [f"--{part}_data={prepared_dir / part}.json" for part in ("train", "val")]
         command = [sys.executable, str(ROOT / "stages/train.py"), "--plan", *data, *more]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
 

@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from benchmarks.kill import command, killed, outputs, run
+from benchmarks.crash_recovery import command, killed, outputs, run
 from mondrian.core.errors import TrainingError
 from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
-from tests.conftest import ROOT, one_clear_line
+from tests.conftest import ROOT, assert_one_error
 
 
 def state(step: int = 3) -> CheckpointState:
@@ -61,19 +61,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(some_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def undisturbed(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The adapter of a run that nothing happened to, and its seconds."""
     work = tmp_path_factory.mktemp("undisturbed")
-    seconds = run(command(some_prepared, work))
+    seconds = run(command(prepared_dir, work))
     return outputs(work / "adapter"), seconds
 
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
-    some_prepared: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
     wanted, seconds = undisturbed
-    told = command(some_prepared, tmp_path)
+    told = command(prepared_dir, tmp_path)
     for share in (0.55, 0.7, 0.85):  # each goes on where the one before was killed
         killed(told, share * seconds)
     run(told)
@@ -83,9 +83,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
-    some_prepared: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
-    told = command(some_prepared, tmp_path)
+    told = command(prepared_dir, tmp_path)
     params = Path(told[-1])
     params.write_text(
         re.sub(r"checkpoint_steps: \d+", "checkpoint_steps: 1000", params.read_text())
@@ -100,7 +100,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     text = params.read_text()
     params.write_text(text.replace("lora_alpha: 32", "lora_alpha: 64"))
     refused = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    one_clear_line(refused, kept, "train.lora_alpha (32", "now 64", "delete the file")
+    assert_one_error(refused, kept, "train.lora_alpha (32", "now 64", "delete the file")
     params.write_text(text)
     run(told)
     assert outputs(tmp_path / "adapter") == undisturbed[0]
@@ -118,9 +118,9 @@ def _until_training(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_does(
-    some_prepared: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
-    told = command(some_prepared, tmp_path)
+    told = command(prepared_dir, tmp_path)
     params = Path(told[-1])
     text = re.sub(r"lora_dropout: \S+", "lora_dropout: 0.0", params.read_text())
     params.write_text(text)

@@ -23,8 +23,8 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture
-def cache(plain: Any) -> FeatureCache:
-    return FeatureCache(plain, None, 0)
+def cache(base_vlm: Any) -> FeatureCache:
+    return FeatureCache(base_vlm, None, 0)
 
 
 @pytest.fixture
@@ -33,22 +33,24 @@ def quick(params: Params) -> Train:
 
 
 def test_a_score_counts_more_than_a_word(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     heavy = params.train.model_copy(update={"score_weight": 5.0})
-    example = build_examples(plain, rows[:1], heavy, cache)[0]
+    example = build_examples(base_vlm, rows[:1], heavy, cache)[0]
     answer = zip(example.ids[example.start :], example.weights, strict=True)
-    digits = [plain.processor.tokenizer.decode([token]) for token, weight in answer if weight == 5]
+    digits = [
+        base_vlm.processor.tokenizer.decode([token]) for token, weight in answer if weight == 5
+    ]
     critique = rows[0].reference_critique()
     told = "".join(f"{score:g}" for score in (*critique.scores(), critique.overall_score))
     assert "".join(digits) == told
 
 
 def test_the_answer_ends_with_the_end_of_the_turn(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
-    example = build_examples(plain, rows[:1], params.train, cache)[0]
-    tokenizer = plain.processor.tokenizer
+    example = build_examples(base_vlm, rows[:1], params.train, cache)[0]
+    tokenizer = base_vlm.processor.tokenizer
     assert example.ids[-1] == tokenizer.eos_token_id
     answer = tokenizer.decode(example.ids[example.start : -1])
     assert answer == rows[0].messages[-1]["content"]
@@ -56,21 +58,21 @@ def test_the_answer_ends_with_the_end_of_the_turn(
 
 
 def test_a_row_that_is_too_long_is_named(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     short = params.train.model_copy(update={"max_seq_length": 100})
     with pytest.raises(TrainingError, match=r"2 rows have more .*ansel/0 .*, ansel/1"):
-        build_examples(plain, rows[:2], short, cache)
+        build_examples(base_vlm, rows[:2], short, cache)
 
 
 def test_the_base_stays_frozen_and_the_loss_falls(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
 ) -> None:
-    learn = build_examples(plain, rows, quick, cache)
-    before = {path: np.array(value) for path, value in tree_flatten(plain.model.parameters())}
+    learn = build_examples(base_vlm, rows, quick, cache)
+    before = {path: np.array(value) for path, value in tree_flatten(base_vlm.model.parameters())}
     run = train(cache, learn, learn, quick)
-    lora.detach(plain.model)
-    after = dict(tree_flatten(plain.model.parameters()))
+    lora.detach(base_vlm.model)
+    after = dict(tree_flatten(base_vlm.model.parameters()))
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[path], np.array(after[path])) for path in before)
     losses = [e["val_loss"] for e in run.epochs()]
@@ -89,12 +91,12 @@ def test_the_base_stays_frozen_and_the_loss_falls(
     ],
 )
 def test_ways_to_save_memory_or_time_learn_the_same(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, change: dict[str, Any]
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, change: dict[str, Any]
 ) -> None:
     one = params.train.model_copy(update={"epochs": 1, "lora_dropout": 0.0, "batch_size": 2})
-    learn = build_examples(plain, rows[:4], one, cache)
+    learn = build_examples(base_vlm, rows[:4], one, cache)
     wanted = train(cache, learn, learn, one)
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
     ours = train(cache, learn, learn, one.model_copy(update=change))
     assert len(ours.log) == len(wanted.log) == 3
     for a, b in zip(ours.log, wanted.log, strict=True):
@@ -104,16 +106,16 @@ def test_ways_to_save_memory_or_time_learn_the_same(
 
 
 def test_dropout_is_the_same_where_layers_are_computed_again(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     losses = []
     for again in (False, True):
         some = params.train.model_copy(
             update={"epochs": 1, "lora_dropout": 0.5, "gradient_checkpointing": again}
         )
-        learn = build_examples(plain, rows, some, cache)
+        learn = build_examples(base_vlm, rows, some, cache)
         losses.append([e["loss"] for e in train(cache, learn, learn, some).log if "loss" in e])
-        lora.detach(plain.model)
+        lora.detach(base_vlm.model)
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
@@ -132,7 +134,7 @@ def test_dropout_is_the_same_where_layers_are_computed_again(
     ],
 )
 def test_each_setting_learns_and_its_adapter_loads_again(
-    plain: Any,
+    base_vlm: Any,
     rows: list[ChatRow],
     quick: Train,
     params: Params,
@@ -141,17 +143,17 @@ def test_each_setting_learns_and_its_adapter_loads_again(
     count: int,
 ) -> None:
     settings = quick.model_copy(update=change)
-    cache = FeatureCache(plain, None, 0, settings.train_projector)
-    learn = build_examples(plain, rows, settings, cache)
+    cache = FeatureCache(base_vlm, None, 0, settings.train_projector)
+    learn = build_examples(base_vlm, rows, settings, cache)
     run = train(cache, learn, learn, settings)
     assert len(run.weights) == count
     assert run.epochs()[-1]["val_loss"] < run.log[0]["loss"] - 0.05
     (tmp_path / "rows.json").write_text("[]")
     made = build_recipe(
-        plain.source, plain.hash, rows, tmp_path / "rows.json", params.image, settings
+        base_vlm.source, base_vlm.hash, rows, tmp_path / "rows.json", params.image, settings
     )
     save_adapter(cache, run, settings, learn[0], made, tmp_path / "adapter")
-    layers = {path: layer for path, layer in _attached(plain.model)}
+    layers = {path: layer for path, layer in _attached(base_vlm.model)}
     again = Loss(cache, layers, settings)
     losses = [np.array(again.compute_eval_loss([e])) for e in learn]
     total = float(np.sum(losses)) / sum(sum(e.weights) for e in learn)
@@ -168,21 +170,21 @@ def _attached(model: Any) -> list[tuple[str, Any]]:
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
-    learn = build_examples(plain, rows[:2], params.train, cache)
+    learn = build_examples(base_vlm, rows[:2], params.train, cache)
     settings = params.train.model_copy(update={"learning_rate": 1.0, "lora_alpha": 1e30})
     with pytest.raises(TrainingError, match=r"lower train.learning_rate"):
         train(cache, learn, learn, settings)
 
 
 def test_a_loss_that_grows_stops_and_the_best_weights_are_kept(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     wild = params.train.model_copy(
         update={"epochs": 30, "learning_rate": 0.3, "lr_schedule": "constant", "warmup_ratio": 0.5}
     )
-    learn = build_examples(plain, rows, wild, cache)
+    learn = build_examples(base_vlm, rows, wild, cache)
     run = train(cache, learn, learn, wild)
     assert run.halt_reason is not None
     assert "the loss grew from" in run.halt_reason
@@ -190,7 +192,7 @@ def test_a_loss_that_grows_stops_and_the_best_weights_are_kept(
 
 
 def test_it_stops_when_the_val_loss_no_longer_falls(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
     settings = params.train.model_copy(
         update={
@@ -200,7 +202,7 @@ def test_it_stops_when_the_val_loss_no_longer_falls(
             "lr_schedule": "constant",
         }
     )
-    learn = build_examples(plain, rows, settings, cache)
+    learn = build_examples(base_vlm, rows, settings, cache)
     run = train(cache, learn[:2], learn[2:], settings)
     losses = [e["val_loss"] for e in run.epochs()]
     best = losses.index(min(losses))
@@ -210,9 +212,9 @@ def test_it_stops_when_the_val_loss_no_longer_falls(
 
 
 def test_a_few_photographs_are_critiqued_after_each_epoch(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
 ) -> None:
-    learn = build_examples(plain, rows[:2], quick, cache)
+    learn = build_examples(base_vlm, rows[:2], quick, cache)
     once = quick.model_copy(update={"epochs": 1})
     means = TrainerServices(compute_val_metrics=lambda: evaluate_samples(cache, learn, 2, 1536))
     entry = train(cache, learn, learn, once, means).epochs()[0]
@@ -221,18 +223,18 @@ def test_a_few_photographs_are_critiqued_after_each_epoch(
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, tmp_path: Path
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, tmp_path: Path
 ) -> None:
     data = tmp_path / "rows.json"
     data.write_text("[]")
     found = []
     for i, seed in enumerate((1, 1, 2)):
         settings = params.train.model_copy(update={"epochs": 1, "seed": seed})
-        learn = build_examples(plain, rows, settings, cache)
+        learn = build_examples(base_vlm, rows, settings, cache)
         run = train(cache, learn, learn[:1], settings)
-        made = build_recipe(plain.source, plain.hash, rows, data, params.image, settings)
+        made = build_recipe(base_vlm.source, base_vlm.hash, rows, data, params.image, settings)
         save_adapter(cache, run, settings, learn[0], made, tmp_path / str(i))
-        lora.detach(plain.model)
+        lora.detach(base_vlm.model)
         found.append({p.name: p.read_bytes() for p in (tmp_path / str(i)).iterdir()})
     assert set(found[0]) == {CONFIG, WEIGHTS, RECIPE, "training_log.jsonl"} == set(SAVED_FILES)
     assert found[0] == found[1]
@@ -246,12 +248,12 @@ def test_the_recipe_knows_what_a_constant_would_say(rows: list[ChatRow]) -> None
 
 
 def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
 ) -> None:
-    learn = build_examples(plain, rows, quick, cache)
+    learn = build_examples(base_vlm, rows, quick, cache)
     whole = train(cache, learn, learn[:2], quick)
     for stop in range(1, 6):
-        lora.detach(plain.model)
+        lora.detach(base_vlm.model)
         kept = Checkpoint(tmp_path / "run.safetensors", {})
         with pytest.raises(Interrupted):
             train(
@@ -261,7 +263,7 @@ def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
                 quick,
                 TrainerServices(Cut(kept.path, {}, stop), save_every=1),
             )
-        lora.detach(plain.model)
+        lora.detach(base_vlm.model)
         run = train(cache, learn, learn[:2], quick, TrainerServices(kept, save_every=1))
         assert run.log == whole.log
         assert run.weights.keys() == whole.weights.keys()
@@ -271,25 +273,25 @@ def test_a_run_taken_up_anywhere_ends_with_the_same_weights(
 
 
 def test_a_run_that_patience_ended_is_not_taken_further(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
 ) -> None:
     impatient = quick.model_copy(
         update={"epochs": 4, "early_stopping_patience": 1, "learning_rate": 0.5}
     )
-    learn = build_examples(plain, rows, impatient, cache)
+    learn = build_examples(base_vlm, rows, impatient, cache)
     kept = Checkpoint(tmp_path / "run.safetensors", {})
     whole = train(cache, learn, learn[:2], impatient, TrainerServices(kept))
-    lora.detach(plain.model)
+    lora.detach(base_vlm.model)
     assert len(whole.epochs()) < 4
     again = train(cache, learn, learn[:2], impatient, TrainerServices(kept))
     assert again.log == whole.log
 
 
 def test_any_seed_of_params_yaml_draws_dropout(
-    plain: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
 ) -> None:
     some = quick.model_copy(update={"epochs": 1, "seed": 2**32 - 1})
-    learn = build_examples(plain, rows[:2], some, cache)
+    learn = build_examples(base_vlm, rows[:2], some, cache)
     assert train(cache, learn, learn, some).log
 
 

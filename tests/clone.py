@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 
 class Clone:
-    """A clone of the work tree as it is, with this environment and a HOME of its own."""
+    """A git clone in `folder`/mondrian with this environment and `folder` as HOME."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "mondrian"
@@ -29,12 +29,21 @@ class Clone:
             "GIT_COMMITTER_EMAIL": "t@example.org",
         }
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: object) -> str:
+        """Run a command in the clone; return its stdout."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400
+            list(map(str, command)),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=400,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
+
+    def mondrian(self, *arguments: object) -> str:
+        return self.run(sys.executable, "-m", "mondrian", *arguments)
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
@@ -44,22 +53,22 @@ class Clone:
         return json.loads((self.folder / "metrics" / advisor / f"{stage}.json").read_text())
 
 
-def cloned(folder: Path) -> Clone:
-    """The files that git has or would take, but what a run here has made, as a first commit."""
-    made = Clone(folder)
-    listed = subprocess.run(
+def make_clone(folder: Path) -> Clone:
+    """Commit all files of this work tree to a new repository, without the pipeline's outputs."""
+    clone = Clone(folder)
+    names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.splitlines()
-    for name in listed:
-        made_here = name.endswith("dvc.lock") or name.startswith("metrics/")
-        if (ROOT / name).is_file() and not made_here:
-            target = made.folder / name
+    for name in names:
+        is_output = name.endswith("dvc.lock") or name.startswith("metrics/")
+        if (ROOT / name).is_file() and not is_output:
+            target = clone.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
-    made.run("git", "init", "-q")
-    made.commit("clone")
-    return made
+    clone.run("git", "init", "-q")
+    clone.commit("clone")
+    return clone

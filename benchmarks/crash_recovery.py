@@ -1,0 +1,117 @@
+"""Kill training at random moments and resume it: python benchmarks/crash_recovery.py [20]
+
+Reads data/prepared/ansel (`dvc repro prepare`) and trains on its first rows: once without
+interruption, then once for each of 20 random moments. These runs are killed with SIGKILL and
+started again; their adapter and log must have the same bytes as those of the first run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NUM_ROWS = {"train": 12, "val": 3}
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of each file in an adapter folder, by name."""
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def run(command: Sequence[str]) -> float:
+    """Run a command to its end; return the seconds it took."""
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return time.monotonic() - started
+
+
+def killed(command: Sequence[str], seconds: float) -> bool:
+    """Start a command and kill it after some seconds; return False if it had ended before."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+def command(data: Path, work_dir: Path) -> list[str]:
+    """Return the call of stages/train.py that saves a checkpoint at every step."""
+    params = (ROOT / "params.yaml").read_text()
+    for name, value in (("epochs", 2), ("checkpoint_steps", 1)):
+        head, tail = params.split(f"  {name}: ", 1)
+        params = f"{head}  {name}: {value} #{tail.split('#', 1)[1]}"
+    work_dir.mkdir(parents=True, exist_ok=True)
+    (work_dir / "params.yaml").write_text(params)
+    flags = {
+        "train_data": data / "train.json",
+        "val_data": data / "val.json",
+        "output_dir": work_dir / "adapter",
+        "metrics": work_dir / "metrics/train.json",
+        "cache_dir": work_dir / "cache",
+        "params": work_dir / "params.yaml",
+    }
+    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, str(ROOT / "stages/train.py"), *arguments]
+
+
+def kill_and_resume(
+    data: Path, work_dir: Path, expected: dict[str, bytes], seconds: float
+) -> tuple[bool, bool]:
+    """Kill a run after some seconds and resume it.
+
+    Return whether it ends with the expected files and no checkpoint, and whether it was killed.
+    """
+    train = command(data, work_dir)
+    was_killed = killed(train, seconds)
+    run(train)
+    identical = outputs(work_dir / "adapter") == expected
+    checkpoints = list((work_dir / "cache/train").rglob("*.safetensors"))
+    shutil.rmtree(work_dir)
+    return identical and not checkpoints, was_killed
+
+
+def write_rows(folder: Path) -> Path:
+    """Write the first rows of ansel's train and val sets; photo paths are relative to ROOT."""
+    for split, count in NUM_ROWS.items():
+        prepared = ROOT / f"data/prepared/ansel/training_data_ansel_{split}.json"
+        (folder / f"{split}.json").write_text(json.dumps(json.loads(prepared.read_text())[:count]))
+    return folder
+
+
+def main() -> None:
+    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    rng = random.Random()
+    with tempfile.TemporaryDirectory() as tmp_dir:
+        data, work_dir = write_rows(Path(tmp_dir)), Path(tmp_dir) / "work"
+        seconds = run(command(data, work_dir))
+        expected = outputs(work_dir / "adapter")
+        shutil.rmtree(work_dir)
+        print(f"not interrupted: {seconds:.1f} s")
+        num_identical = 0
+        for i in range(num_runs):
+            delay = rng.uniform(0.5, seconds)
+            identical, was_killed = kill_and_resume(data, work_dir, expected, delay)
+            num_identical += identical
+            end = f"{'killed after' if was_killed else 'ended before'} {delay:.2f} s"
+            print(f"{i + 1:2}: {end}, {'identical' if identical else 'DIFFERENT'}", flush=True)
+    print(f"{num_identical} of {num_runs} identical")
+    sys.exit(num_identical < num_runs)
+
+
+if __name__ == "__main__":
+    main()

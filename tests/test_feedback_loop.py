@@ -1,0 +1,197 @@
+"""The feedback loop: sample -> v1 -> serve -> feedback -> v2 -> pull -> rollout -> serve."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from mondrian.critique.schema import Critique
+from mondrian.sample.scene import draw_scene, render
+from mondrian.sample.writing_style import write_critique
+from tests.clone import Clone, make_clone
+from tests.service_process import Running, running
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+NUM_REVIEWED = 12  # photos that a person reviews between v1 and v2
+SEED = 4711  # of scenes that no sample has
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A photographer's project with one advisor, an application, an origin and a DVC remote."""
+    project = make_clone(tmp_path_factory.mktemp("project"))
+    home = project.folder.parent
+    project.run("dvc", "repro", "data/sample/dvc.yaml")
+    (project.folder / "data/sample/mondrian").rename(home / "application")
+    params = project.folder / "params.yaml"
+    text = params.read_text().replace("data/sample/mondrian", str(home / "application"))
+    text = text.replace("overhead: 0.3 ", "overhead: 99 ")  # the machine may be busy
+    params.write_text(re.sub(r"advisors: \[.*\]", "advisors: [ansel]", text))
+    project.run("dvc", "remote", "add", "-q", "--default", "store", home / "store")
+    project.run("git", "init", "-q", "--bare", "../origin")
+    project.run("git", "remote", "add", "origin", "../origin")
+    return project
+
+
+def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_back(
+    project: Clone, tmp_path: Path
+) -> None:
+    home = project.folder.parent
+    application, origin = home / "application", home / "origin"
+    release(project, "v1")
+    linked = project.metrics("ansel", "link")["linked"]
+
+    mac = Clone(tmp_path)
+    subprocess.run(["git", "clone", "-q", origin, mac.folder], check=True, timeout=60)
+    pull_v1 = mac.mondrian("pull", "ansel", "--rev", "v1", "--from", origin)
+    assert "ansel@v1.0.0 serves" in pull_v1
+    flags = service_flags(mac, application)
+    with running(tmp_path, *flags) as service, service.client() as client:
+        collect_feedback(client)
+        report = ("rollout", "report", "--db", application / "mondrian.db", "--advisor", "ansel")
+        assert "ansel@v1.0.0" in json.dumps(json.loads(mac.mondrian(*report, "--json")))
+
+    release(project, "v2")
+    link = project.metrics("ansel", "link")
+    assert link["linked"] == linked + 2 * NUM_REVIEWED // 3
+    assert link["rejected"]["unreviewed"] >= NUM_REVIEWED // 3
+    project.mondrian("promote", "ansel", "--version", "v2", "--stage", "prod")
+    project.run("git", "push", "-q", "origin", "--tags")
+
+    with running(tmp_path, *flags) as service, service.client() as client:
+        first_version = served_version(client)
+        version = pull_v2_under_load(mac, origin, service, first_version)
+        record = mac.folder / "models/serving/ansel/current/release.json"
+        assert json.loads(record.read_text())["adapter_version"] == version
+        rollout = mac.mondrian("rollout", "ansel", "--db", application / "mondrian.db")
+        assert "ansel@v2.0.0" in rollout
+        assert "ansel@v2.0.0 serves" not in mac.mondrian("rollback", "ansel")
+        deadline = time.monotonic() + 20
+        while served_version(client) != first_version:
+            assert time.monotonic() < deadline
+
+
+def release(project: Clone, version: str) -> None:
+    """Train, commit, release and push a version."""
+    project.run("dvc", "repro", "evaluate@ansel")
+    project.commit(f"train {version}")
+    project.mondrian("release", "ansel", "--version", version)
+    project.run("dvc", "push", "-q", "train@ansel")
+    project.run("git", "push", "-q", "origin", "HEAD", "--tags")
+
+
+def service_flags(mac: Clone, application: Path) -> tuple[object, ...]:
+    """Shorten the steps of rollout.yaml; return flags for an A/B test with rollouts."""
+    file = mac.folder / "rollout.yaml"
+    steps = [
+        {"share": share, "hours": 0, "jobs": 5, "requires": "guardrails"} for share in (0.5, 1.0)
+    ]
+    config = yaml.safe_load(file.read_text()) | {"steps": steps, "check_interval_seconds": 0.5}
+    file.write_text(yaml.safe_dump(config))
+    return (
+        *("--lora_path", mac.folder / "models/serving"),
+        *("--model_mode", "ab_test"),
+        *("--rollout", file),
+        *("--db", application / "mondrian.db"),
+        *("--data", application / "source"),
+    )
+
+
+def collect_feedback(client: httpx2.Client) -> None:
+    """Request critiques by the adapter and review them, then critiques by the base."""
+    for i in range(NUM_REVIEWED):
+        job = analyze(client, scene_photo(i), f"client-{i}")["job_id"]
+        review(client, job, write_critique("ansel", draw_scene(SEED, i)), i)
+    for i in range(30):
+        analyze(client, scene_photo(i % 3), f"visitor-{i}", mode="baseline")
+
+
+def scene_photo(i: int) -> bytes:
+    """Return a photo that is not in the training data."""
+    content = BytesIO()
+    render(draw_scene(SEED, i), 640, 512).save(content, "JPEG", quality=92)
+    return content.getvalue()
+
+
+def analyze(
+    client: httpx2.Client, photo: bytes, client_id: str, mode: str = "lora"
+) -> dict[str, Any]:
+    response = client.post(
+        "/analyze",
+        files={"image": ("lake.jpg", photo)},
+        data={"advisor": "ansel", "mode": mode},
+        headers={"x-client-id": client_id},
+    )
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def pull_v2_under_load(mac: Clone, origin: Path, service: Running, first_version: str) -> str:
+    """Pull v2 while clients send requests; return its version once it serves."""
+    with service.client() as client, load(service) as statuses:
+        started = time.monotonic()
+        output = mac.mondrian("pull", "ansel", "--stage", "prod", "--from", origin)
+        assert "ansel@v2.0.0 serves" in output
+        pull_seconds = time.monotonic() - started
+        while (version := served_version(client)) == first_version:
+            assert time.monotonic() - started < 60
+        switch_seconds = time.monotonic() - started
+    assert len(statuses) > 1
+    assert set(statuses) == {200}
+    sys.stderr.write(f"\npull {pull_seconds:.1f} s, v2 serves after {switch_seconds:.1f} s\n")
+    return version
+
+
+def served_version(client: httpx2.Client) -> str:
+    """Return the adapter version that a fixed client gets."""
+    return str(analyze(client, scene_photo(0), "somebody")["adapter_version"])
+
+
+def review(client: httpx2.Client, job: str, advisors_critique: Critique, i: int) -> None:
+    """Accept one third of the critiques, correct one third, and leave the rest unreviewed."""
+    correction = advisors_critique.model_dump(mode="json")
+    feedback = (
+        {"verdict": "accepted", "thumbs": 1},
+        {"verdict": "corrected", "thumbs": -1, "critique": correction},
+        None,
+    )[i % 3]
+    if feedback:
+        response = client.post(f"/jobs/{job}/feedback", json=feedback)
+        assert response.status_code == 200, response.text
+
+
+@contextmanager
+def load(service: Running) -> Iterator[list[int]]:
+    """Run two clients that send requests without a pause; yield the statuses they get."""
+    statuses: list[int] = []
+    done = Event()
+
+    def run_client(number: int) -> None:
+        files = {"image": ("lake.jpg", scene_photo(100 + number))}
+        with service.client() as client:
+            while not done.is_set():
+                response = client.post("/analyze", files=files, data={"advisor": "ansel"})
+                statuses.append(response.status_code)
+
+    threads = [Thread(target=run_client, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(120)
