@@ -26,6 +26,7 @@ from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.critique.schema import serialize_critique
 from mondrian.evaluation.arms import pick_other_photographs
 from mondrian.evaluation.crossvalidation import train_and_evaluate
+from mondrian.evaluation.evaluate import EvalDataset
 from mondrian.evaluation.verdict import build_metrics
 from mondrian.model import vlm
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores
