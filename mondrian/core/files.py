@@ -84,16 +84,16 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
+def atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """A folder to fill that takes the place of `path` once everything in it is written.
 
-    own  patterns of the files that may be replaced, as paths below the folder
+    patterns  patterns of the files that may be replaced, as paths below the folder
 
     Raises DataError where `path` is a file, or holds anything else.
     """
     path = path.resolve()  # where a link leads
     _restore_old_folder(path)
-    _check_replaceable(path, own)
+    _check_replaceable(path, patterns)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -110,13 +110,13 @@ def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_output_folder(path: Path, own: Sequence[str]) -> None:
-    """Raise DataError or OSError now where `whole_folder` would after the work."""
+def check_output_folder(path: Path, patterns: Sequence[str]) -> None:
+    """Raise DataError or OSError now where `atomic_folder` would after the work."""
     try:
         path = path.resolve()
     except RuntimeError:
         raise DataError(f"{path} is a link to itself; give another folder") from None
-    _check_replaceable(path, own)
+    _check_replaceable(path, patterns)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"{path.parent} may not be written to; give another folder")
@@ -138,13 +138,13 @@ def _add_filename(error: BaseException, path: Path) -> BaseException:
     return error
 
 
-def _check_replaceable(path: Path, own: Sequence[str]) -> None:
+def _check_replaceable(path: Path, patterns: Sequence[str]) -> None:
     if not path.exists():
         return
     if not path.is_dir():
         raise DataError(f"{path} is a file; give a folder to write to")
     names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
-    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
+    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)]
     if others:
         raise DataError(
             f"{path} holds {others[0]!r}, which this step did not write; give another folder"

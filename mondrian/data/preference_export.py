@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.files import open_atomic, whole_folder, write_json
+from mondrian.core.files import atomic_folder, open_atomic, write_json
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.params import Image
 from mondrian.critique.prompt import chat_messages, row_messages
@@ -99,7 +99,7 @@ def write_pairs(
     """
     make, ending = EXPORT_FORMATS[form]
     name = f"preferences_{advisor}{ending}"
-    with whole_folder(folder, EXPORT_PATTERNS) as beside:
+    with atomic_folder(folder, EXPORT_PATTERNS) as beside:
         (beside / IMAGES).mkdir()
         rows = []
         for pair in pairs:

@@ -12,7 +12,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.files import file_hash, whole_folder
+from mondrian.core.files import atomic_folder, file_hash
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.parallel import split_into_batches, spread
 from mondrian.core.params import Image
@@ -40,7 +40,7 @@ def write_split(
 
     Raises DataError where a photograph is no longer what link saw.
     """
-    with whole_folder(folder, OUTPUT_PATTERNS) as beside:
+    with atomic_folder(folder, OUTPUT_PATTERNS) as beside:
         (beside / IMAGES).mkdir()
         photos = {}
         with ExitStack() as stack:

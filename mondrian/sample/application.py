@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run
-from mondrian.core.files import whole_folder, write_json
+from mondrian.core.files import atomic_folder, write_json
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.application_state import ApplicationState, write_database
@@ -45,7 +45,7 @@ _TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # stored
 
 def write_application(folder: Path, seed: int) -> None:
     """Write the whole application into `folder`, all or nothing."""
-    with whole_folder(folder, APPLICATION_FILE_PATTERNS) as beside:
+    with atomic_folder(folder, APPLICATION_FILE_PATTERNS) as beside:
         for name in ("source", "analysis_md", "analysis"):
             (beside / name).mkdir()
         world = ApplicationState(seed, beside, Random(seed))

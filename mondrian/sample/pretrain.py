@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run
-from mondrian.core.files import whole_folder
+from mondrian.core.files import atomic_folder
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
 from mondrian.sample.pretrain_data import BatchSampler, Pictures, PretrainSettings
@@ -155,7 +155,7 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory() as scratch,
-        whole_folder(args.output_dir, BASE_FILE_PATTERNS) as beside,
+        atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as beside,
     ):
         pictures = Path(scratch) / "scenes.npy"
         render_all(settings, pictures)

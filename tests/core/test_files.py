@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import files_hash, read_json, whole_folder, write_json, write_text
+from mondrian.core.files import atomic_folder, files_hash, read_json, write_json, write_text
 from tests.conftest import ROOT
 
 
@@ -25,10 +25,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with whole_folder(folder, ["*"]) as beside:
+    with atomic_folder(folder, ["*"]) as beside:
         write_text(beside / "weights", "old")
     with pytest.raises(FileNotFoundError):  # noqa: PT012
-        with whole_folder(folder, ["*"]) as beside:
+        with atomic_folder(folder, ["*"]) as beside:
             (beside / "half").write_text("new")
             (beside / "missing" / "file").touch()
     assert (folder / "weights").read_text() == "old"
@@ -38,7 +38,7 @@ def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     for name in ("first", "second"):
-        with whole_folder(folder, ["*"]) as beside:
+        with atomic_folder(folder, ["*"]) as beside:
             write_text(beside / name, name)
     assert [p.name for p in folder.iterdir()] == ["second"]
 
@@ -47,9 +47,9 @@ WRITE = """
 import sys
 from pathlib import Path
 from mondrian.core.errors import run
-from mondrian.core.files import whole_folder, write_text
+from mondrian.core.files import atomic_folder, write_text
 def main():
-    with whole_folder(Path(sys.argv[1]), ["*"]) as beside:
+    with atomic_folder(Path(sys.argv[1]), ["*"]) as beside:
         write_text(beside / "weights", "x" * 3_000_000)
 run(main)
 """
@@ -57,7 +57,7 @@ run(main)
 
 def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with whole_folder(folder, ["*"]) as beside:
+    with atomic_folder(folder, ["*"]) as beside:
         write_text(beside / "weights", "old")
 
     def fill_up() -> None:
@@ -104,7 +104,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for name, words in (("mine", "holds 'precious.txt'"), ("file", "is a file")):
         with pytest.raises(DataError, match=words):
-            with whole_folder(tmp_path / name, ["images", "training_data_*.json"]):
+            with atomic_folder(tmp_path / name, ["images", "training_data_*.json"]):
                 pass
     assert (tmp_path / "mine" / "precious.txt").read_text() == "precious"
     assert (tmp_path / "file").read_text() == "precious"
@@ -113,7 +113,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with whole_folder(tmp_path / "link", ["*"]) as beside:
+    with atomic_folder(tmp_path / "link", ["*"]) as beside:
         (beside / "rows").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "rows").read_text() == "new"
@@ -124,7 +124,7 @@ def test_a_run_killed_between_its_two_renames_is_mended_by_the_next(tmp_path: Pa
     old.mkdir()
     (old / "a.json").write_text("old")
     rows = tmp_path / "rows"
-    with whole_folder(rows, ("*.json",)) as beside:
+    with atomic_folder(rows, ("*.json",)) as beside:
         assert (rows / "a.json").read_text() == "old"
         (beside / "a.json").write_text("new")
     assert (rows / "a.json").read_text() == "new"
@@ -135,6 +135,6 @@ def test_a_file_of_somebody_else_deep_in_the_folder_is_not_replaced(tmp_path: Pa
     (tmp_path / "rows" / "images" / "mine.jpg").touch()
     with (
         pytest.raises(DataError, match=r"images/mine\.jpg"),
-        whole_folder(tmp_path / "rows", ("images/*.png", "*.json")),
+        atomic_folder(tmp_path / "rows", ("images/*.png", "*.json")),
     ):
         pass
