@@ -13,7 +13,7 @@ import yaml
 
 from mondrian.core.params import Params
 from mondrian.critique.parser import parse_critique
-from mondrian.critique.rejection import REASON_DESCRIPTIONS, RejectionReason
+from mondrian.critique.rejection import RejectionReason
 from mondrian.model.provenance import EVALUATION_CODE, TRAINING_CODE, code_hash
 from mondrian.sample.corruptions import CORRUPTIONS
 from mondrian.sample.scene import draw_scene
@@ -126,7 +126,7 @@ def test_every_reason_is_documented() -> None:
     assert set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE)) == {
         str(r) for r in RejectionReason
     }
-    assert set(REASON_DESCRIPTIONS) == set(RejectionReason)
+    assert all(reason.description for reason in RejectionReason)
     told = {
         name
         for row in re.findall(r"^\| (`.*?) \|", repairs, re.MULTILINE)

@@ -42,7 +42,7 @@ def link(path: Path, output: Path, *more: object) -> "subprocess.CompletedProces
 def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
     run = link(small, tmp_path / "out")
     assert run.returncode == 0, run.stderr
-    assert "link ansel: 6 finished jobs → 6 pairs of 6 photos" in run.stdout
+    assert "link ansel: 6 finished jobs → 6 pairs from 6 photos" in run.stdout
     manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
     assert {"records", "rejected"} <= set(manifest)
     counts = json.loads((tmp_path / "out/link.json").read_text())
@@ -51,7 +51,7 @@ def test_link_by_hand_needs_three_flags(small: Path, tmp_path: Path) -> None:
         "suspicions": {},
         "forms": {"json": 6},
         "repairs": {},
-        "found": {"as_stored": 6},
+        "match_kinds": {"as_stored": 6},
         "reviewed": {},
     }
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
@@ -71,7 +71,7 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
     ):
         one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
     one_clear_line(link(small, output, "--advisor", "x"), "no finished job of advisor 'x'", "ansel")
-    one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "no folder of photographs")
+    one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "is not a folder of photos")
     assert (output / "training_data_manifest.json").read_bytes() == before
 
 
@@ -107,7 +107,7 @@ def test_too_few_photographs_stop_prepare(small: Path, tmp_path: Path) -> None:
     one_clear_line(stage("prepare", *args), "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
-    one_clear_line(stage("prepare", *args), "is no manifest")
+    one_clear_line(stage("prepare", *args), "is not a manifest")
     other = ["okeefe" if arg == "ansel" else arg for arg in args]
     link(small, tmp_path / "out")
     one_clear_line(stage("prepare", *other), "is of advisor 'ansel', not 'okeefe'")
@@ -161,9 +161,9 @@ def test_training_needs_its_rows_its_photographs_and_its_base(
     for photo in (tmp_path / "rows/images").iterdir():
         photo.rename(tmp_path / photo.name)
         break
-    one_clear_line(stage("train", *args), "has no photograph", "run prepare again")
+    one_clear_line(stage("train", *args), "has no image", "run prepare again")
     (tmp_path / "rows/training_data_ansel_train.json").write_text("[]")
-    one_clear_line(stage("train", *args), "holds no row")
+    one_clear_line(stage("train", *args), "has no rows")
     (tmp_path / "rows/training_data_ansel_train.json").unlink()
     one_clear_line(stage("train", *args), "does not exist")
     assert not (tmp_path / "adapter").exists()

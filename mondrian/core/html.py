@@ -1,4 +1,4 @@
-"""Self-contained pages for people: Jinja templates, pictures inside them."""
+"""Self-contained HTML pages: Jinja templates with images embedded as data URLs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def _template_environment() -> Environment:
 
 
 def render_template(template: str, **content: Any) -> str:
-    """Fill a template, named by its path below mondrian/; every value is escaped."""
+    """Render a template, named by its path below mondrian/; every value is escaped."""
     return _template_environment().get_template(template).render(**content)
 
 
 def thumbnail_url(path: Path) -> str | None:
-    """A small JPEG as a data: URL, nothing of its EXIF in it; None where it cannot be read."""
+    """Return a small JPEG without EXIF as a data URL; None if the photo cannot be read."""
     try:
-        picture = read_thumbnail(path, THUMBNAIL)
+        thumbnail = read_thumbnail(path, THUMBNAIL)
     except PhotoError:
         return None
-    content = BytesIO()
-    picture.save(content, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + b64encode(content.getvalue()).decode()
+    jpeg = BytesIO()
+    thumbnail.save(jpeg, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + b64encode(jpeg.getvalue()).decode()

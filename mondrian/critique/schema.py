@@ -23,10 +23,10 @@ DIMENSIONS = (
     "Emotional Impact",
 )
 
-# What json.dumps writes; llguidance would take any white space without it.
+# As json.dumps writes; without it llguidance would allow any white space.
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# Bounds that no real critique reached, so that the longest one still fits a token limit.
+# Limits that no real critique reached, so that the longest critique fits into a token limit.
 LONG, SHORT = 1200, 300  # characters
 LongText = Annotated[str, Field(min_length=1, max_length=LONG)]
 ShortText = Annotated[str, Field(min_length=1, max_length=SHORT)]
@@ -38,8 +38,6 @@ class _Strict(BaseModel):
 
 
 class Dimension(_Strict):
-    """One of the seven things that are judged."""
-
     name: str
     score: Score
     comment: LongText
@@ -47,7 +45,7 @@ class Dimension(_Strict):
 
 
 class Critique(_Strict):
-    """A whole critique: the seven DIMENSIONS in their order, and what surrounds them."""
+    """A complete critique, with the seven DIMENSIONS in their order."""
 
     image_description: LongText
     dimensions: tuple[Dimension, ...]
@@ -64,7 +62,7 @@ class Critique(_Strict):
         return self
 
     def scores(self) -> tuple[float, ...]:
-        """The seven scores, in the order of DIMENSIONS."""
+        """Return the seven scores, in the order of DIMENSIONS."""
         return tuple(d.score for d in self.dimensions)
 
 
@@ -74,23 +72,22 @@ def serialize_critique(critique: Critique) -> str:
 
 
 def validate_critique(text: str) -> Critique:
-    """Read a critique from exactly one JSON object.
-
-    Raises pydantic.ValidationError (a ValueError) where it is not one.
-    """
+    """Parse schema-valid text; raises pydantic.ValidationError (a ValueError) otherwise."""
     return Critique.model_validate_json(text)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a critique, as llguidance takes it: fixed names, keys in order."""
-    long, short = {"type": "string", "minLength": 1, "maxLength": LONG}, _text_list_schema()
+    """Return the JSON Schema of a critique for llguidance: fixed names, keys in order."""
+    long_text = {"type": "string", "minLength": 1, "maxLength": LONG}
+    short_text = {"type": "string", "minLength": 1, "maxLength": SHORT}
+    short_texts = {"type": "array", "items": short_text, "minItems": 1, "maxItems": 5}
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [
-        _object_schema(name={"const": name}, score=score, comment=long, recommendation=long)
-        for name in DIMENSIONS
+        _object_schema(name={"const": n}, score=score, comment=long_text, recommendation=long_text)
+        for n in DIMENSIONS
     ]
     schema = _object_schema(
-        image_description=long,
+        image_description=long_text,
         dimensions={
             "type": "array",
             "prefixItems": dimensions,
@@ -98,15 +95,14 @@ def json_schema() -> dict[str, Any]:
             "minItems": len(DIMENSIONS),
         },
         overall_score=score,
-        key_strengths=short,
-        priority_improvements=short,
-        technical_notes=long,
+        key_strengths=short_texts,
+        priority_improvements=short_texts,
+        technical_notes=long_text,
     )
     return schema | {"x-guidance": _SEPARATORS}
 
 
 def is_schema_valid(text: str) -> bool:
-    """Whether a text is a critique as it stands."""
     try:
         validate_critique(text)
     except ValueError:
@@ -116,13 +112,8 @@ def is_schema_valid(text: str) -> bool:
 
 @cache
 def schema_hash() -> str:
-    """sha256 of the JSON Schema; an adapter remembers which schema it was trained on."""
+    """Return the sha256 of the JSON Schema, which an adapter's recipe records."""
     return sha256(json.dumps(json_schema(), sort_keys=True).encode()).hexdigest()
-
-
-def _text_list_schema() -> dict[str, Any]:
-    item = {"type": "string", "minLength": 1, "maxLength": SHORT}
-    return {"type": "array", "items": item, "minItems": 1, "maxItems": 5}
 
 
 def _object_schema(**properties: Any) -> dict[str, Any]:
