@@ -71,7 +71,9 @@ def test_bad_databases_leave_the_old_manifest(small: Path, tmp_path: Path) -> No
     ):
         one_clear_line(link(path, output, "--source_dir", tmp_path / "source"), path, words)
     one_clear_line(link(small, output, "--advisor", "x"), "no finished job of advisor 'x'", "ansel")
-    one_clear_line(link(small, output, "--source_dir", tmp_path / "no"), "is not a folder of photos")
+    one_clear_line(
+        link(small, output, "--source_dir", tmp_path / "no"), "is not a folder of photos"
+    )
     assert (output / "training_data_manifest.json").read_bytes() == before
 
 

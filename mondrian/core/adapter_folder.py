@@ -1,7 +1,5 @@
 """Files of an adapter folder (PEFT's layout and recipe.json), and the version that they define."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mondrian.core.files import files_hash

@@ -1,7 +1,5 @@
 """Paths that dvc.yaml passes to a stage, for commands that work on all advisors at once."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +13,7 @@ from mondrian.core.params import Params
 def read_stage_flags(
     stage: str, names: Sequence[str], params: Params, pipeline: Path = Path("dvc.yaml")
 ) -> list[list[Path]]:
-    """Return the values of some flags of a stage's command, one list per advisor.
-
-    Raises ParamsError if dvc.yaml has no such stage or flag.
-    """
+    """Return the values of flags of a stage, one list per advisor; ParamsError if missing."""
     try:
         stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
         command = stages[stage]["cmd"].replace("${base.name}", params.base.name)

@@ -1,7 +1,5 @@
 """Errors that a user can cause, each on one line: what is wrong, the value, where, and the fix."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal
@@ -54,15 +52,6 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
-def _check_arguments() -> None:
-    """Raise MondrianError if an argument is not UTF-8, since it could not be written to a file."""
-    for argument in sys.argv[1:]:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            raise MondrianError(f"{argument!r} is not UTF-8; rename it") from None
-
-
 def run(main: Callable[[], None]) -> None:
     """Run a command; report an error that the user can fix as one line and exit status 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
@@ -70,7 +59,9 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        _check_arguments()
+        for argument in sys.argv[1:]:
+            if any("\ud800" <= char <= "\udfff" for char in argument):  # not possible in a file
+                raise MondrianError(f"{argument!r} is not UTF-8; rename it")
         main()
     except MondrianError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,5 @@
 """Parsing of database fields, and number types that several packages share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -34,5 +32,4 @@ def parse_timestamp(value: Any) -> float | None:
 
 
 def first_timestamp(values: Iterable[Any]) -> float:
-    """Return the first value that is a time, or UNKNOWN_TIME."""
     return next((time for time in map(parse_timestamp, values) if time is not None), UNKNOWN_TIME)

@@ -1,7 +1,5 @@
 """Durable files: write to a temporary file or folder, fsync, rename."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -18,13 +16,12 @@ from mondrian.core.errors import DataError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; after a crash or on a full disk the old one is unchanged."""
+    """Write a text file; after an error or a crash the old one is unchanged."""
     with open_atomic(path) as file:
         file.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; after a crash or on a full disk the old one is unchanged."""
     with _staging_file(path) as staging:
         staging.write_bytes(content)
 
@@ -59,10 +56,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with a header line."""
     with open_atomic(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([columns, *rows])
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def read_json(path: Path) -> Any:
@@ -79,12 +74,12 @@ def read_json(path: Path) -> Any:
 def atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """Create a temporary folder that replaces `path` if the context ends without an error.
 
-    patterns  files that may be replaced, relative to the folder
-
     Raises DataError if `path` is a file or contains a file that no pattern matches.
     """
     path = path.resolve()  # a symlink stays; its target is replaced
-    _restore_old_folder(path)
+    old_folders = sorted(path.parent.glob(f".{path.name}.*.old"))
+    if old_folders and not path.exists():  # a run was killed in the middle of _swap_folder
+        old_folders[-1].replace(path)
     _check_replaceable(path, patterns)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -126,9 +121,7 @@ def _check_writable(folder: Path, kind: str) -> None:
 
 
 def _check_replaceable(path: Path, patterns: Sequence[str]) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
+    if path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file; give a folder to write to")
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     for name in names:
@@ -143,13 +136,6 @@ def _add_filename(error: BaseException, path: Path) -> BaseException:
     if isinstance(error, OSError) and not error.filename:
         error.filename = str(path)
     return error
-
-
-def _restore_old_folder(path: Path) -> None:
-    """Restore the old folder if a run was killed between the two renames of `_swap_folder`."""
-    old_folders = sorted(path.parent.glob(f".{path.name}.*.old")) if not path.exists() else []
-    if old_folders:
-        old_folders[-1].replace(path)
 
 
 def _swap_folder(staging: Path, path: Path) -> None:
@@ -168,7 +154,6 @@ def _swap_folder(staging: Path, path: Path) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -177,12 +162,10 @@ def fsync_path(path: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 def files_hash(folder: Path, names: Iterable[str]) -> str:
-    """Return the sha256 over the names and hashes of files in a folder."""
     lines = [f"{name} {file_hash(folder / name)}" for name in sorted(names)]
     return sha256("\n".join(lines).encode()).hexdigest()

@@ -1,9 +1,6 @@
 """Self-contained HTML pages: Jinja templates with images embedded as data URLs."""
 
-from __future__ import annotations
-
 from base64 import b64encode
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,22 +11,18 @@ from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_thumbnail
 
 THUMBNAIL = 240  # pixels of the longer side
-
-
-@cache
-def _template_environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("mondrian", "."),
-        autoescape=select_autoescape(("html", "svg")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+_TEMPLATES = Environment(
+    loader=PackageLoader("mondrian", "."),
+    autoescape=select_autoescape(("html", "svg")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def render_template(template: str, **content: Any) -> str:
     """Render a template, named by its path below mondrian/; every value is escaped."""
-    return _template_environment().get_template(template).render(**content)
+    return _TEMPLATES.get_template(template).render(**content)
 
 
 def thumbnail_url(path: Path) -> str | None:

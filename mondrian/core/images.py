@@ -4,8 +4,6 @@ Allowed formats only, a pixel limit before decoding, EXIF orientation applied an
 removed, then one resize for the model.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +30,7 @@ Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is 
 
 
 def read_photo(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a photo as upright RGB without metadata, whatever its size and content.
-
-    max_pixels  limit for the pixels that its header declares
+    """Decode a photo as upright RGB without metadata; a small or blank one as well.
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
@@ -51,9 +47,7 @@ def check_image(image: Image.Image) -> None:
 
 
 def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
-    """Return a photo's size as stored and a small upright grey image of it.
-
-    A JPEG is decoded at a fraction of its size, but to its last byte.
+    """Return a photo's size as stored and a small upright grey image, decoded to the last byte.
 
     Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
@@ -67,10 +61,7 @@ def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
 
 
 def read_thumbnail(path: Path, side: int) -> Image.Image:
-    """Return an upright image for a page, at most `side` pixels wide and high, without metadata.
-
-    Raises PhotoError as `read_photo` does.
-    """
+    """Return a small upright image without metadata; raises PhotoError as `read_photo` does."""
     with _open_image(path) as file:
         file.draft("RGB", (side, side))
         image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
@@ -80,13 +71,9 @@ def read_thumbnail(path: Path, side: int) -> Image.Image:
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    problem = ""
-    if max(size) > MAX_RATIO * min(size):
-        problem = f"one side is over {MAX_RATIO} times the other"
-    elif min(size) < MIN_SIDE:
-        problem = f"each side needs at least {MIN_SIDE}"
-    if problem:
-        raise PhotoError("image_too_small", f"{size[0]}x{size[1]} pixels; {problem}")
+    if min(size) < MIN_SIDE or max(size) > MAX_RATIO * min(size):
+        limits = f"a side needs {MIN_SIDE}, and a {MAX_RATIO}th of the other"
+        raise PhotoError("image_too_small", f"{size[0]}x{size[1]} pixels; {limits}")
 
 
 def _check_content(grey: Image.Image) -> None:
@@ -129,10 +116,9 @@ def _check_heif(source: ImageSource) -> None:
 
 
 def is_safe_to_decode(content: bytes) -> bool:
-    """Return False for a HEIF file that must not be opened; True for any other file.
+    """Return False for a HEIF file with an item type or name that is not UTF-8.
 
-    pi-heif 1.4.0 aborts the process, without an exception, if the type or a name of an item is not
-    UTF-8: its C code passes on NULL. One changed byte of a photo is enough.
+    pi-heif 1.4.0 aborts the process on it, without an exception: its C code passes on NULL.
     """
     if content[4:8] != b"ftyp":
         return True

@@ -1,7 +1,5 @@
 """Work in parallel processes: results in order, with bounded memory."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Types of params.yaml. The file holds all defaults and explains every key."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +15,8 @@ IMAGE = "<image>"  # placeholder of the image in a message, as in LLaMA-Factory 
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 Rule = Literal["leave_out", "keep"]
-Served = Literal["reviewed", "corrected", "leave_out"]
 
 
 class Section(BaseModel):
@@ -63,7 +59,7 @@ class Image(Section):
 
 
 class Link(Section):
-    include_served: Served
+    include_served: Literal["reviewed", "corrected", "leave_out"]
     made_by_adapter: Rule
     template_scores: Rule
     shared_text: Rule
@@ -77,7 +73,7 @@ class Link(Section):
 
 
 class Prepare(Section):
-    val_fraction: Share
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
     folds: Annotated[int, Field(ge=0, le=50)]
     seed: Seed
@@ -115,7 +111,7 @@ class Train(Section):
     compile: bool
     seed: Seed
 
-    def with_epochs(self, epochs: int | None) -> Train:
+    def with_epochs(self, epochs: int | None) -> Self:
         """Return a copy with another number of epochs, unless it is None; checks the number."""
         if epochs is not None and not 1 <= epochs <= 10_000:
             raise ParamsError(f"--epochs is {epochs}; it must be from 1 to 10,000")
@@ -129,7 +125,7 @@ class Index(Section):
     grounding: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _check_any_weight(self) -> Index:
+    def _check_any_weight(self) -> Self:
         if not sum(self.model_dump().values()):
             raise ValueError("evaluate.index has no weight above 0; set at least one of its four")
         return self
@@ -211,7 +207,7 @@ class Params(Section):
     machine: Machine
 
     @model_validator(mode="after")
-    def _check_consistency(self) -> Params:
+    def _check_consistency(self) -> Self:
         for advisor in self.advisors:
             self.persona(advisor)
         if len(set(self.advisors)) < len(self.advisors):
@@ -246,7 +242,6 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and check params.yaml; raises ParamsError that lists all problems."""
     return load_yaml(path, Params)
 
 

@@ -1,7 +1,5 @@
 """Messages for invalid params.yaml files, request bodies and files that Mondrian wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from difflib import get_close_matches
 

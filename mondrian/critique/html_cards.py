@@ -4,8 +4,6 @@ div.advisor-section[data-advisor] > div.analysis contains a description, a div.f
 each dimension, and the overall grade. Elements are often not closed; lxml closes them.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import takewhile
 from typing import Any
@@ -28,8 +26,12 @@ def parse_html_cards(text: str, advisor: str) -> dict[str, Any] | Rejection | No
     Rejections: advisor_absent if all sections are other advisors', unscored if no card has a
     score, truncated if the last card does not end.
     """
-    page = _parse(text) if "feedback-card" in text else None
-    if page is None:
+    if "feedback-card" not in text:
+        return None
+    content = _CONTROL.sub(" ", text).encode("utf-8", "replace")
+    try:
+        page = html.document_fromstring(content, parser=html.HTMLParser(encoding="utf-8"))
+    except (etree.ParserError, etree.XMLSyntaxError, AssertionError):
         return None
     section = _find_section(page, advisor)
     if isinstance(section, Rejection):
@@ -48,14 +50,6 @@ def parse_html_cards(text: str, advisor: str) -> dict[str, Any] | Rejection | No
     grades = (_parse_grade(_text(box)) for box in boxes)
     overall_score = next((grade for grade in grades if grade is not None), None)
     return critique if overall_score is None else critique | {"overall_score": overall_score}
-
-
-def _parse(text: str) -> Any:
-    content = _CONTROL.sub(" ", text).encode("utf-8", "replace")
-    try:
-        return html.document_fromstring(content, parser=html.HTMLParser(encoding="utf-8"))
-    except (etree.ParserError, etree.XMLSyntaxError, AssertionError):
-        return None
 
 
 def _find_section(page: Any, advisor: str) -> Any:
@@ -83,7 +77,10 @@ def _read_dimensions(section: Any) -> list[dict[str, Any]]:
             continue
         elif element.tag in ("h3", "h4"):
             if not cards[-1]["name"]:
-                cards[-1] |= _parse_heading(_text(element))
+                text = _text(element)
+                score = _parse_grade(text)
+                name = _GRADE.split(text, maxsplit=1)[0].strip(" (:-–\xa0") or text[:80]
+                cards[-1] |= {"name": name} if score is None else {"name": name, "score": score}
         elif "feedback-comment" in classes and not cards[-1]["comment"]:
             cards[-1]["comment"] = _text(element)
         elif "feedback-recommendation" in classes and not cards[-1]["recommendation"]:
@@ -91,14 +88,8 @@ def _read_dimensions(section: Any) -> list[dict[str, Any]]:
     return cards
 
 
-def _parse_heading(text: str) -> dict[str, Any]:
-    """Return the name of a dimension, and its score if the heading has exactly one."""
-    score = _parse_grade(text)
-    name = _GRADE.split(text, maxsplit=1)[0].strip(" (:-–\xa0") or text[:80]
-    return {"name": name} if score is None else {"name": name, "score": score}
-
-
 def _parse_grade(text: str) -> float | None:
+    """Return the only grade in a text, or None."""
     grades = {float(number.replace(",", ".")) for number in _GRADE.findall(text)}
     return grades.pop() if len(grades) == 1 else None
 

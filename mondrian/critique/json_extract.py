@@ -4,8 +4,6 @@ A repair is made only if it is unambiguous. The last resort, the library json-re
 only if it changed nothing but punctuation, and never on JSON that is cut off.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -31,8 +29,6 @@ _FENCE = re.compile(r"```\w{0,10}")
 
 @dataclass(frozen=True)
 class ExtractedObject:
-    """The object as stored, and the names of the repairs."""
-
     value: dict[str, Any]
     repairs: tuple[str, ...]
 
@@ -43,10 +39,9 @@ def is_critique(value: Mapping[str, Any]) -> bool:
 
 
 def find_object(text: str) -> ExtractedObject | Rejection | None:
-    """Return the last JSON object that is a critique's outer level; None if there is no JSON.
+    """Return the last JSON object that is a critique's outer level; None without JSON.
 
-    Rejections, if the JSON is not a critique: truncated, malformed_json, other_schema, or
-    thinking_only if it is part of reasoning that never ends.
+    Rejections: truncated, malformed_json, other_schema; thinking_only in thoughts without an end.
     """
     body = _THOUGHT_END.split(text)[-1]
     if _THOUGHT_START.search(body):
@@ -59,7 +54,9 @@ def find_object(text: str) -> ExtractedObject | Rejection | None:
     retry = None if fixed == body else _decode(fixed)
     if isinstance(retry, ExtractedObject):
         return ExtractedObject(retry.value, (*thoughts, *retry.repairs, "number"))
-    if result is None or not _is_json(body):
+    # The braces may be those of LaTeX or prose.
+    is_json = _has_critique_key(body) or _FENCE.sub("", body).lstrip().startswith('{"')
+    if result is None or not is_json:
         return result if result and result.reason == RejectionReason.OTHER_SCHEMA else None
     if result.reason != RejectionReason.MALFORMED_JSON:
         return result
@@ -70,10 +67,7 @@ def find_object(text: str) -> ExtractedObject | Rejection | None:
 
 
 def _decode(body: str) -> ExtractedObject | Rejection | None:
-    """Try the first opening braces in turn and return the last critique.
-
-    The last one, since a model repeats the example of its prompt, or drafts, before its answer.
-    """
+    """Return the last critique: a model repeats the prompt's example, or drafts, before it."""
     candidate, error, other, scanned = None, "", "", 0
     start = body.find("{")
     for _ in range(_MAX_BRACES):
@@ -119,7 +113,6 @@ def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, t
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object, unless a key has two different values."""
     out: dict[str, Any] = {}
     for key, value in pairs:
         if out.setdefault(key, value) != value:
@@ -129,11 +122,6 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _has_critique_key(body: str, start: int = 0) -> bool:
     return any(body.find(f'"{key}"', start) >= 0 for key in CRITIQUE_KEYS)
-
-
-def _is_json(body: str) -> bool:
-    """Return whether the braces are those of an object, not of LaTeX or prose."""
-    return _has_critique_key(body) or _FENCE.sub("", body).lstrip().startswith('{"')
 
 
 def _surrounding_repairs(before: str, after: str) -> list[str]:

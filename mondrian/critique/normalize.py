@@ -1,11 +1,8 @@
 """Normalise an object that means a critique to the schema, with the names of the repairs.
 
-Keys are known under common misspellings; dimensions may be a list or an object, in any order, with
-names run together; scores may be numbers or "8/10". What an older form lacks besides the seven
-dimensions (strengths, priorities, notes) is taken from the critique's own sentences.
+Misspelt keys and names, dimensions by name or in any order, and scores such as "8/10" are repaired.
+What an older form lacks (strengths, priorities, notes) is taken from the critique's own sentences.
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -55,7 +52,7 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
     """Repair what is unambiguous; a Rejection if a part of the critique itself is missing."""
     repairs: list[str] = []
     outer = _correct_keys(value, _CRITIQUE_FIELDS, repairs)
-    dimensions = _normalize_dimensions(outer.get("dimensions"), repairs)
+    dimensions = _read_dimensions(outer.get("dimensions"), repairs)
     if isinstance(dimensions, Rejection):
         return dimensions
     overall = _parse_score(outer.get("overall_score"), "overall_score", repairs)
@@ -99,7 +96,7 @@ def _correct_keys(value: JsonObject, keys: Collection[str], repairs: list[str]) 
     return out
 
 
-def _normalize_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:
+def _read_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:
     if isinstance(stored, dict) and all(isinstance(parts, dict) for parts in stored.values()):
         repairs.append("dimensions_by_name")
         stored = [parts | {"name": str(name)} for name, parts in stored.items()]
@@ -116,7 +113,7 @@ def _normalize_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] |
             repairs.append("dimension_twice")  # the first one counts; it is a quality flag as well
         else:
             repairs += [f"name {parts['name'][:40]}"] if name != parts["name"] else []
-            dimension = _normalize_dimension(name, parts, repairs)
+            dimension = _read_dimension(name, parts, repairs)
             if isinstance(dimension, Rejection):
                 return dimension
             out[name] = dimension
@@ -127,9 +124,7 @@ def _normalize_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] |
     return [out[name] for name in DIMENSIONS]
 
 
-def _normalize_dimension(
-    name: str, stored: JsonObject, repairs: list[str]
-) -> JsonObject | Rejection:
+def _read_dimension(name: str, stored: JsonObject, repairs: list[str]) -> JsonObject | Rejection:
     parts = _correct_keys(stored, _DIMENSION_FIELDS, repairs)
     for key in ("comment", "recommendation"):
         text = parts.get(key)
@@ -140,7 +135,6 @@ def _normalize_dimension(
 
 
 def _parse_score(stored: Any, name: str, repairs: list[str]) -> float | Rejection:
-    """Return a score from 0 to 10 in tenths."""
     value = stored
     if isinstance(stored, str) and (match := _SCORE.fullmatch(stored)):
         value = float(match[1])
@@ -155,29 +149,22 @@ def _parse_score(stored: Any, name: str, repairs: list[str]) -> float | Rejectio
 
 
 def _summarize(dimensions: list[JsonObject]) -> JsonObject:
-    """Return strengths, priorities and notes in the words of the dimensions.
-
-    Strengths: the best three dimensions with the first sentence of their comment. Priorities: the
-    weakest three with that of their recommendation. Notes: the comments on light and focus.
-    """
+    """Return the first sentence of some dimensions as strengths, priorities and notes."""
     order = sorted(dimensions, key=lambda dimension: -dimension["score"])
     by_name = {dimension["name"]: dimension for dimension in dimensions}
 
     def items(ranked: list[JsonObject], key: str) -> list[str]:
-        return [_shorten(f"{d['name']}: {_first_sentence(d[key])}") for d in ranked]
+        return [_first_sentence(d[key], f"{d['name']}: ") for d in ranked]
 
     technical = (by_name[name]["comment"] for name in ("Lighting", "Focus & Sharpness"))
     return {
         "key_strengths": items(order[:3], "comment"),
         "priority_improvements": items(order[:-4:-1], "recommendation"),
-        "technical_notes": " ".join(_shorten(_first_sentence(comment)) for comment in technical),
+        "technical_notes": " ".join(map(_first_sentence, technical)),
     }
 
 
-def _first_sentence(text: str) -> str:
-    return SENTENCE_END.split(text.strip(), 1)[0]
-
-
-def _shorten(text: str) -> str:
-    """Return as many whole words as fit into an item of a list."""
-    return text if len(text) <= SHORT else text[: SHORT - 1].rsplit(" ", 1)[0] + "…"
+def _first_sentence(text: str, prefix: str = "") -> str:
+    """Return the first sentence, cut after a whole word if it does not fit into a list item."""
+    item = prefix + SENTENCE_END.split(text.strip(), 1)[0]
+    return item if len(item) <= SHORT else item[: SHORT - 1].rsplit(" ", 1)[0] + "…"

@@ -1,11 +1,8 @@
 """Parse any stored text into a Critique, or reject it with a reason code.
 
 Critiques are JSON (plain, in a fence, after headings, prose or reasoning, with older or misspelt
-keys) or the application's HTML cards. Every other kind of text has a reason code, so that nothing
-is left out without one.
+keys) or the application's HTML cards; every other kind of text has its reason code.
 """
-
-from __future__ import annotations
 
 import re
 import zlib
@@ -57,7 +54,7 @@ def parse_critique(
 ) -> ParsedCritique | Rejection:
     """Parse the critique in a stored text.
 
-    advisor  whose part to take from HTML of several advisors
+    advisor  the one to take from HTML of several advisors
     prompts  prompts of the job, to recognise an echo of them
     """
     if len(text) > MAX_CHARACTERS:
@@ -84,7 +81,9 @@ def parse_critique(
 def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     try:
         critique = validate_critique(body)  # canonical text, the fast path
-        if _has_unique_keys(body) and all(text.strip() for text in _texts(critique)):
+        # As many colons as keys: no key occurs twice, of which the last would count.
+        has_unique_keys = body.count('":') == _EXPECTED_KEY_COUNT
+        if has_unique_keys and all(text.strip() for text in _texts(critique)):
             return ParsedCritique(critique, "json")
     except ValidationError:
         pass
@@ -100,14 +99,6 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     critique, repairs = normalized
     source_format = "json" if cards is None else "cards"
     return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
-
-
-def _has_unique_keys(body: str) -> bool:
-    """Return whether no key occurs twice (the last would count), by the number of key colons.
-
-    A text may quote a key; such a critique takes the slow path.
-    """
-    return body.count('":') == _EXPECTED_KEY_COUNT
 
 
 def _find_fault(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
@@ -138,7 +129,6 @@ def _texts(critique: Critique) -> Iterable[str]:
 
 
 def _reject_prose(body: str, prompts: Sequence[str]) -> Rejection:
-    """Return the reason for a text without JSON and without cards."""
     if loop := _find_loop(body):
         return loop
     reason = RejectionReason.UNSCORED
@@ -157,7 +147,6 @@ def _is_prompt_echo(body: str, prompts: Sequence[str]) -> bool:
 
 
 def _find_loop(text: str) -> Rejection | None:
-    """Return a Rejection if the end of a text repeats itself."""
     tail = text[-_LOOP_WINDOW:]
     words = tail.split()
     if len(words) > 20 and 3 * len(set(words)) > len(words):
@@ -171,7 +160,6 @@ def _find_loop(text: str) -> Rejection | None:
 
 
 def _is_latin(text: str) -> bool:
-    """Return whether at least half of the letters are Latin."""
     if text.isascii():
         return True
     letters = [c for c in text if c.isalpha()]

@@ -4,8 +4,6 @@ Instructions and advisor are in the system message and the image comes last, so 
 prefix shared by all photos of an advisor.
 """
 
-from __future__ import annotations
-
 import json
 from hashlib import sha256
 from typing import Any

@@ -1,7 +1,5 @@
 """SVG coordinates of the radar chart of the seven scores, around (100, 100)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import cos, pi, sin
 

@@ -1,7 +1,5 @@
 """Reason codes of finished jobs that give no training pair, explained in docs/reasons.md."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -12,7 +10,7 @@ class RejectionReason(StrEnum):
 
     description: str
 
-    def __new__(cls, code: str, description: str) -> Self:
+    def __new__(cls, code: str, description: str = "") -> Self:
         reason = str.__new__(cls, code)
         reason._value_ = code
         reason.description = description

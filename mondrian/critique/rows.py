@@ -1,10 +1,9 @@
 """Prepared rows: written by prepare, read by train, evaluate and other trainers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -28,7 +27,7 @@ class ChatRow(BaseModel):
     prompt_hash: str
 
     @model_validator(mode="after")
-    def _check_messages(self) -> ChatRow:
+    def _check_messages(self) -> Self:
         if [m.get("role") for m in self.messages] != ["system", "user", "assistant"]:
             raise ValueError("messages are not of system, user and assistant")
         "".join(m["content"] for m in self.messages).encode()  # raises on lone surrogates
@@ -40,12 +39,10 @@ class ChatRow(BaseModel):
         return self
 
     def reference_critique(self) -> Critique:
-        """Return the critique to train on or to evaluate against."""
         return validate_critique(self.messages[-1]["content"])
 
 
 def row_file(folder: Path, advisor: str, part: str) -> Path:
-    """Return the file of the rows of one split: train, val or test."""
     return folder / f"training_data_{advisor}_{part}.json"
 
 
@@ -55,10 +52,7 @@ def photo_hashes(rows: Iterable[ChatRow]) -> list[str]:
 
 
 def read_rows(path: Path) -> list[ChatRow]:
-    """Read rows and locate their images.
-
-    Raises DataError if the file is missing, invalid or empty, or an image is missing.
-    """
+    """Read rows; raises DataError if the file or an image is missing, or the rows are invalid."""
     content = read_json(path)
     try:
         rows = [ChatRow.model_validate(item) for item in content]
@@ -72,10 +66,7 @@ def read_rows(path: Path) -> list[ChatRow]:
 
 
 def read_train_and_val(train: Path, val: Path) -> tuple[list[ChatRow], list[ChatRow]]:
-    """Read training and validation rows.
-
-    Raises DataError if their advisors or prompts differ, or if they share a photo.
-    """
+    """Read both; raises DataError if their prompts differ or if they have a photo in common."""
     train_rows, val_rows = read_rows(train), read_rows(val)
     first = train_rows[0]
     for path, rows in ((train, train_rows), (val, val_rows)):

@@ -4,12 +4,10 @@ Training targets, constrained decoding and validation all use this module, so a 
 exactly the text that a grammar made from `json_schema()` allows.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,8 +43,6 @@ class Dimension(_Strict):
 
 
 class Critique(_Strict):
-    """A complete critique, with the seven DIMENSIONS in their order."""
-
     image_description: LongText
     dimensions: tuple[Dimension, ...]
     overall_score: Score
@@ -55,7 +51,7 @@ class Critique(_Strict):
     technical_notes: LongText
 
     @model_validator(mode="after")
-    def _check_dimension_order(self) -> Critique:
+    def _check_dimension_order(self) -> Self:
         names = tuple(d.name for d in self.dimensions)
         if names != DIMENSIONS:
             raise ValueError(f"dimensions are {', '.join(names) or 'none'}")
@@ -86,14 +82,15 @@ def json_schema() -> dict[str, Any]:
         _object_schema(name={"const": n}, score=score, comment=long_text, recommendation=long_text)
         for n in DIMENSIONS
     ]
+    seven = {
+        "type": "array",
+        "prefixItems": dimensions,
+        "items": False,
+        "minItems": len(dimensions),
+    }
     schema = _object_schema(
         image_description=long_text,
-        dimensions={
-            "type": "array",
-            "prefixItems": dimensions,
-            "items": False,
-            "minItems": len(DIMENSIONS),
-        },
+        dimensions=seven,
         overall_score=score,
         key_strengths=short_texts,
         priority_improvements=short_texts,
@@ -117,12 +114,8 @@ def schema_hash() -> str:
 
 
 def _object_schema(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | {"required": list(properties)}
 
 
 def _simplify_numbers(value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Find the text of a job's critique in its row and in the application's folders, never outside."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +24,9 @@ class ApplicationFolders:
 def find_critique_text(
     job: Job, advisor: str, folders: ApplicationFolders
 ) -> tuple[str, str] | Rejection:
-    """Return the first source that has a critique, and its text; two empty strings if none has.
+    """Return the first source with a text, and the text; two empty strings if there is none.
 
-    Rejections: advisor_absent if the job has several advisors and no text by this one, too_long
-    if the only text is over the length limit.
+    Rejections: advisor_absent if only other advisors have texts, too_long if the only text is.
     """
     if job.text_from:
         source, text = job.text_from, job.text
@@ -53,10 +50,8 @@ def _find_texts(job: Job, advisor: str, folders: ApplicationFolders) -> Iterator
     if job.has_several_advisors():  # only a text that names the advisor is theirs
         yield "analysis_md", _full_analysis(_read_in_folder(folders.analysis, default_name))
         names_advisor = re.compile(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b")
-        for source, page in (
-            ("analysis_html", job.analysis_html),
-            ("analysis", _read_html(job, folders)),
-        ):
+        pages = {"analysis_html": job.analysis_html, "analysis": _read_html(job, folders)}
+        for source, page in pages.items():
             if names_advisor.search(page):
                 yield source, page
         return
@@ -95,17 +90,11 @@ def _read_html(job: Job, folders: ApplicationFolders) -> str:
 
 def _read_in_folder(folder: Path, name: str) -> str:
     """Read a file directly in the folder; empty if there is none or if it links outside."""
-    if not _is_file_name(name):
+    is_name = name not in ("", ".", "..") and not any(char in name for char in "/\x00")
+    if not is_name or len(name.encode("utf-8", "replace")) > 255:
         return ""
     path = folder / name
     if not path.is_file() or path.resolve().parent != folder.resolve():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.read(MAX_CHARACTERS + 1)  # one more, so that parse_critique rejects it
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether text can be the name of a file on any system."""
-    if name in ("", ".", "..") or "/" in name or "\x00" in name:
-        return False
-    return len(name.encode("utf-8", "replace")) <= 255

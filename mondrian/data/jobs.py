@@ -1,10 +1,7 @@
 """A job: one requested critique, as a database row or a list entry gives it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -13,19 +10,13 @@ from mondrian.core.fields import UNKNOWN_TIME
 
 @dataclass(frozen=True)
 class Review:
-    """A person's decision about a critique: the newest row of `mondrian_feedback` for it.
+    """A person's decision about a critique: the newest row of `mondrian_feedback` for it."""
 
-    verdict      accepted or corrected; empty if taken back or never given
-    critique     the corrected one, canonical; empty if accepted unchanged
-    original     the reviewed one; empty if the text was not a critique
-    reviewed_at  seconds since 1970
-    """
-
-    verdict: str = ""
-    critique: str = ""
-    original: str = ""
+    verdict: str = ""  # accepted or corrected; empty if taken back or never given
+    critique: str = ""  # the corrected one, canonical; empty if accepted unchanged
+    original: str = ""  # the reviewed one; empty if the text was not a critique
     who: str = ""
-    reviewed_at: float = 0.0
+    reviewed_at: float = 0.0  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -62,19 +53,12 @@ class Job:
         return value if isinstance(value, dict) else {}
 
     def prompts(self) -> tuple[str, ...]:
-        """Return the job's prompt from each of the fields that may contain it."""
         inner = self.parsed_llm_outputs.get("prompt")  # where newer rows store it
         prompts = (self.prompt, self.llm_prompt, inner if isinstance(inner, str) else "")
         return tuple(filter(None, prompts))
 
     def has_several_advisors(self) -> bool:
         return "," in self.advisor or self.advisor.strip() == "all"
-
-    def created_at_iso(self) -> str:
-        """Return the timestamp as ISO text; empty if it is unknown."""
-        if self.timestamp == UNKNOWN_TIME:
-            return ""
-        return datetime.fromtimestamp(self.timestamp, UTC).isoformat()
 
 
 def answer_to_text(stored: Any) -> str:

@@ -3,8 +3,6 @@
 It is one JSON object with one record per line, so that neither stage has all texts in memory.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique
 
 SECTION_NAMES = ("records", "left_out", "rejected")
+Sections = Mapping[str, Iterable[str]]
 Sha256Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -49,8 +48,6 @@ class ReviewProvenance(_Frozen):
 
 
 class ManifestRecord(_Frozen):
-    """A pair of photo and critique, and the origin of both."""
-
     job_id: str
     photo: Photo
     critique: Critique
@@ -88,8 +85,6 @@ class LinkCounts(_Frozen):
 
 
 class ManifestHeader(_Frozen):
-    """The first line of a manifest."""
-
     advisor: str
     counts: LinkCounts
 
@@ -106,11 +101,9 @@ class Manifest:
         self.advisor, self.counts = header.advisor, header.counts
 
     def records(self) -> Iterator[ManifestRecord]:
-        """Yield the records for training."""
         return self._read_section("records", ManifestRecord)
 
     def left_out_records(self) -> Iterator[ManifestRecord]:
-        """Yield complete records that are left out: flagged ones and duplicates."""
         return self._read_section("left_out", ManifestRecord)
 
     def rejected_jobs(self) -> Iterator[RejectedJob]:
@@ -143,17 +136,11 @@ class Manifest:
 
 
 def count_outcomes(counts: Mapping[str, Any]) -> dict[str, int]:
-    """Return the job outcomes: how many are linked, and how many have each reason."""
     return {"linked": counts["linked"], **counts["rejected"]}
 
 
-def write_manifest(
-    path: Path, advisor: str, counts: Any, sections: Mapping[str, Iterable[str]]
-) -> None:
-    """Write a manifest atomically.
-
-    sections  lines of JSON for each of SECTION_NAMES
-    """
+def write_manifest(path: Path, advisor: str, counts: Any, sections: Sections) -> None:
+    """Write a manifest atomically; `sections` has lines of JSON for each of SECTION_NAMES."""
     header = json.dumps({"advisor": advisor, "counts": counts}, ensure_ascii=False)
     with open_atomic(path) as file:
         file.write(header[:-1])

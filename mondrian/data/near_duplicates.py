@@ -1,11 +1,8 @@
 """Find photos that show the same image, as copies under several names.
 
-A perceptual hash proposes pairs, in all four rotations; a comparison of their thumbnails, shifted
-and scaled as light cropping would do, decides. The hash alone cannot do both: a copy cropped by a
-few per cent is as far from its original as some unrelated photos are.
+A perceptual hash proposes pairs, in all four rotations, and a comparison of their lightly cropped
+thumbnails decides: by hash alone, a cropped copy is as far away as some unrelated photos are.
 """
-
-from __future__ import annotations
 
 from functools import cache
 from typing import Any
@@ -56,27 +53,18 @@ def compute_phashes(thumbnails: Array) -> Array:
     k = np.arange(SIDE)
     waves = np.cos(np.pi * (k[None] + 0.5) * k[:TERMS, None] / SIDE)
     terms = waves @ thumbnails.astype(np.float64) @ waves.T
-    mirror = (-1.0) ** np.arange(TERMS)
     transposed = np.swapaxes(terms, 1, 2)
-    rotations = (
-        terms,
-        mirror[:, None] * transposed,
-        mirror[:, None] * terms * mirror,
-        transposed * mirror,
-    )
-    return np.stack([_pack_signs(rotated) for rotated in rotations], axis=1)
-
-
-def _pack_signs(terms: Array) -> Array:
-    flat = terms.reshape(len(terms), TERMS * TERMS)
-    bits = flat > np.median(flat[:, 1:], axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
+    columns = (-1.0) ** np.arange(TERMS)
+    rows = columns[:, None]
+    rotations = (terms, rows * transposed, rows * terms * columns, transposed * columns)
+    flat = np.stack(rotations, axis=1).reshape(len(terms), 4, TERMS * TERMS)
+    bits = flat > np.median(flat[:, :, 1:], axis=2, keepdims=True)
+    return np.packbits(bits, axis=2).view(">u8").astype(np.uint64)[:, :, 0]
 
 
 def cluster_thumbnails(thumbnails: Array, bits: int, similarity: float) -> list[int]:
-    """Return a group number for each photo; near-duplicates have the same number.
+    """Return a group number for each photo of (photos, SIDE, SIDE).
 
-    thumbnails  (photos, SIDE, SIDE)
     bits        distance of two hashes up to which a pair is compared
     similarity  correlation of their outlines from which a pair is one group
     """
@@ -108,16 +96,14 @@ def _crop_outlines(thumbnail: Array) -> Array:
 def _windows() -> Array:
     """Return the interpolation from a side to each window of it, (windows, SIDE, SIDE)."""
     crops = [(1.0, 0.0), *((zoom, shift) for zoom in _ZOOMS for shift in _SHIFTS)]
-    return np.stack([_window(zoom, shift * (1 - zoom)) for zoom, shift in crops])
-
-
-def _window(zoom: float, start: float) -> Array:
-    coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
-    left = np.floor(coords).astype(int).clip(0, SIDE - 2)
-    weights = np.zeros((SIDE, SIDE), np.float32)
-    weights[np.arange(SIDE), left] = 1 - (coords - left)
-    weights[np.arange(SIDE), left + 1] += coords - left
-    return weights
+    windows = np.zeros((len(crops), SIDE, SIDE), np.float32)
+    for weights, (zoom, shift) in zip(windows, crops, strict=True):
+        start = shift * (1 - zoom)
+        coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
+        left = np.floor(coords).astype(int).clip(0, SIDE - 2)
+        weights[np.arange(SIDE), left] = 1 - (coords - left)
+        weights[np.arange(SIDE), left + 1] += coords - left
+    return windows
 
 
 def _outlines(images: Array) -> Array:

@@ -3,8 +3,6 @@
 The folder is listed once. Never returns a path outside it ('..' and symlinks are checked).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
@@ -31,7 +29,8 @@ class PhotoIndex:
         self._folder, self._resolved_folder = folder, folder.resolve()
         self._thumbnails = thumbnails
         with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if _is_utf8(entry.name)]
+            # Without names that are not UTF-8: they cannot be written to the manifest.
+            listed = [e for e in entries if e.name.encode(errors="ignore").decode() == e.name]
         self._names = {entry.name for entry in listed if _call_or_false(entry.is_file)}
         self._links = {entry.name for entry in listed if entry.is_symlink()}
         self._folders = {entry.name for entry in listed if _call_or_false(entry.is_dir)}
@@ -42,8 +41,7 @@ class PhotoIndex:
     def find(self, stored: str) -> tuple[Path, str]:
         """Return the photo that a row names, and the kind of match.
 
-        The kind is as_stored, without_upload_prefix, other_spelling or thumbnail.
-
+        Kinds: as_stored, without_upload_prefix, other_spelling, thumbnail.
         Raises PhotoError (image_missing, image_outside_source).
         """
         if not stored:
@@ -110,15 +108,6 @@ def _call_or_false(test: Callable[[], bool]) -> bool:
         return test()
     except OSError:  # a circle of symlinks, or a name too long for the file system
         return False
-
-
-def _is_utf8(name: str) -> bool:
-    """Return whether a name can be written to the manifest."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_thumbnail(path: Path) -> bool:

@@ -1,10 +1,8 @@
 """Scan photos for link: sha256, size, thumbnail, or the reason why a photo cannot be used.
 
-Photos are scanned in parallel processes and cached by content: a photo that was scanned under any
-name is not decoded again, and an unchanged file is not even read.
+The cache is keyed by content: a photo that was scanned under any name is not decoded again, and an
+unchanged file is not even read.
 """
-
-from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,13 +26,6 @@ _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
 _REASONS = frozenset(RejectionReason)
 _INFO_COLUMNS = "sha256, width, height, thumbnail, reason, detail"
-_TABLES = """
-    CREATE TABLE IF NOT EXISTS files (
-        path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
-    CREATE TABLE IF NOT EXISTS photos (
-        sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, thumbnail BLOB,
-        reason TEXT, detail TEXT);
-"""
 
 
 @dataclass(frozen=True)
@@ -49,24 +40,13 @@ class PhotoInfo:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class _FileStamp:
-    """What changes in the file system if a file's content changes."""
-
-    path: str
-    size: int
-    mtime: int
-    ctime: int
-
-
+_FileStamp = tuple[str, int, int, int]  # path, size, mtime, ctime: they change with the content
+ScannedPhoto = tuple[Path, PhotoInfo]
 _Scan = tuple[Path, _FileStamp | None, PhotoInfo]
 
 
-def scan_photos(paths: Sequence[Path], cache: Path) -> Iterator[tuple[Path, PhotoInfo]]:
-    """Yield each photo with its info, in any order; `cache` is a folder.
-
-    Raises DataError if the cache cannot be used.
-    """
+def scan_photos(paths: Sequence[Path], cache: Path) -> Iterator[ScannedPhoto]:
+    """Yield each photo with its info, in any order; DataError if the cache folder is unusable."""
     path = cache / CACHE_FILE_NAME
     try:
         with closing(_open_cache(path)) as connection:
@@ -75,7 +55,7 @@ def scan_photos(paths: Sequence[Path], cache: Path) -> Iterator[tuple[Path, Phot
         raise DataError(f"{path}: {error}; delete this cache, it will be created again") from None
 
 
-def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[tuple[Path, PhotoInfo]]:
+def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[ScannedPhoto]:
     unread: list[Path] = []
     for path in paths:
         info = _load_cached_info(cache, path)
@@ -86,7 +66,8 @@ def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[tuple[Pa
     if not unread:
         return
     batches = split_into_batches(unread, _BATCH_SIZE)
-    known_hashes = _load_known_hashes(cache)
+    rows = cache.execute(f"SELECT {_INFO_COLUMNS} FROM photos")
+    known_hashes = frozenset(row[0] for row in rows if _validate_cached_row(row))
     with tqdm(total=len(unread), desc="photos", unit="photo", leave=False) as bar:
         for scans in map_in_processes(_scan_batch, known_hashes, batches, _MAX_SERIAL):
             yield from _save_to_cache(cache, scans)
@@ -94,7 +75,6 @@ def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[tuple[Pa
 
 
 def read_photo_info(path: Path, sha256: str) -> PhotoInfo:
-    """Decode a photo."""
     try:
         (width, height), grey = read_preview(path)
     except PhotoError as error:
@@ -103,7 +83,7 @@ def read_photo_info(path: Path, sha256: str) -> PhotoInfo:
 
 
 def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
-    """Scan in one process; a photo whose content is known is only hashed."""
+    """Scan in one process; a photo with known content is only hashed."""
     scans: list[_Scan] = []
     for path in paths:
         try:
@@ -120,7 +100,7 @@ def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
 
 def _make_stamp(path: Path) -> _FileStamp:
     stat = path.stat()
-    return _FileStamp(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:
@@ -128,7 +108,12 @@ def _open_cache(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30, isolation_level=None)
     if connection.execute("PRAGMA user_version").fetchone()[0] != CACHE_VERSION:
         connection.executescript(f"""
-            DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS photos; {_TABLES}
+            DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS photos;
+            CREATE TABLE files (
+                path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
+            CREATE TABLE photos (
+                sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, thumbnail BLOB,
+                reason TEXT, detail TEXT);
             PRAGMA user_version = {CACHE_VERSION};
         """)
     connection.execute("PRAGMA synchronous = OFF")  # a lost cache is created again
@@ -143,7 +128,7 @@ def _load_cached_info(cache: sqlite3.Connection, path: Path) -> PhotoInfo | None
     row = cache.execute(
         f"SELECT {_INFO_COLUMNS} FROM files JOIN photos USING (sha256) "
         "WHERE path = ? AND size = ? AND mtime = ? AND ctime = ?",
-        astuple(stamp),
+        stamp,
     ).fetchone()
     return _validate_cached_row(row)
 
@@ -157,14 +142,7 @@ def _validate_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
     return info if has_thumbnail or info.reason in _REASONS else None
 
 
-def _load_known_hashes(cache: sqlite3.Connection) -> frozenset[str]:
-    rows = cache.execute(f"SELECT {_INFO_COLUMNS} FROM photos")
-    return frozenset(row[0] for row in rows if _validate_cached_row(row))
-
-
-def _save_to_cache(
-    cache: sqlite3.Connection, scans: Iterable[_Scan]
-) -> Iterator[tuple[Path, PhotoInfo]]:
+def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[ScannedPhoto]:
     cache.execute("BEGIN IMMEDIATE")
     out = []
     for path, stamp, info in scans:
@@ -173,7 +151,7 @@ def _save_to_cache(
             if info.thumbnail or info.reason not in ("", RejectionReason.IMAGE_UNREADABLE):
                 query = f"INSERT OR REPLACE INTO photos ({_INFO_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
                 cache.execute(query, astuple(info))
-            stamped = (*astuple(stamp), info.sha256)
+            stamped = (*stamp, info.sha256)
             cache.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
             if not info.thumbnail and not info.reason:  # its content is known
                 query = f"SELECT {_INFO_COLUMNS} FROM photos WHERE sha256 = ?"
@@ -181,4 +159,4 @@ def _save_to_cache(
                 info = _validate_cached_row(row) or read_photo_info(path, info.sha256)
         out.append((path, info))
     cache.execute("COMMIT")
-    yield from out
+    return out

@@ -1,11 +1,8 @@
 """Stage prepare: write the records of each split as chat rows and resized images."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -29,7 +26,6 @@ _MAX_SERIAL = 8  # batches that are written without starting processes
 
 
 def check_advisor(manifest: Manifest, advisor: str) -> None:
-    """Raise DataError if the manifest is another advisor's."""
     if manifest.advisor != advisor:
         raise DataError(f"{manifest.path} is of advisor {manifest.advisor!r}, not {advisor!r}")
 
@@ -37,10 +33,7 @@ def check_advisor(manifest: Manifest, advisor: str) -> None:
 def write_split(
     manifest: Manifest, split: DatasetSplit, persona: str, image: Image, folder: Path
 ) -> None:
-    """Write the rows of each split and their images, resized and without metadata.
-
-    Raises DataError if a photo has changed since link ran.
-    """
+    """Write rows and resized images; raises DataError if a photo has changed since link ran."""
     with atomic_folder(folder, OUTPUT_PATTERNS) as staging, ExitStack() as stack:
         (staging / IMAGES).mkdir()
         add_row = {
@@ -57,17 +50,17 @@ def write_split(
                 id=f"{manifest.advisor}/{record.job_id}",
                 photo=record.photo.sha256,
                 photo_group=group,
-                derived=[
-                    repair.removeprefix("summary ")
-                    for repair in record.repairs
-                    if repair.startswith("summary ")
-                ],
+                derived=[r.split(" ", 1)[1] for r in record.repairs if r.startswith("summary ")],
                 fold=fold,
                 prompt_hash=prompt_hash(persona),
             )
             add_row[part](row)
             photos[record.photo.sha256] = record.photo
-        _write_images(list(photos.values()), _ImageOutput(image, staging / IMAGES))
+        batches = split_into_batches(photos.values(), _BATCH_SIZE)
+        output = (image, staging / IMAGES)
+        with tqdm(total=len(photos), desc="images", unit="photo", leave=False) as bar:
+            for n_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
+                bar.update(n_written)
 
 
 @contextmanager
@@ -87,20 +80,8 @@ def _image_name(photo: Photo) -> str:
     return f"{photo.sha256[:16]}.png"
 
 
-@dataclass(frozen=True)
-class _ImageOutput:
-    image: Image
-    folder: Path
-
-
-def _write_images(photos: Sequence[Photo], output: _ImageOutput) -> None:
-    batches = split_into_batches(photos, _BATCH_SIZE)
-    with tqdm(total=len(photos), desc="images", unit="photo", leave=False) as bar:
-        for written in map_in_processes(_write_batch, output, batches, _MAX_SERIAL):
-            bar.update(written)
-
-
-def _write_batch(output: _ImageOutput, photos: list[Photo]) -> int:
+def _write_images(output: tuple[Image, Path], photos: list[Photo]) -> int:
+    settings, folder = output
     for photo in photos:
         path = Path(photo.path)
         try:
@@ -109,13 +90,12 @@ def _write_batch(output: _ImageOutput, photos: list[Photo]) -> int:
             raise DataError(f"{path}: {error}; it has changed: run link again") from None
         if file_hash(path) != photo.sha256:
             raise DataError(f"{path} is not the photo that link read: run link again")
-        resized = resize_to_fit(image, output.image.min_pixels, output.image.max_pixels)
-        resized.save(output.folder / _image_name(photo))
+        resized = resize_to_fit(image, settings.min_pixels, settings.max_pixels)
+        resized.save(folder / _image_name(photo))
     return len(photos)
 
 
 def format_split_summary(split: DatasetSplit, advisor: str) -> str:
-    """Return the size of each split on one line."""
     counts = split.counts()
     parts = ", ".join(
         f"{counts[part]['critiques']} {part} from {counts[part]['photo_groups']} photos"

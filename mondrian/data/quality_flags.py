@@ -1,11 +1,8 @@
 """Which records can be parsed and still should not be trained on: review, flags, duplicates.
 
-A critique that this project served needs a review. Every other problem is a flag on the record and
-a key of `link` in params.yaml that says whether such records are used. Some flags depend on one
-job alone, others on the whole dataset.
+A critique that this project served needs a review. Any other problem is a flag on the record, and
+`link` in params.yaml says which flagged records are used.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -34,11 +31,7 @@ FLAG_COSTS = {  # what training on such records does
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
 FLAGS = tuple(FLAG_COSTS)  # the first one in this order that is not allowed is the reason
-_TRAINABLE_VERDICTS = {
-    "reviewed": ("accepted", "corrected"),
-    "corrected": ("corrected",),
-    "leave_out": (),
-}
+_TRAINABLE = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
 _MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are alike
 _SAMPLED_PAIRS = 2000  # pairs of descriptions that show how alike those of different photos are
 _MAX_DESCRIPTIONS = 2000  # from which the word weights are computed
@@ -55,8 +48,7 @@ _TAG = re.compile(r"<[^<>]{0,60}>")
 
 
 def is_review_trainable(review: Review | None, params: Link) -> bool:
-    """Return whether a review makes a critique training data."""
-    return review is not None and review.verdict in _TRAINABLE_VERDICTS[params.include_served]
+    return review is not None and review.verdict in _TRAINABLE[params.include_served]
 
 
 def reject_unreviewed(job: Job, params: Link) -> Rejection:
@@ -67,9 +59,7 @@ def reject_unreviewed(job: Job, params: Link) -> Rejection:
     return Rejection(RejectionReason.UNREVIEWED, detail)
 
 
-def find_record_flags(
-    job: Job, parsed: ParsedCritique, overall_tolerance: float
-) -> tuple[str, ...]:
+def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tuple[str, ...]:
     """Return the flags that depend on this job alone."""
     critique = parsed.critique
     scores = critique.scores()
@@ -83,7 +73,7 @@ def find_record_flags(
         "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(advice) < len(critique.dimensions),
-        "overall_off_mean": difference > overall_tolerance + 1e-9,
+        "overall_off_mean": difference > tolerance + 1e-9,
     }
     return tuple(name for name, flagged in is_flagged.items() if flagged)
 
@@ -92,17 +82,14 @@ def find_record_flags(
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
     """Return the seven scores that an example in a prompt may give: by name, or any in a row."""
     out = set()
-    for named_scores in (_find_json_scores(prompt), _find_html_scores(prompt)):
+    json_matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
+    json_scores = [(match[1] or "", float(match[2])) for match in json_matches]
+    for named_scores in (json_scores, _find_html_scores(prompt)):
         scores = [score for _, score in named_scores]
         out |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
         by_name = {dimension_name(name): score for name, score in reversed(named_scores)}
         out.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
     return frozenset(out)
-
-
-def _find_json_scores(prompt: str) -> list[tuple[str, float]]:
-    matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
-    return [(match[1] or "", float(match[2])) for match in matches]
 
 
 def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
@@ -115,61 +102,40 @@ def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
 
 
 def words_hash(critique: Critique) -> str:
-    """Return the sha256 of a critique's words, without scores and regardless of case.
-
-    Strengths, priorities and notes do not count, since they may be made from the scores.
-    """
+    """Return the sha256 of a critique's words, without parts that may be made from the scores."""
     parts = [critique.image_description]
     parts += [f"{d.comment} {d.recommendation}" for d in critique.dimensions]
     return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
 
 
 def apply_dataset_filters(store: LinkStore, params: Link) -> Counter[str]:
-    """Leave out duplicates and, as params say, flagged records that nobody has reviewed.
-
-    Returns the number of records with each flag.
-    """
+    """Leave out duplicates and flagged records as params say; return the number of each flag."""
     shared_texts = store.find_shared_texts()
-    wrong_pictures = _find_wrong_pictures(store, params.critiques_per_photo)
+    max_texts = params.critiques_per_photo
+    mixed_groups = set()
+    if groups := store.find_groups_with_many_texts(max_texts):
+        vocabulary = Vocabulary(store.descriptions(_MAX_DESCRIPTIONS))
+        for group in groups:
+            texts = store.descriptions_of(group, _MAX_DESCRIPTIONS)
+            if vocabulary.has_unrelated_descriptions(texts, max_texts):
+                mixed_groups.add(group)
     counts: Counter[str] = Counter()
     verdicts = []
-    for pair in store.pairs():
-        is_flagged = {
-            "shared_text": pair.words in shared_texts,
-            "wrong_picture": pair.picture in wrong_pictures,
-        }
-        flags = [name for name in FLAGS if name in pair.flags or is_flagged.get(name)]
-        if not flags:
-            continue
+    for number, group, words, record_flags, review in store.pairs():
+        holds = dict.fromkeys(record_flags.split(), True)
+        holds |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
+        flags = [name for name in FLAGS if holds.get(name)]
         counts.update(flags)
-        excluded = [] if pair.is_reviewed else [f for f in flags if getattr(params, f) != "keep"]
-        detail = "; ".join(RejectionReason[name.upper()].description for name in flags)
-        reason, detail = (excluded[0], detail) if excluded else ("", "")
-        verdicts.append((reason, detail, " ".join(flags), pair.number))
+        excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
+        detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
+        if flags:
+            verdicts.append(("".join(excluded[:1]), detail, " ".join(flags), number))
     store.apply_verdicts(verdicts)
     return counts
 
 
-def _find_wrong_pictures(store: LinkStore, max_texts: int) -> set[str]:
-    """Return pictures with more unlike descriptions than honest critiques would have."""
-    pictures = store.find_pictures_with_many_texts(max_texts)
-    if not pictures:
-        return set()
-    vocabulary = Vocabulary(store.descriptions(_MAX_DESCRIPTIONS))
-    return {
-        picture
-        for picture in pictures
-        if vocabulary.has_unrelated_descriptions(
-            store.descriptions_of(picture, _MAX_DESCRIPTIONS), max_texts
-        )
-    }
-
-
 class Vocabulary:
-    """Word weights of an advisor's descriptions, and the similarity from which two are alike.
-
-    descriptions  (picture, description) pairs
-    """
+    """Word weights of (photo group, description) pairs, and the similarity of alike ones."""
 
     def __init__(self, descriptions: Sequence[tuple[str, str]]) -> None:
         counts = Counter(word for _, text in descriptions for word in _words(text))
@@ -187,7 +153,7 @@ class Vocabulary:
         return False
 
     def _threshold(self, descriptions: Sequence[tuple[str, str]]) -> float:
-        """Return the 99th percentile of the similarity of descriptions of different pictures."""
+        """Return the 99th percentile of the similarity of descriptions of different groups."""
         rng = Random(0)
         n_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
         pairs = [rng.sample(descriptions, 2) for _ in range(n_pairs)]

@@ -1,7 +1,5 @@
 """The data report: one HTML page about the manifest and the split, to read before training."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from itertools import chain, islice
 from pathlib import Path
@@ -25,7 +23,6 @@ _BINS = np.arange(-0.5, 11)  # one for each whole score
 
 
 def render_data_report(manifest: Manifest, split: DatasetSplit) -> str:
-    """Return the page as HTML."""
     return render_template(
         "data/data_report.html",
         advisor=manifest.advisor,
@@ -70,25 +67,16 @@ def _select_examples(manifest: Manifest, split: DatasetSplit) -> dict[str, Any]:
 
 def _build_score_charts(split: DatasetSplit) -> list[dict[str, Any]]:
     """Return the distribution of each score in each split, in % per whole score."""
-    scores_by_part = {part: split.scores(part) for part in SPLIT_PARTS}
+    parts = [part for part in SPLIT_PARTS if len(split.scores(part))]
     charts = []
     for i, name in enumerate((*DIMENSIONS, "Overall")):
-        rows = [
-            _describe_scores(part, scores[:, i])
-            for part, scores in scores_by_part.items()
-            if len(scores)
-        ]
+        rows = []
+        for part in parts:
+            scores = split.scores(part)[:, i]
+            fractions = np.histogram(scores, _BINS)[0] / len(scores)
+            row = {"part": part, "mean": scores.mean(), "std": scores.std()}
+            row["percentages"] = [round(100 * fraction, 1) for fraction in fractions.tolist()]
+            rows.append(row | {"mode_percentage": 100 * fractions.max()})
         highest = max((max(row["percentages"]) for row in rows), default=0.0)
         charts.append({"name": name, "rows": rows, "max_percentage": highest})
     return charts
-
-
-def _describe_scores(part: str, scores: Any) -> dict[str, Any]:
-    fractions = np.histogram(scores, _BINS)[0] / len(scores)
-    return {
-        "part": part,
-        "percentages": [round(100 * fraction, 1) for fraction in fractions.tolist()],
-        "mean": float(scores.mean()),
-        "std": float(scores.std()),
-        "mode_percentage": 100 * float(fractions.max()),
-    }

@@ -1,11 +1,8 @@
 """Sources of jobs: a database (sqlite_source), or a list in JSONL, CSV or PCCD's JSON.
 
-The critique of a list entry is parsed like any other text, so an unreadable line is counted under
-its reason code. PCCD is the Photo Critique Captioning Dataset (Chang et al., "Aesthetic Critiques
-Generation for Photos", ICCV 2017): seven aspects with a score and a comment.
+PCCD is the Photo Critique Captioning Dataset (Chang et al., "Aesthetic Critiques Generation for
+Photos", ICCV 2017): seven aspects with a score and a comment.
 """
-
-from __future__ import annotations
 
 import csv
 import json
@@ -30,14 +27,9 @@ LIST_PHOTO_DIRS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "i
 PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
 TEXT_KEYS = ("critique", "text", "response", "analysis")
 PCCD_SCORE_ORDER = (  # the order of its `score`
-    "general_impression",
-    "subject_of_photo",
-    "composition",
-    "use_of_camera",
-    "depth_of_field",
-    "color_lighting",
-    "focus",
-)
+    "general_impression subject_of_photo composition use_of_camera depth_of_field color_lighting "
+    "focus"
+).split()
 PCCD_ASPECTS = {  # the nearest aspect of each dimension
     "Composition": "composition",
     "Lighting": "use_of_camera",  # use of camera, exposure and speed
@@ -54,45 +46,27 @@ _LIST_KEYS = ("key_strengths", "priority_improvements")
 
 
 def locate_source(path: Path) -> Path:
-    """Return the file with the critiques: the path itself, or the list in the folder.
-
-    Raises DataError if the path does not exist or the folder has no list.
-    """
+    """Return the path itself, or the list in the folder; raises DataError if there is none."""
     if not path.exists():
         raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
     if not path.is_dir():
         return path
-    list_paths = [path / name for name in LIST_PHOTO_DIRS if (path / name).is_file()]
-    if list_paths:
-        return list_paths[0]
-    database = next(iter(sorted(path.glob("*.db"))), path / "mondrian.db")
-    raise DataError(
-        f"{path} is a folder without {', '.join(LIST_PHOTO_DIRS)}; give the database file, such "
-        f"as {database}"
-    )
+    for name in LIST_PHOTO_DIRS:
+        if (path / name).is_file():
+            return path / name
+    database = min(path.glob("*.db"), default=path / "mondrian.db")
+    lists = ", ".join(LIST_PHOTO_DIRS)
+    raise DataError(f"{path} is a folder without {lists}; give the database, such as {database}")
 
 
 def default_photo_dir(path: Path) -> Path:
-    """Return the folder of a source's photos unless another is given."""
     if path.suffix not in _LIST_READERS:
         return path.parent / "source"
     return path.parent / LIST_PHOTO_DIRS.get(path.name, ".")
 
 
-def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobSource]:
-    """Open a database, or a list by its suffix: .jsonl, .csv, or .json for PCCD.
-
-    Raises DataError if it is missing or invalid.
-    """
-    if path.suffix not in _LIST_READERS:
-        return open_database(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
-    return nullcontext(ListJobSource(path))
-
-
 class ListJobSource:
-    """The jobs of a list, which is read again for each call."""
+    """The jobs of a list, read again for each call; an unreadable line is a job, too."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -102,7 +76,6 @@ class ListJobSource:
         return dict(Counter(job.advisor or "all" for job in self._read()))
 
     def iter_finished(self, advisor: str) -> Iterator[Job]:
-        """Yield entries that name the advisor, or none."""
         for job in self._read():
             if not job.advisor or is_for_advisor(job.advisor, advisor):
                 yield job
@@ -111,17 +84,23 @@ class ListJobSource:
         return _LIST_READERS[self._path.suffix](self._path)
 
 
+def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobSource]:
+    """Open a database, or a list by its suffix; raises DataError if it is missing or invalid."""
+    if path.suffix not in _LIST_READERS:
+        return open_database(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+    return nullcontext(ListJobSource(path))
+
+
 def _read_jsonl(path: Path) -> Iterator[Job]:
     """One object a line: a photo, and a critique as an object, as text, or as keys next to it."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        number = 0
-        while line := file.readline(MAX_CHARACTERS + 1):
-            number += 1
+        lines = iter(lambda: file.readline(MAX_CHARACTERS + 1), "")
+        for number, line in enumerate(lines, 1):
             length, part = len(line), line
-            while length > MAX_CHARACTERS and not part.endswith("\n"):  # skip the rest of the line
+            while length > MAX_CHARACTERS and part and not part.endswith("\n"):  # skip its rest
                 part = file.readline(MAX_CHARACTERS)
-                if not part:
-                    break
                 length += len(part)
             if line.strip():
                 yield _parse_line(line, number, length)
@@ -211,12 +190,10 @@ def _read_pccd(path: Path) -> Iterator[Job]:
     """
     entries = read_json(path)
     aspects = set(PCCD_SCORE_ORDER)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and aspects <= set(entry) for entry in entries
-    ):
-        raise DataError(
-            f"{path} is not a PCCD list: each entry needs {', '.join(PCCD_SCORE_ORDER)}"
-        )
+    entries = entries if isinstance(entries, list) else [None]
+    if not all(isinstance(entry, dict) and aspects <= set(entry) for entry in entries):
+        keys = ", ".join(PCCD_SCORE_ORDER)
+        raise DataError(f"{path} is not a PCCD list: each entry needs {keys}")
     for number, entry in enumerate(entries, 1):
         photo = str(entry.get("title") or entry.get("im_name") or "")
         text = json.dumps(_pccd_critique(entry))

@@ -3,8 +3,6 @@
 A group must not be divided: near-duplicate photos, and photos that have a text in common.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,19 +24,10 @@ NUM_CANDIDATE_SPLITS = 200  # of which the most balanced one is used
 
 
 @dataclass(frozen=True)
-class SplitItem:
-    """The facts of a record that the split depends on."""
-
-    picture: str
-    words: str
-    scores: tuple[float, ...]  # the seven, and the overall one
-
-
-@dataclass(frozen=True)
 class DatasetSplit:
-    """Group, split and fold of each record, in the order of the manifest."""
+    """Scores, group, split and fold of each record, in the order of the manifest."""
 
-    items: Sequence[SplitItem]
+    all_scores: FloatArray  # (records, dimensions and overall)
     groups: Sequence[str]
     parts: Sequence[str]
     folds: Sequence[int | None]
@@ -46,10 +35,8 @@ class DatasetSplit:
     def counts(self) -> dict[str, Any]:
         """Return the content of metrics/<advisor>/prepare.json."""
         sizes = Counter(self.groups)
-        out: dict[str, Any] = {
-            "photo_groups": len(sizes),
-            "largest_group": max(sizes.values(), default=0),
-        }
+        largest = max(sizes.values(), default=0)
+        out: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
         for part in SPLIT_PARTS:
             overall = self.scores(part)[:, -1]
             out[part] = {
@@ -67,57 +54,52 @@ class DatasetSplit:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
     def scores(self, part: str) -> FloatArray:
-        """Return the scores of a split, (critiques, dimensions and overall)."""
-        scores = [item.scores for item, p in zip(self.items, self.parts, strict=True) if p == part]
-        return np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
-
-
-def make_split_item(record: ManifestRecord) -> SplitItem:
-    scores = (*record.critique.scores(), record.critique.overall_score)
-    return SplitItem(record.photo.group, record.words, scores)
+        return self.all_scores[np.array([p == part for p in self.parts], bool)]
 
 
 def split_records(records: Iterable[ManifestRecord], params: Prepare) -> DatasetSplit:
     """Assign whole groups to train, val and test, and to folds if params ask for them."""
-    items = [make_split_item(record) for record in records]
-    groups = _find_groups(items)
-    scores_by_group = defaultdict(list)
-    for group, item in zip(groups, items, strict=True):
-        scores_by_group[group].append(item.scores)
-    means = {group: np.mean(scores_by_group[group], axis=0) for group in sorted(scores_by_group)}
-    order = sorted(means, key=lambda group: (means[group][-1], group))
+    pairs, scores = [], []
+    for record in records:
+        pairs.append((record.photo.group, record.words))
+        scores.append((*record.critique.scores(), record.critique.overall_score))
+    all_scores = np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
+    groups = _find_groups(pairs)
+    members = defaultdict(list)
+    for i, group in enumerate(groups):
+        members[group].append(i)
+    group_means = {group: all_scores[members[group]].mean(axis=0) for group in sorted(members)}
+    order = sorted(group_means, key=lambda group: (group_means[group][-1], group))
     # Many critiques of one photo are one observation: such a group stays in train.
-    small = [group for group in order if len(scores_by_group[group]) <= params.max_group_in_val]
-    held_out = _assign_held_out(means, small, params)
+    small = [group for group in order if len(members[group]) <= params.max_group_in_val]
+    held_out = _assign_held_out(group_means, small, params)
     folds = _assign_folds([group for group in order if held_out.get(group) != "test"], params)
     parts = [held_out.get(group, "train") for group in groups]
-    return DatasetSplit(items, groups, parts, [folds.get(group) for group in groups])
+    return DatasetSplit(all_scores, groups, parts, [folds.get(group) for group in groups])
 
 
-def _find_groups(items: Sequence[SplitItem]) -> list[str]:
-    """Return the group of each item, named after its first picture in alphabetical order."""
-    pairs = [(f"picture {item.picture}", f"words {item.words}") for item in items]
-    united = DisjointSet(node for pair in pairs for node in pair)
-    for picture, words in pairs:
-        united.merge(picture, words)
-    roots = [united[picture] for picture, _ in pairs]
-    names: dict[str, str] = {}
-    for root, item in zip(roots, items, strict=True):
-        names[root] = min(names.get(root, item.picture), item.picture)
+def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the group of each (photo group, words) pair, named after its first photo group."""
+    united = DisjointSet()
+    for photos, words in pairs:
+        united.add(("photos", photos))
+        united.add(("words", words))
+        united.merge(("photos", photos), ("words", words))
+    roots = [united["photos", photos] for photos, _ in pairs]
+    names: dict[tuple[str, str], str] = {}
+    for root, (photos, _) in zip(roots, pairs, strict=True):
+        names[root] = min(names.get(root, photos), photos)
     return [names[root] for root in roots]
 
 
 def _assign_held_out(
     group_means: dict[str, FloatArray], small: Sequence[str], params: Prepare
 ) -> dict[str, str]:
-    """Assign groups to val and test: the most balanced of many stratified samples.
+    """Assign small groups, in the order of their overall score, to val and test.
 
-    group_means  mean scores of each group
-    small        groups that may be held out, in the order of their overall score
-
-    A sample has one group from each stratum of neighbours in the overall score. The sample whose
-    splits are closest to all groups in the mean of every score is used: rerandomization, Morgan &
-    Rubin, "Rerandomization to improve covariate balance in experiments" (2012).
+    Many samples have one group from each stratum of neighbours; the result is the sample with
+    splits closest to all groups in the mean of every score. Morgan & Rubin,
+    "Rerandomization to improve covariate balance in experiments" (2012).
     """
     if not small:
         return {}
@@ -125,11 +107,11 @@ def _assign_held_out(
     center, spread = all_means.mean(axis=0), all_means.std(axis=0) + 1e-9
 
     def imbalance(held_out: dict[str, str]) -> float:
-        parts = (
-            [group_means[group] for group, p in held_out.items() if p == part]
-            for part in ("val", "test")
-        )
-        return max(float(np.abs((np.mean(p, axis=0) - center) / spread).max()) for p in parts if p)
+        distances = []
+        for part in set(held_out.values()):
+            mean = np.mean([group_means[g] for g, p in held_out.items() if p == part], axis=0)
+            distances.append(float(np.abs((mean - center) / spread).max()))
+        return max(distances)
 
     rng = Random(params.seed)
     n_groups = len(group_means)
@@ -161,7 +143,6 @@ def _assign_folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
 
 
 def check_split_sizes(advisor: str, split: DatasetSplit, params: Prepare) -> None:
-    """Raise DataError if a split is smaller than params.yaml requires."""
     counts = split.counts()
     requirements = (
         ("train", "critiques", params.min_train),

@@ -1,11 +1,8 @@
 """Read jobs from the application's SQLite database, without writing to it.
 
-A database is read inside one transaction, so that concurrent writes do not show. One in WAL mode
-cannot be opened without touching files next to it, even read-only, nor can one with the journal of
-a crash: both are copied, database and log, until neither changed during the copy.
+A database is read inside one transaction. One in WAL mode cannot be opened without touching files
+next to it, nor can one with the journal of a crash: these are copied, database and log.
 """
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -25,18 +22,9 @@ from mondrian.data.jobs import Job, Review
 
 REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
 OPTIONAL_COLUMNS = (
-    "llm_outputs",
-    "analysis_markdown",
-    "analysis_html",
-    "prompt",
-    "llm_prompt",
-    "mode",
-    "model",
-    "model_used",
-    "adapter",
-    "kind",
-    "adapter_version",
-)
+    "llm_outputs analysis_markdown analysis_html prompt llm_prompt mode model model_used adapter "
+    "kind adapter_version"
+).split()
 TIME_COLUMNS = ("completed_at", "started_at", "created_at")
 FINISHED_JOB_STATUSES = ("done", "completed")
 _REVIEW_COLUMNS = ("verdict", "critique", "original", "who", "at")
@@ -57,7 +45,6 @@ class SqliteJobSource:
         self._has_feedback = bool(_read_columns(connection, "mondrian_feedback"))
 
     def count_by_advisor(self) -> dict[str, int]:
-        """Return the rows for each value of the advisor column."""
         query = "SELECT COALESCE(advisor, ''), COUNT(*) FROM jobs GROUP BY 1 ORDER BY 1"
         return {_to_text(advisor): count for advisor, count in self._connection.execute(query)}
 
@@ -89,10 +76,9 @@ class SqliteJobSource:
 
 @contextmanager
 def open_database(path: Path) -> Iterator[SqliteJobSource]:
-    """Open a database after checks, and read its present state until it is closed.
+    """Open a database and read its present state until it is closed.
 
-    Raises DataError if the file is missing, empty, not a database, locked, or without the table
-    `jobs` or one of its required columns.
+    Raises DataError if the file is missing, invalid or locked, or lacks a required column.
     """
     _check_file(path)
     real_path = path.resolve()  # the log is next to the file, not next to a link to it
@@ -106,28 +92,29 @@ def open_database(path: Path) -> Iterator[SqliteJobSource]:
 
 
 def _connect(path: Path, scratch: Path) -> sqlite3.Connection:
-    """Open the file itself, or a copy, inside a read transaction."""
-    if not _is_in_wal_mode(path):
-        connection = _open(path, "ro")
+    with path.open("rb") as file:
+        file.seek(18)
+        is_in_wal_mode = b"\x02" in file.read(2)  # format versions for writing and for reading
+    if not is_in_wal_mode:
         try:
-            return _begin(connection)
+            return _open(path, "ro")
         except sqlite3.OperationalError as error:
-            connection.close()
             if not path.with_name(path.name + "-journal").exists() or "locked" in str(error):
                 raise
-    return _begin(_open(_snapshot(path, scratch), "rw"))  # a copy may have to be rolled back
+    return _open(_snapshot(path, scratch), "rw")  # a copy may have to be rolled back
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a database inside a read transaction."""
     uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    return connection
-
-
-def _begin(connection: sqlite3.Connection) -> sqlite3.Connection:
-    connection.execute("BEGIN")
-    connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # acquires the lock
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # acquires the lock
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -189,12 +176,6 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise DataError(f"{path}: jobs has no column {', '.join(missing)}; it has {columns}")
 
 
-def _is_in_wal_mode(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(18)
-        return b"\x02" in file.read(2)  # the format versions for writing and for reading
-
-
 def _snapshot(path: Path, folder: Path) -> Path:
     """Copy database and log; repeat if a checkpoint or a new log happened in between."""
     attempts, deadline = 0, time.monotonic() + _LOCK_SECONDS
@@ -225,6 +206,5 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
 def _explain(error: sqlite3.Error) -> str:
     if "locked" in str(error) or "busy" in str(error):
         return f"locked by another process for {_LOCK_SECONDS:.0f} s; stop it or try again"
-    return (
-        f"{error}; the file may be damaged: check it with `sqlite3 FILE 'PRAGMA integrity_check'`"
-    )
+    command = "sqlite3 FILE 'PRAGMA integrity_check'"
+    return f"{error}; the file may be damaged: check it with `{command}`"

@@ -20,7 +20,7 @@ from mondrian.sample.writing_style import write_critique
 
 def find_flags(critique: Critique, *repairs: str, **columns: Any) -> tuple[str, ...]:
     job = Job(id="1", filename="a.jpg", **columns)
-    return find_record_flags(job, ParsedCritique(critique, "json", repairs), overall_tolerance=0.15)
+    return find_record_flags(job, ParsedCritique(critique, "json", repairs), tolerance=0.15)
 
 
 def test_an_honest_critique_has_no_flag(critique: Critique) -> None:

@@ -111,7 +111,7 @@ def test_folds_are_of_equal_size_and_similar_scores() -> None:
     assert sum(sizes) == 108
     assert max(sizes) - min(sizes) <= 1
     folds = np.array([-1 if fold is None else fold for fold in result.folds])
-    overall = np.array([item.scores[-1] for item in result.items])
+    overall = result.all_scores[:, -1]
     fold_means = [overall[folds == fold].mean() for fold in range(5)]
     assert np.ptp(fold_means) < 0.3
 
