@@ -122,7 +122,7 @@ def test_resumed_work_remembers_the_code_that_its_stage_depends_on(
 
 
 def test_every_reason_is_documented() -> None:
-    reasons, repairs = (ROOT / "docs/reasons.md").read_text().split("## What is repaired")
+    reasons, repairs = (ROOT / "docs/reasons.md").read_text().split("## Repairs")
     assert set(re.findall(r"^\| `(\w+)`", reasons, re.MULTILINE)) == {
         str(r) for r in RejectionReason
     }

@@ -168,7 +168,7 @@ def _read_critique(
 ) -> tuple[str, ParsedCritique, Review | None] | Rejection:
     """Return the source of the critique, the critique, and the review if it is of this text."""
     review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
-    if job.kind and review is None:  # regardless of the flags
+    if job.kind and review is None:  # no other setting allows it
         return quality_flags.reject_unreviewed(job, context.params)
     stored = find_critique_text(job, context.advisor, context.folders)
     parsed: ParsedCritique | Rejection

@@ -29,9 +29,10 @@ _SCHEMA = """
     CREATE VIEW records AS
         SELECT jobs.*, sha256, width, height, photo_group, photos.reason AS photo_reason,
             json_extract(record, '$.critique.image_description') AS description
-        FROM jobs JOIN photos USING (path) WHERE record != '';
+        FROM jobs JOIN photos USING (path);
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
-    CREATE VIEW left_out AS SELECT * FROM records WHERE reason != '' AND photo_reason = '';
+    CREATE VIEW left_out AS
+        SELECT * FROM records WHERE reason != '' AND record != '' AND photo_reason = '';
 """
 
 

@@ -122,9 +122,9 @@ def apply_dataset_filters(store: LinkStore, params: Link) -> Counter[str]:
     counts: Counter[str] = Counter()
     verdicts = []
     for number, group, words, record_flags, review in store.pairs():
-        holds = dict.fromkeys(record_flags.split(), True)
-        holds |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
-        flags = [name for name in FLAGS if holds.get(name)]
+        flagged = dict.fromkeys(record_flags.split(), True)
+        flagged |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
+        flags = [name for name in FLAGS if flagged.get(name)]
         counts.update(flags)
         excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
