@@ -59,7 +59,7 @@ def train_args(tmp_path: Path) -> tuple[object, ...]:
 def test_link_by_hand_needs_three_flags(database: Path, tmp_path: Path) -> None:
     run = link(database, tmp_path / "out")
     assert run.returncode == 0, run.stderr
-    assert "link ansel: 6 finished jobs → 6 pairs of 6 photos" in run.stdout
+    assert "link ansel: 6 finished jobs → 6 pairs from 6 photos" in run.stdout
     manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
     assert {"records", "rejected"} <= set(manifest)
     counts = json.loads((tmp_path / "out/link.json").read_text())
@@ -72,7 +72,7 @@ def test_link_by_hand_needs_three_flags(database: Path, tmp_path: Path) -> None:
         "suspicions": {},
         "forms": {"json": 6},
         "repairs": {},
-        "found": {"as_stored": 6},
+        "match_kinds": {"as_stored": 6},
         "reviewed": {},
     }
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
@@ -125,7 +125,7 @@ def test_prepare_refuses_too_few_photos_and_foreign_manifests(
     assert_one_error(run, "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
-    assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "is no manifest")
+    assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "is not a manifest")
     link(database, tmp_path / "out")
     run = run_stage("prepare", *prepare_args(tmp_path, "okeefe"))
     assert_one_error(run, "is of advisor 'ansel', not 'okeefe'")
@@ -151,10 +151,10 @@ def test_train_needs_its_rows_photos_and_base(params_path: Path, tmp_path: Path)
     assert_one_error(run, "no base model at")
     photo = next((tmp_path / "rows/images").iterdir())
     photo.rename(tmp_path / photo.name)
-    assert_one_error(run_stage("train", *args), "has no photograph", "run prepare again")
+    assert_one_error(run_stage("train", *args), "has no image", "run prepare again")
     rows = tmp_path / "rows/training_data_ansel_train.json"
     rows.write_text("[]")
-    assert_one_error(run_stage("train", *args), "holds no row")
+    assert_one_error(run_stage("train", *args), "has no rows")
     rows.unlink()
     assert_one_error(run_stage("train", *args), "does not exist")
     assert not (tmp_path / "adapter").exists()

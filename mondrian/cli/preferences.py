@@ -9,14 +9,16 @@ from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.errors import DataError
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
-from mondrian.data.preference_export import (
+from mondrian.data.preferences import (
     EXPORT_FORMATS,
+    ExportSettings,
     find_held_out_duplicates,
     find_pair_photos,
+    find_pairs,
+    format_preference_summary,
     select_usable_pairs,
     write_pairs,
 )
-from mondrian.data.preference_pairs import find_pairs, format_preference_summary
 from mondrian.serving.feedback.export import load_rated_critiques
 
 
@@ -58,7 +60,6 @@ def main(argv: list[str]) -> None:
     )
     if not usable_pairs:
         raise DataError(summary_text)
-    path = write_pairs(
-        usable_pairs, photos, args.advisor, persona, params.image, args.format, args.output_dir
-    )
+    settings = ExportSettings(args.advisor, persona, params.image, args.format)
+    path = write_pairs(usable_pairs, photos, settings, args.output_dir)
     sys.stdout.write(f"{summary_text}\n  written to {path}\n")

@@ -1,1 +1,1 @@
-"""Parameters, errors, files, images and pages of HTML: it imports no other package of mondrian."""
+"""Parameters, errors, files, images, processes and HTML; imports no other package of mondrian."""

@@ -1,6 +1,4 @@
-"""The files of an adapter folder, PEFT's layout and recipe.json, and the version that they give."""
-
-from __future__ import annotations
+"""Files of an adapter folder (PEFT's layout and recipe.json), and the version that they define."""
 
 from pathlib import Path
 
@@ -15,5 +13,5 @@ SAVED_FILES = (*REQUIRED_FILES, LOG)  # what training may write and replace
 
 
 def adapter_version(folder: Path) -> str:
-    """Return the name that the service gives an adapter: a hash of config and weights."""
+    """Return the version that the service reports for an adapter: a hash of config and weights."""
     return files_hash(folder, (CONFIG, WEIGHTS))[:12]

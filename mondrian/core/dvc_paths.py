@@ -1,6 +1,4 @@
-"""Paths that dvc.yaml gives to a stage, for commands that are asked about all advisors at once."""
-
-from __future__ import annotations
+"""Paths that dvc.yaml passes to a stage, for commands that work on all advisors at once."""
 
 import shlex
 from collections.abc import Sequence
@@ -15,16 +13,13 @@ from mondrian.core.params import Params
 def read_stage_flags(
     stage: str, names: Sequence[str], params: Params, pipeline: Path = Path("dvc.yaml")
 ) -> list[list[Path]]:
-    """The values of some flags of a stage's command, a list for each advisor.
-
-    Raises ParamsError where dvc.yaml has no such stage or flag.
-    """
+    """Return the values of flags of a stage, one list per advisor; ParamsError if missing."""
     try:
-        command = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"][stage]["cmd"]
+        stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
+        command = stages[stage]["cmd"].replace("${base.name}", params.base.name)
         advisor_paths = []
         for advisor in params.advisors:
-            advisor_command = command.replace("${item.advisor}", advisor)
-            words = shlex.split(advisor_command.replace("${base.name}", params.base.name))
+            words = shlex.split(command.replace("${item.advisor}", advisor))
             advisor_paths.append([Path(words[words.index(f"--{name}") + 1]) for name in names])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         flags = ", ".join(f"--{name}" for name in names)

@@ -1,7 +1,6 @@
-"""Readings of fields and types of numbers that several packages share."""
+"""Parsing of database fields, and number types that several packages share."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,17 +9,17 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-UNKNOWN_TIME = float("inf")  # `when` of a job without any time
+UNKNOWN_TIME = float("inf")  # timestamp of a job without any time
 
 
 def is_for_advisor(field: str, advisor: str) -> bool:
-    """Whether a row's `advisor` field names the advisor."""
-    advisors = [part.strip() for part in field.split(",")]
+    """Return whether a row's `advisor` field names the advisor: alone, in a list, or as `all`."""
+    advisors = {part.strip() for part in field.split(",")}
     return advisor in advisors or "all" in advisors
 
 
 def parse_timestamp(value: Any) -> float | None:
-    """Seconds since 1970 of a float, ISO text or SQL text (taken as UTC); None of anything else."""
+    """Return seconds since 1970 of a number, ISO text or SQL text (UTC); None for anything else."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -32,6 +31,5 @@ def parse_timestamp(value: Any) -> float | None:
     return seconds if 0 < seconds < 253_402_300_800 else None  # the year 9999
 
 
-def first_timestamp(values: Any) -> float:
-    """The first of several times that is one."""
-    return next((when for when in map(parse_timestamp, values) if when is not None), UNKNOWN_TIME)
+def first_timestamp(values: Iterable[Any]) -> float:
+    return next((time for time in map(parse_timestamp, values) if time is not None), UNKNOWN_TIME)

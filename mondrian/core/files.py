@@ -1,6 +1,4 @@
-"""Files that are whole or absent: write beside, fsync, rename."""
-
-from __future__ import annotations
+"""Durable files: write to a temporary file or folder, fsync, rename."""
 
 import csv
 import json
@@ -10,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,42 +16,37 @@ from mondrian.core.errors import DataError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; a crash or a full disk leaves the old one as it was."""
+    """Write a text file; after an error or a crash the old one is unchanged."""
     with open_atomic(path) as file:
         file.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file; a crash or a full disk leaves the old one as it was."""
-    with _staging_file(path) as beside:
-        with beside.open("wb") as file:
-            file.write(content)
-        fsync_path(beside)
+    with _staging_file(path) as staging:
+        staging.write_bytes(content)
 
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[TextIO]:
-    """A text file to fill that takes the place of `path` once everything in it is written."""
-    with _staging_file(path) as beside:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        fsync_path(beside)
+    """Open a temporary text file that replaces `path` if the context ends without an error."""
+    with _staging_file(path) as staging, staging.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 @contextmanager
 def _staging_file(path: Path) -> Iterator[Path]:
-    """A file to fill that takes the place of `path` when the context ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
-    beside = Path(name)
+    staging = Path(name)
     try:
-        yield beside
-        beside.chmod(0o644)
-        beside.replace(path)
+        yield staging
+        fsync_path(staging)
+        staging.chmod(0o644)
+        staging.replace(path)
         fsync_path(path.parent)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
         raise _add_filename(error, path) from None
 
 
@@ -63,18 +56,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table with a header."""
     with open_atomic(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises DataError where the file is missing or is no JSON.
-    """
+    """Read JSON; raises DataError if the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -84,87 +71,80 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def whole_folder(path: Path, own: Sequence[str]) -> Iterator[Path]:
-    """A folder to fill that takes the place of `path` once everything in it is written.
+def atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """Create a temporary folder that replaces `path` if the context ends without an error.
 
-    own  patterns of the files that may be replaced, as paths below the folder
-
-    Raises DataError where `path` is a file, or holds anything else.
+    Raises DataError if `path` is a file or contains a file that no pattern matches.
     """
-    path = path.resolve()  # where a link leads
-    _restore_old_folder(path)
-    _check_replaceable(path, own)
+    path = path.resolve()  # a symlink stays; its target is replaced
+    old_folders = sorted(path.parent.glob(f".{path.name}.*.old"))
+    if old_folders and not path.exists():  # a run was killed in the middle of _swap_folder
+        old_folders[-1].replace(path)
+    _check_replaceable(path, patterns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        beside.chmod(0o755)
-        yield beside
-        for file in beside.rglob("*"):
+        staging.chmod(0o755)
+        yield staging
+        for file in staging.rglob("*"):
             fsync_path(file)
-        _swap_folder(beside, path)
+        _swap_folder(staging, path)
     except OSError as error:
-        if str(error.filename or "").startswith(str(beside)):
-            error.filename = None  # a name the user never gave
+        if str(error.filename or "").startswith(str(staging)):
+            error.filename = None  # the user does not know this name
         raise _add_filename(error, path) from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_output_folder(path: Path, own: Sequence[str]) -> None:
-    """Raise DataError or OSError now where `whole_folder` would after the work."""
+def check_output_folder(path: Path, patterns: Sequence[str]) -> None:
+    """Raise DataError or OSError before the work, if `atomic_folder` would raise it after."""
     try:
         path = path.resolve()
     except RuntimeError:
         raise DataError(f"{path} is a link to itself; give another folder") from None
-    _check_replaceable(path, own)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path.parent} may not be written to; give another folder")
+    _check_replaceable(path, patterns)
+    _check_writable(path.parent, "folder")
 
 
 def check_output_file(path: Path) -> None:
-    """Raise DataError or OSError now where writing a file would after the work."""
+    """Raise DataError or OSError before the work, if writing the file would raise it after."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; give a file to write to")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path.parent} may not be written to; give another file")
+    _check_writable(path.parent, "file")
+
+
+def _check_writable(folder: Path, kind: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder} is not writable; give another {kind}")
+
+
+def _check_replaceable(path: Path, patterns: Sequence[str]) -> None:
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path} is a file; give a folder to write to")
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    for name in names:
+        if not any(fnmatch(name, pattern) for pattern in patterns):
+            raise DataError(
+                f"{path} contains {name!r}, which this step did not write; give another folder"
+            )
 
 
 def _add_filename(error: BaseException, path: Path) -> BaseException:
-    """A full disk says nothing of where: let the error name what was written."""
+    """Name the path in the error of a full disk, which has no filename."""
     if isinstance(error, OSError) and not error.filename:
         error.filename = str(path)
     return error
 
 
-def _check_replaceable(path: Path, own: Sequence[str]) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise DataError(f"{path} is a file; give a folder to write to")
-    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
-    others = [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
-    if others:
-        raise DataError(
-            f"{path} holds {others[0]!r}, which this step did not write; give another folder"
-        )
-
-
-def _restore_old_folder(path: Path) -> None:
-    """The old folder, where a run was killed between the two renames of `_swap_folder`."""
-    aside = sorted(path.parent.glob(f".{path.name}.*.old")) if not path.exists() else []
-    if aside:
-        aside[-1].replace(path)
-
-
-def _swap_folder(beside: Path, path: Path) -> None:
-    """Rename, the old folder aside first and back again where that fails."""
-    old = beside.with_name(beside.name + ".old")
+def _swap_folder(staging: Path, path: Path) -> None:
+    """Rename the old folder away and the new one into its place; undo if the latter fails."""
+    old = staging.with_name(staging.name + ".old")
     if path.exists():
         path.replace(old)
     try:
-        beside.replace(path)
+        staging.replace(path)
     except BaseException:
         if old.exists():
             old.replace(path)
@@ -174,7 +154,6 @@ def _swap_folder(beside: Path, path: Path) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -183,15 +162,10 @@ def fsync_path(path: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    digest = sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def files_hash(folder: Path, names: Iterable[str]) -> str:
-    """sha256 over the names and hashes of files in a folder."""
     lines = [f"{name} {file_hash(folder / name)}" for name in sorted(names)]
     return sha256("\n".join(lines).encode()).hexdigest()

@@ -1,9 +1,6 @@
-"""Self-contained pages for people: Jinja templates, pictures inside them."""
-
-from __future__ import annotations
+"""Self-contained HTML pages: Jinja templates with images embedded as data URLs."""
 
 from base64 import b64encode
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,30 +11,26 @@ from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_thumbnail
 
 THUMBNAIL = 240  # pixels of the longer side
-
-
-@cache
-def _template_environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("mondrian", "."),
-        autoescape=select_autoescape(("html", "svg")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+_TEMPLATES = Environment(
+    loader=PackageLoader("mondrian", "."),
+    autoescape=select_autoescape(("html", "svg")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def render_template(template: str, **content: Any) -> str:
-    """Fill a template, named by its path below mondrian/; every value is escaped."""
-    return _template_environment().get_template(template).render(**content)
+    """Render a template, named by its path below mondrian/; every value is escaped."""
+    return _TEMPLATES.get_template(template).render(**content)
 
 
 def thumbnail_url(path: Path) -> str | None:
-    """A small JPEG as a data: URL, nothing of its EXIF in it; None where it cannot be read."""
+    """Return a small JPEG without EXIF as a data URL; None if the photo cannot be read."""
     try:
-        picture = read_thumbnail(path, THUMBNAIL)
+        thumbnail = read_thumbnail(path, THUMBNAIL)
     except PhotoError:
         return None
-    content = BytesIO()
-    picture.save(content, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + b64encode(content.getvalue()).decode()
+    jpeg = BytesIO()
+    thumbnail.save(jpeg, "JPEG", quality=70)
+    return "data:image/jpeg;base64," + b64encode(jpeg.getvalue()).decode()

@@ -1,10 +1,8 @@
-"""The one way a picture enters, for link, train, evaluate and service.
+"""The one image loader of link, train, evaluate and service.
 
-Allow-listed formats, a bound on pixels before decoding, EXIF orientation applied and the rest of
-EXIF dropped, then one size for the model.
+Allowed formats only, a pixel limit before decoding, EXIF orientation applied and all other EXIF
+removed, then one resize for the model.
 """
-
-from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
@@ -18,43 +16,38 @@ import pi_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.heif import is_safe_to_decode
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
-MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a bomb declares more
+MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a decompression bomb declares more
 SIDE_MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
-MIN_SIDE = 64  # anything smaller is no photograph
-MAX_RATIO = 20  # of the sides; a model would see a line of a narrower picture
-PREVIEW_SIDE = 256  # pixels that the sides of a glance have at least, where the photograph has them
-BLANK_SPREAD = 3.0  # standard deviation of grey, of 255, below which nothing is to be seen
+MIN_SIDE = 64  # pixels
+MAX_RATIO = 20  # of the sides; of a narrower image a model would see a line
+PREVIEW_SIDE = 256  # minimum pixels of a preview's sides, if the photo has them
+BLANK_SPREAD = 3.0  # standard deviation of the grey values (0 to 255) of a blank image
 ImageSource = Path | BytesIO
 pi_heif.register_heif_opener(thumbnails=False)
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
 def read_photo(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open, orient and decode as RGB, without metadata, whatever it shows and however small it is.
-
-    max_pixels  pixels that its header may declare
+    """Decode a photo as upright RGB without metadata; a small or blank one as well.
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
     with _open_image(source, max_pixels) as file:
-        picture = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
-    picture.info.clear()
-    return picture
+        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    image.info.clear()
+    return image
 
 
-def check_image(picture: Image.Image) -> None:
-    """Raise PhotoError with reason image_too_small or image_blank where nothing is to be seen."""
-    _check_size(picture.size)
-    _check_content(picture.convert("L"))
+def check_image(image: Image.Image) -> None:
+    """Raise PhotoError with reason image_too_small or image_blank if there is nothing to see."""
+    _check_size(image.size)
+    _check_content(image.convert("L"))
 
 
 def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
-    """The size of a photograph and a small grey picture of it, oriented.
-
-    A JPEG is decoded at a fraction of its size, to its last byte all the same.
+    """Return a photo's size as stored and a small upright grey image, decoded to the last byte.
 
     Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
@@ -68,50 +61,42 @@ def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
 
 
 def read_thumbnail(path: Path, side: int) -> Image.Image:
-    """A picture for a page, of at most `side` pixels, oriented and without metadata.
-
-    Raises PhotoError as `read_photo` does.
-    """
+    """Return a small upright image without metadata; raises PhotoError as `read_photo` does."""
     with _open_image(path) as file:
         file.draft("RGB", (side, side))
-        picture = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
-    picture.thumbnail((side, side))
-    picture.info.clear()
-    return picture
+        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    image.thumbnail((side, side))
+    image.info.clear()
+    return image
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    if max(size) > MAX_RATIO * min(size):
-        message = f"{size[0]}x{size[1]} pixels; one side is over {MAX_RATIO} times the other"
-        raise PhotoError("image_too_small", message)
-    if min(size) < MIN_SIDE:
-        message = f"{size[0]}x{size[1]} pixels; least {MIN_SIDE}"
-        raise PhotoError("image_too_small", message)
+    if min(size) < MIN_SIDE or max(size) > MAX_RATIO * min(size):
+        limits = f"a side needs {MIN_SIDE}, and a {MAX_RATIO}th of the other"
+        raise PhotoError("image_too_small", f"{size[0]}x{size[1]} pixels; {limits}")
 
 
 def _check_content(grey: Image.Image) -> None:
     if np.asarray(grey.resize((64, 64)), np.float32).std() < BLANK_SPREAD:
-        raise PhotoError("image_blank", "one even tone: nothing is to be seen")
+        raise PhotoError("image_blank", "the image is blank (nearly uniform)")
 
 
 @contextmanager
 def _open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The file with its header read, and every fault of its decoding named."""
+    """Open a photo, its header read; every error of its decoding becomes a PhotoError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF and the like: it decodes or it does not
+            warnings.simplefilter("ignore")  # about odd EXIF: the photo is decoded or it is not
             _check_heif(source)
             with Image.open(source, formats=FORMATS) as file:
                 if file.width * file.height > max_pixels:
-                    size = f"{file.width}x{file.height}"
-                    raise PhotoError(
-                        "image_too_large", f"{size} pixels declared; most {max_pixels:,}"
-                    )
+                    detail = f"{file.width}x{file.height} pixels declared; at most {max_pixels:,}"
+                    raise PhotoError("image_too_large", detail)
                 yield file
     except FileNotFoundError:
         raise PhotoError("image_missing", "no such file") from None
     except UnidentifiedImageError:
-        raise PhotoError("image_unreadable", f"none of {', '.join(FORMATS)}") from None
+        raise PhotoError("image_unreadable", f"not one of {', '.join(FORMATS)}") from None
     except PhotoError:
         raise
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
@@ -119,46 +104,82 @@ def _open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[I
 
 
 def _check_heif(source: ImageSource) -> None:
-    """Raise PhotoError for a HEIF file that would end the process of its reader."""
+    """Raise PhotoError for a HEIF file that would abort the process that opens it."""
     if isinstance(source, BytesIO):
         content = source.getvalue()
     else:
         with source.open("rb") as file:
-            start = file.read(12)
-            content = start + file.read() if start[4:8] == b"ftyp" else start
+            content = file.read(12)
+            content += file.read() if content[4:8] == b"ftyp" else b""
     if not is_safe_to_decode(content):
-        raise PhotoError("image_unreadable", "a HEIF file whose items have no readable names")
+        raise PhotoError("image_unreadable", "a HEIF file whose item names are not text")
 
 
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8: Pillow's own conversion would clip it to white."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture, np.float32) / 257).clip(0, 255).astype(np.uint8))
+def is_safe_to_decode(content: bytes) -> bool:
+    """Return False for a HEIF file with an item type or name that is not UTF-8.
+
+    pi-heif 1.4.0 aborts the process on it, without an exception: its C code passes on NULL.
+    """
+    if content[4:8] != b"ftyp":
+        return True
+    try:
+        for box in _heif_boxes(content):
+            for item in _heif_items(box):
+                item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _heif_boxes(content: bytes) -> Iterator[bytes]:
+    """Yield the content of the outermost boxes, except the pixels (ISO 14496-12, 4.2)."""
+    offset = 0
+    while offset + 8 <= len(content):
+        size, header = int.from_bytes(content[offset : offset + 4], "big"), 8
+        if size == 1:  # the size follows in 64 bits
+            size, header = int.from_bytes(content[offset + 8 : offset + 16], "big"), 16
+        end = offset + size if size >= header else len(content)
+        if content[offset + 4 : offset + 8] != b"mdat":
+            yield content[offset + header : end]
+        offset = end
+
+
+def _heif_items(box: bytes) -> Iterator[bytes]:
+    """Yield type and names of the item of each `infe` box inside a box (ISO 14496-12, 8.11.6)."""
+    offset = box.find(b"infe")
+    while offset >= 0:
+        size = int.from_bytes(box[max(0, offset - 4) : offset], "big")
+        end = offset - 4 + size if size > 8 else len(box)
+        number = 4 if box[offset + 4 : offset + 5] >= b"\3" else 2
+        yield box[offset + 8 + number + 2 : end]
+        offset = box.find(b"infe", offset + 4)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits: Pillow's own conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
 
 
 def fit_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """The size a model sees: sides multiples of MULTIPLE, `min_pixels` to `max_pixels` pixels in
-    all.
+    """Return the size that a model sees: `min_pixels` to `max_pixels`, sides of SIDE_MULTIPLE.
 
     The rule of Qwen's image processor (transformers, image_processing_qwen2_vl.smart_resize), so
-    that the processor leaves the picture as it is.
+    that the processor leaves the image unchanged.
     """
-    w, h = (
-        max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in (width, height)
-    )
+    sides = (width, height)
+    w, h = (max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in sides)
     if w * h > max_pixels:
         shrink = SIDE_MULTIPLE * sqrt(width * height / max_pixels)
-        w, h = (
-            max(SIDE_MULTIPLE, floor(side / shrink) * SIDE_MULTIPLE) for side in (width, height)
-        )
+        w, h = (max(SIDE_MULTIPLE, floor(side / shrink) * SIDE_MULTIPLE) for side in sides)
     elif w * h < min_pixels:
         grow = sqrt(min_pixels / (width * height)) / SIDE_MULTIPLE
-        w, h = (ceil(side * grow) * SIDE_MULTIPLE for side in (width, height))
+        w, h = (ceil(side * grow) * SIDE_MULTIPLE for side in sides)
     return w, h
 
 
-def resize_to_fit(picture: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
-    """Resize to `fit_size`; the one resampling of training and service."""
-    size = fit_size(picture.width, picture.height, min_pixels, max_pixels)
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+def resize_to_fit(image: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Resize to `fit_size`, in the same way for training and service."""
+    size = fit_size(image.width, image.height, min_pixels, max_pixels)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)

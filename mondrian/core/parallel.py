@@ -1,6 +1,4 @@
-"""Work spread over the cores: results in order, only so much waiting that memory stays bounded."""
-
-from __future__ import annotations
+"""Work in parallel processes: results in order, with bounded memory."""
 
 import os
 import signal
@@ -15,73 +13,73 @@ from typing import Any, TypeVar
 
 from mondrian.core.errors import MondrianError
 
-WorkerState = TypeVar("WorkerState")
+Item = TypeVar("Item")
+State = TypeVar("State")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
-Item = TypeVar("Item")
 
-_PENDING_PER_PROCESS = 3  # batches a process that are done or under way
-_worker_context: tuple[Callable[[Any, Any], Any], Any]
+_PENDING_PER_PROCESS = 3  # batches per process that are done or in progress
+_worker_job: tuple[Callable[[Any, Any], Any], Any]
 
 
-def split_into_batches(things: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Things in lists of so many, drawn as they are wanted."""
-    rest = iter(things)
-    while batch := list(islice(rest, size)):
+def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of at most `size` items; items are read only when needed."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
         yield batch
 
 
-def spread(
-    work: Callable[[WorkerState, Batch], Result],
-    state: WorkerState,
+def map_in_processes(
+    function: Callable[[State, Batch], Result],
+    state: State,
     batches: Iterable[Batch],
-    alone: int,
+    max_serial: int,
 ) -> Iterator[Result]:
-    """work(state, batch) for each batch, in order.
+    """Yield function(state, batch) for each batch, in order.
 
-    state  sent to each process once
-    alone  batches up to which no process is worth its start
+    state       sent to each process once
+    max_serial  number of batches up to which starting processes would take longer
 
-    Raises MondrianError where the system ends a process.
+    Raises MondrianError if the system kills a process.
     """
-    rest = iter(batches)
-    first = list(islice(rest, alone + 1))
-    if len(first) <= alone:
-        yield from (work(state, batch) for batch in first)
+    iterator = iter(batches)
+    first = list(islice(iterator, max_serial + 1))
+    if len(first) <= max_serial:
+        yield from (function(state, batch) for batch in first)
         return
     cores = os.cpu_count() or 1
-    pool = ProcessPoolExecutor(cores, get_context("spawn"), _init_worker, (work, state))
-    waiting: deque[Future[Result]] = deque()
+    pool = ProcessPoolExecutor(cores, get_context("spawn"), _init_worker, (function, state))
+    pending: deque[Future[Result]] = deque()
     try:
-        for batch in chain(first, rest):
-            waiting.append(pool.submit(_run, batch))
-            if len(waiting) > _PENDING_PER_PROCESS * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for batch in chain(first, iterator):
+            pending.append(pool.submit(_run_batch, batch))
+            if len(pending) > _PENDING_PER_PROCESS * cores:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool:
         raise MondrianError(
-            "the system ended a process of this run, for lack of memory as a rule; "
+            "the system killed a process of this run, usually for lack of memory; "
             "close other programs and run again"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _init_worker(work: Callable[[Any, Any], Any], state: Any) -> None:
-    global _worker_context
-    _worker_context = work, state
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _init_worker(function: Callable[[Any, Any], Any], state: Any) -> None:
+    global _worker_job
+    _worker_job = function, state
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """Exit if the parent is killed; otherwise the process would wait for work forever."""
     if parent := parent_process():
         parent.join()
         os._exit(1)
 
 
-def _run(batch: Any) -> Any:
-    work, state = _worker_context
-    return work(state, batch)
+def _run_batch(batch: Any) -> Any:
+    function, state = _worker_job
+    return function(state, batch)

@@ -1,6 +1,4 @@
-"""params.yaml as checked types. Defaults live there alone, and every key is explained there."""
-
-from __future__ import annotations
+"""Types of params.yaml. The file holds all defaults and explains every key."""
 
 import re
 from collections.abc import Mapping
@@ -13,28 +11,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mondrian.core.errors import ParamsError, one_line
 from mondrian.core.validation import suggest_name
 
-IMAGE = "<image>"  # what LLaMA-Factory and ms-swift put the photograph in place of
+IMAGE = "<image>"  # placeholder of the image in a message, as in LLaMA-Factory and ms-swift
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 Rule = Literal["leave_out", "keep"]
-Served = Literal["reviewed", "corrected", "leave_out"]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy with some values changed; pydantic's own takes names that are no field."""
+        """Copy with some values changed; unknown names are an error, unlike in pydantic."""
         unknown = set(update or ()) - set(type(self).model_fields)
         assert not unknown, f"{type(self).__name__} has no field {unknown}"
         return super().model_copy(update=update, deep=deep)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but that 5e-05 is a number, as `dvc exp run -S` writes it."""
+    """YAML 1.1, except that 5e-05 is a number, since `dvc exp run -S` writes it."""
 
 
 _Loader.add_implicit_resolver(
@@ -63,7 +59,7 @@ class Image(Section):
 
 
 class Link(Section):
-    include_served: Served
+    include_served: Literal["reviewed", "corrected", "leave_out"]
     made_by_adapter: Rule
     template_scores: Rule
     shared_text: Rule
@@ -77,7 +73,7 @@ class Link(Section):
 
 
 class Prepare(Section):
-    val_fraction: Share
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
     folds: Annotated[int, Field(ge=0, le=50)]
     seed: Seed
@@ -115,11 +111,8 @@ class Train(Section):
     compile: bool
     seed: Seed
 
-    def with_epochs(self, epochs: int | None) -> Train:
-        """The same with another number of epochs, where one is given.
-
-        Raises ParamsError where it is below 1.
-        """
+    def with_epochs(self, epochs: int | None) -> Self:
+        """Return a copy with another number of epochs, unless it is None; checks the number."""
         if epochs is not None and not 1 <= epochs <= 10_000:
             raise ParamsError(f"--epochs is {epochs}; it must be from 1 to 10,000")
         return self.model_copy(update={"epochs": epochs or self.epochs})
@@ -132,9 +125,9 @@ class Index(Section):
     grounding: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _something(self) -> Index:
+    def _check_any_weight(self) -> Self:
         if not sum(self.model_dump().values()):
-            raise ValueError("evaluate.index weights nothing; one of its four is to be above 0")
+            raise ValueError("evaluate.index has no weight above 0; set at least one of its four")
         return self
 
 
@@ -214,22 +207,21 @@ class Params(Section):
     machine: Machine
 
     @model_validator(mode="after")
-    def _consistent(self) -> Params:
+    def _check_consistency(self) -> Self:
         for advisor in self.advisors:
             self.persona(advisor)
         if len(set(self.advisors)) < len(self.advisors):
-            raise ValueError(f"advisors names one twice: {', '.join(self.advisors)}")
+            raise ValueError(f"advisors has an advisor twice: {', '.join(self.advisors)}")
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")
-        if any(
-            IMAGE in text or "<|" in text or not text.strip() for text in self.personas.values()
-        ):
-            raise ValueError(f"a text of personas is empty or holds {IMAGE} or <|")
+        for advisor, text in self.personas.items():
+            if IMAGE in text or "<|" in text or not text.strip():
+                raise ValueError(f"personas.{advisor} is empty or contains {IMAGE} or <|")
         return self
 
     def profile(self, advisor: str) -> Profile:
-        """Who the advisor is, for people; a plain one where params.yaml has none."""
-        plain = Profile(
+        """Return the advisor's profile; one made from the persona if params.yaml has none."""
+        default = Profile(
             name=advisor.replace("_", " ").title(),
             years="",
             specialty="",
@@ -237,13 +229,10 @@ class Params(Section):
             wikipedia_url="",
             focus_areas={},
         )
-        return self.profiles.get(advisor, plain)
+        return self.profiles.get(advisor, default)
 
     def persona(self, advisor: str) -> str:
-        """The advisor's text.
-
-        Raises ParamsError where params.yaml has none.
-        """
+        """Return the advisor's text; raises ParamsError if params.yaml has none."""
         if advisor not in self.personas:
             known = ", ".join(sorted(self.personas))
             raise ParamsError(
@@ -253,18 +242,11 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and check params.yaml.
-
-    Raises ParamsError that names every fault at once.
-    """
     return load_yaml(path, Params)
 
 
 def load_yaml(path: Path, kind: type[Checked]) -> Checked:
-    """Read and check a file of parameters.
-
-    Raises ParamsError that names every fault at once.
-    """
+    """Read and check a file of parameters; raises ParamsError that lists all problems."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
@@ -272,31 +254,31 @@ def load_yaml(path: Path, kind: type[Checked]) -> Checked:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
-        raise ParamsError(f"{path} holds no sections")
+        raise ParamsError(f"{path} has no sections")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        faults = [_explain(fault, kind) for fault in error.errors()]
-        count = f"{len(faults)} problem{'s' if len(faults) > 1 else ''}"
-        raise ParamsError("\n  ".join([f"{path}: {count}", *faults])) from None
+        problems = [_explain(details, kind) for details in error.errors()]
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ParamsError("\n  ".join([f"{path}: {count}", *problems])) from None
 
 
-def _explain(fault: Any, kind: type[Section]) -> str:
-    location = ".".join(str(part) for part in fault["loc"])
+def _explain(details: Any, kind: type[Section]) -> str:
+    location = ".".join(map(str, details["loc"]))
     if not location:
-        return str(fault["msg"].removeprefix("Value error, "))
-    if fault["type"] == "missing":
+        return str(details["msg"].removeprefix("Value error, "))
+    if details["type"] == "missing":
         return f"{location} is missing"
-    if fault["type"] == "extra_forbidden":
-        return f"{location} is not a parameter{_nearest(fault['loc'], kind)}"
-    value = repr(fault["input"])[:80]
-    return f"{location} is {value}; {fault['msg'].removeprefix('Input ')}"
+    if details["type"] == "extra_forbidden":
+        return f"{location} is not a parameter{_suggest_parameter(details['loc'], kind)}"
+    return f"{location} is {details['input']!r:.80}; {details['msg'].removeprefix('Input ')}"
 
 
-def _nearest(loc: tuple[Any, ...], kind: type[Section]) -> str:
-    model: Any = kind
-    for part in loc[:-1]:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        model = field.annotation if field else None
-    known = list(model.model_fields) if hasattr(model, "model_fields") else []
-    return suggest_name(str(loc[-1]), known, f"{loc[0] if len(loc) > 1 else 'the file'} has")
+def _suggest_parameter(location: tuple[Any, ...], kind: type[Section]) -> str:
+    section: Any = kind
+    for part in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field.annotation if field else None
+    known = list(getattr(section, "model_fields", ()))
+    owner = location[0] if len(location) > 1 else "the file"
+    return suggest_name(str(location[-1]), known, f"{owner} has")

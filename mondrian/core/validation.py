@@ -1,24 +1,20 @@
-"""Validation faults in words: for params.yaml, request bodies and files that Mondrian wrote."""
+"""Messages for invalid params.yaml files, request bodies and files that Mondrian wrote."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Collection
 from difflib import get_close_matches
 
 from pydantic import ValidationError
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """Return the first fault as `location: message`."""
+    """Return the first error as `location: message`."""
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     return f"{location}: {first['msg']}" if location else first["msg"]
 
 
-def suggest_name(name: str, known: Iterable[str], owner: str = "there are") -> str:
-    """Return `; did you mean NAME?`, or `; OWNER NAMES` if no known name is near."""
-    known = list(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
-    if near:
-        return f"; did you mean {near[0]}?"
+def suggest_name(name: str, known: Collection[str], owner: str = "there are") -> str:
+    """Return `; did you mean NAME?`, or `; OWNER NAMES` if no known name is similar."""
+    if matches := get_close_matches(name, known, n=1, cutoff=0.4):
+        return f"; did you mean {matches[0]}?"
     return f"; {owner} {', '.join(known)}" if known else ""

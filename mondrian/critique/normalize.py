@@ -1,16 +1,13 @@
-"""An object that means a critique -> Critique, and which of its parts had to be set right.
+"""Normalise an object that means a critique to the schema, with the names of the repairs.
 
-Keys are known under their misspellings, dimensions as a list or by name, in any order, with names
-run together; scores as numbers or as "8/10". What an older form lacks beside the seven dimensions
-(strengths, priorities, notes) is taken from the critique's own sentences.
+Misspelt keys and names, dimensions by name or in any order, and scores such as "8/10" are repaired.
+What an older form lacks (strengths, priorities, notes) is taken from the critique's own sentences.
 """
-
-from __future__ import annotations
 
 import json
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,69 +18,57 @@ from mondrian.critique.schema import DIMENSIONS, SHORT, Critique
 
 _CRITIQUE_FIELDS = frozenset(Critique.model_fields)
 _DIMENSION_FIELDS = ("score", "comment", "recommendation")
-_KEY_SPELLINGS = {
-    "dimensional_analysis": "dimensions",
-    "dimentions": "dimensions",
-    "dimensons": "dimensions",
-    "overall_grade": "overall_score",
-    "overal_score": "overall_score",
-    "overall_scroe": "overall_score",
-    "image_desciption": "image_description",
-    "image_discription": "image_description",
-    "key_strenghts": "key_strengths",
-    "key_strengts": "key_strengths",
-    "priority_improvments": "priority_improvements",
-    "technical_note": "technical_notes",
-    "tehnical_notes": "technical_notes",
-    "scroe": "score",
-    "socre": "score",
-    "sore": "score",
-    "coment": "comment",
-    "comments": "comment",
-    "recomendation": "recommendation",
-    "reccomendation": "recommendation",
-    "recommendations": "recommendation",
-    "recommendaton": "recommendation",
+_SPELLINGS = {  # other spellings and older names of each key
+    "dimensions": "dimensional_analysis dimentions dimensons",
+    "overall_score": "overall_grade overal_score overall_scroe",
+    "image_description": "image_desciption image_discription",
+    "key_strengths": "key_strenghts key_strengts",
+    "priority_improvements": "priority_improvments",
+    "technical_notes": "technical_note tehnical_notes",
+    "score": "scroe socre sore",
+    "comment": "coment comments",
+    "recommendation": "recomendation reccomendation recommendations recommendaton",
 }
+_KEY_BY_SPELLING = {other: key for key, others in _SPELLINGS.items() for other in others.split()}
 _SCORE = re.compile(r"\s{0,9}(\d{1,3}(?:\.\d{1,3})?)\s{0,9}(?:/\s{0,9}10)?\s{0,9}")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 JsonObject = dict[str, Any]
 
 
-def _key(name: str) -> str:
+def _letters(name: str) -> str:
     letters = re.sub(r"[^a-z]", "", name.lower().replace("&", "and").replace("colour", "color"))
     return letters.replace("and", "")
 
 
-_NAMES = {_key(name): name for name in DIMENSIONS}
+_DIMENSION_BY_LETTERS = {_letters(name): name for name in DIMENSIONS}
 
 
 def dimension_name(name: str) -> str | None:
-    """The dimension that a name means, however it is spelt."""
-    return _NAMES.get(_key(name))
+    """Return the dimension that a name means in any spelling, or None."""
+    return _DIMENSION_BY_LETTERS.get(_letters(name))
 
 
 def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | Rejection:
-    """Set right what is certain; Rejected where something of the critique itself is not there."""
+    """Repair what is unambiguous; a Rejection if a part of the critique itself is missing."""
     repairs: list[str] = []
-    outer = _known_keys(value, _CRITIQUE_FIELDS, repairs)
-    dimensions = _dimensions(outer.get("dimensions"), repairs)
+    outer = _correct_keys(value, _CRITIQUE_FIELDS, repairs)
+    dimensions = _read_dimensions(outer.get("dimensions"), repairs)
     if isinstance(dimensions, Rejection):
         return dimensions
-    overall = _score(outer.get("overall_score"), "overall_score", repairs)
+    overall = _parse_score(outer.get("overall_score"), "overall_score", repairs)
     if isinstance(overall, Rejection):
         return overall
     outer |= {"dimensions": dimensions, "overall_score": overall}
-    for name, default in _summary(dimensions).items():
+    for name, default in _summarize(dimensions).items():
         if _is_blank(outer.get(name)):
             outer[name] = default
             repairs.append(f"summary {name}")
     if _is_blank(outer.get("image_description")):
-        return Rejection(RejectionReason.OTHER_SCHEMA, "there is no image_description")
+        return Rejection(RejectionReason.OTHER_SCHEMA, "image_description is missing")
     try:
         critique = Critique.model_validate_json(json.dumps(outer))
     except RecursionError:
-        return Rejection(RejectionReason.OTHER_SCHEMA, "lists within lists without end")
+        return Rejection(RejectionReason.OTHER_SCHEMA, "lists nested too deeply")
     except ValidationError as error:
         too_long = error.errors()[0]["type"] in ("string_too_long", "too_long")
         reason = RejectionReason.TOO_LONG if too_long else RejectionReason.OTHER_SCHEMA
@@ -92,78 +77,64 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
 
 
 def _is_blank(stored: Any) -> bool:
-    """Nothing, white space, or a list of which an item says nothing."""
+    """Return whether a value is empty, white space, or a list with a blank item."""
     if isinstance(stored, list):
         return not stored or any(isinstance(item, str) and not item.strip() for item in stored)
     return not stored or (isinstance(stored, str) and not stored.strip())
 
 
-def _known_keys(value: JsonObject, expected_keys: Iterable[str], repairs: list[str]) -> JsonObject:
-    """The wanted parts under their right names; others are left aside."""
-    out = {key: value[key] for key in expected_keys if key in value}
+def _correct_keys(value: JsonObject, keys: Collection[str], repairs: list[str]) -> JsonObject:
+    """Return the expected parts under their correct keys, without all others."""
+    out = {key: value[key] for key in keys if key in value}
     for key, item in value.items():
-        right = _KEY_SPELLINGS.get(key, key)
-        if key not in out and right in expected_keys and right not in out:
-            out[right] = item
+        correct = _KEY_BY_SPELLING.get(key, key)
+        if key not in out and correct in keys and correct not in out:
+            out[correct] = item
             repairs.append(f"key {key[:40]}")
-        elif key not in expected_keys and key != "name":
+        elif key not in keys and key != "name":
             repairs.append(f"extra_key {key[:40]}")
     return out
 
 
-def _dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:
-    named = _pair_names_with_parts(stored, repairs)
-    if isinstance(named, Rejection):
-        return named
+def _read_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:
+    if isinstance(stored, dict) and all(isinstance(parts, dict) for parts in stored.values()):
+        repairs.append("dimensions_by_name")
+        stored = [parts | {"name": str(name)} for name, parts in stored.items()]
+    if not isinstance(stored, list) or not all(
+        isinstance(parts, dict) and isinstance(parts.get("name"), str) for parts in stored
+    ):
+        return Rejection(RejectionReason.OTHER_SCHEMA, "dimensions is not a list of named objects")
     out: dict[str, JsonObject] = {}
-    for stored_name, parts in named:
-        name = dimension_name(stored_name)
+    for parts in stored:
+        name = dimension_name(parts["name"])
         if name is None:
-            repairs.append(f"extra_dimension {stored_name[:40]}")
+            repairs.append(f"extra_dimension {parts['name'][:40]}")
         elif name in out:
-            repairs.append("dimension_twice")  # the first counts; a suspicion as well
+            repairs.append("dimension_twice")  # the first one counts; it is a quality flag as well
         else:
-            repairs += [f"name {stored_name[:40]}"] if name != stored_name else []
-            dimension = _dimension(name, parts, repairs)
+            repairs += [f"name {parts['name'][:40]}"] if name != parts["name"] else []
+            dimension = _read_dimension(name, parts, repairs)
             if isinstance(dimension, Rejection):
                 return dimension
             out[name] = dimension
-    if len(out) < len(DIMENSIONS):
-        missing = ", ".join(name for name in DIMENSIONS if name not in out)
-        return Rejection(
-            RejectionReason.DIMENSIONS_INCOMPLETE, f"{len(named)} stored, without {missing}"
-        )
+    if missing := ", ".join(name for name in DIMENSIONS if name not in out):
+        detail = f"{len(stored)} stored, without {missing}"
+        return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, detail)
     repairs += ["order"] if tuple(out) != DIMENSIONS else []
     return [out[name] for name in DIMENSIONS]
 
 
-def _pair_names_with_parts(
-    stored: Any, repairs: list[str]
-) -> list[tuple[str, JsonObject]] | Rejection:
-    """Name and parts of each dimension, from a list of objects or an object of objects."""
-    if isinstance(stored, dict) and all(isinstance(d, dict) for d in stored.values()):
-        repairs.append("dimensions_by_name")
-        return [(str(name), parts) for name, parts in stored.items()]
-    whole = isinstance(stored, list) and all(
-        isinstance(d, dict) and isinstance(d.get("name"), str) for d in stored
-    )
-    if not whole:
-        return Rejection(RejectionReason.OTHER_SCHEMA, "dimensions is not a list of named objects")
-    return [(d["name"], d) for d in stored]
-
-
-def _dimension(name: str, stored: JsonObject, repairs: list[str]) -> JsonObject | Rejection:
-    parts = _known_keys(stored, _DIMENSION_FIELDS, repairs)
+def _read_dimension(name: str, stored: JsonObject, repairs: list[str]) -> JsonObject | Rejection:
+    parts = _correct_keys(stored, _DIMENSION_FIELDS, repairs)
     for key in ("comment", "recommendation"):
         text = parts.get(key)
         if not isinstance(text, str) or not text.strip():
             return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, f"{name} has no {key}")
-    score = _score(parts.get("score"), name, repairs)
+    score = _parse_score(parts.get("score"), name, repairs)
     return score if isinstance(score, Rejection) else {"name": name, **parts, "score": score}
 
 
-def _score(stored: Any, name: str, repairs: list[str]) -> float | Rejection:
-    """A number of tenths from 0 to 10."""
+def _parse_score(stored: Any, name: str, repairs: list[str]) -> float | Rejection:
     value = stored
     if isinstance(stored, str) and (match := _SCORE.fullmatch(stored)):
         value = float(match[1])
@@ -171,37 +142,29 @@ def _score(stored: Any, name: str, repairs: list[str]) -> float | Rejection:
     if value is None:
         return Rejection(RejectionReason.UNSCORED, f"{name} has no score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10:
-        return Rejection(
-            RejectionReason.SCORE_OUT_OF_RANGE, f"{name}: {reprlib.repr(stored)} of 10"
-        )
+        detail = f"{name}: {reprlib.repr(stored)} of 10"
+        return Rejection(RejectionReason.SCORE_OUT_OF_RANGE, detail)
     repairs += ["rounded"] if round(value, 1) != value else []
     return round(value, 1)
 
 
-def _summary(dimensions: list[JsonObject]) -> JsonObject:
-    """Strengths, priorities and notes in the words of the dimensions themselves.
+def _summarize(dimensions: list[JsonObject]) -> JsonObject:
+    """Return the first sentence of some dimensions as strengths, priorities and notes."""
+    order = sorted(dimensions, key=lambda dimension: -dimension["score"])
+    by_name = {dimension["name"]: dimension for dimension in dimensions}
 
-    The strengths are the best three with the first sentence of their comment, the priorities the
-    weakest three with theirs of the recommendation, the notes those on light and focus.
-    """
-    order = sorted(dimensions, key=lambda d: -d["score"])
-    by_name = {d["name"]: d for d in dimensions}
-    technical = [by_name[name]["comment"] for name in ("Lighting", "Focus & Sharpness")]
+    def items(ranked: list[JsonObject], key: str) -> list[str]:
+        return [_first_sentence(d[key], f"{d['name']}: ") for d in ranked]
+
+    technical = (by_name[name]["comment"] for name in ("Lighting", "Focus & Sharpness"))
     return {
-        "key_strengths": [
-            _shorten(f"{d['name']}: {_first_sentence(d['comment'])}") for d in order[:3]
-        ],
-        "priority_improvements": [
-            _shorten(f"{d['name']}: {_first_sentence(d['recommendation'])}") for d in order[:-4:-1]
-        ],
-        "technical_notes": " ".join(_shorten(_first_sentence(comment)) for comment in technical),
+        "key_strengths": items(order[:3], "comment"),
+        "priority_improvements": items(order[:-4:-1], "recommendation"),
+        "technical_notes": " ".join(map(_first_sentence, technical)),
     }
 
 
-def _first_sentence(text: str) -> str:
-    return SENTENCE_END.split(text.strip(), 1)[0]
-
-
-def _shorten(text: str) -> str:
-    """Whole words that fit into an item of a list."""
-    return text if len(text) <= SHORT else text[: SHORT - 1].rsplit(" ", 1)[0] + "…"
+def _first_sentence(text: str, prefix: str = "") -> str:
+    """Return the first sentence, cut after a whole word if it does not fit into a list item."""
+    item = prefix + SENTENCE_END.split(text.strip(), 1)[0]
+    return item if len(item) <= SHORT else item[: SHORT - 1].rsplit(" ", 1)[0] + "…"

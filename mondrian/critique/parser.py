@@ -1,11 +1,8 @@
-"""Any stored text -> Critique, or the named reason why not.
+"""Parse any stored text into a Critique, or reject it with a reason code.
 
-JSON is read alone, in a fence, behind headings, prose or thoughts, and in the older spellings of
-its keys; HTML in the cards of the application. What had to be repaired is told. Every other form
-has its reason, so that a record is left out by name and never in silence.
+Critiques are JSON (plain, in a fence, after headings, prose or reasoning, with older or misspelt
+keys) or the application's HTML cards; every other kind of text has its reason code.
 """
-
-from __future__ import annotations
 
 import re
 import zlib
@@ -15,17 +12,17 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.critique.html_cards import parse_html_cards
-from mondrian.critique.json_extract import find_object
+from mondrian.critique.json_extract import ExtractedObject, find_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
 
-MAX_CHARACTERS = 1_000_000  # the longest real text, thoughts and prompt included, had 60,000
+MAX_CHARACTERS = 1_000_000  # the longest real text, with reasoning and prompt, had 60,000
 
 
 @dataclass(frozen=True)
 class ParsedCritique:
-    """A critique, the form it had (json or cards), and what was repaired, by name."""
+    """A critique, its source format (json or cards), and the names of the repairs."""
 
     critique: Critique
     source_format: str
@@ -47,28 +44,26 @@ _INSTRUCTION = re.compile(
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
 )
 _EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
-_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as what it looks like
-_LOOP_WINDOW, _LOOP_LEAST = 4000, 300  # characters at the end that are examined, and fewest
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as a control token
+_LOOP_WINDOW, _LOOP_MIN_BYTES = 4000, 300  # characters at the end that are checked
 _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
 
 
 def parse_critique(
     text: str, advisor: str = "", prompts: Sequence[str] = ()
 ) -> ParsedCritique | Rejection:
-    """Find the critique in a stored text.
+    """Parse the critique in a stored text.
 
-    advisor  whose part is wanted where HTML has one for each of several
-    prompts  what the job asked, to know an echo of it
+    advisor  the one to take from HTML of several advisors
+    prompts  prompts of the job, to recognise an echo of them
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
     body = text.strip()
     if not body:
         return Rejection(RejectionReason.NO_TEXT, "empty text")
-    if "\ufffd" in body:
-        return Rejection(
-            RejectionReason.NOT_UTF8, f"unreadable at character {body.index(chr(0xFFFD))}"
-        )
+    if (offset := body.find("\ufffd")) >= 0:
+        return Rejection(RejectionReason.NOT_UTF8, f"unreadable at character {offset}")
     if len(body) < 1000 and _PLACEHOLDER.search(body):
         return Rejection(RejectionReason.ERROR_PLACEHOLDER, body[:80])
     result = _parse_body(body, advisor)
@@ -76,10 +71,8 @@ def parse_critique(
         return _reject_prose(body, prompts)
     if isinstance(result, ParsedCritique):
         return _find_fault(result, prompts) or result
-    if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON) and _is_looping(
-        body
-    ):
-        return Rejection(RejectionReason.LOOPING, f"ends in {body[-40:]!r}")
+    if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON):
+        return _find_loop(body) or result
     if result.reason == RejectionReason.OTHER_SCHEMA and _is_prompt_echo(body, prompts):
         return Rejection(RejectionReason.PROMPT_ECHO, result.detail)
     return result
@@ -87,59 +80,44 @@ def parse_critique(
 
 def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     try:
-        critique = validate_critique(body)  # as it should be, and the quick way
-        if _has_unique_keys(body) and all(text.strip() for text in _texts(critique)):
+        critique = validate_critique(body)  # canonical text, the fast path
+        # As many colons as keys: no key occurs twice, of which the last would count.
+        has_unique_keys = body.count('":') == _EXPECTED_KEY_COUNT
+        if has_unique_keys and all(text.strip() for text in _texts(critique)):
             return ParsedCritique(critique, "json")
     except ValidationError:
         pass
-    value = parse_html_cards(body, advisor)
-    if isinstance(value, Rejection):
-        return value
-    if value is not None:
-        return _normalize_object(value, "cards", ())
-    json_object = find_object(body)
-    if json_object is None or isinstance(json_object, Rejection):
-        return json_object
-    return _normalize_object(json_object.value, "json", json_object.repairs)
-
-
-def _has_unique_keys(body: str) -> bool:
-    """Whether no key stands twice, of which the last would count: so many keys, so many colons.
-
-    A text may quote a key; then the critique is read the slow way.
-    """
-    return body.count('":') == _EXPECTED_KEY_COUNT
-
-
-def _normalize_object(
-    value: dict[str, object], form: str, before: tuple[str, ...]
-) -> ParsedCritique | Rejection:
-    shaped = normalize_critique(value)
-    if isinstance(shaped, Rejection):
-        return shaped
-    critique, repairs = shaped
-    return ParsedCritique(critique, form, (*before, *repairs))
+    cards = parse_html_cards(body, advisor)
+    if isinstance(cards, Rejection):
+        return cards
+    extracted = find_object(body) if cards is None else ExtractedObject(cards, ())
+    if extracted is None or isinstance(extracted, Rejection):
+        return extracted
+    normalized = normalize_critique(extracted.value)
+    if isinstance(normalized, Rejection):
+        return normalized
+    critique, repairs = normalized
+    source_format = "json" if cards is None else "cards"
+    return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
 
 
 def _find_fault(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
-    """What spoils a critique that is otherwise whole."""
+    """Return why a critique that is otherwise complete cannot be used."""
     critique = result.critique
     texts = list(_texts(critique))
     if any(critique.image_description in prompt for prompt in prompts):
         return Rejection(RejectionReason.PROMPT_ECHO, "it is the example of its own prompt")
     if wordless := next((text for text in texts if not any(map(str.isalpha, text))), None):
-        return Rejection(
-            RejectionReason.DIMENSIONS_INCOMPLETE, f"a text without a word: {wordless[:40]!r}"
-        )
+        detail = f"a text without a word: {wordless[:40]!r}"
+        return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, detail)
     if "punctuation" in result.repairs and any(r.startswith("extra") for r in result.repairs):
-        return Rejection(RejectionReason.MALFORMED_JSON, "its parts cannot be told from each other")
-    whole = "\n".join(texts)
-    if control := _CONTROL.search(whole):
-        return Rejection(RejectionReason.OTHER_SCHEMA, f"holds the control token {control[0]}")
-    if not _is_latin(whole):
+        return Rejection(RejectionReason.MALFORMED_JSON, "its parts cannot be separated")
+    joined = "\n".join(texts)
+    if control := _CONTROL.search(joined):
+        return Rejection(RejectionReason.OTHER_SCHEMA, f"contains the control token {control[0]}")
+    if not _is_latin(joined):
         return Rejection(RejectionReason.WRONG_LANGUAGE, critique.image_description[:40])
-    looping = next((text for text in texts if _is_looping(text)), None)
-    return Rejection(RejectionReason.LOOPING, f"ends in {looping[-40:]!r}") if looping else None
+    return next(filter(None, map(_find_loop, texts)), None)
 
 
 def _texts(critique: Critique) -> Iterable[str]:
@@ -151,17 +129,16 @@ def _texts(critique: Critique) -> Iterable[str]:
 
 
 def _reject_prose(body: str, prompts: Sequence[str]) -> Rejection:
-    """Name a text that holds no JSON and no cards."""
-    start = f"{body[:60]!r}"
-    if _is_looping(body):
-        return Rejection(RejectionReason.LOOPING, f"ends in {body[-40:]!r}")
+    if loop := _find_loop(body):
+        return loop
+    reason = RejectionReason.UNSCORED
     if not _is_latin(body):
-        return Rejection(RejectionReason.WRONG_LANGUAGE, start)
-    if _THINKING.match(body):
-        return Rejection(RejectionReason.THINKING_ONLY, start)
-    if _is_prompt_echo(body, prompts):
-        return Rejection(RejectionReason.PROMPT_ECHO, start)
-    return Rejection(RejectionReason.UNSCORED, start)
+        reason = RejectionReason.WRONG_LANGUAGE
+    elif _THINKING.match(body):
+        reason = RejectionReason.THINKING_ONLY
+    elif _is_prompt_echo(body, prompts):
+        reason = RejectionReason.PROMPT_ECHO
+    return Rejection(reason, f"{body[:60]!r}")
 
 
 def _is_prompt_echo(body: str, prompts: Sequence[str]) -> bool:
@@ -169,14 +146,17 @@ def _is_prompt_echo(body: str, prompts: Sequence[str]) -> bool:
     return any(s and s in body for s in starts) or bool(_INSTRUCTION.search(body[:4000].lower()))
 
 
-def _is_looping(text: str) -> bool:
-    """Whether the end of a text says the same over and over."""
-    end = text[-_LOOP_WINDOW:]
-    words = end.split()
+def _find_loop(text: str) -> Rejection | None:
+    tail = text[-_LOOP_WINDOW:]
+    words = tail.split()
     if len(words) > 20 and 3 * len(set(words)) > len(words):
-        return False  # too many different ones
-    tail = end.encode("utf-8", "replace")
-    return len(tail) >= _LOOP_LEAST and len(tail) > _LOOP_RATIO * len(zlib.compress(tail, 1))
+        return None  # too many different words
+    content = tail.encode("utf-8", "replace")
+    if len(content) < _LOOP_MIN_BYTES or len(content) <= _LOOP_RATIO * len(
+        zlib.compress(content, 1)
+    ):
+        return None
+    return Rejection(RejectionReason.LOOPING, f"ends in {text[-40:]!r}")
 
 
 def _is_latin(text: str) -> bool:

@@ -1,10 +1,8 @@
 """The one prompt of prepare, train, evaluate and service: advisor -> chat messages.
 
-Instructions and advisor stand in the system message and the photograph comes last, so that all
-text is a prefix that every photograph of an advisor shares.
+Instructions and advisor are in the system message and the image comes last, so that all text is a
+prefix shared by all photos of an advisor.
 """
-
-from __future__ import annotations
 
 import json
 from hashlib import sha256
@@ -29,12 +27,11 @@ USER_PROMPT = "Critique this photograph."
 
 
 def system_text(persona: str) -> str:
-    """Instructions first, then who the advisor is."""
     return f"{INSTRUCTIONS}\n{persona.strip()}"
 
 
 def row_messages(persona: str, answer: str) -> list[dict[str, str]]:
-    """Messages of a prepared row: plain strings, the photograph as IMAGE."""
+    """Return the messages of a prepared row: plain strings, the image as IMAGE."""
     return [
         {"role": "system", "content": system_text(persona)},
         {"role": "user", "content": f"{USER_PROMPT}{IMAGE}"},
@@ -43,17 +40,17 @@ def row_messages(persona: str, answer: str) -> list[dict[str, str]]:
 
 
 def chat_messages(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The same messages with IMAGE as an image part, as chat templates take them."""
-    return [{"role": m["role"], "content": _parts(m["content"])} for m in messages]
+    """Return the messages with IMAGE as an image part, as chat templates expect them."""
+    return [{"role": m["role"], "content": _split_content(m["content"])} for m in messages]
 
 
 def prompt_hash(persona: str) -> str:
-    """sha256 of everything before the answer, the photograph left out."""
+    """Return the sha256 of all messages before the answer, without the photo."""
     messages = row_messages(persona, "")[:-1]
     return sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
 
 
-def _parts(content: str) -> str | list[dict[str, str]]:
+def _split_content(content: str) -> str | list[dict[str, str]]:
     if IMAGE not in content:
         return content
     before, after = content.split(IMAGE, 1)

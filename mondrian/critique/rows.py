@@ -1,10 +1,9 @@
-"""Prepared rows: what prepare writes, train and evaluate read, and other trainers take as it is."""
-
-from __future__ import annotations
+"""Prepared rows: written by prepare, read by train, evaluate and other trainers."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -15,91 +14,83 @@ from mondrian.critique.schema import Critique, validate_critique
 
 
 class ChatRow(BaseModel):
-    """One critique as a chat: messages and images for any trainer, provenance for us."""
+    """One critique as a chat: messages and images for any trainer, provenance for Mondrian."""
 
     model_config = ConfigDict(frozen=True)
     messages: list[dict[str, str]]  # system, user with <image>, assistant
-    images: list[str]  # one path, from the folder the pipeline runs in
+    images: list[str]  # one path, relative to the folder in which the pipeline runs
     id: str  # advisor and job
     photo: str  # sha256 of the original file
-    photo_group: str  # photographs that look alike, or share a text, share it
+    photo_group: str  # shared by photos that look alike or have a text in common
     derived: list[str] = []  # keys of the critique that are not in the advisor's own words
-    fold: int | None = None  # for cross-validation, where params.yaml asks for it
+    fold: int | None = None  # for cross-validation, if prepare.folds is set
     prompt_hash: str
 
     @model_validator(mode="after")
-    def _check_messages(self) -> ChatRow:
+    def _check_messages(self) -> Self:
         if [m.get("role") for m in self.messages] != ["system", "user", "assistant"]:
             raise ValueError("messages are not of system, user and assistant")
-        "".join(m["content"] for m in self.messages).encode()  # no half characters
+        "".join(m["content"] for m in self.messages).encode()  # raises on lone surrogates
         answer = json.loads(self.messages[-1]["content"]) if self.derived else {}
         if not all(key in answer for key in self.derived):
-            raise ValueError(f"derived names what the answer lacks: {self.derived}")
+            raise ValueError(f"derived has keys that the answer lacks: {self.derived}")
         if len(self.images) != 1 or [m["content"].count(IMAGE) for m in self.messages] != [0, 1, 0]:
-            raise ValueError(f"a row has one image, and {IMAGE} once in the user's message")
+            raise ValueError(f"a row needs one image, and {IMAGE} once in the user's message")
         return self
 
     def reference_critique(self) -> Critique:
-        """The critique to learn from or to be held against."""
         return validate_critique(self.messages[-1]["content"])
 
 
 def row_file(folder: Path, advisor: str, part: str) -> Path:
-    """Where the rows of one part, train or val, lie."""
     return folder / f"training_data_{advisor}_{part}.json"
 
 
 def photo_hashes(rows: Iterable[ChatRow]) -> list[str]:
-    """sha256 of each row's prepared photograph."""
+    """Return the sha256 of each row's prepared image."""
     return [file_hash(Path(row.images[0])) for row in rows]
 
 
 def read_rows(path: Path) -> list[ChatRow]:
-    """Read rows and find their photographs.
-
-    Raises DataError where the file is missing, is not rows, holds none, or lacks a photograph.
-    """
+    """Read rows; raises DataError if the file or an image is missing, or the rows are invalid."""
     content = read_json(path)
     try:
         rows = [ChatRow.model_validate(item) for item in content]
         for row in rows:
             row.reference_critique()
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        first = one_line(error, 160)
-        raise DataError(f"{path} does not hold prepared rows: {first}") from None
+        raise DataError(f"{path} is not a file of prepared rows: {one_line(error, 160)}") from None
     if not rows:
-        raise DataError(f"{path} holds no row; run prepare again: dvc repro")
-    return [_locate_photo(row, path) for row in rows]
+        raise DataError(f"{path} has no rows; run prepare again: dvc repro")
+    return [_locate_image(row, path) for row in rows]
 
 
 def read_train_and_val(train: Path, val: Path) -> tuple[list[ChatRow], list[ChatRow]]:
-    """Rows to learn from and rows to judge by.
-
-    Raises DataError where they are not of one advisor and prompt, or share a photograph.
-    """
-    rows, val_rows = read_rows(train), read_rows(val)
-    for path, split_rows in ((train, rows), (val, val_rows)):
-        for row in split_rows:
-            if row.prompt_hash != rows[0].prompt_hash:
+    """Read both; raises DataError if their prompts differ or if they have a photo in common."""
+    train_rows, val_rows = read_rows(train), read_rows(val)
+    first = train_rows[0]
+    for path, rows in ((train, train_rows), (val, val_rows)):
+        for row in rows:
+            if row.prompt_hash != first.prompt_hash:
                 raise DataError(
-                    f"{path}: row {row.id} has another prompt than row {rows[0].id} of {train}; "
+                    f"{path}: row {row.id} has another prompt than row {first.id} of {train}; "
                     "train on rows of one advisor, prepared together"
                 )
-    row_id_by_group = {row.photo_group: row.id for row in rows}
+    train_id_by_group = {row.photo_group: row.id for row in train_rows}
     for row in val_rows:
-        if row.photo_group in row_id_by_group:
+        if row.photo_group in train_id_by_group:
+            train_id = train_id_by_group[row.photo_group]
             raise DataError(
-                f"{val}: row {row.id} shows a photograph of row "
-                f"{row_id_by_group[row.photo_group]} of "
-                f"{train}; give rows that were split by prepare"
+                f"{val}: row {row.id} has the photo of row {train_id} of {train}; "
+                "give rows that prepare has split"
             )
-    return rows, val_rows
+    return train_rows, val_rows
 
 
-def _locate_photo(row: ChatRow, path: Path) -> ChatRow:
-    """Beside the rows, wherever their folder was moved to, or as written."""
+def _locate_image(row: ChatRow, path: Path) -> ChatRow:
+    """Find the image next to the rows, if their folder was moved, or at the path as written."""
     image = Path(row.images[0])
-    for place in (path.parent / image.parent.name / image.name, image):
-        if place.is_file():
-            return row.model_copy(update={"images": [str(place)]})
-    raise DataError(f"{path}: row {row.id} has no photograph {image}; run prepare again: dvc repro")
+    for candidate in (path.parent / image.parent.name / image.name, image):
+        if candidate.is_file():
+            return row.model_copy(update={"images": [str(candidate)]})
+    raise DataError(f"{path}: row {row.id} has no image {image}; run prepare again: dvc repro")

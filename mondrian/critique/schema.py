@@ -4,12 +4,10 @@ Training targets, constrained decoding and validation all use this module, so a 
 exactly the text that a grammar made from `json_schema()` allows.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,10 +21,10 @@ DIMENSIONS = (
     "Emotional Impact",
 )
 
-# What json.dumps writes; llguidance would take any white space without it.
+# As json.dumps writes; without it llguidance would allow any white space.
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-# Bounds that no real critique reached, so that the longest one still fits a token limit.
+# Limits that no real critique reached, so that the longest critique fits into a token limit.
 LONG, SHORT = 1200, 300  # characters
 LongText = Annotated[str, Field(min_length=1, max_length=LONG)]
 ShortText = Annotated[str, Field(min_length=1, max_length=SHORT)]
@@ -38,8 +36,6 @@ class _Strict(BaseModel):
 
 
 class Dimension(_Strict):
-    """One of the seven things that are judged."""
-
     name: str
     score: Score
     comment: LongText
@@ -47,8 +43,6 @@ class Dimension(_Strict):
 
 
 class Critique(_Strict):
-    """A whole critique: the seven DIMENSIONS in their order, and what surrounds them."""
-
     image_description: LongText
     dimensions: tuple[Dimension, ...]
     overall_score: Score
@@ -57,14 +51,14 @@ class Critique(_Strict):
     technical_notes: LongText
 
     @model_validator(mode="after")
-    def _check_dimension_order(self) -> Critique:
+    def _check_dimension_order(self) -> Self:
         names = tuple(d.name for d in self.dimensions)
         if names != DIMENSIONS:
             raise ValueError(f"dimensions are {', '.join(names) or 'none'}")
         return self
 
     def scores(self) -> tuple[float, ...]:
-        """The seven scores, in the order of DIMENSIONS."""
+        """Return the seven scores, in the order of DIMENSIONS."""
         return tuple(d.score for d in self.dimensions)
 
 
@@ -74,39 +68,38 @@ def serialize_critique(critique: Critique) -> str:
 
 
 def validate_critique(text: str) -> Critique:
-    """Read a critique from exactly one JSON object.
-
-    Raises pydantic.ValidationError (a ValueError) where it is not one.
-    """
+    """Parse schema-valid text; raises pydantic.ValidationError (a ValueError) otherwise."""
     return Critique.model_validate_json(text)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a critique, as llguidance takes it: fixed names, keys in order."""
-    long, short = {"type": "string", "minLength": 1, "maxLength": LONG}, _text_list_schema()
+    """Return the JSON Schema of a critique for llguidance: fixed names, keys in order."""
+    long_text = {"type": "string", "minLength": 1, "maxLength": LONG}
+    short_text = {"type": "string", "minLength": 1, "maxLength": SHORT}
+    short_texts = {"type": "array", "items": short_text, "minItems": 1, "maxItems": 5}
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [
-        _object_schema(name={"const": name}, score=score, comment=long, recommendation=long)
-        for name in DIMENSIONS
+        _object_schema(name={"const": n}, score=score, comment=long_text, recommendation=long_text)
+        for n in DIMENSIONS
     ]
+    seven = {
+        "type": "array",
+        "prefixItems": dimensions,
+        "items": False,
+        "minItems": len(dimensions),
+    }
     schema = _object_schema(
-        image_description=long,
-        dimensions={
-            "type": "array",
-            "prefixItems": dimensions,
-            "items": False,
-            "minItems": len(DIMENSIONS),
-        },
+        image_description=long_text,
+        dimensions=seven,
         overall_score=score,
-        key_strengths=short,
-        priority_improvements=short,
-        technical_notes=long,
+        key_strengths=short_texts,
+        priority_improvements=short_texts,
+        technical_notes=long_text,
     )
     return schema | {"x-guidance": _SEPARATORS}
 
 
 def is_schema_valid(text: str) -> bool:
-    """Whether a text is a critique as it stands."""
     try:
         validate_critique(text)
     except ValueError:
@@ -116,22 +109,13 @@ def is_schema_valid(text: str) -> bool:
 
 @cache
 def schema_hash() -> str:
-    """sha256 of the JSON Schema; an adapter remembers which schema it was trained on."""
+    """Return the sha256 of the JSON Schema, which an adapter's recipe records."""
     return sha256(json.dumps(json_schema(), sort_keys=True).encode()).hexdigest()
 
 
-def _text_list_schema() -> dict[str, Any]:
-    item = {"type": "string", "minLength": 1, "maxLength": SHORT}
-    return {"type": "array", "items": item, "minItems": 1, "maxItems": 5}
-
-
 def _object_schema(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | {"required": list(properties)}
 
 
 def _simplify_numbers(value: Any) -> Any:

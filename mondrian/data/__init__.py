@@ -1,1 +1,1 @@
-"""The stages link and prepare: finished jobs become a dataset with train and val rows."""
+"""Stages link and prepare: jobs and photos become records, records become prepared rows."""

@@ -1,6 +1,4 @@
-"""Where the application keeps the text of a job's critique; never outside its folders."""
-
-from __future__ import annotations
+"""Find the text of a job's critique in its row and in the application's folders, never outside."""
 
 import re
 from collections.abc import Iterator
@@ -10,13 +8,13 @@ from typing import Any
 
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.data.jobs import Job, serialize_answer
+from mondrian.data.jobs import Job, answer_to_text
 from mondrian.data.photo_index import UPLOAD_PREFIX
 
 
 @dataclass(frozen=True)
 class ApplicationFolders:
-    """Where the application keeps what its rows point to."""
+    """Folders of photos (`source`) and texts that rows refer to."""
 
     source: Path
     analysis: Path
@@ -26,93 +24,77 @@ class ApplicationFolders:
 def find_critique_text(
     job: Job, advisor: str, folders: ApplicationFolders
 ) -> tuple[str, str] | Rejection:
-    """Where the critique is stored and its text: the first of the places that has one.
+    """Return the first source with a text, and the text; two empty strings if there is none.
 
-    Rejected: advisor_absent where several were asked and this one has no text, too_long where the
-    only text is beyond reading.
+    Rejections: advisor_absent if only other advisors have texts, too_long if the only text is.
     """
-    place, text = next(_texts(job, advisor, folders), ("", ""))
+    if job.text_from:
+        source, text = job.text_from, job.text
+    else:
+        texts = _find_texts(job, advisor, folders)
+        source, text = next(((source, text) for source, text in texts if text.strip()), ("", ""))
     if text:
-        return place, text
+        return source, text
     if job.too_long_message:
         return Rejection(RejectionReason.TOO_LONG, job.too_long_message)
     if job.has_several_advisors():
-        message = f"{job.advisor[:80]!r} asked several; {advisor} did not answer"
-        return Rejection(RejectionReason.ADVISOR_ABSENT, message)
+        detail = f"the job is for {job.advisor[:80]!r}; {advisor} did not answer"
+        return Rejection(RejectionReason.ADVISOR_ABSENT, detail)
     return "", ""
 
 
-def _texts(job: Job, advisor: str, folders: ApplicationFolders) -> Iterator[tuple[str, str]]:
-    if job.text_from:
-        yield job.text_from, job.text
+def _find_texts(job: Job, advisor: str, folders: ApplicationFolders) -> Iterator[tuple[str, str]]:
+    answers = job.parsed_llm_outputs
+    yield f"llm_outputs.{advisor}", _response_text(answers.get(advisor))
+    default_name = f"analysis-{advisor}-{job.id}.md"
+    if job.has_several_advisors():  # only a text that names the advisor is theirs
+        yield "analysis_md", _full_analysis(_read_in_folder(folders.analysis, default_name))
+        names_advisor = re.compile(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b")
+        pages = {"analysis_html": job.analysis_html, "analysis": _read_html(job, folders)}
+        for source, page in pages.items():
+            if names_advisor.search(page):
+                yield source, page
         return
-    yield from _yield_text(
-        f"llm_outputs.{advisor}", _answer_to_text(job.parsed_llm_outputs.get(advisor))
-    )
-    file = f"analysis-{advisor}-{job.id}.md"
-    if job.has_several_advisors():  # what is not named after the advisor is another's
-        yield from _yield_text(
-            "analysis_md", _extract_full_analysis(_read_file_in_folder(folders.analysis, file))
-        )
-        for place, page in (
-            ("analysis_html", job.analysis_html),
-            ("analysis", _page(job, folders)),
-        ):
-            if re.search(rf"data-advisor\s*=\s*[\"']?{re.escape(advisor)}\b", page):
-                yield place, page
-        return
-    yield from _yield_text(
-        "llm_outputs.response", _answer_to_text(job.parsed_llm_outputs.get("response"))
-    )
+    yield "llm_outputs.response", _response_text(answers.get("response"))
     markdown = job.analysis_markdown.strip()
-    is_path = len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md")
-    if not is_path:
-        yield from _yield_text("analysis_markdown", _extract_full_analysis(markdown))
-    names = [Path(markdown.replace("\\", "/")).name] if is_path else []
-    for name in [*names, file]:
-        yield from _yield_text(
-            "analysis_md", _extract_full_analysis(_read_file_in_folder(folders.analysis, name))
-        )
-    yield from _yield_text("analysis_html", job.analysis_html)
-    yield from _yield_text("analysis", _page(job, folders))
+    names = [default_name]
+    if len(markdown) < 500 and "\n" not in markdown and markdown.endswith(".md"):
+        names.insert(0, Path(markdown.replace("\\", "/")).name)
+    else:
+        yield "analysis_markdown", _full_analysis(markdown)
+    for name in names:
+        yield "analysis_md", _full_analysis(_read_in_folder(folders.analysis, name))
+    yield "analysis_html", job.analysis_html
+    yield "analysis", _read_html(job, folders)
 
 
-def _yield_text(place: str, text: str) -> Iterator[tuple[str, str]]:
-    if text.strip():
-        yield place, text
-
-
-def _answer_to_text(stored: Any) -> str:
-    """What an advisor answered: text, an object with a response, or the critique itself."""
+def _response_text(stored: Any) -> str:
+    """Return an advisor's answer: text, an object with a response, or the critique itself."""
     if isinstance(stored, dict) and isinstance(stored.get("response"), str):
-        stored = stored["response"]
-    return serialize_answer(stored)
+        return str(stored["response"])
+    return answer_to_text(stored)
 
 
-def _extract_full_analysis(markdown: str) -> str:
+def _full_analysis(markdown: str) -> str:
     return markdown.split("## Full Analysis", 1)[-1]
 
 
-def _page(job: Job, folders: ApplicationFolders) -> str:
-    """The HTML file named after the photograph, with or without its upload's prefix."""
+def _read_html(job: Job, folders: ApplicationFolders) -> str:
+    """Read the HTML file named after the photo, with or without its upload prefix."""
     name = Path(job.filename.replace("\\", "/")).name
     stems = dict.fromkeys(Path(n).stem[:10] for n in (name, UPLOAD_PREFIX.sub("", name)))
-    files = (f"analysis-{stem}-{job.id[:6]}.html" for stem in stems)
-    return next(filter(str.strip, (_read_file_in_folder(folders.html, file) for file in files)), "")
+    names = (f"analysis-{stem}-{job.id[:6]}.html" for stem in stems)
+    pages = (_read_in_folder(folders.html, name) for name in names)
+    return next(filter(str.strip, pages), "")
 
 
-def _read_file_in_folder(folder: Path, name: str) -> str:
-    """A file of the folder itself; empty where there is none or where it leads outside."""
-    if not _is_name(name):
+def _read_in_folder(folder: Path, name: str) -> str:
+    """Read a file directly in the folder; empty if there is none or if it links outside."""
+    is_name = name not in ("", ".", "..") and not any(char in name for char in "/\x00")
+    if not is_name or len(name.encode("utf-8", "replace")) > 255:
         return ""
     path = folder / name
     if not path.is_file() or path.resolve().parent != folder.resolve():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(MAX_CHARACTERS + 1)  # one more, so that `recover` sees it is too long
-
-
-def _is_name(name: str) -> bool:
-    """Whether a text can be the name of a file in a folder on any system."""
-    plain = name not in ("", ".", "..") and not any(c in name for c in "/\x00")
-    return plain and len(name.encode("utf-8", "replace")) <= 255
+        return file.read(MAX_CHARACTERS + 1)  # one more, so that parse_critique rejects it

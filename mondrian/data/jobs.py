@@ -1,32 +1,22 @@
-"""A job: one critique that was asked for, wherever it is kept; and what a store of them tells."""
-
-from __future__ import annotations
+"""A job: one requested critique, as a database row or a list entry gives it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from mondrian.core.fields import UNKNOWN_TIME
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a person decided of a critique: the newest row of `mondrian_feedback` about it.
+    """A person's decision about a critique: the newest row of `mondrian_feedback` for it."""
 
-    verdict   accepted or corrected; empty where it was taken back, or never given
-    critique  the corrected one, canonical; empty where it was accepted as it stands
-    original  the one that was reviewed; empty where what was said was none
-    at        seconds since 1970
-    """
-
-    verdict: str = ""
-    critique: str = ""
-    original: str = ""
+    verdict: str = ""  # accepted or corrected; empty if taken back or never given
+    critique: str = ""  # the corrected one, canonical; empty if accepted unchanged
+    original: str = ""  # the reviewed one; empty if the text was not a critique
     who: str = ""
-    at: float = 0.0
+    reviewed_at: float = 0.0  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -45,23 +35,17 @@ class Job:
     model: str = ""
     model_used: str = ""
     adapter: str = ""
-    kind: str = ""  # upload, direct or shadow of this project's service; empty of other programs
+    kind: str = ""  # upload, direct or shadow of this project's service; empty for other programs
     adapter_version: str = ""
-    review: Review | None = None  # what a person said of the advisor's critique
+    review: Review | None = None  # of the advisor's critique
     timestamp: float = UNKNOWN_TIME  # seconds since 1970
-    too_long_message: str = ""  # what was not read for its length
-    text: str = ""  # the critique, of a job that comes from a list
+    too_long_message: str = ""  # names the field that was not read because of its length
+    text: str = ""  # the critique, for a job from a list
     text_from: str = ""  # the kind of that list
-
-    @property
-    def llm_outputs_prompt(self) -> str:
-        """The prompt inside llm_outputs, where newer rows keep it."""
-        sent = self.parsed_llm_outputs.get("prompt")
-        return sent if isinstance(sent, str) else ""
 
     @cached_property
     def parsed_llm_outputs(self) -> dict[str, Any]:
-        """llm_outputs as an object; empty where it is none."""
+        """llm_outputs as an object; empty if it is not one."""
         try:
             value = json.loads(self.llm_outputs) if self.llm_outputs.strip() else {}
         except (ValueError, RecursionError):
@@ -69,35 +53,17 @@ class Job:
         return value if isinstance(value, dict) else {}
 
     def prompts(self) -> tuple[str, ...]:
-        """What the job asked, in each of the places that keep it."""
-        return tuple(filter(None, (self.prompt, self.llm_prompt, self.llm_outputs_prompt)))
+        inner = self.parsed_llm_outputs.get("prompt")  # where newer rows store it
+        prompts = (self.prompt, self.llm_prompt, inner if isinstance(inner, str) else "")
+        return tuple(filter(None, prompts))
 
     def has_several_advisors(self) -> bool:
-        """Whether the job asked more than one advisor."""
         return "," in self.advisor or self.advisor.strip() == "all"
 
-    def created_at_iso(self) -> str:
-        """The best time there is as ISO text; empty where there is none."""
-        return (
-            ""
-            if self.timestamp == UNKNOWN_TIME
-            else datetime.fromtimestamp(self.timestamp, UTC).isoformat()
-        )
 
-
-class JobSource(Protocol):
-    """A store of jobs that is being read."""
-
-    def count_by_advisor(self) -> dict[str, int]:
-        """Rows for each value of the advisor field."""
-
-    def iter_finished(self, advisor: str) -> Iterator[Job]:
-        """Finished jobs that concern an advisor, one at a time, in any order."""
-
-
-def serialize_answer(stored: Any) -> str:
-    """A stored answer as text: as it is, or as JSON; empty where there is none."""
+def answer_to_text(stored: Any) -> str:
+    """Return a stored answer as text: unchanged, or as JSON; empty if there is none."""
     try:
         return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
-    except RecursionError:  # lists within lists
+    except RecursionError:  # deeply nested lists
         return "{"

@@ -1,16 +1,14 @@
-"""link: jobs + photographs -> one record a critique, or a named reason why not.
+"""Stage link: each finished job becomes a training pair, or is rejected with a reason code.
 
-Every finished job of the advisor ends as a record or under a reason; nothing is dropped in silence.
-A job's text is examined in parallel processes, its photograph once for all jobs that name it, and
-what only many jobs show at the end (mondrian/data/dataset_filters.py).
+A job's text is examined in parallel processes, and its photo once for all jobs that name it. The
+filters that compare jobs come last (mondrian/data/quality_flags.py).
 """
-
-from __future__ import annotations
 
 import json
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
@@ -19,220 +17,191 @@ from typing import Any
 from tqdm import tqdm
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.fields import is_for_advisor
-from mondrian.core.parallel import split_into_batches, spread
+from mondrian.core.fields import UNKNOWN_TIME, is_for_advisor
+from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import Image, Link
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
+from mondrian.data import quality_flags
 from mondrian.data.critique_lookup import ApplicationFolders, find_critique_text
-from mondrian.data.dataset_filters import apply_dataset_filters, group_near_duplicates
 from mondrian.data.jobs import Job, Review
-from mondrian.data.link_store import ExaminedJob, LinkStore
+from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
+from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import scan_photos
-from mondrian.data.quality_flags import FLAG_COSTS, FLAGS, find_record_flags, words_hash
-from mondrian.data.review_filter import (
-    build_review_provenance,
-    is_review_trainable,
-    reject_outdated_review,
-    reject_unreviewed,
-)
 from mondrian.data.sources import open_source
 
 MANIFEST_NAME = "training_data_manifest.json"
-_BATCH, _ALONE = 250, 4  # jobs examined at a time, and batches that are not worth a process
+Counts = dict[str, Any]
+_BATCH_SIZE = 250  # jobs
+_MAX_SERIAL = 4  # batches that are examined without starting processes
 
 
 @dataclass(frozen=True)
 class LinkContext:
-    """What the examination of one job needs."""
-
     advisor: str
     folders: ApplicationFolders
     params: Link
 
     @cached_property
     def photo_index(self) -> PhotoIndex:
-        """The photographs, listed once a process."""
         return PhotoIndex(self.folders.source, self.params.thumbnails == "use")
 
 
-def link(
-    source: Path, desk: LinkContext, image: Image, cache: Path, output_dir: Path
-) -> dict[str, Any]:
-    """Account for every finished job of the advisor; returns the counts.
+def link(source: Path, context: LinkContext, image: Image, cache: Path, output_dir: Path) -> Counts:
+    """Write the manifest, which accounts for every finished job of the advisor; return the counts.
 
-    source      a database or list, as source.locate gives it
-    cache       folder that remembers photographs from run to run
-    output_dir  gets training_data_manifest.json
-
-    Raises DataError where the source cannot be used, knows no such advisor, or yields no pair.
+    Raises DataError if the source is invalid, has no such advisor, or gives no pair.
     """
-    _ = desk.photo_index  # no photographs, no work
+    _ = context.photo_index  # raises if there is no photo folder
     try:
-        return _link(source, desk, image, cache, output_dir / MANIFEST_NAME)
-    except sqlite3.Error as error:  # of the ledger; source and cache name their own
+        with open_link_store() as store:
+            rows = _examine_jobs(source, context, store)
+            store.add_photos(scan_photos(store.photo_paths(), cache))
+            store.set_photo_groups(group_near_duplicates(store.thumbnails(), image))
+            flags = quality_flags.apply_dataset_filters(store, context.params)
+            counts = _count(store, context.advisor, rows, flags)
+            if not counts["linked"]:
+                raise DataError(_explain_no_pairs(source, context.advisor, rows, counts, store))
+            sections = {
+                "records": store.records(left_out=False),
+                "left_out": store.records(left_out=True),
+                "rejected": store.rejected_jobs(),
+            }
+            write_manifest(output_dir / MANIFEST_NAME, context.advisor, counts, sections)
+        return counts
+    except sqlite3.Error as error:  # of the store; source and cache convert their own errors
         raise DataError(f"{gettempdir()}: {error}; make room there, or set TMPDIR") from None
 
 
-def _link(
-    source: Path, desk: LinkContext, image: Image, cache: Path, manifest: Path
-) -> dict[str, Any]:
-    with LinkStore() as ledger:
-        rows, finished = _examine(source, desk, ledger)
-        ledger.add_photos(scan_photos(ledger.photo_paths(), cache))
-        ledger.set_pictures(group_near_duplicates(ledger.thumbnails(), image))
-        flags = apply_dataset_filters(ledger, desk.params)
-        counts = _count(ledger, desk.advisor, rows, flags)
-        assert counts["finished"] == finished, f"{counts} of {finished} finished jobs"
-        if not counts["linked"]:
-            raise DataError(_explain_no_pairs(source, desk.advisor, rows, counts, ledger))
-        lists = {
-            "records": ledger.records(left_out=False),
-            "left_out": ledger.records(left_out=True),
-            "rejected": ledger.iter_rejected_json(),
-        }
-        write_manifest(manifest, desk.advisor, counts, lists)
-    return counts
-
-
-def format_link_summary(advisor: str, counts: dict[str, Any]) -> str:
-    """What a person wants to know, in a few lines."""
-    out = sum(counts["rejected"].values())
+def format_link_summary(advisor: str, counts: Counts) -> str:
+    rejected = counts["rejected"]
     lines = [
         f"link {advisor}: {counts['finished']} finished jobs → {counts['linked']} pairs "
-        f"of {counts['photos']} photos; {out} left out"
+        f"from {counts['photos']} photos; {sum(rejected.values())} rejected"
     ]
-    for start in range(0, len(counts["rejected"]), 6):
-        reason_counts = list(counts["rejected"].items())[start : start + 6]
-        lines.append("  " + " · ".join(f"{reason} {count}" for reason, count in reason_counts))
+    reasons = [f"{reason} {count}" for reason, count in rejected.items()]
+    lines += ["  " + " · ".join(reasons[i : i + 6]) for i in range(0, len(reasons), 6)]
     if counts["reviewed"]:
-        verdict_text = " · ".join(
-            f"{verdict} {count}" for verdict, count in counts["reviewed"].items()
-        )
-        lines.append(f"  reviewed by a person, of the pairs: {verdict_text}")
-    if RejectionReason.UNREVIEWED in counts["rejected"]:
-        lines.append("  unreviewed no longer is what a person accepts or corrects on its page")
-    if suspect := [name for name in FLAGS if name in counts["rejected"]]:
-        lines.append(f"  link.NAME: keep in params.yaml would take {', '.join(suspect)}")
+        verdicts = " · ".join(f"{name} {count}" for name, count in counts["reviewed"].items())
+        lines.append(f"  pairs reviewed by a person: {verdicts}")
+    if RejectionReason.UNREVIEWED in rejected:
+        lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
+    if flags := [name for name in quality_flags.FLAGS if name in rejected]:
+        lines.append(f"  link.NAME: keep in params.yaml would use {', '.join(flags)}")
     return "\n".join(lines)
 
 
-def _examine(source: Path, desk: LinkContext, ledger: LinkStore) -> tuple[dict[str, int], int]:
-    """Enter every finished job; returns the rows for each value of the advisor field, and how many
-    were finished.
-    """
-    entered = 0
+def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> dict[str, int]:
+    """Store every finished job; return the rows per value of the advisor field."""
     with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
         rows = jobs.count_by_advisor()
-        bar.total = _count_advisor_jobs(rows, desk.advisor)  # at most: not all of them are finished
-        job_batches = split_into_batches(jobs.iter_finished(desk.advisor), _BATCH)
-        for examined in spread(_examine_batch, replace(desk), job_batches, _ALONE):
-            ledger.add_jobs(examined)
-            entered += len(examined)
+        bar.total = _count_advisor_jobs(rows, context.advisor)  # finished or not
+        batches = split_into_batches(jobs.iter_finished(context.advisor), _BATCH_SIZE)
+        for examined in map_in_processes(_examine_batch, replace(context), batches, _MAX_SERIAL):
+            store.add_jobs(examined)
             bar.update(len(examined))
-    return rows, entered
+    return rows
 
 
-def _examine_batch(desk: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
-    return [_examine_job(desk, job) for job in jobs]
+def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
+    examined = []
+    for job in jobs:
+        try:
+            outcome = _examine_job(context, job)
+        except PhotoError as error:
+            outcome = Rejection(RejectionReason(error.reason), str(error))
+        if isinstance(outcome, Rejection):
+            outcome = ExaminedJob(job.timestamp, job.id, str(outcome.reason), outcome.detail)
+        # Lone surrogates (half an emoji) cannot be written as UTF-8.
+        texts = (text.encode("utf-8", "replace").decode() for text in outcome[1:])
+        examined.append(ExaminedJob(job.timestamp, *texts))
+    return examined
 
 
-def _examine_job(desk: LinkContext, job: Job) -> ExaminedJob:
-    review = job.review if is_review_trainable(job.review, desk.params.include_served) else None
-    if job.kind and review is None:  # whatever the other settings say
-        return _reject_job(
-            job, reject_unreviewed(job.review, job.model_used, desk.params.include_served)
-        )
-    outcome = _read_critique(desk, job, review)
+def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
+    outcome = _read_critique(context, job)
     if isinstance(outcome, Rejection):
-        return _reject_job(job, outcome)
-    place, parsed, review = outcome
-    try:
-        path, match_kind = desk.photo_index.find(job.filename)
-    except PhotoError as error:
-        return _reject_job(job, Rejection(RejectionReason(error.reason), str(error)))
-    flags = find_record_flags(job, parsed, desk.params.overall_tolerance)
-    words = words_hash(parsed.critique)
+        return outcome
+    text_from, parsed, review = outcome
+    path, match_kind = context.photo_index.find(job.filename)
+    is_dated = job.timestamp != UNKNOWN_TIME
+    created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
+    words = quality_flags.words_hash(parsed.critique)
+    flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
     record = {
         "job_id": job.id,
         "critique": json.loads(serialize_critique(parsed.critique)),
         "words": words,
-        "text_from": place,
+        "text_from": text_from,
         "form": parsed.source_format,
         "repairs": parsed.repairs,
-        "created": job.created_at_iso(),
+        "created": created,
         "mode": job.mode,
         "model": job.model,
-        "review": review and build_review_provenance(review, job.model_used, job.adapter_version),
+        "review": None,
     }
-    line = _replace_surrogates(json.dumps(record, ensure_ascii=False))
+    if review:
+        record["review"] = {
+            "verdict": review.verdict,
+            "served_by": job.model_used,
+            "adapter_version": job.adapter_version,
+            "who": review.who,
+            "reviewed_at": review.reviewed_at,
+        }
     return ExaminedJob(
         job.timestamp,
-        _replace_surrogates(job.id),
-        "",
-        "",
-        str(path),
-        match_kind,
-        words,
-        " ".join(flags),
-        review.verdict if review else "",
-        line,
+        job.id,
+        path=str(path),
+        match_kind=match_kind,
+        words=words,
+        flags=" ".join(flags),
+        review=review.verdict if review else "",
+        record=json.dumps(record, ensure_ascii=False),
     )
 
 
 def _read_critique(
-    desk: LinkContext, job: Job, review: Review | None
+    context: LinkContext, job: Job
 ) -> tuple[str, ParsedCritique, Review | None] | Rejection:
-    """Where the critique is stored, what it says, and the review, where that is of this text."""
-    place, parsed = _parse_stored_critique(desk, job)
-    now = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
-    if review and now != review.original:
+    """Return the source of the critique, the critique, and the review if it is of this text."""
+    review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
+    if job.kind and review is None:  # no other setting allows it
+        return quality_flags.reject_unreviewed(job, context.params)
+    stored = find_critique_text(job, context.advisor, context.folders)
+    parsed: ParsedCritique | Rejection
+    if isinstance(stored, Rejection):
+        source, parsed = "", stored
+    else:
+        source, text = stored
+        parsed = parse_critique(text, context.advisor, job.prompts())
+    canonical = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
+    if review and canonical != review.original:
         if job.kind:
-            return reject_outdated_review(job.model_used)
+            detail = f"served by {job.model_used or 'the base'}; its text changed after the review"
+            return Rejection(RejectionReason.UNREVIEWED, detail)
         review = None
     if review and review.critique:
-        place, parsed = "feedback", parse_critique(review.critique, desk.advisor, job.prompts())
-    return parsed if isinstance(parsed, Rejection) else (place, parsed, review)
+        source = "feedback"
+        parsed = parse_critique(review.critique, context.advisor, job.prompts())
+    return parsed if isinstance(parsed, Rejection) else (source, parsed, review)
 
 
-def _parse_stored_critique(desk: LinkContext, job: Job) -> tuple[str, ParsedCritique | Rejection]:
-    stored = find_critique_text(job, desk.advisor, desk.folders)
-    if isinstance(stored, Rejection):
-        return "", stored
-    place, text = stored
-    return place, parse_critique(text, desk.advisor, job.prompts())
-
-
-def _reject_job(job: Job, why: Rejection) -> ExaminedJob:
-    return ExaminedJob(
-        job.timestamp, _replace_surrogates(job.id), str(why.reason), _replace_surrogates(why.detail)
-    )
-
-
-def _replace_surrogates(text: str) -> str:
-    """Without half an emoji, which no file could hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _count(
-    ledger: LinkStore, advisor: str, rows: dict[str, int], flags: Counter[str]
-) -> dict[str, Any]:
-    """What metrics/<advisor>/link.json holds."""
-    record_counts, rejected = ledger.count_records(), ledger.count_reasons()
+def _count(store: LinkStore, advisor: str, rows: dict[str, int], flags: Counter[str]) -> Counts:
+    """Return the content of metrics/<advisor>/link.json."""
+    finished, linked, photos = store.count_jobs()
+    origins, rejected = store.count_origins(), store.count_reasons()
+    assert finished == linked + sum(rejected.values()), f"{linked}, {rejected} of {finished} jobs"
     return {
         "jobs": _count_advisor_jobs(rows, advisor),
-        "finished": record_counts["linked"] + sum(rejected.values()),
-        "linked": record_counts["linked"],
-        "photos": record_counts["photos"],
+        "finished": finished,
+        "linked": linked,
+        "photos": photos,
         "rejected": rejected,
         "suspicions": dict(sorted(flags.items())),
-        "forms": record_counts["forms"],
-        "repairs": record_counts["repairs"],
-        "found": record_counts["found"],
-        "reviewed": record_counts["reviewed"],
+        **origins,
     }
 
 
@@ -241,22 +210,22 @@ def _count_advisor_jobs(rows: dict[str, int], advisor: str) -> int:
 
 
 def _explain_no_pairs(
-    source: Path, advisor: str, rows: dict[str, int], counts: dict[str, Any], ledger: LinkStore
+    source: Path, advisor: str, rows: dict[str, int], counts: Counts, store: LinkStore
 ) -> str:
-    if not counts["finished"] or set(counts["rejected"]) == {RejectionReason.ADVISOR_ABSENT}:
-        named = {part.strip() for field in rows for part in field.split(",")} - {"", "all", advisor}
-        has = ", ".join(sorted(named)[:10]) or "none"
-        return f"{source} has no finished job of advisor {advisor!r}; its other advisors are {has}"
-    reasons = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
-    waiting = counts["rejected"].get(RejectionReason.UNREVIEWED, 0)
+    rejected = counts["rejected"]
+    if not counts["finished"] or set(rejected) == {RejectionReason.ADVISOR_ABSENT}:
+        advisors = {part.strip() for field in rows for part in field.split(",")}
+        names = ", ".join(sorted(advisors - {"", "all", advisor})[:10]) or "none"
+        return f"{source} has no finished job of advisor {advisor!r}; its other advisors: {names}"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
     lines = [
         f"{source}: none of {counts['finished']} finished jobs of {advisor!r} gives a pair "
         f"({reasons})"
     ]
-    if waiting:
-        lines.append(f"  {waiting} were served here: accept or correct them on their pages")
-    for flags, count in ledger.count_left_out_by_flags().most_common(5):
-        cost = "; ".join(FLAG_COSTS[name] for name in flags)
-        switches = ", ".join(f"link.{name}: keep" for name in flags)
-        lines.append(f"  {switches} in params.yaml gives up to {count}: {cost}")
+    if unreviewed := rejected.get(RejectionReason.UNREVIEWED):
+        lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
+    for flags, count in store.count_left_out_by_flags().most_common(5):
+        cost = "; ".join(quality_flags.FLAG_COSTS[name] for name in flags)
+        settings = ", ".join(f"link.{name}: keep" for name in flags)
+        lines.append(f"  {settings} in params.yaml gives up to {count}: {cost}")
     return "\n".join(lines)

@@ -1,16 +1,15 @@
-"""The books of link: every finished job and what became of it, on the disk rather than in memory.
+"""Scratch database of the link stage: one row per finished job with its outcome.
 
-A scratch database that is deleted with the ledger. A job has a reason (then it is rejected), or a
-record and perhaps flags.
+It is on disk rather than in memory, and deleted afterwards. A job has a reason code (it is
+rejected), or a record and perhaps flags.
 """
-
-from __future__ import annotations
 
 import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,209 +18,182 @@ from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.photo_scan import PhotoInfo
 
-_TABLES = """
+_SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
-        number INTEGER PRIMARY KEY, moment REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, found TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
+        number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
+        path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
-        reason TEXT, detail TEXT, picture TEXT);
+        reason TEXT, detail TEXT, photo_group TEXT);
+    CREATE VIEW records AS
+        SELECT jobs.*, sha256, width, height, photo_group, photos.reason AS photo_reason,
+            json_extract(record, '$.critique.image_description') AS description
+        FROM jobs JOIN photos USING (path);
+    CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
+    CREATE VIEW left_out AS
+        SELECT * FROM records WHERE reason != '' AND record != '' AND photo_reason = '';
 """
-_DESCRIPTION = "json_extract(record, '$.critique.image_description')"
-_PAIRS = "jobs JOIN photos USING (path) WHERE jobs.reason = ''"  # what is not rejected
 
 
 class ExaminedJob(NamedTuple):
-    """What one job gave by itself: a reason and its detail, or a record without its photograph."""
+    """The outcome of one job on its own: a reason and its detail, or a record without its photo."""
 
-    moment: float
+    timestamp: float
     id: str
     reason: str = ""
     detail: str = ""
-    path: str = ""
-    found: str = ""  # how the photograph was found
-    words: str = ""  # suspicion.words_hash of the critique
-    flags: str = ""  # suspicions, divided by blanks
-    review: str = ""  # accepted or corrected, where a person decided
+    path: str = ""  # of the photo
+    match_kind: str = ""  # see PhotoIndex.find
+    words: str = ""  # words_hash of the critique
+    flags: str = ""  # separated by spaces
+    review: str = ""  # accepted or corrected by a person
     record: str = ""  # JSON
 
 
-class LinkedPair(NamedTuple):
-    """A record and the facts that it is judged by beside the others."""
-
-    number: int
-    picture: str  # the group of its photograph
-    words: str
-    flags: tuple[str, ...]
-    is_reviewed: bool
-
-
 class LinkStore:
-    """Entered job by job, then photograph by photograph; read in the order of time."""
+    """Filled with jobs, then with photos; read in order of time."""
 
-    def __enter__(self) -> LinkStore:
-        with ExitStack() as stack:
-            self._folder = stack.enter_context(TemporaryDirectory(prefix="mondrian-"))
-            path = Path(self._folder) / "ledger"
-            self._books = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
-            self._books.executescript(_TABLES)
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __init__(self, connection: sqlite3.Connection, folder: str) -> None:
+        self._connection, self._folder = connection, folder
 
     def add_jobs(self, jobs: Iterable[ExaminedJob]) -> None:
-        """Add jobs."""
-        marks = ", ".join("?" * len(ExaminedJob._fields))
-        self._execute_many(f"INSERT INTO jobs ({_JOB_COLUMNS}) VALUES ({marks})", jobs)
+        columns, marks = ", ".join(ExaminedJob._fields), ", ".join("?" * len(ExaminedJob._fields))
+        self._execute_many(f"INSERT INTO jobs ({columns}) VALUES ({marks})", jobs)
 
     def photo_paths(self) -> list[Path]:
-        """The photographs that records speak of, each once."""
         query = "SELECT DISTINCT path FROM jobs WHERE reason = '' ORDER BY path"
-        return [Path(row[0]) for row in self._books.execute(query)]
+        return list(map(Path, self._column(query)))
 
-    def add_photos(self, looks: Iterable[tuple[Path, PhotoInfo]]) -> None:
-        """Add photographs, and reject the jobs of those that cannot be used."""
-        rows = (
-            (str(p), k.sha256, k.width, k.height, k.thumbnail, k.reason, k.detail) for p, k in looks
-        )
+    def add_photos(self, photos: Iterable[tuple[Path, PhotoInfo]]) -> None:
+        """Add photos, and reject the jobs of those that cannot be used."""
+        rows = ((str(path), *astuple(info)) for path, info in photos)
         self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, '')", rows)
-        self._books.execute(
+        self._connection.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
         )
 
     def thumbnails(self) -> dict[str, bytes]:
-        """The thumbnail of each usable content, by sha256."""
+        """Return the thumbnail of each usable photo by sha256."""
         query = "SELECT DISTINCT sha256, thumbnail FROM photos WHERE reason = '' ORDER BY sha256"
-        return dict(self._books.execute(query))
+        return dict(self._connection.execute(query))
 
-    def set_pictures(self, pictures: dict[str, str]) -> None:
-        """Say which picture each content (sha256) shows."""
-        self._execute_many(
-            "UPDATE photos SET picture = ? WHERE sha256 = ?", ((p, s) for s, p in pictures.items())
-        )
-        self._books.executescript(
-            "CREATE INDEX by_time ON jobs (moment, id); CREATE INDEX by_path ON jobs (path);"
+    def set_photo_groups(self, group_by_sha256: dict[str, str]) -> None:
+        """Set the group of near-duplicates of each photo."""
+        rows = ((photo_group, sha256) for sha256, photo_group in group_by_sha256.items())
+        self._execute_many("UPDATE photos SET photo_group = ? WHERE sha256 = ?", rows)
+        self._connection.executescript(
+            "CREATE INDEX by_time ON jobs (timestamp, id); CREATE INDEX by_path ON jobs (path);"
         )
 
     def find_shared_texts(self) -> set[str]:
-        """Texts that are told of several pictures."""
-        query = f"SELECT words FROM {_PAIRS} GROUP BY words HAVING COUNT(DISTINCT picture) > 1"
-        return {row[0] for row in self._books.execute(query)}
+        query = "SELECT words FROM pairs GROUP BY words HAVING COUNT(DISTINCT photo_group) > 1"
+        return set(self._column(query))
 
-    def find_pictures_with_many_texts(self, texts: int) -> list[str]:
-        """Pictures of which more than so many different texts are told, without reviewed ones."""
-        query = (
-            f"SELECT picture FROM {_PAIRS} AND review = '' "
-            "GROUP BY picture HAVING COUNT(DISTINCT words) > ?"
-        )
-        return [row[0] for row in self._books.execute(query, [texts])]
+    def find_groups_with_many_texts(self, max_texts: int) -> list[str]:
+        """Return groups with more than `max_texts` different texts without a review."""
+        query = "SELECT photo_group FROM pairs WHERE review = '' GROUP BY photo_group"
+        return self._column(f"{query} HAVING COUNT(DISTINCT words) > ?", max_texts)
 
     def descriptions(self, max_rows: int) -> list[tuple[str, str]]:
-        """Pictures and what is said to be seen in them."""
-        query = f"SELECT DISTINCT picture, {_DESCRIPTION} FROM {_PAIRS} LIMIT ?"
-        return list(self._books.execute(query, [max_rows]))
+        """Return (photo_group, description) pairs."""
+        query = "SELECT DISTINCT photo_group, description FROM pairs LIMIT ?"
+        return list(self._connection.execute(query, [max_rows]))
 
-    def descriptions_of(self, picture: str, max_rows: int) -> list[str]:
-        """What is said to be seen in one picture."""
-        query = (
-            f"SELECT DISTINCT {_DESCRIPTION} FROM {_PAIRS} AND review = '' AND picture = ? LIMIT ?"
-        )
-        return [row[0] for row in self._books.execute(query, [picture, max_rows])]
+    def descriptions_of(self, photo_group: str, max_rows: int) -> list[str]:
+        query = "SELECT DISTINCT description FROM pairs WHERE review = '' AND photo_group = ?"
+        return self._column(f"{query} LIMIT ?", photo_group, max_rows)
 
-    def pairs(self) -> Iterator[LinkedPair]:
-        """Every record, in any order."""
-        for number, picture, words, flags, review in self._books.execute(
-            f"SELECT number, picture, words, flags, review FROM {_PAIRS}"
-        ):
-            yield LinkedPair(number, picture, words, tuple(flags.split()), bool(review))
+    def pairs(self) -> Iterator[tuple[int, str, str, str, str]]:
+        """Yield number, photo_group, words, flags and review of every pair, in any order."""
+        query = "SELECT number, photo_group, words, flags, review FROM pairs"
+        yield from self._connection.execute(query)
 
     def apply_verdicts(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
-        """Enter reason, detail and flags of records, by number; then reject duplicates.
+        """Set reason, detail and flags of records by number; then reject duplicates.
 
-        Of equal texts, whatever their scores, the corrected one stays, else the accepted one, else
-        the first.
+        Of equal texts the corrected one stays, else the accepted one, else the first.
         """
-        self._execute_many(
-            "UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?", verdicts
-        )
-        self._books.execute(
+        query = "UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?"
+        self._execute_many(query, verdicts)
+        self._connection.execute(
             f"UPDATE jobs SET reason = '{RejectionReason.DUPLICATE}', detail = "
-            "'the text and photograph of job ' || again.first FROM (SELECT number, "
-            f"FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM {_PAIRS} "
-            "WINDOW same AS (PARTITION BY picture, words ORDER BY review = 'corrected' DESC, "
-            "review = 'accepted' DESC, moment, id, number)) AS again "
-            "WHERE again.number = jobs.number AND again.nth > 1"
+            "'same text and photo as job ' || copies.first FROM (SELECT number, "
+            "FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM pairs "
+            "WINDOW same AS (PARTITION BY photo_group, words ORDER BY review = 'corrected' DESC, "
+            "review = 'accepted' DESC, timestamp, id, number)) AS copies "
+            "WHERE copies.number = jobs.number AND copies.nth > 1"
         )
+
+    def count_jobs(self) -> tuple[int, int, int]:
+        """Return the number of jobs, of pairs and of their photo groups."""
+        (jobs,) = self._column("SELECT COUNT(*) FROM jobs")
+        query = "SELECT COUNT(*), COUNT(DISTINCT photo_group) FROM pairs"
+        return (jobs, *self._connection.execute(query).fetchone())
 
     def count_reasons(self) -> dict[str, int]:
-        """Jobs for each reason, the most frequent first."""
         query = "SELECT reason, COUNT(*) FROM jobs WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
-        return dict(self._books.execute(query))
+        return dict(self._connection.execute(query))
 
-    def count_records(self) -> dict[str, Any]:
-        """How many records are kept, of how many pictures, and how they were read and found."""
-        query = f"SELECT COUNT(*), COUNT(DISTINCT picture) FROM {_PAIRS}"
-        linked, photos = self._books.execute(query).fetchone()
+    def count_origins(self) -> dict[str, dict[str, int]]:
+        """Return how many pairs have each form, repair, kind of filename match and review."""
         repairs: Counter[str] = Counter()
-        for (repairs_json,) in self._books.execute(
-            f"SELECT json_extract(record, '$.repairs') FROM {_PAIRS}"
-        ):
-            repairs.update({repair.split(" ")[0] for repair in json.loads(repairs_json)})
+        for names in self._column("SELECT json_extract(record, '$.repairs') FROM pairs"):
+            repairs.update({name.split(" ")[0] for name in json.loads(names)})
         return {
-            "linked": linked,
-            "photos": photos,
-            "forms": self._tally("json_extract(record, '$.form')"),
+            "forms": self._count_by("json_extract(record, '$.form')"),
             "repairs": dict(sorted(repairs.items())),
-            "found": self._tally("found"),
-            "reviewed": self._tally("review", "AND review != ''"),
+            "match_kinds": self._count_by("match_kind"),
+            "reviewed": self._count_by("NULLIF(review, '')"),
         }
 
-    def _tally(self, name: str, which: str = "") -> dict[str, int]:
-        """Records that are kept for each value of an expression."""
-        query = f"SELECT {name}, COUNT(*) FROM {_PAIRS} {which} GROUP BY 1 ORDER BY 1"
-        return dict(self._books.execute(query))
+    def _count_by(self, expression: str) -> dict[str, int]:
+        query = f"SELECT {expression}, COUNT(*) FROM pairs GROUP BY 1 HAVING {expression} NOTNULL"
+        return dict(self._connection.execute(f"{query} ORDER BY 1"))
 
     def count_left_out_by_flags(self) -> Counter[tuple[str, ...]]:
-        """Records that only suspicions keep out, by all the flags they bear."""
-        query = f"SELECT flags FROM jobs JOIN photos USING (path) WHERE {_LEFT_OUT} AND flags != ''"
-        return Counter(tuple(row[0].split()) for row in self._books.execute(query))
+        flags = self._column("SELECT flags FROM left_out WHERE flags != ''")
+        return Counter(tuple(names.split()) for names in flags)
 
     def records(self, left_out: bool) -> Iterator[str]:
-        """Records as JSON in the order of time: those left out beside the others, or those kept."""
-        which = _LEFT_OUT if left_out else "jobs.reason = ''"
-        photo = ("path", "sha256", "width", "height", "group", "found")
+        """Yield records as JSON in order of time: those that are left out, or the others."""
+        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind")
         query = (
-            "SELECT record, jobs.reason, flags, path, sha256, width, height, picture, found "
-            f"FROM jobs JOIN photos USING (path) WHERE {which} ORDER BY moment, id"
+            "SELECT record, reason, flags, path, sha256, width, height, photo_group, match_kind "
+            f"FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
         )
-        for record, reason, flags, *photo_values in self._books.execute(query):
-            more = {
-                "photo": dict(zip(photo, photo_values, strict=True)),
+        for record, reason, flags, *photo in self._connection.execute(query):
+            details = {
+                "photo": dict(zip(photo_keys, photo, strict=True)),
                 "suspicions": flags.split(),
                 "reason": reason or None,
             }
-            yield json.dumps(json.loads(record) | more, ensure_ascii=False)
+            yield json.dumps(json.loads(record) | details, ensure_ascii=False)
 
-    def iter_rejected_json(self) -> Iterator[str]:
-        """Rejected jobs as JSON in the order of time."""
-        query = "SELECT id, reason, detail FROM jobs WHERE reason != '' ORDER BY moment, id"
-        for row in self._books.execute(query):
-            yield json.dumps(
-                dict(zip(("job_id", "reason", "detail"), row, strict=True)), ensure_ascii=False
-            )
+    def rejected_jobs(self) -> Iterator[str]:
+        query = "SELECT id, reason, detail FROM jobs WHERE reason != '' ORDER BY timestamp, id"
+        for job_id, reason, detail in self._connection.execute(query):
+            job = {"job_id": job_id, "reason": reason, "detail": detail}
+            yield json.dumps(job, ensure_ascii=False)
+
+    def _column(self, query: str, *parameters: object) -> list[Any]:
+        return [value for (value,) in self._connection.execute(query, parameters)]
 
     def _execute_many(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
         try:
-            self._books.execute("BEGIN")
-            self._books.executemany(query, rows)
-            self._books.execute("COMMIT")
+            self._connection.execute("BEGIN")
+            self._connection.executemany(query, rows)
+            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self._folder}: {error}; make room there, or set TMPDIR") from None
 
 
-_JOB_COLUMNS = ", ".join(ExaminedJob._fields)
-_LEFT_OUT = "record != '' AND jobs.reason != '' AND photos.reason = ''"
+@contextmanager
+def open_link_store() -> Iterator[LinkStore]:
+    """Create an empty store that is deleted when the context ends."""
+    with TemporaryDirectory(prefix="mondrian-") as folder:
+        path = Path(folder) / "link.sqlite"
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.executescript(_SCHEMA)
+            yield LinkStore(connection, folder)

@@ -1,11 +1,8 @@
-"""Photographs that are one and the same under several names.
+"""Find photos that show the same image, as copies under several names.
 
-A perceptual hash proposes pairs, in all four rotations; a closer look at their thumbnails, shifted
-and scaled as light cropping would, decides. The hash alone cannot do both: cropped by a few per
-cent a copy is as far from its original as some unrelated photographs are.
+A perceptual hash proposes pairs, in all four rotations, and a comparison of their lightly cropped
+thumbnails decides: by hash alone, a cropped copy is as far away as some unrelated photos are.
 """
-
-from __future__ import annotations
 
 from functools import cache
 from typing import Any
@@ -15,97 +12,103 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
+from mondrian.core.params import Image as ImageParams
+
 SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
-_BLUR = 4  # pixels to each side whose mean is taken off: what is left are outlines, not the sky
-_ZOOMS = (0.97, 0.94, 0.90)  # shares of a side that cropping may have left
-_SHIFTS = (0.0, 0.5, 1.0)  # where on a side: at its start, in the middle, at its end
-_CHUNK_SIZE = 512  # thumbnails compared at one time: bounds memory
+_BLUR = 4  # pixels to each side of the subtracted mean: outlines remain, not the sky
+_ZOOMS = (0.97, 0.94, 0.90)  # fractions of a side that cropping may leave
+_SHIFTS = (0.0, 0.5, 1.0)  # position of the crop: at the start, in the middle, at the end
+_CHUNK_SIZE = 512  # thumbnails compared at a time: bounds memory
 
 Array = NDArray[Any]
 
 
-def make_thumbnail(picture: Image.Image) -> bytes:
-    """SIDE x SIDE grey values, row by row: all that is kept of a photograph to know it again."""
-    grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+def make_thumbnail(image: Image.Image) -> bytes:
+    """Return SIDE x SIDE grey values, row by row."""
+    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     return grey.tobytes()
 
 
-def compute_phashes(thumbnails: Array) -> Array:
-    """64-bit perceptual hashes of pictures and of their turns by 90, 180 and 270 degrees.
+def group_near_duplicates(thumbnails: dict[str, bytes], settings: ImageParams) -> dict[str, str]:
+    """Return the group of each photo (sha256), named after the first photo in it."""
+    pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(-1, SIDE, SIDE)
+    numbers = cluster_thumbnails(pixels, settings.phash_distance, settings.duplicate_similarity)
+    names: dict[int, str] = {}
+    return {
+        sha256: names.setdefault(number, sha256[:16])
+        for sha256, number in zip(thumbnails, numbers, strict=True)
+    }
 
-    thumbnails  (photographs, SIDE, SIDE)
-    result      (photographs, 4) of uint64, the upright one first
+
+def compute_phashes(thumbnails: Array) -> Array:
+    """Return 64-bit perceptual hashes of images and of their rotations by 90, 180 and 270 degrees.
+
+    thumbnails  (photos, SIDE, SIDE)
+    result      (photos, 4) of uint64, the upright one first
 
     Signs of the 8 x 8 lowest terms of the discrete cosine transform: Zauner, "Implementation and
     Benchmarking of Perceptual Image Hash Functions" (2010), section 3.2.1, with the median of the
-    terms as threshold. To turn a picture turns and mirrors its terms: one transform serves all.
+    terms as threshold. Rotating an image transposes and mirrors its terms: one transform is enough.
     """
     k = np.arange(SIDE)
     waves = np.cos(np.pi * (k[None] + 0.5) * k[:TERMS, None] / SIDE)
     terms = waves @ thumbnails.astype(np.float64) @ waves.T
-    mirror = (-1.0) ** np.arange(TERMS)
-    turned = np.swapaxes(terms, 1, 2)
-    four = (terms, mirror[:, None] * turned, mirror[:, None] * terms * mirror, turned * mirror)
-    return np.stack([_signs(part) for part in four], axis=1)
+    transposed = np.swapaxes(terms, 1, 2)
+    columns = (-1.0) ** np.arange(TERMS)
+    rows = columns[:, None]
+    rotations = (terms, rows * transposed, rows * terms * columns, transposed * columns)
+    flat = np.stack(rotations, axis=1).reshape(len(terms), 4, TERMS * TERMS)
+    bits = flat > np.median(flat[:, :, 1:], axis=2, keepdims=True)
+    return np.packbits(bits, axis=2).view(">u8").astype(np.uint64)[:, :, 0]
 
 
-def _signs(terms: Array) -> Array:
-    flat = terms.reshape(len(terms), TERMS * TERMS)
-    bits = flat > np.median(flat[:, 1:], axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
+def cluster_thumbnails(thumbnails: Array, bits: int, similarity: float) -> list[int]:
+    """Return a group number for each photo of (photos, SIDE, SIDE).
 
-
-def cluster_thumbnails(thumbnails: Array, bits: int, likeness: float) -> list[int]:
-    """A group number for each photograph; those that show the same share one.
-
-    thumbnails  (photographs, SIDE, SIDE)
-    bits        distance of two hashes up to which a pair is looked at closely
-    likeness    correlation of their outlines from which two count as one
+    bits        distance of two hashes up to which a pair is compared
+    similarity  correlation of their outlines from which a pair is one group
     """
     groups = DisjointSet(range(len(thumbnails)))
     hashes = compute_phashes(thumbnails)
     outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, SIDE * SIDE)
-    for i, turned in enumerate(hashes):
-        for turn, phash in enumerate(turned):
+    for i, rotated_hashes in enumerate(hashes):
+        for turns, phash in enumerate(rotated_hashes):
             near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= bits)
             near = np.array([j for j in near if not groups.connected(int(j), i)], int)
             if not len(near):
                 continue
-            cropped = _crop_outlines(np.rot90(thumbnails[i], turn).astype(np.float32))
+            crops = _crop_outlines(np.rot90(thumbnails[i], turns).astype(np.float32))
             for start in range(0, len(near), _CHUNK_SIZE):
                 chunk = near[start : start + _CHUNK_SIZE]
-                alike = (outlines[chunk] @ cropped.T).max(axis=1) >= likeness
-                for j in chunk[alike]:
+                for j in chunk[(outlines[chunk] @ crops.T).max(axis=1) >= similarity]:
                     groups.merge(i, int(j))
     return [int(groups[i]) for i in range(len(thumbnails))]
 
 
 def _crop_outlines(thumbnail: Array) -> Array:
-    """Outlines of a picture and of its light croppings, (croppings, SIDE * SIDE)."""
+    """Return the outlines of an image and of its light crops, (crops, SIDE * SIDE)."""
     rows = _windows() @ thumbnail
-    parts = rows[:, None] @ np.swapaxes(_windows(), 1, 2)[None]
-    return _outlines(parts.reshape(-1, SIDE, SIDE)).reshape(-1, SIDE * SIDE)
+    crops = rows[:, None] @ np.swapaxes(_windows(), 1, 2)[None]
+    return _outlines(crops.reshape(-1, SIDE, SIDE)).reshape(-1, SIDE * SIDE)
 
 
 @cache
 def _windows() -> Array:
-    """Interpolation from a side to each window of it, (windows, SIDE, SIDE)."""
-    shares = [(1.0, 0.0), *((zoom, shift) for zoom in _ZOOMS for shift in _SHIFTS)]
-    return np.stack([_window(zoom, shift * (1 - zoom)) for zoom, shift in shares])
+    """Return the interpolation from a side to each window of it, (windows, SIDE, SIDE)."""
+    crops = [(1.0, 0.0), *((zoom, shift) for zoom in _ZOOMS for shift in _SHIFTS)]
+    windows = np.zeros((len(crops), SIDE, SIDE), np.float32)
+    for weights, (zoom, shift) in zip(windows, crops, strict=True):
+        start = shift * (1 - zoom)
+        coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
+        left = np.floor(coords).astype(int).clip(0, SIDE - 2)
+        weights[np.arange(SIDE), left] = 1 - (coords - left)
+        weights[np.arange(SIDE), left + 1] += coords - left
+    return windows
 
 
-def _window(zoom: float, start: float) -> Array:
-    coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
-    left = np.floor(coords).astype(int).clip(0, SIDE - 2)
-    weights = np.zeros((SIDE, SIDE), np.float32)
-    weights[np.arange(SIDE), left] = 1 - (coords - left)
-    weights[np.arange(SIDE), left + 1] += coords - left
-    return weights
-
-
-def _outlines(pictures: Array) -> Array:
-    """Pictures without their local mean, of length 1, so that a dot product is a correlation."""
-    sharp = pictures - _blur_matrix() @ pictures @ _blur_matrix().T
+def _outlines(images: Array) -> Array:
+    """Return images without their local mean, of length 1: a dot product is a correlation."""
+    sharp = images - _blur_matrix() @ images @ _blur_matrix().T
     sharp = sharp - sharp.mean((-2, -1), keepdims=True)
     length = np.sqrt((sharp * sharp).sum((-2, -1), keepdims=True))
     return sharp / np.maximum(length, 1e-3)

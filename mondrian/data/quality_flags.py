@@ -1,10 +1,8 @@
-"""Records that parse and still spoil training: what one job shows, and what only many show.
+"""Which records can be parsed and still should not be trained on: review, flags, duplicates.
 
-Each suspicion is a flag on the record and a key of `link` in params.yaml, which says whether such a
-record is kept.
+A critique that this project served needs a review. Any other problem is a flag on the record, and
+`link` in params.yaml says which flagged records are used.
 """
-
-from __future__ import annotations
 
 import math
 import re
@@ -15,30 +13,31 @@ from hashlib import sha256
 from itertools import islice
 from random import Random
 
+from mondrian.core.params import Link
 from mondrian.critique.normalize import dimension_name
 from mondrian.critique.parser import ParsedCritique
+from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, Critique
-from mondrian.data.jobs import Job
+from mondrian.data.jobs import Job, Review
+from mondrian.data.link_store import LinkStore
 
-FLAG_COSTS = {  # what is lost by keeping such records
+FLAG_COSTS = {  # what training on such records does
     "made_by_adapter": "the adapter learns from an adapter",
-    "template_scores": "they teach constant scores",
-    "shared_text": "a text about other photographs is learned",
-    "wrong_picture": "the text speaks of another picture than is shown",
-    "dimension_twice": "the first of two judgements counts",
-    "repeated_advice": "they teach to repeat oneself",
+    "template_scores": "teaches constant scores",
+    "shared_text": "teaches a text about other photos",
+    "wrong_picture": "the text describes another photo",
+    "dimension_twice": "the first of two scores counts",
+    "repeated_advice": "teaches repetition",
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
-FLAGS = tuple(FLAG_COSTS)  # in this order the first that is left out names the reason
-_MIN_SIMILARITY = (
-    0.3  # weighted share of words in common from which two descriptions speak of one thing
-)
-_SAMPLED_PAIRS = (
-    2000  # of descriptions, drawn to learn what those of different pictures have in common
-)
+FLAGS = tuple(FLAG_COSTS)  # the first one in this order that is not allowed is the reason
+_TRAINABLE = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
+_MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are alike
+_SAMPLED_PAIRS = 2000  # pairs of descriptions that show how alike those of different photos are
+_MAX_DESCRIPTIONS = 2000  # from which the word weights are computed
+_MAX_PROMPT_SCORES = 200  # scores of a prompt that are read
 _TUNED = re.compile(r"(?<![a-z])lora(?![a-z])|fine[-_ ]?tuned", re.IGNORECASE)
 _NO_ADAPTER = ("", "none", "null", "base", "false", "0")
-_MAX_PROMPT_SCORES = 200  # scores in a prompt that are looked at
 _JSON_SCORE = re.compile(
     r'(?:"name"\s{0,9}:\s{0,9}"([^"]{0,40})"\s{0,9},\s{0,9})?'
     r'"score"\s{0,9}:\s{0,9}(\d{1,2}(?:\.\d{1,2})?)'
@@ -48,42 +47,49 @@ _DIMENSION_NAME = re.compile(r"([A-Za-z][A-Za-z &]*)[^A-Za-z]*$")  # the last wo
 _TAG = re.compile(r"<[^<>]{0,60}>")
 
 
-def find_record_flags(
-    job: Job, parsed: ParsedCritique, overall_tolerance: float
-) -> tuple[str, ...]:
-    """What one job shows by itself; names are keys of params.yaml: link."""
+def is_review_trainable(review: Review | None, params: Link) -> bool:
+    return review is not None and review.verdict in _TRAINABLE[params.include_served]
+
+
+def reject_unreviewed(job: Job, params: Link) -> Rejection:
+    problem = "it is neither accepted nor corrected"
+    if job.review is not None and job.review.verdict:
+        problem = f"{job.review.verdict}, but link.include_served is {params.include_served}"
+    detail = f"served by {job.model_used or 'the base'}; {problem}"
+    return Rejection(RejectionReason.UNREVIEWED, detail)
+
+
+def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tuple[str, ...]:
+    """Return the flags that depend on this job alone."""
     critique = parsed.critique
     scores = critique.scores()
-    advice = [" ".join(d.recommendation.lower().split()) for d in critique.dimensions]
-    # model_used says who did answer; a mode only what was asked for.
-    made_with = job.model_used or f"{job.mode} {job.model}"
-    off = abs(critique.overall_score - sum(scores) / len(scores))
-    true = {
+    advice = {" ".join(d.recommendation.lower().split()) for d in critique.dimensions}
+    # model_used is the model that answered; mode and model are what was requested.
+    model = job.model_used or f"{job.mode} {job.model}"
+    difference = abs(critique.overall_score - sum(scores) / len(scores))
+    is_flagged = {
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
-        or bool(_TUNED.search(made_with)),
+        or bool(_TUNED.search(model)),
         "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
-        "repeated_advice": len(set(advice)) < len(advice),
-        "overall_off_mean": off > overall_tolerance + 1e-9,
+        "repeated_advice": len(advice) < len(critique.dimensions),
+        "overall_off_mean": difference > tolerance + 1e-9,
     }
-    return tuple(name for name, holds in true.items() if holds)
+    return tuple(name for name, flagged in is_flagged.items() if flagged)
 
 
 @lru_cache(maxsize=256)
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
-    """Scores that an example in a prompt may give to the seven: by name, or any seven in a row."""
+    """Return the seven scores that an example in a prompt may give: by name, or any in a row."""
     out = set()
-    for named_scores in (_find_json_scores(prompt), _find_html_scores(prompt)):
-        numbers = [score for _, score in named_scores]
-        out |= {tuple(numbers[i : i + 7]) for i in range(len(numbers) - 6)}
-        named = {dimension_name(name): score for name, score in reversed(named_scores)}
-        out.add(tuple(named.get(name, -1.0) for name in DIMENSIONS))
+    json_matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
+    json_scores = [(match[1] or "", float(match[2])) for match in json_matches]
+    for named_scores in (json_scores, _find_html_scores(prompt)):
+        scores = [score for _, score in named_scores]
+        out |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
+        by_name = {dimension_name(name): score for name, score in reversed(named_scores)}
+        out.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
     return frozenset(out)
-
-
-def _find_json_scores(prompt: str) -> list[tuple[str, float]]:
-    matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
-    return [(match[1] or "", float(match[2])) for match in matches]
 
 
 def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
@@ -96,53 +102,70 @@ def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
 
 
 def words_hash(critique: Critique) -> str:
-    """sha256 of a critique's words, whatever their case and its scores.
-
-    Only of what each form has: the summary at its end may have been made from the scores.
-    """
+    """Return the sha256 of a critique's words, without parts that may be made from the scores."""
     parts = [critique.image_description]
     parts += [f"{d.comment} {d.recommendation}" for d in critique.dimensions]
     return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
 
 
-class Vocabulary:
-    """What an advisor's descriptions have in common, and so what being alike means for them.
+def apply_dataset_filters(store: LinkStore, params: Link) -> Counter[str]:
+    """Leave out duplicates and flagged records as params say; return the number of each flag."""
+    shared_texts = store.find_shared_texts()
+    max_texts = params.critiques_per_photo
+    mixed_groups = set()
+    if groups := store.find_groups_with_many_texts(max_texts):
+        vocabulary = Vocabulary(store.descriptions(_MAX_DESCRIPTIONS))
+        for group in groups:
+            texts = store.descriptions_of(group, _MAX_DESCRIPTIONS)
+            if vocabulary.has_unrelated_descriptions(texts, max_texts):
+                mixed_groups.add(group)
+    counts: Counter[str] = Counter()
+    verdicts = []
+    for number, group, words, record_flags, review in store.pairs():
+        flagged = dict.fromkeys(record_flags.split(), True)
+        flagged |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
+        flags = [name for name in FLAGS if flagged.get(name)]
+        counts.update(flags)
+        excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
+        detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
+        if flags:
+            verdicts.append(("".join(excluded[:1]), detail, " ".join(flags), number))
+    store.apply_verdicts(verdicts)
+    return counts
 
-    descriptions  descriptions, each with the picture it is stored for
-    """
+
+class Vocabulary:
+    """Word weights of (photo group, description) pairs, and the similarity of alike ones."""
 
     def __init__(self, descriptions: Sequence[tuple[str, str]]) -> None:
-        count = Counter(word for _, text in descriptions for word in _words(text))
-        self._weights = {w: math.log(len(descriptions) / n) for w, n in count.items()}
-        self._alike = self._threshold(descriptions)
+        counts = Counter(word for _, text in descriptions for word in _words(text))
+        self._weights = {word: math.log(len(descriptions) / n) for word, n in counts.items()}
+        self._min_similarity = self._threshold(descriptions)
 
     def has_unrelated_descriptions(self, descriptions: Sequence[str], max_kinds: int) -> bool:
-        """Whether descriptions speak of more than so many things, each unlike all before it."""
+        """Return whether more than `max_kinds` descriptions are each unlike all before them."""
         kinds: list[set[str]] = []
         for words in map(_words, descriptions):
-            if not any(self._likeness(words, kind) >= self._alike for kind in kinds):
+            if not any(self._similarity(words, kind) >= self._min_similarity for kind in kinds):
                 kinds.append(words)
             if len(kinds) > max_kinds:
                 return True
         return False
 
     def _threshold(self, descriptions: Sequence[tuple[str, str]]) -> float:
-        """Alike are two descriptions that have more in common than those of different pictures."""
+        """Return the 99th percentile of the similarity of descriptions of different groups."""
         rng = Random(0)
-        pairs = (
-            [rng.sample(descriptions, 2) for _ in range(_SAMPLED_PAIRS)]
-            if len(descriptions) > 1
-            else []
+        n_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
+        pairs = [rng.sample(descriptions, 2) for _ in range(n_pairs)]
+        similarities = sorted(
+            self._similarity(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q
         )
-        apart = sorted(self._likeness(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q)
-        return (
-            max(_MIN_SIMILARITY, apart[int(0.99 * len(apart))])
-            if len(apart) >= _SAMPLED_PAIRS / 4
-            else _MIN_SIMILARITY
-        )
+        if len(similarities) < _SAMPLED_PAIRS / 4:
+            return _MIN_SIMILARITY
+        return max(_MIN_SIMILARITY, similarities[int(0.99 * len(similarities))])
 
-    def _likeness(self, a: set[str], b: set[str]) -> float:
-        """Jaccard index of two sets of words, each weighted with its inverse document frequency."""
+    def _similarity(self, a: set[str], b: set[str]) -> float:
+        """Return the Jaccard index of two sets of words, weighted by inverse document frequency."""
         union_weight = self._weight(a | b)
         return self._weight(a & b) / union_weight if union_weight else 1.0
 
@@ -151,5 +174,5 @@ class Vocabulary:
 
 
 def _words(text: str) -> set[str]:
-    """The first four letters of each longer word, so that rock and rocky are one."""
+    """Return the first four letters of each longer word, so that rock and rocky are equal."""
     return {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}

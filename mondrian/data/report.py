@@ -1,9 +1,6 @@
-"""The data report: one page to look at before training, from the manifest and the split."""
-
-from __future__ import annotations
+"""The data report: one HTML page about the manifest and the split, to read before training."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,139 +8,75 @@ from typing import Any
 import numpy as np
 
 from mondrian.core.html import render_template, thumbnail_url
-from mondrian.critique.rejection import REASON_DESCRIPTIONS, RejectionReason
+from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import Manifest, ManifestRecord, count_outcomes
-from mondrian.data.quality_flags import FLAG_COSTS, FLAGS
+from mondrian.data.quality_flags import FLAG_COSTS
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
-_COPIES, _COPY_GROUPS = 6, 24  # files shown of one photograph, and photographs that have copies
-_RECORDS_PER_FLAG = 4  # records shown for each suspicion
-_MAX_REJECTED_JOBS = 500  # jobs that are left out, listed with their detail
-_PHOTOS_PER_PART = 18  # photographs shown of each part
-_BINS = np.arange(-0.5, 11)  # a bar for each whole score
+_MAX_DUPLICATE_GROUPS = 24
+_FILES_PER_GROUP = 6
+_RECORDS_PER_FLAG = 4
+_PHOTOS_PER_PART = 18
+_MAX_REJECTED_JOBS = 500
+_BINS = np.arange(-0.5, 11)  # one for each whole score
 
 
-@dataclass
-class _Selection:
-    """What is picked from the manifest while it is read once."""
-
-    copies: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    flagged: dict[str, list[ManifestRecord]] = field(default_factory=lambda: defaultdict(list))
-    parts: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    part_by_group: dict[str, str] = field(default_factory=dict)  # of each picture
-
-
-def render_data_report(manifest: Manifest, result: DatasetSplit) -> str:
-    """The page as HTML."""
-    selection = _pick(manifest, result)
-    counts, split_counts = manifest.counts.model_dump(), result.counts()
+def render_data_report(manifest: Manifest, split: DatasetSplit) -> str:
     return render_template(
         "data/data_report.html",
         advisor=manifest.advisor,
-        counts=counts,
-        parts={part: split_counts[part] for part in SPLIT_PARTS},
-        folds=split_counts.get("folds"),
-        bars=_bars(counts),
-        meaning={str(reason): text for reason, text in REASON_DESCRIPTIONS.items()},
-        scores=_score_charts(result),
-        refusals=list(islice(manifest.rejected_jobs(), _MAX_REJECTED_JOBS)),
-        copies=_copies(selection),
-        flagged=_list_flagged_records(selection, counts),
-        photographs={
-            part: [_describe_photo(path) for path in selection.parts[part].values()]
-            for part in SPLIT_PARTS
-        },
+        counts=manifest.counts,
+        split_counts=split.counts(),
+        part_names=SPLIT_PARTS,
+        outcomes=count_outcomes(manifest.counts.model_dump()),
+        reasons=RejectionReason,
+        flag_costs=FLAG_COSTS,
+        score_charts=_build_score_charts(split),
+        rejected_jobs=list(islice(manifest.rejected_jobs(), _MAX_REJECTED_JOBS)),
+        photos_per_group=_FILES_PER_GROUP,
+        to_path=Path,
+        thumbnail_url=thumbnail_url,
+        **_select_examples(manifest, split),
     )
 
 
-def _pick(manifest: Manifest, result: DatasetSplit) -> _Selection:
-    selection = _Selection()
-    for record, part in zip(manifest.records(), result.parts, strict=True):
-        selection.part_by_group[record.photo.group] = part
-        if len(selection.parts[part]) < _PHOTOS_PER_PART:
-            selection.parts[part].setdefault(record.photo.group, record.photo.path)
+def _select_examples(manifest: Manifest, split: DatasetSplit) -> dict[str, Any]:
+    """Return photos of each split, flagged records and near-duplicates."""
+    photos: dict[str, dict[str, str]] = {part: {} for part in SPLIT_PARTS}
+    part_by_group: dict[str, str] = {}
+    for record, part in zip(manifest.records(), split.parts, strict=True):
+        part_by_group[record.photo.group] = part
+        if len(photos[part]) < _PHOTOS_PER_PART:
+            photos[part].setdefault(record.photo.group, record.photo.path)
+    flagged: dict[str, list[ManifestRecord]] = defaultdict(list)
+    copies: dict[str, dict[str, str]] = defaultdict(dict)  # sha256 by path
     for record in chain(manifest.records(), manifest.left_out_records()):
-        selection.copies[record.photo.group].setdefault(record.photo.path, record.photo.sha256)
+        copies[record.photo.group].setdefault(record.photo.path, record.photo.sha256)
         for flag in record.suspicions:
-            if len(selection.flagged[flag]) < _RECORDS_PER_FLAG:
-                selection.flagged[flag].append(record)
-    return selection
+            if len(flagged[flag]) < _RECORDS_PER_FLAG:
+                flagged[flag].append(record)
+    groups = sorted(copies, key=lambda group: (-len(copies[group]), group))
+    duplicates = [
+        (part_by_group.get(group, "left out"), copies[group])
+        for group in groups[:_MAX_DUPLICATE_GROUPS]
+        if len(copies[group]) > 1
+    ]
+    return {"photos": photos, "flagged_records": flagged, "duplicate_groups": duplicates}
 
 
-def _bars(counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What became of the jobs: a name, a number and its share of the longest bar."""
-    outcome_counts = count_outcomes(counts)
-    longest = max(outcome_counts.values())
-    return [{"name": n, "jobs": k, "width": 100 * k / longest} for n, k in outcome_counts.items()]
-
-
-def _score_charts(result: DatasetSplit) -> list[dict[str, Any]]:
-    """For each dimension and the overall score: the share of each whole score in each part."""
-    out = []
-    scores = {part: result.scores(part) for part in SPLIT_PARTS}
+def _build_score_charts(split: DatasetSplit) -> list[dict[str, Any]]:
+    """Return the distribution of each score in each split, in % per whole score."""
+    parts = [part for part in SPLIT_PARTS if len(split.scores(part))]
+    charts = []
     for i, name in enumerate((*DIMENSIONS, "Overall")):
         rows = []
-        highest = 0.0
-        for part in SPLIT_PARTS:
-            part_scores = scores[part][:, i]
-            if len(part_scores):
-                shares = np.histogram(part_scores, _BINS)[0] / len(part_scores)
-                highest = max(highest, round(100 * float(shares.max()), 1))
-                rows.append(
-                    {
-                        "part": part,
-                        "shares": [round(100 * share, 1) for share in shares.tolist()],
-                        "mean": float(part_scores.mean()),
-                        "std": float(part_scores.std()),
-                        "modal": float(shares.max()),
-                    }
-                )
-        out.append({"name": name, "rows": rows, "highest": highest})
-    return out
-
-
-def _copies(selection: _Selection) -> list[dict[str, Any]]:
-    """Photographs that lie under several names, those with most names first."""
-    several = sorted(
-        (files for files in selection.copies.items() if len(files[1]) > 1),
-        key=lambda files: (-len(files[1]), files[0]),
-    )
-    return [
-        {
-            "part": selection.part_by_group.get(group, "left out"),
-            "files": [_describe_photo(path) for path in islice(files, _COPIES)],
-            "more": max(0, len(files) - _COPIES),
-            "contents": len(set(files.values())),
-        }
-        for group, files in several[:_COPY_GROUPS]
-    ]
-
-
-def _list_flagged_records(selection: _Selection, counts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Suspicions with how many records bear them, what keeping costs, and some of the records."""
-    return [
-        {
-            "name": flag,
-            "meaning": REASON_DESCRIPTIONS[RejectionReason(flag)],
-            "cost": FLAG_COSTS[flag],
-            "count": counts["suspicions"][flag],
-            "records": [_describe_record(record) for record in selection.flagged[flag]],
-        }
-        for flag in FLAGS
-        if counts["suspicions"].get(flag)
-    ]
-
-
-def _describe_record(record: ManifestRecord) -> dict[str, Any]:
-    return {
-        "job": record.job_id,
-        "reason": record.reason,
-        "picture": _describe_photo(record.photo.path),
-        "critique": record.critique,
-        "suspicions": record.suspicions,
-    }
-
-
-def _describe_photo(path: str) -> dict[str, str | None]:
-    return {"name": Path(path).name, "url": thumbnail_url(Path(path))}
+        for part in parts:
+            scores = split.scores(part)[:, i]
+            fractions = np.histogram(scores, _BINS)[0] / len(scores)
+            row = {"part": part, "mean": scores.mean(), "std": scores.std()}
+            row["percentages"] = [round(100 * fraction, 1) for fraction in fractions.tolist()]
+            rows.append(row | {"mode_percentage": 100 * fractions.max()})
+        highest = max((max(row["percentages"]) for row in rows), default=0.0)
+        charts.append({"name": name, "rows": rows, "max_percentage": highest})
+    return charts

@@ -1,48 +1,219 @@
-"""Where critiques come from, told by kind: a jobs database, a JSONL or CSV list, or the PCCD."""
+"""Sources of jobs: a database (sqlite_source), or a list in JSONL, CSV or PCCD's JSON.
 
-from __future__ import annotations
+PCCD is the Photo Critique Captioning Dataset (Chang et al., "Aesthetic Critiques Generation for
+Photos", ICCV 2017): seven aspects with a score and a comment.
+"""
 
-from contextlib import AbstractContextManager
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from mondrian.core.errors import DataError
-from mondrian.data.jobs import JobSource
-from mondrian.data.list_source import open_list
-from mondrian.data.sqlite_source import open_database
+from mondrian.core.fields import first_timestamp, is_for_advisor
+from mondrian.core.files import read_json
+from mondrian.critique.json_extract import is_critique
+from mondrian.critique.normalize import SENTENCE_END
+from mondrian.critique.parser import MAX_CHARACTERS
+from mondrian.critique.schema import DIMENSIONS
+from mondrian.data.jobs import Job, answer_to_text
+from mondrian.data.sqlite_source import SqliteJobSource, open_database
 
 LIST_PHOTO_DIRS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
-_LIST_SUFFIXES = (".jsonl", ".csv", ".json")
+PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
+TEXT_KEYS = ("critique", "text", "response", "analysis")
+PCCD_SCORE_ORDER = (  # the order of its `score`
+    "general_impression subject_of_photo composition use_of_camera depth_of_field color_lighting "
+    "focus"
+).split()
+PCCD_ASPECTS = {  # the nearest aspect of each dimension
+    "Composition": "composition",
+    "Lighting": "use_of_camera",  # use of camera, exposure and speed
+    "Focus & Sharpness": "focus",
+    "Color Harmony": "color_lighting",
+    "Depth & Perspective": "depth_of_field",
+    "Visual Balance": "subject_of_photo",
+    "Emotional Impact": "general_impression",
+}
+_METADATA_KEYS = {*PHOTO_KEYS, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
+_DIMENSION_KEYS = ("score", "comment", "recommendation")
+_COLUMN_PREFIXES = {name: re.sub(r"[^a-z]+", "_", name.lower()) for name in DIMENSIONS}
+_LIST_KEYS = ("key_strengths", "priority_improvements")
 
 
 def locate_source(path: Path) -> Path:
-    """The file that holds the critiques: the path itself, or the list in the folder it names.
-
-    Raises DataError where there is no such path, or the folder has none.
-    """
+    """Return the path itself, or the list in the folder; raises DataError if there is none."""
     if not path.exists():
         raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
     if not path.is_dir():
         return path
-    list_paths = [path / name for name in LIST_PHOTO_DIRS if (path / name).is_file()]
-    if list_paths:
-        return list_paths[0]
-    database = next(iter(sorted(path.glob("*.db"))), path / "mondrian.db")
-    raise DataError(
-        f"{path} is a folder without {', '.join(LIST_PHOTO_DIRS)}; give the database file, such "
-        f"as {database}"
-    )
+    for name in LIST_PHOTO_DIRS:
+        if (path / name).is_file():
+            return path / name
+    database = min(path.glob("*.db"), default=path / "mondrian.db")
+    lists = ", ".join(LIST_PHOTO_DIRS)
+    raise DataError(f"{path} is a folder without {lists}; give the database, such as {database}")
 
 
 def default_photo_dir(path: Path) -> Path:
-    """The folder where the photographs of a source lie unless another is given."""
-    if path.suffix not in _LIST_SUFFIXES:
+    if path.suffix not in _LIST_READERS:
         return path.parent / "source"
     return path.parent / LIST_PHOTO_DIRS.get(path.name, ".")
 
 
-def open_source(path: Path) -> AbstractContextManager[JobSource]:
-    """Open what `locate_source` found.
+class ListJobSource:
+    """The jobs of a list, read again for each call; an unreadable line is a job, too."""
 
-    Raises DataError where it cannot be read as what it is.
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def count_by_advisor(self) -> dict[str, int]:
+        """Return the entries for each value of `advisor`; entries without one are for all."""
+        return dict(Counter(job.advisor or "all" for job in self._read()))
+
+    def iter_finished(self, advisor: str) -> Iterator[Job]:
+        for job in self._read():
+            if not job.advisor or is_for_advisor(job.advisor, advisor):
+                yield job
+
+    def _read(self) -> Iterator[Job]:
+        return _LIST_READERS[self._path.suffix](self._path)
+
+
+def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobSource]:
+    """Open a database, or a list by its suffix; raises DataError if it is missing or invalid."""
+    if path.suffix not in _LIST_READERS:
+        return open_database(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+    return nullcontext(ListJobSource(path))
+
+
+def _read_jsonl(path: Path) -> Iterator[Job]:
+    """One object a line: a photo, and a critique as an object, as text, or as keys next to it."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = iter(lambda: file.readline(MAX_CHARACTERS + 1), "")
+        for number, line in enumerate(lines, 1):
+            length, part = len(line), line
+            while length > MAX_CHARACTERS and part and not part.endswith("\n"):  # skip its rest
+                part = file.readline(MAX_CHARACTERS)
+                length += len(part)
+            if line.strip():
+                yield _parse_line(line, number, length)
+
+
+def _parse_line(line: str, number: int, length: int) -> Job:
+    name = f"line-{number:06}"
+    if length > MAX_CHARACTERS:
+        message = f"line {number} has {length:,} characters; at most {MAX_CHARACTERS:,}"
+        return Job(id=name, filename="", too_long_message=message, text_from="jsonl")
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    if not isinstance(entry, dict):
+        return Job(id=name, filename="", text=line, text_from="jsonl")
+    return _entry_to_job(entry, name, "jsonl")
+
+
+def _read_csv(path: Path) -> Iterator[Job]:
+    """A header, then one critique a line: its text in one column, or one column for each part."""
+    csv.field_size_limit(2**31 - 1)  # a text that is too long is counted and does not end the list
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, restkey="", strict=True)
+        try:
+            columns = [str(name).strip().lower() for name in reader.fieldnames or ()]
+            _check_columns(columns, path)
+            reader.fieldnames = columns
+            for number, row in enumerate(reader, 1):
+                entry = {name: value for name, value in row.items() if name and value}
+                yield _entry_to_job(_merge_dimension_columns(entry), f"row-{number:06}", "csv")
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}; is it a CSV?") from None
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    if set(PHOTO_KEYS).isdisjoint(columns):
+        raise DataError(
+            f"{path} has no column {' or '.join(PHOTO_KEYS[:4])}; it has "
+            f"{', '.join(columns)[:200] or 'no columns'} (columns are separated by commas)"
+        )
+    parts = [f"{prefix}_{key}" for prefix in _COLUMN_PREFIXES.values() for key in _DIMENSION_KEYS]
+    missing = [name for name in parts if name not in columns]
+    if 0 < len(missing) < len(parts):
+        raise DataError(f"{path} has no column {', '.join(missing[:5])}; add it")
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise DataError(f"{path} has the column {name} twice; rename one")
+
+
+def _merge_dimension_columns(entry: dict[str, Any]) -> dict[str, Any]:
+    """Merge columns such as composition_score and composition_comment into one critique."""
+    dimensions = []
+    for name, prefix in _COLUMN_PREFIXES.items():
+        parts = {key: entry.pop(f"{prefix}_{key}", None) for key in _DIMENSION_KEYS}
+        dimensions += [{"name": name, **parts}] if any(parts.values()) else []
+    for key in _LIST_KEYS:
+        if key in entry:
+            entry[key] = [item.strip() for item in re.split(r"[;\n]", entry[key]) if item.strip()]
+    return entry | ({"dimensions": dimensions} if dimensions else {})
+
+
+def _entry_to_job(entry: dict[str, Any], name: str, kind: str) -> Job:
+    text = next((entry[key] for key in TEXT_KEYS if entry.get(key)), None)
+    if text is None and is_critique(entry):
+        text = {key: value for key, value in entry.items() if key not in _METADATA_KEYS}
+    advisor = entry.get("advisor") or ""
+    return Job(
+        id=str(entry.get("id") or name),
+        filename=str(next((entry[key] for key in PHOTO_KEYS if entry.get(key)), "")),
+        advisor=", ".join(map(str, advisor)) if isinstance(advisor, list) else str(advisor),
+        text=answer_to_text(text),
+        text_from=kind,
+        timestamp=first_timestamp([entry.get("created_at")]),
+        prompt=str(entry.get("prompt") or ""),
+        mode=str(entry.get("mode") or ""),
+        model=str(entry.get("model") or ""),
+        adapter=str(entry.get("adapter") or ""),
+    )
+
+
+def _read_pccd(path: Path) -> Iterator[Job]:
+    """The entries of guru.json: `title` names the photo, `score` has the seven in order.
+
+    The last sentence of a comment becomes the recommendation, which PCCD does not have; an entry
+    with a comment of one sentence is counted as dimensions_incomplete.
     """
-    return open_list(path) if path.suffix in _LIST_SUFFIXES else open_database(path)
+    entries = read_json(path)
+    aspects = set(PCCD_SCORE_ORDER)
+    entries = entries if isinstance(entries, list) else [None]
+    if not all(isinstance(entry, dict) and aspects <= set(entry) for entry in entries):
+        keys = ", ".join(PCCD_SCORE_ORDER)
+        raise DataError(f"{path} is not a PCCD list: each entry needs {keys}")
+    for number, entry in enumerate(entries, 1):
+        photo = str(entry.get("title") or entry.get("im_name") or "")
+        text = json.dumps(_pccd_critique(entry))
+        yield Job(id=f"entry-{number:06}", filename=photo, text=text, text_from="pccd")
+
+
+def _pccd_critique(entry: dict[str, Any]) -> dict[str, Any]:
+    stored = entry.get("score")
+    scores = dict(zip(PCCD_SCORE_ORDER, stored if isinstance(stored, list) else [], strict=False))
+    dimensions = []
+    for name, aspect in PCCD_ASPECTS.items():
+        *first, last = SENTENCE_END.split(str(entry[aspect] or "").strip())
+        parts = {"comment": " ".join(first) or last, "recommendation": last if first else ""}
+        dimensions.append({"name": name, "score": scores.get(aspect), **parts})
+    description = entry.get("description") or entry["general_impression"] or ""
+    return {
+        "image_description": str(description).strip(),
+        "dimensions": dimensions,
+        "overall_score": entry.get("overall", scores.get("general_impression")),
+    }
+
+
+_LIST_READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_pccd}

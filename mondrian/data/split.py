@@ -1,196 +1,168 @@
-"""Records -> train, val and test: whole groups, dealt so that all three look alike in their scores.
+"""Split records into train, val and test by whole groups, with similar scores in all three.
 
-A group is what must not be divided: photographs that show the same, and texts that are shared.
+A group must not be divided: near-duplicate photos, and photos that have a text in common.
 """
-
-from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from mondrian.core.errors import DataError
+from mondrian.core.fields import FloatArray
 from mondrian.core.params import Prepare
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import ManifestRecord
 
 SPLIT_PARTS = ("train", "val", "test")
-NUM_CANDIDATE_SPLITS = 200  # of which the most even is taken
-Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class SplitItem:
-    """What the split has to know of one record."""
-
-    picture: str
-    words: str
-    scores: tuple[float, ...]  # the seven, and the overall one
+NUM_CANDIDATE_SPLITS = 200  # of which the most balanced one is used
 
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """For each record in the order of the manifest: its group, its part and its fold."""
+    """Scores, group, split and fold of each record, in the order of the manifest."""
 
-    items: Sequence[SplitItem]
+    all_scores: FloatArray  # (records, dimensions and overall)
     groups: Sequence[str]
     parts: Sequence[str]
     folds: Sequence[int | None]
 
     def counts(self) -> dict[str, Any]:
-        """What metrics/<advisor>/prepare.json holds."""
+        """Return the content of metrics/<advisor>/prepare.json."""
         sizes = Counter(self.groups)
-        out: dict[str, Any] = {
-            "photo_groups": len(sizes),
-            "largest_group": max(sizes.values(), default=0),
-        }
+        largest = max(sizes.values(), default=0)
+        out: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
         for part in SPLIT_PARTS:
-            scores = self.scores(part)
+            overall = self.scores(part)[:, -1]
             out[part] = {
-                "critiques": len(scores),
+                "critiques": len(overall),
                 "photo_groups": len(self.groups_of(part)),
-                "overall_mean": round(float(scores[:, -1].mean()), 3) if len(scores) else None,
-                "overall_std": round(float(scores[:, -1].std()), 3) if len(scores) else None,
+                "overall_mean": round(float(overall.mean()), 3) if len(overall) else None,
+                "overall_std": round(float(overall.std()), 3) if len(overall) else None,
             }
-        if any(fold is not None for fold in self.folds):
-            fold_sizes = Counter(fold for fold in self.folds if fold is not None)
+        fold_sizes = Counter(fold for fold in self.folds if fold is not None)
+        if fold_sizes:
             out["folds"] = [fold_sizes[fold] for fold in sorted(fold_sizes)]
         return out
 
     def groups_of(self, part: str) -> set[str]:
-        """The groups dealt to a part."""
-        return {g for g, p in zip(self.groups, self.parts, strict=True) if p == part}
+        return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
-    def scores(self, part: str) -> Any:
-        """Scores of a part, (critiques, dimensions and overall)."""
-        scores = [i.scores for i, p in zip(self.items, self.parts, strict=True) if p == part]
-        return np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
-
-
-def make_split_item(record: ManifestRecord) -> SplitItem:
-    """The facts of a record that decide where it goes."""
-    scores = (*record.critique.scores(), record.critique.overall_score)
-    return SplitItem(record.photo.group, record.words, scores)
+    def scores(self, part: str) -> FloatArray:
+        return self.all_scores[np.array([p == part for p in self.parts], bool)]
 
 
 def split_records(records: Iterable[ManifestRecord], params: Prepare) -> DatasetSplit:
-    """Deal whole groups to train, val and test, and to folds where they are asked for."""
-    items = [make_split_item(record) for record in records]
-    groups = _groups(items)
+    """Assign whole groups to train, val and test, and to folds if params ask for them."""
+    pairs, scores = [], []
+    for record in records:
+        pairs.append((record.photo.group, record.words))
+        scores.append((*record.critique.scores(), record.critique.overall_score))
+    all_scores = np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
+    groups = _find_groups(pairs)
     members = defaultdict(list)
-    for name, member in zip(groups, items, strict=True):
-        members[name].append(member.scores)
-    group_means = {name: np.mean(members[name], axis=0) for name in sorted(members)}
-    order = sorted(group_means, key=lambda name: (group_means[name][-1], name))
-    # Many critiques of one photograph are one observation: such a group stays in train.
-    small = [name for name in order if len(members[name]) <= params.max_group_in_val]
-    part_by_group = _assign_held_out(group_means, small, params)
-    folds = _folds([name for name in order if part_by_group.get(name) != "test"], params)
-    return DatasetSplit(
-        items,
-        groups,
-        [part_by_group.get(name, "train") for name in groups],
-        [folds.get(n) for n in groups],
-    )
+    for i, group in enumerate(groups):
+        members[group].append(i)
+    group_means = {group: all_scores[members[group]].mean(axis=0) for group in sorted(members)}
+    order = sorted(group_means, key=lambda group: (group_means[group][-1], group))
+    # Many critiques of one photo are one observation: such a group stays in train.
+    small = [group for group in order if len(members[group]) <= params.max_group_in_val]
+    held_out = _assign_held_out(group_means, small, params)
+    folds = _assign_folds([group for group in order if held_out.get(group) != "test"], params)
+    parts = [held_out.get(group, "train") for group in groups]
+    return DatasetSplit(all_scores, groups, parts, [folds.get(group) for group in groups])
 
 
-def _groups(items: Sequence[SplitItem]) -> list[str]:
-    """The group of each item, named after the first picture in it."""
-    pairs = [(f"picture {part.picture}", f"words {part.words}") for part in items]
-    united = DisjointSet(node for pair in pairs for node in pair)
-    for picture, words in pairs:
-        united.merge(picture, words)
-    name: dict[str, str] = {}
-    for part in items:
-        group = united[f"picture {part.picture}"]
-        name[group] = min(name.get(group, part.picture), part.picture)
-    return [name[united[f"picture {part.picture}"]] for part in items]
+def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the group of each (photo group, words) pair, named after its first photo group."""
+    united = DisjointSet()
+    for photos, words in pairs:
+        united.add(("photos", photos))
+        united.add(("words", words))
+        united.merge(("photos", photos), ("words", words))
+    roots = [united["photos", photos] for photos, _ in pairs]
+    names: dict[tuple[str, str], str] = {}
+    for root, (photos, _) in zip(roots, pairs, strict=True):
+        names[root] = min(names.get(root, photos), photos)
+    return [names[root] for root in roots]
 
 
 def _assign_held_out(
-    group_means: dict[str, Scores], small: Sequence[str], params: Prepare
+    group_means: dict[str, FloatArray], small: Sequence[str], params: Prepare
 ) -> dict[str, str]:
-    """Part of each group that is not train: of many stratified draws the most even one.
+    """Assign small groups, in the order of their overall score, to val and test.
 
-    group_means  scores of each group; small  the groups that may be held out, in the order of
-    overall
-
-    A draw takes one group from each stratum of neighbours in the overall score. Of DRAWS of them
-    that one is taken whose parts are nearest to all in the mean of every score: rerandomisation,
-    Morgan & Rubin, "Rerandomization to improve covariate balance in experiments" (2012).
+    Many samples have one group from each stratum of neighbours; the result is the sample with
+    splits closest to all groups in the mean of every score. Morgan & Rubin,
+    "Rerandomization to improve covariate balance in experiments" (2012).
     """
     if not small:
         return {}
     all_means = np.array(list(group_means.values()))
-    centre, spread = all_means.mean(axis=0), all_means.std(axis=0) + 1e-9
+    center, spread = all_means.mean(axis=0), all_means.std(axis=0) + 1e-9
 
-    def unevenness(part_by_group: dict[str, str]) -> float:
-        parts = (
-            [group_means[name] for name, p in part_by_group.items() if p == part]
-            for part in ("val", "test")
-        )
-        return max(float(np.abs((np.mean(p, axis=0) - centre) / spread).max()) for p in parts if p)
+    def imbalance(held_out: dict[str, str]) -> float:
+        distances = []
+        for part in set(held_out.values()):
+            mean = np.mean([group_means[g] for g, p in held_out.items() if p == part], axis=0)
+            distances.append(float(np.abs((mean - center) / spread).max()))
+        return max(distances)
 
     rng = Random(params.seed)
-    return min(
-        (
-            _sample_held_out(rng, small, len(group_means), params)
-            for _ in range(NUM_CANDIDATE_SPLITS)
-        ),
-        key=unevenness,
-    )
+    n_groups = len(group_means)
+    samples = (_sample_held_out(rng, small, n_groups, params) for _ in range(NUM_CANDIDATE_SPLITS))
+    return min(samples, key=imbalance)
 
 
 def _sample_held_out(
-    rng: Random, order: Sequence[str], groups: int, params: Prepare
+    rng: Random, order: Sequence[str], n_groups: int, params: Prepare
 ) -> dict[str, str]:
-    """One group from each stratum; every so manieth of them goes to test, the others to val."""
-    test = max(1, round(params.test_fraction * groups)) if params.test_fraction else 0
-    n_held_out = min(len(order), max(1, round(params.val_fraction * groups)) + test)
+    """Sample one group from each stratum; evenly spaced ones are test, the others val."""
+    n_test = max(1, round(params.test_fraction * n_groups)) if params.test_fraction else 0
+    n_held_out = min(len(order), max(1, round(params.val_fraction * n_groups)) + n_test)
     edges = [round(i * len(order) / n_held_out) for i in range(n_held_out + 1)]
-    chosen = [rng.choice(order[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
-    start = rng.random()
-    tested = {int((i + start) * n_held_out / test) for i in range(test)}
-    return {name: "test" if i in tested else "val" for i, name in enumerate(chosen)}
+    sampled = [rng.choice(order[start:end]) for start, end in pairwise(edges)]
+    offset = rng.random()
+    test = {int((i + offset) * n_held_out / n_test) for i in range(n_test)}
+    return {group: "test" if i in test else "val" for i, group in enumerate(sampled)}
 
 
-def _folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
-    """A fold for each group, neighbours in score in different ones."""
+def _assign_folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
+    """Assign a fold to each group, different ones to neighbours in the overall score."""
     rng = Random(params.seed)
-    out: dict[str, int] = {}
+    folds: dict[str, int] = {}
     for start in range(0, len(order) if params.folds else 0, max(1, params.folds)):
         stratum = order[start : start + params.folds]
-        out.update(zip(stratum, rng.sample(range(params.folds), len(stratum)), strict=True))
-    return out
+        folds.update(zip(stratum, rng.sample(range(params.folds), len(stratum)), strict=True))
+    return folds
 
 
-def check_split_sizes(advisor: str, result: DatasetSplit, params: Prepare) -> None:
-    """Raise DataError where a part has fewer than params.yaml asks for."""
-    counts = result.counts()
-    requirements = [
+def check_split_sizes(advisor: str, split: DatasetSplit, params: Prepare) -> None:
+    counts = split.counts()
+    requirements = (
         ("train", "critiques", params.min_train),
         ("val", "photo_groups", params.min_val),
         ("test", "photo_groups", params.min_test if params.test_fraction else 0),
-    ]
-    faults = [
+    )
+    problems = [
         f"{part} has {counts[part][key]}, at least {minimum} needed (prepare.min_{part})"
         for part, key, minimum in requirements
         if counts[part][key] < minimum
     ]
-    if faults:
+    if problems:
         raise DataError(
-            f"prepare {advisor}: too few photographs of {counts['photo_groups']} groups: "
-            f"{'; '.join(faults)}; link more critiques, lower the numbers in params.yaml, or do "
-            "without a test part (prepare.test_fraction: 0); the data report shows what is there"
+            f"prepare {advisor}: too few photos in {counts['photo_groups']} groups: "
+            f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
+            "have no test split (prepare.test_fraction: 0); the data report shows the counts"
         )
-    if params.folds > (n_groups := len(result.groups_of("train") | result.groups_of("val"))):
+    n_groups = len(split.groups_of("train") | split.groups_of("val"))
+    if params.folds > n_groups:
         raise DataError(
-            f"prepare {advisor}: prepare.folds is {params.folds}, and only {n_groups} groups are "
-            "there to be dealt into them; lower it"
+            f"prepare {advisor}: prepare.folds is {params.folds}, more than the {n_groups} groups; "
+            "lower it"
         )

@@ -14,7 +14,7 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import whole_folder
+from mondrian.core.files import atomic_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
 from mondrian.model.lora_config import LoraConfig
@@ -66,7 +66,7 @@ def export(folder: Path, output: Path, kind: str) -> None:
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; name another folder")
     own = (CONFIG, WEIGHTS, "adapters.safetensors", RECIPE)
-    with whole_folder(output, own) as beside:
+    with atomic_folder(output, own) as beside:
         shutil.copy(folder / RECIPE, beside / RECIPE)
         if kind == "peft":
             for name in (CONFIG, WEIGHTS):
@@ -100,7 +100,7 @@ def merge(base: str, folder: Path, output: Path) -> None:
             f"{base} has no model.{lacking[0]}.weight to add to; take the base as Qwen published it"
         )
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    with whole_folder(output, [*names, RECIPE]) as beside:
+    with atomic_folder(output, [*names, RECIPE]) as beside:
         shutil.copy(folder / RECIPE, beside / RECIPE)
         for name in names:
             if name.endswith(".safetensors"):

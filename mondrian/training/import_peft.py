@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from mondrian.core.adapter_folder import CONFIG, SAVED_FILES, WEIGHTS
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.core.files import read_json, whole_folder
+from mondrian.core.files import atomic_folder, read_json
 from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
@@ -111,7 +111,7 @@ def import_adapter(
     lora.detach(base.model)
     cache = FeatureCache(base, cache_dir / "features", params.machine.feature_cache_gb, True)
     example = build_examples(base, val[:1], params.train, cache)[0]
-    with whole_folder(output, SAVED_FILES) as beside:
+    with atomic_folder(output, SAVED_FILES) as beside:
         adapter.save(beside, weights, settings, recipe, count)
         check_saved_adapter(cache, beside, example)
     lora.detach(base.model)

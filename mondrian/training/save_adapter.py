@@ -7,7 +7,7 @@ from typing import Any
 
 from mondrian.core.adapter_folder import LOG, SAVED_FILES
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import whole_folder
+from mondrian.core.files import atomic_folder
 from mondrian.core.params import Train
 from mondrian.model import adapter, lora
 from mondrian.model.lora_config import make_lora_config
@@ -30,7 +30,7 @@ def save_adapter(
     Raises AdapterError where it is not applied once it is loaded again.
     """
     layers = len(features.vlm.model.language_model.model.layers)
-    with whole_folder(folder, SAVED_FILES) as beside:
+    with atomic_folder(folder, SAVED_FILES) as beside:
         adapter.save(beside, run.weights, make_lora_config(params), recipe, layers)
         (beside / LOG).write_text(run.log_text())
         try:

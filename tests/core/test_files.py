@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import files_hash, read_json, whole_folder, write_json, write_text
+from mondrian.core.files import atomic_folder, files_hash, read_json, write_json, write_text
 from tests.conftest import ROOT
 
 
@@ -23,23 +23,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["counts.json"]
 
 
-def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with whole_folder(folder, ["*"]) as beside:
-        write_text(beside / "weights", "old")
+    with atomic_folder(folder, ["*"]) as staging:
+        write_text(staging / "weights", "old")
     with pytest.raises(FileNotFoundError):  # noqa: PT012
-        with whole_folder(folder, ["*"]) as beside:
-            (beside / "half").write_text("new")
-            (beside / "missing" / "file").touch()
+        with atomic_folder(folder, ["*"]) as staging:
+            (staging / "half").write_text("new")
+            (staging / "missing" / "file").touch()
     assert (folder / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_completely(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     for name in ("first", "second"):
-        with whole_folder(folder, ["*"]) as beside:
-            write_text(beside / name, name)
+        with atomic_folder(folder, ["*"]) as staging:
+            write_text(staging / name, name)
     assert [p.name for p in folder.iterdir()] == ["second"]
 
 
@@ -47,18 +47,18 @@ WRITE = """
 import sys
 from pathlib import Path
 from mondrian.core.errors import run
-from mondrian.core.files import whole_folder, write_text
+from mondrian.core.files import atomic_folder, write_text
 def main():
-    with whole_folder(Path(sys.argv[1]), ["*"]) as beside:
-        write_text(beside / "weights", "x" * 3_000_000)
+    with atomic_folder(Path(sys.argv[1]), ["*"]) as staging:
+        write_text(staging / "weights", "x" * 3_000_000)
 run(main)
 """
 
 
 def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with whole_folder(folder, ["*"]) as beside:
-        write_text(beside / "weights", "old")
+    with atomic_folder(folder, ["*"]) as staging:
+        write_text(staging / "weights", "old")
 
     def fill_up() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_what_is_no_json_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_json_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     with pytest.raises(DataError, match="does not exist"):
         read_json(path)
@@ -88,7 +88,7 @@ def test_what_is_no_json_is_named(tmp_path: Path) -> None:
         read_json(path)
 
 
-def test_the_hash_of_a_folder_knows_names_and_bytes(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_depends_on_names_and_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("same")
     first = files_hash(tmp_path, ["a", "b"])
@@ -98,13 +98,13 @@ def test_the_hash_of_a_folder_knows_names_and_bytes(tmp_path: Path) -> None:
     assert first != files_hash(tmp_path, ["a", "b"])
 
 
-def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
-    for name, words in (("mine", "holds 'precious.txt'"), ("file", "is a file")):
-        with pytest.raises(DataError, match=words):
-            with whole_folder(tmp_path / name, ["images", "training_data_*.json"]):
+    for name, message in (("mine", "contains 'precious.txt'"), ("file", "is a file")):
+        with pytest.raises(DataError, match=message):
+            with atomic_folder(tmp_path / name, ["images", "training_data_*.json"]):
                 pass
     assert (tmp_path / "mine" / "precious.txt").read_text() == "precious"
     assert (tmp_path / "file").read_text() == "precious"
@@ -113,28 +113,28 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with whole_folder(tmp_path / "link", ["*"]) as beside:
-        (beside / "rows").write_text("new")
+    with atomic_folder(tmp_path / "link", ["*"]) as staging:
+        (staging / "rows").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "rows").read_text() == "new"
 
 
-def test_a_run_killed_between_its_two_renames_is_mended_by_the_next(tmp_path: Path) -> None:
+def test_a_run_killed_between_its_two_renames_is_repaired_by_the_next(tmp_path: Path) -> None:
     old = tmp_path / ".rows.abc.old"
     old.mkdir()
     (old / "a.json").write_text("old")
     rows = tmp_path / "rows"
-    with whole_folder(rows, ("*.json",)) as beside:
+    with atomic_folder(rows, ("*.json",)) as staging:
         assert (rows / "a.json").read_text() == "old"
-        (beside / "a.json").write_text("new")
+        (staging / "a.json").write_text("new")
     assert (rows / "a.json").read_text() == "new"
 
 
-def test_a_file_of_somebody_else_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
+def test_another_file_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "rows" / "images").mkdir(parents=True)
     (tmp_path / "rows" / "images" / "mine.jpg").touch()
     with (
         pytest.raises(DataError, match=r"images/mine\.jpg"),
-        whole_folder(tmp_path / "rows", ("images/*.png", "*.json")),
+        atomic_folder(tmp_path / "rows", ("images/*.png", "*.json")),
     ):
         pass

@@ -22,7 +22,7 @@ from mondrian.core.images import (
 )
 
 
-def test_exif_orientation_is_applied_and_exif_is_gone(
+def test_exif_orientation_is_applied_and_exif_is_removed(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     exif = Image.Exif()
@@ -55,31 +55,33 @@ def png_header(width: int, height: int) -> bytes:
     [
         (None, "image_missing"),
         (b"", "image_unreadable"),
-        (b"no picture", "image_unreadable"),
+        (b"not an image", "image_unreadable"),
         (b"<svg xmlns='x'/>", "image_unreadable"),
         (png_header(30_000, 30_000), "image_too_large"),
         (png_header(900, 900), "image_unreadable"),
     ],
 )
-def test_what_is_no_photograph_is_named(content: bytes | None, reason: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photo_has_a_reason(
+    content: bytes | None, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "photo.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PhotoError) as fault:
+    with pytest.raises(PhotoError) as error:
         read_photo(path)
-    assert fault.value.reason == reason
+    assert error.value.reason == reason
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 700), st.integers(0, 255))
-def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
+def test_a_damaged_header_gives_an_image_or_a_reason(offset: int, byte: int) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "sample"
     exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
     saved = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").save(saved, "JPEG", exif=exif)
     content = bytearray(saved.getvalue())
-    content[at % len(content)] = byte
+    content[offset % len(content)] = byte
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "photo.jpg"
         path.write_bytes(content)
@@ -88,27 +90,29 @@ def test_a_damaged_head_is_a_photograph_or_a_reason(at: int, byte: int) -> None:
             read_preview(path)
 
 
-def test_a_format_off_the_list_is_refused(tmp_path: Path, photos: list[Image.Image]) -> None:
+def test_a_format_that_is_not_allowed_is_rejected(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
     path = tmp_path / "photo.jpg"
     photos[0].save(path, "BMP")
-    with pytest.raises(PhotoError, match="none of JPEG"):
+    with pytest.raises(PhotoError, match="not one of JPEG"):
         read_photo(path)
 
 
-def test_sixteen_bits_of_grey_are_seen(tmp_path: Path, photos: list[Image.Image]) -> None:
+def test_a_16_bit_grey_image_keeps_its_tones(tmp_path: Path, photos: list[Image.Image]) -> None:
     grey = photos[0].convert("L")
     path = tmp_path / "scan.png"
     Image.fromarray(np.asarray(grey, np.uint16) * 257).save(path)
     assert np.abs(np.asarray(read_photo(path).convert("L"), int) - np.asarray(grey, int)).max() <= 1
 
 
-def test_blank_and_tiny_pictures_are_refused(tmp_path: Path) -> None:
+def test_blank_and_tiny_images_are_rejected(tmp_path: Path) -> None:
     for size, reason in (((640, 512), "image_blank"), ((1, 1), "image_too_small")):
         path = tmp_path / "photo.png"
         Image.new("RGB", size, (200, 20, 20)).save(path)
-        with pytest.raises(PhotoError) as fault:
+        with pytest.raises(PhotoError) as error:
             read_preview(path)
-        assert fault.value.reason == reason
+        assert error.value.reason == reason
 
 
 @given(st.integers(64, 9000), st.integers(64, 9000))
@@ -119,15 +123,13 @@ def test_every_size_fits_the_budget_in_multiples(width: int, height: int) -> Non
         assert 4096 <= w * h <= 20_480
 
 
-def test_a_fitted_picture_stays_as_it_is(photos: list[Image.Image]) -> None:
-    once = resize_to_fit(photos[0], 4096, 20_480)
-    assert once.size == (160, 128)
-    assert resize_to_fit(once, 4096, 20_480).tobytes() == once.tobytes()
+def test_resizing_a_fitted_image_changes_nothing(photos: list[Image.Image]) -> None:
+    resized = resize_to_fit(photos[0], 4096, 20_480)
+    assert resized.size == (160, 128)
+    assert resize_to_fit(resized, 4096, 20_480).tobytes() == resized.tobytes()
 
 
-def test_a_glance_is_what_the_whole_photograph_shows(
-    tmp_path: Path, photos: list[Image.Image]
-) -> None:
+def test_a_preview_looks_like_the_full_image(tmp_path: Path, photos: list[Image.Image]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     large = photos[0].resize((1600, 1280))
@@ -135,11 +137,11 @@ def test_a_glance_is_what_the_whole_photograph_shows(
     size, grey = read_preview(tmp_path / "a.jpg")
     assert size == (1280, 1600)  # as stored
     assert grey.size == (400, 320)  # upright
-    seen, told = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
-    assert np.abs(seen - told).mean() < 2
+    preview, expected = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
+    assert np.abs(preview - expected).mean() < 2
 
 
-def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Image]) -> None:
+def test_a_preview_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Image]) -> None:
     path = tmp_path / "cut.jpg"
     photos[0].resize((1600, 1280)).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -147,21 +149,21 @@ def test_a_glance_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Imag
         read_preview(path)
 
 
-def test_a_heic_photograph_is_read_without_where_it_was_taken(photos: list[Image.Image]) -> None:
+def test_a_heic_photo_is_read_without_its_location(photos: list[Image.Image]) -> None:
     path = Path(__file__).parent / "rendered.heic"
     with Image.open(path) as file:
         assert file.getexif().get_ifd(0x8825)  # GPS is in it
-    picture = read_photo(path)
-    assert picture.size == (640, 512)
-    assert not picture.getexif()
-    assert not picture.info
-    small = np.asarray(picture.resize((320, 256)), float)
-    assert np.abs(small - np.asarray(photos[0], float)).mean() < 8
+    image = read_photo(path)
+    assert image.size == (640, 512)
+    assert not image.getexif()
+    assert not image.info
+    downscaled = np.asarray(image.resize((320, 256)), float)
+    assert np.abs(downscaled - np.asarray(photos[0], float)).mean() < 8
     size, _ = read_preview(path)
     assert size == (640, 512)
 
 
-def test_a_damaged_heic_photograph_is_named(tmp_path: Path) -> None:
+def test_a_damaged_heic_photo_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "IMG_1.HEIC"
     whole = (Path(__file__).parent / "rendered.heic").read_bytes()
     for content in (b"\x00\x00\x00\x18ftypheic" + b"\x00" * 500, whole[: len(whole) // 2]):
@@ -170,20 +172,18 @@ def test_a_damaged_heic_photograph_is_named(tmp_path: Path) -> None:
             read_preview(path)
 
 
-def test_a_heic_photograph_is_bounded_before_it_is_decoded() -> None:
-    with pytest.raises(PhotoError, match="640x512 pixels declared; most 1,000"):
+def test_the_pixels_of_a_heic_photo_are_limited_before_it_is_decoded() -> None:
+    with pytest.raises(PhotoError, match="640x512 pixels declared; at most 1,000"):
         read_photo(Path(__file__).parent / "rendered.heic", 1000)
 
 
-def test_a_small_picture_for_a_page_has_no_metadata(
-    tmp_path: Path, photos: list[Image.Image]
-) -> None:
+def test_a_thumbnail_has_no_metadata(tmp_path: Path, photos: list[Image.Image]) -> None:
     exif = Image.Exif()
     exif[0x8825] = {1: "N", 2: (51.0, 30.0, 0.0)}
     photos[0].save(tmp_path / "a.jpg", exif=exif, comment=b"secret")
     saved = io.BytesIO()
-    picture = read_thumbnail(tmp_path / "a.jpg", 120)
-    picture.save(saved, "JPEG")
-    assert max(picture.size) == 120
+    image = read_thumbnail(tmp_path / "a.jpg", 120)
+    image.save(saved, "JPEG")
+    assert max(image.size) == 120
     assert not Image.open(saved).getexif()
     assert b"secret" not in saved.getvalue()

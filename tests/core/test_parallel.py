@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError, MondrianError
-from mondrian.core.parallel import spread
+from mondrian.core.parallel import map_in_processes
 from tests.conftest import ROOT
 
 
@@ -17,7 +17,7 @@ def add(state: int, batch: int) -> tuple[int, int]:
     return state + batch, os.getpid()
 
 
-def refuse(state: int, batch: int) -> int:
+def fail(state: int, batch: int) -> int:
     raise DataError(f"batch {batch} of {state}")
 
 
@@ -26,35 +26,37 @@ def die(state: int, batch: int) -> int:
     return 0
 
 
-def test_few_batches_stay_in_this_process() -> None:
-    assert list(spread(add, 10, range(4), alone=4)) == [(10 + i, os.getpid()) for i in range(4)]
+def test_few_batches_run_in_this_process() -> None:
+    assert list(map_in_processes(add, 10, range(4), max_serial=4)) == [
+        (10 + i, os.getpid()) for i in range(4)
+    ]
 
 
-def test_many_are_spread_and_come_back_in_order_without_being_read_ahead() -> None:
-    drawn = 0
+def test_many_batches_run_in_processes_in_order_and_are_not_read_ahead() -> None:
+    last_batch = 0
 
     def batches() -> Iterator[int]:
-        nonlocal drawn
+        nonlocal last_batch
         for i in range(60):
-            drawn = i
+            last_batch = i
             yield i
 
-    results = spread(add, 10, batches(), alone=2)
+    results = map_in_processes(add, 10, batches(), max_serial=2)
     first, process = next(results)
     assert first == 10
     assert process != os.getpid()
-    assert drawn < 20 * (os.cpu_count() or 1)
-    assert [found for found, _ in results] == list(range(11, 70))
+    assert last_batch < 20 * (os.cpu_count() or 1)
+    assert [result for result, _ in results] == list(range(11, 70))
 
 
-def test_a_fault_of_a_process_is_the_fault_of_all() -> None:
+def test_an_error_in_one_process_ends_the_run() -> None:
     with pytest.raises(DataError, match="batch 0 of 1"):
-        list(spread(refuse, 1, range(9), alone=1))
+        list(map_in_processes(fail, 1, range(9), max_serial=1))
 
 
-def test_a_process_that_the_system_ended_is_one_clear_line() -> None:
+def test_a_process_killed_by_the_system_is_one_clear_line() -> None:
     with pytest.raises(MondrianError, match="lack of memory"):
-        list(spread(die, 1, range(9), alone=1))
+        list(map_in_processes(die, 1, range(9), max_serial=1))
 
 
 def wait(state: str, batch: int) -> int:
@@ -65,9 +67,9 @@ def wait(state: str, batch: int) -> int:
 
 def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom mondrian.core.parallel import spread\n"
+        "import sys\nfrom mondrian.core.parallel import map_in_processes\n"
         "from tests.core.test_parallel import wait\n"
-        "if __name__ == '__main__':\n    list(spread(wait, sys.argv[1], range(9), 1))"
+        "if __name__ == '__main__':\n    list(map_in_processes(wait, sys.argv[1], range(9), 1))"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
@@ -75,12 +77,12 @@ def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     started.mkdir()
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, str(started)], env=env) as process:
-        _until(lambda: len(list(started.iterdir())) == (os.cpu_count() or 1))
+        _wait_until(lambda: len(list(started.iterdir())) == (os.cpu_count() or 1))
         process.kill()
-    _until(lambda: not any(_alive(int(path.name)) for path in started.iterdir()))
+    _wait_until(lambda: not any(_is_alive(int(path.name)) for path in started.iterdir()))
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -89,8 +91,8 @@ def _alive(process: int) -> bool:
     return not stat.exists() or stat.read_text().split()[2] != "Z"  # a zombie is gone
 
 
-def _until(true: Callable[[], bool]) -> None:
+def _wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -10,40 +10,40 @@ from tests.conftest import ROOT
 SHIPPED = (ROOT / "params.yaml").read_text()
 
 
-def faults(tmp_path: Path, text: str) -> str:
+def read_errors(tmp_path: Path, text: str) -> str:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(ParamsError) as fault:
+    with pytest.raises(ParamsError) as error:
         load_params(path)
-    return str(fault.value)
+    return str(error.value)
 
 
 def test_the_shipped_file_is_valid() -> None:
     assert load_params(ROOT / "params.yaml").train.lora_r == 16
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = SHIPPED.replace("lora_r: 16", "lora_r: 0").replace("epochs:", "epoch:")
-    told = faults(tmp_path, text)
-    assert "3 problems" in told
-    assert "train.lora_r is 0" in told
-    assert "train.epoch is not a parameter; did you mean epochs?" in told
-    assert "train.epochs is missing" in told
+    message = read_errors(tmp_path, text)
+    assert "3 problems" in message
+    assert "train.lora_r is 0" in message
+    assert "train.epoch is not a parameter; did you mean epochs?" in message
+    assert "train.epochs is missing" in message
 
 
 def test_an_exponent_without_a_point_is_a_number_as_dvc_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    for told, value in (("2e-4", 2e-4), ("5e-05", 5e-5), ("1E+1", 10.0)):
-        path.write_text(SHIPPED.replace("weight_decay: 0.0", f"weight_decay: {told}"))
+    for text, value in (("2e-4", 2e-4), ("5e-05", 5e-5), ("1E+1", 10.0)):
+        path.write_text(SHIPPED.replace("weight_decay: 0.0", f"weight_decay: {text}"))
         assert load_params(path).train.weight_decay == value
-    assert "experiment is" in faults(
+    assert "experiment is" in read_errors(
         tmp_path, SHIPPED.replace('experiment: "1"', "experiment: 1e3")
     )
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "train: [", "\x00", "advisors: []\n"])
-def test_a_broken_file_is_one_error(tmp_path: Path, text: str) -> None:
-    assert "params.yaml" in faults(tmp_path, text)
+def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    assert "params.yaml" in read_errors(tmp_path, text)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
@@ -51,41 +51,41 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
-def test_an_advisor_without_a_text_is_named(tmp_path: Path) -> None:
+def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
     text = SHIPPED.replace("advisors: [ansel, okeefe]", "advisors: [ansel, weston]")
-    assert "personas has no text for 'weston'" in faults(tmp_path, text)
+    assert "personas has no text for 'weston'" in read_errors(tmp_path, text)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "expected"),
     [
         ("[ansel, okeefe]", "['../x']", "advisors.0 is '../x'"),
-        ("[ansel, okeefe]", "[ansel, ansel]", "names one twice"),
+        ("[ansel, okeefe]", "[ansel, ansel]", "has an advisor twice"),
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
-        ("You are Ansel Adams.", "You are <image>.", "holds <image>"),
+        ("You are Ansel Adams.", "You are <image>.", "contains <image>"),
         ("max_grad_norm: 1.0", "max_grad_norm: " + "x" * 9_999, "train.max_grad_norm is 'xxx"),
         ("max_grad_norm: 1.0", "max_grad_norm: 2024-13-45", "is not YAML"),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_invalid_values_are_rejected(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in SHIPPED
-    told = faults(tmp_path, SHIPPED.replace(old, new))
-    assert words in told
-    assert len(told) < 1000
+    message = read_errors(tmp_path, SHIPPED.replace(old, new))
+    assert expected in message
+    assert len(message) < 1000
 
 
 def test_every_value_is_explained() -> None:
     sections = [line.split(":")[0] for line in SHIPPED.splitlines() if line[:1].isalpha()]
     assert sections == list(yaml.safe_load(SHIPPED))
-    before, _, rest = SHIPPED.partition("\nprofiles:")  # names and prose for people need no comment
+    before, _, rest = SHIPPED.partition("\nprofiles:")  # names and prose need no comment
     counted = before + rest[rest.index("\napplication:") :]
     values = [line for line in counted.splitlines() if line.startswith("  ") and ":" in line]
     values = [line for line in values if not line.lstrip().startswith("#")]
-    bare = [
+    unexplained = [
         line
         for line in values
         if "#" not in line and not line.startswith(("  ansel:", "  okeefe:", "  db_path:"))
     ]
     assert len(values) > 25
-    assert not bare
+    assert not unexplained

@@ -13,29 +13,29 @@ from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.data.quality_flags import FLAGS
 from mondrian.sample.corruptions import CORRUPTIONS, Corruption, render_html_cards
 
-MINUTES = 10.0  # seconds; under 1 on two quiet cores, minutes where an expression runs wild
+MAX_SECONDS = 10.0  # under 1 on two idle cores; minutes if a regular expression backtracks
 
 
-def repairs(text: str) -> tuple[str, ...]:
-    found = parse_critique(text)
-    assert isinstance(found, ParsedCritique), found
-    return found.repairs
+def find_repairs(text: str) -> tuple[str, ...]:
+    result = parse_critique(text)
+    assert isinstance(result, ParsedCritique), result
+    return result.repairs
 
 
-def refused(text: str, **asked: Any) -> Rejection:
-    found = parse_critique(text, **asked)
-    assert isinstance(found, Rejection), found
-    return found
+def reject(text: str, **options: Any) -> Rejection:
+    result = parse_critique(text, **options)
+    assert isinstance(result, Rejection), result
+    return result
 
 
-def edited(critique: Critique, change: Callable[[dict[str, Any]], Any]) -> str:
+def edit(critique: Critique, change: Callable[[dict[str, Any]], Any]) -> str:
     value = json.loads(serialize_critique(critique))
     change(value)
     return json.dumps(value)
 
 
 @pytest.mark.parametrize(
-    ("wrap", "done"),
+    ("template", "repairs"),
     [
         ("{}", ()),
         ("```json\n{}\n```", ("fence",)),
@@ -47,15 +47,15 @@ def edited(critique: Critique, change: Callable[[dict[str, Any]], Any]) -> str:
         ("{}\nI hope this helps!", ("text_after",)),
     ],
 )
-def test_json_is_found_where_the_application_puts_it(
-    wrap: str, done: tuple[str, ...], critique: Critique
+def test_json_is_read_from_every_text_of_the_application(
+    template: str, repairs: tuple[str, ...], critique: Critique
 ) -> None:
-    found = parse_critique(wrap.replace("{}", serialize_critique(critique), 1))
-    assert found == ParsedCritique(critique, "json", done)
+    result = parse_critique(template.replace("{}", serialize_critique(critique), 1))
+    assert result == ParsedCritique(critique, "json", repairs)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "done"),
+    ("old", "new", "repair"),
     [
         ('"score": 6', '"score": 6.', "number"),
         ('"score": 6', '"score": 6..0', "number"),
@@ -72,36 +72,36 @@ def test_json_is_found_where_the_application_puts_it(
         ("; the", "\t the", "control_character"),
     ],
 )
-def test_a_certain_repair_gives_the_critique_and_is_told(
-    old: str, new: str, done: str, critique: Critique
+def test_an_unambiguous_repair_gives_the_critique_and_is_named(
+    old: str, new: str, repair: str, critique: Critique
 ) -> None:
     text = serialize_critique(critique)
     if old not in text:
         old, new = "the", new.replace("; the", "the").replace(", and", "the")
-    found = parse_critique(text.replace(old, new, 1))
-    assert isinstance(found, ParsedCritique), found
-    assert done in found.repairs
-    assert found.critique.scores() == critique.scores()
+    result = parse_critique(text.replace(old, new, 1))
+    assert isinstance(result, ParsedCritique), result
+    assert repair in result.repairs
+    assert result.critique.scores() == critique.scores()
 
 
 def test_dimensions_come_in_any_order_and_with_an_eighth(critique: Critique) -> None:
-    assert repairs(edited(critique, lambda v: v["dimensions"].reverse())) == ("order",)
+    assert find_repairs(edit(critique, lambda v: v["dimensions"].reverse())) == ("order",)
     eighth = {"name": "Subject Isolation", "score": 5, "comment": "a", "recommendation": "b"}
-    told = repairs(edited(critique, lambda v: v["dimensions"].insert(3, eighth)))
-    assert told == ("extra_dimension Subject Isolation",)
+    repairs = find_repairs(edit(critique, lambda v: v["dimensions"].insert(3, eighth)))
+    assert repairs == ("extra_dimension Subject Isolation",)
 
 
-def test_html_cards_say_the_same_as_json(critique: Critique) -> None:
-    found = parse_critique(render_html_cards(critique))
-    assert isinstance(found, ParsedCritique)
-    assert found.source_format == "cards"
-    assert found.critique.dimensions == critique.dimensions
-    assert found.critique.image_description == critique.image_description
-    assert found.critique.overall_score == critique.overall_score
+def test_html_cards_give_the_same_critique_as_json(critique: Critique) -> None:
+    result = parse_critique(render_html_cards(critique))
+    assert isinstance(result, ParsedCritique)
+    assert result.source_format == "cards"
+    assert result.critique.dimensions == critique.dimensions
+    assert result.critique.image_description == critique.image_description
+    assert result.critique.overall_score == critique.overall_score
     order = sorted(critique.dimensions, key=lambda d: -d.score)
     best, *_, worst = order
-    assert found.critique.key_strengths[0].startswith(f"{best.name}: ")
-    assert found.critique.priority_improvements[0].startswith(f"{worst.name}: ")
+    assert result.critique.key_strengths[0].startswith(f"{best.name}: ")
+    assert result.critique.priority_improvements[0].startswith(f"{worst.name}: ")
 
 
 @pytest.mark.parametrize(
@@ -118,40 +118,38 @@ def test_html_cards_say_the_same_as_json(critique: Critique) -> None:
         ("<p class", "\x00<p\nclass"),
     ],
 )
-def test_html_that_is_not_whole_is_read_all_the_same(
-    old: str, new: str, critique: Critique
-) -> None:
+def test_incomplete_html_is_read(old: str, new: str, critique: Critique) -> None:
     text = render_html_cards(critique)
     assert old in text
-    found = parse_critique(text.replace(old, new))
-    assert isinstance(found, ParsedCritique), found
-    assert found.critique.scores() == critique.scores()
-    assert [d.recommendation for d in found.critique.dimensions] == [
+    result = parse_critique(text.replace(old, new))
+    assert isinstance(result, ParsedCritique), result
+    assert result.critique.scores() == critique.scores()
+    assert [d.recommendation for d in result.critique.dimensions] == [
         d.recommendation for d in critique.dimensions
     ]
 
 
-def test_a_page_of_several_advisors_gives_each_its_own(critique: Critique) -> None:
-    mine = render_html_cards(critique).replace('data-advisor="sample"', 'data-advisor="ansel"')
+def test_from_a_page_of_several_advisors_each_gets_their_own_critique(critique: Critique) -> None:
+    own = render_html_cards(critique).replace('data-advisor="sample"', 'data-advisor="ansel"')
     other = critique.model_copy(update={"image_description": "Another."})
-    both = render_html_cards(other) + mine
-    found = parse_critique(both, "ansel")
-    assert isinstance(found, ParsedCritique)
-    assert found.critique.image_description == critique.image_description
-    assert refused(both, advisor="weston").reason == RejectionReason.ADVISOR_ABSENT
+    both = render_html_cards(other) + own
+    result = parse_critique(both, "ansel")
+    assert isinstance(result, ParsedCritique)
+    assert result.critique.image_description == critique.image_description
+    assert reject(both, advisor="weston").reason == RejectionReason.ADVISOR_ABSENT
 
 
 def test_cards_without_scores_are_unscored(critique: Critique) -> None:
-    assert (
-        refused(render_html_cards(critique).replace("/10", "")).reason == RejectionReason.UNSCORED
-    )
+    assert reject(render_html_cards(critique).replace("/10", "")).reason == RejectionReason.UNSCORED
 
 
-@pytest.mark.parametrize("mess", CORRUPTIONS, ids=lambda mess: mess.name)
-def test_every_kind_of_mess_has_its_reason(mess: Corruption, critique: Critique) -> None:
-    found = parse_critique(mess.make_text(critique))
-    wanted = None if mess.reason in FLAGS else mess.reason  # flags are for link to judge
-    assert (found.reason if isinstance(found, Rejection) else None) == wanted
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
+def test_every_kind_of_corruption_has_its_reason(
+    corruption: Corruption, critique: Critique
+) -> None:
+    result = parse_critique(corruption.make_text(critique))
+    expected = None if corruption.reason in FLAGS else corruption.reason  # link finds flags
+    assert (result.reason if isinstance(result, Rejection) else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -175,14 +173,14 @@ def test_every_kind_of_mess_has_its_reason(mess: Corruption, critique: Critique)
         ("# ERROR: Ollama API returned 400", "error_placeholder"),
     ],
 )
-def test_what_is_no_critique_is_named(text: str, reason: str) -> None:
-    assert refused(text).reason == reason
+def test_a_text_without_a_critique_has_a_reason(text: str, reason: str) -> None:
+    assert reject(text).reason == reason
 
 
-def test_an_echo_is_known_by_the_prompt_of_its_job() -> None:
+def test_an_echo_is_recognised_by_the_prompt_of_its_job() -> None:
     prompt = "Look at my picture and be kind about every single thing in it."
-    assert refused(f"{prompt} The sky.", prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
-    assert refused(f"{prompt} The sky.").reason == RejectionReason.UNSCORED
+    assert reject(f"{prompt} The sky.", prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
+    assert reject(f"{prompt} The sky.").reason == RejectionReason.UNSCORED
 
 
 @pytest.mark.parametrize(
@@ -201,10 +199,10 @@ def test_an_echo_is_known_by_the_prompt_of_its_job() -> None:
         (lambda v: v["dimensions"][2].update(comment="sky " * 200), "looping"),
     ],
 )
-def test_a_critique_that_is_not_whole_is_named(
+def test_an_incomplete_critique_has_a_reason(
     change: Callable[[dict[str, Any]], Any], reason: str, critique: Critique
 ) -> None:
-    assert refused(edited(critique, change)).reason == reason
+    assert reject(edit(critique, change)).reason == reason
 
 
 @pytest.mark.parametrize("tail", ["", "\n```", "}", "\n} ", "…"])
@@ -215,15 +213,15 @@ def test_a_cut_off_critique_stays_rejected_wherever_it_is_cut(
     last = json.dumps(value | {"dimensions": value.pop("dimensions")})  # at the end
     for text in (serialize_critique(critique), last):
         for end in range(20, len(text) - 1):
-            found = parse_critique(text[:end] + tail)
-            if isinstance(found, Rejection):
-                assert "}" in tail or found.reason == RejectionReason.TRUNCATED, found
+            result = parse_critique(text[:end] + tail)
+            if isinstance(result, Rejection):
+                assert "}" in tail or result.reason == RejectionReason.TRUNCATED, result
             else:  # a brace may end an older form, where no text was cut
                 assert "}" in tail
-                for key, told in critique:
-                    made = f"summary {key}" in found.repairs
-                    made = made or key == "overall_score"  # cut after 5. of 5.1 it says 5
-                    assert made or getattr(found.critique, key) == told, (end, key)
+                for key, value in critique:
+                    is_derived = f"summary {key}" in result.repairs
+                    may_differ = is_derived or key == "overall_score"  # 5.1 may be cut to 5
+                    assert may_differ or getattr(result.critique, key) == value, (end, key)
 
 
 def test_html_that_is_cut_off_stays_rejected(critique: Critique) -> None:
@@ -244,16 +242,16 @@ def test_html_that_is_cut_off_stays_rejected(critique: Critique) -> None:
         "Draft: {example}\nNo, too kind.\n{real}",
     ],
 )
-def test_of_several_critiques_the_last_is_meant(text: str, critique: Critique) -> None:
+def test_of_several_critiques_the_last_one_counts(text: str, critique: Critique) -> None:
     example = critique.model_copy(update={"image_description": "An example of a description."})
-    told = text.replace("{example}", serialize_critique(example)).replace(
+    filled = text.replace("{example}", serialize_critique(example)).replace(
         "{real}", serialize_critique(critique)
     )
-    found = parse_critique(told)
-    assert isinstance(found, ParsedCritique), found
-    assert found.critique == critique
+    result = parse_critique(filled)
+    assert isinstance(result, ParsedCritique), result
+    assert result.critique == critique
     assert isinstance(
-        parse_critique(told[:-60]), Rejection
+        parse_critique(filled[:-60]), Rejection
     )  # the last is cut off: not the first instead
 
 
@@ -265,18 +263,18 @@ def test_of_several_critiques_the_last_is_meant(text: str, critique: Critique) -
         "<thought>Hm. {}\n```",
     ],
 )
-def test_thoughts_that_never_end_hold_no_critique(text: str, critique: Critique) -> None:
+def test_thoughts_that_never_end_contain_no_critique(text: str, critique: Critique) -> None:
     assert (
-        refused(text.replace("{}", serialize_critique(critique))).reason
+        reject(text.replace("{}", serialize_critique(critique))).reason
         == RejectionReason.THINKING_ONLY
     )
 
 
-def test_the_example_of_the_prompt_is_no_critique(critique: Critique) -> None:
+def test_the_example_of_the_prompt_is_rejected(critique: Critique) -> None:
     prompt = f"Answer like this: {serialize_critique(critique)}"
-    assert refused(prompt, prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
-    dots = edited(critique, lambda v: [d.update(comment="…") for d in v["dimensions"]])
-    assert refused(dots).reason == RejectionReason.DIMENSIONS_INCOMPLETE
+    assert reject(prompt, prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
+    dots = edit(critique, lambda v: [d.update(comment="…") for d in v["dimensions"]])
+    assert reject(dots).reason == RejectionReason.DIMENSIONS_INCOMPLETE
 
 
 @pytest.mark.parametrize(
@@ -301,13 +299,13 @@ def test_a_grade_in_html_is_read_as_it_stands(
     heading: str, score: float | None, critique: Critique
 ) -> None:
     first = f"({critique.scores()[0]:g}/10)"
-    found = parse_critique(render_html_cards(critique).replace(first, heading, 1))
+    result = parse_critique(render_html_cards(critique).replace(first, heading, 1))
     if score is None:
-        assert isinstance(found, Rejection)
-        assert found.reason in (RejectionReason.UNSCORED, RejectionReason.DIMENSIONS_INCOMPLETE)
+        assert isinstance(result, Rejection)
+        assert result.reason in (RejectionReason.UNSCORED, RejectionReason.DIMENSIONS_INCOMPLETE)
     else:
-        assert isinstance(found, ParsedCritique), found
-        assert found.critique.scores()[0] == score
+        assert isinstance(result, ParsedCritique), result
+        assert result.critique.scores()[0] == score
 
 
 @pytest.mark.parametrize(
@@ -321,65 +319,65 @@ def test_a_grade_in_html_is_read_as_it_stands(
         ),
     ],
 )
-def test_what_could_mean_two_things_is_not_guessed(
-    change: Callable[[str], str], critique: Critique
-) -> None:
+def test_an_ambiguous_text_is_rejected(change: Callable[[str], str], critique: Critique) -> None:
     text = change(serialize_critique(critique))
     assert isinstance(parse_critique(text), Rejection)
     assert isinstance(parse_critique(text + "}"), Rejection)
 
 
 @pytest.mark.parametrize("key", ["image_description", "key_strengths", "technical_notes"])
-def test_white_space_is_no_text(key: str, critique: Critique) -> None:
+def test_white_space_counts_as_missing(key: str, critique: Critique) -> None:
     blank: Any = [" "] if key == "key_strengths" else "  "
-    found = parse_critique(edited(critique, lambda v: v.update({key: blank})))
+    result = parse_critique(edit(critique, lambda v: v.update({key: blank})))
     if key == "image_description":
-        assert isinstance(found, Rejection)
+        assert isinstance(result, Rejection)
     else:
-        assert isinstance(found, ParsedCritique)
-        assert found.repairs == (f"summary {key}",)
+        assert isinstance(result, ParsedCritique)
+        assert result.repairs == (f"summary {key}",)
 
 
-def test_lists_within_lists_are_no_fault(critique: Critique) -> None:
+def test_deeply_nested_lists_are_rejected_without_an_exception(critique: Critique) -> None:
     for depth in (300, 900, 1000, 5000):
         nested = "[" * depth + "]" * depth
         for key in ("key_strengths", "overall_score", "dimensions"):
-            text = edited(critique, lambda v, k=key: v.update({k: "HERE"}))  # type: ignore[misc]
+            text = edit(critique, lambda v, k=key: v.update({k: "HERE"}))  # type: ignore[misc]
             assert isinstance(parse_critique(text.replace('"HERE"', nested)), Rejection)
 
 
 def test_the_last_resort_changes_nothing_but_punctuation(critique: Critique) -> None:
     quoted = serialize_critique(critique).replace("the ", 'the "so called" ', 1)
-    found = parse_critique(quoted)
-    if isinstance(found, ParsedCritique):
-        assert "so called" in found.critique.image_description
+    result = parse_critique(quoted)
+    if isinstance(result, ParsedCritique):
+        assert "so called" in result.critique.image_description
 
 
-def test_what_older_forms_lack_is_said_in_the_critiques_own_words(critique: Critique) -> None:
-    found = parse_critique(
-        edited(critique, lambda v: (v.pop("key_strengths"), v.pop("technical_notes")))
+def test_parts_that_older_forms_lack_are_taken_from_the_critiques_own_words(
+    critique: Critique,
+) -> None:
+    result = parse_critique(
+        edit(critique, lambda v: (v.pop("key_strengths"), v.pop("technical_notes")))
     )
-    assert isinstance(found, ParsedCritique)
-    assert found.repairs == ("summary key_strengths", "summary technical_notes")
+    assert isinstance(result, ParsedCritique)
+    assert result.repairs == ("summary key_strengths", "summary technical_notes")
     words = " ".join(d.comment for d in critique.dimensions)
-    strengths = [s.split(": ", 1) for s in found.critique.key_strengths]
+    strengths = [s.split(": ", 1) for s in result.critique.key_strengths]
     assert {name for name, _ in strengths} <= set(DIMENSIONS)
-    assert all(said in words for _, said in strengths)
+    assert all(text in words for _, text in strengths)
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<image>"])
-def test_a_critique_with_a_control_token_is_left_out(critique: Critique, token: str) -> None:
+def test_a_critique_with_a_control_token_is_rejected(critique: Critique, token: str) -> None:
     text = serialize_critique(critique.model_copy(update={"technical_notes": f"Notes {token}."}))
-    found = parse_critique(text)
-    assert isinstance(found, Rejection)
-    assert token in found.detail
+    result = parse_critique(text)
+    assert isinstance(result, Rejection)
+    assert token in result.detail
 
 
-def test_a_rejection_says_what_was_seen(critique: Critique) -> None:
-    found = parse_critique(serialize_critique(critique)[:500])
-    assert isinstance(found, Rejection)
-    assert found.reason == RejectionReason.TRUNCATED
-    assert found.detail
+def test_a_rejection_has_a_detail(critique: Critique) -> None:
+    result = parse_critique(serialize_critique(critique)[:500])
+    assert isinstance(result, Rejection)
+    assert result.reason == RejectionReason.TRUNCATED
+    assert result.detail
 
 
 pieces = st.sampled_from(
@@ -407,7 +405,7 @@ pieces = st.sampled_from(
 
 @settings(max_examples=500, deadline=1000)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=60).map("".join)))
-def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
+def test_any_text_gives_a_critique_or_a_reason(text: str) -> None:
     assert isinstance(parse_critique(text), ParsedCritique | Rejection)
 
 
@@ -436,8 +434,8 @@ def test_any_text_becomes_a_critique_or_a_reason(text: str) -> None:
         '{"score": ' + "8" * 9_999,
     ],
 )
-def test_a_megabyte_of_anything_is_read_in_no_time(unit: str) -> None:
-    assert seconds(unit * (1_000_000 // len(unit))) < MINUTES
+def test_a_megabyte_of_anything_is_parsed_quickly(unit: str) -> None:
+    assert measure_seconds(unit * (1_000_000 // len(unit))) < MAX_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -455,12 +453,12 @@ def test_a_megabyte_of_anything_is_read_in_no_time(unit: str) -> None:
         ),
     ],
 )
-def test_no_shape_of_text_is_a_trap(text: str) -> None:
-    assert seconds(text) < MINUTES
+def test_no_nesting_makes_parsing_slow(text: str) -> None:
+    assert measure_seconds(text) < MAX_SECONDS
 
 
-def seconds(text: str) -> float:
-    """Of the processor, so that a busy machine fails no test."""
+def measure_seconds(text: str) -> float:
+    """Return processor time, so that no test fails on a busy machine."""
     started = time.process_time()
     parse_critique(text)
     return time.process_time() - started

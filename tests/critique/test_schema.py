@@ -41,7 +41,7 @@ def test_a_critique_survives_its_serialisation(critique: Critique) -> None:
 
 
 @given(critiques())
-def test_the_grammar_of_the_schema_takes_every_canonical_text(critique: Critique) -> None:
+def test_the_grammar_of_the_schema_accepts_every_canonical_text(critique: Critique) -> None:
     tokenizer = LLTokenizer("byte")
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_json_schema(json_schema()))
     assert not matcher.get_error()
@@ -50,14 +50,14 @@ def test_the_grammar_of_the_schema_takes_every_canonical_text(critique: Critique
     assert matcher.is_accepting()
 
 
-def test_the_grammar_refuses_what_is_not_canonical(critique: Critique) -> None:
+def test_the_grammar_rejects_text_that_is_not_canonical(critique: Critique) -> None:
     tokenizer = LLTokenizer("byte")
-    wrong = {
+    invalid = {
         "two spaces": serialize_critique(critique).replace('": ', '":  ', 1),
         "another dimension": serialize_critique(critique).replace("Lighting", "Light", 1),
         "eleven": serialize_critique(critique).replace('"score": ', '"score": 11', 1),
     }
-    for name, text in wrong.items():
+    for name, text in invalid.items():
         matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_json_schema(json_schema()))
         tokens = tokenizer.tokenize_str(text)
         assert matcher.try_consume_tokens(tokens) < len(tokens), name
@@ -83,12 +83,12 @@ def test_a_whole_score_is_written_without_a_fraction(critique: Critique) -> None
         {"dimensions": []},
     ],
 )
-def test_what_is_no_critique_is_refused(critique: Critique, change: dict[str, object]) -> None:
+def test_an_invalid_critique_is_rejected(critique: Critique, change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         validate_critique(json.dumps(json.loads(serialize_critique(critique)) | change))
 
 
-def test_the_dimensions_keep_their_order(critique: Critique) -> None:
+def test_the_dimensions_must_be_in_order(critique: Critique) -> None:
     value = json.loads(serialize_critique(critique))
     value["dimensions"].reverse()
     with pytest.raises(ValidationError, match="dimensions are Emotional Impact"):

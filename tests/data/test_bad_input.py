@@ -1,4 +1,4 @@
-"""Everything bad at once in one database: each record has its reason and its clear line."""
+"""All kinds of bad input in one database: each job has its reason and a clear detail."""
 
 import json
 import sqlite3
@@ -18,8 +18,8 @@ from tests.core.test_images import png_header
 MakeDb = Callable[..., Path]
 
 
-def bad_photographs(source: Path, photos: list[Image.Image]) -> dict[str, str]:
-    """Files that cannot be used, and the reason of each."""
+def write_bad_photos(source: Path, photos: list[Image.Image]) -> dict[str, str]:
+    """Write files that cannot be used, and return the reason of each."""
     photos[0].save(source / "cut.jpg")
     (source / "cut.jpg").write_bytes((source / "cut.jpg").read_bytes()[:-3000])
     (source / "bomb.png").write_bytes(png_header(30_000, 30_000))
@@ -36,23 +36,23 @@ def bad_photographs(source: Path, photos: list[Image.Image]) -> dict[str, str]:
     }
 
 
-def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
+def test_each_bad_job_has_its_reason_and_the_good_ones_are_linked(
     make_db: MakeDb, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "source").mkdir()
-    wanted = bad_photographs(tmp_path / "source", photos)
+    expected = write_bad_photos(tmp_path / "source", photos)
     photos[2].save(tmp_path / "source" / "good.jpg")
     texts = [serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(20)]
     rows = [
         {"id": name, "filename": name, "analysis_markdown": texts[i]}
-        for i, name in enumerate(wanted)
+        for i, name in enumerate(expected)
     ]
     path = make_db(*rows, {"id": "good", "filename": "good.jpg", "analysis_markdown": texts[15]})
     insert = "INSERT INTO jobs (id, filename, advisor, status, analysis_markdown) VALUES "
     with closing(sqlite3.connect(path)) as connection:
-        spoilt = texts[16].encode().replace(b"the", b"\xff\xfe", 1)
+        invalid = texts[16].encode().replace(b"the", b"\xff\xfe", 1)
         blob = "('bytes', 'good.jpg', 'ansel', 'done', CAST(? AS TEXT))"
-        connection.execute(insert + blob, [spoilt])
+        connection.execute(insert + blob, [invalid])
         long = "('long', 'good.jpg', 'ansel', 'done', hex(zeroblob(100000000)))"  # 200 MB
         connection.execute(insert + long)
         connection.commit()
@@ -71,22 +71,22 @@ def test_each_bad_record_has_its_reason_and_the_good_ones_are_linked(
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
     manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
-    found = {r["job_id"]: r["reason"] for r in manifest["rejected"]}
-    wanted |= {"bytes": "not_utf8", "long": "too_long"}
-    assert found == {name: reason for name, reason in wanted.items() if reason}
+    reasons = {r["job_id"]: r["reason"] for r in manifest["rejected"]}
+    expected |= {"bytes": "not_utf8", "long": "too_long"}
+    assert reasons == {name: reason for name, reason in expected.items() if reason}
     assert {r["job_id"] for r in manifest["records"]} == {"good", "new\nline.jpg"}
-    told = {r["job_id"]: r["detail"] for r in manifest["rejected"]}
-    assert told["long"] == "analysis_markdown has 200,000,000 characters; most 1,000,000"
-    assert "30000x30000" in told["bomb.png"]
-    assert "HEIF" in told["phone.heic"]
-    assert "truncated" in told["cut.jpg"]
-    for reason in found.values():
-        assert f"{reason} {list(found.values()).count(reason)}" in run.stdout
+    details = {r["job_id"]: r["detail"] for r in manifest["rejected"]}
+    assert details["long"] == "analysis_markdown has 200,000,000 characters; at most 1,000,000"
+    assert "30000x30000" in details["bomb.png"]
+    assert "HEIF" in details["phone.heic"]
+    assert "truncated" in details["cut.jpg"]
+    for reason in reasons.values():
+        assert f"{reason} {list(reasons.values()).count(reason)}" in run.stdout
     assert sorted(p.name for p in path.parent.iterdir() if p.is_file()) == [path.name]
     assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
 
 
-def test_what_leaves_nothing_says_which_switch_keeps_what_and_its_cost(
+def test_if_no_pair_is_left_the_error_names_each_setting_and_its_cost(
     make_db: MakeDb, photos: list[Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "source").mkdir()
@@ -100,7 +100,7 @@ def test_what_leaves_nothing_says_which_switch_keeps_what_and_its_cost(
     assert_one_error(
         run_stage("link", *args, "--cache_dir", tmp_path / "cache"),
         "none of 5 finished jobs of 'ansel' gives a pair (shared_text 4, made_by_adapter 1)",
-        "link.shared_text: keep in params.yaml gives up to 4: a text about other photographs",
+        "link.shared_text: keep in params.yaml gives up to 4: teaches a text about other photos",
         "link.made_by_adapter: keep in params.yaml gives up to 1: the adapter learns from an adapt",
     )
 
@@ -117,7 +117,7 @@ def test_a_folder_with_a_list_is_linked(
     else:
         quoted = [text.replace('"', '""') for text in texts]
         lines = ["photo,critique", *(f'{i}.jpg,"{text}"' for i, text in enumerate(quoted))]
-    (tmp_path / name).write_text("\n".join([*lines, "torn"]) + "\n")
+    (tmp_path / name).write_text("\n".join([*lines, "cut off"]) + "\n")
     run = run_stage(
         "link",
         "--db_path",
@@ -130,4 +130,4 @@ def test_a_folder_with_a_list_is_linked(
         tmp_path / "cache",
     )
     assert run.returncode == 0, run.stderr
-    assert "4 finished jobs → 3 pairs of 3 photos; 1 left out" in run.stdout
+    assert "4 finished jobs → 3 pairs from 3 photos; 1 rejected" in run.stdout

@@ -32,7 +32,7 @@ MakeDb = Callable[..., Path]
 
 @dataclass(frozen=True)
 class Linked:
-    """What link wrote, read back whole."""
+    """The counts and the manifest that link wrote."""
 
     counts: dict[str, Any]
     records: list[ManifestRecord]
@@ -41,20 +41,20 @@ class Linked:
 
 
 def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -> Linked:
-    beside = path.parent
-    folder = rules.pop("source", beside / "source")
-    folders = ApplicationFolders(folder, beside / "analysis_md", beside / "analysis")
-    desk = LinkContext(advisor, folders, params.link.model_copy(update=rules))
-    with TemporaryDirectory() as made:
-        counts = link(path, desk, params.image, Path(made, "cache"), Path(made))
-        found = Manifest(Path(made, MANIFEST_NAME))
-        assert found.counts.model_dump(mode="json") == counts
+    application = path.parent
+    folder = rules.pop("source", application / "source")
+    folders = ApplicationFolders(folder, application / "analysis_md", application / "analysis")
+    context = LinkContext(advisor, folders, params.link.model_copy(update=rules))
+    with TemporaryDirectory() as output:
+        counts = link(path, context, params.image, Path(output, "cache"), Path(output))
+        manifest = Manifest(Path(output, MANIFEST_NAME))
+        assert manifest.counts.model_dump(mode="json") == counts
         assert counts["linked"] + sum(counts["rejected"].values()) == counts["finished"]
         return Linked(
             counts,
-            list(found.records()),
-            list(found.left_out_records()),
-            {r.job_id: str(r.reason) for r in found.rejected_jobs()},
+            list(manifest.records()),
+            list(manifest.left_out_records()),
+            {r.job_id: str(r.reason) for r in manifest.rejected_jobs()},
         )
 
 
@@ -69,15 +69,15 @@ def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("advisor", list(CLEAN_PHOTOS))
-def test_the_truth_of_the_sample_is_met_exactly(
+def test_the_outcome_of_every_sample_job_is_as_expected(
     application: Path, params: Params, advisor: str
 ) -> None:
-    truth = json.loads((application / "truth.json").read_text())["jobs"][advisor]
-    found = run_link(application / "mondrian.db", params, advisor)
-    told = found.reasons | {r.job_id: "linked" for r in found.records}
-    assert told == truth
-    assert len(found.records) > 100
-    assert found.counts["finished"] == len(truth)
+    expected = json.loads((application / "truth.json").read_text())["jobs"][advisor]
+    linked = run_link(application / "mondrian.db", params, advisor)
+    outcomes = linked.reasons | {r.job_id: "linked" for r in linked.records}
+    assert outcomes == expected
+    assert len(linked.records) > 100
+    assert linked.counts["finished"] == len(expected)
 
 
 def test_every_finished_job_is_counted_once(
@@ -91,11 +91,11 @@ def test_every_finished_job_is_counted_once(
         {"filename": "2.jpg", "analysis_markdown": text, "status": "queued"},
         {"filename": "3.jpg", "analysis_markdown": text, "advisor": "okeefe"},
     )
-    found = run_link(path, params)
-    assert [found.counts[key] for key in ("jobs", "finished", "linked")] == [4, 3, 1]
-    assert found.reasons == {"job-1": "no_text", "job-2": "image_missing"}
-    assert "3 finished jobs → 1 pairs of 1 photos; 2 left out" in format_link_summary(
-        "ansel", found.counts
+    linked = run_link(path, params)
+    assert [linked.counts[key] for key in ("jobs", "finished", "linked")] == [4, 3, 1]
+    assert linked.reasons == {"job-1": "no_text", "job-2": "image_missing"}
+    assert "3 finished jobs → 1 pairs from 1 photos; 2 rejected" in format_link_summary(
+        "ansel", linked.counts
     )
 
 
@@ -110,7 +110,7 @@ def test_every_finished_job_is_counted_once(
         "uploads/0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_0.jpg",
     ],
 )
-def test_a_photograph_is_found_by_its_name_alone(
+def test_a_photo_is_matched_by_its_name_alone(
     make_db: MakeDb, source: Path, critique: Critique, params: Params, stored: str
 ) -> None:
     path = make_db({"filename": stored, "analysis_markdown": serialize_critique(critique)})
@@ -135,12 +135,12 @@ def test_nothing_outside_the_source_folder_is_read(
         "1.jpg",
     ]
     path = make_db(*({"filename": name, "analysis_markdown": text} for name in names))
-    found = run_link(path, params)
-    assert [r.photo.path for r in found.records] == [str(source / "1.jpg")]
-    assert found.reasons["job-4"] == "image_outside_source"
+    linked = run_link(path, params)
+    assert [r.photo.path for r in linked.records] == [str(source / "1.jpg")]
+    assert linked.reasons["job-4"] == "image_outside_source"
 
 
-def test_template_scores_are_left_out_unless_kept(
+def test_template_scores_are_left_out_unless_the_setting_is_keep(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
     text = serialize_critique(replace_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
@@ -148,11 +148,11 @@ def test_template_scores_are_left_out_unless_kept(
     path = make_db(row)
     with pytest.raises(DataError, match="link.template_scores: keep"):
         run_link(path, params)
-    kept = run_link(path, params, template_scores="keep").records[0]
-    assert kept.suspicions == ("template_scores",)
+    record = run_link(path, params, template_scores="keep").records[0]
+    assert record.suspicions == ("template_scores",)
 
 
-def test_one_text_for_different_photographs_is_left_out(
+def test_one_text_for_different_photos_is_left_out(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
     shared, own = (
@@ -174,7 +174,7 @@ def test_a_copy_with_the_same_text_is_a_duplicate(
     assert run_link(path, params).reasons == {"job-1": "duplicate"}
 
 
-def test_many_unlike_critiques_of_one_photograph_are_left_out(
+def test_many_unlike_critiques_of_one_photo_are_left_out(
     make_db: MakeDb, source: Path, params: Params
 ) -> None:
     texts = [serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(5)]
@@ -183,17 +183,17 @@ def test_many_unlike_critiques_of_one_photograph_are_left_out(
     assert set(run_link(path, params).reasons.values()) == {"wrong_picture"}
 
 
-def test_an_unknown_advisor_is_told_who_there_is(
+def test_an_error_about_an_unknown_advisor_names_the_others(
     make_db: MakeDb, source: Path, params: Params
 ) -> None:
     path = make_db({"advisor": "okeefe, weston"})
     with pytest.raises(
-        DataError, match="no finished job of advisor 'ansel'; its other advisors are okeefe"
+        DataError, match="no finished job of advisor 'ansel'; its other advisors: okeefe"
     ):
         run_link(path, params)
 
 
-def test_an_empty_answer_does_not_hide_the_text_that_is_there(
+def test_an_empty_answer_does_not_hide_another_text(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
     text = serialize_critique(critique)
@@ -210,7 +210,7 @@ def test_an_empty_answer_does_not_hide_the_text_that_is_there(
     assert len(run_link(make_db(*rows), params).records) == 5
 
 
-def test_the_page_of_another_advisor_is_not_taken(
+def test_the_page_of_another_advisor_is_rejected(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
     page = render_html_cards(critique)
@@ -219,25 +219,28 @@ def test_the_page_of_another_advisor_is_not_taken(
         {"filename": f"{i}.jpg", "analysis_markdown": p.replace("Leave", f"Leave {i}")}
         for i, p in enumerate(pages)
     ]
-    found = run_link(make_db(*rows), params, shared_text="keep")
-    assert found.reasons == {"job-0": "advisor_absent"}
+    linked = run_link(make_db(*rows), params, shared_text="keep")
+    assert linked.reasons == {"job-0": "advisor_absent"}
 
 
-def test_half_an_emoji_and_names_of_other_encodings_end_no_run(
+def test_lone_surrogates_and_names_of_other_encodings_stop_no_run(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
-    odd = serialize_critique(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
+    surrogate = serialize_critique(critique).replace('{"image', '{"\\ud800x": 1, "image', 1)
     (source / "caf\udce9.jpg").write_bytes((source / "1.jpg").read_bytes())
     other = serialize_critique(write_critique("ansel", draw_scene(6, 1)))
     path = source.parent / "critiques.jsonl"
-    entries = [{"photo": "0.jpg", "critique": odd}, {"photo": "caf\udce9.jpg", "critique": other}]
+    entries = [
+        {"photo": "0.jpg", "critique": surrogate},
+        {"photo": "caf\udce9.jpg", "critique": other},
+    ]
     path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-    found = run_link(path, params, source=source)
-    assert [r.photo.path for r in found.records] == [str(source / "0.jpg")]
-    assert list(found.reasons.values()) == ["image_missing"]
+    linked = run_link(path, params, source=source)
+    assert [r.photo.path for r in linked.records] == [str(source / "0.jpg")]
+    assert list(linked.reasons.values()) == ["image_missing"]
 
 
-def test_a_scratch_disk_without_room_is_one_clear_line(
+def test_a_full_scratch_disk_is_one_clear_line(
     make_db: MakeDb,
     source: Path,
     critique: Critique,
@@ -247,29 +250,29 @@ def test_a_scratch_disk_without_room_is_one_clear_line(
     path = make_db({"filename": "0.jpg", "analysis_markdown": serialize_critique(critique)})
     for step in ("executescript", "executemany", "execute"):
         with monkeypatch.context() as patch:
-            full = SimpleNamespace(connect=lambda *a, s=step, **k: Full(s), Error=sqlite3.Error)
-            patch.setattr("mondrian.data.link_store.sqlite3", full)
+            fake = SimpleNamespace(connect=lambda *a, s=step, **k: FullDisk(s), Error=sqlite3.Error)
+            patch.setattr("mondrian.data.link_store.sqlite3", fake)
             with pytest.raises(DataError, match="make room there, or set TMPDIR"):
                 run_link(path, params)
 
 
-class Full(sqlite3.Connection):
-    """A scratch database whose disk is full when a certain method is called."""
+class FullDisk(sqlite3.Connection):
+    """A scratch database that raises as if the disk were full when a certain method is called."""
 
     def __init__(self, step: str) -> None:
         super().__init__(":memory:", isolation_level=None)
         self.step = step
 
-    def executescript(self, *told: Any) -> Any:
-        return self._unless("executescript", *told)
+    def executescript(self, *args: Any) -> Any:
+        return self._unless("executescript", *args)
 
-    def executemany(self, *told: Any) -> Any:
-        return self._unless("executemany", *told)
+    def executemany(self, *args: Any) -> Any:
+        return self._unless("executemany", *args)
 
-    def execute(self, *told: Any) -> Any:
-        return self._unless("execute", *told)
+    def execute(self, *args: Any) -> Any:
+        return self._unless("execute", *args)
 
-    def _unless(self, step: str, *told: Any) -> Any:
+    def _unless(self, step: str, *args: Any) -> Any:
         if step == self.step:
             raise sqlite3.OperationalError("database or disk is full")
-        return getattr(super(), step)(*told)
+        return getattr(super(), step)(*args)

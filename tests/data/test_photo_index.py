@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stored", "name", "how"),
+    ("stored", "name", "match_kind"),
     [
         ("a.jpg", "a.jpg", "as_stored"),
         ("/Users/me/a.jpg", "a.jpg", "as_stored"),
@@ -42,10 +42,10 @@ def folder(tmp_path: Path) -> Path:
         ("new\nline.jpg", "new\nline.jpg", "as_stored"),
     ],
 )
-def test_a_photograph_is_found_and_it_is_told_how(
-    folder: Path, stored: str, name: str, how: str
+def test_a_photo_is_matched_and_the_kind_of_match_is_returned(
+    folder: Path, stored: str, name: str, match_kind: str
 ) -> None:
-    assert PhotoIndex(folder, thumbnails=False).find(stored) == (folder / name, how)
+    assert PhotoIndex(folder, thumbnails=False).find(stored) == (folder / name, match_kind)
 
 
 @pytest.mark.parametrize(
@@ -67,26 +67,26 @@ def test_a_photograph_is_found_and_it_is_told_how(
         "c.jpg",
     ],
 )
-def test_what_is_not_there_is_missing(folder: Path, stored: str) -> None:
-    with pytest.raises(PhotoError) as fault:
+def test_a_name_without_a_photo_is_missing(folder: Path, stored: str) -> None:
+    with pytest.raises(PhotoError) as error:
         PhotoIndex(folder, thumbnails=True).find(stored)
-    assert fault.value.reason == "image_missing"
+    assert error.value.reason == "image_missing"
 
 
-def test_a_link_that_leads_out_is_never_followed(folder: Path) -> None:
+def test_a_link_out_of_the_folder_is_never_followed(folder: Path) -> None:
     (folder / "out.jpg").symlink_to("../secret.jpg")
     (folder / "inside.jpg").symlink_to("a.jpg")
     (folder / "gone").symlink_to("..")
-    album = PhotoIndex(folder, thumbnails=False)
+    index = PhotoIndex(folder, thumbnails=False)
     for stored in ("out.jpg", "gone/secret.jpg"):
-        with pytest.raises(PhotoError) as fault:
-            album.find(stored)
-        assert fault.value.reason == "image_outside_source"
-    assert album.find("inside.jpg") == (folder / "inside.jpg", "as_stored")
+        with pytest.raises(PhotoError) as error:
+            index.find(stored)
+        assert error.value.reason == "image_outside_source"
+    assert index.find("inside.jpg") == (folder / "inside.jpg", "as_stored")
 
 
 @pytest.mark.parametrize(
-    ("stored", "name", "how"),
+    ("stored", "name", "match_kind"),
     [
         ("b.jpg", "b_thumb.jpg", "thumbnail"),
         (f"{UPLOAD}d.jpg", "thumbnails/d.jpg", "thumbnail"),
@@ -94,11 +94,11 @@ def test_a_link_that_leads_out_is_never_followed(folder: Path) -> None:
         ("thumbnails/d.jpg", "thumbnails/d.jpg", "as_stored"),
     ],
 )
-def test_a_thumbnail_serves_only_where_it_is_asked_for(
-    folder: Path, stored: str, name: str, how: str
+def test_a_thumbnail_is_used_only_if_the_setting_is_use(
+    folder: Path, stored: str, name: str, match_kind: str
 ) -> None:
-    assert PhotoIndex(folder, thumbnails=True).find(stored) == (folder / name, how)
-    with pytest.raises(PhotoError, match="only a thumbnail, which link.thumbnails: use takes"):
+    assert PhotoIndex(folder, thumbnails=True).find(stored) == (folder / name, match_kind)
+    with pytest.raises(PhotoError, match="only a thumbnail, which link.thumbnails: use accepts"):
         PhotoIndex(folder, thumbnails=False).find(stored)
 
 

@@ -29,51 +29,51 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
             sha256=file_hash(path),
             width=320,
             height=256,
-            group=f"picture-{i}",
-            found="as_stored",
+            group=f"photo-{i}",
+            match_kind="as_stored",
         )
-        records.append(record(i, f"picture-{i}").model_copy(update={"photo": photo}))
+        records.append(record(i, f"photo-{i}").model_copy(update={"photo": photo}))
     write(folder / "m.json", records)
     return Manifest(folder / "m.json")
 
 
 def write(path: Path, records: list[ManifestRecord]) -> None:
-    told = [r.model_dump_json() for r in records]
-    lists: dict[str, list[str]] = {
-        name: told if name == "records" else [] for name in SECTION_NAMES
+    lines = [r.model_dump_json() for r in records]
+    sections: dict[str, list[str]] = {
+        name: lines if name == "records" else [] for name in SECTION_NAMES
     }
-    write_manifest(path, "ansel", COUNTS, lists)
+    write_manifest(path, "ansel", COUNTS, sections)
 
 
 @pytest.fixture
-def dealt(manifest: Manifest, params: Params) -> DatasetSplit:
+def split(manifest: Manifest, params: Params) -> DatasetSplit:
     settings = params.prepare.model_copy(update={"folds": 3})
     return split_records(manifest.records(), settings)
 
 
 def test_rows_are_what_other_trainers_read(
-    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
+    manifest: Manifest, split: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
-    write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
-    stored = {f"ansel/{r.job_id}": serialize_critique(r.critique) for r in manifest.records()}
-    seen = {}
+    write_split(manifest, split, "You are Ansel.", params.image, tmp_path / "rows")
+    expected = {f"ansel/{r.job_id}": serialize_critique(r.critique) for r in manifest.records()}
+    answers = {}
     for part in ("train", "val", "test"):
         path = row_file(tmp_path / "rows", "ansel", part)
         rows = json.loads(path.read_text())
-        assert len(rows) == dealt.counts()[part]["critiques"]
+        assert len(rows) == split.counts()[part]["critiques"]
         for row in rows:
             assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant"]
             assert sum(m["content"].count("<image>") for m in row["messages"]) == 1
-            with Image.open(row["images"][0]) as shown:
-                assert shown.size == (160, 128)
-                assert not shown.getexif()
-            seen[row["id"]] = row["messages"][-1]["content"]
+            with Image.open(row["images"][0]) as image:
+                assert image.size == (160, 128)
+                assert not image.getexif()
+            answers[row["id"]] = row["messages"][-1]["content"]
             assert (row["fold"] is None) == (part == "test")
         assert [row.id for row in read_rows(path)] == [row["id"] for row in rows]
-    assert seen == stored
+    assert answers == expected
 
 
-def test_without_a_test_share_there_is_no_test_file(
+def test_without_a_test_fraction_there_is_no_test_file(
     manifest: Manifest, params: Params, tmp_path: Path
 ) -> None:
     settings = params.prepare.model_copy(update={"test_fraction": 0.0})
@@ -82,35 +82,35 @@ def test_without_a_test_share_there_is_no_test_file(
     assert not row_file(tmp_path / "rows", "ansel", "test").exists()
 
 
-def test_moved_rows_find_their_photographs(
-    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
+def test_moved_rows_find_their_images(
+    manifest: Manifest, split: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
-    write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
+    write_split(manifest, split, "You are Ansel.", params.image, tmp_path / "rows")
     (tmp_path / "rows").rename(tmp_path / "moved")
     path = row_file(tmp_path / "moved", "ansel", "val")
     first = read_rows(path)[0]
     assert first.images[0].startswith(str(tmp_path / "moved"))
     Path(first.images[0]).unlink()
-    with pytest.raises(DataError, match=f"row {first.id} has no photograph"):
+    with pytest.raises(DataError, match=f"row {first.id} has no image"):
         read_rows(path)
 
 
-def test_a_photograph_that_is_gone_leaves_the_old_rows(
-    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
+def test_a_missing_photo_leaves_the_old_rows(
+    manifest: Manifest, split: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
-    write_split(manifest, dealt, "You are Ansel.", params.image, tmp_path / "rows")
+    write_split(manifest, split, "You are Ansel.", params.image, tmp_path / "rows")
     records = list(manifest.records())
-    gone = records[3].photo.model_copy(update={"path": str(tmp_path / "gone.jpg")})
-    records[3] = records[3].model_copy(update={"photo": gone})
+    missing = records[3].photo.model_copy(update={"path": str(tmp_path / "gone.jpg")})
+    records[3] = records[3].model_copy(update={"photo": missing})
     write(tmp_path / "m.json", records)
     before = sorted(p.name for p in (tmp_path / "rows").rglob("*"))
     with pytest.raises(DataError, match=r"gone\.jpg: no such file; .*run link again"):
-        write_split(Manifest(tmp_path / "m.json"), dealt, "You.", params.image, tmp_path / "rows")
+        write_split(Manifest(tmp_path / "m.json"), split, "You.", params.image, tmp_path / "rows")
     assert sorted(p.name for p in (tmp_path / "rows").rglob("*")) == before
 
 
-def test_another_photograph_under_the_name_is_not_taken_for_it(
-    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
+def test_another_photo_under_the_same_name_is_an_error(
+    manifest: Manifest, split: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     records = list(manifest.records())
     other = tmp_path / "other.jpg"
@@ -118,21 +118,21 @@ def test_another_photograph_under_the_name_is_not_taken_for_it(
     swapped = records[3].photo.model_copy(update={"path": str(other)})
     records[3] = records[3].model_copy(update={"photo": swapped})
     write(tmp_path / "m.json", records)
-    with pytest.raises(DataError, match="is another photograph than when link ran"):
-        write_split(Manifest(tmp_path / "m.json"), dealt, "You.", params.image, tmp_path / "rows")
+    with pytest.raises(DataError, match="is not the photo that link read"):
+        write_split(Manifest(tmp_path / "m.json"), split, "You.", params.image, tmp_path / "rows")
 
 
-def test_pictures_that_prepare_did_not_write_are_not_deleted(
-    manifest: Manifest, dealt: DatasetSplit, params: Params, tmp_path: Path
+def test_images_that_prepare_did_not_write_are_not_deleted(
+    manifest: Manifest, split: DatasetSplit, params: Params, tmp_path: Path
 ) -> None:
     holiday = tmp_path / "rows" / "images" / "holiday.png"
     holiday.parent.mkdir(parents=True)
     holiday.touch()
     with pytest.raises(DataError, match=r"images/holiday\.png.*which this step did not write"):
-        write_split(manifest, dealt, "You.", params.image, tmp_path / "rows")
+        write_split(manifest, split, "You.", params.image, tmp_path / "rows")
     assert holiday.exists()
 
 
-def test_a_manifest_of_another_advisor_is_refused(manifest: Manifest) -> None:
+def test_a_manifest_of_another_advisor_is_an_error(manifest: Manifest) -> None:
     with pytest.raises(DataError, match="of advisor 'ansel', not 'okeefe'"):
         check_advisor(manifest, "okeefe")

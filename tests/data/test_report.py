@@ -1,4 +1,4 @@
-"""The page is read as a browser would: parsed, its pictures decoded, its texts escaped."""
+"""The page is parsed as a browser does: its images are decoded, its texts escaped."""
 
 import base64
 import io
@@ -19,56 +19,56 @@ from tests.data.test_split import record
 
 
 @pytest.mark.slow
-def test_the_report_shows_what_became_of_each_job_and_stands_alone(
+def test_the_report_shows_all_job_outcomes_and_is_self_contained(
     application: Path, params: Params, tmp_path: Path
 ) -> None:
     folders = ApplicationFolders(
         *(application / name for name in ("source", "analysis_md", "analysis"))
     )
-    desk = LinkContext("ansel", folders, params.link)
-    counts = link(application / "mondrian.db", desk, params.image, tmp_path, tmp_path)
+    context = LinkContext("ansel", folders, params.link)
+    counts = link(application / "mondrian.db", context, params.image, tmp_path, tmp_path)
     manifest = Manifest(tmp_path / MANIFEST_NAME)
     text = render_data_report(manifest, split_records(manifest.records(), params.prepare))
     page = html.document_fromstring(text)
-    bars = dict(
+    outcomes = dict(
         zip(
             page.xpath("//div[@class='bars']/b/text()"),
             page.xpath("//div[@class='bars']/span/text()"),
             strict=True,
         )
     )
-    assert bars == {"linked": str(counts["linked"])} | {
+    assert outcomes == {"linked": str(counts["linked"])} | {
         reason: str(count) for reason, count in counts["rejected"].items()
     }
-    flags = [h.split(":")[0] for h in page.xpath("//h2[@id='suspicious']/following::h3/text()")]
+    flags = [h.split(":")[0] for h in page.xpath("//h2[@id='flags']/following::h3/text()")]
     assert set(counts["suspicions"]) <= set(flags)
     assert re.findall(r"(?:src|href)=\"(?!data:|#)", text) == []
     assert "http" not in re.sub(r"base64,[\w+/=]+", "", text)
-    pictures = page.xpath("//img/@src")
-    assert len(pictures) > 50
+    images = page.xpath("//img/@src")
+    assert len(images) > 50
     assert len(text) < 3_000_000
-    for url in pictures:
+    for url in images:
         content = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
-        with Image.open(io.BytesIO(content)) as picture:
-            assert max(picture.size) <= 240
-            assert not picture.getexif()
+        with Image.open(io.BytesIO(content)) as image:
+            assert max(image.size) <= 240
+            assert not image.getexif()
 
 
-def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
+def test_names_and_texts_are_escaped_and_a_missing_photo_is_reported(
     params: Params, tmp_path: Path
 ) -> None:
     records = []
     for i in range(40):
-        one = record(i, f"p{i}")
-        photo = one.photo.model_copy(update={"path": f"<b>{i}.jpg"})
+        original = record(i, f"p{i}")
+        photo = original.photo.model_copy(update={"path": f"<b>{i}.jpg"})
         flags = ("repeated_advice",) if i == 0 else ()
         script = {"image_description": "<script>alert(1)</script>"}
-        critique = one.critique.model_copy(update=script)
+        critique = original.critique.model_copy(update=script)
         changed = {"photo": photo, "suspicions": flags, "job_id": "<i>job", "critique": critique}
-        records.append(one.model_copy(update=changed))
-    told = [r.model_dump_json() for r in records]
-    lists: dict[str, list[str]] = {
-        name: told if name == "records" else [] for name in SECTION_NAMES
+        records.append(original.model_copy(update=changed))
+    lines = [r.model_dump_json() for r in records]
+    sections: dict[str, list[str]] = {
+        name: lines if name == "records" else [] for name in SECTION_NAMES
     }
     counts = {
         "jobs": 40,
@@ -79,9 +79,9 @@ def test_names_and_texts_are_escaped_and_a_lost_photograph_is_no_fault(
         "suspicions": {"repeated_advice": 1},
         "forms": {},
         "repairs": {},
-        "found": {},
+        "match_kinds": {},
     }
-    write_manifest(tmp_path / "m.json", "ansel", counts, lists)
+    write_manifest(tmp_path / "m.json", "ansel", counts, sections)
     manifest = Manifest(tmp_path / "m.json")
     settings = params.prepare.model_copy(update={"min_test": 4})
     text = render_data_report(manifest, split_records(manifest.records(), settings))

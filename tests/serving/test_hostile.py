@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mondrian.core.heif import is_safe_to_decode
+from mondrian.core.images import is_safe_to_decode
 from mondrian.sample.scene import draw_scene, render
 from mondrian.serving.http.uploads import RequestRejected, UploadStore
 from tests import odd_files

@@ -13,7 +13,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.fields import is_for_advisor
 from mondrian.core.parallel import split_into_batches
 from mondrian.core.params import Params
-from mondrian.data.preference_pairs import RatedCritique
+from mondrian.data.preferences import RatedCritique
 from mondrian.serving.jobs.view import build_job_view
 from mondrian.storage.engine import format_database_error, open_engine
 from mondrian.storage.feedback import FeedbackRow, load_newest_feedback
