@@ -95,7 +95,7 @@ def test_link_with_a_bad_database_keeps_the_old_manifest(database: Path, tmp_pat
     run = link(database, output_dir, "--advisor", "x")
     assert_one_error(run, "no finished job of advisor 'x'", "ansel")
     run = link(database, output_dir, "--source_dir", tmp_path / "no")
-    assert_one_error(run, "no folder of photographs")
+    assert_one_error(run, "is not a folder of photos")
     assert (output_dir / "training_data_manifest.json").read_bytes() == manifest
 
 
