@@ -33,9 +33,9 @@ from benchmarks.job import Job  # noqa: E402
 from mondrian.core.images import resize_to_fit  # noqa: E402
 from mondrian.critique.prompt import row_messages  # noqa: E402
 from mondrian.model import adapter, lora, vlm  # noqa: E402
+from mondrian.model.batch_generator import mask_logits  # noqa: E402
 from mondrian.model.constrained import CritiqueGrammar  # noqa: E402
 from mondrian.model.language import compute_logits, hidden_states, make_batch  # noqa: E402
-from mondrian.model.sampling import mask_logits  # noqa: E402
 from mondrian.model.vision import extract_features  # noqa: E402
 from mondrian.sample.scene import draw_scene, render  # noqa: E402
 

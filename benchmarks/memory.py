@@ -73,7 +73,7 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     from mondrian.training.dataset import Example
     from mondrian.training.memory_estimate import TrainingJob
     from mondrian.training.plan import PlannedExample, plan_batches
-    from mondrian.training.trainer import train
+    from mondrian.training.trainer import Trainer
 
     source = base_of(run, folder)
     base, vlm = read_architecture(str(source)), load(str(source))
@@ -107,7 +107,7 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     planned = plan_batches(
         TrainingJob(base, make_lora_config(params), params, CPU), sized, (), base.image_id
     )
-    done = train(Given(vlm, seen), rows, rows[:1], params)
+    done = Trainer(Given(vlm, seen), rows, rows[:1], params).run()
     return {"predicted_gb": planned.peak / 1e9, "measured_gb": done.peak_gb}
 
 

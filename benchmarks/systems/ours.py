@@ -24,6 +24,7 @@ from mondrian.model.language import Features  # noqa: E402
 from mondrian.model.vision import extract_features  # noqa: E402
 from mondrian.training import distributed  # noqa: E402
 from mondrian.training.dataset import Example  # noqa: E402
+from mondrian.training.trackers import Tracker  # noqa: E402
 from mondrian.training.trainer import Trainer, TrainerServices  # noqa: E402
 
 
@@ -101,8 +102,13 @@ def main() -> None:
         for i, (ids, start) in enumerate(zip(job.ids, job.starts, strict=True))
     ]
     params, clock = settings(job), Clock()
+    tracker = Tracker(clock.log, clock.close)
     trainer = Trainer(
-        Given(base, seen), examples, examples[:1], params, TrainerServices(None, 1000, world, clock)
+        Given(base, seen),
+        examples,
+        examples[:1],
+        params,
+        TrainerServices(None, 1000, world, tracker),
     )
     lora.load_lora_weights(trainer.layers, adapter.read_weights(job.adapter))
     clock.times = [time.perf_counter()]

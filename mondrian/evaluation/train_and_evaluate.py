@@ -28,7 +28,7 @@ from mondrian.model.provenance import (
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training import distributed
-from mondrian.training.run import TrainingRun
+from mondrian.training.run import RunPaths, TrainingData, TrainingRun
 
 
 def train_and_evaluate(
@@ -76,14 +76,12 @@ def _train(
     if _read(mark) == [identity, *_weights(adapter)]:
         return
     write_json(data, [row.model_dump() for row in rows])
-    adapter_recipe = build_recipe(
-        base.source, base.hash, list(rows), data, params.image, params.train
-    )
+    recipe = build_recipe(base.base_id, list(rows), data, params.image, params.train)
     world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-    session = TrainingRun(base, params.train, params.machine, world, cache, name)
-    numbers = folder / "train_metrics.json"
-    session.run(list(rows), list(val), {"train data": data}, adapter_recipe, adapter, numbers)
+    paths = RunPaths(adapter, folder / "train_metrics.json", cache, name)
+    session = TrainingRun(base, params.train, params.machine, world, paths)
+    session.run(TrainingData(list(rows), list(val), {"train data": data}), recipe)
     lora.detach(base.model)
     write_json(mark, [identity, *_weights(adapter)])
 

@@ -1,4 +1,4 @@
-"""What an adapter is, and how PEFT's adapter_config.json says it."""
+"""LoRA settings, to and from PEFT's adapter_config.json."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """rank, alpha and dropout, and where and how the adapter is put.
+    """Shape and position of an adapter.
 
-    target_modules      projections of the language layers
-    num_layers  only so many, counted from the last; 0 for all
-    train_projector    the vision tower's merger too
-    rslora       scale by alpha / sqrt(rank) (arXiv:2312.03732) in place of alpha / rank
-    dora         learn the length of each output's weights apart (arXiv:2402.09353)
+    target_modules   projections of the language layers
+    num_layers       adapt only the last so many layers; 0 for all
+    train_projector  adapt the vision tower's merger too
+    rslora           scale by alpha / sqrt(rank) (arXiv:2312.03732) instead of alpha / rank
+    dora             train the norm of each output's weights separately (arXiv:2402.09353)
     """
 
     rank: int
@@ -39,12 +39,11 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """What the adapter's output is multiplied by."""
+        """Return the factor of the adapter's output."""
         return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
 
 
 def make_lora_config(params: Train) -> LoraConfig:
-    """The adapter that params.yaml asks for."""
     return LoraConfig(
         rank=params.lora_r,
         alpha=params.lora_alpha,
@@ -58,7 +57,7 @@ def make_lora_config(params: Train) -> LoraConfig:
 
 
 def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
-    """adapter_config.json; `layers` counts those of the base."""
+    """Return adapter_config.json; `layers` is the number of the base's layers."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -66,7 +65,7 @@ def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": _modules(settings, layers),
+        "target_modules": _target_modules(settings, layers),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -76,37 +75,38 @@ def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
     }
 
 
-def _modules(settings: LoraConfig, layers: int) -> list[str] | str:
-    """Names where names suffice; else a pattern of whole paths, as PEFT matches one."""
+def _target_modules(settings: LoraConfig, layers: int) -> list[str] | str:
+    """Return module names, or a pattern of whole paths if names do not suffice."""
     if not settings.train_projector and not settings.num_layers:
         return list(settings.target_modules)
     first = layers - (settings.num_layers or layers)
-    numbers = "|".join(str(i) for i in range(first, layers))
-    pattern = rf".*language_model\.layers\.({numbers})\.\w+\.({'|'.join(settings.target_modules)})"
+    indices = "|".join(str(i) for i in range(first, layers))
+    pattern = rf".*language_model\.layers\.({indices})\.\w+\.({'|'.join(settings.target_modules)})"
     if settings.train_projector:
         pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
     return pattern
 
 
 def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraConfig:
-    """The settings of an adapter, told by its config and the names of its weights.
+    """Return an adapter's settings from its config and the names of its weights.
 
-    Raises KeyError, TypeError or ValueError where the config is not one of a LoRA.
+    Raises KeyError, TypeError or ValueError if the config is not a LoRA's.
     """
     rank, alpha = config["r"], float(config["lora_alpha"])
+    dropout = float(config.get("lora_dropout", 0.0))
     if config.get("peft_type", "LORA") != "LORA":
         raise ValueError(f"peft_type is {config['peft_type']!r}")
     if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
         raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
-    if not 0 <= float(config.get("lora_dropout", 0.0)) < 1:
+    if not 0 <= dropout < 1:
         raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
-    places = [match for name in names if (match := _LAYER.search(name))]
-    modules = {place[2] for place in places}
-    first = min((int(place[1]) for place in places), default=0)
+    matches = [match for name in names if (match := _LAYER.search(name))]
+    modules = {match[2] for match in matches}
+    first = min((int(match[1]) for match in matches), default=0)
     return LoraConfig(
         rank=rank,
         alpha=alpha,
-        dropout=float(config.get("lora_dropout", 0.0)),
+        dropout=dropout,
         target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
         num_layers=layers - first if 0 < first < layers else 0,
         train_projector=any(".visual.merger." in name for name in names),

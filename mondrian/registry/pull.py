@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
-from mondrian.model.compatibility import (
+from mondrian.model.provenance import (
     check_requirements,
     local_requirements,
     release_requirements,

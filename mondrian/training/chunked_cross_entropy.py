@@ -1,7 +1,7 @@
-"""Cross-entropy over lm_head: all positions at once, or chunk by chunk with memory that is bounded.
+"""Cross-entropy over lm_head, chunk by chunk, so that logits take bounded memory.
 
-The chunked one makes the gradient of the hidden states while a chunk's logits are there, so that
-no more than chunk x vocabulary of them exist at a time, and none is computed twice.
+The gradient with respect to the hidden states is computed in the forward pass, while a chunk's
+logits exist: at most chunk x vocabulary of them exist at a time, and none is computed twice.
 """
 
 from __future__ import annotations
@@ -14,118 +14,108 @@ from mondrian.model.kernels import EXP_SCALE, power
 
 
 class LMHead:
-    """lm_head as it is in the model: tied or not, packed or not."""
+    """The model's lm_head: tied or not, packed or not."""
 
     def __init__(self, model: Any) -> None:
         language = model.language_model
         tied = language.args.tie_word_embeddings
         self.layer = language.model.embed_tokens if tied else language.lm_head
+        self._is_packed = hasattr(self.layer, "bits")
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(positions, width) -> (positions, vocabulary), in float32."""
-        return self._times(hidden, transpose=True).astype(mx.float32)
+        return self._multiply(hidden, transpose=True).astype(mx.float32)
 
-    def backward(self, shares: mx.array, dtype: Any) -> mx.array:
-        """(positions, vocabulary) -> (positions, width): the gradient's way back."""
-        return self._times(shares.astype(dtype), transpose=False).astype(mx.float32)
+    def backward(self, gradient: mx.array, dtype: Any) -> mx.array:
+        """Gradient of logits (positions, vocabulary) -> of hidden states (positions, width)."""
+        return self._multiply(gradient.astype(dtype), transpose=False).astype(mx.float32)
 
     def weight_rows(self, tokens: mx.array) -> mx.array:
-        """Weights of some tokens, (tokens, width), in float32."""
+        """Return the weights of some tokens, (tokens, width), in float32."""
         layer = self.layer
-        if not self._packed():
+        if not self._is_packed:
             return layer.weight[tokens].astype(mx.float32)
         weight, scales, biases = (layer[name][tokens] for name in ("weight", "scales", "biases"))
-        return mx.dequantize(weight, scales, biases, layer.group_size, layer.bits).astype(
-            mx.float32
-        )
+        rows = mx.dequantize(weight, scales, biases, layer.group_size, layer.bits)
+        return rows.astype(mx.float32)
 
-    def _packed(self) -> bool:
-        return hasattr(self.layer, "bits")
-
-    def _times(self, x: mx.array, transpose: bool) -> mx.array:
+    def _multiply(self, x: mx.array, transpose: bool) -> mx.array:
         layer = self.layer
-        if not self._packed():
+        if not self._is_packed:
             return x @ (layer.weight.T if transpose else layer.weight)
-        return mx.quantized_matmul(
-            x,
-            layer.weight,
-            layer.scales,
-            layer.biases,
-            transpose=transpose,
-            group_size=layer.group_size,
-            bits=layer.bits,
-        )
+        packed = (layer.weight, layer.scales, layer.biases)
+        sizes = {"group_size": layer.group_size, "bits": layer.bits}
+        return mx.quantized_matmul(x, *packed, transpose=transpose, **sizes)
 
 
 def chunked_cross_entropy(
     head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
-    """Sum of weighted cross-entropy; its gradient is made in the forward pass.
+    """Return the sum of weighted cross-entropy; its gradient is computed in the forward pass.
 
-    hidden   (positions, width)   last hidden states where something is supervised
-    targets  (positions,)         the tokens that follow
-    weights  (positions,)         how often each counts
-    chunk    positions whose logits exist at one time
+    hidden   (positions, width)  last hidden states of supervised positions
+    targets  (positions,)        next token ids
+    weights  (positions,)        weight of each in the loss
+    chunk    positions whose logits exist at the same time
     """
 
     @mx.custom_function
-    def both(hidden: mx.array) -> Any:
+    def loss_and_gradient(hidden: mx.array) -> Any:
         total = mx.array(0.0)
-        gradient: list[mx.array] = []
+        gradients: list[mx.array] = []
         for first in range(0, hidden.shape[0], chunk):
             part = slice(first, first + chunk)
             h, target, weight = hidden[part], targets[part], weights[part][:, None]
-            h = _depend_on(h, [*gradient[-1:], total])
+            h = _wait_for(h, [*gradients[-1:], total])
             token_loss, powers, norm = _compute_token_loss(head, h, target)
             total = total + (token_loss * weight).sum()
-            pull = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
-            gradient.append((pull * weight).astype(h.dtype))
-        return total, mx.concatenate(gradient)
+            gradient = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
+            gradients.append((gradient * weight).astype(h.dtype))
+        return total, mx.concatenate(gradients)
 
-    @both.vjp
+    @loss_and_gradient.vjp
     def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
         return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
 
-    loss_and_grad: Any = both(hidden)
-    loss: mx.array = loss_and_grad[0]
-    return loss
+    loss_and_grad: Any = loss_and_gradient(hidden)
+    return loss_and_grad[0]
 
 
 def chunked_cross_entropy_eval(
     head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
-    """The same without a gradient, as validation wants it: half the work."""
+    """Return the same sum without a gradient, for validation: half the work."""
     total = mx.array(0.0)
     for first in range(0, hidden.shape[0], chunk):
         part = slice(first, first + chunk)
         token_loss, _, _ = _compute_token_loss(
-            head, _depend_on(hidden[part], [total]), targets[part]
+            head, _wait_for(hidden[part], [total]), targets[part]
         )
         total = total + (token_loss * weights[part][:, None]).sum()
     return total
 
 
-def _depend_on(h: mx.array, done: list[mx.array]) -> mx.array:
-    """`h`, but not before what came last is there: MLX would make every chunk's logits at once."""
-    return mx.depends([h], done)[0]
+def _wait_for(h: mx.array, previous: list[mx.array]) -> mx.array:
+    """Return `h`, computed after `previous`: MLX would compute all chunks' logits at once."""
+    return mx.depends([h], previous)[0]
 
 
 def _compute_token_loss(
     head: LMHead, h: mx.array, target: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1).
+    """Return cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1).
 
-    The logits come to the base whose power is quick, and give their memory to their powers.
+    Logits are scaled for the fast `power`, which reuses their memory.
     """
     logits = head.logits(h * EXP_SCALE)
-    highest = _blocks(logits).max(1).max(-1, keepdims=True)
-    taken = mx.take_along_axis(logits, target[:, None], axis=-1)
-    powers = power(mx.depends([logits], [highest, taken])[0] - highest)
-    norm = _blocks(powers).sum(1).sum(-1, keepdims=True)
-    return mx.log(norm) + (highest - taken) / EXP_SCALE, powers, norm
+    highest = _in_blocks(logits).max(1).max(-1, keepdims=True)
+    at_target = mx.take_along_axis(logits, target[:, None], axis=-1)
+    powers = power(mx.depends([logits], [highest, at_target])[0] - highest)
+    norm = _in_blocks(powers).sum(1).sum(-1, keepdims=True)
+    return mx.log(norm) + (highest - at_target) / EXP_SCALE, powers, norm
 
 
-def _blocks(x: mx.array) -> mx.array:
-    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle one thrice as fast."""
-    wide = 64 if x.shape[1] % 64 == 0 else 1
-    return x.reshape(x.shape[0], -1, wide)
+def _in_blocks(x: mx.array) -> mx.array:
+    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle axis three times faster."""
+    block = 64 if x.shape[1] % 64 == 0 else 1
+    return x.reshape(x.shape[0], -1, block)

@@ -1,75 +1,62 @@
-"""Losses in TensorBoard or Weights & Biases beside the log, where params.yaml asks for it."""
+"""Loss curves in TensorBoard or Weights & Biases, if params.yaml asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from mondrian.core.errors import TrainingError
 
 TrackerKind = Literal["none", "tensorboard", "wandb"]
 
 
-class Tracker(Protocol):
-    def log(self, entry: dict[str, Any]) -> None:
-        """Take one line of training_log.jsonl; its step is what it is drawn against."""
+@dataclass(frozen=True)
+class Tracker:
+    """Where the entries of training_log.jsonl are logged too."""
 
-    def close(self) -> None: ...
-
-
-class NullTracker:
-    def log(self, entry: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-
-    def log(self, entry: dict[str, Any]) -> None:
-        for name, value in _numbers(entry).items():
-            self.writer.add_scalar(name, value, entry["step"])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class Wandb:
-    def __init__(self, folder: Path, name: str) -> None:
-        import wandb
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(project="mondrian", name=name, dir=str(folder), resume="allow")
-
-    def log(self, entry: dict[str, Any]) -> None:
-        self.run.log(_numbers(entry), step=int(entry["step"]))
-
-    def close(self) -> None:
-        self.run.finish()
+    log: Callable[[dict[str, Any]], None] = lambda entry: None
+    close: Callable[[], None] = lambda: None
 
 
 def open_tracker(kind: TrackerKind, folder: Path, name: str) -> Tracker:
-    """The tracker of params.yaml, which keeps its files in `folder`.
+    """Open the tracker of params.yaml, which writes its files to `folder`.
 
-    Raises TrainingError where its package is not installed.
+    Raises TrainingError if its package is not installed.
     """
     try:
         if kind == "tensorboard":
-            return TensorBoard(folder)
+            return _open_tensorboard(folder)
         if kind == "wandb":
-            return Wandb(folder, name)
+            return _open_wandb(folder, name)
     except ImportError as error:
         package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[kind]
         raise TrainingError(
             f"machine.tracker is {kind}, and {error.name} is not installed; "
             f"pip install {package}, or set it to none"
         ) from None
-    return NullTracker()
+    return Tracker()
+
+
+def _open_tensorboard(folder: Path) -> Tracker:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def log(entry: dict[str, Any]) -> None:
+        for name, value in _numbers(entry).items():
+            writer.add_scalar(name, value, entry["step"])
+
+    return Tracker(log, writer.close)
+
+
+def _open_wandb(folder: Path, name: str) -> Tracker:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(project="mondrian", name=name, dir=str(folder), resume="allow")
+    return Tracker(lambda entry: run.log(_numbers(entry), step=int(entry["step"])), run.finish)
 
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:

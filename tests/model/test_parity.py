@@ -1,6 +1,6 @@
-"""The shipped base and an adapter in transformers and PEFT on torch, where those are installed.
+"""The shipped base and an adapter in transformers and PEFT on torch, if those are installed.
 
-Not part of requirements-dev.lock (torch is large): benchmarks/requirements-torch.txt beside it.
+They are not in requirements-dev.lock (torch is large) but in benchmarks/requirements-torch.txt.
 """
 
 from pathlib import Path
@@ -28,17 +28,18 @@ from tests.conftest import ROOT
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # of other people's packages
+    pytest.mark.filterwarnings("ignore"),  # of torch, transformers and PEFT
 ]
 
 
 @pytest.fixture
 def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
-    picture = resize_to_fit(photos[0], 4096, 20_480)
-    seen = encode_image(plain, picture, raw=True)
+    image = resize_to_fit(photos[0], 4096, 20_480)
+    features = encode_image(plain, image, raw=True)
     messages = row_messages("You are an editor.", "")[:-1]
-    ids = prompt_ids(plain, messages, seen) + plain.tokens.answer('{"image_description": "A')[0]
-    pixels = plain.processor.image_processor([picture])
+    ids = prompt_ids(plain, messages, features)
+    ids += plain.tokens.answer('{"image_description": "A')[0]
+    pixels = plain.processor.image_processor([image])
     tensor = torch.tensor([ids])
     return (
         {
@@ -49,16 +50,16 @@ def inputs(plain: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[
             "mm_token_type_ids": (tensor == plain.image_id).int(),
         },
         ids,
-        seen,
+        features,
     )
 
 
-def ours(plain: Any, ids: list[int], seen: Any) -> np.ndarray[Any, Any]:
-    batch = make_batch([ids], [seen], plain.image_id)
+def our_logits(plain: Any, ids: list[int], features: Any) -> np.ndarray[Any, Any]:
+    batch = make_batch([ids], [features], plain.image_id)
     return np.array(compute_logits(plain.model, hidden_states(plain.model, batch)))
 
 
-def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
+def test_logits_equal_those_of_transformers(plain: Any, inputs: Any) -> None:
     from transformers import Qwen3VLForConditionalGeneration
 
     model, info = Qwen3VLForConditionalGeneration.from_pretrained(
@@ -68,7 +69,7 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     assert not info["unexpected_keys"]
     with torch.no_grad():
         theirs = model.eval()(**inputs[0]).logits.numpy()
-    assert np.abs(theirs - ours(plain, *inputs[1:])).max() < 1e-4
+    assert np.abs(theirs - our_logits(plain, *inputs[1:])).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -85,13 +86,13 @@ def test_transformers_says_the_same(plain: Any, inputs: Any) -> None:
     ],
     ids=["plain", "rslora", "last_layers", "dora", "projector", "several"],
 )
-def test_peft_applies_our_adapter_and_its_gradients_are_ours(
+def test_peft_applies_our_adapter_with_equal_logits_and_gradients(
     plain: Any, inputs: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     peft = pytest.importorskip("peft")
     from transformers import Qwen3VLForConditionalGeneration
 
-    given, ids, seen = inputs
+    torch_inputs, ids, features = inputs
     layers = lora.attach(plain.model, settings, mx.random.key(0))
     lora.unfreeze_lora(layers)
     for i, layer in enumerate(layers.values()):
@@ -104,16 +105,16 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
         ROOT / "models/base/mondrian-tiny", dtype=torch.float32
     )
     with torch.no_grad():
-        base = model.eval()(**given).logits.numpy()
+        base = model.eval()(**torch_inputs).logits.numpy()
     adapted = peft.PeftModel.from_pretrained(model, tmp_path, is_trainable=True).eval()
-    theirs = adapted(**given).logits
+    theirs = adapted(**torch_inputs).logits
     assert np.abs(theirs.detach().numpy() - base).max() > 0.1
-    assert np.abs(theirs.detach().numpy() - ours(plain, ids, seen)).max() < 1e-4
+    assert np.abs(theirs.detach().numpy() - our_logits(plain, ids, features)).max() < 1e-4
 
     start = len(ids) - 12
-    told, answer = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
-    torch.nn.functional.cross_entropy(told, answer, reduction="sum").backward()
-    wanted = {
+    logits, targets = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
+    torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+    peft_gradients = {
         mlx_name(
             name.replace(".default", "").removesuffix(".weight")
             + (".weight" if "lora_mag" not in name else "")
@@ -121,25 +122,27 @@ def test_peft_applies_our_adapter_and_its_gradients_are_ours(
         for name, parameter in adapted.named_parameters()
         if parameter.requires_grad
     }
-    found = our_gradients(plain, Example("", ids, start, "", [1.0] * 12), seen)
-    assert wanted.keys() == found.keys()
-    assert len(wanted) == len(lora.lora_state_dict(layers))
-    size = np.sqrt(sum((w**2).sum() for w in wanted.values()))
-    apart = np.sqrt(sum(((wanted[name] - found[name]) ** 2).sum() for name in wanted))
-    assert apart / size < 1e-4
+    gradients = our_gradients(plain, Example("", ids, start, "", [1.0] * 12), features)
+    assert peft_gradients.keys() == gradients.keys()
+    assert len(gradients) == len(lora.lora_state_dict(layers))
+    norm = np.sqrt(sum((g**2).sum() for g in peft_gradients.values()))
+    error = np.sqrt(
+        sum(((peft_gradients[name] - gradients[name]) ** 2).sum() for name in gradients)
+    )
+    assert error / norm < 1e-4
 
 
-def our_gradients(plain: Any, row: Example, seen: Any) -> dict[str, Any]:
-    """Of the loss as training computes it, by mlx-vlm's names and PEFT's layout."""
+def our_gradients(plain: Any, row: Example, features: Any) -> dict[str, Any]:
+    """Return gradients of the training loss by mlx-vlm's names and in PEFT's layout."""
 
     def loss(model: Any) -> mx.array:
-        packed = pack([row], [seen], plain.image_id)
+        packed = pack([row], [features], plain.image_id)
         hidden = compute_answer_states(model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5)
 
-    _, found = nn.value_and_grad(plain.model, loss)(plain.model)
+    _, gradients = nn.value_and_grad(plain.model, loss)(plain.model)
     return {
         name.replace(".magnitude", ".m"): np.array(value.T if value.ndim == 2 else value)
-        for name, value in tree_flatten(found)
+        for name, value in tree_flatten(gradients)
     }

@@ -18,24 +18,24 @@ def paths(photos: list[Image.Image], tmp_path: Path) -> list[str]:
     return out
 
 
-def same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
     pairs = zip((a.merged, *a.deep), (b.merged, *b.deep), strict=True)
     return all(np.array_equal(np.array(x), np.array(y)) for x, y in pairs) and a.grid == b.grid
 
 
-def test_the_tower_runs_once_a_photograph_and_never_again(
-    plain: Any, paths: list[str], tmp_path: Path
-) -> None:
+def test_each_photo_is_encoded_once(plain: Any, paths: list[str], tmp_path: Path) -> None:
     first = FeatureCache(plain, tmp_path / "cache", 1)
     first.precompute([*paths, *paths])
     assert first.encode_count == 4
-    again = FeatureCache(plain, tmp_path / "cache", 1)
-    again.precompute(paths)
-    assert again.encode_count == 0
-    assert all(same(first.get(p), again.get(p)) for p in paths)
+    second = FeatureCache(plain, tmp_path / "cache", 1)
+    second.precompute(paths)
+    assert second.encode_count == 0
+    assert all(is_same(first.get(p), second.get(p)) for p in paths)
 
 
-def test_the_key_is_what_is_seen_not_its_name(plain: Any, paths: list[str], tmp_path: Path) -> None:
+def test_the_key_is_the_content_not_the_file_name(
+    plain: Any, paths: list[str], tmp_path: Path
+) -> None:
     cache = FeatureCache(plain, tmp_path / "cache", 1)
     cache.precompute(paths[:1])
     copy = tmp_path / "copy.png"
@@ -46,22 +46,22 @@ def test_the_key_is_what_is_seen_not_its_name(plain: Any, paths: list[str], tmp_
     changed = FeatureCache(plain, tmp_path / "cache", 1)
     changed.precompute(paths[:1])
     assert changed.encode_count == 1
-    assert not same(changed.get(paths[0]), changed.get(str(copy)))
+    assert not is_same(changed.get(paths[0]), changed.get(str(copy)))
 
 
-def test_a_damaged_entry_is_made_again_to_the_same_bytes(
+def test_a_damaged_entry_is_computed_again_to_the_same_bytes(
     plain: Any, paths: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
     FeatureCache(plain, folder, 1).precompute(paths[:1])
     (file,) = folder.glob("*.safetensors")
-    whole = file.read_bytes()
-    for broken in (whole[:200], b"", whole[: len(whole) // 2]):
-        file.write_bytes(broken)
+    content = file.read_bytes()
+    for damaged in (content[:200], b"", content[: len(content) // 2]):
+        file.write_bytes(damaged)
         cache = FeatureCache(plain, folder, 1)
         cache.precompute(paths[:1])
         assert cache.encode_count == 1
-        assert file.read_bytes() == whole
+        assert file.read_bytes() == content
 
 
 def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_path: Path) -> None:
@@ -74,29 +74,29 @@ def test_the_folder_stays_within_its_limit(plain: Any, paths: list[str], tmp_pat
     assert cache.get(paths[0]).merged.shape[0] == 20
 
 
-def test_without_a_folder_nothing_is_kept(plain: Any, paths: list[str], tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_written(plain: Any, paths: list[str], tmp_path: Path) -> None:
     cache = FeatureCache(plain, None, 1)
     cache.precompute(paths)
     assert cache.encode_count == 4
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_made_again_does_not_break_the_limit(
+def test_entries_computed_again_respect_the_limit(
     plain: Any, paths: list[str], tmp_path: Path
 ) -> None:
-    for limit, most in ((0.0001, 3), (0.0, 0)):  # 100 kB, and three of 31
+    for limit, max_files in ((0.0001, 3), (0.0, 0)):  # 100 kB: three of 31
         folder = tmp_path / str(limit)
         cache = FeatureCache(plain, folder, limit)
         cache.precompute(paths)
-        cache._near.clear()
+        cache._memory.forget(lambda _: True)
         for path in paths:
             cache.get(path)
-            cache._near.clear()
+            cache._memory.forget(lambda _: True)
         assert cache.encode_count > 4
-        assert len(list(folder.glob("*"))) <= most
+        assert len(list(folder.glob("*"))) <= max_files
 
 
-def test_another_version_of_a_package_makes_features_anew(
+def test_another_package_version_computes_features_again(
     plain: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FeatureCache(plain, tmp_path / "cache", 1).precompute(paths[:1])

@@ -30,9 +30,10 @@ def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Ite
             kind, payload = results.get()
             if kind == _RESULT:
                 yield payload
-            else:
-                errors.append(payload)
-                stop.set() if payload else None
+                continue
+            errors.append(payload)
+            if payload:
+                stop.set()
     finally:
         stop.set()
         while len(errors) < len(jobs):

@@ -18,11 +18,12 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import schema_hash
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
-from mondrian.model.compatibility import AdapterRequirements, check_requirements, read_requirements
 from mondrian.model.generate import compute_prefix_cache
 from mondrian.model.hardware import available_memory
 from mondrian.model.kv_cache import PrefixCache
 from mondrian.model.language import Features
+from mondrian.model.lru_cache import LRUCache
+from mondrian.model.provenance import AdapterRequirements, check_requirements, read_requirements
 from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.ipc import (
     BASE_ARM,
@@ -30,7 +31,6 @@ from mondrian.serving.engines.ipc import (
     GenerateRequest,
     LoadAdapterRequest,
 )
-from mondrian.serving.worker.lru_cache import LRUCache
 from mondrian.serving.worker.model_views import adapter_bytes, merge, merged_bytes, share_weights
 from mondrian.serving.worker.multi_lora import MultiLoRA, MultiLoRADecoder
 
