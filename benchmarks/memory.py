@@ -69,10 +69,9 @@ def measure(run: dict[str, Any], folder: Path) -> dict[str, float]:
     from mondrian.model.architecture import read_architecture
     from mondrian.model.hardware import CPU
     from mondrian.model.language import Features
-    from mondrian.model.lora_config import make_lora_config
+    from mondrian.model.lora import make_lora_config
     from mondrian.training.dataset import Example
-    from mondrian.training.memory_estimate import TrainingJob
-    from mondrian.training.plan import PlannedExample, plan_batches
+    from mondrian.training.plan import PlannedExample, TrainingJob, plan_batches
     from mondrian.training.trainer import Trainer
 
     source = base_of(run, folder)

@@ -37,8 +37,8 @@ from mondrian.critique.rows import read_rows  # noqa: E402
 from mondrian.model import vlm  # noqa: E402
 from mondrian.model.architecture import read_architecture  # noqa: E402
 from mondrian.model.hardware import CPU  # noqa: E402
-from mondrian.model.lora_config import LoraConfig  # noqa: E402
-from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations  # noqa: E402
+from mondrian.model.lora import LoraConfig  # noqa: E402
+from mondrian.training.plan import BatchShape, TrainingJob, count_operations  # noqa: E402
 from mondrian.training.schedule import select_micro_batches  # noqa: E402
 
 LARGE, TINY = "large-vocabulary", "mondrian-tiny"

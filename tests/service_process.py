@@ -161,7 +161,7 @@ def make_adapter(
     import mlx.core as mx
 
     from mondrian.model import adapter, lora
-    from mondrian.model.lora_config import LoraConfig
+    from mondrian.model.lora import LoraConfig
 
     settings = LoraConfig(rank=4, alpha=8)
     lora.detach(vlm.model)

@@ -24,7 +24,7 @@ from mondrian.model.language import Features  # noqa: E402
 from mondrian.model.vision import extract_features  # noqa: E402
 from mondrian.training import distributed  # noqa: E402
 from mondrian.training.dataset import Example  # noqa: E402
-from mondrian.training.trackers import Tracker  # noqa: E402
+from mondrian.training.progress import Tracker  # noqa: E402
 from mondrian.training.trainer import Trainer, TrainerServices  # noqa: E402
 
 

@@ -5,8 +5,6 @@ adapter is never assumed to be applied: each tensor must be consumed, some lora_
 the base must be the one it was trained on, and the logits must differ from the base's.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +18,16 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError, one_line
+from mondrian.model import lora
 from mondrian.model.language import Features
-from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
-from mondrian.model.lora_config import LoraConfig, parse_peft_config, peft_config
+from mondrian.model.lora import LoraConfig, LoraLinear, Tensors
 from mondrian.model.provenance import read_recipe
 from mondrian.model.vlm import Vlm, next_logits
 
 
-def save(
-    folder: Path, weights: dict[str, mx.array], settings: LoraConfig, recipe: Any, layers: int
-) -> None:
+def save(folder: Path, weights: Tensors, settings: LoraConfig, recipe: Any, layers: int) -> None:
     """Write an adapter into an empty folder; `layers` is the number of the base's layers."""
-    config = peft_config(settings, recipe["base"]["source"], layers)
+    config = lora.peft_config(settings, recipe["base"]["source"], layers)
     arrays = {name: np.array(value) for name, value in weights.items()}
     (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -39,10 +35,7 @@ def save(
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
-    """Attach the adapter in a folder.
-
-    Raises AdapterError if it is damaged, was trained on another base, or has no effect.
-    """
+    """Attach an adapter, or raise AdapterError if it is damaged, of another base, or idle."""
     base = read_recipe(folder).base
     if base.sha256 != base_hash:
         raise AdapterError(
@@ -53,27 +46,22 @@ def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
 
 
 def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
-    """Attach an adapter that has no recipe, as other trainers write it.
-
-    Raises AdapterError if it is damaged, does not fit the model, or has no effect.
-    """
+    """Attach an adapter without recipe, as other trainers write it, or raise AdapterError."""
     weights = read_weights(folder)
-    layers = attach(model, read_settings(folder, weights, len(model.language_model.model.layers)))
+    settings = read_settings(folder, weights, len(model.language_model.model.layers))
+    layers = lora.attach(model, settings)
     try:
         check_weights(layers, weights, folder)
     except AdapterError:
-        detach(model)
+        lora.detach(model)
         raise
-    load_lora_weights(layers, weights)
+    lora.load_lora_weights(layers, weights)
     return layers
 
 
 def load_and_verify(vlm: Vlm, folder: Path, prompt: Sequence[int], features: Features) -> None:
-    """Attach a saved adapter in place of any other and check that it changes a prompt's logits.
-
-    Raises AdapterError if it does not.
-    """
-    detach(vlm.model)
+    """Attach only this adapter; raise AdapterError unless it changes the prompt's logits."""
+    lora.detach(vlm.model)
     vlm.model.eval()
     base_logits = next_logits(vlm, prompt, features)
     load(vlm.model, vlm.hash, folder)
@@ -89,11 +77,9 @@ def check_adapter_changes_logits(with_adapter: mx.array, without: mx.array, fold
         raise AdapterError(f"{folder} changes nothing: its logits equal the base's")
 
 
-def check_weights(
-    layers: dict[str, LoraLinear], weights: dict[str, mx.array], folder: Path
-) -> None:
+def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
     """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
-    shapes = {name: value.shape for name, value in lora_state_dict(layers).items()}
+    shapes = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
     faults = [f"{name} does not exist in this base" for name in weights if name not in shapes]
     faults += [f"{name} is missing" for name in shapes if name not in weights]
     faults += [
@@ -107,14 +93,14 @@ def check_weights(
     _check_values(weights, folder / WEIGHTS)
 
 
-def _check_values(weights: dict[str, mx.array], file: Path) -> None:
+def _check_values(weights: Tensors, file: Path) -> None:
     if not all(bool(mx.all(mx.isfinite(value))) for value in weights.values()):
         raise AdapterError(f"{file} contains NaN or inf; train again")
     if not any(bool(mx.any(value != 0)) for name, value in weights.items() if ".lora_B." in name):
         raise AdapterError(f"{file}: every lora_B is zero, so it has no effect; train longer")
 
 
-def check_weight_format(weights: dict[str, mx.array], settings: LoraConfig, folder: Path) -> None:
+def check_weight_format(weights: Tensors, settings: LoraConfig, folder: Path) -> None:
     """Raise AdapterError if weights cannot be an adapter's on any base."""
     file, rank = folder / WEIGHTS, settings.rank
     for path in sorted({name.rsplit(".lora_", 1)[0] for name in weights}):
@@ -129,17 +115,14 @@ def check_weight_format(weights: dict[str, mx.array], settings: LoraConfig, fold
 
 
 def adapts_merger(folder: Path) -> bool:
-    """Return whether an adapter has weights on the merger, and so needs the merger's input.
-
-    Raises AdapterError if the folder's weights cannot be read.
-    """
+    """Return whether an adapter has weights on the merger, and so needs the merger's input."""
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> LoraConfig:
+def read_settings(folder: Path, weights: Tensors, layers: int) -> LoraConfig:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return parse_peft_config(config, weights, layers)
+        return lora.parse_peft_config(config, weights, layers)
     except FileNotFoundError:
         raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -147,13 +130,9 @@ def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> Lo
         raise AdapterError(f"{folder / CONFIG} is damaged: {message}; train again") from None
 
 
-def read_weights(folder: Path) -> dict[str, mx.array]:
-    """Read weights with safetensors, which checks every length, so a truncated file is an error.
-
-    Raises AdapterError if the file is missing or truncated.
-    """
+def read_weights(folder: Path) -> Tensors:
+    """Read weights; safetensors checks every length, so a truncated file raises AdapterError."""
     try:
         return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        message = one_line(error, 160)
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {message}") from None
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {one_line(error, 160)}") from None

@@ -3,17 +3,15 @@
 The published sizes are known by name, so that a run can be planned before anything is downloaded.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mondrian.core.errors import BaseModelError
 from mondrian.core.files import read_json
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SIZES = {  # hidden, MLP, layers, heads, tied; vision: depth, hidden, MLP (from Qwen's configs)
@@ -26,48 +24,29 @@ _NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-([48])bit|-
 
 @dataclass(frozen=True)
 class Device:
-    """How a machine computes.
-
-    float_bytes  of an activation, and of a weight that is not packed
-    query_block  queries whose scores exist at the same time, later keys left out; 0 for all queries
-    """
-
-    float_bytes: int
-    query_block: int
+    float_bytes: int  # of an activation, and of a weight that is not packed
+    query_block: int  # queries whose scores exist at the same time, later keys left out; 0 for all
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the language model and the vision tower, and how weights are stored.
-
-    heads        (queries, keys and values, width of each)
-    vision       (depth, width, MLP width, position embeddings)
-    patch        (side in pixels, sides merged, values per patch)
-    bits         of packed weights; 0 if they are not packed
-    group        packed weights that share a scale
-    float_bytes  of a weight that is not packed, as stored
-    """
-
     width: int
     mlp_width: int
     layers: int
-    heads: tuple[int, int, int]
+    heads: tuple[int, int, int]  # queries, keys and values, width of each
     vocabulary: int
     has_tied_embeddings: bool
     deepstack_levels: int
-    vision: tuple[int, int, int, int]
-    patch: tuple[int, int, int]
+    vision: tuple[int, int, int, int]  # depth, width, MLP width, position embeddings
+    patch: tuple[int, int, int]  # side in pixels, sides merged, values per patch
     image_id: int
-    bits: int
-    group: int
-    float_bytes: int
+    bits: int  # of packed weights; 0 if they are not packed
+    group: int  # packed weights that share a scale
+    float_bytes: int  # of a weight that is not packed, as stored
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Architecture:
-        """Read the sizes from a config.json.
-
-        Raises KeyError or TypeError if it is not a Qwen3-VL's.
-        """
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a config.json, or raise KeyError or TypeError if it is not a Qwen3-VL's."""
         text, vision = config["text_config"], config["vision_config"]
         packed = config.get("quantization") or {}
         stored = str(config.get("dtype") or text.get("dtype") or "bfloat16")
@@ -149,16 +128,10 @@ class Architecture:
         return packed * self.bits // 8 + scales + (self.num_weights() - packed) * float_bytes
 
     def num_lora_weights(self, settings: LoraConfig) -> int:
-        return sum(
-            settings.rank * (i + o) + (o if settings.dora else 0)
-            for i, o in self.adapted_shapes(settings)
-        )
-
-    def adapted_shapes(self, settings: LoraConfig) -> list[tuple[int, int]]:
-        """Return (in, out) of each layer that gets an adapter."""
         layers = min(settings.num_layers or self.layers, self.layers)
         shapes = [self.projection_shapes()[name] for name in settings.target_modules] * layers
-        return shapes + (list(self.merger_shapes().values()) if settings.train_projector else [])
+        shapes += self.merger_shapes().values() if settings.train_projector else []
+        return sum(settings.rank * (i + o) + (o if settings.dora else 0) for i, o in shapes)
 
 
 def find_base(source: str) -> Path | None:
@@ -177,17 +150,19 @@ def find_base(source: str) -> Path | None:
 
 
 def read_architecture(source: str) -> Architecture:
-    """Read the sizes of a base on this machine, or of a published size by its name.
-
-    Raises BaseModelError if it is neither.
-    """
+    """Read the sizes of a local base or a published size, or raise BaseModelError."""
     folder = find_base(source)
     if folder is not None:
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json: not a base model")
         config = read_json(folder / "config.json")
         try:
-            return _check_sizes(Architecture.from_config(config))
+            arch = Architecture.from_config(config)
+            sizes = [arch.width, arch.mlp_width, arch.layers, *arch.heads, arch.vocabulary]
+            sizes += [*arch.vision, *arch.patch, arch.group]
+            if not all(isinstance(size, int) and size > 0 for size in sizes):
+                raise ValueError(f"sizes must be whole numbers above 0: {sizes}")
+            return arch
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BaseModelError(f"{folder}/config.json is not a Qwen3-VL's: {error!r}") from None
     match = _NAME.search(source)
@@ -197,15 +172,6 @@ def read_architecture(source: str) -> Architecture:
             f"published size: Qwen/Qwen3-VL-4B-Instruct ({', '.join(_SIZES)}; -4bit, -8bit)"
         )
     return _published_architecture(match[1], int(match[2] or 0))
-
-
-def _check_sizes(arch: Architecture) -> Architecture:
-    """Raise ValueError unless every size is a whole number above 0."""
-    sizes = [arch.width, arch.mlp_width, arch.layers, *arch.heads, arch.vocabulary]
-    sizes += [*arch.vision, *arch.patch, arch.group]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"sizes must be whole numbers above 0: {sizes}")
-    return arch
 
 
 def _published_architecture(size: str, bits: int) -> Architecture:

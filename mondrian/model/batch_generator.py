@@ -3,8 +3,6 @@
 Sampling is here too: greedy, or from the softmax with a random generator per sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +10,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mondrian.model import language
 from mondrian.model.constrained import CritiqueGrammar, GrammarState, TokenBitmask
 from mondrian.model.kernels import softmax
 from mondrian.model.kv_cache import BatchKVCache, PrefixCache
-from mondrian.model.language import (
-    Features,
-    compute_logits,
-    compute_mrope_positions,
-    embed,
-    index_features,
-    run_decoder_layers,
-)
+from mondrian.model.language import Features
 from mondrian.model.vlm import Generation, Vlm
 
 _BELOW_ONE = 1 - 1e-6  # rounding must not move a sample past the last token
@@ -37,10 +29,7 @@ def mask_logits(logits: mx.array, masks: Sequence[TokenBitmask]) -> mx.array:
 
 
 def sample(logits: mx.array, temperature: float, uniforms: Sequence[float]) -> mx.array:
-    """Sample a token per row from softmax(logits / temperature); greedy at temperature 0.
-
-    uniforms  a random number from 0 to 1 per row
-    """
+    """Sample from softmax(logits / temperature) by a uniform number per row; greedy at 0."""
     if not temperature:
         return mx.argmax(logits, axis=-1)
     probs = softmax(logits.astype(mx.float32) / temperature)
@@ -52,22 +41,12 @@ def sample(logits: mx.array, temperature: float, uniforms: Sequence[float]) -> m
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How completions are generated.
-
-    max_new_tokens  of one completion
-    max_sequences   generated at the same time
-    grammar         constrains completions to the schema; None generates freely
-    temperature     0 for greedy decoding
-    seed            of the sampling; a sequence's samples do not depend on other sequences
-    ignore_eos      continue after the end token, for measuring
-    """
-
-    max_new_tokens: int
-    max_sequences: int = 8
-    grammar: CritiqueGrammar | None = None
-    temperature: float = 0.0
-    seed: int = 0
-    ignore_eos: bool = False
+    max_new_tokens: int  # of one completion
+    max_sequences: int = 8  # generated at the same time
+    grammar: CritiqueGrammar | None = None  # constrains completions to the schema
+    temperature: float = 0.0  # 0 for greedy decoding
+    seed: int = 0  # a sequence's samples do not depend on other sequences
+    ignore_eos: bool = False  # continue after the end token, for measuring
 
     def __post_init__(self) -> None:
         if self.grammar and self.grammar.limit != self.max_new_tokens:
@@ -77,13 +56,7 @@ class SamplingParams:
 
 
 class SequenceState:
-    """A sequence that is being generated.
-
-    pending       tokens of prompt and completion that the model has not processed
-    done          number of tokens in the KV cache
-    position_ids  (3, tokens)  mRoPE positions of prompt and completion
-    arm           which adapter generates it, if sequences of several share steps
-    """
+    """A sequence that is being generated."""
 
     def __init__(
         self,
@@ -95,21 +68,17 @@ class SequenceState:
     ):
         self.features, self.image_start = features, image_start
         self.sampling_params = sampling_params
-        self.arm: Hashable = None
+        self.arm: Hashable = None  # the adapter that generates it, if several share steps
         grammar = sampling_params.grammar
         self.grammar_state: GrammarState | None = grammar.create_state() if grammar else None
         self.output_ids = list(self.grammar_state.forced) if self.grammar_state else []
-        self.pending = [*prompt, *self.output_ids]
-        self.done = 0
+        self.pending = [*prompt, *self.output_ids]  # not processed by the model yet
+        self.done = 0  # tokens in the KV cache
         max_length = len(prompt) + sampling_params.max_new_tokens
-        self.position_ids = compute_mrope_positions(max_length, image_start, features.grid)
+        self.position_ids = language.compute_mrope_positions(max_length, image_start, features.grid)
         self.rng = np.random.default_rng((sampling_params.seed, seed))
         self.ended = self.full = False
         self.passes, self.seconds = 0, 0.0
-
-    def skip_prefix(self, length: int) -> None:
-        """Drop the first tokens, which the KV cache holds already."""
-        self.pending, self.done = self.pending[length:], length
 
     def append_token(self, token: int, end_ids: frozenset[int]) -> None:
         """Append the next token and those that the grammar forces after it."""
@@ -151,22 +120,19 @@ class BatchGenerator:
         return len(self.active_sequences) < self.max_sequences
 
     def insert(self, seq: SequenceState, prefix: PrefixCache | None = None) -> None:
-        """Give a sequence a free slot.
-
-        prefix  keys and values of its first tokens, as `BatchKVCache.export_prefix` returns them
-        """
+        """Give a sequence a free slot; `prefix` holds the keys and values of its first tokens."""
         if None not in self.slots:
             count = min(len(self.slots), self.max_sequences - len(self.slots))
             self.cache.add_slots(count)
             self.slots += [None] * count
         slot = self.slots.index(None)
-        seq.skip_prefix(self.cache.assign_slot(slot, prefix))
+        seq.done = self.cache.assign_slot(slot, prefix)
+        seq.pending = seq.pending[seq.done :]
         self.slots[slot] = seq
 
     def remove(self, seq: SequenceState) -> None:
         slot = self.slots.index(seq)
-        self.cache.release_slot(slot)
-        self.slots[slot] = None
+        self.slots[slot], self.cache.lengths[slot] = None, 0
 
     def step(self) -> list[SequenceState]:
         """Generate a token for every sequence, and the forced ones; remove and return the ended."""
@@ -175,7 +141,7 @@ class BatchGenerator:
             self.cache.retain_slots([i for i, seq in enumerate(self.slots) if seq is not None])
             self.slots = list(seqs)
         self.cache.prepare_step([len(seq.pending) if seq else 0 for seq in self.slots])
-        logits = compute_logits(self.vlm.model, self._forward(seqs))
+        logits = language.compute_logits(self.vlm.model, self._forward(seqs))
         if seqs[0].grammar_state:
             masks = [seq.grammar_state.mask for seq in seqs if seq.grammar_state]
             logits = mask_logits(logits, masks)
@@ -200,7 +166,7 @@ class BatchGenerator:
         else:
             h, deepstack = text.embed_tokens(mx.array(ids)), []
         positions = mx.array(position_ids[:, None])
-        h = run_decoder_layers(text, h, positions, deepstack, self.cache.layers)
+        h = language.run_decoder_layers(text, h, positions, deepstack, self.cache.layers)
         last = np.cumsum([len(seq.pending) for seq in seqs]) - 1
         return h[0, mx.array(last)]
 
@@ -210,5 +176,6 @@ class BatchGenerator:
         """Embed tokens, with vision features at the image tokens of new sequences."""
         features = [seq.features for seq in seqs if not seq.passes]
         is_new = np.repeat([not seq.passes for seq in seqs], [len(seq.pending) for seq in seqs])
-        feature_index = index_features(np.where(is_new, ids, 0), self.vlm.image_id, features)
-        return embed(self.vlm.model, ids, feature_index, features)
+        new_ids = np.where(is_new, ids, 0)
+        feature_index = language.index_features(new_ids, self.vlm.image_id, features)
+        return language.embed(self.vlm.model, ids, feature_index, features)

@@ -5,8 +5,6 @@ texts in characters, not in tokens, so each text is also closed before it takes 
 rest of the critique needs.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from functools import lru_cache
@@ -32,12 +30,10 @@ class CritiqueGrammar:
     """The critique schema compiled for one tokenizer.
 
     vocabulary  size of a row of logits
-    limit       tokens of a completion
+    limit       tokens of a completion; EvaluationError if a critique may not fit
 
     after[k] holds how many tokens, and texts among them, may be needed after the value of key k, in
     order of appearance from 1; after[0] is for the whole critique.
-
-    Raises EvaluationError if a critique may not fit the limit.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, limit: int) -> None:
@@ -55,10 +51,7 @@ class CritiqueGrammar:
 
         pieces = _shortest_critique()
         texts = [piece.count('"x"') for piece in pieces]
-        needed = [
-            count_tokens(piece) + PUNCTUATION_MARGIN * n
-            for piece, n in zip(pieces, texts, strict=True)
-        ]
+        needed = [count_tokens(p) + PUNCTUATION_MARGIN * p.count('"x"') for p in pieces]
         self.after = [(sum(needed[i:]), sum(texts[i:])) for i in range(len(pieces) + 1)]
         self.item_tokens = count_tokens(', "x"') + PUNCTUATION_MARGIN
         min_tokens = self.after[0][0]
@@ -71,8 +64,7 @@ class CritiqueGrammar:
         padded = [*allowed, *[False] * (32 * self.mask_words - len(allowed))]
         return np.packbits(padded, bitorder="little").view(np.int32)
 
-    def create_state(self) -> GrammarState:
-        """Return the initial state of one completion."""
+    def create_state(self) -> "GrammarState":
         return GrammarState(self)
 
 

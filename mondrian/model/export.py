@@ -1,7 +1,5 @@
 """Export an adapter in PEFT's or mlx-vlm's layout, or merged into a copy of its base."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
@@ -17,7 +14,6 @@ from mondrian.core.errors import AdapterError
 from mondrian.core.files import whole_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
-from mondrian.model.lora_config import LoraConfig
 from mondrian.model.provenance import read_recipe
 
 _PREFIX = "base_model.model.model."
@@ -35,29 +31,8 @@ def mlx_name(name: str) -> str:
     return f"{path.replace('visual.', 'vision_tower.', 1)}.{_MLX_KINDS[kind]}"
 
 
-def to_mlx(
-    weights: dict[str, mx.array], settings: LoraConfig
-) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    """Return weights and adapter_config.json as mlx-vlm's load_adapters reads them."""
-    mlx_weights = {
-        mlx_name(name): mx.contiguous(value.T) if value.ndim == 2 else value
-        for name, value in weights.items()
-    }
-    parameters = {
-        "rank": settings.rank,
-        "scale": settings.scale,
-        "dropout": settings.dropout,
-        "keys": sorted({name.rsplit(".", 1)[0] for name in mlx_weights}),
-    }
-    kind = "dora" if settings.dora else "lora"
-    return mlx_weights, {"fine_tune_type": kind, "num_layers": -1, "lora_parameters": parameters}
-
-
 def export(folder: Path, output: Path, kind: str) -> None:
-    """Write an adapter and its recipe in PEFT's or mlx-vlm's layout.
-
-    Raises AdapterError if the adapter is damaged.
-    """
+    """Write an adapter and its recipe in another layout, or raise AdapterError if it is damaged."""
     read_recipe(folder)
     weights = adapter.read_weights(folder)
     settings = adapter.read_settings(folder, weights, 0)
@@ -70,9 +45,22 @@ def export(folder: Path, output: Path, kind: str) -> None:
             for name in (CONFIG, WEIGHTS):
                 shutil.copy(folder / name, staging / name)
             return
-        mlx_weights, config = to_mlx(weights, settings)
-        arrays = {name: np.array(value) for name, value in mlx_weights.items()}
+        arrays = {
+            mlx_name(name): np.array(mx.contiguous(value.T) if value.ndim == 2 else value)
+            for name, value in weights.items()
+        }
         (staging / _MLX_WEIGHTS).write_bytes(to_bytes(arrays, {"format": "mlx"}))
+        kind = "dora" if settings.dora else "lora"
+        config = {
+            "fine_tune_type": kind,
+            "num_layers": -1,
+            "lora_parameters": {
+                "rank": settings.rank,
+                "scale": settings.scale,
+                "dropout": settings.dropout,
+                "keys": sorted({name.rsplit(".", 1)[0] for name in arrays}),
+            },
+        }
         (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -90,9 +78,12 @@ def merge(base: str, folder: Path, output: Path) -> None:
             "weights and would be rounded away; merge into the unpacked base, or keep the adapter "
             "separate"
         )
-    _check_target(source, output)
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise AdapterError(f"{output} is the base itself or inside it; give another folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE).is_file():
+        raise AdapterError(f"{output} is not empty and not a merged base; give another folder")
     layers = adapter.load(loaded.model, loaded.hash, folder)
-    stored = _read_weight_names(source)
+    stored = {name for file in source.glob("*.safetensors") for name in _load(file)}
     missing = [path for path in layers if f"model.{path}.weight" not in stored]
     if missing:
         raise AdapterError(f"{base} has no model.{missing[0]}.weight; use the base as published")
@@ -106,24 +97,13 @@ def merge(base: str, folder: Path, output: Path) -> None:
                 shutil.copy(source / name, staging / name)
 
 
-def _check_target(source: Path, output: Path) -> None:
-    """Raise AdapterError if the merged base would replace something else."""
-    if source.resolve() in (output.resolve(), *output.resolve().parents):
-        raise AdapterError(f"{output} is the base itself or inside it; give another folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE).is_file():
-        raise AdapterError(f"{output} is not empty and not a merged base; give another folder")
-
-
-def _read_weight_names(folder: Path) -> set[str]:
-    names: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "numpy") as opened:
-            names |= set(opened.keys())
-    return names
+def _load(file: Path) -> Any:
+    """Map a file's tensors with MLX, since numpy has no bfloat16."""
+    return mx.load(str(file))
 
 
 def _merge_file(source: Path, target: Path, layers: dict[str, LoraLinear]) -> None:
-    weights: Any = mx.load(str(source))  # numpy has no bfloat16
+    weights = _load(source)
     for path, layer in layers.items():
         name = f"model.{path}.weight"
         if name in weights:

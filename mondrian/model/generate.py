@@ -1,10 +1,8 @@
 """Generate completions of many prompts in batches; a common prefix is computed once."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -34,64 +32,54 @@ def stream_generate(
     sampling_params: SamplingParams,
     seeds: Sequence[int] | None = None,
 ) -> Generator[tuple[int, Generation]]:
-    """Yield the index and completion of each prompt as they end.
-
-    seeds  one per prompt, combined with sampling_params.seed; by default its index
-    """
+    """Yield index and completion of each prompt as they end; its seed is its index by default."""
     started = perf_counter()
     prefix_length = shared_prefix_length(prompts, vlm.image_id)
     prefix = compute_prefix_cache(vlm, prompts[0][:prefix_length]) if prefix_length else None
     mx.eval(vlm.model.parameters())
     seeds = range(len(prompts)) if seeds is None else seeds
-    queue = [
+    queue: list[tuple[int, Callable[[], SequenceState]]] = [
         (i, partial(SequenceState, ids, f, ids.index(vlm.image_id), sampling_params, seed))
         for i, (ids, f, seed) in enumerate(zip(prompts, features, seeds, strict=True))
     ]
     max_sequences = sampling_params.max_sequences
     count = min(NUM_STREAMS, max_sequences, len(prompts))
-    running: list[_GenerationStream] = []
+    running, streams = list(range(count)), []
     for i in range(count):
-        capacity = (max_sequences + count - 1 - i) // count
-        running.append(_GenerationStream(vlm, queue[i::count], prefix, capacity, running))
+        waiting = deque(queue[i::count])
+        batch = BatchGenerator(vlm, min((max_sequences + count - 1 - i) // count, len(waiting)))
+        streams.append(partial(_run_stream, batch, waiting, prefix, running))
     setup_seconds = (perf_counter() - started) / len(prompts)
-    for index, completion in run_parallel([stream.run for stream in running]):
+    for index, completion in run_parallel(streams):
         yield index, replace(completion, seconds=completion.seconds + setup_seconds)
 
 
-@dataclass(eq=False)
-class _GenerationStream:
-    """The sequences of one MLX stream.
+def _run_stream(
+    batch: BatchGenerator,
+    waiting: deque[tuple[int, Callable[[], SequenceState]]],
+    prefix: PrefixCache | None,
+    running: list[int],
+) -> Iterator[tuple[int, Generation] | None]:
+    """Yield completions, and None after each step; waiting sequences replace ended ones.
 
-    queue     index and constructor of each sequence
-    capacity  sequences generated at the same time
-    running   the streams that have not ended, which share the time
+    waiting  index and constructor of each sequence
+    running  as many as there are streams at work, which share the time
     """
-
-    vlm: Vlm
-    queue: Sequence[tuple[int, Callable[[], SequenceState]]]
-    prefix: PrefixCache | None
-    capacity: int
-    running: list[_GenerationStream]
-
-    def run(self) -> Iterator[tuple[int, Generation] | None]:
-        """Yield completions, and None after each step; queued sequences replace ended ones."""
-        waiting = deque(self.queue)
-        batch = BatchGenerator(self.vlm, min(self.capacity, len(waiting)))
-        indices: dict[SequenceState, int] = {}
-        while waiting or batch.active_sequences:
-            started = perf_counter()
-            while waiting and batch.has_free_slot:
-                index, create_sequence = waiting.popleft()
-                seq = create_sequence()
-                batch.insert(seq, self.prefix)
-                indices[seq] = index
-            active = batch.active_sequences
-            ended = batch.step()
-            for seq in active:
-                seq.seconds += (perf_counter() - started) / len(active) / len(self.running)
-            yield from ((indices.pop(seq), seq.to_generation(self.vlm)) for seq in ended)
-            yield None
-        self.running.remove(self)
+    indices: dict[SequenceState, int] = {}
+    while waiting or batch.active_sequences:
+        started = perf_counter()
+        while waiting and batch.has_free_slot:
+            index, create_sequence = waiting.popleft()
+            seq = create_sequence()
+            batch.insert(seq, prefix)
+            indices[seq] = index
+        active = batch.active_sequences
+        ended = batch.step()
+        for seq in active:
+            seq.seconds += (perf_counter() - started) / len(active) / len(running)
+        yield from ((indices.pop(seq), seq.to_generation(batch.vlm)) for seq in ended)
+        yield None
+    running.pop()
 
 
 def compute_prefix_cache(vlm: Vlm, ids: Sequence[int]) -> PrefixCache:

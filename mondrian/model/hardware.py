@@ -1,7 +1,5 @@
 """What this machine can do: device, throughput, free memory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from timeit import repeat
 
@@ -22,10 +20,8 @@ CPU = Device(float_bytes=4, query_block=QUERY_BLOCK_SIZE)
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measured FLOP/s of a matrix product, and seconds per element of softmax."""
-
-    flops_per_second: float
-    softmax_seconds: float
+    flops_per_second: float  # of a matrix product, measured
+    softmax_seconds: float  # per element
 
 
 def this_device() -> Device:

@@ -3,10 +3,9 @@
 On a CPU exp(x) is computed as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and the base is e.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import e, log2
 from typing import Any, Literal
 
@@ -32,31 +31,15 @@ class AttentionSpan:
 Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
 
 
-def power(x: mx.array) -> mx.array:
-    """Return e ** (x / EXP_SCALE)."""
-    return mx.exp(x) if ON_GPU else cpu.power_of_two(x)
-
-
-def softmax(scores: mx.array) -> Any:
-    """Return the softmax over the last axis."""
-    return mx.softmax(scores, -1) if ON_GPU else cpu.softmax(scores)
+power: Any = mx.exp if ON_GPU else cpu.power_of_two  # x -> e ** (x / EXP_SCALE)
+softmax: Any = partial(mx.softmax, axis=-1) if ON_GPU else cpu.softmax  # over the last axis
+gelu: Any = nn.gelu_approx if ON_GPU else cpu.gelu  # tanh form (arXiv:1606.08415)
+# logits (..., vocabulary), targets (...) -> (...)
+cross_entropy: Any = nn.losses.cross_entropy if ON_GPU else cpu.cross_entropy
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
-    """Return silu(gate) * x."""
     return nn.silu(gate) * x if ON_GPU else cpu.swiglu(gate, x)
-
-
-def gelu(x: mx.array) -> mx.array:
-    """Return GELU in its tanh form (Hendrycks & Gimpel, arXiv:1606.08415)."""
-    return nn.gelu_approx(x) if ON_GPU else cpu.gelu(x)
-
-
-def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
-    """Return the cross-entropy of each position; logits (..., vocabulary), targets (...)."""
-    return (
-        nn.losses.cross_entropy(logits, targets) if ON_GPU else cpu.cross_entropy(logits, targets)
-    )
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:

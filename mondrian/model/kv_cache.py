@@ -4,11 +4,9 @@ One pass takes any number of new tokens per sequence, laid out one after the oth
 see one long sequence, attention sees each token with its own sequence's past. Nothing is padded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -21,31 +19,19 @@ PrefixCache = list[tuple[mx.array, mx.array]]  # a layer's keys, values (1, kv h
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the tokens of one pass belong.
+    """Where the tokens of one pass belong; None where an index would change nothing."""
 
-    token_slots         (tokens,)  slot of each token
-    token_columns       (tokens,)  its column in the cache
-    num_columns         that any slot uses
-    has_single          whether a slot has exactly one token
-    single_token_index  (slots,)   that token; arbitrary for other slots; None if all have one
-    mask                (slots, columns)  hides columns beyond a slot's length; None if there are
-                        none
-    multi_token_slots   (slot, first token, end, columns) of slots with several tokens
-    output_order        (tokens,)  from single slots, then multi-token slots, to the pass's order;
-                        None if it is the same
-    """
-
-    token_slots: mx.array
-    token_columns: mx.array
-    num_columns: int
-    has_single: bool
-    single_token_index: mx.array | None
-    mask: mx.array | None
-    multi_token_slots: tuple[tuple[int, int, int, int], ...]
-    output_order: mx.array | None
+    token_slots: mx.array  # (tokens,) slot of each token
+    token_columns: mx.array  # (tokens,) its column in the cache
+    num_columns: int  # that any slot uses
+    has_single: bool  # whether a slot has exactly one token
+    single_token_index: mx.array | None  # (slots,) that token; arbitrary for other slots
+    mask: mx.array | None  # (slots, columns) hides columns beyond a slot's length
+    multi_token_slots: tuple[tuple[int, int, int, int], ...]  # slot, first token, end, columns
+    output_order: mx.array | None  # (tokens,) from single, then multi-token slots, to the pass's
 
     @classmethod
-    def build(cls, counts: Sequence[int], before: list[int], lengths: list[int]) -> _Layout:
+    def build(cls, counts: Sequence[int], before: list[int], lengths: list[int]) -> Self:
         """Lay out `counts` new tokens per slot that grow slots from `before` to `lengths`."""
         firsts = np.cumsum([0, *counts]).tolist()
         columns = [np.arange(a, b) for a, b in zip(before, lengths, strict=True)]
@@ -107,13 +93,12 @@ class BatchKVCache:
 
     def assign_slot(self, slot: int, prefix: PrefixCache | None = None) -> int:
         """Give a slot to a new sequence; return how many tokens its prefix holds."""
-        self.lengths[slot] = prefix[0][0].shape[2] if prefix else 0
+        length = self.lengths[slot] = prefix[0][0].shape[2] if prefix else 0
         for layer, (keys, values) in zip(self.layers, prefix or [], strict=False):
-            layer.write_prefix(slot, keys, values)
-        return self.lengths[slot]
-
-    def release_slot(self, slot: int) -> None:
-        self.lengths[slot] = 0
+            layer.reserve(keys, length)
+            layer.keys[slot : slot + 1, :, :length] = keys
+            layer.values[slot : slot + 1, :, :length] = values
+        return length
 
     def retain_slots(self, slots: Sequence[int]) -> None:
         """Drop all but some slots, which are renumbered from 0."""
@@ -158,7 +143,7 @@ class _LayerKVCache:
     def attend(self, q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         """Return the attention output (1, heads, tokens, width) of one pass's tokens."""
         layout = self.layout
-        self._reserve(k, layout.num_columns)
+        self.reserve(k, layout.num_columns)
         for buffer, new in ((self.keys, k), (self.values, v)):
             buffer[layout.token_slots, :, layout.token_columns] = new[0].swapaxes(0, 1)
         outputs = []
@@ -174,13 +159,7 @@ class _LayerKVCache:
         attn_out = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=2)
         return attn_out if layout.output_order is None else attn_out[:, :, layout.output_order]
 
-    def write_prefix(self, slot: int, keys: mx.array, values: mx.array) -> None:
-        count = keys.shape[2]
-        self._reserve(keys, count)
-        self.keys[slot : slot + 1, :, :count] = keys
-        self.values[slot : slot + 1, :, :count] = values
-
-    def _reserve(self, k: mx.array, columns: int) -> None:
+    def reserve(self, k: mx.array, columns: int) -> None:
         """Grow the cache to at least so many columns."""
         old_columns = self.keys.shape[2] if self.keys is not None else 0
         if columns <= old_columns:

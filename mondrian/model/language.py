@@ -6,8 +6,6 @@ levels), never evaluates and computes positions in numpy; its logits equal mlx-v
 mondrian/training/packing.py lays out rows for training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,18 +26,12 @@ Rope = Callable[[Any, mx.array, mx.array, Any], tuple[mx.array, mx.array]]
 
 @dataclass(frozen=True)
 class Features:
-    """The vision tower's output for one photo.
+    """The vision tower's output for one photo."""
 
-    merged      (image tokens, width)  embeddings of the image tokens
-    deep        a DeepStack level each, same shape; added after the first layers
-    grid        (rows, columns) of image tokens
-    pre_merger  input of the merger, if an adapter on it has to recompute `merged`
-    """
-
-    merged: mx.array
-    deep: tuple[mx.array, ...]
-    grid: tuple[int, int]
-    pre_merger: mx.array | None = None
+    merged: mx.array  # (image tokens, width): embeddings of the image tokens
+    deep: tuple[mx.array, ...]  # DeepStack levels, same shape; added after the first layers
+    grid: tuple[int, int]  # (rows, columns) of image tokens
+    pre_merger: mx.array | None = None  # the merger's input, for an adapter on the merger
 
     @property
     def nbytes(self) -> int:
@@ -49,18 +41,12 @@ class Features:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of equal length, padded on the right; all but the features on the host.
+    """Rows of equal length, padded on the right; all but the features on the host."""
 
-    ids            (batch, tokens)
-    positions      (3, batch, tokens)  mRoPE: time, height, width
-    feature_index  (batch, tokens)     as `index_features` returns it
-    features       of each row's photo
-    """
-
-    ids: Ints
-    positions: Ints
-    feature_index: Ints
-    features: tuple[Features, ...]
+    ids: Ints  # (batch, tokens)
+    positions: Ints  # (3, batch, tokens); mRoPE: time, height, width
+    feature_index: Ints  # (batch, tokens), as `index_features` returns it
+    features: tuple[Features, ...]  # of each row's photo
 
 
 def compute_mrope_positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
@@ -138,9 +124,10 @@ def run_decoder_layers(
     deepstack: Sequence[mx.array] = (),
     cache: Sequence[Any] | None = None,
 ) -> mx.array:
-    """Run all decoder layers and the final norm; deepstack[i] is added to the output of layer i.
+    """Run all decoder layers and the final norm.
 
-    cache  one per layer, whose `attend` replaces causal attention
+    deepstack  [i] is added to the output of layer i
+    cache      one per layer, whose `attend` replaces causal attention
     """
     mask: Mask = "causal" if h.shape[1] > 1 else None
     rope = make_rope(text, h, position_ids)
@@ -153,10 +140,7 @@ def run_decoder_layers(
 
 
 def make_rope(text: Any, h: mx.array, position_ids: mx.array) -> Rope:
-    """Return a function of (attn, q, k, query_positions) that applies mRoPE to q and k.
-
-    query_positions  positions that q holds; None for all
-    """
+    """Return a function that applies mRoPE to q, at some query positions or all, and to k."""
     rotary = text.layers[0].self_attn.rotary_emb
     if rotary.fused_apply:
 
@@ -185,10 +169,9 @@ def make_rope(text: Any, h: mx.array, position_ids: mx.array) -> Rope:
 def run_decoder_layer(
     layer: Any, h: mx.array, attend: Attend, rope: Rope, query_positions: mx.array | None = None
 ) -> mx.array:
-    """Run one decoder layer.
+    """Run one decoder layer; with query_positions for these outputs only, (1, positions, width).
 
-    query_positions  compute only these outputs, (1, positions, width). All positions still give
-                     keys and values, so the outputs equal those of a full pass.
+    All positions still give keys and values, so the outputs equal those of a full pass.
     """
     attn = layer.self_attn
     x = layer.input_layernorm(h)
@@ -210,7 +193,6 @@ def _split_heads(x: mx.array, count: int, norm: Any) -> mx.array:
 
 
 def compute_logits(model: Any, hidden: mx.array) -> mx.array:
-    """Apply lm_head to hidden states (..., width)."""
     language = model.language_model
     if language.args.tie_word_embeddings:
         return language.model.embed_tokens.as_linear(hidden)

@@ -1,20 +1,112 @@
-"""LoRA layers: attach, detach, and their weights by PEFT's names.
+"""LoRA: settings to and from PEFT's adapter_config.json; layers and their weights by PEFT's names.
 
 A layer keeps its base linear unchanged, packed or not, and never merges into it: after `detach` the
 base is bitwise the same. mondrian/model/adapter.py reads and writes adapter folders.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from math import sqrt
+from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.model.lora_config import PROJECTIONS, PROJECTOR, LoraConfig
+from mondrian.core.params import Train
+
+Tensors = dict[str, mx.array]
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP}
+PROJECTOR = ("linear_fc1", "linear_fc2")  # of the vision tower's merger
+_LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = PROJECTIONS["both"]  # of the language layers
+    num_layers: int = 0  # adapt only the last so many layers; 0 for all
+    train_projector: bool = False  # adapt the vision tower's merger too
+    rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv:2312.03732), not alpha / rank
+    dora: bool = False  # train the norm of each output's weights separately (arXiv:2402.09353)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+
+def make_lora_config(params: Train) -> LoraConfig:
+    return LoraConfig(
+        rank=params.lora_r,
+        alpha=params.lora_alpha,
+        dropout=params.lora_dropout,
+        target_modules=PROJECTIONS[params.target_modules],
+        num_layers=params.num_layers,
+        train_projector=params.train_projector,
+        rslora=params.rslora,
+        dora=params.dora,
+    )
+
+
+def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
+    """Return adapter_config.json; `layers` is the number of the base's layers."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": _target_modules(settings, layers),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "use_dora": settings.dora,
+        "use_rslora": settings.rslora,
+    }
+
+
+def _target_modules(settings: LoraConfig, layers: int) -> list[str] | str:
+    """Return module names, or a pattern of whole paths if names do not suffice."""
+    if not settings.train_projector and not settings.num_layers:
+        return list(settings.target_modules)
+    first = layers - (settings.num_layers or layers)
+    indices = "|".join(str(i) for i in range(first, layers))
+    pattern = rf".*language_model\.layers\.({indices})\.\w+\.({'|'.join(settings.target_modules)})"
+    if settings.train_projector:
+        pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
+    return pattern
+
+
+def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraConfig:
+    """Return the settings; raise KeyError, TypeError or ValueError if they are not a LoRA's."""
+    rank, alpha = config["r"], float(config["lora_alpha"])
+    dropout = float(config.get("lora_dropout", 0.0))
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"peft_type is {config['peft_type']!r}")
+    if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
+        raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
+    matches = [match for name in names if (match := _LAYER.search(name))]
+    modules = {match[2] for match in matches}
+    first = min((int(match[1]) for match in matches), default=0)
+    return LoraConfig(
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
+        num_layers=layers - first if 0 < first < layers else 0,
+        train_projector=any(".visual.merger." in name for name in names),
+        rslora=bool(config.get("use_rslora", False)),
+        dora=bool(config.get("use_dora", False)),
+    )
 
 
 class LoraLinear(nn.Module):
@@ -81,7 +173,6 @@ class LoraLinear(nn.Module):
 
 
 def _dequantize(linear: Any) -> mx.array:
-    """Return the weight in float32."""
     if not hasattr(linear, "bits"):
         return linear.weight.astype(mx.float32)
     packed = (linear.weight, linear.scales, linear.biases)
@@ -95,10 +186,7 @@ def linear_shape(linear: Any) -> tuple[int, int]:
 
 
 def attach(model: Any, settings: LoraConfig, key: mx.array | None = None) -> dict[str, LoraLinear]:
-    """Put an adapter on a model's projections; return its layers by PEFT's names, in fixed order.
-
-    key  seeds lora_a; without it lora_a is zero, to be loaded
-    """
+    """Attach an adapter; return its layers by PEFT's names. `key` seeds lora_a, else it is zero."""
     layers = {}
     targets = list(_iter_target_layers(model, settings))
     keys: Any = mx.random.split(key, len(targets)) if key is not None else [None] * len(targets)
@@ -118,7 +206,6 @@ def detach(model: Any) -> None:
 
 @contextmanager
 def disable_lora(model: Any) -> Iterator[None]:
-    """Detach the adapter while the context is open."""
     targets = _iter_target_layers(model, None)
     saved_layers = [(parent, name, getattr(parent, name)) for _, parent, name in targets]
     detach(model)
@@ -141,7 +228,7 @@ def set_dropout_key(layers: dict[str, LoraLinear], key: mx.array | None) -> None
         layer._dropout_key = layer_key
 
 
-def lora_state_dict(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
+def lora_state_dict(layers: dict[str, LoraLinear]) -> Tensors:
     """Return weights by PEFT's names in its layout: lora_A (rank, in), lora_B (out, rank)."""
     state = {}
     for path, layer in layers.items():
@@ -151,7 +238,7 @@ def lora_state_dict(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
     return state
 
 
-def load_lora_weights(layers: dict[str, LoraLinear], weights: dict[str, mx.array]) -> None:
+def load_lora_weights(layers: dict[str, LoraLinear], weights: Tensors) -> None:
     """Load the weights of a `lora_state_dict`; none may be missing."""
     for path, layer in layers.items():
         a, b, *magnitude = (weights[name] for name in _weights_by_peft_name(path, layer))
@@ -160,7 +247,7 @@ def load_lora_weights(layers: dict[str, LoraLinear], weights: dict[str, mx.array
             layer.magnitude = magnitude[0]
 
 
-def _weights_by_peft_name(path: str, layer: LoraLinear) -> dict[str, mx.array]:
+def _weights_by_peft_name(path: str, layer: LoraLinear) -> Tensors:
     prefix = f"base_model.model.model.{path}"
     weights = {f"{prefix}.lora_A.weight": layer.lora_a, f"{prefix}.lora_B.weight": layer.lora_b}
     if "magnitude" in layer:

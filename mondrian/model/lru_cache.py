@@ -1,7 +1,5 @@
 """A cache bounded in bytes that drops the least recently used values first."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
@@ -52,7 +50,6 @@ class LRUCache(Generic[Value]):
         return sum(map(self._size, self._cache.values())) > self._limit
 
     def forget(self, unwanted: Callable[[Hashable], bool]) -> None:
-        """Drop the values whose keys are unwanted."""
         with self._lock:
             for key in [key for key in self._cache if unwanted(key)]:
                 del self._cache[key]

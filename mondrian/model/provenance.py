@@ -1,12 +1,10 @@
 """recipe.json: what an adapter was made from, and what must be the same where it serves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
@@ -40,17 +38,14 @@ class Recipe(BaseModel):
     train_score_means: dict[str, float]
 
     @model_validator(mode="after")
-    def _check_score_means(self) -> Recipe:
+    def _check_score_means(self) -> Self:
         if set(self.train_score_means) != set(DIMENSIONS):
             raise ValueError("train_score_means are not of the seven dimensions")
         return self
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """Read an adapter's recipe.
-
-    Raises AdapterError if the folder is not an adapter of this project.
-    """
+    """Read a recipe, or raise AdapterError if the folder is not an adapter of this project."""
     try:
         return Recipe.model_validate_json((folder / RECIPE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -64,10 +59,7 @@ def read_recipe(folder: Path) -> Recipe:
 def build_recipe(
     base: BaseId, rows: list[ChatRow], data: Path, image: Image, params: Train
 ) -> dict[str, Any]:
-    """Return the recipe of an adapter, without times, so that equal runs write equal bytes.
-
-    data  file of the rows
-    """
+    """Return the recipe of an adapter, without times, so that equal runs write equal bytes."""
     return {
         "advisor": rows[0].id.split("/")[0],
         "base": base.model_dump(),
@@ -103,35 +95,26 @@ def score_means(rows: list[ChatRow]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class AdapterRequirements:
-    """What an adapter was trained with; image holds min_pixels and max_pixels."""
-
     advisor: str
     prompt_sha256: str
     schema_sha256: str
-    image: dict[str, int]
+    image: dict[str, int]  # min_pixels and max_pixels
 
 
 def release_requirements(release: Any) -> AdapterRequirements:
-    """Return those of a release record."""
     return AdapterRequirements(
         release.advisor, release.prompt_sha256, release.schema_sha256, release.image
     )
 
 
 def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
-    """Return those of this checkout.
-
-    Raises ParamsError if params.yaml does not list the advisor.
-    """
+    """Return this checkout's, or raise ParamsError if params.yaml does not list the advisor."""
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
     return AdapterRequirements(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
 
 
 def read_requirements(folder: Path, here: AdapterRequirements) -> AdapterRequirements:
-    """Read those of an adapter folder; what an older recipe lacks is taken from `here`.
-
-    Raises AdapterError if its recipe cannot be read.
-    """
+    """Read an adapter folder's; what an older recipe lacks is taken from `here`."""
     recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE)
     schema = raw_recipe.get("schema_sha256", here.schema_sha256)
     image = raw_recipe.get("image", here.image)

@@ -3,19 +3,16 @@
 Results depend on how rows are split over streams, never on the number of cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 
-from mondrian.model.cpu.threads import run_in_threads
+from mondrian.model.cpu.threads import Result, run_in_threads
 from mondrian.model.kernels import ON_GPU
 
 NUM_STREAMS = 1 if ON_GPU else 2
-Result = TypeVar("Result")
 
 
 @cache

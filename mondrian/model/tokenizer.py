@@ -1,7 +1,5 @@
 """Tokenize rows with a base's own tokenizer, or approximately if it is not installed."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

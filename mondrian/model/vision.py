@@ -3,8 +3,6 @@
 mlx-vlm's own forward gives equal features; on a CPU its softmax and tanh take most of its time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +18,7 @@ from mondrian.model.streams import assign_streams
 def extract_features(
     tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], raw: bool = False
 ) -> list[Features]:
-    """Return evaluated features of photos, each computed on its own stream.
-
-    photos  pixels and grid of each, as `run_tower` takes them
-    raw     return the merger's input too
-    """
+    """Return evaluated features, each photo on its own stream; raw keeps the merger's input."""
     results, merge = [], tower.spatial_merge_size
     current = [mx.default_stream(mx.default_device())]
     streams = current if len(photos) == 1 else assign_streams(len(photos))
@@ -43,9 +37,7 @@ def run_tower(
     """Return the merger's input (patches, width), its output, and every DeepStack level.
 
     pixels  (patches, values per patch), as the processor returns them
-    grid    (rows, columns) of patches
-
-    Positions are computed on the host; nothing else is evaluated.
+    grid    (rows, columns) of patches; positions are computed on the host
     """
     size = mx.array([[1, *grid]])
     h = tower.patch_embed(pixels) + tower.fast_pos_embed_interpolate(size)

@@ -4,8 +4,6 @@ The key is the content: pixels, the processor's settings and the base. Train and
 folder. A dropped or damaged entry is computed again, to the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -55,14 +53,13 @@ class FeatureCache:
         self._key_prefix = json.dumps(key_parts, default=list)
 
     def precompute(self, paths: Sequence[str]) -> None:
-        """Encode every photo that is not cached; the next ones are decoded meanwhile.
-
-        Raises PhotoError if one cannot be read, BaseModelError if the processor would resize it.
-        """
+        """Encode all photos that are not cached, or raise PhotoError or BaseModelError."""
         new = [path for path in dict.fromkeys(paths) if path not in self._keys]
         uncached: dict[str, Image.Image] = {}
         for path, image in tqdm(_decode_ahead(new), "photos", len(new), unit="photo", leave=False):
-            self._keys[path] = self._content_key(image)
+            digest = sha256(f"{self._key_prefix} {image.size}".encode())
+            digest.update(image.tobytes())
+            self._keys[path] = digest.hexdigest()
             if self._find(path) is None:
                 uncached[path] = image
             if len(uncached) == NUM_STREAMS:
@@ -78,11 +75,6 @@ class FeatureCache:
     def key(self, path: str) -> str:
         """Return the content key of a photo that `precompute` or `get` read."""
         return self._keys[path]
-
-    def _content_key(self, image: Image.Image) -> str:
-        digest = sha256(f"{self._key_prefix} {image.size}".encode())
-        digest.update(image.tobytes())
-        return digest.hexdigest()
 
     def _find(self, path: str) -> Features | None:
         key = self._keys[path]

@@ -3,8 +3,6 @@
 MLX streams belong to a thread: evaluate an array before another thread uses it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,18 +44,11 @@ class Vlm:
 
 @dataclass(frozen=True)
 class Generation:
-    """A generated text.
-
-    seconds  its share of the steps that it was generated in, together with others
-    ended    with an end token, not at the token limit
-    passes   forward passes: one for the prompt, then one for each token that was not forced
-    """
-
     text: str
     ids: tuple[int, ...]
-    seconds: float
-    ended: bool
-    passes: int
+    seconds: float  # its share of the steps that it was generated in, together with others
+    ended: bool  # with an end token, not at the token limit
+    passes: int  # forward passes: one for the prompt, then one for each token that was not forced
 
     @property
     def num_tokens(self) -> int:
@@ -65,19 +56,24 @@ class Generation:
 
 
 def load(source: str) -> Vlm:
-    """Load a base from a folder or the hub's cache; on Linux in float32, the only fast type there.
-
-    Raises BaseModelError if there is no such base or it is not a Qwen3-VL.
-    """
+    """Load a Qwen3-VL, on Linux in float32, the only fast type there; or raise BaseModelError."""
     folder = base_folder(source)
-    _check_config(source, folder)
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "qwen3_vl":
+        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
+    required = ("preprocessor_config.json", "tokenizer_config.json")
+    missing = [name for name in required if not (folder / name).is_file()]
+    if missing:
+        raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
     import mlx_vlm
 
     try:
         model, processor = mlx_vlm.load(str(folder))
     except Exception as error:  # mlx-vlm and transformers raise many types for a damaged file
-        message = one_line(error, 200)
-        raise BaseModelError(f"{source} cannot be loaded as a base model: {message}") from None
+        raise BaseModelError(
+            f"{source} cannot be loaded as a base model: {one_line(error, 200)}"
+        ) from None
     if sys.platform == "linux":
         model.update(tree_map(_to_float32, model.parameters()))
     model.freeze()
@@ -101,12 +97,7 @@ def base_hash(folder: Path) -> str:
 
 
 def encode_image(vlm: Vlm, image: Image.Image, raw: bool = False) -> Features:
-    """Run the vision tower on an image that `images.resize_to_fit` returned.
-
-    raw  return the merger's input too, for an adapter on the merger
-
-    Raises BaseModelError if the base's processor would resize it again.
-    """
+    """Run the vision tower on an image of `images.resize_to_fit`; raw keeps the merger's input."""
     return encode_images(vlm, [image], raw)[0]
 
 
@@ -138,20 +129,7 @@ def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array
     return compute_logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
-def _check_config(source: str, folder: Path) -> None:
-    """Raise BaseModelError unless the folder is of a Qwen3-VL with all the files it needs."""
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "qwen3_vl":
-        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
-    required = ("preprocessor_config.json", "tokenizer_config.json")
-    missing = [name for name in required if not (folder / name).is_file()]
-    if missing:
-        raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
-
-
 def _to_float32(value: mx.array) -> mx.array:
-    """Convert floats; packed weights stay as they are."""
     return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
@@ -166,9 +144,8 @@ def base_folder(source: str) -> Path:
         try:
             folder = Path(get_model_path(source))
         except Exception as error:
-            message = one_line(error, 160)
             raise BaseModelError(
-                f"{source} is neither a folder nor on the Hugging Face hub: {message}"
+                f"{source} is neither a folder nor on the hub: {one_line(error, 160)}"
             ) from None
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{folder} has no config.json: not a base model")

@@ -4,8 +4,6 @@ It holds the adapter, the optimizer, the best adapter so far, and the progress. 
 and learning rate follow from seed and step, so nothing else is stored.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -19,7 +17,8 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.errors import TrainingError, one_line
 from mondrian.core.files import write_bytes
-from mondrian.training.progress import Tensors, TrainingProgress
+from mondrian.model.lora import Tensors
+from mondrian.training.progress import TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,7 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file.
-
-    identity  what the run was started with: parameters, data, base, packages
-    """
+    """A file; identity is what the run was started with: parameters, data, base, packages."""
 
     path: Path
     identity: dict[str, Any]
@@ -55,10 +51,7 @@ class Checkpoint:
         write_bytes(self.path, to_bytes(arrays, metadata))
 
     def load(self) -> CheckpointState | None:
-        """Return the state to resume from; None if there is no checkpoint.
-
-        Raises TrainingError if it is damaged or of another run, with what differs.
-        """
+        """Return the state, if any, or raise TrainingError if it is damaged or of another run."""
         if not self.path.is_file():
             return None
         try:

@@ -1,7 +1,5 @@
 """Prepared rows -> training examples: tokens, and the weight of each in the loss."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -19,28 +17,18 @@ _SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized row.
+    """A tokenized row."""
 
-    name     advisor and job
-    start    index of the completion's first token
-    photo    path
-    weights  (completion tokens,)  weight of each in the loss
-    scores   the advisor's, of the seven dimensions
-    """
-
-    name: str
+    name: str  # advisor and job
     ids: list[int]
-    start: int
-    photo: str
-    weights: list[float]
-    scores: tuple[float, ...] = ()
+    start: int  # index of the completion's first token
+    photo: str  # path
+    weights: list[float]  # (completion tokens,) weight of each in the loss
+    scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions
 
 
 def build_examples(rows: Sequence[ChatRow], params: Train, features: FeatureCache) -> list[Example]:
-    """Tokenize rows and encode their photos.
-
-    Raises TrainingError that names every row longer than train.max_seq_length.
-    """
+    """Tokenize rows and encode their photos; raise TrainingError that names rows too long."""
     features.precompute([row.images[0] for row in rows])
     examples = [
         build_example(features.vlm.tokens, row, params, features.get(row.images[0]).merged.shape[0])
@@ -90,7 +78,6 @@ def token_weights(
 
 
 def _value_spans(completion: str, keys: Sequence[str]) -> list[Span]:
-    """Return the characters of some top-level keys' values."""
     values = json.loads(completion) if keys else {}
     spans = []
     for key in keys:

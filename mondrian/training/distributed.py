@@ -4,8 +4,6 @@ They are started by `mlx.launch`, or here as local processes over loopback. A si
 group of one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -30,10 +28,7 @@ _PARENT = "MONDRIAN_PARENT"  # process that started local ranks
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among its ranks.
-
-    timeout_seconds  to wait for another rank
-    """
+    """This process among its ranks, which wait for each other up to timeout_seconds."""
 
     rank: int = 0
     size: int = 1
@@ -61,27 +56,26 @@ class ProcessGroup:
         return [float(total.item()) for total in self.sum([mx.array(value) for value in values])]
 
     def wait(self) -> None:
-        """Wait until all ranks get here."""
         self.sum_numbers(0.0)
 
     @contextmanager
     def _limit_wait(self) -> Iterator[None]:
         """End this process if another does not answer in time: a collective never returns."""
-        done = threading.Event()
-        threading.Thread(target=self._exit_unless, args=(done,), daemon=True).start()
+        timer = threading.Timer(self.timeout_seconds, self._exit_after_timeout)
+        timer.daemon = True
+        timer.start()
         try:
             yield
         finally:
-            done.set()
+            timer.cancel()
 
-    def _exit_unless(self, done: threading.Event) -> None:
-        if not done.wait(self.timeout_seconds):
-            sys.stderr.write(
-                f"error: rank {self.rank} waited {self.timeout_seconds:g} s for another; see its "
-                "last output, or raise machine.collective_timeout_seconds in params.yaml\n"
-            )
-            sys.stderr.flush()
-            os._exit(1)
+    def _exit_after_timeout(self) -> None:
+        sys.stderr.write(
+            f"error: rank {self.rank} waited {self.timeout_seconds:g} s for another; see its last "
+            "output, or raise machine.collective_timeout_seconds in params.yaml\n"
+        )
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def is_local_rank() -> bool:
@@ -90,7 +84,6 @@ def is_local_rank() -> bool:
 
 
 def join_process_group(timeout_seconds: float) -> ProcessGroup:
-    """Join the group that this process was started in."""
     if "MLX_RANK" not in os.environ and "MLX_HOSTFILE" not in os.environ:
         return ProcessGroup()
     if is_local_rank():
@@ -110,7 +103,7 @@ def _exit_with_parent(parent: int) -> None:
 def run_local_ranks(command: Sequence[str], count: int, threads: int = 1) -> None:
     """Run `count` copies of a command over mlx's ring on loopback; one that fails ends all.
 
-    Raises TrainingError if one failed; SystemExit with the status of one that was stopped.
+    Raises TrainingError then; SystemExit with the status of one that was stopped.
     """
     with tempfile.TemporaryDirectory() as folder:
         hosts = Path(folder) / "hosts.json"

@@ -1,7 +1,5 @@
 """Import a PEFT adapter that another trainer made from the prepared rows (docs/cluster.md)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,18 +22,12 @@ from mondrian.training.plan_report import PreparedFiles
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
 _KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights
-_PLAIN_LORA: dict[str, Any] = {
+_PLAIN_LORA: dict[str, Any] = {  # values that a plain LoRA may have besides None
     "bias": "none",
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "alora_invocation_tokens": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "use_qalora": False,
-    "fan_in_fan_out": False,
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), {}),
+    **dict.fromkeys(("lora_bias", "use_qalora", "fan_in_fan_out"), False),
+    **dict.fromkeys(("modules_to_save", "layer_replication", "alora_invocation_tokens")),
+    **dict.fromkeys(("trainable_token_indices", "target_parameters")),
 }
 
 
@@ -50,11 +42,8 @@ def normalize_weight_name(name: str) -> str:
     return f"base_model.model.model.{path}.{ending}"
 
 
-def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    """Return weights by normalized names, in float32, and the config.
-
-    Raises AdapterError if the folder is not a plain LoRA of PEFT.
-    """
+def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
+    """Return float32 weights and the config; raise AdapterError if it is not a plain PEFT LoRA."""
     config = read_json(folder / CONFIG)
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder / CONFIG} is not of a PEFT LoRA")
@@ -77,8 +66,7 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
         with safe_open(folder / WEIGHTS, "numpy"):  # refuses a truncated file
             weights: Any = mx.load(str(folder / WEIGHTS))  # numpy has no bfloat16
     except (SafetensorError, OSError, RuntimeError) as error:
-        message = one_line(error, 160)
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {message}") from None
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {one_line(error, 160)}") from None
     normalized = {
         normalize_weight_name(n): value.astype(mx.float32) for n, value in weights.items()
     }
@@ -92,10 +80,7 @@ def read_peft_adapter(folder: Path) -> tuple[dict[str, mx.array], dict[str, Any]
 def import_adapter(
     folder: Path, output: Path, files: PreparedFiles, params: Params, cache_dir: Path
 ) -> str:
-    """Write a PEFT adapter as one of this project and verify it; return a summary.
-
-    Raises MondrianError if adapter, base and rows do not belong together.
-    """
+    """Write a PEFT adapter as one of this project, verify it, and return a summary."""
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; give another folder")
     weights, config = read_peft_adapter(folder)

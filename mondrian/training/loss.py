@@ -1,6 +1,9 @@
-"""Loss and gradient of a batch: rows are split over MLX streams, and packed on each."""
+"""Loss and gradient of a batch: rows are split over MLX streams, and packed on each.
 
-from __future__ import annotations
+Cross-entropy is computed over chunks of positions, and its gradient with respect to the hidden
+states in the forward pass, while a chunk's logits exist: at most chunk x vocabulary of them exist
+at a time, and none is computed twice.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,16 +14,117 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mondrian.core.params import Train
-from mondrian.model.language import Features
+from mondrian.model.kernels import EXP_SCALE, power
+from mondrian.model.language import Features, compute_logits
 from mondrian.model.lora import LoraLinear, set_dropout_key
 from mondrian.model.streams import NUM_STREAMS, assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training import chunked_cross_entropy as cross_entropy
 from mondrian.training.dataset import Example
 from mondrian.training.packing import PackedBatch, compute_answer_states, pack
 
 _MAX_GRAPHS = 64  # compiled graphs in memory
 _ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
+
+
+class LMHead:
+    """The model's lm_head: tied or not, packed or not."""
+
+    def __init__(self, model: Any) -> None:
+        language = model.language_model
+        tied = language.args.tie_word_embeddings
+        self.model, self.layer = model, language.model.embed_tokens if tied else language.lm_head
+        self._is_packed = hasattr(self.layer, "bits")
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(positions, width) -> (positions, vocabulary), in float32."""
+        return compute_logits(self.model, hidden).astype(mx.float32)
+
+    def backward(self, gradient: mx.array, dtype: Any) -> mx.array:
+        """Gradient of logits (positions, vocabulary) -> of hidden states (positions, width)."""
+        x, layer = gradient.astype(dtype), self.layer
+        if not self._is_packed:
+            return (x @ layer.weight).astype(mx.float32)
+        packed = (layer.weight, layer.scales, layer.biases, False, layer.group_size, layer.bits)
+        return mx.quantized_matmul(x, *packed).astype(mx.float32)
+
+    def weight_rows(self, tokens: mx.array) -> mx.array:
+        """Return the weights of some tokens, (tokens, width), in float32."""
+        layer = self.layer
+        if not self._is_packed:
+            return layer.weight[tokens].astype(mx.float32)
+        weight, scales, biases = (layer[name][tokens] for name in ("weight", "scales", "biases"))
+        rows = mx.dequantize(weight, scales, biases, layer.group_size, layer.bits)
+        return rows.astype(mx.float32)
+
+
+def chunked_cross_entropy(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """Return the sum of weighted cross-entropy; its gradient is computed in the forward pass.
+
+    hidden   (positions, width)  last hidden states of supervised positions
+    targets  (positions,)        next token ids
+    weights  (positions,)        weight of each in the loss
+    chunk    positions whose logits exist at the same time
+    """
+
+    @mx.custom_function
+    def loss_and_gradient(hidden: mx.array) -> Any:
+        total = mx.array(0.0)
+        gradients: list[mx.array] = []
+        for first in range(0, hidden.shape[0], chunk):
+            part = slice(first, first + chunk)
+            h, target, weight = hidden[part], targets[part], weights[part][:, None]
+            h = _wait_for(h, [*gradients[-1:], total])
+            token_loss, powers, norm = _compute_token_loss(head, h, target)
+            total = total + (token_loss * weight).sum()
+            gradient = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
+            gradients.append((gradient * weight).astype(h.dtype))
+        return total, mx.concatenate(gradients)
+
+    @loss_and_gradient.vjp
+    def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
+        return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
+
+    loss_and_grad: Any = loss_and_gradient(hidden)
+    return loss_and_grad[0]
+
+
+def chunked_cross_entropy_eval(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """Return the same sum without a gradient, for validation: half the work."""
+    total = mx.array(0.0)
+    for first in range(0, hidden.shape[0], chunk):
+        part = slice(first, first + chunk)
+        token_loss, _, _ = _compute_token_loss(
+            head, _wait_for(hidden[part], [total]), targets[part]
+        )
+        total = total + (token_loss * weights[part][:, None]).sum()
+    return total
+
+
+def _wait_for(h: mx.array, previous: list[mx.array]) -> mx.array:
+    """Return `h`, computed after `previous`: MLX would compute all chunks' logits at once."""
+    return mx.depends([h], previous)[0]
+
+
+def _compute_token_loss(
+    head: LMHead, h: mx.array, target: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1)."""
+    logits = head.logits(h * EXP_SCALE)  # `power` reuses their memory
+    highest = _in_blocks(logits).max(1).max(-1, keepdims=True)
+    at_target = mx.take_along_axis(logits, target[:, None], axis=-1)
+    powers = power(mx.depends([logits], [highest, at_target])[0] - highest)
+    norm = _in_blocks(powers).sum(1).sum(-1, keepdims=True)
+    return mx.log(norm) + (highest - at_target) / EXP_SCALE, powers, norm
+
+
+def _in_blocks(x: mx.array) -> mx.array:
+    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle axis three times faster."""
+    block = 64 if x.shape[1] % 64 == 0 else 1
+    return x.reshape(x.shape[0], -1, block)
 
 
 class Loss:
@@ -31,26 +135,20 @@ class Loss:
     ) -> None:
         self.features, self.layers, self.params = features, layers, params
         self.model = features.vlm.model
-        self.head = cross_entropy.LMHead(self.model)
+        self.head = LMHead(self.model)
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def compute_eval_loss(self, rows: Sequence[Example]) -> mx.array:
         """Return the sum of weighted cross-entropy, without dropout."""
         set_dropout_key(self.layers, None)
-
-        def compute(packed: PackedBatch, _: int) -> mx.array:
-            hidden = compute_answer_states(self.model, packed)
-            return self._cross_entropy(cross_entropy.chunked_cross_entropy_eval, packed, hidden)
-
-        return sum(self._map_streams(rows, compute), mx.array(0.0))
+        function = chunked_cross_entropy_eval
+        losses = self._map_streams(rows, lambda packed, _: self._loss(self.model, packed, function))
+        return sum(losses, mx.array(0.0))
 
     def compute_loss_and_grad(
         self, rows: Sequence[Example], seed: int, divisor: float
     ) -> tuple[mx.array, Any]:
-        """Return the sum of weighted cross-entropy over `divisor`, and its gradient, not evaluated.
-
-        seed  of the dropout
-        """
+        """Return the sum over `divisor` and its gradient, not evaluated; `seed` is of dropout."""
         keys: Any = [None] * NUM_STREAMS
         if self.params.lora_dropout > 0:
             keys = mx.random.split(mx.random.key(seed), NUM_STREAMS)
@@ -73,9 +171,14 @@ class Loss:
                 results.append(compute(packed, i))
         return results
 
-    def _cross_entropy(
-        self, function: Callable[..., mx.array], packed: PackedBatch, hidden: mx.array
+    def _loss(
+        self,
+        model: Any,
+        packed: PackedBatch,
+        function: Callable[..., Any],
+        checkpoint: bool = False,
     ) -> mx.array:
+        hidden = compute_answer_states(model, packed, checkpoint)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return function(self.head, hidden, targets, weights, self.params.loss_chunk_size)
 
@@ -85,9 +188,8 @@ class Loss:
         set_dropout_key(self.layers, dropout_key)
 
         def mean_loss(model: Any) -> mx.array:
-            hidden = compute_answer_states(model, packed, self.params.gradient_checkpointing)
-            loss = self._cross_entropy(cross_entropy.chunked_cross_entropy, packed, hidden)
-            return loss / divisor
+            checkpoint = self.params.gradient_checkpointing
+            return self._loss(model, packed, chunked_cross_entropy, checkpoint) / divisor
 
         loss_and_grad: tuple[mx.array, Any] = nn.value_and_grad(self.model, mean_loss)(self.model)
         set_dropout_key(self.layers, None)

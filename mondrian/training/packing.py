@@ -5,8 +5,6 @@ row's tokens attend to the shared prefix and their own row only. In the last lay
 that predict a completion token have queries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,20 +14,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mondrian.model import language
 from mondrian.model.kernels import AttentionSpan, attention
-from mondrian.model.language import (
-    Attend,
-    Batch,
-    Features,
-    Ints,
-    Rope,
-    compute_mrope_positions,
-    embed,
-    index_features,
-    make_rope,
-    run_decoder_layer,
-    shared_prefix_length,
-)
+from mondrian.model.language import Attend, Batch, Features, Ints, Rope, run_decoder_layer
 from mondrian.training.dataset import Example
 
 _MIN_PREFIX_TOKENS = 16  # a shorter prefix costs more to join than it saves
@@ -37,27 +24,20 @@ _MIN_PREFIX_TOKENS = 16  # a shorter prefix costs more to join than it saves
 
 @dataclass(frozen=True)
 class PackedBatch(Batch):
-    """One packed sequence: a Batch of one row.
+    """One packed sequence: a Batch of one row."""
 
-    attention_spans   of every layer but the last
-    last_layer_spans  of the last layer, whose queries are `target_positions` only
-    target_positions  (supervised,)  positions whose next token is supervised
-    targets           (supervised,)  that token
-    weights           (supervised,)  its weight in the loss
-    """
-
-    attention_spans: tuple[AttentionSpan, ...]
-    last_layer_spans: tuple[AttentionSpan, ...]
-    target_positions: Ints
-    targets: Ints
-    weights: NDArray[np.float32]
+    attention_spans: tuple[AttentionSpan, ...]  # of every layer but the last
+    last_layer_spans: tuple[AttentionSpan, ...]  # its queries are `target_positions` only
+    target_positions: Ints  # (supervised,) positions whose next token is supervised
+    targets: Ints  # (supervised,) that token
+    weights: NDArray[np.float32]  # (supervised,) its weight in the loss
 
 
 def pack(
     rows: Sequence[Example], image_features: Sequence[Features], image_id: int, share: bool = True
 ) -> PackedBatch:
     """Lay rows one after the other; the last token of each is a target only."""
-    prefix = shared_prefix_length([row.ids for row in rows], image_id) if share else 0
+    prefix = language.shared_prefix_length([row.ids for row in rows], image_id) if share else 0
     prefix = prefix if prefix >= _MIN_PREFIX_TOKENS else 0
     spans = [AttentionSpan((0, prefix), ((0, prefix),))] if prefix else []
     last_spans, target_positions = [], []
@@ -65,7 +45,7 @@ def pack(
     end, num_targets = prefix, 0
     for row, features in zip(rows, image_features, strict=True):
         length, count = len(row.ids) - 1, len(row.ids) - row.start
-        mrope = compute_mrope_positions(length, row.ids.index(image_id), features.grid)
+        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), features.grid)
         positions.append(mrope[:, prefix:] if positions else mrope)
         first, end = end, end + length - prefix
         keys = ((0, prefix), (first, end)) if prefix else ((first, end),)
@@ -78,7 +58,7 @@ def pack(
     return PackedBatch(
         ids=ids,
         positions=np.concatenate(positions, axis=1)[:, None],
-        feature_index=index_features(ids, image_id, image_features),
+        feature_index=language.index_features(ids, image_id, image_features),
         features=tuple(image_features),
         attention_spans=tuple(spans),
         last_layer_spans=tuple(last_spans),
@@ -94,8 +74,8 @@ def compute_answer_states(model: Any, batch: PackedBatch, checkpoint: bool = Fal
     checkpoint  gradient checkpointing: store each layer's input only and recompute the rest
     """
     text = model.language_model.model
-    h, deepstack = embed(model, batch.ids, batch.feature_index, batch.features)
-    rope = make_rope(text, h, mx.array(batch.positions))
+    h, deepstack = language.embed(model, batch.ids, batch.feature_index, batch.features)
+    rope = language.make_rope(text, h, mx.array(batch.positions))
     *layers, last_layer = text.layers
     attend = partial(attention, mask=batch.attention_spans)
     run_layer = _run_checkpointed_layer if checkpoint else run_decoder_layer

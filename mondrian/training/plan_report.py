@@ -1,8 +1,6 @@
 """Plan as text, for files of rows or every advisor of dvc.yaml; refuse a run that does not fit."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -13,12 +11,9 @@ from mondrian.core.params import Params, Train
 from mondrian.critique.rows import read_rows
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.hardware import measure_throughput, memory_budget, this_device
-from mondrian.model.lora_config import make_lora_config
-from mondrian.model.tokenizer import load_tokenizer
-from mondrian.training.memory_estimate import TrainingJob
-from mondrian.training.plan import TrainingPlan, build_job, make_plan
-
-JobTransform = Callable[[TrainingJob], TrainingJob]
+from mondrian.model.lora import make_lora_config
+from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
+from mondrian.training.plan import TrainingJob, TrainingPlan, build_job, make_plan
 
 
 @dataclass(frozen=True)
@@ -30,19 +25,13 @@ class PreparedFiles:
 
 
 def list_prepared_files(params: Params) -> list[PreparedFiles]:
-    """Return the prepared files of each advisor in dvc.yaml.
-
-    Raises ParamsError if it has no train stage.
-    """
+    """Return each advisor's files in dvc.yaml, or raise ParamsError if it has no train stage."""
     flags = read_stage_flags("train", ("train_data", "val_data"), params)
     return [PreparedFiles(*paths) for paths in flags]
 
 
 def build_plan_from_files(source: str, files: PreparedFiles, settings: Train) -> TrainingPlan:
-    """Plan a run from the base's config and tokenizer, without its weights.
-
-    Raises MondrianError if rows or base are damaged.
-    """
+    """Plan a run from the base's config and tokenizer, without its weights."""
     base = read_architecture(source)
     tokenizer = load_tokenizer(find_base(source), base.image_id)
     job = build_job(base, settings, this_device())
@@ -56,11 +45,9 @@ def describe_plans(
     num_processes: int,
     memory: int | None,
 ) -> Iterator[str]:
-    """Yield a description of each plan.
+    """Yield a description of each plan; at the end raise TrainingError if one does not fit.
 
     memory  bytes; None for what this machine has
-
-    Raises TrainingError at the end if a plan does not fit, with settings that would make it fit.
     """
     budget = memory_budget() if memory is None else memory
     throughput, faults = measure_throughput(), []
@@ -83,12 +70,13 @@ def describe(plan: TrainingPlan, title: str, seconds: float, memory: int) -> str
     supervised = sum(len(planned.example.weights) for planned in plan.rows)
     longest = max(len(planned.ids) for planned in (*plan.rows, *plan.val))
     adapter = base.num_lora_weights(plan.job.lora)
+    about = "about " if plan.image_id == ApproximateTokenizer.image_id else ""
     facts = {
         "base": f"{_format_count(base.num_weights())} weights in {kind}",
         "adapter": f"{_format_count(adapter)} weights at rank {plan.job.lora.rank}, "
         f"{adapter * 4 / 1e6:.1f} MB",
         "rows": f"{len(plan.rows)} train, {len(plan.val)} val",
-        "tokens": f"{'about ' if plan.has_approximate_tokens else ''}{tokens:,} per epoch, "
+        "tokens": f"{about}{tokens:,} per epoch, "
         f"{supervised:,} of them supervised; longest row {longest:,} of {params.max_seq_length:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
         "time": f"about {_format_duration(seconds)}",
@@ -110,9 +98,8 @@ def _format_duration(seconds: float) -> str:
 
 
 def check_memory_fit(plan: TrainingPlan, memory: int, num_processes: int = 1) -> None:
-    """Raise TrainingError if a plan does not fit, with up to three ways to make it fit.
+    """Raise TrainingError if a plan does not fit into memory, with up to three ways to fit.
 
-    memory         available bytes
     num_processes  on this machine, each with its shard of a batch
     """
     peak = _peak(plan, num_processes)
@@ -137,7 +124,7 @@ def suggest_fitting_settings(plan: TrainingPlan, memory: int, num_processes: int
                 continue
             job = plan.job
             for name in names:
-                job = changes[name](job)
+                job = _change(job, changes[name])
             peak = _peak(plan.replan(job), num_processes)
             if peak <= memory:
                 suggestions[frozenset(names)] = f"{', '.join(names)} ({peak / 1e9:.1f} GB)"
@@ -150,39 +137,35 @@ def _peak(plan: TrainingPlan, num_processes: int) -> int:
     if num_processes == 1:
         return plan.peak
     batch_size = -(-plan.job.params.batch_size // num_processes)
-    return num_processes * plan.replan(_set_params(batch_size=batch_size)(plan.job)).peak
+    return num_processes * plan.replan(_change(plan.job, {"batch_size": batch_size})).peak
 
 
-def _possible_changes(job: TrainingJob) -> dict[str, JobTransform]:
+def _possible_changes(job: TrainingJob) -> dict[str, dict[str, int]]:
     """Return the settings that save memory, the least harmful first."""
-    params, base = job.params, job.base
-    changes: dict[str, JobTransform] = {}
+    params = job.params
+    changes: dict[str, dict[str, int]] = {}
     if not params.gradient_checkpointing:
-        changes["train.gradient_checkpointing: true"] = _set_params(gradient_checkpointing=True)
+        changes["train.gradient_checkpointing: true"] = {"gradient_checkpointing": True}
     if params.batch_size > 1:
         steps = params.gradient_accumulation_steps * params.batch_size
         label = f"train.batch_size: 1 with train.gradient_accumulation_steps: {steps}"
-        changes[label] = _set_params(batch_size=1, gradient_accumulation_steps=steps)
+        changes[label] = {"batch_size": 1, "gradient_accumulation_steps": steps}
     for bits in (8, 4):
-        if not base.bits or bits < base.bits:
-            changes[f"base.source: a {bits}-bit copy"] = _set_bits(bits)
+        if not job.base.bits or bits < job.base.bits:
+            changes[f"base.source: a {bits}-bit copy"] = {"bits": bits}
     if params.loss_chunk_size > 64:
-        changes["train.loss_chunk_size: 64"] = _set_params(loss_chunk_size=64)
+        changes["train.loss_chunk_size: 64"] = {"loss_chunk_size": 64}
     if job.backward_layers > 1 and not params.train_projector:
         half = job.backward_layers // 2
-        changes[f"train.num_layers: {half}"] = _set_params(num_layers=half)
+        changes[f"train.num_layers: {half}"] = {"num_layers": half}
     if params.lora_r > 8:
-        changes["train.lora_r: 8"] = _set_params(lora_r=8)
+        changes["train.lora_r: 8"] = {"lora_r": 8}
     return changes
 
 
-def _set_params(**update: int | bool) -> JobTransform:
-    def transform(job: TrainingJob) -> TrainingJob:
-        params = job.params.model_copy(update=update)
-        return replace(job, params=params, lora=make_lora_config(params))
-
-    return transform
-
-
-def _set_bits(bits: int) -> JobTransform:
-    return lambda job: replace(job, base=replace(job.base, bits=bits))
+def _change(job: TrainingJob, update: dict[str, int]) -> TrainingJob:
+    """Return a job with other parameters of `train`, or with the base packed to `bits`."""
+    if "bits" in update:
+        return replace(job, base=replace(job.base, bits=update["bits"]))
+    params = job.params.model_copy(update=update)
+    return replace(job, params=params, lora=make_lora_config(params))

@@ -1,18 +1,17 @@
-"""Progress of a training run: its log, divergence checks, and the result."""
-
-from __future__ import annotations
+"""Progress of a training run: log, divergence checks, result, and trackers of its loss curves."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import mlx.core as mx
-
+from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
+from mondrian.model.lora import Tensors
 
-Tensors = dict[str, mx.array]
+TrackerKind = Literal["none", "tensorboard", "wandb"]
 _SMOOTHING = 0.9  # of the running mean of the loss
 _MIN_STEPS = 10  # before a loss counts as growing
 _GROWTH_FACTOR, _MIN_GROWTH = 3.0, 1.0  # over the lowest running mean: both must be exceeded
@@ -24,37 +23,23 @@ class DivergenceError(Exception):
 
 @dataclass
 class TrainingProgress:
-    """Where a run is; all of it is in the checkpoint.
-
-    epoch              the current one, from 1
-    position           updates done in it
-    loss_sum           weighted loss of the epoch so far
-    weight_sum         its weights
-    smoothed_loss      running mean of the loss
-    lowest_loss        lowest running mean
-    best               epoch and val loss of the best weights
-    epochs_since_best  for early stopping
-    seconds, tokens    spent and trained on, over all interruptions
-    """
+    """Where a run is; all of it is in the checkpoint."""
 
     step: int = 0
-    epoch: int = 1
-    position: int = 0
-    loss_sum: float = 0.0
-    weight_sum: float = 0.0
-    smoothed_loss: float | None = None
-    lowest_loss: float | None = None
-    best: dict[str, float] | None = None
-    epochs_since_best: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
+    epoch: int = 1  # the current one
+    position: int = 0  # updates done in it
+    loss_sum: float = 0.0  # weighted loss of the epoch so far
+    weight_sum: float = 0.0  # its weights
+    smoothed_loss: float | None = None  # running mean of the loss
+    lowest_loss: float | None = None  # lowest running mean
+    best: dict[str, float] | None = None  # epoch and val loss of the best weights
+    epochs_since_best: int = 0  # for early stopping
+    seconds: float = 0.0  # of training, over all interruptions
+    tokens: int = 0  # trained on, over all interruptions
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def log_step(self, loss: float, grad_norm: float, weight: float, rate: float) -> dict[str, Any]:
-        """Count one update and log it.
-
-        Raises DivergenceError.
-        """
+        """Count one update and log it, or raise DivergenceError."""
         self._check_finite("loss", loss)
         self._check_finite("gradient", grad_norm)
         self.step, self.position = self.step + 1, self.position + 1
@@ -79,12 +64,7 @@ class TrainingProgress:
             raise DivergenceError(f"the {name} at step {self.step + 1} is {value}")
 
     def log_epoch(self, metrics: dict[str, float]) -> dict[str, Any]:
-        """Log the end of an epoch, update the best one, and start the next.
-
-        metrics  val_loss and others
-
-        Raises DivergenceError if the val loss is NaN or inf.
-        """
+        """Log the end of an epoch with val_loss and other metrics, or raise DivergenceError."""
         if not isfinite(metrics["val_loss"]):
             raise DivergenceError(f"the val loss of epoch {self.epoch} is {metrics['val_loss']}")
         entry: dict[str, Any] = {"step": self.step, "epoch": self.epoch}
@@ -102,10 +82,7 @@ class TrainingProgress:
 
 @dataclass
 class TrainResult:
-    """Log and weights of a training run.
-
-    halt_reason  why it diverged, if it did; the weights are then the best ones before
-    """
+    """Log and weights of a run; of a diverged one the halt_reason and the best weights before."""
 
     params: Train
     progress: TrainingProgress
@@ -158,3 +135,51 @@ class TrainResult:
             f"{m['steps']} steps in {m['seconds']:.0f} s, {m['tokens_per_second']:.0f} tokens/s, "
             f"peak {m['peak_memory_gb']:.2f} GB"
         )
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where the entries of training_log.jsonl are logged too."""
+
+    log: Callable[[dict[str, Any]], None] = lambda entry: None
+    close: Callable[[], None] = lambda: None
+
+
+def open_tracker(kind: TrackerKind, folder: Path, name: str) -> Tracker:
+    """Open the tracker of params.yaml, or raise TrainingError if its package is not installed."""
+    try:
+        if kind == "tensorboard":
+            return _open_tensorboard(folder)
+        if kind == "wandb":
+            return _open_wandb(folder, name)
+    except ImportError as error:
+        package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[kind]
+        raise TrainingError(
+            f"machine.tracker is {kind}, and {error.name} is not installed; "
+            f"pip install {package}, or set it to none"
+        ) from None
+    return Tracker()
+
+
+def _open_tensorboard(folder: Path) -> Tracker:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def log(entry: dict[str, Any]) -> None:
+        for name, value in _numbers(entry).items():
+            writer.add_scalar(name, value, entry["step"])
+
+    return Tracker(log, writer.close)
+
+
+def _open_wandb(folder: Path, name: str) -> Tracker:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(project="mondrian", name=name, dir=str(folder), resume="allow")
+    return Tracker(lambda entry: run.log(_numbers(entry), step=int(entry["step"])), run.finish)
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in entry.items() if k != "step" and isinstance(v, int | float)}

@@ -1,7 +1,5 @@
 """One training run on disk: inputs, lock, checkpoint, adapter folder, metrics."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,36 +22,26 @@ from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.model.lora_config import make_lora_config
 from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.progress import TrainResult
-from mondrian.training.trackers import open_tracker
+from mondrian.training.progress import TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where a run writes.
-
-    output   adapter folder
-    metrics  JSON; the loss curves are written next to it as CSV
-    cache    of vision features and checkpoints
-    name     of the checkpoint folder <cache>/train/<name>
-    """
-
-    output: Path
-    metrics: Path
-    cache: Path
-    name: str
+    output: Path  # adapter folder
+    metrics: Path  # JSON; the loss curves are written next to it as CSV
+    cache: Path  # of vision features and checkpoints
+    name: str  # of the checkpoint folder <cache>/train/<name>
 
     @property
     def folder(self) -> Path:
-        """Return where the checkpoint is, and the best weights of a run that diverged."""
+        """Return the folder of the checkpoint, and of the best weights of a diverged run."""
         return self.cache / "train" / self.name
 
     @property
@@ -85,8 +73,7 @@ class TrainingRun:
     def run(self, data: TrainingData, recipe: dict[str, Any]) -> TrainResult:
         """Train an adapter or resume an interrupted run; save the adapter and its metrics.
 
-        Raises TrainingError if the run diverged, with its best weights saved next to the
-        checkpoint, or if another run trains the same adapter.
+        Raises TrainingError if the run diverged, with its best weights saved, or is running.
         """
         targets = [self.paths.checkpoint, self.paths.output]
         is_main = self.world.rank == 0
@@ -160,13 +147,14 @@ class TrainingRun:
         self, features: FeatureCache, result: TrainResult, example: Example, recipe: dict[str, Any]
     ) -> None:
         """Save the adapter and its metrics; of a diverged run the adapter only."""
+        output, metrics = self.paths.output, self.paths.metrics
         if result.halt_reason:
-            save_adapter(features, result, example, recipe, self.paths.folder / "best")
-            return
-        save_adapter(features, result, example, recipe, self.paths.output)
-        for part in ("train_loss", "val_loss"):
-            write_text(self.paths.metrics.parent / f"{part}.csv", result.loss_csv(part))
-        write_json(self.paths.metrics, result.metrics())
+            output = self.paths.folder / "best"
+        save_adapter(features, result, example, recipe, output)
+        if not result.halt_reason:
+            for part in ("train_loss", "val_loss"):
+                write_text(metrics.parent / f"{part}.csv", result.loss_csv(part))
+            write_json(metrics, result.metrics())
 
 
 def save_adapter(
@@ -176,13 +164,8 @@ def save_adapter(
     recipe: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write an adapter to a staging folder, load and verify it, then rename the folder.
-
-    example  whose logits the adapter must change
-
-    Raises AdapterError if it does not.
-    """
-    vlm, settings = features.vlm, make_lora_config(result.params)
+    """Write an adapter to a staging folder; rename it if it changes the example's logits."""
+    vlm, settings = features.vlm, lora.make_lora_config(result.params)
     with whole_folder(folder, SAVED_FILES) as staging:
         layers = len(vlm.model.language_model.model.layers)
         adapter.save(staging, result.weights, settings, recipe, layers)
@@ -197,12 +180,7 @@ def save_adapter(
 def evaluate_samples(
     features: FeatureCache, samples: Sequence[Example], max_tokens: int
 ) -> dict[str, float]:
-    """Return compliance and mean score error of greedy completions by the attached adapter.
-
-    max_tokens  of prompt and completion
-
-    The score error is missing if no completion can be parsed.
-    """
+    """Return compliance of greedy completions, and the score error of those that can be parsed."""
     limit = max_tokens - max(example.start for example in samples)
     prompts = [example.ids[: example.start] for example in samples]
     photo_features = [features.get(example.photo) for example in samples]
@@ -219,12 +197,9 @@ def evaluate_samples(
 
 @contextmanager
 def lock_run_folder(folder: Path, targets: Sequence[Path]) -> Iterator[None]:
-    """Lock `folder` while the context is open; the lock ends with the process.
+    """Lock `folder` or raise TrainingError; the lock ends with the process.
 
-    targets  files and folders written atomically (mondrian/core/files.py): staging files that a
-             killed run left next to them are removed
-
-    Raises TrainingError if another run holds the lock.
+    targets  files and folders written atomically: staging files of a killed run are removed
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

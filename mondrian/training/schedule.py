@@ -1,7 +1,5 @@
 """Order of the training rows, learning-rate schedule, and the optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import cos, pi
 from typing import Any, TypeVar

@@ -1,11 +1,8 @@
 """Training loop: LoRA on a frozen base, resumable bit for bit.
 
 Each update is a function of the seed, the step and the checkpoint's state, so a run that was killed
-and restarted ends with the same bytes as one that was not. The weights of the epoch with the lowest
-val loss are the best ones.
+and restarted ends with the same bytes as one that was not.
 """
-
-from __future__ import annotations
 
 import signal
 import sys
@@ -25,37 +22,23 @@ from tqdm import tqdm
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
 from mondrian.model import lora
-from mondrian.model.lora_config import make_lora_config
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
+from mondrian.training import schedule
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.dataset import Example
 from mondrian.training.distributed import ProcessGroup
 from mondrian.training.loss import Loss
-from mondrian.training.progress import DivergenceError, Tensors, TrainingProgress, TrainResult
-from mondrian.training.schedule import (
-    compute_learning_rate,
-    make_optimizer,
-    select_micro_batches,
-    set_learning_rate,
-    steps_per_epoch,
-)
-from mondrian.training.trackers import Tracker
+from mondrian.training.progress import DivergenceError, Tracker, TrainingProgress, TrainResult
 
 
 @dataclass(frozen=True)
 class TrainerServices:
-    """Collaborators of a trainer.
-
-    save_every           updates between two checkpoints
-    compute_val_metrics  generates with the adapter after an epoch, for the log
-    """
-
     checkpoint: Checkpoint | None = None
-    save_every: int = 25
+    save_every: int = 25  # updates between two checkpoints
     world: ProcessGroup = ProcessGroup()
     tracker: Tracker = Tracker()
-    compute_val_metrics: Callable[[], dict[str, float]] | None = None
+    compute_val_metrics: Callable[[], dict[str, float]] | None = None  # after an epoch, for the log
 
 
 class Trainer:
@@ -73,14 +56,15 @@ class Trainer:
         self.services = services or TrainerServices()
         self.model, self.world = features.vlm.model, self.services.world
         self.model.freeze()
-        self.layers = lora.attach(self.model, make_lora_config(params), mx.random.key(params.seed))
+        settings = lora.make_lora_config(params)
+        self.layers = lora.attach(self.model, settings, mx.random.key(params.seed))
         lora.unfreeze_lora(self.layers)
         self.loss = Loss(features, self.layers, params)
-        self.optimizer = make_optimizer(params)
+        self.optimizer = schedule.make_optimizer(params)
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = TrainingProgress()
-        self.best: Tensors = {}
-        self.steps_per_epoch = steps_per_epoch(len(rows), params)
+        self.best: lora.Tensors = {}
+        self.steps_per_epoch = schedule.steps_per_epoch(len(rows), params)
         self.steps = params.epochs * self.steps_per_epoch
         self.stop_signal = 0
         mx.reset_peak_memory()
@@ -88,8 +72,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train the remaining epochs; the adapter stays attached.
 
-        Diverged runs return the best weights and the reason. Raises TrainingError if there are none
-        yet; SystemExit after saving if a stop signal was received.
+        Raises TrainingError if it diverges without best weights, SystemExit on a stop signal.
         """
         self._resume()
         halt_reason = None
@@ -159,14 +142,14 @@ class Trainer:
         self._save()
 
     def _synchronize_stop(self) -> None:
-        """Stop all ranks if one received a signal."""
         if self.world.sum_numbers(float(self.stop_signal))[0] > 0:
             self.stop_signal = self.stop_signal or signal.SIGTERM
 
     def _update(self) -> None:
         """Take one optimizer step over `gradient_accumulation_steps` batches."""
         progress, params = self.progress, self.params
-        batches = select_micro_batches(self.rows, params, progress.epoch, progress.position)
+        epoch, position = progress.epoch, progress.position
+        batches = schedule.select_micro_batches(self.rows, params, epoch, position)
         weight = sum(sum(row.weights) for batch in batches for row in batch)
         loss, gradient = mx.array(0.0), None
         for i, batch in enumerate(batches):
@@ -185,12 +168,12 @@ class Trainer:
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
         loss, gradient = self.world.sum([loss, gradient])
         gradient, norm = optim.clip_grad_norm(gradient, params.max_grad_norm)
-        rate = compute_learning_rate(params, progress.step, self.steps)
-        set_learning_rate(self.optimizer, params, rate)
+        rate = schedule.compute_learning_rate(params, progress.step, self.steps)
+        schedule.set_learning_rate(self.optimizer, params, rate)
         self.optimizer.update(self.model, gradient)
         mx.eval(self.model.trainable_parameters(), self.optimizer.state, loss, norm)
         progress.tokens += sum(len(row.ids) for batch in batches for row in batch)
-        entry = progress.log_step(_to_float(loss), _to_float(norm), weight, rate)
+        entry = progress.log_step(float(loss.item()), float(norm.item()), weight, rate)
         self.services.tracker.log(entry)
 
     def _validate(self) -> float:
@@ -198,7 +181,7 @@ class Trainer:
         total, size = 0.0, self.params.batch_size
         shard = shard_by_length(self.val, self.world.rank, self.world.size)
         for i in range(0, len(shard), size):
-            total += _to_float(self.loss.compute_eval_loss(shard[i : i + size]))
+            total += float(np.array(self.loss.compute_eval_loss(shard[i : i + size])))
             if self.world.size == 1:
                 self._exit_if_stopped()
         total = self.world.sum_numbers(total)[0]
@@ -212,10 +195,7 @@ class Trainer:
             self.services.checkpoint.save(state)
 
     def _resume(self) -> None:
-        """Load the checkpoint of an interrupted run.
-
-        Raises TrainingError if not all ranks of several machines have it.
-        """
+        """Load the checkpoint, or raise TrainingError if not all ranks have the same."""
         state = self.services.checkpoint.load() if self.services.checkpoint else None
         if state:
             self.progress, self.best = state.progress, state.best
@@ -229,21 +209,15 @@ class Trainer:
             )
 
     def _progress_bar(self) -> Any:
-        return tqdm(
-            total=self.steps,
-            initial=self.progress.step,
-            desc="train",
-            unit="step",
-            mininterval=0.5,
-            disable=self.world.rank > 0,
-        )
+        options: dict[str, Any] = {
+            "unit": "step",
+            "mininterval": 0.5,
+            "disable": self.world.rank > 0,
+        }
+        return tqdm(desc="train", total=self.steps, initial=self.progress.step, **options)
 
     def _show_progress(self, bar: Any) -> None:
         speed, memory = self.progress.tokens / self.progress.seconds, mx.get_peak_memory() / 1e9
         postfix = f"loss {self.progress.log[-1]['loss']:.3f}, {speed:.0f} tokens/s, {memory:.1f} GB"
         bar.set_postfix_str(postfix, refresh=False)
         bar.update()
-
-
-def _to_float(value: mx.array) -> float:
-    return float(np.array(value))

@@ -16,7 +16,7 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from mondrian.model.vlm import encode_image, next_logits, prompt_ids
 
 SETTINGS = LoraConfig(rank=4, alpha=8)

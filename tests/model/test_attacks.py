@@ -18,7 +18,7 @@ from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.export import export, merge
 from mondrian.model.hardware import CPU
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from mondrian.model.tokenizer import load_tokenizer
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.plan import build_job

@@ -16,7 +16,7 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export, merge, mlx_name
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from tests.conftest import ROOT
 
 TINY = "models/base/mondrian-tiny"

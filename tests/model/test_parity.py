@@ -18,10 +18,10 @@ from mondrian.critique.prompt import row_messages
 from mondrian.model import adapter, lora
 from mondrian.model.export import mlx_name
 from mondrian.model.language import compute_logits, hidden_states, make_batch
-from mondrian.model.lora_config import PROJECTIONS, LoraConfig
+from mondrian.model.lora import PROJECTIONS, LoraConfig
 from mondrian.model.vlm import encode_image, prompt_ids
-from mondrian.training.chunked_cross_entropy import LMHead, chunked_cross_entropy
 from mondrian.training.dataset import Example
+from mondrian.training.loss import LMHead, chunked_cross_entropy
 from mondrian.training.packing import compute_answer_states, pack
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ from mondrian.core.adapter_folder import CONFIG, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import load_params
 from mondrian.model import adapter, lora
-from mondrian.model.lora_config import LoraConfig, peft_config
+from mondrian.model.lora import LoraConfig, peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from mondrian.training.plan_report import PreparedFiles

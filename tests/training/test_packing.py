@@ -17,14 +17,14 @@ from mondrian.model.language import (
     make_batch,
     shared_prefix_length,
 )
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.chunked_cross_entropy import (
+from mondrian.training.dataset import Example, build_examples
+from mondrian.training.loss import (
     LMHead,
     chunked_cross_entropy,
     chunked_cross_entropy_eval,
 )
-from mondrian.training.dataset import Example, build_examples
 from mondrian.training.packing import compute_answer_states, pack
 
 

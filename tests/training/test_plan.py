@@ -16,18 +16,20 @@ from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
 from mondrian.model.architecture import Architecture, Device, read_architecture
 from mondrian.model.hardware import CPU, METAL, Throughput
-from mondrian.model.lora_config import PROJECTIONS, LoraConfig
+from mondrian.model.lora import PROJECTIONS, LoraConfig
 from mondrian.model.tokenizer import ApproximateTokenizer, ChatTokenizer, load_tokenizer
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
-from mondrian.training.memory_estimate import (
+from mondrian.training.plan import (
     BatchShape,
     TrainingJob,
+    TrainingPlan,
     _count_scores,
+    build_job,
     count_operations,
+    make_plan,
     memory_breakdown,
 )
-from mondrian.training.plan import TrainingPlan, build_job, make_plan
 from mondrian.training.plan_report import check_memory_fit, describe, suggest_fitting_settings
 from mondrian.training.trainer import Trainer
 from tests.conftest import ROOT

@@ -11,7 +11,7 @@ from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.params import Params, Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from mondrian.model.provenance import build_recipe, score_means
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.checkpoint import Checkpoint, CheckpointState

@@ -5,8 +5,6 @@ computed as 2 ** (x * log2(e)). Attention skips the blocks that a causal mask wo
 function has its own gradient, and each is tested equal to MLX's.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import e, log2, pi, sqrt
 from typing import Any, Literal
@@ -56,6 +54,7 @@ def _swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.arra
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
+    """Return silu(gate) * x."""
     return nn.silu(gate) * x if gate.size < SMALL_ARRAY_SIZE else _swiglu(gate, x)
 
 
@@ -66,7 +65,6 @@ def gelu(x: mx.array) -> mx.array:
 
 @mx.custom_function
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Return the cross-entropy of each position; logits (..., vocabulary), targets (...)."""
     highest = logits.max(-1, keepdims=True)
     total = exp(logits - highest).sum(-1, keepdims=True)
     at_target = mx.take_along_axis(logits, targets[..., None], axis=-1)

@@ -6,8 +6,6 @@ ships one), and malloc keeps large blocks. On Apple silicon MLX has Accelerate a
 module does nothing.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import os

@@ -12,8 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.model.lora import LoraLinear
-from mondrian.model.lora_config import PROJECTIONS
+from mondrian.model.lora import PROJECTIONS, LoraLinear
 
 
 def share_weights(module: Any) -> Any:

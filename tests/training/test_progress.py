@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from mondrian.core.errors import TrainingError
-from mondrian.training.trackers import Tracker, open_tracker
+from mondrian.training.progress import Tracker, open_tracker
 
 ENTRIES: list[dict[str, Any]] = [
     {"step": 1, "epoch": 1, "loss": 2.5, "rate": 1e-4},
