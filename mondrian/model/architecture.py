@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-([48])bit|-
 @dataclass(frozen=True)
 class Device:
     float_bytes: int  # of an activation, and of a weight that is not packed
-    query_block: int  # queries whose scores exist at the same time, later keys left out; 0 for all
+    query_block: int  # queries per block of scores, without later keys; 0 for all queries
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ PrefixCache = list[tuple[mx.array, mx.array]]  # a layer's keys, values (1, kv h
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the tokens of one pass belong; None where an index would change nothing."""
+    """Where the tokens of one pass belong; None if an index would change nothing."""
 
     token_slots: mx.array  # (tokens,) slot of each token
     token_columns: mx.array  # (tokens,) its column in the cache

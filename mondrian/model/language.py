@@ -50,7 +50,7 @@ class Batch:
 
 
 def compute_mrope_positions(length: int, start: int, grid: tuple[int, int]) -> Ints:
-    """Return the mRoPE positions (3, length) of one row whose image tokens begin at `start`.
+    """Return the mRoPE positions (3, length) of one row with image tokens from `start`.
 
     Text counts up on all three axes. An image holds time constant and counts height and width. The
     text after it continues at the larger of the two (Qwen2-VL, arXiv:2409.12191, section 2.1).
@@ -127,7 +127,7 @@ def run_decoder_layers(
     """Run all decoder layers and the final norm.
 
     deepstack  [i] is added to the output of layer i
-    cache      one per layer, whose `attend` replaces causal attention
+    cache      one per layer; its `attend` replaces causal attention
     """
     mask: Mask = "causal" if h.shape[1] > 1 else None
     rope = make_rope(text, h, position_ids)

@@ -1,4 +1,4 @@
-"""recipe.json: what an adapter was made from, and what must be the same where it serves."""
+"""recipe.json: what an adapter was made from, and what must be the same when it serves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

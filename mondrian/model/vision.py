@@ -58,8 +58,6 @@ def _attend(attn: Any, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     heads = attn.qkv(x).reshape(x.shape[0], 3, attn.num_heads, -1).transpose(1, 2, 0, 3)
     q, k, v = (part[None] for part in heads)  # (1, heads, patches, width)
     q, k = ((part * cos + rotate_half(part) * sin).astype(x.dtype) for part in (q, k))
-    if ON_GPU:
-        attn_out = ensure_fused_sdpa(q, k, v, attn.scale)
-    else:
-        attn_out = attention(q, k, v, attn.scale, None)
+    scale = attn.scale
+    attn_out = ensure_fused_sdpa(q, k, v, scale) if ON_GPU else attention(q, k, v, scale, None)
     return attn.proj(attn_out[0].transpose(1, 0, 2).reshape(x.shape))

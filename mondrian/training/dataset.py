@@ -67,7 +67,7 @@ def token_weights(
     """Weight each token: 1, score_weight for a score's digits, 0 for what the advisor did not say.
 
     tokens   characters of each token
-    derived  keys of the critique whose values were computed from its other parts
+    derived  keys of the critique with values computed from its other parts
     """
     scores = [match.span(1) for match in _SCORE.finditer(completion)]
     unsaid = _value_spans(completion, derived)

@@ -65,7 +65,7 @@ def chunked_cross_entropy(
     hidden   (positions, width)  last hidden states of supervised positions
     targets  (positions,)        next token ids
     weights  (positions,)        weight of each in the loss
-    chunk    positions whose logits exist at the same time
+    chunk    positions with logits in memory at the same time
     """
 
     @mx.custom_function
@@ -97,9 +97,8 @@ def chunked_cross_entropy_eval(
     total = mx.array(0.0)
     for first in range(0, hidden.shape[0], chunk):
         part = slice(first, first + chunk)
-        token_loss, _, _ = _compute_token_loss(
-            head, _wait_for(hidden[part], [total]), targets[part]
-        )
+        h = _wait_for(hidden[part], [total])
+        token_loss, _, _ = _compute_token_loss(head, h, targets[part])
         total = total + (token_loss * weights[part][:, None]).sum()
     return total
 
@@ -141,8 +140,8 @@ class Loss:
     def compute_eval_loss(self, rows: Sequence[Example]) -> mx.array:
         """Return the sum of weighted cross-entropy, without dropout."""
         set_dropout_key(self.layers, None)
-        function = chunked_cross_entropy_eval
-        losses = self._map_streams(rows, lambda packed, _: self._loss(self.model, packed, function))
+        model, function = self.model, chunked_cross_entropy_eval
+        losses = self._map_streams(rows, lambda p, _: self._loss(model, p, function, False))
         return sum(losses, mx.array(0.0))
 
     def compute_loss_and_grad(
@@ -153,9 +152,8 @@ class Loss:
         if self.params.lora_dropout > 0:
             keys = mx.random.split(mx.random.key(seed), NUM_STREAMS)
         compute = self._compiled_gradient if self.params.compile else self._gradient
-        results = self._map_streams(
-            rows, lambda packed, i: compute(packed, keys[i], mx.array(divisor))
-        )
+        divisor_array = mx.array(divisor)
+        results = self._map_streams(rows, lambda p, i: compute(p, keys[i], divisor_array))
         losses, gradients = zip(*results, strict=True)
         return sum(losses[1:], losses[0]), tree_map(lambda *g: sum(g[1:], g[0]), *gradients)
 
@@ -171,13 +169,7 @@ class Loss:
                 results.append(compute(packed, i))
         return results
 
-    def _loss(
-        self,
-        model: Any,
-        packed: PackedBatch,
-        function: Callable[..., Any],
-        checkpoint: bool = False,
-    ) -> mx.array:
+    def _loss(self, model: Any, packed: PackedBatch, function: Any, checkpoint: bool) -> mx.array:
         hidden = compute_answer_states(model, packed, checkpoint)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return function(self.head, hidden, targets, weights, self.params.loss_chunk_size)
@@ -208,7 +200,7 @@ class Loss:
         return self._compiled[key](arrays, features, dropout_key, divisor)
 
     def _compile(self, packed: PackedBatch) -> Callable[..., Any]:
-        """Return a compiled gradient for batches whose rows have the same lengths."""
+        """Return a compiled gradient for batches with rows of the same lengths."""
         grids = [f.grid for f in packed.features]
         template = replace(packed, features=())  # a graph must not keep features in memory
 

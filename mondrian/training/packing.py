@@ -28,7 +28,7 @@ class PackedBatch(Batch):
 
     attention_spans: tuple[AttentionSpan, ...]  # of every layer but the last
     last_layer_spans: tuple[AttentionSpan, ...]  # its queries are `target_positions` only
-    target_positions: Ints  # (supervised,) positions whose next token is supervised
+    target_positions: Ints  # (supervised,) positions before a supervised token
     targets: Ints  # (supervised,) that token
     weights: NDArray[np.float32]  # (supervised,) its weight in the loss
 

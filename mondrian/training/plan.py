@@ -27,13 +27,13 @@ from mondrian.training.dataset import Example, build_example, check_sequence_len
 from mondrian.training.packing import pack
 from mondrian.training.schedule import select_micro_batches, steps_per_epoch
 
-_MAX_EPOCHS = 10  # epochs whose batches are laid out; further ones are similar
+_MAX_EPOCHS = 10  # epochs with laid-out batches; further ones are similar
 _ELEMENTWISE_FACTOR = 1.1  # softmax's time per stored element: measured on a CPU with two bases
 
 # Measured on a CPU:
 _LOGITS_COPIES = 2  # copies of a chunk's logits at the same time
 _NEXT_LOGITS_COPIES = 3  # and of the next chunk's
-_STREAM_OVERLAP = 0.8  # of them with two streams, whose logits rarely exist at the same time
+_STREAM_OVERLAP = 0.8  # of them with two streams: their logits rarely exist at the same time
 _BACKWARD_LAYERS = 1.35  # memory of the backward pass through a layer, in activations of a layer
 _RECOMPUTE_LAYERS = 4.0  # the same with gradient checkpointing
 _MERGER_COPIES = 6  # vectors as wide as the merger that its forward and backward pass keep
@@ -49,7 +49,7 @@ class BatchShape:
     tokens: int  # positions that every layer computes
     pairs: QueryKeyCounts  # of every layer but the last
     last_layer_pairs: QueryKeyCounts
-    supervised_positions: int  # positions whose logits are computed
+    supervised_positions: int  # positions with computed logits
     image_tokens: int
     num_streams: int = 1  # parts that are computed at the same time
 
@@ -90,7 +90,7 @@ def memory_breakdown(job: TrainingJob, batch: BatchShape) -> dict[str, int]:
 
 
 def _activations(job: TrainingJob, batch: BatchShape) -> tuple[float, float]:
-    """Return the values kept for the gradient, and those of the backward pass through a layer."""
+    """Return the values stored for the gradient, and those of the backward pass through a layer."""
     full = (job, batch.tokens, batch.tokens)
     frozen = _frozen_layer(*full, batch.pairs)
     layer = frozen + _adapter_inputs(*full)
@@ -128,13 +128,13 @@ def _adapter_inputs(job: TrainingJob, tokens: int, queries: int) -> float:
     }
     if lora.dropout:  # a copy for each adapter, and a mask of one byte
         copies = 1 + 1 / job.device.float_bytes
-        kept = sum(shapes[name][0] * copies * count for name, count in positions.items())
+        values = sum(shapes[name][0] * copies * count for name, count in positions.items())
     else:  # one copy for projections with the same input
         inputs = {_SHARED_INPUT.get(name, name): name for name in lora.target_modules}
-        kept = sum(shapes[name][0] * positions[name] for name in inputs.values())
+        values = sum(shapes[name][0] * positions[name] for name in inputs.values())
     if lora.dora:  # each output, for the gradient of its magnitude
-        kept += sum(shapes[name][1] * count for name, count in positions.items())
-    return kept
+        values += sum(shapes[name][1] * count for name, count in positions.items())
+    return values
 
 
 def _count_scores(queries: int, keys: int, block: int) -> int:

@@ -99,7 +99,7 @@ class TrainResult:
         return [entry for entry in self.log if "val_loss" in entry]
 
     def saved_epoch(self) -> dict[str, Any]:
-        """Return the log entry of the epoch whose weights are saved."""
+        """Return the log entry of the epoch that the saved weights are from."""
         best = self.progress.best
         if best and (self.params.save_weights == "best" or self.halt_reason):
             return next(e for e in self.epochs() if e["epoch"] == best["epoch"])

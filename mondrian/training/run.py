@@ -51,7 +51,7 @@ class RunPaths:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows, and the files by name whose hashes a resumed run must share."""
+    """Rows, and by name the files that a resumed run must have unchanged."""
 
     rows: list[ChatRow]
     val: list[ChatRow]
@@ -147,14 +147,12 @@ class TrainingRun:
         self, features: FeatureCache, result: TrainResult, example: Example, recipe: dict[str, Any]
     ) -> None:
         """Save the adapter and its metrics; of a diverged run the adapter only."""
-        output, metrics = self.paths.output, self.paths.metrics
-        if result.halt_reason:
-            output = self.paths.folder / "best"
+        output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
             for part in ("train_loss", "val_loss"):
-                write_text(metrics.parent / f"{part}.csv", result.loss_csv(part))
-            write_json(metrics, result.metrics())
+                write_text(self.paths.metrics.parent / f"{part}.csv", result.loss_csv(part))
+            write_json(self.paths.metrics, result.metrics())
 
 
 def save_adapter(

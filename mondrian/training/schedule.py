@@ -20,7 +20,7 @@ def steps_per_epoch(rows: int, params: Train) -> int:
 def select_micro_batches(
     rows: Sequence[RowT], params: Train, epoch: int, step: int
 ) -> list[list[RowT]]:
-    """Return the batches whose gradients one update accumulates; `step` counts from 0 per epoch."""
+    """Return the batches that one update accumulates over; `step` counts from 0 per epoch."""
     order = np.random.default_rng((params.seed, epoch)).permutation(len(rows))
     batch_size = params.batch_size
     size = batch_size * params.gradient_accumulation_steps

@@ -215,9 +215,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
 
 
 def test_score_means_are_those_of_the_train_rows(rows: list[ChatRow]) -> None:
-    means = score_means(rows)
+    mean_scores = score_means(rows)
     scores = [row.reference_critique().scores()[0] for row in rows]
-    assert means["Composition"] == pytest.approx(np.mean(scores), abs=1e-3)
+    assert mean_scores["Composition"] == pytest.approx(np.mean(scores), abs=1e-3)
 
 
 def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
