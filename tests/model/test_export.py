@@ -64,7 +64,7 @@ def logits_with_adapter(plain: Any, folder: Path, smoke_test: Any) -> Any:
         LoraConfig(4, 8, dora=True),
         LoraConfig(4, 8, train_projector=True),
     ],
-    ids=["plain", "rslora", "last_layers", "dora", "projector"],
+    ids=["plain", "rslora", "num_layers", "dora", "train_projector"],
 )
 def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
     plain: Any, smoke_test: Any, tmp_path: Path, settings: LoraConfig

@@ -84,7 +84,7 @@ def test_logits_equal_those_of_transformers(plain: Any, inputs: Any) -> None:
             8, 16, target_modules=PROJECTIONS["mlp"], num_layers=1, train_projector=True, dora=True
         ),
     ],
-    ids=["plain", "rslora", "last_layers", "dora", "projector", "several"],
+    ids=["plain", "rslora", "num_layers", "dora", "train_projector", "several"],
 )
 def test_peft_applies_our_adapter_with_equal_logits_and_gradients(
     plain: Any, inputs: Any, tmp_path: Path, settings: LoraConfig
