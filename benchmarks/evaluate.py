@@ -35,9 +35,9 @@ from benchmarks.workload import Workload
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import row_messages
 from mondrian.model import adapter, lora, vlm
+from mondrian.model.batch_generator import mask_logits
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.language import compute_logits, hidden_states, make_batch
-from mondrian.model.sampling import mask_logits
 from mondrian.model.vision import extract_features
 from mondrian.sample.scene import draw_scene, render
 

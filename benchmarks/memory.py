@@ -28,11 +28,10 @@ from mondrian.model import vlm
 from mondrian.model.architecture import Architecture, read_architecture
 from mondrian.model.hardware import CPU
 from mondrian.model.language import Features
-from mondrian.model.lora_config import make_lora_config
+from mondrian.model.lora import make_lora_config
 from mondrian.training.dataset import Example
-from mondrian.training.memory_estimate import TrainingJob
-from mondrian.training.plan import PlannedExample, plan_batches
-from mondrian.training.trainer import train
+from mondrian.training.plan import PlannedExample, TrainingJob, plan_batches
+from mondrian.training.trainer import Trainer
 
 Run = dict[str, Any]
 DEFAULT: Run = {
@@ -83,7 +82,7 @@ def measure(run: Run, folder: Path) -> dict[str, float]:
         (),
         base.image_id,
     )
-    result = train(PrecomputedFeatures(model, features), examples, examples[:1], params)
+    result = Trainer(PrecomputedFeatures(model, features), examples, examples[:1], params).run()
     return {"predicted_gb": planned.peak / 1e9, "measured_gb": result.peak_gb}
 
 

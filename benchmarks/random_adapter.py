@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from benchmarks.workload import ALPHA, RANK
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 
 
 def write_random_adapter(folder: Path, source: str) -> None:

@@ -39,8 +39,8 @@ from mondrian.model import vlm
 from mondrian.model.architecture import read_architecture
 from mondrian.model.cpu.openblas import find_openblas
 from mondrian.model.hardware import CPU
-from mondrian.model.lora_config import LoraConfig
-from mondrian.training.memory_estimate import BatchShape, TrainingJob, count_operations
+from mondrian.model.lora import LoraConfig
+from mondrian.training.plan import BatchShape, TrainingJob, count_operations
 from mondrian.training.schedule import select_micro_batches
 
 EPOCHS, BATCH_SIZE = 3, 2
@@ -157,7 +157,7 @@ def gemm_rate(threads: int) -> float:
 
 def mean_operations(workload: Workload) -> float:
     """Return the operations of a mean step if rows share nothing, by
-    mondrian.training.memory_estimate.count_operations."""
+    mondrian.training.plan.count_operations."""
     base = read_architecture(workload.base)
     params = load_params(ROOT / "params.yaml").train
     job = TrainingJob(base, LoraConfig(RANK, ALPHA), params, CPU)

@@ -13,14 +13,14 @@ from mondrian.model import vlm
 from mondrian.model.hardware import memory_budget
 from mondrian.model.provenance import build_recipe
 from mondrian.training import distributed
-from mondrian.training.memory_fit import check_memory_fit
 from mondrian.training.plan_report import (
     PreparedFiles,
     build_plan_from_files,
+    check_memory_fit,
+    describe_plans,
     list_prepared_files,
-    show_plans,
 )
-from mondrian.training.run import TrainingRun
+from mondrian.training.run import RunPaths, TrainingData, TrainingRun
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +54,8 @@ def main() -> None:
     if args.plan:
         memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         files = files or list_prepared_files(params)
-        show_plans(source, files, settings, params.machine.num_processes, memory, print)
+        for text in describe_plans(source, files, settings, params.machine.num_processes, memory):
+            print(text)
         return
     check_output_folder(args.output_dir, SAVED_FILES)
     check_output_file(args.metrics)
@@ -67,13 +68,12 @@ def main() -> None:
         return
     rows, val = read_train_and_val(args.train_data, args.val_data)
     base = vlm.load(source)
-    recipe = build_recipe(base.source, base.hash, rows, args.train_data, params.image, settings)
-    run_name = args.output_dir.name
-    training = TrainingRun(base, settings, params.machine, world, args.cache_dir, run_name)
-    data = {"train data": args.train_data, "val data": args.val_data}
-    result = training.run(rows, val, data, recipe, args.output_dir, args.metrics)
+    recipe = build_recipe(base.base_id, rows, args.train_data, params.image, settings)
+    data = TrainingData(rows, val, {"train data": args.train_data, "val data": args.val_data})
+    paths = RunPaths(args.output_dir, args.metrics, args.cache_dir, args.output_dir.name)
+    result = TrainingRun(base, settings, params.machine, world, paths).run(data, recipe)
     if world.rank == 0:
-        print(result.summary(args.output_dir, settings))
+        print(result.summary(args.output_dir))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def make_adapter(
     import mlx.core as mx
 
     from mondrian.model import adapter, lora
-    from mondrian.model.lora_config import LoraConfig
+    from mondrian.model.lora import LoraConfig
 
     config = LoraConfig(rank=4, alpha=8)
     lora.detach(vlm.model)

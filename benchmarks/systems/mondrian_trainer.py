@@ -25,6 +25,7 @@ from mondrian.model.language import Features
 from mondrian.model.vision import extract_features
 from mondrian.training import distributed
 from mondrian.training.dataset import Example
+from mondrian.training.progress import Tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
 
@@ -111,7 +112,7 @@ def main() -> None:
         examples,
         examples[:1],
         train_params(workload),
-        TrainerServices(None, 1000, group, timer),
+        TrainerServices(None, 1000, group, Tracker(timer.log, timer.close)),
     )
     lora.load_lora_weights(trainer.layers, adapter.read_weights(workload.adapter))
     timer.times.append(time.perf_counter())

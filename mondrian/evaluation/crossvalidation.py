@@ -24,7 +24,7 @@ from mondrian.model.provenance import build_recipe, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training import distributed
-from mondrian.training.run import TrainingRun
+from mondrian.training.run import RunPaths, TrainingData, TrainingRun
 
 
 def crossvalidate(
@@ -99,12 +99,12 @@ def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir
     if _read(marker) == [identity, *_weights_hash(adapter)]:
         return identity
     write_json(train_data, [row.model_dump() for row in rows])
-    recipe = build_recipe(base.source, base.hash, rows, train_data, params.image, params.train)
+    recipe = build_recipe(base.base_id, rows, train_data, params.image, params.train)
     world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     name = f"trial-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-    run = TrainingRun(base, params.train, params.machine, world, cache_dir, name)
-    metrics = folder / "train_metrics.json"
-    run.run(rows, val, {"train data": train_data}, recipe, adapter, metrics)
+    paths = RunPaths(adapter, folder / "train_metrics.json", cache_dir, name)
+    run = TrainingRun(base, params.train, params.machine, world, paths)
+    run.run(TrainingData(rows, val, {"train data": train_data}), recipe)
     lora.detach(base.model)
     write_json(marker, [identity, *_weights_hash(adapter)])
     return identity

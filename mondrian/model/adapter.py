@@ -1,13 +1,12 @@
 """Adapter folders: save, load and verify.
 
-A folder is PEFT's layout (adapter_config.json, adapter_model.safetensors) with recipe.json beside
-it. An adapter is never assumed to be applied: each tensor has to be consumed, some lora_B has to be
-non-zero, the base has to be the one it was trained on, and its answer has to differ.
+A folder has PEFT's layout (adapter_config.json, adapter_model.safetensors) and a recipe.json. An
+adapter is never assumed to be applied: each tensor must be consumed, some lora_B must be non-zero,
+the base must be the one it was trained on, and the logits must differ from the base's.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.model.lora import LoraLinear, attach, detach, load_lora_weights, lora_state_dict
-from mondrian.model.lora_config import LoraConfig, parse_peft_config, peft_config
+from mondrian.model import lora
+from mondrian.model.language import Features
+from mondrian.model.lora import LoraConfig, LoraLinear, Tensors
 from mondrian.model.provenance import read_recipe
+from mondrian.model.vlm import Vlm, next_logits
 
 
-def save(
-    folder: Path, weights: dict[str, mx.array], settings: LoraConfig, recipe: Any, layers: int
-) -> None:
-    """Write an adapter into an empty folder; `layers` counts those of the base."""
-    config = peft_config(settings, recipe["base"]["source"], layers)
+def save(folder: Path, weights: Tensors, settings: LoraConfig, recipe: Any, layers: int) -> None:
+    """Write an adapter into an empty folder; `layers` is the number of the base's layers."""
+    config = lora.peft_config(settings, recipe["base"]["source"], layers)
     arrays = {name: np.array(value) for name, value in weights.items()}
     (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -36,56 +35,57 @@ def save(
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
-    """Attach the adapter in a folder.
-
-    Raises AdapterError where it is not whole, was trained on another base, or does nothing.
-    """
-    trained_on = read_recipe(folder).base
-    if trained_on.sha256 != base_hash:
+    """Attach an adapter, or raise AdapterError if it is damaged, of another base, or idle."""
+    base = read_recipe(folder).base
+    if base.sha256 != base_hash:
         raise AdapterError(
-            f"{folder} was trained on {trained_on.source} (sha256 {trained_on.sha256[:8]}…), "
-            f"not on this base (sha256 {base_hash[:8]}…); take that base or train a new adapter"
+            f"{folder} was trained on {base.source} (sha256 {base.sha256[:8]}…), "
+            f"not on this base (sha256 {base_hash[:8]}…); use that base or train a new adapter"
         )
     return attach_folder(model, folder)
 
 
 def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
-    """Attach an adapter that has no recipe, as other trainers leave it.
-
-    Raises AdapterError where it is not whole, does not fit the model, or does nothing.
-    """
+    """Attach an adapter without recipe, as other trainers write it, or raise AdapterError."""
     weights = read_weights(folder)
-    layers = attach(model, read_settings(folder, weights, len(model.language_model.model.layers)))
+    settings = read_settings(folder, weights, len(model.language_model.model.layers))
+    layers = lora.attach(model, settings)
     try:
         check_weights(layers, weights, folder)
     except AdapterError:
-        detach(model)
+        lora.detach(model)
         raise
-    load_lora_weights(layers, weights)
+    lora.load_lora_weights(layers, weights)
     return layers
 
 
+def load_and_verify(vlm: Vlm, folder: Path, prompt: Sequence[int], features: Features) -> None:
+    """Attach only this adapter; raise AdapterError unless it changes the prompt's logits."""
+    lora.detach(vlm.model)
+    vlm.model.eval()
+    base_logits = next_logits(vlm, prompt, features)
+    load(vlm.model, vlm.hash, folder)
+    vlm.model.eval()
+    check_adapter_changes_logits(next_logits(vlm, prompt, features), base_logits, folder)
+
+
 def check_adapter_changes_logits(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
-    """Raise AdapterError unless a canary's logits are numbers and differ from the base's."""
+    """Raise AdapterError unless the smoke test's logits are finite and differ from the base's."""
     if not bool(mx.all(mx.isfinite(with_adapter))):
-        raise AdapterError(f"{folder} gives answers that are no numbers; train again")
+        raise AdapterError(f"{folder}: its logits contain NaN or inf; train again")
     if bool(mx.all(with_adapter == without)):
-        raise AdapterError(f"{folder} changes nothing: its answer equals the base's exactly")
+        raise AdapterError(f"{folder} changes nothing: its logits equal the base's")
 
 
-def check_weights(
-    layers: dict[str, LoraLinear], weights: dict[str, mx.array], folder: Path
-) -> None:
-    """Raise AdapterError unless weights are those of `layers`, are numbers, and do something."""
-    expected_shapes = {name: value.shape for name, value in lora_state_dict(layers).items()}
-    faults = [
-        f"{name} has no place in this base" for name in weights if name not in expected_shapes
-    ]
-    faults += [f"{name} is missing" for name in expected_shapes if name not in weights]
+def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
+    """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
+    shapes = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
+    faults = [f"{name} does not exist in this base" for name in weights if name not in shapes]
+    faults += [f"{name} is missing" for name in shapes if name not in weights]
     faults += [
-        f"{name} is {weights[name].shape}, here {expected_shapes[name]}"
-        for name in expected_shapes
-        if name in weights and weights[name].shape != expected_shapes[name]
+        f"{name} has shape {weights[name].shape}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in weights and weights[name].shape != shape
     ]
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
@@ -93,40 +93,36 @@ def check_weights(
     _check_values(weights, folder / WEIGHTS)
 
 
-def _check_values(weights: dict[str, mx.array], file: Path) -> None:
+def _check_values(weights: Tensors, file: Path) -> None:
     if not all(bool(mx.all(mx.isfinite(value))) for value in weights.values()):
-        raise AdapterError(f"{file} holds weights that are no numbers; train again")
+        raise AdapterError(f"{file} contains NaN or inf; train again")
     if not any(bool(mx.any(value != 0)) for name, value in weights.items() if ".lora_B." in name):
-        raise AdapterError(f"{file}: every lora_B is zero, the adapter does nothing; train longer")
+        raise AdapterError(f"{file}: every lora_B is zero, so it has no effect; train longer")
 
 
-def check_weight_format(weights: dict[str, mx.array], settings: LoraConfig, folder: Path) -> None:
-    """Raise AdapterError where weights cannot be an adapter's, whatever its base."""
+def check_weight_format(weights: Tensors, settings: LoraConfig, folder: Path) -> None:
+    """Raise AdapterError if weights cannot be an adapter's on any base."""
     file, rank = folder / WEIGHTS, settings.rank
-    pairs = {name.rsplit(".lora_", 1)[0] for name in weights}
-    for path in sorted(pairs):
+    for path in sorted({name.rsplit(".lora_", 1)[0] for name in weights}):
         a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2:
-            raise AdapterError(f"{file}: {path} has no lora_A and lora_B of two axes; train again")
+            raise AdapterError(f"{file}: {path} has no 2-D lora_A and lora_B; train again")
         if not a.shape[0] == b.shape[1] == rank:
-            raise AdapterError(f"{file}: {path} is of rank {a.shape[0]}, {CONFIG} says {rank}")
+            raise AdapterError(f"{file}: {path} has rank {a.shape[0]}, {CONFIG} says {rank}")
         if settings.dora and f"{path}.lora_magnitude_vector" not in weights:
             raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
     _check_values(weights, file)
 
 
 def adapts_merger(folder: Path) -> bool:
-    """Whether an adapter is on the merger too, which then wants what enters it.
-
-    Raises AdapterError where the folder's weights cannot be read.
-    """
+    """Return whether an adapter has weights on the merger, and so needs the merger's input."""
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> LoraConfig:
+def read_settings(folder: Path, weights: Tensors, layers: int) -> LoraConfig:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return parse_peft_config(config, weights, layers)
+        return lora.parse_peft_config(config, weights, layers)
     except FileNotFoundError:
         raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -134,13 +130,9 @@ def read_settings(folder: Path, weights: dict[str, mx.array], layers: int) -> Lo
         raise AdapterError(f"{folder / CONFIG} is damaged: {message}; train again") from None
 
 
-def read_weights(folder: Path) -> dict[str, mx.array]:
-    """Read whole, by a library that checks every length: a cut file is an error, not garbage.
-
-    Raises AdapterError where the file is missing or cut.
-    """
+def read_weights(folder: Path) -> Tensors:
+    """Read weights; safetensors checks every length, so a truncated file raises AdapterError."""
     try:
         return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        first = one_line(error, 160)
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {first}") from None
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {one_line(error, 160)}") from None

@@ -1,6 +1,7 @@
-"""Rows that are generated together: each at its own length, forced tokens many at a time."""
+"""Continuous batching: sequences generated together, each at its own length, forced tokens at once.
 
-from __future__ import annotations
+Sampling is here too: greedy, or from the softmax with a random generator per sequence.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -9,193 +10,172 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mondrian.model.constrained import CritiqueGrammar, GrammarState
+from mondrian.model import language
+from mondrian.model.constrained import CritiqueGrammar, GrammarState, TokenBitmask
+from mondrian.model.kernels import softmax
 from mondrian.model.kv_cache import BatchKVCache, PrefixCache
-from mondrian.model.language import (
-    Features,
-    compute_logits,
-    compute_mrope_positions,
-    embed,
-    run_decoder_layers,
-)
-from mondrian.model.sampling import mask_logits, sample
+from mondrian.model.language import Features
 from mondrian.model.vlm import Generation, Vlm
+
+_BELOW_ONE = 1 - 1e-6  # rounding must not move a sample past the last token
+_SHIFTS = mx.array(np.arange(32, dtype=np.uint32))  # evaluated: threads share it
+
+
+def mask_logits(logits: mx.array, masks: Sequence[TokenBitmask]) -> mx.array:
+    """Set logits (rows, vocabulary) to minus infinity if the row's mask does not have the bit."""
+    words = mx.array(np.stack(masks).view(np.uint32))
+    bits = ((words[:, :, None] >> _SHIFTS) & 1).reshape(len(masks), -1)[:, : logits.shape[1]]
+    return mx.where(bits.astype(mx.bool_), logits, mx.array(-mx.inf, logits.dtype))
+
+
+def sample(logits: mx.array, temperature: float, uniforms: Sequence[float]) -> mx.array:
+    """Sample from softmax(logits / temperature) by a uniform number per row; greedy at 0."""
+    if not temperature:
+        return mx.argmax(logits, axis=-1)
+    probs = softmax(logits.astype(mx.float32) / temperature)
+    cumulative = mx.cumsum(probs, axis=-1)
+    bounded = mx.array(np.minimum(uniforms, _BELOW_ONE).astype(np.float32))
+    thresholds = bounded[:, None] * cumulative[:, -1:]
+    return mx.argmax((probs > 0) & (cumulative > thresholds), axis=-1)
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How answers are drawn.
-
-    max_new_tokens        tokens an answer may have
-    max_sequences         answers that are generated at a time
-    grammar         holds answers to the schema; None lets them be what they are
-    temperature  0 takes the likeliest token
-    seed         of the draws; those of a row do not depend on other rows
-    ignore_eos  do not stop at the end of a text, for measuring
-    """
-
-    max_new_tokens: int
-    max_sequences: int = 8
-    grammar: CritiqueGrammar | None = None
-    temperature: float = 0.0
-    seed: int = 0
-    ignore_eos: bool = False
+    max_new_tokens: int  # of one completion
+    max_sequences: int = 8  # generated at the same time
+    grammar: CritiqueGrammar | None = None  # constrains completions to the schema
+    temperature: float = 0.0  # 0 for greedy decoding
+    seed: int = 0  # a sequence's samples do not depend on other sequences
+    ignore_eos: bool = False  # continue after the end token, for measuring
 
     def __post_init__(self) -> None:
         if self.grammar and self.grammar.limit != self.max_new_tokens:
             raise ValueError(
-                f"the form ends at {self.grammar.limit} tokens, not at {self.max_new_tokens}"
+                f"the grammar ends at {self.grammar.limit} tokens, not at {self.max_new_tokens}"
             )
 
 
 class SequenceState:
-    """One answer as it grows. `pending` is what the model has not seen yet of prompt and answer.
-
-    arm  who answers, where rows of several arms take steps together
-    """
+    """A sequence that is being generated."""
 
     def __init__(
         self,
         prompt: Sequence[int],
         features: Features,
-        image: int,
+        image_start: int,
         sampling_params: SamplingParams,
         seed: int,
     ):
-        self.features, self.image, self.sampling_params = features, image, sampling_params
-        self.arm: Hashable = None
-        self.guide: GrammarState | None = (
-            sampling_params.grammar.create_state() if sampling_params.grammar else None
-        )
-        self.output_ids: list[int] = list(self.guide.forced) if self.guide else []
-        self.pending = [*prompt, *self.output_ids]
-        self.done = 0
-        self.position_ids = compute_mrope_positions(
-            len(prompt) + sampling_params.max_new_tokens, image, features.grid
-        )
+        self.features, self.image_start = features, image_start
+        self.sampling_params = sampling_params
+        self.arm: Hashable = None  # the adapter that generates it, if several share steps
+        grammar = sampling_params.grammar
+        self.grammar_state: GrammarState | None = grammar.create_state() if grammar else None
+        self.output_ids = list(self.grammar_state.forced) if self.grammar_state else []
+        self.pending = [*prompt, *self.output_ids]  # not processed by the model yet
+        self.done = 0  # tokens in the KV cache
+        max_length = len(prompt) + sampling_params.max_new_tokens
+        self.position_ids = language.compute_mrope_positions(max_length, image_start, features.grid)
         self.rng = np.random.default_rng((sampling_params.seed, seed))
         self.ended = self.full = False
         self.passes, self.seconds = 0, 0.0
 
-    def skip_prefix(self, shared: int) -> None:
-        """The model knows so many of its first tokens."""
-        self.pending, self.done = self.pending[shared:], shared
-
-    def append_token(self, token: int, ends: frozenset[int]) -> None:
-        """The next token, and with it those that must follow."""
+    def append_token(self, token: int, end_ids: frozenset[int]) -> None:
+        """Append the next token and those that the grammar forces after it."""
         self.passes += 1
         self.done += len(self.pending)
         self.pending = [token]
-        if self.guide:
-            self.guide.accept_token(token)
-            self.pending += self.guide.forced
-            self.ended = self.guide.ended
-        elif token in ends and not self.sampling_params.ignore_eos:
+        if self.grammar_state:
+            self.grammar_state.accept_token(token)
+            self.pending += self.grammar_state.forced
+            self.ended = self.grammar_state.ended
+        elif token in end_ids and not self.sampling_params.ignore_eos:
             self.ended, self.pending = True, []
         self.output_ids += self.pending
         self.full = len(self.output_ids) >= self.sampling_params.max_new_tokens
 
     def to_generation(self, vlm: Vlm) -> Generation:
-        """What it has become."""
         text = vlm.processor.tokenizer.decode(self.output_ids, skip_special_tokens=True)
         return Generation(text, tuple(self.output_ids), self.seconds, self.ended, self.passes)
 
 
 class BatchGenerator:
-    """Rows that take each step together, in slots of one cache; `row_by_slot` says which is where.
+    """Sequences that take each step together, in slots of one KV cache.
 
-    All are drawn in one way (How), by whichever adapter is attached; one may come where
-    `has_free_slot`.
-    Slots come and go with the rows: what stands empty costs attention too.
-
-    max_rows  rows at a time
+    All share their sampling parameters and the attached adapter. A sequence may be inserted
+    whenever `has_free_slot`. Unused slots are dropped, because attention runs over all slots.
     """
 
-    def __init__(self, vlm: Vlm, max_rows: int) -> None:
-        self.vlm, self.max_rows = vlm, max_rows
-        self.slots = BatchKVCache(vlm.model.language_model.model.layers, max_rows)
-        self.row_by_slot: list[SequenceState | None] = [None] * max_rows
+    def __init__(self, vlm: Vlm, max_sequences: int) -> None:
+        self.vlm, self.max_sequences = vlm, max_sequences
+        self.cache = BatchKVCache(vlm.model.language_model.model.layers, max_sequences)
+        self.slots: list[SequenceState | None] = [None] * max_sequences
 
     @property
     def active_sequences(self) -> list[SequenceState]:
-        """Rows that have not ended."""
-        return [row for row in self.row_by_slot if row is not None]
+        return [seq for seq in self.slots if seq is not None]
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether another row can come."""
-        return len(self.active_sequences) < self.max_rows
+        return len(self.active_sequences) < self.max_sequences
 
-    def insert(self, row: SequenceState, prefix: PrefixCache | None = None) -> None:
-        """Give it a free place.
+    def insert(self, seq: SequenceState, prefix: PrefixCache | None = None) -> None:
+        """Give a sequence a free slot; `prefix` holds the keys and values of its first tokens."""
+        if None not in self.slots:
+            count = min(len(self.slots), self.max_sequences - len(self.slots))
+            self.cache.add_slots(count)
+            self.slots += [None] * count
+        slot = self.slots.index(None)
+        seq.done = self.cache.assign_slot(slot, prefix)
+        seq.pending = seq.pending[seq.done :]
+        self.slots[slot] = seq
 
-        prefix  keys and values of the tokens that it begins with, as `Slots.taken` gave them
-        """
-        if None not in self.row_by_slot:
-            more = min(len(self.row_by_slot), self.max_rows - len(self.row_by_slot))
-            self.slots.widen(more)
-            self.row_by_slot += [None] * more
-        slot = self.row_by_slot.index(None)
-        row.skip_prefix(self.slots.assign_slot(slot, prefix))
-        self.row_by_slot[slot] = row
-
-    def remove(self, row: SequenceState) -> None:
-        """Take a row away, ended or not."""
-        slot = self.row_by_slot.index(row)
-        self.slots.release_slot(slot)
-        self.row_by_slot[slot] = None
+    def remove(self, seq: SequenceState) -> None:
+        slot = self.slots.index(seq)
+        self.slots[slot], self.cache.lengths[slot] = None, 0
 
     def step(self) -> list[SequenceState]:
-        """A token more for every row, and those forced after it; the rows that ended by it."""
-        rows = self.active_sequences
-        if 2 * len(rows) <= len(self.row_by_slot):
-            self.slots.retain_slots(
-                [i for i, row in enumerate(self.row_by_slot) if row is not None]
-            )
-            self.row_by_slot = list(rows)
-        self.slots.prepare_step([len(row.pending) if row else 0 for row in self.row_by_slot])
-        next_logits = compute_logits(self.vlm.model, self._forward(rows))
-        if rows[0].guide:
-            next_logits = mask_logits(next_logits, [row.guide.mask for row in rows if row.guide])
-        tokens = np.array(
-            sample(
-                next_logits, rows[0].sampling_params.temperature, [row.rng.random() for row in rows]
-            )
-        )
-        for row, token in zip(rows, tokens, strict=True):
-            row.append_token(int(token), self.vlm.end_ids)
-        ended = [row for row in rows if row.ended or row.full]
-        for row in ended:
-            self.remove(row)
+        """Generate a token for every sequence, and the forced ones; remove and return the ended."""
+        seqs = self.active_sequences
+        if 2 * len(seqs) <= len(self.slots):
+            self.cache.retain_slots([i for i, seq in enumerate(self.slots) if seq is not None])
+            self.slots = list(seqs)
+        self.cache.prepare_step([len(seq.pending) if seq else 0 for seq in self.slots])
+        logits = language.compute_logits(self.vlm.model, self._forward(seqs))
+        if seqs[0].grammar_state:
+            masks = [seq.grammar_state.mask for seq in seqs if seq.grammar_state]
+            logits = mask_logits(logits, masks)
+        temperature = seqs[0].sampling_params.temperature
+        tokens = np.array(sample(logits, temperature, [seq.rng.random() for seq in seqs]))
+        for seq, token in zip(seqs, tokens, strict=True):
+            seq.append_token(int(token), self.vlm.end_ids)
+        ended = [seq for seq in seqs if seq.ended or seq.full]
+        for seq in ended:
+            self.remove(seq)
         return ended
 
-    def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
-        """Hidden states of each row's last token, (rows, width)."""
+    def _forward(self, seqs: Sequence[SequenceState]) -> mx.array:
+        """Return the hidden states (sequences, width) of each sequence's last token."""
         text = self.vlm.model.language_model.model
-        ids = np.concatenate([row.pending for row in rows]).astype(np.int32)[None]
+        ids = np.concatenate([seq.pending for seq in seqs]).astype(np.int32)[None]
         position_ids = np.concatenate(
-            [row.position_ids[:, row.done : row.done + len(row.pending)] for row in rows], axis=1
+            [seq.position_ids[:, seq.done : seq.done + len(seq.pending)] for seq in seqs], axis=1
         )
-        features = [row.features for row in rows if not row.passes]
-        h, deep = (
-            self._embed_prompts(ids, rows, features)
-            if features
-            else (text.embed_tokens(mx.array(ids)), [])
-        )
-        h = run_decoder_layers(text, h, mx.array(position_ids[:, None]), deep, self.slots.layers)
-        last = np.cumsum([len(row.pending) for row in rows]) - 1
+        if any(not seq.passes for seq in seqs):
+            h, deepstack = self._embed_prompts(ids, seqs)
+        else:
+            h, deepstack = text.embed_tokens(mx.array(ids)), []
+        positions = mx.array(position_ids[:, None])
+        h = language.run_decoder_layers(text, h, positions, deepstack, self.cache.layers)
+        last = np.cumsum([len(seq.pending) for seq in seqs]) - 1
         return h[0, mx.array(last)]
 
     def _embed_prompts(
-        self, ids: Any, rows: Sequence[SequenceState], features: Sequence[Features]
+        self, ids: Any, seqs: Sequence[SequenceState]
     ) -> tuple[mx.array, list[mx.array]]:
-        """The same with photographs in place of the image tokens of rows that are new."""
-        lookup = np.full_like(ids, sum(f.merged.shape[0] for f in features))
-        first = n_features = 0
-        for row in rows:
-            if not row.passes:
-                count, start = row.features.merged.shape[0], first + row.image - row.done
-                lookup[0, start : start + count] = np.arange(n_features, n_features + count)
-                n_features += count
-            first += len(row.pending)
-        return embed(self.vlm.model, ids, lookup, features)
+        """Embed tokens, with vision features at the image tokens of new sequences."""
+        features = [seq.features for seq in seqs if not seq.passes]
+        is_new = np.repeat([not seq.passes for seq in seqs], [len(seq.pending) for seq in seqs])
+        new_ids = np.where(is_new, ids, 0)
+        feature_index = language.index_features(new_ids, self.vlm.image_id, features)
+        return language.embed(self.vlm.model, ids, feature_index, features)

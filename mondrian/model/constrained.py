@@ -1,13 +1,14 @@
-"""A critique's form held to while it is generated, and its end within the token limit.
+"""Constrained decoding: completions are schema-valid and end within the token limit.
 
-llguidance says which tokens the schema allows, and which must follow. Lengths in characters do not
-bound tokens, so that each text is closed too before it takes what the rest of a critique needs.
+llguidance computes which tokens the schema allows next and which must follow. The schema bounds
+texts in characters, not in tokens, so each text is also closed before it takes tokens that the
+rest of the critique needs.
 """
 
-from __future__ import annotations
-
 import json
+import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,110 +19,98 @@ from numpy.typing import NDArray
 from mondrian.core.errors import EvaluationError
 from mondrian.critique.schema import DIMENSIONS, json_schema
 
-TokenBitmask = NDArray[np.int32]  # a bit a token
-ITEMS = 5  # of a list, as many as the schema allows
-SLACK = 8  # tokens that an escape or a character of many bytes may take before a text can close
-PUNCTUATION_MARGIN = (
-    2  # tokens more than a text's shortest form, where quotes and commas come one by one
-)
-TEXT_BUDGET_FRACTION = (
-    0.5  # of the tokens that the shortest rest does not need, what one text may take
-)
+TokenBitmask = NDArray[np.int32]  # one bit per token
+MAX_ITEMS = 5  # of a list in the schema
+SLACK = 8  # tokens that an escape or a multi-byte character may take before a text can close
+PUNCTUATION_MARGIN = 2  # extra tokens per text, in case quotes and commas are single tokens
+TEXT_BUDGET_FRACTION = 0.5  # of the spare tokens that one text may take
 
 
 class CritiqueGrammar:
-    """The schema for one tokenizer.
+    """The critique schema compiled for one tokenizer.
 
-    vocabulary  numbers that a row of logits has
-    limit       tokens that an answer may have
+    vocabulary  size of a row of logits
+    limit       tokens of a completion; EvaluationError if a critique may not fit
 
-    Raises EvaluationError where a critique is not sure to fit the limit.
+    after[k] holds how many tokens, and texts among them, may be needed after the value of key k, in
+    order of appearance from 1; after[0] is for the whole critique.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, limit: int) -> None:
         self.tokens = from_tokenizer(tokenizer, n_vocab=vocabulary)
         self.grammar = LLMatcher.grammar_from_json_schema(json.dumps(json_schema()))
-        self.words = -(-vocabulary // 32)
+        self.mask_words = -(-vocabulary // 32)
         self.limit = limit
         self.text = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
-        texts = [self.text(token) for token in range(vocabulary)]
-        self.closers = self._pack_bitmask([text[:1] == b'"' for text in texts])
-        self.whole = self._pack_bitmask([_is_whole(text) for text in texts])
-        self.after, self.item = self._count_needed_tokens(tokenizer)
+        token_bytes = [self.text(token) for token in range(vocabulary)]
+        self.closing_mask = self._pack_bitmask([text[:1] == b'"' for text in token_bytes])
+        self.whole_mask = self._pack_bitmask([_is_whole(text) for text in token_bytes])
+
+        def count_tokens(text: str) -> int:
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        pieces = _shortest_critique()
+        texts = [piece.count('"x"') for piece in pieces]
+        needed = [count_tokens(p) + PUNCTUATION_MARGIN * p.count('"x"') for p in pieces]
+        self.after = [(sum(needed[i:]), sum(texts[i:])) for i in range(len(pieces) + 1)]
+        self.item_tokens = count_tokens(', "x"') + PUNCTUATION_MARGIN
         min_tokens = self.after[0][0]
         if min_tokens > limit:
             raise EvaluationError(
                 f"evaluate.max_new_tokens is {limit}; a critique may need {min_tokens}, raise it"
             )
 
-    def _pack_bitmask(self, chosen: list[bool]) -> TokenBitmask:
-        padded = [*chosen, *[False] * (32 * self.words - len(chosen))]
+    def _pack_bitmask(self, allowed: list[bool]) -> TokenBitmask:
+        padded = [*allowed, *[False] * (32 * self.mask_words - len(allowed))]
         return np.packbits(padded, bitorder="little").view(np.int32)
 
-    def create_state(self) -> GrammarState:
-        """For one answer."""
+    def create_state(self) -> "GrammarState":
         return GrammarState(self)
-
-    def _count_needed_tokens(self, tokenizer: Any) -> tuple[list[tuple[int, int]], int]:
-        """Tokens, and texts, that what comes after each key takes at most; tokens of a list's item.
-
-        Of the shortest critique, its lists as long as they may be. Place 0 stands for all of it,
-        place k for what follows the value of key k, in the order of their appearance.
-        """
-        pieces = _shortest_critique()
-        counts = [len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p, _ in pieces]
-        texts = [n for _, n in pieces]
-        after = [
-            (sum(counts[i:]) + PUNCTUATION_MARGIN * sum(texts[i:]), sum(texts[i:]))
-            for i in range(len(pieces) + 1)
-        ]
-        return after, len(
-            tokenizer(', "x"', add_special_tokens=False)["input_ids"]
-        ) + PUNCTUATION_MARGIN
 
 
 def _is_whole(text: bytes) -> bool:
-    """Whether a token is no part of an escape or of a character."""
+    """Return whether a token is not part of an escape or of a character."""
     try:
         return "\\" not in text.decode()
     except UnicodeDecodeError:
         return False
 
 
-def _shortest_critique() -> list[tuple[str, int]]:
-    """A critique key by key, each with its value and the texts in it that are free."""
-    pieces = [('{"image_description": "x"', 1), (', "dimensions": [', 0)]
-    for i, name in enumerate(DIMENSIONS):
-        pieces += [
-            (f'{", " if i else ""}{{"name": {json.dumps(name)}', 0),
-            (', "score": 10.0', 0),
-            (', "comment": "x"', 1),
-            (', "recommendation": "x"}', 1),
-        ]
-    items = ", ".join(['"x"'] * ITEMS)
-    return [
-        *pieces,
-        ('], "overall_score": 10.0', 0),
-        (f', "key_strengths": [{items}]', ITEMS),
-        (f', "priority_improvements": [{items}]', ITEMS),
-        (', "technical_notes": "x"}', 1),
-    ]
+def _shortest_critique() -> list[str]:
+    """Return the shortest critique with full lists as text, split before each key."""
+    dimension = {"score": 10.0, "comment": "x", "recommendation": "x"}
+    critique = {
+        "image_description": "x",
+        "dimensions": [{"name": name, **dimension} for name in DIMENSIONS],
+        "overall_score": 10.0,
+        "key_strengths": ["x"] * MAX_ITEMS,
+        "priority_improvements": ["x"] * MAX_ITEMS,
+        "technical_notes": "x",
+    }
+    text = json.dumps(critique)
+    starts = [match.start() for match in re.finditer(r'((?<=})\], |, {|, |{)"\w+": ', text)]
+    return [text[start:end] for start, end in pairwise([*starts, len(text)])]
 
 
 class GrammarState:
-    """Where one answer stands. `mask` holds what may come next, a bit a token."""
+    """The state of one completion.
 
-    def __init__(self, form: CritiqueGrammar) -> None:
-        self.form = form
-        self.matcher = LLMatcher(form.tokens, form.grammar)
+    mask    one bit per token that may come next
+    forced  tokens that had to follow the last one; they are accepted already
+    ended   whether the critique is complete
+    """
+
+    def __init__(self, grammar: CritiqueGrammar) -> None:
+        self.grammar = grammar
+        self.matcher = LLMatcher(grammar.tokens, grammar.grammar)
         self.ended = False
-        self.mask: TokenBitmask = np.zeros(form.words, np.int32)
-        self._used = self._keys = self._items = self._spent = self._text_limit = 0
+        self.mask: TokenBitmask = np.zeros(grammar.mask_words, np.int32)
+        self._num_tokens = self._keys = self._items = 0
+        self._text_tokens = self._text_limit = 0
         self._inside = self._escaped = False
         self.forced = self._advance()
 
     def accept_token(self, token: int) -> None:
-        """Accept a token; `forced` then holds those that must follow it, accepted too."""
         self._accept([token])
         self.forced = self._advance()
 
@@ -129,61 +118,63 @@ class GrammarState:
         if not self.matcher.consume_tokens(tokens):
             raise RuntimeError(f"llguidance refuses what it allowed: {self.matcher.get_error()}")
         for token in tokens:
-            self._used += 1
-            self._spent += 1
-            for byte in self.form.text(token):
+            self._num_tokens += 1
+            self._text_tokens += 1
+            for byte in self.grammar.text(token):
                 self._read(byte)
 
     def _advance(self) -> list[int]:
-        """Accept every token that has no alternative; make the mask of the next one."""
+        """Accept every token that has no alternative; compute the mask of the next one."""
         out: list[int] = []
         while not self.matcher.is_stopped():
-            more = self.matcher.compute_ff_tokens()
-            if not more:
+            tokens = self.matcher.compute_ff_tokens()
+            if not tokens:
                 self.matcher.unsafe_compute_mask_ptr(self.mask.ctypes.data, self.mask.nbytes)
-                self._close()
-                only = np.flatnonzero(self.mask)
-                if len(only) != 1 or (word := int(self.mask[only[0]]) & 0xFFFFFFFF) & (word - 1):
+                self._restrict_text()
+                words = np.flatnonzero(self.mask)
+                word = int(self.mask[words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
+                if word.bit_count() != 1:
                     return out
-                more = [32 * int(only[0]) + word.bit_length() - 1]
-            self._accept(more)
-            out += more
+                tokens = [32 * int(words[0]) + word.bit_length() - 1]
+            self._accept(tokens)
+            out += tokens
         if self.matcher.is_error():
-            raise RuntimeError(f"llguidance gave up: {self.matcher.get_error()}")
+            raise RuntimeError(f"llguidance failed: {self.matcher.get_error()}")
         self.ended = True
         return out
 
-    def _close(self) -> None:
-        """Allow only what closes a text that has had its share; before that, nothing half."""
-        if self._inside and self._spent >= self._text_limit:
-            self._allow(self.form.closers)
-        if not self._inside or self._spent + SLACK >= self._text_limit:
-            self._allow(self.form.whole)
+    def _restrict_text(self) -> None:
+        """Allow only tokens that close a text at its limit; near it, no half characters."""
+        if self._inside and self._text_tokens >= self._text_limit:
+            self._restrict(self.grammar.closing_mask)
+        if not self._inside or self._text_tokens + SLACK >= self._text_limit:
+            self._restrict(self.grammar.whole_mask)
 
-    def _allow(self, bitmask: TokenBitmask) -> None:
-        """Only these tokens, where any of them may come."""
-        left = self.mask & bitmask
-        if left.any():
-            self.mask = left
+    def _restrict(self, bitmask: TokenBitmask) -> None:
+        """Allow only these tokens, if the schema allows any of them."""
+        allowed = self.mask & bitmask
+        if allowed.any():
+            self.mask = allowed
 
     def _read(self, byte: int) -> None:
-        """Follow texts, keys and items of a list."""
+        """Keep track of texts, keys and list items."""
         if self._inside:
             if self._escaped or byte == ord("\\"):
                 self._escaped = not self._escaped
             elif byte == ord('"'):
                 self._inside, self._items = False, self._items + 1
         elif byte == ord('"'):
-            self._inside, self._spent = True, 0
+            self._inside, self._text_tokens = True, 0
             self._text_limit = self._compute_text_budget()
         elif byte == ord(":"):
             self._keys, self._items = self._keys + 1, 0
 
     def _compute_text_budget(self) -> int:
-        """Tokens that a text which now begins may take."""
-        form = self.form
-        needed, texts = form.after[self._keys]
-        own = form.after[self._keys - 1][1] - texts if self._keys else 0
-        items = max(0, own - 1 - self._items)
-        free = form.limit - self._used - needed - items * form.item - PUNCTUATION_MARGIN - 1
-        return max(1, int(free * TEXT_BUDGET_FRACTION) if items + texts else free)
+        """Return how many tokens the text that begins now may take."""
+        grammar = self.grammar
+        needed, texts = grammar.after[self._keys]
+        own_texts = grammar.after[self._keys - 1][1] - texts if self._keys else 0
+        items = max(0, own_texts - 1 - self._items)
+        reserved = needed + items * grammar.item_tokens + PUNCTUATION_MARGIN + 1
+        spare = grammar.limit - self._num_tokens - reserved
+        return max(1, int(spare * TEXT_BUDGET_FRACTION) if items + texts else spare)

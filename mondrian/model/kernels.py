@@ -1,12 +1,11 @@
-"""Attention, softmax, SwiGLU, GELU and cross-entropy: MLX's own on a GPU, ours on a CPU.
+"""Attention, softmax, SwiGLU, GELU, cross-entropy: MLX's kernels on a GPU, model/cpu's on a CPU.
 
 On a CPU exp(x) is computed as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and the base is e.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import e, log2
 from typing import Any, Literal
 
@@ -14,10 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mondrian.model.cpu import kernels as cpu
-from mondrian.model.device import ON_GPU
 
-MASK_VALUE = -1e9  # added to the score of a masked key
+ON_GPU = mx.default_device().type == mx.DeviceType.gpu
 EXP_SCALE = 1.0 if ON_GPU else log2(e)
+MASK_VALUE = cpu.MASK_VALUE  # added to the score of a masked key
 Span = tuple[int, int]  # first index, end
 
 
@@ -32,41 +31,25 @@ class AttentionSpan:
 Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
 
 
-def power(x: mx.array) -> mx.array:
-    """Return e ** (x / EXP_SCALE)."""
-    return mx.exp(x) if ON_GPU else cpu.power_of_two(x)
-
-
-def softmax(scores: mx.array) -> Any:
-    """Softmax over the last axis."""
-    return mx.softmax(scores, -1) if ON_GPU else cpu.softmax(scores)
+power: Any = mx.exp if ON_GPU else cpu.power_of_two  # x -> e ** (x / EXP_SCALE)
+softmax: Any = partial(mx.softmax, axis=-1) if ON_GPU else cpu.softmax  # over the last axis
+gelu: Any = nn.gelu_approx if ON_GPU else cpu.gelu  # tanh form (arXiv:1606.08415)
+# logits (..., vocabulary), targets (...) -> (...)
+cross_entropy: Any = nn.losses.cross_entropy if ON_GPU else cpu.cross_entropy
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
-    """silu(gate) * x."""
     return nn.silu(gate) * x if ON_GPU else cpu.swiglu(gate, x)
 
 
-def gelu(x: mx.array) -> mx.array:
-    """GELU in its tanh form (Hendrycks & Gimpel, arXiv:1606.08415)."""
-    return nn.gelu_approx(x) if ON_GPU else cpu.gelu(x)
-
-
-def cross_entropy(logits: mx.array, targets: mx.array) -> Any:
-    """Cross-entropy at each position; logits (..., vocabulary), targets (...)."""
-    if ON_GPU:
-        return nn.losses.cross_entropy(logits, targets)
-    return cpu.cross_entropy(logits, targets)
-
-
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
-    """Grouped-query attention.
+    """Return grouped-query attention.
 
     q     (batch, heads, queries, width)
     k, v  (batch, kv heads, keys, width)
     mask  "causal" aligns the last query with the last key; None attends to every key; an array
           (batch, keys) is added to the scores of a single query; spans are those of one packed
-          sequence (batch 1) in the order of their queries, each causal by itself
+          sequence (batch 1) in the order of their queries, each causal
     """
     if mask is None or isinstance(mask, str | mx.array):
         return _attend(q, k, v, scale, mask)

@@ -1,86 +1,178 @@
-"""LoRA layers: attach and detach them, and their weights by PEFT's names.
+"""LoRA: settings to and from PEFT's adapter_config.json; layers and their weights by PEFT's names.
 
-A layer keeps its base linear as it is, packed or not, and never folds into it: taking the adapter
-off gives the base back bitwise. mondrian/model/adapter.py keeps adapters in folders.
+A layer keeps its base linear unchanged, packed or not, and never merges into it: after `detach` the
+base is bitwise the same. mondrian/model/adapter.py reads and writes adapter folders.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from math import sqrt
+from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.model.lora_config import PROJECTIONS, PROJECTOR, LoraConfig
+from mondrian.core.params import Train
+
+Tensors = dict[str, mx.array]
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP}
+PROJECTOR = ("linear_fc1", "linear_fc2")  # of the vision tower's merger
+_LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = PROJECTIONS["both"]  # of the language layers
+    num_layers: int = 0  # adapt only the last so many layers; 0 for all
+    train_projector: bool = False  # adapt the vision tower's merger too
+    rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv:2312.03732), not alpha / rank
+    dora: bool = False  # train the norm of each output's weights separately (arXiv:2402.09353)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+
+def make_lora_config(params: Train) -> LoraConfig:
+    return LoraConfig(
+        rank=params.lora_r,
+        alpha=params.lora_alpha,
+        dropout=params.lora_dropout,
+        target_modules=PROJECTIONS[params.target_modules],
+        num_layers=params.num_layers,
+        train_projector=params.train_projector,
+        rslora=params.rslora,
+        dora=params.dora,
+    )
+
+
+def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
+    """Return adapter_config.json; `layers` is the number of the base's layers."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": _target_modules(settings, layers),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "use_dora": settings.dora,
+        "use_rslora": settings.rslora,
+    }
+
+
+def _target_modules(settings: LoraConfig, layers: int) -> list[str] | str:
+    """Return module names, or a pattern of whole paths if names do not suffice."""
+    if not settings.train_projector and not settings.num_layers:
+        return list(settings.target_modules)
+    first = layers - (settings.num_layers or layers)
+    indices = "|".join(str(i) for i in range(first, layers))
+    pattern = rf".*language_model\.layers\.({indices})\.\w+\.({'|'.join(settings.target_modules)})"
+    if settings.train_projector:
+        pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
+    return pattern
+
+
+def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraConfig:
+    """Return the settings; raise KeyError, TypeError or ValueError if they are not a LoRA's."""
+    rank, alpha = config["r"], float(config["lora_alpha"])
+    dropout = float(config.get("lora_dropout", 0.0))
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"peft_type is {config['peft_type']!r}")
+    if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
+        raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
+    matches = [match for name in names if (match := _LAYER.search(name))]
+    modules = {match[2] for match in matches}
+    first = min((int(match[1]) for match in matches), default=0)
+    return LoraConfig(
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
+        num_layers=layers - first if 0 < first < layers else 0,
+        train_projector=any(".visual.merger." in name for name in names),
+        rslora=bool(config.get("use_rslora", False)),
+        dora=bool(config.get("use_dora", False)),
+    )
 
 
 class LoraLinear(nn.Module):
     """A frozen linear layer plus scale * dropout(x) A B (Hu et al. 2021, arXiv:2106.09685, eq. 3).
 
-    lora_a (in, rank) uniform in +-1/sqrt(in) as PEFT begins; lora_b (rank, out) zero; with dora
-    magnitude (out,), the lengths of the base's weights.
+    lora_a     (in, rank)   initialized uniform in +-1/sqrt(in), like PEFT
+    lora_b     (rank, out)  initialized to zero
+    magnitude  (out,)       with DoRA: the row norms of the base's weight
     """
 
     def __init__(self, linear: nn.Module, settings: LoraConfig, key: mx.array | None) -> None:
         super().__init__()
         out, inner = linear_shape(linear)
         self.linear = linear
-        self.share_kept = 1 - settings.dropout
+        self.keep_prob = 1 - settings.dropout
         self.scale = settings.scale
-        self._mask_key: mx.array | None = None  # of this step's dropout; none outside training
-        bound = 1 / sqrt(inner)
-        shape = (inner, settings.rank)
-        self.lora_a = (
-            mx.random.uniform(-bound, bound, shape, key=key) if key is not None else mx.zeros(shape)
-        )
+        self._dropout_key: mx.array | None = None  # of this step; None outside training
+        bound, shape = 1 / sqrt(inner), (inner, settings.rank)
+        if key is None:
+            self.lora_a = mx.zeros(shape)
+        else:
+            self.lora_a = mx.random.uniform(-bound, bound, shape, key=key)
         self.lora_b = mx.zeros((settings.rank, out))
         if settings.dora:
-            self._lengths = mx.square(_dequantize(linear)).sum(1)
-            self.magnitude = mx.sqrt(self._lengths)
+            self._squared_norms = mx.square(_dequantize(linear)).sum(1)
+            self.magnitude = mx.sqrt(self._squared_norms)
 
     def __call__(self, x: mx.array) -> mx.array:
-        plain = self.linear(x)
-        low = self._apply_dropout(x) @ self.lora_a.astype(x.dtype)
-        lift = self.lora_b.astype(x.dtype)
+        base_out = self.linear(x)
+        low_rank = self._apply_dropout(x) @ self.lora_a.astype(x.dtype)
+        lora_b = self.lora_b.astype(x.dtype)
         if "magnitude" not in self:
-            return mx.addmm(plain, low, lift, self.scale)
+            return mx.addmm(base_out, low_rank, lora_b, self.scale)
         bias = self.linear.bias if "bias" in self.linear else mx.array(0.0, x.dtype)
-        turned = mx.addmm(plain - bias, low, lift, self.scale)
-        return turned * (self.magnitude / self._norm()).astype(x.dtype) + bias
+        out = mx.addmm(base_out - bias, low_rank, lora_b, self.scale)
+        return out * (self.magnitude / self._weight_norm()).astype(x.dtype) + bias
 
     def _apply_dropout(self, x: mx.array) -> mx.array:
-        """Dropout by a key of its own: a layer that is computed again drops the same."""
-        if self._mask_key is None or self.share_kept == 1:
+        """Drop inputs by an explicit key, so that a recomputed layer drops the same ones."""
+        if self._dropout_key is None or self.keep_prob == 1:
             return x
-        keep_mask = mx.random.bernoulli(self.share_kept, x.shape, self._mask_key)
-        return mx.where(keep_mask, x * (1 / self.share_kept), mx.array(0.0, x.dtype))
+        keep_mask = mx.random.bernoulli(self.keep_prob, x.shape, self._dropout_key)
+        return mx.where(keep_mask, x * (1 / self.keep_prob), mx.array(0.0, x.dtype))
 
-    def _norm(self) -> mx.array:
-        """Lengths of W + scale B A by rows, (out,); no gradient through it (DoRA, section 4.3).
+    def _weight_norm(self) -> mx.array:
+        """Return the row norms (out,) of W + scale B A, without gradient (DoRA, section 4.3).
 
-        |W + sBA|^2 = |W|^2 + 2s (W A).B + s^2 B'(A'A)B, which never makes the sum itself.
+        |W + sBA|^2 = |W|^2 + 2s (W A).B + s^2 B'(A'A)B, which never computes the sum itself.
         """
         a, b, s = mx.stop_gradient(self.lora_a), mx.stop_gradient(self.lora_b), self.scale
-        plain = self.linear
-        image = plain(a.T) - (plain.bias if "bias" in plain else 0)  # (rank, out)
-        cross = (image.astype(mx.float32) * b).sum(0)
-        own = (b * ((a.T @ a) @ b)).sum(0)
-        return mx.stop_gradient(mx.sqrt(self._lengths + 2 * s * cross + s * s * own))
+        linear = self.linear
+        wa = linear(a.T) - (linear.bias if "bias" in linear else 0)  # (rank, out)
+        cross = (wa.astype(mx.float32) * b).sum(0)
+        square = (b * ((a.T @ a) @ b)).sum(0)
+        return mx.stop_gradient(mx.sqrt(self._squared_norms + 2 * s * cross + s * s * square))
 
     def delta_weight(self) -> mx.array:
-        """What the adapter adds to the base's weight, (out, in), in float32."""
-        added = self.scale * (self.lora_a @ self.lora_b).T
+        """Return what the adapter adds to the base's weight, (out, in), in float32."""
+        delta = self.scale * (self.lora_a @ self.lora_b).T
         if "magnitude" not in self:
-            return added
-        dense = _dequantize(self.linear)
-        return (dense + added) * (self.magnitude / self._norm())[:, None] - dense
+            return delta
+        weight = _dequantize(self.linear)
+        return (weight + delta) * (self.magnitude / self._weight_norm())[:, None] - weight
 
 
 def _dequantize(linear: Any) -> mx.array:
-    """The weight in float32, unpacked where it is packed."""
     if not hasattr(linear, "bits"):
         return linear.weight.astype(mx.float32)
     packed = (linear.weight, linear.scales, linear.biases)
@@ -88,27 +180,24 @@ def _dequantize(linear: Any) -> mx.array:
 
 
 def linear_shape(linear: Any) -> tuple[int, int]:
-    """(out, in) of a linear layer, packed or not."""
+    """Return (out, in) of a linear layer, packed or not."""
     out, inner = linear.weight.shape
     return out, inner * 32 // linear.bits if hasattr(linear, "bits") else inner
 
 
 def attach(model: Any, settings: LoraConfig, key: mx.array | None = None) -> dict[str, LoraLinear]:
-    """Put an adapter on a model's projections; by PEFT's name of each, in a fixed order.
-
-    key  seeds lora_a; without one it is zero, to be loaded
-    """
-    added = {}
-    places = list(_iter_target_layers(model, settings))
-    keys: Any = mx.random.split(key, len(places)) if key is not None else [None] * len(places)
-    for (path, parent, name), layer_key in zip(places, keys, strict=True):
-        added[path] = LoraLinear(getattr(parent, name), settings, layer_key)
-        setattr(parent, name, added[path])
-    return added
+    """Attach an adapter; return its layers by PEFT's names. `key` seeds lora_a, else it is zero."""
+    layers = {}
+    targets = list(_iter_target_layers(model, settings))
+    keys: Any = mx.random.split(key, len(targets)) if key is not None else [None] * len(targets)
+    for (path, parent, name), layer_key in zip(targets, keys, strict=True):
+        layers[path] = LoraLinear(getattr(parent, name), settings, layer_key)
+        setattr(parent, name, layers[path])
+    return layers
 
 
 def detach(model: Any) -> None:
-    """Take the adapter off; the base is bitwise what it was."""
+    """Remove the adapter; the base is bitwise what it was."""
     for _, parent, name in _iter_target_layers(model, None):
         layer = getattr(parent, name)
         if isinstance(layer, LoraLinear):
@@ -117,11 +206,8 @@ def detach(model: Any) -> None:
 
 @contextmanager
 def disable_lora(model: Any) -> Iterator[None]:
-    """The plain base for as long as the context lasts."""
-    saved_layers = [
-        (parent, name, getattr(parent, name))
-        for _, parent, name in _iter_target_layers(model, None)
-    ]
+    targets = _iter_target_layers(model, None)
+    saved_layers = [(parent, name, getattr(parent, name)) for _, parent, name in targets]
     detach(model)
     try:
         yield
@@ -131,30 +217,29 @@ def disable_lora(model: Any) -> Iterator[None]:
 
 
 def unfreeze_lora(layers: dict[str, LoraLinear]) -> None:
-    """Let the adapter's weights learn, and nothing else."""
     for layer in layers.values():
         layer.unfreeze(keys=["lora_a", "lora_b", "magnitude"], recurse=False)
 
 
 def set_dropout_key(layers: dict[str, LoraLinear], key: mx.array | None) -> None:
-    """Set the dropout of the next pass by a key; None for no dropout."""
+    """Set the random key of the next pass's dropout; None disables dropout."""
     keys: Any = [None] * len(layers) if key is None else mx.random.split(key, len(layers))
     for layer, layer_key in zip(layers.values(), keys, strict=True):
-        layer._mask_key = layer_key
+        layer._dropout_key = layer_key
 
 
-def lora_state_dict(layers: dict[str, LoraLinear]) -> dict[str, mx.array]:
-    """Weights under PEFT's names and in its layout: lora_A (rank, in), lora_B (out, rank)."""
-    out = {}
+def lora_state_dict(layers: dict[str, LoraLinear]) -> Tensors:
+    """Return weights by PEFT's names in its layout: lora_A (rank, in), lora_B (out, rank)."""
+    state = {}
     for path, layer in layers.items():
         for name, value in _weights_by_peft_name(path, layer).items():
-            turned = value.T if value.ndim == 2 else value
-            out[name] = mx.contiguous(turned.astype(mx.float32))
-    return out
+            transposed = value.T if value.ndim == 2 else value
+            state[name] = mx.contiguous(transposed.astype(mx.float32))
+    return state
 
 
-def load_lora_weights(layers: dict[str, LoraLinear], weights: dict[str, mx.array]) -> None:
-    """Take weights that `lora_state_dict` gave; all of them have to be there."""
+def load_lora_weights(layers: dict[str, LoraLinear], weights: Tensors) -> None:
+    """Load the weights of a `lora_state_dict`; none may be missing."""
     for path, layer in layers.items():
         a, b, *magnitude = (weights[name] for name in _weights_by_peft_name(path, layer))
         layer.lora_a, layer.lora_b = a.T, b.T
@@ -162,16 +247,16 @@ def load_lora_weights(layers: dict[str, LoraLinear], weights: dict[str, mx.array
             layer.magnitude = magnitude[0]
 
 
-def _weights_by_peft_name(path: str, layer: LoraLinear) -> dict[str, mx.array]:
+def _weights_by_peft_name(path: str, layer: LoraLinear) -> Tensors:
     prefix = f"base_model.model.model.{path}"
-    named = {f"{prefix}.lora_A.weight": layer.lora_a, f"{prefix}.lora_B.weight": layer.lora_b}
+    weights = {f"{prefix}.lora_A.weight": layer.lora_a, f"{prefix}.lora_B.weight": layer.lora_b}
     if "magnitude" in layer:
-        named[f"{prefix}.lora_magnitude_vector"] = layer.magnitude
-    return named
+        weights[f"{prefix}.lora_magnitude_vector"] = layer.magnitude
+    return weights
 
 
 def _iter_target_layers(model: Any, settings: LoraConfig | None) -> Iterator[tuple[str, Any, str]]:
-    """PEFT's path, parent and name of each layer that is adapted; of all that may be, for None."""
+    """Yield PEFT's path, the parent and the name of each target layer; None for all possible."""
     layers = model.language_model.model.layers
     count = settings.num_layers if settings and settings.num_layers else len(layers)
     names = settings.target_modules if settings else PROJECTIONS["both"]

@@ -1,25 +1,25 @@
-"""recipe.json: everything an adapter was made from, so that it is refused where it does not fit."""
-
-from __future__ import annotations
+"""recipe.json: what an adapter was made from, and what must be the same when it serves."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mondrian.core.adapter_folder import RECIPE
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import file_hash, files_hash
-from mondrian.core.params import Image, Train
+from mondrian.core.files import file_hash, files_hash, read_json
+from mondrian.core.params import Image, Params, Train
 from mondrian.core.validation import format_validation_error
+from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, schema_hash
 
 TRAINING_CODE = ("core", "critique", "model", "training")  # packages that decide an adapter
-EVALUATION_CODE = ("core", "critique", "model", "evaluation")  # and those that decide an answer
+EVALUATION_CODE = ("core", "critique", "model", "evaluation")  # packages that decide an answer
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
 
 
@@ -29,7 +29,7 @@ class BaseId(BaseModel):
 
 
 class Recipe(BaseModel):
-    """What evaluate and the service need to know of an adapter; the file holds more."""
+    """The part of a recipe that evaluation and service need; the file holds more."""
 
     advisor: str
     base: BaseId
@@ -38,17 +38,14 @@ class Recipe(BaseModel):
     train_score_means: dict[str, float]
 
     @model_validator(mode="after")
-    def _check_score_means(self) -> Recipe:
+    def _check_score_means(self) -> Self:
         if set(self.train_score_means) != set(DIMENSIONS):
             raise ValueError("train_score_means are not of the seven dimensions")
         return self
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """How an adapter was made.
-
-    Raises AdapterError where the folder is no adapter of this project.
-    """
+    """Read a recipe, or raise AdapterError if the folder is not an adapter of this project."""
     try:
         return Recipe.model_validate_json((folder / RECIPE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -60,12 +57,12 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def build_recipe(
-    source: str, base_hash: str, rows: list[ChatRow], data: Path, image: Image, params: Train
+    base: BaseId, rows: list[ChatRow], data: Path, image: Image, params: Train
 ) -> dict[str, Any]:
-    """The recipe of an adapter; it holds no time, so that equal runs are equal bytes."""
+    """Return the recipe of an adapter, without times, so that equal runs write equal bytes."""
     return {
         "advisor": rows[0].id.split("/")[0],
-        "base": {"source": source, "sha256": base_hash},
+        "base": base.model_dump(),
         "image": {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels},
         "prompt_sha256": rows[0].prompt_hash,
         "schema_sha256": schema_hash(),
@@ -79,7 +76,7 @@ def build_recipe(
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what decides the bytes of an adapter."""
+    """Return the versions of the libraries that decide an adapter's bytes."""
     return {name: version(name) for name in PACKAGES}
 
 
@@ -91,6 +88,55 @@ def code_hash(packages: Sequence[str]) -> str:
 
 
 def score_means(rows: list[ChatRow]) -> dict[str, float]:
-    """Mean train score of each dimension: what a predictor says that looks at nothing."""
+    """Return the mean score of each dimension: what a constant predictor would answer."""
     scores = np.array([row.reference_critique().scores() for row in rows])
     return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))
+
+
+@dataclass(frozen=True)
+class AdapterRequirements:
+    advisor: str
+    prompt_sha256: str
+    schema_sha256: str
+    image: dict[str, int]  # min_pixels and max_pixels
+
+
+def release_requirements(release: Any) -> AdapterRequirements:
+    return AdapterRequirements(
+        release.advisor, release.prompt_sha256, release.schema_sha256, release.image
+    )
+
+
+def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
+    """Return this checkout's, or raise ParamsError if params.yaml does not list the advisor."""
+    image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
+    return AdapterRequirements(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
+
+
+def read_requirements(folder: Path, here: AdapterRequirements) -> AdapterRequirements:
+    """Read an adapter folder's; what an older recipe lacks is taken from `here`."""
+    recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE)
+    schema = raw_recipe.get("schema_sha256", here.schema_sha256)
+    image = raw_recipe.get("image", here.image)
+    return AdapterRequirements(recipe.advisor, recipe.prompt_sha256, schema, image)
+
+
+def check_requirements(
+    adapter_terms: AdapterRequirements, here: AdapterRequirements, name: str
+) -> None:
+    """Raise AdapterError unless an adapter was trained with this prompt, schema and image size."""
+    if adapter_terms.advisor != here.advisor:
+        raise AdapterError(f"{name} is {adapter_terms.advisor}'s, not {here.advisor}'s")
+    if adapter_terms.prompt_sha256 != here.prompt_sha256:
+        raise AdapterError(
+            f"{name} was trained on another prompt (sha256 {adapter_terms.prompt_sha256[:8]}…) "
+            f"than personas.{here.advisor} of params.yaml gives ({here.prompt_sha256[:8]}…); "
+            "restore the params.yaml of its training, or train again"
+        )
+    for field in ("image", "schema_sha256"):
+        trained, current = getattr(adapter_terms, field), getattr(here, field)
+        if trained != current:
+            raise AdapterError(
+                f"{name} was trained with {field} {trained}, here {current}; "
+                "restore the checkout of its training, or train again"
+            )

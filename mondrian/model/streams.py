@@ -3,18 +3,16 @@
 Results depend on how rows are split over streams, never on the number of cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 
-from mondrian.model.cpu.threads import run_in_threads
-from mondrian.model.device import NUM_STREAMS
+from mondrian.model.cpu.threads import Result, run_in_threads
+from mondrian.model.kernels import ON_GPU
 
-Result = TypeVar("Result")
+NUM_STREAMS = 1 if ON_GPU else 2
 
 
 @cache
@@ -35,13 +33,13 @@ def split_over_streams(rows: Sequence[Any]) -> list[list[Any]]:
 
 
 def shard_by_length(rows: Sequence[Any], rank: int, ranks: int) -> list[Any]:
-    """Return the rows of one rank; the longest are dealt out first, so that loads are even."""
+    """Return the rows of one rank; the longest are assigned first, so that loads are even."""
     by_length: list[Any] = sorted(rows, key=lambda row: -len(row.ids))
     return by_length[rank::ranks] if ranks > 1 else list(rows)
 
 
 def run_parallel(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
-    """Yield what the jobs yield, as it comes; several jobs run in a thread each.
+    """Yield the jobs' results as they come; several jobs run in a thread each.
 
     A job yields None to check whether it should stop; None is not passed on. Arrays shared by
     jobs must be evaluated first: a thread cannot evaluate the arrays of another.

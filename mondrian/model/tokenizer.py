@@ -1,29 +1,17 @@
-"""Rows as tokens: by a base's own tokenizer, or roughly where none is at hand."""
-
-from __future__ import annotations
+"""Tokenize rows with a base's own tokenizer, or approximately if it is not installed."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.params import IMAGE
 from mondrian.critique.prompt import chat_messages
 
-Spans = list[tuple[int, int]]  # characters that each token stands for
+Spans = list[tuple[int, int]]  # first character and end of each token
 Messages = list[dict[str, str]]
-
-
-class RowTokenizer(Protocol):
-    """What makes tokens of a row."""
-
-    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
-        """Tokens of everything before the answer, the photograph's among them."""
-
-    def answer(self, text: str) -> tuple[list[int], Spans]:
-        """Tokens of an answer and of its end, and the characters that each stands for."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +22,29 @@ class ChatTokenizer:
     image_id: int
 
     def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+        """Tokenize everything before the completion, image tokens included."""
         text = self.tokenizer.apply_chat_template(
             chat_messages(messages), tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids.count(self.image_id) != 1:
             raise BaseModelError(
-                f"the prompt has {ids.count(self.image_id)} places for a photograph, not one; see "
+                f"the prompt has {ids.count(self.image_id)} image tokens, expected one; see "
                 "personas in params.yaml and the base's chat template"
             )
-        image_index = ids.index(self.image_id)
-        return [*ids[:image_index], *[self.image_id] * image_tokens, *ids[image_index + 1 :]]
+        image_start = ids.index(self.image_id)
+        return [*ids[:image_start], *[self.image_id] * image_tokens, *ids[image_start + 1 :]]
 
     def answer(self, text: str) -> tuple[list[int], Spans]:
-        whole = text + self.tokenizer.eos_token
-        encoding = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        """Tokenize a completion and its end token, with the characters of each token."""
+        encoding = self.tokenizer(
+            text + self.tokenizer.eos_token, add_special_tokens=False, return_offsets_mapping=True
+        )
         return list(encoding["input_ids"]), list(encoding["offset_mapping"])
 
 
 class ApproximateTokenizer:
-    """A word of up to seven letters, a sign or a line's end is a token: for plans alone."""
+    """Count words of up to seven letters, signs and line ends as tokens; for plans only."""
 
     image_id = -1
     _PIECE = re.compile(r" ?\w{1,7}|[^\w\s]+|\s+")
@@ -71,14 +62,19 @@ class ApproximateTokenizer:
         return [crc32(piece.encode()) >> 1 for piece in self._PIECE.findall(text)]
 
 
-def load_tokenizer(folder: Path | None, image_id: int) -> ChatTokenizer | ApproximateTokenizer:
-    """The tokenizer of a base's folder, or a rough one where it has none."""
+RowTokenizer = ChatTokenizer | ApproximateTokenizer
+
+
+def load_tokenizer(folder: Path | None, image_id: int) -> RowTokenizer:
+    """Load the tokenizer of a base's folder, or an approximate one if it has none."""
     if folder is None or not (folder / "tokenizer_config.json").is_file():
         return ApproximateTokenizer()
     from transformers import AutoTokenizer
 
     try:
         return ChatTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
-    except Exception as error:  # of other people's code, for whatever is wrong with a file
-        first = one_line(error, 160)
-        raise BaseModelError(f"{folder} has a damaged tokenizer: {first}; copy it again") from None
+    except Exception as error:  # transformers raises many types for a damaged file
+        message = one_line(error, 160)
+        raise BaseModelError(
+            f"{folder} has a damaged tokenizer: {message}; copy it again"
+        ) from None

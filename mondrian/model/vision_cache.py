@@ -1,18 +1,16 @@
-"""What the vision tower says of photographs, made once each and kept in a bounded folder.
+"""Vision features of photos, computed once and cached in a bounded folder.
 
 The key is the content: pixels, the processor's settings and the base. Train and evaluate share the
-folder; an entry that was thrown out or damaged is made again, to the same bytes.
+folder. A dropped or damaged entry is computed again, to the same bytes.
 """
-
-from __future__ import annotations
 
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,115 +21,94 @@ from tqdm import tqdm
 
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_photo
-from mondrian.model.device import NUM_STREAMS
 from mondrian.model.language import Features
+from mondrian.model.lru_cache import LRUCache
 from mondrian.model.provenance import package_versions
+from mondrian.model.streams import NUM_STREAMS
 from mondrian.model.vlm import Vlm, encode_images
 
-MAX_MEMORY_BYTES = 1 << 30  # bytes of features that are kept at hand
-_VERSION = 2  # of the arithmetic that makes features
-_PREFETCH_PHOTOS = 4  # photographs decoded on the other core while the tower is at work
+MAX_MEMORY_BYTES = 1 << 30  # of features in memory
+_VERSION = 2  # of the arithmetic that computes features
+_PREFETCH_PHOTOS = 4  # decoded on the other core while the vision tower runs
 
 
 class FeatureCache:
-    """Features of photographs by path.
+    """Features of photos by path.
 
-    folder    where they are kept between runs; None keeps them nowhere
-    limit_gb  10^9 bytes the folder may hold; the least recently used go first
-    raw       keep what enters the merger too, which an adapter on it wants
+    folder    of the entries that later runs read; None for memory only
+    limit_gb  10^9 bytes the folder may hold; the least recently used entries are deleted first
+    raw       store the merger's input too, which an adapter on the merger needs
     """
 
     def __init__(self, vlm: Vlm, folder: Path | None, limit_gb: float, raw: bool = False) -> None:
         self.vlm, self.folder, self.raw = vlm, folder, raw
         self.limit = int(limit_gb * 1e9)
-        self.encode_count = 0  # times the tower ran
+        self.encode_count = 0  # photos that the vision tower encoded
         self._keys: dict[str, str] = {}
-        self._near: OrderedDict[str, Features] = OrderedDict()
-        settings = vlm.processor.image_processor
-        key_parts = [
-            _VERSION,
-            package_versions(),
-            vlm.hash,
-            raw,
-            settings.patch_size,
-            settings.merge_size,
-            settings.image_mean,
-        ]
-        self._base = json.dumps(
-            [*key_parts, settings.image_std, settings.rescale_factor], default=list
-        )
+        self._memory: LRUCache[Features] = LRUCache(attrgetter("nbytes"), MAX_MEMORY_BYTES)
+        processor = vlm.processor.image_processor
+        settings = [processor.patch_size, processor.merge_size, processor.image_mean]
+        settings += [processor.image_std, processor.rescale_factor]
+        key_parts = [_VERSION, package_versions(), vlm.hash, raw, *settings]
+        self._key_prefix = json.dumps(key_parts, default=list)
 
     def precompute(self, paths: Sequence[str]) -> None:
-        """See every photograph that was not seen before, the next ones decoded meanwhile.
-
-        Raises PhotoError where one cannot be read, BaseModelError where it would be resized.
-        """
+        """Encode all photos that are not cached, or raise PhotoError or BaseModelError."""
         new = [path for path in dict.fromkeys(paths) if path not in self._keys]
-        bar = tqdm(_decode_ahead(new), "photographs", len(new), unit="photo", leave=False)
-        waiting: dict[str, Image.Image] = {}
-        for path, picture in bar:
-            self._keys[path] = self._key(picture)
+        uncached: dict[str, Image.Image] = {}
+        for path, image in tqdm(_decode_ahead(new), "photos", len(new), unit="photo", leave=False):
+            digest = sha256(f"{self._key_prefix} {image.size}".encode())
+            digest.update(image.tobytes())
+            self._keys[path] = digest.hexdigest()
             if self._find(path) is None:
-                waiting[path] = picture
-            if len(waiting) == NUM_STREAMS:
-                self._make(waiting)
-        self._make(waiting)
+                uncached[path] = image
+            if len(uncached) == NUM_STREAMS:
+                self._encode(uncached)
+                uncached.clear()
+        self._encode(uncached)
 
     def get(self, path: str) -> Features:
-        """Features of one photograph, from memory, from the folder, or made again."""
         if path not in self._keys:
             self.precompute([path])
-        return self._find(path) or self._make({path: read_photo(Path(path))})[0]
+        return self._find(path) or self._encode({path: read_photo(Path(path))})[0]
 
     def key(self, path: str) -> str:
-        """What a photograph that was looked at is kept under: its content."""
+        """Return the content key of a photo that `precompute` or `get` read."""
         return self._keys[path]
-
-    def _key(self, picture: Image.Image) -> str:
-        digest = sha256(f"{self._base} {picture.size}".encode())
-        digest.update(picture.tobytes())
-        return digest.hexdigest()
 
     def _find(self, path: str) -> Features | None:
         key = self._keys[path]
-        if key in self._near:
-            self._near.move_to_end(key)
-            return self._near[key]
-        features = self._read(key)
-        if features is not None:
-            self._keep_in_memory(key, features)
+        features = self._memory.find(key)
+        if features is None:
+            features = self._read(key)
+            if features is not None:
+                self._memory.put(key, features)
         return features
 
-    def _make(self, waiting: dict[str, Image.Image]) -> list[Features]:
-        """Run the tower on pictures, a lane each, and keep what it says; `waiting` is emptied."""
-        features = encode_images(self.vlm, list(waiting.values()), self.raw)
-        for path, image_features in zip(waiting, features, strict=True):
+    def _encode(self, images: dict[str, Image.Image]) -> list[Features]:
+        """Run the vision tower on images, each on its own stream, and cache the features."""
+        encoded = encode_images(self.vlm, list(images.values()), self.raw)
+        for path, features in zip(images, encoded, strict=True):
             self.encode_count += 1
-            self._keep_in_memory(self._keys[path], image_features)
-            self._write(self._keys[path], image_features)
-        if waiting:
+            self._memory.put(self._keys[path], features)
+            self._write(self._keys[path], features)
+        if images:
             self._evict()
-        waiting.clear()
-        return features
-
-    def _keep_in_memory(self, key: str, features: Features) -> None:
-        self._near[key] = features
-        while len(self._near) > 1 and sum(map(_size, self._near.values())) > MAX_MEMORY_BYTES:
-            self._near.popitem(last=False)
+        return encoded
 
     def _read(self, key: str) -> Features | None:
-        """What the folder holds of it; a file that is damaged counts as none."""
+        """Read an entry of the folder; None if it is missing or damaged."""
         if self.folder is None or not (self.folder / f"{key}.safetensors").is_file():
             return None
         path = self.folder / f"{key}.safetensors"
         try:
             loaded: Any = mx.load(str(path), return_metadata=True)
-            tensors, about = loaded
-            rows, columns = json.loads(about["grid"])
+            tensors, metadata = loaded
+            rows, columns = json.loads(metadata["grid"])
             deep = tuple(tensors[f"deep.{i}"] for i in range(len(tensors) - 1 - self.raw))
             features = Features(tensors["merged"], deep, (rows, columns), tensors.get("raw"))
-            arrays = [features.merged, *features.deep]
-            if any(a.shape != (rows * columns, features.merged.shape[1]) for a in arrays):
+            shape = (rows * columns, features.merged.shape[1])
+            if any(a.shape != shape for a in (features.merged, *deep)):
                 return None
             if not all(bool(mx.all(mx.isfinite(a))) for a in tensors.values()):
                 return None
@@ -145,21 +122,19 @@ class FeatureCache:
         if self.folder is None or not self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            "merged": features.merged,
-            **{f"deep.{i}": d for i, d in enumerate(features.deep)},
-        }
+        tensors = {"merged": features.merged}
+        tensors |= {f"deep.{i}": level for i, level in enumerate(features.deep)}
         if features.pre_merger is not None:
             tensors["raw"] = features.pre_merger
-        beside = self.folder / f".{key[:16]}.{uuid4().hex[:8]}.safetensors"
+        staging = self.folder / f".{key[:16]}.{uuid4().hex[:8]}.safetensors"
         try:
-            mx.save_safetensors(str(beside), tensors, {"grid": json.dumps(features.grid)})
-            beside.replace(self.folder / f"{key}.safetensors")
+            mx.save_safetensors(str(staging), tensors, {"grid": json.dumps(features.grid)})
+            staging.replace(self.folder / f"{key}.safetensors")
         except (OSError, RuntimeError):  # a full disk: a cache is not worth a failed run
-            beside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
 
     def _evict(self) -> None:
-        """Keep the folder within its limit; several runs may do so at once."""
+        """Keep the folder within its limit; several runs may do so at the same time."""
         if self.folder is None or not self.folder.is_dir():
             return
         with suppress(FileNotFoundError):
@@ -172,25 +147,16 @@ class FeatureCache:
                 total -= stat.st_size
 
 
-def _size(features: Features) -> int:
-    arrays = (
-        features.merged,
-        *features.deep,
-        *([] if features.pre_merger is None else [features.pre_merger]),
-    )
-    return sum(array.nbytes for array in arrays)
-
-
 def _decode_ahead(paths: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
-    """Pictures in order, a few decoded ahead in a thread (decoders let go of Python's lock)."""
+    """Yield images in order, the next ones decoded in a thread (decoders release the GIL)."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(read_photo, Path(path)) for path in paths[:_PREFETCH_PHOTOS]]
+        pending = [pool.submit(read_photo, Path(path)) for path in paths[:_PREFETCH_PHOTOS]]
         for i, path in enumerate(paths):
             try:
-                picture = waiting.pop(0).result()
+                image = pending.pop(0).result()
             except PhotoError as error:
                 message = f"{path}: {error}; prepare again: dvc repro"
                 raise PhotoError(error.reason, message) from None
             if i + _PREFETCH_PHOTOS < len(paths):
-                waiting.append(pool.submit(read_photo, Path(paths[i + _PREFETCH_PHOTOS])))
-            yield path, picture
+                pending.append(pool.submit(read_photo, Path(paths[i + _PREFETCH_PHOTOS])))
+            yield path, image

@@ -1,9 +1,7 @@
-"""The door to mlx-vlm: load a base, encode a photograph, tokenise a row.
+"""Load a base model with mlx-vlm, encode photos, tokenize prompts.
 
-MLX streams belong to a thread: what another thread is to use has to be evaluated before.
+MLX streams belong to a thread: evaluate an array before another thread uses it.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from PIL import Image
 from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.files import files_hash, read_json
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
+from mondrian.model.provenance import BaseId
 from mondrian.model.tokenizer import ChatTokenizer
 from mondrian.model.vision import extract_features
 
@@ -35,128 +34,107 @@ class Vlm:
     end_ids: frozenset[int]
 
     @property
+    def base_id(self) -> BaseId:
+        return BaseId(source=self.source, sha256=self.hash)
+
+    @property
     def tokens(self) -> ChatTokenizer:
-        """What makes tokens of a row."""
         return ChatTokenizer(self.processor.tokenizer, self.image_id)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A generated text.
-
-    seconds  its share of the steps that it was generated in, with others
-    passes   of the model: one for the prompt, then one for each token that was not forced
-    """
-
     text: str
     ids: tuple[int, ...]
-    seconds: float
-    ended: bool  # by itself, not at the token limit
-    passes: int
+    seconds: float  # its share of the steps that it was generated in, together with others
+    ended: bool  # with an end token, not at the token limit
+    passes: int  # forward passes: one for the prompt, then one for each token that was not forced
 
     @property
     def num_tokens(self) -> int:
-        """How many it took."""
         return len(self.ids)
 
 
 def load(source: str) -> Vlm:
-    """Load a base from a folder or from the hub's cache, in float32 where only that is quick.
-
-    Raises BaseModelError where there is no such base or it is no Qwen3-VL.
-    """
+    """Load a Qwen3-VL, on Linux in float32, the only fast type there; or raise BaseModelError."""
     folder = base_folder(source)
-    _check_config(source, folder)
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "qwen3_vl":
+        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
+    required = ("preprocessor_config.json", "tokenizer_config.json")
+    missing = [name for name in required if not (folder / name).is_file()]
+    if missing:
+        raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
     import mlx_vlm
 
     try:
         model, processor = mlx_vlm.load(str(folder))
-    except Exception as error:  # of other people's code, for whatever is wrong with a file
-        first = one_line(error, 200)
-        raise BaseModelError(f"{source} cannot be loaded as a base model: {first}") from None
+    except Exception as error:  # mlx-vlm and transformers raise many types for a damaged file
+        raise BaseModelError(
+            f"{source} cannot be loaded as a base model: {one_line(error, 200)}"
+        ) from None
     if sys.platform == "linux":
-        model.update(tree_map(_float32, model.parameters()))
+        model.update(tree_map(_to_float32, model.parameters()))
     model.freeze()
     model.eval()
-    ends = model.config.eos_token_id
+    eos_ids = model.config.eos_token_id
+    eos_ids = [eos_ids] if isinstance(eos_ids, int) else eos_ids or []
     return Vlm(
         model=model,
         processor=processor,
         source=source,
         hash=base_hash(folder),
         image_id=model.config.image_token_id,
-        end_ids=frozenset([ends] if isinstance(ends, int) else ends or [])
-        | {processor.tokenizer.eos_token_id},
+        end_ids=frozenset({*eos_ids, processor.tokenizer.eos_token_id}),
     )
 
 
 def base_hash(folder: Path) -> str:
-    """sha256 over what decides a base's answers: weights, config, tokenizer and template."""
-    kinds = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
-    return files_hash(folder, {file.name for kind in kinds for file in folder.glob(kind)})
+    """Return the sha256 over what decides a base's output: weights, config, tokenizer, template."""
+    patterns = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
+    return files_hash(folder, {file.name for pattern in patterns for file in folder.glob(pattern)})
 
 
-def encode_image(vlm: Vlm, picture: Image.Image, raw: bool = False) -> Features:
-    """Run the vision tower on a picture that `images.fit` made.
-
-    raw  keep what enters the merger too, for an adapter that is on it
-
-    Raises BaseModelError where the base's processor would resize it once more.
-    """
-    return encode_images(vlm, [picture], raw)[0]
+def encode_image(vlm: Vlm, image: Image.Image, raw: bool = False) -> Features:
+    """Run the vision tower on an image of `images.resize_to_fit`; raw keeps the merger's input."""
+    return encode_images(vlm, [image], raw)[0]
 
 
-def encode_images(vlm: Vlm, pictures: Sequence[Image.Image], raw: bool = False) -> list[Features]:
-    """The same for some pictures together."""
-    return extract_features(
-        vlm.model.vision_tower, [_patches(vlm, picture) for picture in pictures], raw
-    )
+def encode_images(vlm: Vlm, images: Sequence[Image.Image], raw: bool = False) -> list[Features]:
+    patches = [_extract_patches(vlm, image) for image in images]
+    return extract_features(vlm.model.vision_tower, patches, raw)
 
 
-def _patches(vlm: Vlm, picture: Image.Image) -> tuple[mx.array, tuple[int, int]]:
-    inputs = vlm.processor.image_processor([picture])
+def _extract_patches(vlm: Vlm, image: Image.Image) -> tuple[mx.array, tuple[int, int]]:
+    inputs = vlm.processor.image_processor([image])
     patch = vlm.model.config.vision_config.patch_size
     _, rows, columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0])
-    if (columns * patch, rows * patch) != picture.size:
+    if (columns * patch, rows * patch) != image.size:
         raise BaseModelError(
-            f"{vlm.source} resizes {picture.width}x{picture.height} to {columns * patch}x"
+            f"{vlm.source} resizes {image.width}x{image.height} to {columns * patch}x"
             f"{rows * patch}; keep image.min_pixels and max_pixels within its own bounds"
         )
     return mx.array(np.array(inputs["pixel_values"])), (rows, columns)
 
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
-    """Tokens of everything before the answer, one image token a feature."""
+    """Tokenize the prompt, with one image token per feature."""
     return vlm.tokens.prompt(messages, features.merged.shape[0])
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
-    """Logits of the first token of an answer; shape (vocabulary,)."""
+    """Return the logits (vocabulary,) of the first token after the prompt."""
     batch = make_batch([prompt], [features], vlm.image_id)
     return compute_logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
-def _check_config(source: str, folder: Path) -> None:
-    """Raise BaseModelError unless the folder is of a Qwen3-VL with all the files it needs."""
-    config = read_json(folder / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "qwen3_vl":
-        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
-    missing = [
-        n
-        for n in ("preprocessor_config.json", "tokenizer_config.json")
-        if not (folder / n).is_file()
-    ]
-    if missing:
-        raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
-
-
-def _float32(value: mx.array) -> mx.array:
-    """The only quick float type on a CPU; packed weights stay as they are."""
+def _to_float32(value: mx.array) -> mx.array:
     return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
 def base_folder(source: str) -> Path:
+    """Return the folder of a base, downloaded from the hub if it is not a local folder."""
     folder = Path(source)
     if not folder.is_dir():
         if source.count("/") != 1 or source.startswith((".", "models/")):
@@ -166,9 +144,8 @@ def base_folder(source: str) -> Path:
         try:
             folder = Path(get_model_path(source))
         except Exception as error:
-            first = one_line(error, 160)
             raise BaseModelError(
-                f"{source} is neither a folder nor to be had from the hub: {first}"
+                f"{source} is neither a folder nor on the hub: {one_line(error, 160)}"
             ) from None
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{folder} has no config.json: not a base model")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
-from mondrian.model import compatibility
+from mondrian.model import provenance
 from mondrian.registry import download, git, tags
 from mondrian.registry.download import Source
 from mondrian.registry.local_store import LocalStore, check_integrity, read_local_record
@@ -61,15 +61,15 @@ def pull(
     """Activate a version, or raise MondrianError and change nothing."""
     advisor = store.advisor
     check_name(advisor)
-    requirements = compatibility.local_requirements(advisor, params)
+    requirements = provenance.local_requirements(advisor, params)
     with store.lock(), store.staging_dir() as staging:
         git_dir, folder = staging / "git", staging / "adapter"
         download.fetch_tags(source, advisor, git_dir)
         tagged = selector.select(tags.list_tagged_versions(advisor, git_dir), advisor)
         version = tagged.version
         record, release = _read_tagged_record(tagged, advisor, git_dir)
-        release_terms = compatibility.release_requirements(release)
-        compatibility.check_requirements(release_terms, requirements, release.tag)
+        release_terms = provenance.release_requirements(release)
+        provenance.check_requirements(release_terms, requirements, release.tag)
         is_installed = _is_installed(store, version, record, release)
         if is_installed:
             folder = store.version_dir(version)

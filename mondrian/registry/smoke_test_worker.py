@@ -17,9 +17,9 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, vlm
 from mondrian.model.batch_generator import SamplingParams
-from mondrian.model.compatibility import check_requirements, local_requirements, read_requirements
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import generate
+from mondrian.model.provenance import check_requirements, local_requirements, read_requirements
 
 PHOTO = Path(__file__).with_name("smoke_test.png")  # 320 x 256, scene 1 of mondrian.sample
 

@@ -1,13 +1,11 @@
-"""All of a training run in one file, written whole or not at all, and refused where it differs.
+"""Checkpoint of a training run: one file, written atomically, refused if it is of another run.
 
-Adapter, optimizer, the best adapter so far, and the numbers: step, place in the epoch, losses, log.
-Order, dropout and rate follow from seed and step, so nothing else has to be kept.
+It holds the adapter, the optimizer, the best adapter so far, and the progress. Row order, dropout
+and learning rate follow from seed and step, so nothing else is stored.
 """
 
-from __future__ import annotations
-
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,38 +17,13 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.errors import TrainingError, one_line
 from mondrian.core.files import write_bytes
-
-Tensors = dict[str, mx.array]
-
-
-@dataclass
-class TrainingProgress:
-    """Where a run is, in numbers.
-
-    epoch, position  the epoch under way from 1, and its updates that are done
-    total, count     weighted loss and weight of the epoch so far
-    smooth, lowest   the running mean of the loss, and the lowest it was
-    best             epoch and val loss of the best weights; waited: epochs since then
-    seconds, tokens  spent and learned from, over all runs that this one goes on from
-    """
-
-    step: int = 0
-    epoch: int = 1
-    position: int = 0
-    total: float = 0.0
-    count: float = 0.0
-    smooth: float | None = None
-    lowest: float | None = None
-    best: dict[str, float] | None = None
-    waited: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)
+from mondrian.model.lora import Tensors
+from mondrian.training.progress import TrainingProgress
 
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a checkpoint holds; `best` is empty before the first epoch's end."""
+    """What a checkpoint holds; `best` is empty before the end of the first epoch."""
 
     progress: TrainingProgress
     adapter: Tensors
@@ -60,75 +33,64 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file, and what the run it is of was made from: parameters, data, base, packages."""
+    """A file; identity is what the run was started with: parameters, data, base, packages."""
 
     path: Path
     identity: dict[str, Any]
 
     def save(self, state: CheckpointState) -> None:
-        """Replace the file; a crash leaves the one before."""
+        """Replace the file; after a crash the previous one is still there."""
         parts = {"adapter": state.adapter, "optimizer": state.optimizer, "best": state.best}
         arrays = {
             f"{part} {name}": np.array(value)
             for part, tensors in parts.items()
             for name, value in tensors.items()
         }
-        about = {"identity": self.identity, "progress": asdict(state.progress)}
-        about_json = json.dumps(about)
-        write_bytes(
-            self.path,
-            to_bytes(arrays, {"about": about_json, "sha256": _digest(arrays, about_json)}),
-        )
+        about = json.dumps({"identity": self.identity, "progress": asdict(state.progress)})
+        metadata = {"about": about, "sha256": _digest(arrays, about)}
+        write_bytes(self.path, to_bytes(arrays, metadata))
 
     def load(self) -> CheckpointState | None:
-        """The run as it was, or None where there is none to go on with.
-
-        Raises TrainingError where it is of another run, by what differs, or damaged.
-        """
+        """Return the state, if any, or raise TrainingError if it is damaged or of another run."""
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, "numpy") as file:
                 metadata = file.metadata()
-                plain = {name: file.get_tensor(name) for name in file.keys()}
-                if _digest(plain, metadata["about"]) != metadata["sha256"]:
-                    raise ValueError("its bytes are not those that were written")
-                about = json.loads(metadata["about"])
-                arrays = {name: mx.array(value) for name, value in plain.items()}
-            identity = about["identity"]
-            progress = TrainingProgress(**about["progress"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+            if _digest(arrays, metadata["about"]) != metadata["sha256"]:
+                raise ValueError("checksum mismatch")
+            about = json.loads(metadata["about"])
+            progress, identity = TrainingProgress(**about["progress"]), about["identity"]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            first = one_line(error, 120)
             raise TrainingError(
-                f"{self.path} is damaged ({first}); delete it to begin anew"
+                f"{self.path} is damaged ({one_line(error, 120)}); delete it to start over"
             ) from None
         self._check_identity(identity)
         parts: dict[str, Tensors] = {"adapter": {}, "optimizer": {}, "best": {}}
-        for name, value in arrays.items():
-            part, rest = name.split(" ", 1)
-            parts[part][rest] = value
+        for key, value in arrays.items():
+            part, name = key.split(" ", 1)
+            parts[part][name] = mx.array(value)
         return CheckpointState(progress, **parts)
 
-    def _check_identity(self, saved_identity: dict[str, Any]) -> None:
-        names = sorted(self.identity.keys() | saved_identity.keys())
-        other = [name for name in names if self.identity.get(name) != saved_identity.get(name)]
-        if other:
-            differences = ", ".join(
-                f"{n} ({_short(saved_identity.get(n))}, now {_short(self.identity.get(n))})"
-                for n in other
-            )
+    def _check_identity(self, saved: dict[str, Any]) -> None:
+        current = self.identity
+        differences = [
+            f"{name} ({_shorten(saved.get(name))}, now {_shorten(current.get(name))})"
+            for name in sorted(current.keys() | saved.keys())
+            if current.get(name) != saved.get(name)
+        ]
+        if differences:
             raise TrainingError(
-                f"{self.path} is of an interrupted run with other {differences}; "
-                "set them back to go on with it, or delete the file to begin anew"
+                f"{self.path} is of an interrupted run with other {', '.join(differences)}; "
+                "restore them to resume it, or delete the file to start over"
             )
 
     def remove(self) -> None:
-        """The run is done and its adapter saved."""
         self.path.unlink(missing_ok=True)
 
 
 def _digest(arrays: dict[str, Any], about: str) -> str:
-    """sha256 of all that a checkpoint holds."""
     digest = sha256(about.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape}".encode())
@@ -136,6 +98,6 @@ def _digest(arrays: dict[str, Any], about: str) -> str:
     return digest.hexdigest()
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:8]}…"

@@ -1,7 +1,7 @@
-"""Prepared rows -> tokens to learn from, each with the weight it has in the loss."""
+"""Prepared rows -> training examples: tokens, and the weight of each in the loss."""
 
-from __future__ import annotations
-
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,60 +10,81 @@ from mondrian.core.params import Train
 from mondrian.critique.rows import ChatRow
 from mondrian.model.tokenizer import RowTokenizer
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import Vlm
-from mondrian.training.loss_weights import token_weights
+
+Span = tuple[int, int]  # first character, end
+_SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row ready to learn from: its tokens, where the answer begins, its photograph's path.
+    """A tokenized row."""
 
-    name     advisor and job
-    weights  one a token of the answer: how many times it counts in the loss
-    scores   the advisor's own, of the seven dimensions
-    """
-
-    name: str
+    name: str  # advisor and job
     ids: list[int]
-    start: int
-    photo: str
-    weights: list[float]
-    scores: tuple[float, ...] = ()
+    start: int  # index of the completion's first token
+    photo: str  # path
+    weights: list[float]  # (completion tokens,) weight of each in the loss
+    scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions
 
 
-def build_examples(
-    vlm: Vlm, rows: Sequence[ChatRow], params: Train, features: FeatureCache
-) -> list[Example]:
-    """Tokenise rows and look at their photographs, each once.
-
-    Raises TrainingError that names every row longer than train.max_seq_length.
-    """
+def build_examples(rows: Sequence[ChatRow], params: Train, features: FeatureCache) -> list[Example]:
+    """Tokenize rows and encode their photos; raise TrainingError that names rows too long."""
     features.precompute([row.images[0] for row in rows])
-    counts = [features.get(row.images[0]).merged.shape[0] for row in rows]
-    dataset = [
-        build_example(vlm.tokens, row, params, n) for row, n in zip(rows, counts, strict=True)
+    examples = [
+        build_example(features.vlm.tokens, row, params, features.get(row.images[0]).merged.shape[0])
+        for row in rows
     ]
-    check_sequence_lengths(dataset, params)
-    return dataset
+    check_sequence_lengths(examples, params)
+    return examples
 
 
-def build_example(tokens: RowTokenizer, row: ChatRow, params: Train, image_tokens: int) -> Example:
-    """One row as tokens and their weights."""
-    prompt = tokens.prompt(row.messages[:-1], image_tokens)
+def build_example(
+    tokenizer: RowTokenizer, row: ChatRow, params: Train, image_tokens: int
+) -> Example:
+    prompt = tokenizer.prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
-    answer, spans = tokens.answer(text)
+    completion, spans = tokenizer.answer(text)
     weights = token_weights(text, spans, row.derived, params.score_weight)
     scores = tuple(row.reference_critique().scores())
-    return Example(row.id, prompt + answer, len(prompt), row.images[0], weights, scores)
+    return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
 
 
-def check_sequence_lengths(rows: Sequence[Example], params: Train) -> None:
-    """Raise TrainingError that names every row longer than train.max_seq_length."""
-    long = [f"{row.name} ({len(row.ids)})" for row in rows if len(row.ids) > params.max_seq_length]
+def check_sequence_lengths(examples: Sequence[Example], params: Train) -> None:
+    """Raise TrainingError that names every example longer than train.max_seq_length."""
+    limit = params.max_seq_length
+    long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > limit]
     if long:
         more = f" (+{len(long) - 5} more)" if len(long) > 5 else ""
         raise TrainingError(
-            f"{len(long)} rows have more than train.max_seq_length ({params.max_seq_length}) "
-            f"tokens: "
+            f"{len(long)} rows have more than train.max_seq_length ({limit}) tokens: "
             f"{', '.join(long[:5])}{more}; raise it, or lower image.max_pixels"
         )
+
+
+def token_weights(
+    completion: str, tokens: Sequence[Span], derived: Sequence[str], score_weight: float
+) -> list[float]:
+    """Weight each token: 1, score_weight for a score's digits, 0 for what the advisor did not say.
+
+    tokens   characters of each token
+    derived  keys of the critique with values computed from its other parts
+    """
+    scores = [match.span(1) for match in _SCORE.finditer(completion)]
+    unsaid = _value_spans(completion, derived)
+    return [
+        0.0 if _overlaps(token, unsaid) else score_weight if _overlaps(token, scores) else 1.0
+        for token in tokens
+    ]
+
+
+def _value_spans(completion: str, keys: Sequence[str]) -> list[Span]:
+    values = json.loads(completion) if keys else {}
+    spans = []
+    for key in keys:
+        start = completion.rindex(f'"{key}": ') + len(f'"{key}": ')
+        spans.append((start, start + len(json.dumps(values[key], ensure_ascii=False))))
+    return spans
+
+
+def _overlaps(token: Span, spans: Sequence[Span]) -> bool:
+    return any(first < token[1] and token[0] < end for first, end in spans)

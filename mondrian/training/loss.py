@@ -1,9 +1,9 @@
-"""The loss of a batch and its gradient: packed rows, the head where something is supervised.
+"""Loss and gradient of a batch: rows are split over MLX streams, and packed on each.
 
-The rows of a batch are dealt to lanes (mondrian/model/streams.py), each packed by itself.
+Cross-entropy is computed over chunks of positions, and its gradient with respect to the hidden
+states in the forward pass, while a chunk's logits exist: at most chunk x vocabulary of them exist
+at a time, and none is computed twice.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,24 +14,120 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mondrian.core.params import Train
-from mondrian.model.device import NUM_STREAMS
-from mondrian.model.language import Features
+from mondrian.model.kernels import EXP_SCALE, power
+from mondrian.model.language import Features, compute_logits
 from mondrian.model.lora import LoraLinear, set_dropout_key
-from mondrian.model.streams import assign_streams, split_over_streams
+from mondrian.model.streams import NUM_STREAMS, assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.chunked_cross_entropy import (
-    LMHead,
-    chunked_cross_entropy,
-    chunked_cross_entropy_eval,
-)
 from mondrian.training.dataset import Example
 from mondrian.training.packing import PackedBatch, compute_answer_states, pack
 
-_GRAPHS = 64  # compiled ones that are kept
+_MAX_GRAPHS = 64  # compiled graphs in memory
+_ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
+
+
+class LMHead:
+    """The model's lm_head: tied or not, packed or not."""
+
+    def __init__(self, model: Any) -> None:
+        language = model.language_model
+        tied = language.args.tie_word_embeddings
+        self.model, self.layer = model, language.model.embed_tokens if tied else language.lm_head
+        self._is_packed = hasattr(self.layer, "bits")
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(positions, width) -> (positions, vocabulary), in float32."""
+        return compute_logits(self.model, hidden).astype(mx.float32)
+
+    def backward(self, gradient: mx.array, dtype: Any) -> mx.array:
+        """Gradient of logits (positions, vocabulary) -> of hidden states (positions, width)."""
+        x, layer = gradient.astype(dtype), self.layer
+        if not self._is_packed:
+            return (x @ layer.weight).astype(mx.float32)
+        packed = (layer.weight, layer.scales, layer.biases, False, layer.group_size, layer.bits)
+        return mx.quantized_matmul(x, *packed).astype(mx.float32)
+
+    def weight_rows(self, tokens: mx.array) -> mx.array:
+        """Return the weights of some tokens, (tokens, width), in float32."""
+        layer = self.layer
+        if not self._is_packed:
+            return layer.weight[tokens].astype(mx.float32)
+        weight, scales, biases = (layer[name][tokens] for name in ("weight", "scales", "biases"))
+        rows = mx.dequantize(weight, scales, biases, layer.group_size, layer.bits)
+        return rows.astype(mx.float32)
+
+
+def chunked_cross_entropy(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """Return the sum of weighted cross-entropy; its gradient is computed in the forward pass.
+
+    hidden   (positions, width)  last hidden states of supervised positions
+    targets  (positions,)        next token ids
+    weights  (positions,)        weight of each in the loss
+    chunk    positions with logits in memory at the same time
+    """
+
+    @mx.custom_function
+    def loss_and_gradient(hidden: mx.array) -> Any:
+        total = mx.array(0.0)
+        gradients: list[mx.array] = []
+        for first in range(0, hidden.shape[0], chunk):
+            part = slice(first, first + chunk)
+            h, target, weight = hidden[part], targets[part], weights[part][:, None]
+            h = _wait_for(h, [*gradients[-1:], total])
+            token_loss, powers, norm = _compute_token_loss(head, h, target)
+            total = total + (token_loss * weight).sum()
+            gradient = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
+            gradients.append((gradient * weight).astype(h.dtype))
+        return total, mx.concatenate(gradients)
+
+    @loss_and_gradient.vjp
+    def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
+        return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
+
+    loss_and_grad: Any = loss_and_gradient(hidden)
+    return loss_and_grad[0]
+
+
+def chunked_cross_entropy_eval(
+    head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
+) -> mx.array:
+    """Return the same sum without a gradient, for validation: half the work."""
+    total = mx.array(0.0)
+    for first in range(0, hidden.shape[0], chunk):
+        part = slice(first, first + chunk)
+        h = _wait_for(hidden[part], [total])
+        token_loss, _, _ = _compute_token_loss(head, h, targets[part])
+        total = total + (token_loss * weights[part][:, None]).sum()
+    return total
+
+
+def _wait_for(h: mx.array, previous: list[mx.array]) -> mx.array:
+    """Return `h`, computed after `previous`: MLX would compute all chunks' logits at once."""
+    return mx.depends([h], previous)[0]
+
+
+def _compute_token_loss(
+    head: LMHead, h: mx.array, target: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1)."""
+    logits = head.logits(h * EXP_SCALE)  # `power` reuses their memory
+    highest = _in_blocks(logits).max(1).max(-1, keepdims=True)
+    at_target = mx.take_along_axis(logits, target[:, None], axis=-1)
+    powers = power(mx.depends([logits], [highest, at_target])[0] - highest)
+    norm = _in_blocks(powers).sum(1).sum(-1, keepdims=True)
+    return mx.log(norm) + (highest - at_target) / EXP_SCALE, powers, norm
+
+
+def _in_blocks(x: mx.array) -> mx.array:
+    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle axis three times faster."""
+    block = 64 if x.shape[1] % 64 == 0 else 1
+    return x.reshape(x.shape[0], -1, block)
 
 
 class Loss:
-    """Weighted cross-entropy over the answers of a batch, for an adapter that is attached."""
+    """Weighted cross-entropy over the completions of a batch, for an attached adapter."""
 
     def __init__(
         self, features: FeatureCache, layers: dict[str, LoraLinear], params: Train
@@ -41,74 +137,42 @@ class Loss:
         self.head = LMHead(self.model)
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def pack_examples(self, rows: Sequence[Example]) -> PackedBatch:
-        """Rows as one packed sequence."""
-        features = [self.features.get(row.photo) for row in rows]
-        return pack(rows, features, self.features.vlm.image_id)
-
     def compute_eval_loss(self, rows: Sequence[Example]) -> mx.array:
-        """Sum of weighted cross-entropy, without dropout."""
+        """Return the sum of weighted cross-entropy, without dropout."""
         set_dropout_key(self.layers, None)
-        return sum(self._map_streams(rows, lambda part, _: self._value(part)), mx.array(0.0))
+        model, function = self.model, chunked_cross_entropy_eval
+        losses = self._map_streams(rows, lambda p, _: self._loss(model, p, function, False))
+        return sum(losses, mx.array(0.0))
 
     def compute_loss_and_grad(
         self, rows: Sequence[Example], seed: int, divisor: float
     ) -> tuple[mx.array, Any]:
-        """Sum of weighted cross-entropy over `divisor`, and its gradient.
-
-        seed  of the dropout; not evaluated yet
-        """
-        dropout = self.params.lora_dropout > 0
-        keys = (
-            mx.random.split(mx.random.key(seed), NUM_STREAMS) if dropout else [None] * NUM_STREAMS
-        )
-        results = self._map_streams(rows, lambda part, i: self._part(part, keys[i], divisor))
-        values, gradients = zip(*results, strict=True)
-        return sum(values[1:], values[0]), tree_map(lambda *g: sum(g[1:], g[0]), *gradients)
+        """Return the sum over `divisor` and its gradient, not evaluated; `seed` is of dropout."""
+        keys: Any = [None] * NUM_STREAMS
+        if self.params.lora_dropout > 0:
+            keys = mx.random.split(mx.random.key(seed), NUM_STREAMS)
+        compute = self._compiled_gradient if self.params.compile else self._gradient
+        divisor_array = mx.array(divisor)
+        results = self._map_streams(rows, lambda p, i: compute(p, keys[i], divisor_array))
+        losses, gradients = zip(*results, strict=True)
+        return sum(losses[1:], losses[0]), tree_map(lambda *g: sum(g[1:], g[0]), *gradients)
 
     def _map_streams(
-        self, rows: Sequence[Example], work: Callable[[Sequence[Example], int], Any]
-    ) -> Any:
-        """What `work` makes of each lane's rows, each on a thread of MLX of its own."""
+        self, rows: Sequence[Example], compute: Callable[[PackedBatch, int], Any]
+    ) -> list[Any]:
+        """Pack the rows of each stream and call `compute` on it there."""
         parts, results = split_over_streams(rows), []
         for i, stream in enumerate(assign_streams(len(parts))):
             with mx.stream(stream):
-                results.append(work(parts[i], i))
+                features = [self.features.get(row.photo) for row in parts[i]]
+                packed = pack(parts[i], features, self.features.vlm.image_id)
+                results.append(compute(packed, i))
         return results
 
-    def _value(self, rows: Sequence[Example]) -> mx.array:
-        packed = self.pack_examples(rows)
-        hidden = compute_answer_states(self.model, packed)
+    def _loss(self, model: Any, packed: PackedBatch, function: Any, checkpoint: bool) -> mx.array:
+        hidden = compute_answer_states(model, packed, checkpoint)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-        return chunked_cross_entropy_eval(
-            self.head, hidden, targets, weights, self.params.loss_chunk_size
-        )
-
-    def _part(
-        self, rows: Sequence[Example], dropout_key: Any, divisor: float
-    ) -> tuple[mx.array, Any]:
-        packed = self.pack_examples(rows)
-        if not self.params.compile:
-            return self._gradient(packed, dropout_key, mx.array(divisor))
-        arrays = [
-            packed.ids,
-            packed.feature_index,
-            packed.positions,
-            packed.target_positions,
-            packed.targets,
-            packed.weights,
-        ]
-        key = (packed.attention_spans, packed.last_layer_spans)
-        if key not in self._compiled:
-            if len(self._compiled) >= _GRAPHS:
-                self._compiled.clear()
-            self._compiled[key] = self._compile(packed)
-        return self._compiled[key](
-            [mx.array(a) for a in arrays],
-            [(f.merged, f.deep, f.pre_merger) for f in packed.features],
-            dropout_key,
-            mx.array(divisor),
-        )
+        return function(self.head, hidden, targets, weights, self.params.loss_chunk_size)
 
     def _gradient(
         self, packed: PackedBatch, dropout_key: Any, divisor: mx.array
@@ -116,37 +180,36 @@ class Loss:
         set_dropout_key(self.layers, dropout_key)
 
         def mean_loss(model: Any) -> mx.array:
-            hidden = compute_answer_states(model, packed, self.params.gradient_checkpointing)
-            targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-            chunk = self.params.loss_chunk_size
-            return chunked_cross_entropy(self.head, hidden, targets, weights, chunk) / divisor
+            checkpoint = self.params.gradient_checkpointing
+            return self._loss(model, packed, chunked_cross_entropy, checkpoint) / divisor
 
         loss_and_grad: tuple[mx.array, Any] = nn.value_and_grad(self.model, mean_loss)(self.model)
         set_dropout_key(self.layers, None)
         return loss_and_grad
 
-    def _compile(self, like: PackedBatch) -> Callable[..., Any]:
-        """A compiled gradient for batches whose rows have these lengths."""
+    def _compiled_gradient(
+        self, packed: PackedBatch, dropout_key: Any, divisor: mx.array
+    ) -> tuple[mx.array, Any]:
+        key = (packed.attention_spans, packed.last_layer_spans)
+        if key not in self._compiled:
+            if len(self._compiled) >= _MAX_GRAPHS:
+                self._compiled.clear()
+            self._compiled[key] = self._compile(packed)
+        arrays = {name: mx.array(getattr(packed, name)) for name in _ARRAYS}
+        features = [(f.merged, f.deep, f.pre_merger) for f in packed.features]
+        return self._compiled[key](arrays, features, dropout_key, divisor)
 
-        grids = [f.grid for f in like.features]
-        like = replace(like, features=())  # a graph is to hold no features of its own
+    def _compile(self, packed: PackedBatch) -> Callable[..., Any]:
+        """Return a compiled gradient for batches with rows of the same lengths."""
+        grids = [f.grid for f in packed.features]
+        template = replace(packed, features=())  # a graph must not keep features in memory
 
         def run(arrays: Any, feature_arrays: Any, dropout_key: Any, divisor: mx.array) -> Any:
-            ids, lookup, positions, target_positions, targets, weights = arrays
             features = tuple(
-                Features(m, d, grid, r)
-                for grid, (m, d, r) in zip(grids, feature_arrays, strict=True)
+                Features(merged, deep, grid, pre_merger)
+                for grid, (merged, deep, pre_merger) in zip(grids, feature_arrays, strict=True)
             )
-            packed: Any = replace(
-                like,
-                ids=ids,
-                feature_index=lookup,
-                positions=positions,
-                target_positions=target_positions,
-                targets=targets,
-                weights=weights,
-                features=features,
-            )
-            return self._gradient(packed, dropout_key, divisor)
+            batch = replace(template, features=features, **arrays)
+            return self._gradient(batch, dropout_key, divisor)
 
         return mx.compile(run, inputs=self.model.state, outputs=self.model.state)

@@ -1,9 +1,8 @@
-"""A plan for people: for files of rows, or for every advisor of dvc.yaml."""
+"""Plan as text, for files of rows or every advisor of dvc.yaml; refuse a run that does not fit."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from mondrian.core.dvc_paths import read_stage_flags
@@ -12,9 +11,9 @@ from mondrian.core.params import Params, Train
 from mondrian.critique.rows import read_rows
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.hardware import measure_throughput, memory_budget, this_device
-from mondrian.model.tokenizer import load_tokenizer
-from mondrian.training.memory_fit import check_memory_fit
-from mondrian.training.plan import TrainingPlan, make_plan
+from mondrian.model.lora import make_lora_config
+from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
+from mondrian.training.plan import TrainingJob, TrainingPlan, build_job, make_plan
 
 
 @dataclass(frozen=True)
@@ -25,78 +24,67 @@ class PreparedFiles:
     val: Path
 
 
+def list_prepared_files(params: Params) -> list[PreparedFiles]:
+    """Return each advisor's files in dvc.yaml, or raise ParamsError if it has no train stage."""
+    flags = read_stage_flags("train", ("train_data", "val_data"), params)
+    return [PreparedFiles(*paths) for paths in flags]
+
+
 def build_plan_from_files(source: str, files: PreparedFiles, settings: Train) -> TrainingPlan:
-    """A run's plan; the base's config and tokenizer are read, its weights are not.
-
-    Raises MondrianError where rows or base are not what they should be.
-    """
+    """Plan a run from the base's config and tokenizer, without its weights."""
     base = read_architecture(source)
-    tokens = load_tokenizer(find_base(source), base.image_id)
-    rows, val = read_rows(files.train), read_rows(files.val)
-    return make_plan(base, tokens, rows, val, settings, this_device())
+    tokenizer = load_tokenizer(find_base(source), base.image_id)
+    job = build_job(base, settings, this_device())
+    return make_plan(job, tokenizer, read_rows(files.train), read_rows(files.val))
 
 
-def show_plans(
+def describe_plans(
     source: str,
     all_files: Sequence[PreparedFiles],
     settings: Train,
-    ranks: int,
+    num_processes: int,
     memory: int | None,
-    show: Callable[[str], None],
-) -> None:
-    """Show a plan for each; `memory` in bytes, of this machine where none is given.
+) -> Iterator[str]:
+    """Yield a description of each plan; at the end raise TrainingError if one does not fit.
 
-    Raises TrainingError where one does not fit, with what would make it fit.
+    memory  bytes; None for what this machine has
     """
-    left, pace = memory_budget() if memory is None else memory, measure_throughput()
-    refused = []
+    budget = memory_budget() if memory is None else memory
+    throughput, faults = measure_throughput(), []
     for files in all_files:
         plan = build_plan_from_files(source, files, settings)
-        show(describe(plan, f"{files.train}, {source}", plan.estimate_seconds(pace), left))
+        seconds = plan.estimate_seconds(throughput)
+        yield describe(plan, f"{files.train}, {source}", seconds, budget)
         try:
-            check_memory_fit(plan, left, ranks)
+            check_memory_fit(plan, budget, num_processes)
         except TrainingError as error:
-            refused.append(str(error))
-    if refused:
-        raise TrainingError("\n".join(dict.fromkeys(refused)))
+            faults.append(str(error))
+    if faults:
+        raise TrainingError("\n".join(dict.fromkeys(faults)))
 
 
 def describe(plan: TrainingPlan, title: str, seconds: float, memory: int) -> str:
-    """The plan as a page of text."""
-    work, params = plan.job, plan.job.params
-    kind = (
-        f"{work.base.bits}-bit" if work.base.bits else f"{8 * work.device.float_bytes}-bit floats"
-    )
-    tokens = sum(len(sized.row.ids) for sized in plan.rows)
-    supervised_tokens = sum(len(sized.row.weights) for sized in plan.rows)
-    longest = max(len(sized.row.ids) for sized in (*plan.rows, *plan.val))
-    adapter = work.base.num_lora_weights(work.lora)
-    lines = {
-        "base": f"{_format_count(work.base.num_weights())} weights in {kind}",
-        "adapter": f"{_format_count(adapter)} weights at rank {work.lora.rank}, "
+    base, params = plan.job.base, plan.job.params
+    kind = f"{base.bits}-bit" if base.bits else f"{8 * plan.job.device.float_bytes}-bit floats"
+    tokens = sum(len(planned.ids) for planned in plan.rows)
+    supervised = sum(len(planned.example.weights) for planned in plan.rows)
+    longest = max(len(planned.ids) for planned in (*plan.rows, *plan.val))
+    adapter = base.num_lora_weights(plan.job.lora)
+    about = "about " if plan.image_id == ApproximateTokenizer.image_id else ""
+    facts = {
+        "base": f"{_format_count(base.num_weights())} weights in {kind}",
+        "adapter": f"{_format_count(adapter)} weights at rank {plan.job.lora.rank}, "
         f"{adapter * 4 / 1e6:.1f} MB",
-        "rows": f"{len(plan.rows)} to learn from, {len(plan.val)} to judge by",
-        "tokens": f"{'about ' if plan.has_approximate_tokens else ''}{tokens:,} an epoch, "
-        f"{supervised_tokens:,} of them "
-        f"supervised; longest row {longest:,} of {params.max_seq_length:,}",
+        "rows": f"{len(plan.rows)} train, {len(plan.val)} val",
+        "tokens": f"{about}{tokens:,} per epoch, "
+        f"{supervised:,} of them supervised; longest row {longest:,} of {params.max_seq_length:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
         "time": f"about {_format_duration(seconds)}",
-        "peak memory": f"{plan.peak / 1e9:.2f} GB of {memory / 1e9:.1f} GB that are to be had",
+        "peak memory": f"{plan.peak / 1e9:.2f} GB of {memory / 1e9:.1f} GB available",
     }
-    text = [title, *(f"  {name:<12} {value}" for name, value in lines.items())]
+    lines = [f"  {name:<12} {value}" for name, value in facts.items()]
     parts = [f"    {name:<42} {size / 1e9:7.2f} GB" for name, size in plan.memory_parts().items()]
-    return "\n".join([*text, *parts])
-
-
-def list_prepared_files(params: Params) -> list[PreparedFiles]:
-    """Where dvc.yaml has the rows of each advisor.
-
-    Raises ParamsError where it has no train stage.
-    """
-    return [
-        PreparedFiles(*paths)
-        for paths in read_stage_flags("train", ("train_data", "val_data"), params)
-    ]
+    return "\n".join([title, *lines, *parts])
 
 
 def _format_count(count: int) -> str:
@@ -107,3 +95,77 @@ def _format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def check_memory_fit(plan: TrainingPlan, memory: int, num_processes: int = 1) -> None:
+    """Raise TrainingError if a plan does not fit into memory, with up to three ways to fit.
+
+    num_processes  on this machine, each with its shard of a batch
+    """
+    peak = _peak(plan, num_processes)
+    if peak <= memory:
+        return
+    suggestions = suggest_fitting_settings(plan, memory, num_processes)
+    fix = "no setting makes it fit: use a smaller base"
+    if suggestions:
+        fix = "\n  ".join(["each of these makes it fit:", *suggestions])
+    raise TrainingError(
+        f"training would take {peak / 1e9:.1f} GB and {memory / 1e9:.1f} GB are available; {fix}"
+    )
+
+
+def suggest_fitting_settings(plan: TrainingPlan, memory: int, num_processes: int = 1) -> list[str]:
+    """Return up to three settings, or the smallest sets of them, and the peak memory with each."""
+    changes = _possible_changes(plan.job)
+    suggestions: dict[frozenset[str], str] = {}
+    for count in range(1, len(changes) + 1):
+        for names in combinations(changes, count):
+            if any(smaller <= set(names) for smaller in suggestions):
+                continue
+            job = plan.job
+            for name in names:
+                job = _change(job, changes[name])
+            peak = _peak(plan.replan(job), num_processes)
+            if peak <= memory:
+                suggestions[frozenset(names)] = f"{', '.join(names)} ({peak / 1e9:.1f} GB)"
+            if len(suggestions) == 3:
+                return list(suggestions.values())
+    return list(suggestions.values())
+
+
+def _peak(plan: TrainingPlan, num_processes: int) -> int:
+    if num_processes == 1:
+        return plan.peak
+    batch_size = -(-plan.job.params.batch_size // num_processes)
+    return num_processes * plan.replan(_change(plan.job, {"batch_size": batch_size})).peak
+
+
+def _possible_changes(job: TrainingJob) -> dict[str, dict[str, int]]:
+    """Return the settings that save memory, the least harmful first."""
+    params = job.params
+    changes: dict[str, dict[str, int]] = {}
+    if not params.gradient_checkpointing:
+        changes["train.gradient_checkpointing: true"] = {"gradient_checkpointing": True}
+    if params.batch_size > 1:
+        steps = params.gradient_accumulation_steps * params.batch_size
+        label = f"train.batch_size: 1 with train.gradient_accumulation_steps: {steps}"
+        changes[label] = {"batch_size": 1, "gradient_accumulation_steps": steps}
+    for bits in (8, 4):
+        if not job.base.bits or bits < job.base.bits:
+            changes[f"base.source: a {bits}-bit copy"] = {"bits": bits}
+    if params.loss_chunk_size > 64:
+        changes["train.loss_chunk_size: 64"] = {"loss_chunk_size": 64}
+    if job.backward_layers > 1 and not params.train_projector:
+        half = job.backward_layers // 2
+        changes[f"train.num_layers: {half}"] = {"num_layers": half}
+    if params.lora_r > 8:
+        changes["train.lora_r: 8"] = {"lora_r": 8}
+    return changes
+
+
+def _change(job: TrainingJob, update: dict[str, int]) -> TrainingJob:
+    """Return a job with other parameters of `train`, or with the base packed to `bits`."""
+    if "bits" in update:
+        return replace(job, base=replace(job.base, bits=update["bits"]))
+    params = job.params.model_copy(update=update)
+    return replace(job, params=params, lora=make_lora_config(params))

@@ -1,32 +1,90 @@
-"""What a run writes down of itself, and when it has to stop."""
-
-from __future__ import annotations
+"""Progress of a training run: log, divergence checks, result, and trackers of its loss curves."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
-from mondrian.training.checkpoint import Tensors, TrainingProgress
+from mondrian.model.lora import Tensors
 
-_MEMORY = 0.9  # of the running mean of the loss
-_EARLY = 10  # steps before a loss can be called growing
-_GROWTH_FACTOR, _ABOVE = 3.0, 1.0  # times the lowest running mean, and so far above it
+TrackerKind = Literal["none", "tensorboard", "wandb"]
+_SMOOTHING = 0.9  # of the running mean of the loss
+_MIN_STEPS = 10  # before a loss counts as growing
+_GROWTH_FACTOR, _MIN_GROWTH = 3.0, 1.0  # over the lowest running mean: both must be exceeded
 
 
 class DivergenceError(Exception):
-    """A run that cannot go on; the text says what to change."""
+    """The loss or its gradient is NaN or inf, or the loss keeps growing."""
+
+
+@dataclass
+class TrainingProgress:
+    """Where a run is; all of it is in the checkpoint."""
+
+    step: int = 0
+    epoch: int = 1  # the current one
+    position: int = 0  # updates done in it
+    loss_sum: float = 0.0  # weighted loss of the epoch so far
+    weight_sum: float = 0.0  # its weights
+    smoothed_loss: float | None = None  # running mean of the loss
+    lowest_loss: float | None = None  # lowest running mean
+    best: dict[str, float] | None = None  # epoch and val loss of the best weights
+    epochs_since_best: int = 0  # for early stopping
+    seconds: float = 0.0  # of training, over all interruptions
+    tokens: int = 0  # trained on, over all interruptions
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def log_step(self, loss: float, grad_norm: float, weight: float, rate: float) -> dict[str, Any]:
+        """Count one update and log it, or raise DivergenceError."""
+        self._check_finite("loss", loss)
+        self._check_finite("gradient", grad_norm)
+        self.step, self.position = self.step + 1, self.position + 1
+        self.loss_sum, self.weight_sum = self.loss_sum + loss * weight, self.weight_sum + weight
+        if self.smoothed_loss is None or self.lowest_loss is None:
+            self.smoothed_loss = self.lowest_loss = loss
+        else:
+            self.smoothed_loss = _SMOOTHING * self.smoothed_loss + (1 - _SMOOTHING) * loss
+            self.lowest_loss = min(self.lowest_loss, self.smoothed_loss)
+        entry = {"step": self.step, "epoch": self.epoch, "loss": round(loss, 6), "rate": rate}
+        self.log.append(entry)
+        bound = max(_GROWTH_FACTOR * self.lowest_loss, self.lowest_loss + _MIN_GROWTH)
+        if self.step > _MIN_STEPS and self.smoothed_loss > bound:
+            raise DivergenceError(
+                f"the loss grew from {self.lowest_loss:.3f} to {self.smoothed_loss:.3f} by step "
+                f"{self.step}"
+            )
+        return entry
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not isfinite(value):
+            raise DivergenceError(f"the {name} at step {self.step + 1} is {value}")
+
+    def log_epoch(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Log the end of an epoch with val_loss and other metrics, or raise DivergenceError."""
+        if not isfinite(metrics["val_loss"]):
+            raise DivergenceError(f"the val loss of epoch {self.epoch} is {metrics['val_loss']}")
+        entry: dict[str, Any] = {"step": self.step, "epoch": self.epoch}
+        entry["train_loss"] = round(self.loss_sum / self.weight_sum, 6)
+        entry |= {name: round(value, 6) for name, value in metrics.items()}
+        self.log.append(entry)
+        self.epochs_since_best += 1
+        if self.best is None or entry["val_loss"] < self.best["val_loss"]:
+            self.best = {"epoch": self.epoch, "val_loss": entry["val_loss"]}
+            self.epochs_since_best = 0
+        self.epoch, self.position = self.epoch + 1, 0
+        self.loss_sum = self.weight_sum = 0.0
+        return entry
 
 
 @dataclass
 class TrainResult:
-    """What a training run leaves behind: its numbers, and the weights that are kept.
+    """Log and weights of a run; of a diverged one the halt_reason and the best weights before."""
 
-    halt_reason  why it stopped before its end, the best weights kept; None as a rule
-    """
-
+    params: Train
     progress: TrainingProgress
     weights: Tensors
     peak_gb: float
@@ -37,42 +95,41 @@ class TrainResult:
         return self.progress.log
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The log's lines of whole epochs."""
-        return [entry for entry in self.progress.log if "val_loss" in entry]
+        """Return the log's entries of whole epochs."""
+        return [entry for entry in self.log if "val_loss" in entry]
 
-    def select_epoch(self, params: Train) -> dict[str, Any]:
-        """The epoch whose weights are kept."""
+    def saved_epoch(self) -> dict[str, Any]:
+        """Return the log entry of the epoch that the saved weights are from."""
         best = self.progress.best
-        if best and (params.save_weights == "best" or self.halt_reason):
+        if best and (self.params.save_weights == "best" or self.halt_reason):
             return next(e for e in self.epochs() if e["epoch"] == best["epoch"])
         return self.epochs()[-1]
 
-    def metrics(self, params: Train) -> dict[str, Any]:
-        """What metrics/<advisor>/train.json holds; the losses are those of the epoch kept."""
-        entry = self.select_epoch(params)
+    def metrics(self) -> dict[str, Any]:
+        """Return the content of metrics/<advisor>/train.json; losses are the saved epoch's."""
+        entry, progress = self.saved_epoch(), self.progress
         metrics = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
         return metrics | {
             "epoch": entry["epoch"],
             "epochs": self.epochs()[-1]["epoch"],
-            "steps": self.progress.step,
-            "tokens_per_second": round(self.progress.tokens / self.progress.seconds, 1),
+            "steps": progress.step,
+            "tokens_per_second": round(progress.tokens / progress.seconds, 1),
             "peak_memory_gb": round(self.peak_gb, 3),
-            "seconds": round(self.progress.seconds, 1),
+            "seconds": round(progress.seconds, 1),
         }
 
     def loss_csv(self, part: str) -> str:
-        """Loss against step as CSV; part is train_loss or val_loss."""
+        """Return loss by step as CSV; part is train_loss or val_loss."""
         key = "loss" if part == "train_loss" else part
         lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
         return "\n".join(["step,loss", *lines]) + "\n"
 
     def log_text(self) -> str:
-        """training_log.jsonl: no times in it, so that equal runs are equal bytes."""
+        """Return training_log.jsonl, without times, so that equal runs write equal bytes."""
         return "".join(json.dumps(entry) + "\n" for entry in self.log)
 
-    def summary(self, folder: Path, params: Train) -> str:
-        """What a person wants to know, in one line."""
-        m = self.metrics(params)
+    def summary(self, folder: Path) -> str:
+        m = self.metrics()
         return (
             f"train {folder}: val loss {m['val_loss']:.3f} in epoch {m['epoch']} of {m['epochs']}, "
             f"{m['steps']} steps in {m['seconds']:.0f} s, {m['tokens_per_second']:.0f} tokens/s, "
@@ -80,66 +137,49 @@ class TrainResult:
         )
 
 
-def log_step(
-    progress: TrainingProgress, loss: float, norm: float, weight: float, rate: float, params: Train
-) -> dict[str, Any]:
-    """Count one update and log it.
+@dataclass(frozen=True)
+class Tracker:
+    """Where the entries of training_log.jsonl are logged too."""
 
-    Raises Halt where the loss or its gradient is no number, or the loss grows without end.
-    """
-    for what, value in (("loss", loss), ("gradient", norm)):
-        _finite(f"the {what} at step {progress.step + 1}", value, params)
-    progress.step, progress.position = progress.step + 1, progress.position + 1
-    progress.total, progress.count = progress.total + loss * weight, progress.count + weight
-    progress.smooth = (
-        loss if progress.smooth is None else _MEMORY * progress.smooth + (1 - _MEMORY) * loss
-    )
-    progress.lowest = (
-        progress.smooth if progress.lowest is None else min(progress.lowest, progress.smooth)
-    )
-    entry = {"step": progress.step, "epoch": progress.epoch, "loss": round(loss, 6), "rate": rate}
-    progress.log.append(entry)
-    if progress.step > _EARLY and progress.smooth > max(
-        _GROWTH_FACTOR * progress.lowest, progress.lowest + _ABOVE
-    ):
-        message = (
-            f"the loss grew from {progress.lowest:.3f} to {progress.smooth:.3f} by step "
-            f"{progress.step}"
-        )
-        raise DivergenceError(f"{message}; {_lower(params)}")
-    return entry
+    log: Callable[[dict[str, Any]], None] = lambda entry: None
+    close: Callable[[], None] = lambda: None
 
 
-def log_epoch(progress: TrainingProgress, extra: dict[str, float], params: Train) -> dict[str, Any]:
-    """Log an epoch that is done, remember whether it is the best, and begin the next.
-
-    Raises Halt where the val loss is no number.
-    """
-    _finite(f"the val loss of epoch {progress.epoch}", extra["val_loss"], params)
-    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
-    entry["train_loss"] = round(progress.total / progress.count, 6)
-    entry |= {name: round(value, 6) for name, value in extra.items()}
-    progress.log.append(entry)
-    if progress.best is None or entry["val_loss"] < progress.best["val_loss"]:
-        progress.best, progress.waited = {"epoch": progress.epoch, "val_loss": entry["val_loss"]}, 0
-    else:
-        progress.waited += 1
-    progress.epoch, progress.position, progress.total, progress.count = (
-        progress.epoch + 1,
-        0,
-        0.0,
-        0.0,
-    )
-    return entry
+def open_tracker(kind: TrackerKind, folder: Path, name: str) -> Tracker:
+    """Open the tracker of params.yaml, or raise TrainingError if its package is not installed."""
+    try:
+        if kind == "tensorboard":
+            return _open_tensorboard(folder)
+        if kind == "wandb":
+            return _open_wandb(folder, name)
+    except ImportError as error:
+        package = {"tensorboard": "tensorboardX", "wandb": "wandb"}[kind]
+        raise TrainingError(
+            f"machine.tracker is {kind}, and {error.name} is not installed; "
+            f"pip install {package}, or set it to none"
+        ) from None
+    return Tracker()
 
 
-def _finite(what: str, value: float, params: Train) -> None:
-    if not isfinite(value):
-        raise DivergenceError(f"{what} is {value}; {_lower(params)}")
+def _open_tensorboard(folder: Path) -> Tracker:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def log(entry: dict[str, Any]) -> None:
+        for name, value in _numbers(entry).items():
+            writer.add_scalar(name, value, entry["step"])
+
+    return Tracker(log, writer.close)
 
 
-def _lower(params: Train) -> str:
-    return (
-        f"lower train.learning_rate ({params.learning_rate}) or "
-        f"train.lora_alpha ({params.lora_alpha}) in params.yaml"
-    )
+def _open_wandb(folder: Path, name: str) -> Tracker:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(project="mondrian", name=name, dir=str(folder), resume="allow")
+    return Tracker(lambda entry: run.log(_numbers(entry), step=int(entry["step"])), run.finish)
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in entry.items() if k != "step" and isinstance(v, int | float)}

@@ -1,171 +1,223 @@
-"""One training session: what `train` needs from the disk, and what it leaves there.
+"""One training run on disk: inputs, lock, checkpoint, adapter folder, metrics."""
 
-The checkpoint of adapter NAME lies in <cache>/train/NAME until its adapter is saved; features of
-photographs lie in <cache>/features.
-"""
-
-from __future__ import annotations
-
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mondrian.core.adapter_folder import LOG, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import file_hash, write_json, write_text
+from mondrian.core.files import atomic_folder, file_hash, write_json, write_text
 from mondrian.core.params import Machine, Train
+from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
-from mondrian.model import lora
+from mondrian.critique.schema import is_schema_valid
+from mondrian.model import adapter, lora
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.generate import generate
 from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.progress import TrainResult
-from mondrian.training.run_lock import lock_run_folder
-from mondrian.training.save_adapter import save_adapter
-from mondrian.training.trackers import open_tracker
-from mondrian.training.trainer import TrainerServices, train
-from mondrian.training.val_generation import evaluate_samples
+from mondrian.training.progress import TrainResult, open_tracker
+from mondrian.training.trainer import Trainer, TrainerServices
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    output: Path  # adapter folder
+    metrics: Path  # JSON; the loss curves are written next to it as CSV
+    cache: Path  # of vision features and checkpoints
+    name: str  # of the checkpoint folder <cache>/train/<name>
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the checkpoint, and of the best weights of a diverged run."""
+        return self.cache / "train" / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows, and by name the files that a resumed run must have unchanged."""
+
+    rows: list[ChatRow]
+    val: list[ChatRow]
+    files: dict[str, Path]
+
+    @property
+    def photos(self) -> list[str]:
+        return [row.images[0] for row in (*self.rows, *self.val)]
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A base, the settings, and where things lie; name is that of the adapter's folder."""
-
     base: Vlm
     params: Train
     machine: Machine
     world: ProcessGroup
-    cache_dir: Path
-    name: str
+    paths: RunPaths
 
-    @property
-    def folder(self) -> Path:
-        """Where the checkpoint lies, and the best weights of a run that could not go on."""
-        return self.cache_dir / "train" / self.name
+    def run(self, data: TrainingData, recipe: dict[str, Any]) -> TrainResult:
+        """Train an adapter or resume an interrupted run; save the adapter and its metrics.
 
-    def run(
-        self,
-        rows: list[ChatRow],
-        val: list[ChatRow],
-        data: dict[str, Path],
-        recipe: dict[str, Any],
-        output: Path,
-        metrics: Path,
-    ) -> TrainResult:
-        """Train an adapter, or go on with it; save it into `output` and its numbers at `metrics`.
-
-        data  files that the checkpoint remembers: one whose bytes differ is refused
-
-        Raises TrainingError where the run could not go on, its best weights saved beside the
-        checkpoint, or where another run trains the same adapter.
+        Raises TrainingError if the run diverged, with its best weights saved, or is running.
         """
-        checkpoint_path = self.folder / "checkpoint.safetensors"
-        if self.world.rank > 0:
-            return self._run(rows, val, data, recipe, output, metrics, checkpoint_path)
-        with lock_run_folder(self.folder, [checkpoint_path, output]):
-            return self._run(rows, val, data, recipe, output, metrics, checkpoint_path)
-
-    def _run(
-        self,
-        rows: list[ChatRow],
-        val: list[ChatRow],
-        data: dict[str, Path],
-        recipe: dict[str, Any],
-        output: Path,
-        metrics: Path,
-        checkpoint_path: Path,
-    ) -> TrainResult:
-        limit = self.machine.feature_cache_gb
-        cache = FeatureCache(
-            self.base, self.cache_dir / "features", limit, self.params.train_projector
-        )
-        photos = [row.images[0] for row in (*rows, *val)]
-        self._encode_photos_across_ranks(cache, photos)
-        learn = build_examples(self.base, rows, self.params, cache)
-        val_examples = build_examples(self.base, val, self.params, cache)
-        photos_hash = sha256("".join(cache.key(photo) for photo in photos).encode()).hexdigest()
-        checkpoint = Checkpoint(
-            checkpoint_path, self._identity(data) | {"photographs": photos_hash}
-        )
-        result = self._train(cache, learn, val_examples, checkpoint)
-        try:
-            if self.world.rank == 0:
-                self._save(cache, result, val_examples[0], recipe, output, metrics)
-        except AdapterError as error:  # going on with it would end the same way
+        targets = [self.paths.checkpoint, self.paths.output]
+        is_main = self.world.rank == 0
+        with lock_run_folder(self.paths.folder, targets) if is_main else nullcontext():
+            features, rows, val = self._prepare(data)
+            checkpoint = Checkpoint(self.paths.checkpoint, self._identity(data, features))
+            result = self._train(features, rows, val, checkpoint)
+            try:
+                if is_main:
+                    self._save(features, result, val[0], recipe)
+            except AdapterError as error:  # a resumed run would end the same way
+                checkpoint.remove()
+                raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
+            self.world.wait()  # other ranks keep their checkpoint until the adapter is saved
             checkpoint.remove()
-            raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
-        self.world.sum_numbers(
-            0.0
-        )  # the others' copies of the checkpoint outlive the adapter's saving
-        checkpoint.remove()
         if result.halt_reason:
-            best = result.select_epoch(self.params)
+            epoch = result.saved_epoch()
             raise TrainingError(
-                f"{result.halt_reason}; the weights of epoch {best['epoch']} (val loss "
-                f"{best['val_loss']:.3f}) are in {self.folder / 'best'}"
+                f"{result.halt_reason}; the weights of epoch {epoch['epoch']} (val loss "
+                f"{epoch['val_loss']:.3f}) are in {self.paths.folder / 'best'}"
             )
         return result
 
-    def _save(
-        self,
-        cache: FeatureCache,
-        result: TrainResult,
-        canary: Example,
-        recipe: dict[str, Any],
-        output: Path,
-        metrics: Path,
-    ) -> None:
-        """The adapter, and unless it is one of a halted run its numbers."""
-        if result.halt_reason:
-            save_adapter(cache, result, self.params, canary, recipe, self.folder / "best")
-            return
-        save_adapter(cache, result, self.params, canary, recipe, output)
-        for part in ("train_loss", "val_loss"):
-            write_text(metrics.parent / f"{part}.csv", result.loss_csv(part))
-        write_json(metrics, result.metrics(self.params))
+    def _prepare(self, data: TrainingData) -> tuple[FeatureCache, list[Example], list[Example]]:
+        limit_gb, raw = self.machine.feature_cache_gb, self.params.train_projector
+        features = FeatureCache(self.base, self.paths.cache / "features", limit_gb, raw)
+        if self.world.size > 1:  # each rank encodes its share; all read the common folder
+            features.precompute(data.photos[self.world.rank :: self.world.size])
+            self.world.wait()
+        rows, val = (build_examples(part, self.params, features) for part in (data.rows, data.val))
+        return features, rows, val
 
-    def _encode_photos_across_ranks(self, cache: FeatureCache, paths: list[str]) -> None:
-        """Each rank runs the tower on its share; the others find it in the folder they share."""
-        if self.world.size > 1:
-            cache.precompute(paths[self.world.rank :: self.world.size])
-            self.world.sum_numbers(0.0)  # wait for each other
-
-    def _train(
-        self, cache: FeatureCache, learn: list[Example], val: list[Example], checkpoint: Checkpoint
-    ) -> TrainResult:
-        kind = self.machine.tracker if self.world.rank == 0 else "none"
-        tracker = open_tracker(kind, self.folder / kind, self.name)
-        count = self.params.val_samples
-        look = (
-            partial(evaluate_samples, cache, val, count, self.params.max_seq_length)
-            if count
-            else None
-        )
-        save_every = self.machine.checkpoint_steps
-        try:
-            return train(
-                cache,
-                learn,
-                val,
-                self.params,
-                TrainerServices(checkpoint, save_every, self.world, tracker, look),
-            )
-        finally:
-            tracker.close()
-            if self.world.rank > 0:
-                lora.detach(self.base.model)
-
-    def _identity(self, data: dict[str, Path]) -> dict[str, Any]:
-        """What a run has to share with one that it goes on with."""
+    def _identity(self, data: TrainingData, features: FeatureCache) -> dict[str, Any]:
+        """Return what a resumed run must share with the interrupted one."""
+        photo_keys = "".join(features.key(photo) for photo in data.photos)
         return {
             **{f"train.{name}": value for name, value in self.params.model_dump().items()},
-            **{name: file_hash(path) for name, path in data.items()},
+            **{name: file_hash(path) for name, path in data.files.items()},
+            "photos": sha256(photo_keys.encode()).hexdigest(),
             "base": self.base.hash,
             "machine.num_processes": self.world.size,
             "code": code_hash(TRAINING_CODE),
             **package_versions(),
         }
+
+    def _train(
+        self,
+        features: FeatureCache,
+        rows: list[Example],
+        val: list[Example],
+        checkpoint: Checkpoint,
+    ) -> TrainResult:
+        kind = self.machine.tracker if self.world.rank == 0 else "none"
+        tracker = open_tracker(kind, self.paths.folder / kind, self.paths.name)
+        samples, max_tokens = val[: self.params.val_samples], self.params.max_seq_length
+        services = TrainerServices(
+            checkpoint,
+            self.machine.checkpoint_steps,
+            self.world,
+            tracker,
+            partial(evaluate_samples, features, samples, max_tokens) if samples else None,
+        )
+        try:
+            return Trainer(features, rows, val, self.params, services).run()
+        finally:
+            tracker.close()
+            if self.world.rank > 0:
+                lora.detach(self.base.model)
+
+    def _save(
+        self, features: FeatureCache, result: TrainResult, example: Example, recipe: dict[str, Any]
+    ) -> None:
+        """Save the adapter and its metrics; of a diverged run the adapter only."""
+        output = self.paths.folder / "best" if result.halt_reason else self.paths.output
+        save_adapter(features, result, example, recipe, output)
+        if not result.halt_reason:
+            for part in ("train_loss", "val_loss"):
+                write_text(self.paths.metrics.parent / f"{part}.csv", result.loss_csv(part))
+            write_json(self.paths.metrics, result.metrics())
+
+
+def save_adapter(
+    features: FeatureCache,
+    result: TrainResult,
+    example: Example,
+    recipe: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write an adapter to a staging folder; rename it if it changes the example's logits."""
+    vlm, settings = features.vlm, lora.make_lora_config(result.params)
+    with atomic_folder(folder, SAVED_FILES) as staging:
+        layers = len(vlm.model.language_model.model.layers)
+        adapter.save(staging, result.weights, settings, recipe, layers)
+        (staging / LOG).write_text(result.log_text())
+        prompt = example.ids[: example.start]
+        try:
+            adapter.load_and_verify(vlm, staging, prompt, features.get(example.photo))
+        except AdapterError as error:
+            raise AdapterError(str(error).replace(str(staging), str(folder))) from None
+
+
+def evaluate_samples(
+    features: FeatureCache, samples: Sequence[Example], max_tokens: int
+) -> dict[str, float]:
+    """Return compliance of greedy completions, and the score error of those that can be parsed."""
+    limit = max_tokens - max(example.start for example in samples)
+    prompts = [example.ids[: example.start] for example in samples]
+    photo_features = [features.get(example.photo) for example in samples]
+    completions = generate(features.vlm, prompts, photo_features, SamplingParams(limit, 1))
+    errors = []
+    for example, completion in zip(samples, completions, strict=True):
+        parsed = parse_critique(completion.text)
+        if isinstance(parsed, ParsedCritique):
+            errors.append(np.abs(np.subtract(parsed.critique.scores(), example.scores)).mean())
+    compliance = np.mean([is_schema_valid(completion.text) for completion in completions])
+    metrics = {"val_compliance": float(compliance)}
+    return metrics | ({"val_score_mae": float(np.mean(errors))} if errors else {})
+
+
+@contextmanager
+def lock_run_folder(folder: Path, targets: Sequence[Path]) -> Iterator[None]:
+    """Lock `folder` or raise TrainingError; the lock ends with the process.
+
+    targets  files and folders written atomically: staging files of a killed run are removed
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "lock").acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(
+            f"another run is training in {folder}; wait for it, or stop it and run again"
+        ) from None
+    with lock:
+        for target in targets:
+            _remove_staging_files(target.resolve())
+        yield
+
+
+def _remove_staging_files(target: Path) -> None:
+    """Remove incomplete copies of `target`; keep the old folder if the new one is missing."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        if path.name.endswith(".old") and not target.exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

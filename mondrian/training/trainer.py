@@ -1,73 +1,48 @@
-"""train: examples -> a LoRA adapter on a frozen base, never lost.
+"""Training loop: LoRA on a frozen base, resumable bit for bit.
 
-Each update is a function of the seed, the step and what the checkpoint holds, so a run that was
-killed and started again ends with the bytes of one that was not. The weights of the epoch with the
-lowest val loss are kept.
+Each update is a function of the seed, the step and the checkpoint's state, so a run that was killed
+and restarted ends with the same bytes as one that was not.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
+from types import FrameType
 from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from tqdm import tqdm
 
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import Train
 from mondrian.model import lora
-from mondrian.model.lora_config import make_lora_config
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
+from mondrian.training import schedule
+from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.dataset import Example
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.interrupt import StopSignal
 from mondrian.training.loss import Loss
-from mondrian.training.optimizer import AdamW
-from mondrian.training.progress import DivergenceError, TrainResult, log_epoch, log_step
-from mondrian.training.schedule import compute_learning_rate, select_micro_batches, steps_per_epoch
-from mondrian.training.trackers import NullTracker, Tracker
+from mondrian.training.progress import DivergenceError, Tracker, TrainingProgress, TrainResult
 
 
 @dataclass(frozen=True)
 class TrainerServices:
-    """What a run has besides its data: where it keeps itself, its ranks, who watches.
-
-    save_every    updates between two checkpoints
-    compute_val_metrics  makes numbers of the adapter after an epoch, for the log
-    """
-
     checkpoint: Checkpoint | None = None
-    save_every: int = 25
-    world: ProcessGroup = field(default_factory=ProcessGroup)
-    tracker: Tracker = field(default_factory=NullTracker)
-    compute_val_metrics: Callable[[], dict[str, float]] | None = None
-
-
-def train(
-    features: FeatureCache,
-    rows: Sequence[Example],
-    val: Sequence[Example],
-    params: Train,
-    services: TrainerServices | None = None,
-) -> TrainResult:
-    """Train an adapter, or go on with one; it stays attached, and the run holds its weights.
-
-    A loss that is no number or grows without end halts it: the run then says why, with the best
-    weights so far. Raises TrainingError where there are none yet; SystemExit when it was asked to
-    stop, after saving.
-    """
-    return Trainer(features, rows, val, params, services or TrainerServices()).run()
+    save_every: int = 25  # updates between two checkpoints
+    world: ProcessGroup = ProcessGroup()
+    tracker: Tracker = Tracker()
+    compute_val_metrics: Callable[[], dict[str, float]] | None = None  # after an epoch, for the log
 
 
 class Trainer:
-    """One run: the adapter on the model, its optimizer, and where it is."""
+    """One run: the adapter on the model, its optimizer, and its progress."""
 
     def __init__(
         self,
@@ -75,156 +50,174 @@ class Trainer:
         rows: Sequence[Example],
         val: Sequence[Example],
         params: Train,
-        services: TrainerServices,
+        services: TrainerServices | None = None,
     ) -> None:
-        model = features.vlm.model
-        self.rows, self.val, self.params, self.services = rows, val, params, services
-        self.model, self.world = model, services.world
-        model.freeze()
-        self.layers = lora.attach(model, make_lora_config(params), mx.random.key(params.seed))
+        self.rows, self.val, self.params = rows, val, params
+        self.services = services or TrainerServices()
+        self.model, self.world = features.vlm.model, self.services.world
+        self.model.freeze()
+        settings = lora.make_lora_config(params)
+        self.layers = lora.attach(self.model, settings, mx.random.key(params.seed))
         lora.unfreeze_lora(self.layers)
-        self.objective = Loss(features, self.layers, params)
-        self.optimizer = AdamW(model, params)
+        self.loss = Loss(features, self.layers, params)
+        self.optimizer = schedule.make_optimizer(params)
+        self.optimizer.init(self.model.trainable_parameters())
         self.progress = TrainingProgress()
-        self.best: dict[str, mx.array] = {}
-        self.an_epoch = steps_per_epoch(len(rows), params)
-        self.steps = params.epochs * self.an_epoch
+        self.best: lora.Tensors = {}
+        self.steps_per_epoch = schedule.steps_per_epoch(len(rows), params)
+        self.steps = params.epochs * self.steps_per_epoch
+        self.stop_signal = 0
         mx.reset_peak_memory()
 
     def run(self) -> TrainResult:
-        """Every epoch that is left."""
-        self._resume()
-        stop, halted = StopSignal(), None
-        bar = tqdm(
-            total=self.steps,
-            initial=self.progress.step,
-            desc="train",
-            unit="step",
-            mininterval=0.5,
-            disable=self.world.rank > 0,
-        )
-        try:
-            with stop.handle_signals(), bar:
-                while self.progress.epoch <= self.params.epochs and not self._should_stop_early():
-                    self._epoch(stop, bar)
-        except DivergenceError as halt:
-            halted = str(halt)
-        if halted and not self.best:
-            self._remove_checkpoint()
-            raise TrainingError(halted)
-        weights = self.best if self.params.save_weights == "best" or halted else self._weights()
-        return TrainResult(self.progress, weights, mx.get_peak_memory() / 1e9, halted)
+        """Train the remaining epochs; the adapter stays attached.
 
-    def _epoch(self, stop: StopSignal, bar: Any) -> None:
-        started, before = perf_counter(), self.progress.seconds
-        while self.progress.position < self.an_epoch:
+        Raises TrainingError if it diverges without best weights, SystemExit on a stop signal.
+        """
+        self._resume()
+        halt_reason = None
+        try:
+            with self._handle_signals(), self._progress_bar() as bar:
+                while self.progress.epoch <= self.params.epochs and not self._should_stop_early():
+                    self._run_epoch(bar)
+        except DivergenceError as error:
+            halt_reason = (
+                f"{error}; lower train.learning_rate ({self.params.learning_rate}) or "
+                f"train.lora_alpha ({self.params.lora_alpha}) in params.yaml"
+            )
+        if halt_reason and not self.best:
+            if self.services.checkpoint and self.world.rank == 0:
+                self.services.checkpoint.remove()
+            raise TrainingError(halt_reason)
+        use_best = self.params.save_weights == "best" or halt_reason
+        weights = self.best if use_best else lora.lora_state_dict(self.layers)
+        peak_gb = mx.get_peak_memory() / 1e9
+        return TrainResult(self.params, self.progress, weights, peak_gb, halt_reason)
+
+    @contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        """Stop after the current step on SIGTERM or Ctrl-C, at once on a second Ctrl-C."""
+
+        def receive(number: int, _: FrameType | None) -> None:
+            if self.stop_signal and number == signal.SIGINT:
+                sys.exit(130)
+            self.stop_signal = number
+
+        handlers = {n: signal.signal(n, receive) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _exit_if_stopped(self) -> None:
+        if self.stop_signal:
+            sys.exit(128 + self.stop_signal)
+
+    def _should_stop_early(self) -> bool:
+        return 0 < self.params.early_stopping_patience <= self.progress.epochs_since_best
+
+    def _run_epoch(self, bar: Any) -> None:
+        progress, services = self.progress, self.services
+        started, before = perf_counter(), progress.seconds
+        while progress.position < self.steps_per_epoch:
             self._update()
-            self.progress.seconds = before + perf_counter() - started
-            self._show(bar)
-            is_stopping = self._should_stop(stop)
-            if is_stopping or self.progress.step % self.services.save_every == 0:
+            progress.seconds = before + perf_counter() - started
+            self._show_progress(bar)
+            self._synchronize_stop()
+            if self.stop_signal or progress.step % services.save_every == 0:
                 self._save()
-            if is_stopping:
-                stop.exit_with_signal_status()
-        self._save()  # an interrupted validation begins again, and no update is lost
-        extra = {"val_loss": self.validate(self.val, stop)}
-        if self.services.compute_val_metrics:
-            extra |= self.services.compute_val_metrics()
-            if self._should_stop(stop):
-                stop.exit_with_signal_status()
-        entry = log_epoch(self.progress, extra, self.params)
-        self.services.tracker.log(entry)
-        if self.progress.best and self.progress.best["epoch"] == entry["epoch"]:
-            self.best = self._weights()
-        self.progress.seconds = before + perf_counter() - started
+            self._exit_if_stopped()
+        self._save()  # an interrupted validation is repeated, but no update is lost
+        metrics = {"val_loss": self._validate()}
+        if services.compute_val_metrics:
+            metrics |= services.compute_val_metrics()
+            self._synchronize_stop()
+            self._exit_if_stopped()
+        entry = progress.log_epoch(metrics)
+        services.tracker.log(entry)
+        if progress.epochs_since_best == 0:
+            self.best = lora.lora_state_dict(self.layers)
+        progress.seconds = before + perf_counter() - started
         self._save()
 
-    def _should_stop(self, stop: StopSignal) -> bool:
-        """Whether any rank was asked to stop; then all of them are."""
-        if self.world.sum_numbers(float(stop.signal_number))[0] > 0:
-            stop.signal_number = stop.signal_number or 15
-        return stop.signal_number > 0
+    def _synchronize_stop(self) -> None:
+        if self.world.sum_numbers(float(self.stop_signal))[0] > 0:
+            self.stop_signal = self.stop_signal or signal.SIGTERM
 
     def _update(self) -> None:
         """Take one optimizer step over `gradient_accumulation_steps` batches."""
         progress, params = self.progress, self.params
-        batches = select_micro_batches(self.rows, params, progress.epoch, progress.position)
+        epoch, position = progress.epoch, progress.position
+        batches = schedule.select_micro_batches(self.rows, params, epoch, position)
         weight = sum(sum(row.weights) for batch in batches for row in batch)
-        total, gradient = mx.array(0.0), None
+        loss, gradient = mx.array(0.0), None
         for i, batch in enumerate(batches):
-            own = shard_by_length(batch, self.world.rank, self.world.size)
-            if own:
-                seed_sequence = np.random.SeedSequence(
-                    (params.seed, progress.step, i, self.world.rank)
-                )
-                seed = int(seed_sequence.generate_state(1)[0])
-                value, part = self.objective.compute_loss_and_grad(own, seed, weight)
-                gradient = part if gradient is None else tree_map(mx.add, gradient, part)
-                total = total + value
-                mx.eval(total, gradient)
+            shard = shard_by_length(batch, self.world.rank, self.world.size)
+            if shard:
+                entropy = (params.seed, progress.step, i, self.world.rank)
+                seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+                batch_loss, batch_gradient = self.loss.compute_loss_and_grad(shard, seed, weight)
+                if gradient is None:
+                    gradient = batch_gradient
+                else:
+                    gradient = tree_map(mx.add, gradient, batch_gradient)
+                loss = loss + batch_loss
+                mx.eval(loss, gradient)
         if gradient is None:  # fewer rows than ranks
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        total, gradient = self.world.sum([total, gradient])
+        loss, gradient = self.world.sum([loss, gradient])
         gradient, norm = optim.clip_grad_norm(gradient, params.max_grad_norm)
-        rate = compute_learning_rate(params, progress.step, self.steps)
-        self.optimizer.update(gradient, rate)
-        mx.eval(self.model.trainable_parameters(), self.optimizer.arrays, total, norm)
+        rate = schedule.compute_learning_rate(params, progress.step, self.steps)
+        schedule.set_learning_rate(self.optimizer, params, rate)
+        self.optimizer.update(self.model, gradient)
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state, loss, norm)
         progress.tokens += sum(len(row.ids) for batch in batches for row in batch)
-        entry = log_step(progress, scalar(total), scalar(norm), weight, rate, params)
+        entry = progress.log_step(float(loss.item()), float(norm.item()), weight, rate)
         self.services.tracker.log(entry)
 
-    def validate(self, rows: Sequence[Example], stop: StopSignal) -> float:
-        """Mean cross-entropy over every supervised token of the rows, weighted, without dropout."""
+    def _validate(self) -> float:
+        """Return the weighted mean cross-entropy of supervised val tokens, without dropout."""
         total, size = 0.0, self.params.batch_size
-        own = shard_by_length(rows, self.world.rank, self.world.size)
-        for i in range(0, len(own), size):
-            total += scalar(self.objective.compute_eval_loss(own[i : i + size]))
-            if stop.signal_number and self.world.size == 1:
-                stop.exit_with_signal_status()
+        shard = shard_by_length(self.val, self.world.rank, self.world.size)
+        for i in range(0, len(shard), size):
+            total += float(np.array(self.loss.compute_eval_loss(shard[i : i + size])))
+            if self.world.size == 1:
+                self._exit_if_stopped()
         total = self.world.sum_numbers(total)[0]
-        return total / sum(sum(row.weights) for row in rows)
-
-    def _should_stop_early(self) -> bool:
-        return 0 < self.params.early_stopping_patience <= self.progress.waited
-
-    def _weights(self) -> dict[str, mx.array]:
-        return lora.lora_state_dict(self.layers)
+        return total / sum(sum(row.weights) for row in self.val)
 
     def _save(self) -> None:
         if self.services.checkpoint and self.world.rank == 0:
-            state = CheckpointState(
-                self.progress, self._weights(), self.optimizer.state_dict(), self.best
-            )
+            adapter = lora.lora_state_dict(self.layers)
+            optimizer = dict(tree_flatten(self.optimizer.state))
+            state = CheckpointState(self.progress, adapter, optimizer, self.best)
             self.services.checkpoint.save(state)
 
     def _resume(self) -> None:
-        """Take up what an interrupted run left.
-
-        Raises TrainingError where ranks of several machines do not all have it.
-        """
+        """Load the checkpoint, or raise TrainingError if not all ranks have the same."""
         state = self.services.checkpoint.load() if self.services.checkpoint else None
         if state:
             self.progress, self.best = state.progress, state.best
             lora.load_lora_weights(self.layers, state.adapter)
-            self.optimizer.restore(state.optimizer)
+            self.optimizer.state = tree_unflatten(list(state.optimizer.items()))
         steps = self.world.sum_numbers(float(self.progress.step))[0]
         if steps != self.progress.step * self.world.size:
             raise TrainingError(
                 f"rank {self.world.rank} is at step {self.progress.step}, others are not; "
-                "copy the checkpoint of rank 0 to every machine, or delete it everywhere"
+                "copy the checkpoint of rank 0 to every machine, or delete it on all"
             )
 
-    def _remove_checkpoint(self) -> None:
-        if self.services.checkpoint and self.world.rank == 0:
-            self.services.checkpoint.remove()
+    def _progress_bar(self) -> Any:
+        options: dict[str, Any] = {
+            "unit": "step",
+            "mininterval": 0.5,
+            "disable": self.world.rank > 0,
+        }
+        return tqdm(desc="train", total=self.steps, initial=self.progress.step, **options)
 
-    def _show(self, bar: Any) -> None:
-        pace, memory = self.progress.tokens / self.progress.seconds, mx.get_peak_memory() / 1e9
-        postfix = f"loss {self.progress.log[-1]['loss']:.3f}, {pace:.0f} tokens/s, {memory:.1f} GB"
+    def _show_progress(self, bar: Any) -> None:
+        speed, memory = self.progress.tokens / self.progress.seconds, mx.get_peak_memory() / 1e9
+        postfix = f"loss {self.progress.log[-1]['loss']:.3f}, {speed:.0f} tokens/s, {memory:.1f} GB"
         bar.set_postfix_str(postfix, refresh=False)
         bar.update()
-
-
-def scalar(value: mx.array) -> float:
-    """The number an array of one element holds."""
-    return float(np.array(value))

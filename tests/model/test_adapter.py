@@ -16,16 +16,16 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from mondrian.model.vlm import encode_image, next_logits, prompt_ids
 
 SETTINGS = LoraConfig(rank=4, alpha=8)
 
 
 @pytest.fixture
-def canary(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
-    seen = encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480))
-    return prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], seen), seen
+def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
+    features = encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480))
+    return prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], features), features
 
 
 @pytest.fixture
@@ -54,35 +54,35 @@ def rewrite(folder: Path, change: Any) -> None:
     save_file(weights, folder / WEIGHTS)
 
 
-def test_a_fresh_adapter_changes_nothing_and_a_saved_one_does(
-    base_vlm: Any, folder: Path, canary: tuple[list[int], Features]
+def test_a_new_adapter_changes_nothing_and_a_saved_one_does(
+    base_vlm: Any, folder: Path, smoke_test: tuple[list[int], Features]
 ) -> None:
-    before = next_logits(base_vlm, *canary)
+    before = next_logits(base_vlm, *smoke_test)
     lora.attach(base_vlm.model, SETTINGS, mx.random.key(0))
-    assert mx.array_equal(next_logits(base_vlm, *canary), before)
+    assert mx.array_equal(next_logits(base_vlm, *smoke_test), before)
     lora.detach(base_vlm.model)
     adapter.load(base_vlm.model, base_vlm.hash, folder)
-    assert not mx.array_equal(next_logits(base_vlm, *canary), before)
+    assert not mx.array_equal(next_logits(base_vlm, *smoke_test), before)
     lora.detach(base_vlm.model)
-    assert mx.array_equal(next_logits(base_vlm, *canary), before)
+    assert mx.array_equal(next_logits(base_vlm, *smoke_test), before)
 
 
-def test_the_adapter_is_the_formula(base_vlm: Any) -> None:
+def test_the_adapter_computes_the_lora_formula() -> None:
     linear = nn.Linear(6, 5, bias=False)
     layer = lora.LoraLinear(linear, SETTINGS, mx.random.key(0))
     layer.lora_b = mx.random.normal((4, 5))
     x = mx.random.normal((3, 6))
-    full = linear.weight.T + 2.0 * layer.lora_a @ layer.lora_b
-    assert np.allclose(np.array(layer(x)), np.array(x @ full), atol=1e-5)
+    merged = linear.weight.T + 2.0 * layer.lora_a @ layer.lora_b
+    assert np.allclose(np.array(layer(x)), np.array(x @ merged), atol=1e-5)
 
 
-def test_an_adapter_goes_on_a_packed_base(base_vlm: Any) -> None:
+def test_an_adapter_fits_a_packed_linear_layer() -> None:
     packed = nn.QuantizedLinear.from_linear(nn.Linear(128, 64, bias=False), bits=4)
     assert lora.linear_shape(packed) == (64, 128)
     assert lora.LoraLinear(packed, SETTINGS, None)(mx.ones((2, 128))).shape == (2, 64)
 
 
-def test_the_folder_is_pefts_layout(base_vlm: Any, folder: Path) -> None:
+def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
     weights = load_file(folder / WEIGHTS)
@@ -94,12 +94,12 @@ def test_the_folder_is_pefts_layout(base_vlm: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda w: w.pop(next(iter(w))), "is missing"),
-        (lambda w: w.update(other=np.zeros(3, np.float32)), "other has no place in this base"),
-        (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "here"),
-        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
+        (lambda w: w.update(other=np.zeros(3, np.float32)), "other does not exist in this base"),
+        (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "expected"),
+        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "contains NaN or inf"),
         (
             lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
             "every lora_B is zero",
@@ -107,19 +107,19 @@ def test_the_folder_is_pefts_layout(base_vlm: Any, folder: Path) -> None:
     ],
 )
 def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
-    base_vlm: Any, folder: Path, canary: tuple[list[int], Features], change: Any, words: str
+    base_vlm: Any, folder: Path, smoke_test: tuple[list[int], Features], change: Any, message: str
 ) -> None:
-    before = next_logits(base_vlm, *canary)
+    before = next_logits(base_vlm, *smoke_test)
     rewrite(folder, change)
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(AdapterError, match=message):
         adapter.load(base_vlm.model, base_vlm.hash, folder)
-    assert mx.array_equal(next_logits(base_vlm, *canary), before)
+    assert mx.array_equal(next_logits(base_vlm, *smoke_test), before)
 
 
-@pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_cut_file_is_refused(base_vlm: Any, folder: Path, keep: int) -> None:
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_truncated_file_is_refused(base_vlm: Any, folder: Path, length: int) -> None:
     path = folder / WEIGHTS
-    path.write_bytes(path.read_bytes()[:keep])
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(AdapterError, match="cannot be read"):
         adapter.load(base_vlm.model, base_vlm.hash, folder)
 
@@ -129,13 +129,13 @@ def test_another_base_is_refused_by_name(base_vlm: Any, folder: Path) -> None:
         adapter.load(base_vlm.model, "0" * 64, folder)
 
 
-def test_a_folder_that_is_no_adapter_says_so(base_vlm: Any, tmp_path: Path) -> None:
+def test_a_folder_without_a_recipe_is_refused(base_vlm: Any, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
         adapter.load(base_vlm.model, base_vlm.hash, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "message"),
     [
         (RECIPE, "{", "is damaged"),
         (RECIPE, "[]", "is damaged"),
@@ -145,15 +145,15 @@ def test_a_folder_that_is_no_adapter_says_so(base_vlm: Any, tmp_path: Path) -> N
         (CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
     ],
 )
-def test_a_damaged_description_says_so(
-    base_vlm: Any, folder: Path, name: str, text: str, words: str
+def test_a_damaged_recipe_or_config_is_named(
+    base_vlm: Any, folder: Path, name: str, text: str, message: str
 ) -> None:
     (folder / name).write_text(text)
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(AdapterError, match=message):
         adapter.load(base_vlm.model, base_vlm.hash, folder)
 
 
-def test_an_adapter_that_does_nothing_is_caught() -> None:
+def test_an_adapter_without_effect_is_refused() -> None:
     logits = mx.array([1.0, 2.0])
     adapter.check_adapter_changes_logits(logits, logits + 1e-6, Path("adapter"))
     with pytest.raises(AdapterError, match="changes nothing"):

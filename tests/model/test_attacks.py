@@ -1,4 +1,4 @@
-"""What was given to train, export and adopt to break them, each answered in one line."""
+"""Inputs meant to break train, export and import, each answered with one clear error."""
 
 import json
 import shutil
@@ -18,22 +18,23 @@ from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.export import export, merge
 from mondrian.model.hardware import CPU
-from mondrian.model.lora_config import LoraConfig
-from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
-from mondrian.training.checkpoint import Checkpoint, CheckpointState, TrainingProgress
-from mondrian.training.plan import make_plan
+from mondrian.model.lora import LoraConfig
+from mondrian.model.tokenizer import load_tokenizer
+from mondrian.training.checkpoint import Checkpoint, CheckpointState
+from mondrian.training.plan import build_job
+from mondrian.training.progress import TrainingProgress
 from tests.conftest import ROOT, run_stage
-from tests.model.test_export import saved
+from tests.model.test_export import save_random_adapter
 
 TINY = ROOT / "models/base/mondrian-tiny"
 
 
 @pytest.fixture
-def own(base_vlm: Any, tmp_path: Path) -> Path:
-    return saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
+def adapter_folder(base_vlm: Any, tmp_path: Path) -> Path:
+    return save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
 
 
-def spoil(folder: Path, change: Any) -> None:
+def edit_weights(folder: Path, change: Any) -> None:
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file(weights, folder / WEIGHTS)
@@ -41,49 +42,51 @@ def spoil(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["mlx", "peft"])
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "no numbers"),
+        (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "contains NaN or inf"),
         (
             lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
             "every lora_B is zero",
         ),
-        (lambda w: w.pop(next(k for k in w if "lora_A" in k)), "no lora_A and lora_B"),
-        (lambda w: w.update({k: v[:2] for k, v in w.items() if "lora_A" in k}), "is of rank 2"),
-        (lambda w: w.update({k: v.ravel() for k, v in w.items()}), "two axes"),
+        (lambda w: w.pop(next(k for k in w if "lora_A" in k)), "no 2-D lora_A and lora_B"),
+        (lambda w: w.update({k: v[:2] for k, v in w.items() if "lora_A" in k}), "has rank 2"),
+        (lambda w: w.update({k: v.ravel() for k, v in w.items()}), "no 2-D"),
     ],
 )
-def test_what_is_no_adapter_is_not_exported(
-    own: Path, tmp_path: Path, kind: str, change: Any, words: str
+def test_damaged_weights_are_not_exported(
+    adapter_folder: Path, tmp_path: Path, kind: str, change: Any, message: str
 ) -> None:
-    spoil(own, change)
-    with pytest.raises(AdapterError, match=words):
-        export(own, tmp_path / "out", kind)
+    edit_weights(adapter_folder, change)
+    with pytest.raises(AdapterError, match=message):
+        export(adapter_folder, tmp_path / "out", kind)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_takes_the_place_of_what_it_is_made_from(own: Path, tmp_path: Path) -> None:
+def test_an_export_never_overwrites_its_source(adapter_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is the adapter itself"):
-        export(own, own, "mlx")
+        export(adapter_folder, adapter_folder, "mlx")
     other = tmp_path / "other"
     shutil.copytree(TINY, other)
-    with pytest.raises(AdapterError, match="holds something that is no merged base"):
-        merge(str(TINY), own, other)
-    with pytest.raises(AdapterError, match="lies in it"):
-        merge(str(TINY), own, TINY / "sub")
+    with pytest.raises(AdapterError, match="is not empty and not a merged base"):
+        merge(str(TINY), adapter_folder, other)
+    with pytest.raises(AdapterError, match="or inside it"):
+        merge(str(TINY), adapter_folder, TINY / "sub")
     assert (other / "README.md").exists()
-    for _ in range(2):  # a merged base may be made again
-        merge(str(TINY), own, tmp_path / "merged")
+    for _ in range(2):  # a merged base may be replaced
+        merge(str(TINY), adapter_folder, tmp_path / "merged")
 
 
-def test_a_sum_beyond_the_bases_type_is_not_written(own: Path, tmp_path: Path) -> None:
-    spoil(own, lambda w: w.update({k: v * 1e6 for k, v in w.items()}))
-    with pytest.raises(AdapterError, match="is no number in"):
-        merge(str(TINY), own, tmp_path / "merged")
+def test_a_sum_that_overflows_the_bases_type_is_not_written(
+    adapter_folder: Path, tmp_path: Path
+) -> None:
+    edit_weights(adapter_folder, lambda w: w.update({k: v * 1e6 for k, v in w.items()}))
+    with pytest.raises(AdapterError, match="is NaN or inf in"):
+        merge(str(TINY), adapter_folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file"):
         check_output_folder(tmp_path / "file", [])
@@ -98,39 +101,41 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path: Path)
 
 
 def test_a_checkpoint_whose_bytes_changed_is_damaged(tmp_path: Path) -> None:
-    kept = Checkpoint(tmp_path / "run.safetensors", {})
-    kept.save(
-        CheckpointState(TrainingProgress(), {"a": mx.ones((64, 64))}, {"m": mx.zeros((8,))}, {})
-    )
-    assert kept.load() is not None
-    whole = bytearray(kept.path.read_bytes())
-    whole[-100] ^= 1
-    kept.path.write_bytes(whole)
-    with pytest.raises(TrainingError, match="is damaged .its bytes are not those"):
-        kept.load()
+    checkpoint = Checkpoint(tmp_path / "run.safetensors", {})
+    adapter, optimizer = {"a": mx.ones((64, 64))}, {"m": mx.zeros((8,))}
+    checkpoint.save(CheckpointState(TrainingProgress(), adapter, optimizer, {}))
+    assert checkpoint.load() is not None
+    content = bytearray(checkpoint.path.read_bytes())
+    content[-100] ^= 1
+    checkpoint.path.write_bytes(content)
+    with pytest.raises(TrainingError, match="is damaged .checksum mismatch"):
+        checkpoint.load()
 
 
 def test_rows_that_do_not_belong_together_are_refused(rows: list[ChatRow], tmp_path: Path) -> None:
-    def write(name: str, some: list[ChatRow]) -> Path:
-        (tmp_path / name).write_text(json.dumps([row.model_dump() for row in some]))
+    def write(name: str, part: list[ChatRow]) -> Path:
+        (tmp_path / name).write_text(json.dumps([row.model_dump() for row in part]))
         return tmp_path / name
 
     train = write("train.json", rows[:3])
     assert len(read_train_and_val(train, write("val.json", rows[3:]))[1]) == len(rows) - 3
-    with pytest.raises(DataError, match=r"has the photo of row ansel/0 of"):
+    with pytest.raises(DataError, match=r"shows a photograph of row ansel/0 of"):
         read_train_and_val(train, write("same.json", rows[:1]))
     other = rows[3].model_copy(update={"prompt_hash": "0" * 64})
     with pytest.raises(DataError, match="has another prompt than row"):
         read_train_and_val(train, write("other.json", [other]))
-    for update in ({"derived": ["nonsense"]}, {"derived": [], "messages": _half(rows[0])}):
+    for update in (
+        {"derived": ["nonsense"]},
+        {"derived": [], "messages": _with_lone_surrogate(rows[0])},
+    ):
         odd = rows[0].model_copy(update=update)
         path = tmp_path / "odd.json"
         path.write_text(json.dumps([odd.model_dump()]))
-        with pytest.raises(DataError, match="is not a file of prepared rows"):
+        with pytest.raises(DataError, match="does not hold prepared rows"):
             read_rows(path)
 
 
-def _half(row: ChatRow) -> list[dict[str, str]]:
+def _with_lone_surrogate(row: ChatRow) -> list[dict[str, str]]:
     system, *rest = row.messages
     return [{**system, "content": system["content"] + "\ud800"}, *rest]
 
@@ -146,26 +151,26 @@ def _half(row: ChatRow) -> list[dict[str, str]]:
         ("personas", "ansel", "You see <|image_pad|>."),
     ],
 )
-def test_values_that_nothing_can_work_with_are_refused(
+def test_unusable_values_of_params_are_refused(
     tmp_path: Path, section: str, key: str, value: Any
 ) -> None:
     import yaml
 
-    whole = yaml.safe_load((ROOT / "params.yaml").read_text())
-    whole[section][key] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(whole))
+    raw_params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw_params[section][key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw_params))
     with pytest.raises(ParamsError, match=key if section != "personas" else "personas"):
         load_params(tmp_path / "params.yaml")
 
 
-def test_more_layers_than_there_are_is_refused(rows: list[ChatRow], params: Params) -> None:
-    some = params.train.model_copy(update={"num_layers": 5})
+def test_more_layers_than_the_base_has_are_refused(params: Params) -> None:
+    settings = params.train.model_copy(update={"num_layers": 5})
     with pytest.raises(TrainingError, match="num_layers is 5, and the base has 4"):
-        make_plan(read_architecture(str(TINY)), ApproximateTokenizer(), rows, rows[:1], some, CPU)
+        build_job(read_architecture(str(TINY)), settings, CPU)
 
 
 @pytest.mark.parametrize("source", ["./typo", "../typo", "/typo", "a b/c", "", "x/" + "y" * 300])
-def test_a_mistyped_base_is_not_there(source: str) -> None:
+def test_a_mistyped_base_is_not_found(source: str) -> None:
     assert find_base(source) is None
     with pytest.raises(BaseModelError, match="no base model at"):
         read_architecture(source)
@@ -182,7 +187,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("size", ["hidden_size", "num_attention_heads", "num_hidden_layers"])
 @pytest.mark.parametrize("value", [0, -1, "4", 1.5])
-def test_a_size_that_is_none_is_named(tmp_path: Path, size: str, value: Any) -> None:
+def test_an_invalid_size_in_config_json_is_refused(tmp_path: Path, size: str, value: Any) -> None:
     config = json.loads((TINY / "config.json").read_text())
     config["text_config"][size] = value
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -192,8 +197,8 @@ def test_a_size_that_is_none_is_named(tmp_path: Path, size: str, value: Any) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["nan", "inf", "0", "-5"])
-def test_memory_that_is_none_is_refused(memory: str) -> None:
-    done = run_stage("train", "--plan", "--memory_gb", memory)
-    assert done.returncode == 2
-    assert "--memory_gb is" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_invalid_memory_flag_is_refused(memory: str) -> None:
+    process = run_stage("train", "--plan", "--memory_gb", memory)
+    assert process.returncode == 2
+    assert "--memory_gb is" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""Constrained generation: the schema is met whatever the model says, and within the limit."""
+"""Constrained decoding: completions are schema-valid and end within the limit, for any logits."""
 
 import json
 from math import inf, log
@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from mondrian.core.errors import EvaluationError
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
+from mondrian.model.batch_generator import mask_logits, sample
 from mondrian.model.constrained import CritiqueGrammar
-from mondrian.model.sampling import mask_logits, sample
 from tests.conftest import ROOT
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), min_size=1, max_size=40)
@@ -29,28 +29,26 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def form(tokenizer: Any) -> CritiqueGrammar:
+def grammar(tokenizer: Any) -> CritiqueGrammar:
     return CritiqueGrammar(tokenizer, 1280, 4000)
 
 
 @pytest.fixture(scope="module")
-def least(tokenizer: Any) -> int:
-    """The shortest limit that a critique is sure to fit."""
+def min_limit(tokenizer: Any) -> int:
+    """Return the shortest limit that a critique always fits."""
     return CritiqueGrammar(tokenizer, 1280, 4000).after[0][0]
 
 
-def ids_of(form: CritiqueGrammar, text: str) -> list[int]:
-    return list(form.tokens.tokenize_str(text))
+def tokenize(grammar: CritiqueGrammar, text: str) -> list[int]:
+    return list(grammar.tokens.tokenize_str(text))
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=80)
-def test_any_critique_is_let_through_and_followed(
-    form: CritiqueGrammar, data: st.DataObject
-) -> None:
+def test_any_critique_is_accepted(grammar: CritiqueGrammar, data: st.DataObject) -> None:
     d = data.draw
     parts = [(d(SCORE), d(WORDS), d(WORDS)) for _ in DIMENSIONS]
-    told = {
+    critique = {
         "image_description": d(WORDS),
         "dimensions": [
             {"name": name, "score": s, "comment": c, "recommendation": r}
@@ -61,60 +59,59 @@ def test_any_critique_is_let_through_and_followed(
         "priority_improvements": d(SHORT),
         "technical_notes": d(WORDS),
     }
-    guide = form.create_state()
-    left = ids_of(form, serialize_critique(Critique.model_validate_json(json.dumps(told))))
-    left = left[len(guide.forced) :]
-    while left:
-        guide.accept_token(left[0])
-        assert guide.forced == left[1 : 1 + len(guide.forced)]
-        left = left[1 + len(guide.forced) :]
-    assert guide.ended
-    assert guide._keys == 2 + 4 * 7 + 4
-    assert not guide._inside
+    state = grammar.create_state()
+    text = serialize_critique(Critique.model_validate_json(json.dumps(critique)))
+    ids = tokenize(grammar, text)[len(state.forced) :]
+    while ids:
+        state.accept_token(ids[0])
+        assert state.forced == ids[1 : 1 + len(state.forced)]
+        ids = ids[1 + len(state.forced) :]
+    assert state.ended
+    assert state._keys == 2 + 4 * 7 + 4
+    assert not state._inside
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["any", "never closes", "escapes", "half characters"])
-def test_an_answer_ends_in_form_within_the_least_limit(
-    tokenizer: Any, least: int, kind: str, seed: int
+def test_a_completion_is_schema_valid_within_the_shortest_limit(
+    tokenizer: Any, min_limit: int, kind: str, seed: int
 ) -> None:
-    form = CritiqueGrammar(tokenizer, 1280, least)
-    favours: dict[str, Any] = {
+    grammar = CritiqueGrammar(tokenizer, 1280, min_limit)
+    preferences: dict[str, Any] = {
         "any": lambda t: True,
-        "never closes": lambda t: b'"' not in form.text(t),
-        "escapes": lambda t: form.text(t)[-1:] == b"\\",
-        "half characters": lambda t: form.text(t)[:1] >= b"\xc0",
+        "never closes": lambda t: b'"' not in grammar.text(t),
+        "escapes": lambda t: grammar.text(t)[-1:] == b"\\",
+        "half characters": lambda t: grammar.text(t)[:1] >= b"\xc0",
     }
-    guide, draw = form.create_state(), np.random.default_rng(seed)
-    out = list(guide.forced)
-    while not guide.ended:
-        may = np.flatnonzero(np.unpackbits(guide.mask.view(np.uint8), bitorder="little"))
-        liked = [t for t in may if favours[kind](int(t))] or list(may)
-        token = int(draw.choice(liked))
-        guide.accept_token(token)
-        out += [token, *guide.forced]
-    assert len(out) <= least
-    assert is_schema_valid(form.tokens.decode_str(out)), form.tokens.decode_str(out)
+    state, rng = grammar.create_state(), np.random.default_rng(seed)
+    ids = list(state.forced)
+    while not state.ended:
+        allowed = np.flatnonzero(np.unpackbits(state.mask.view(np.uint8), bitorder="little"))
+        preferred = [t for t in allowed if preferences[kind](int(t))] or list(allowed)
+        token = int(rng.choice(preferred))
+        state.accept_token(token)
+        ids += [token, *state.forced]
+    assert len(ids) <= min_limit
+    assert is_schema_valid(grammar.tokens.decode_str(ids)), grammar.tokens.decode_str(ids)
 
 
-def test_a_limit_that_no_critique_fits_is_named(tokenizer: Any, least: int) -> None:
-    with pytest.raises(
-        EvaluationError, match=f"max_new_tokens is 100; a critique may need {least}"
-    ):
+def test_a_limit_that_no_critique_fits_is_refused(tokenizer: Any, min_limit: int) -> None:
+    message = f"max_new_tokens is 100; a critique may need {min_limit}"
+    with pytest.raises(EvaluationError, match=message):
         CritiqueGrammar(tokenizer, 1280, 100)
 
 
-def test_masks_leave_just_their_bits() -> None:
+def test_a_mask_leaves_only_the_logits_of_its_bits() -> None:
     logits = mx.array(np.zeros((2, 70), np.float32))
     masks = [np.array([1 << 5, 0, 1], np.int32), np.array([0, -(1 << 31), 0], np.int32)]
-    found = np.array(mask_logits(logits, masks))
-    assert [np.flatnonzero(row == 0).tolist() for row in found] == [[5, 64], [63]]
+    masked = np.array(mask_logits(logits, masks))
+    assert [np.flatnonzero(row == 0).tolist() for row in masked] == [[5, 64], [63]]
 
 
-def test_draws_follow_the_softmax_and_never_what_is_not_allowed() -> None:
+def test_samples_follow_the_softmax_and_are_never_masked_tokens() -> None:
     logits = mx.array([[log(0.5), -inf, log(0.3), log(0.2)]])
-    dice = (np.arange(1000) + 0.5) / 1000
-    found = np.array(sample(mx.repeat(logits, 1000, 0), 1.0, list(dice)))
-    assert np.bincount(found, minlength=4).tolist() == [500, 0, 300, 200]
-    told = [sample(logits, heat, [dice]).tolist() for heat, dice in ((1.0, 1.0), (0.0, 0.9))]
-    assert told == [[3], [0]]
+    uniforms = (np.arange(1000) + 0.5) / 1000
+    tokens = np.array(sample(mx.repeat(logits, 1000, 0), 1.0, list(uniforms)))
+    assert np.bincount(tokens, minlength=4).tolist() == [500, 0, 300, 200]
+    assert sample(logits, 1.0, [1.0]).tolist() == [3]
+    assert sample(logits, 0.0, [0.9]).tolist() == [0]

@@ -16,20 +16,20 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export, merge, mlx_name
-from mondrian.model.lora_config import LoraConfig
+from mondrian.model.lora import LoraConfig
 from tests.conftest import ROOT
 
 TINY = "models/base/mondrian-tiny"
 
 
 @pytest.fixture
-def canary(base_vlm: Any, photos: list[Image.Image]) -> Any:
-    seen = vlm.encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480), raw=True)
-    return vlm.prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], seen), seen
+def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> Any:
+    features = vlm.encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480), raw=True)
+    return vlm.prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], features), features
 
 
-def saved(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
-    """An adapter with random weights, in its folder; it is detached again."""
+def save_random_adapter(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
+    """Write an adapter with random weights; it is not left attached."""
     layers = lora.attach(base_vlm.model, settings, mx.random.key(1))
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
@@ -48,11 +48,11 @@ def saved(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
     return folder
 
 
-def with_adapter(base_vlm: Any, folder: Path, canary: Any) -> Any:
+def logits_with_adapter(base_vlm: Any, folder: Path, smoke_test: Any) -> Any:
     adapter.load(base_vlm.model, base_vlm.hash, folder)
-    found = np.array(vlm.next_logits(base_vlm, *canary))
+    logits = np.array(vlm.next_logits(base_vlm, *smoke_test))
     lora.detach(base_vlm.model)
-    return found
+    return logits
 
 
 @pytest.mark.parametrize(
@@ -64,21 +64,21 @@ def with_adapter(base_vlm: Any, folder: Path, canary: Any) -> Any:
         LoraConfig(4, 8, dora=True),
         LoraConfig(4, 8, train_projector=True),
     ],
-    ids=["plain", "rslora", "last_layers", "dora", "projector"],
+    ids=["plain", "rslora", "num_layers", "dora", "train_projector"],
 )
 def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
-    base_vlm: Any, canary: Any, tmp_path: Path, settings: LoraConfig
+    base_vlm: Any, smoke_test: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
     from mlx_vlm.trainer.peft import load_adapters
 
-    folder = saved(base_vlm, tmp_path / "own", settings)
-    ours = with_adapter(base_vlm, folder, canary)
+    folder = save_random_adapter(base_vlm, tmp_path / "adapter", settings)
+    ours = logits_with_adapter(base_vlm, folder, smoke_test)
     export(folder, tmp_path / "mlx", "mlx")
     fresh = vlm.load(TINY)
-    base = np.array(vlm.next_logits(fresh, *canary))
+    base = np.array(vlm.next_logits(fresh, *smoke_test))
     load_adapters(fresh.model, tmp_path / "mlx")
     fresh.model.eval()
-    theirs = np.array(vlm.next_logits(fresh, *canary))
+    theirs = np.array(vlm.next_logits(fresh, *smoke_test))
     assert np.abs(theirs - base).max() > 0.05
     assert np.abs(theirs - ours).max() < 1e-4
     assert (tmp_path / "mlx" / "recipe.json").exists()
@@ -86,47 +86,47 @@ def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
 
 @pytest.mark.parametrize("settings", [LoraConfig(4, 8), LoraConfig(4, 8, dora=True)])
 def test_a_merged_base_answers_as_base_and_adapter(
-    base_vlm: Any, canary: Any, tmp_path: Path, settings: LoraConfig
+    base_vlm: Any, smoke_test: Any, tmp_path: Path, settings: LoraConfig
 ) -> None:
-    base = np.array(vlm.next_logits(base_vlm, *canary))
-    folder = saved(base_vlm, tmp_path / "own", settings)
-    ours = with_adapter(base_vlm, folder, canary)
+    base = np.array(vlm.next_logits(base_vlm, *smoke_test))
+    folder = save_random_adapter(base_vlm, tmp_path / "adapter", settings)
+    ours = logits_with_adapter(base_vlm, folder, smoke_test)
     merge(TINY, folder, tmp_path / "merged")
-    theirs = np.array(vlm.next_logits(vlm.load(str(tmp_path / "merged")), *canary))
+    theirs = np.array(vlm.next_logits(vlm.load(str(tmp_path / "merged")), *smoke_test))
     rounding = 0.02  # the base is stored in float16
     assert np.abs(ours - base).max() > 20 * rounding
     assert np.abs(theirs - ours).max() < rounding
-    kinds = {
-        name: value.dtype for name, value in load_file(ROOT / TINY / "model.safetensors").items()
-    }
-    merged = load_file(tmp_path / "merged/model.safetensors")
-    assert {name: value.dtype for name, value in merged.items()} == kinds
+    base_weights, merged = (
+        load_file(path / "model.safetensors") for path in (ROOT / TINY, tmp_path / "merged")
+    )
+    dtypes = {name: value.dtype for name, value in base_weights.items()}
+    assert {name: value.dtype for name, value in merged.items()} == dtypes
 
 
 def test_an_adapter_is_not_merged_into_a_packed_base(base_vlm: Any, tmp_path: Path) -> None:
     from mlx_vlm.convert import convert
 
-    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
+    folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     convert(TINY, str(tmp_path / "packed"), quantize=True, q_bits=4)
     with pytest.raises(AdapterError, match="is packed: what an adapter adds is smaller"):
         merge(str(tmp_path / "packed"), folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_base_is_not_written_over(base_vlm: Any, tmp_path: Path) -> None:
-    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
+def test_a_merge_never_overwrites_the_base(base_vlm: Any, tmp_path: Path) -> None:
+    folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     with pytest.raises(AdapterError, match="is the base itself"):
         merge(TINY, folder, Path(TINY))
 
 
-def test_pefts_layout_is_the_folders_own(base_vlm: Any, tmp_path: Path) -> None:
-    folder = saved(base_vlm, tmp_path / "own", LoraConfig(4, 8))
+def test_an_export_in_pefts_layout_is_a_copy(base_vlm: Any, tmp_path: Path) -> None:
+    folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     export(folder, tmp_path / "peft", "peft")
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_name_that_is_no_weight_of_an_adapter_is_refused() -> None:
+def test_a_name_that_is_not_an_adapter_weight_is_refused() -> None:
     name = "base_model.model.model.language_model.layers.3.mlp.up_proj.lora_A.weight"
     assert mlx_name(name) == "language_model.model.layers.3.mlp.up_proj.lora_a"
     with pytest.raises(AdapterError, match=r"model\.norm is not a weight"):
@@ -134,10 +134,10 @@ def test_a_name_that_is_no_weight_of_an_adapter_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_where_there_is_no_adapter(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mondrian.model.export", str(tmp_path), "--output_dir", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert "has no recipe.json" in done.stderr
+def test_the_command_names_a_folder_without_an_adapter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mondrian", "export", str(tmp_path), "--output_dir", "x"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ")
+    assert "has no recipe.json" in process.stderr
     assert not (ROOT / "x").exists()

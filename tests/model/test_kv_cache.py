@@ -1,4 +1,4 @@
-"""Rows side by side in one cache against each row alone."""
+"""Sequences that share a KV cache compared with each on its own."""
 
 from typing import Any
 
@@ -10,61 +10,69 @@ from hypothesis import strategies as st
 from mondrian.model.kernels import attention
 from mondrian.model.kv_cache import BatchKVCache
 
-HEADS, GROUPS, WIDTH, SLOTS = 4, 2, 8, 3
+HEADS, KV_HEADS, WIDTH, SLOTS = 4, 2, 8, 3
 STEPS = st.lists(
     st.lists(st.integers(0, 4), min_size=SLOTS, max_size=SLOTS).filter(any), min_size=1, max_size=8
 )
 
 
-def drawn(draw: Any, heads: int, tokens: int) -> mx.array:
-    return mx.array(draw.standard_normal((1, heads, tokens, WIDTH)).astype(np.float32))
+def random_vectors(rng: Any, heads: int, tokens: int) -> mx.array:
+    return mx.array(rng.standard_normal((1, heads, tokens, WIDTH)).astype(np.float32))
 
 
 @given(STEPS, st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
-def test_each_slot_attends_to_its_own_row_alone(steps: list[list[int]], shared: int) -> None:
-    draw = np.random.default_rng(7)
-    prefix = [(drawn(draw, GROUPS, shared), drawn(draw, GROUPS, shared))] if shared else None
-    slots = BatchKVCache([None], SLOTS)
+def test_each_slot_attends_to_its_own_sequence_only(steps: list[list[int]], shared: int) -> None:
+    rng = np.random.default_rng(7)
+    prefix = None
+    if shared:
+        prefix = [(random_vectors(rng, KV_HEADS, shared), random_vectors(rng, KV_HEADS, shared))]
+    cache = BatchKVCache([None], SLOTS)
     for slot in range(SLOTS):
-        slots.assign_slot(slot, prefix)
+        cache.assign_slot(slot, prefix)
     pasts = [list(prefix[0]) if prefix else None for _ in range(SLOTS)]
-    for tokens in steps:
-        slots.prepare_step(tokens)
-        q, k, v = (drawn(draw, n, sum(tokens)) for n in (HEADS, GROUPS, GROUPS))
-        told = slots.layers[0].attend(q, k, v, 0.3)
+    for counts in steps:
+        cache.prepare_step(counts)
+        q, k, v = (random_vectors(rng, n, sum(counts)) for n in (HEADS, KV_HEADS, KV_HEADS))
+        attn_out = cache.layers[0].attend(q, k, v, 0.3)
         first = 0
-        for slot, count in enumerate(tokens):
+        for slot, count in enumerate(counts):
             if not count:
                 continue
-            own, past = slice(first, first + count), pasts[slot]
-            new = [x[:, :, own] for x in (k, v)]
-            seen = (
+            span, past = slice(first, first + count), pasts[slot]
+            new = [x[:, :, span] for x in (k, v)]
+            keys, values = (
                 [mx.concatenate(list(pair), 2) for pair in zip(past, new, strict=True)]
                 if past
                 else new
             )
-            alone = attention(q[:, :, own], seen[0], seen[1], 0.3, "causal")
-            np.testing.assert_allclose(np.array(told[:, :, own]), np.array(alone), atol=1e-5)
-            pasts[slot], first = seen, first + count
+            expected = attention(q[:, :, span], keys, values, 0.3, "causal")
+            np.testing.assert_allclose(
+                np.array(attn_out[:, :, span]), np.array(expected), atol=1e-5
+            )
+            pasts[slot], first = [keys, values], first + count
 
 
-def test_slots_are_let_go_of_and_given_to_another_row() -> None:
-    draw = np.random.default_rng(1)
-    slots = BatchKVCache([None], 3)
-    slots.prepare_step([4, 2, 5])
-    q, k, v = (drawn(draw, n, 11) for n in (HEADS, GROUPS, GROUPS))
-    slots.layers[0].attend(q, k, v, 0.3)
-    slots.retain_slots([2])
-    slots.widen(1)
-    slots.assign_slot(1)
-    slots.prepare_step([1, 2])
-    q, more, other = (drawn(draw, n, 3) for n in (HEADS, GROUPS, GROUPS))
-    told = slots.layers[0].attend(q, more, other, 0.3)
-    went_on = [mx.concatenate([a[:, :, 6:], b[:, :, :1]], 2) for a, b in ((k, more), (v, other))]
-    fresh = [x[:, :, 1:] for x in (more, other)]
-    for got, wanted in (
-        (told[:, :, :1], attention(q[:, :, :1], went_on[0], went_on[1], 0.3, None)),
-        (told[:, :, 1:], attention(q[:, :, 1:], fresh[0], fresh[1], 0.3, "causal")),
+def test_released_slots_are_reused_by_other_sequences() -> None:
+    rng = np.random.default_rng(1)
+    cache = BatchKVCache([None], 3)
+    cache.prepare_step([4, 2, 5])
+    q, k, v = (random_vectors(rng, n, 11) for n in (HEADS, KV_HEADS, KV_HEADS))
+    cache.layers[0].attend(q, k, v, 0.3)
+    cache.retain_slots([2])
+    cache.add_slots(1)
+    cache.assign_slot(1)
+    cache.prepare_step([1, 2])
+    q, new_k, new_v = (random_vectors(rng, n, 3) for n in (HEADS, KV_HEADS, KV_HEADS))
+    attn_out = cache.layers[0].attend(q, new_k, new_v, 0.3)
+    keys, values = (
+        mx.concatenate([old[:, :, 6:], new[:, :, :1]], 2) for old, new in ((k, new_k), (v, new_v))
+    )
+    for actual, expected in (
+        (attn_out[:, :, :1], attention(q[:, :, :1], keys, values, 0.3, None)),
+        (
+            attn_out[:, :, 1:],
+            attention(q[:, :, 1:], new_k[:, :, 1:], new_v[:, :, 1:], 0.3, "causal"),
+        ),
     ):
-        np.testing.assert_allclose(np.array(got), np.array(wanted), atol=1e-5)
+        np.testing.assert_allclose(np.array(actual), np.array(expected), atol=1e-5)

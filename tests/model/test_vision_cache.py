@@ -18,24 +18,22 @@ def paths(photos: list[Image.Image], tmp_path: Path) -> list[str]:
     return out
 
 
-def same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
     pairs = zip((a.merged, *a.deep), (b.merged, *b.deep), strict=True)
     return all(np.array_equal(np.array(x), np.array(y)) for x, y in pairs) and a.grid == b.grid
 
 
-def test_the_tower_runs_once_a_photograph_and_never_again(
-    base_vlm: Any, paths: list[str], tmp_path: Path
-) -> None:
+def test_each_photo_is_encoded_once(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
     first = FeatureCache(base_vlm, tmp_path / "cache", 1)
     first.precompute([*paths, *paths])
     assert first.encode_count == 4
-    again = FeatureCache(base_vlm, tmp_path / "cache", 1)
-    again.precompute(paths)
-    assert again.encode_count == 0
-    assert all(same(first.get(p), again.get(p)) for p in paths)
+    second = FeatureCache(base_vlm, tmp_path / "cache", 1)
+    second.precompute(paths)
+    assert second.encode_count == 0
+    assert all(is_same(first.get(p), second.get(p)) for p in paths)
 
 
-def test_the_key_is_what_is_seen_not_its_name(
+def test_the_key_is_the_content_not_the_file_name(
     base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
     cache = FeatureCache(base_vlm, tmp_path / "cache", 1)
@@ -48,22 +46,22 @@ def test_the_key_is_what_is_seen_not_its_name(
     changed = FeatureCache(base_vlm, tmp_path / "cache", 1)
     changed.precompute(paths[:1])
     assert changed.encode_count == 1
-    assert not same(changed.get(paths[0]), changed.get(str(copy)))
+    assert not is_same(changed.get(paths[0]), changed.get(str(copy)))
 
 
-def test_a_damaged_entry_is_made_again_to_the_same_bytes(
+def test_a_damaged_entry_is_computed_again_to_the_same_bytes(
     base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
     FeatureCache(base_vlm, folder, 1).precompute(paths[:1])
     (file,) = folder.glob("*.safetensors")
-    whole = file.read_bytes()
-    for broken in (whole[:200], b"", whole[: len(whole) // 2]):
-        file.write_bytes(broken)
+    content = file.read_bytes()
+    for damaged in (content[:200], b"", content[: len(content) // 2]):
+        file.write_bytes(damaged)
         cache = FeatureCache(base_vlm, folder, 1)
         cache.precompute(paths[:1])
         assert cache.encode_count == 1
-        assert file.read_bytes() == whole
+        assert file.read_bytes() == content
 
 
 def test_the_folder_stays_within_its_limit(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
@@ -76,29 +74,31 @@ def test_the_folder_stays_within_its_limit(base_vlm: Any, paths: list[str], tmp_
     assert cache.get(paths[0]).merged.shape[0] == 20
 
 
-def test_without_a_folder_nothing_is_kept(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_written(
+    base_vlm: Any, paths: list[str], tmp_path: Path
+) -> None:
     cache = FeatureCache(base_vlm, None, 1)
     cache.precompute(paths)
     assert cache.encode_count == 4
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_made_again_does_not_break_the_limit(
+def test_entries_computed_again_respect_the_limit(
     base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
-    for limit, most in ((0.0001, 3), (0.0, 0)):  # 100 kB, and three of 31
+    for limit, max_files in ((0.0001, 3), (0.0, 0)):  # 100 kB: three of 31
         folder = tmp_path / str(limit)
         cache = FeatureCache(base_vlm, folder, limit)
         cache.precompute(paths)
-        cache._near.clear()
+        cache._memory.forget(lambda _: True)
         for path in paths:
             cache.get(path)
-            cache._near.clear()
+            cache._memory.forget(lambda _: True)
         assert cache.encode_count > 4
-        assert len(list(folder.glob("*"))) <= most
+        assert len(list(folder.glob("*"))) <= max_files
 
 
-def test_another_version_of_a_package_makes_features_anew(
+def test_another_package_version_computes_features_again(
     base_vlm: Any, paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FeatureCache(base_vlm, tmp_path / "cache", 1).precompute(paths[:1])

@@ -15,10 +15,10 @@ from mondrian.critique.prompt import prompt_hash, row_messages
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.lru_cache import LRUCache
 from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker.adapters import AdapterRegistry
-from mondrian.serving.worker.lru_cache import LRUCache
 from mondrian.serving.worker.multi_lora import adapter_bytes, merge, share_weights
 from tests.service_process import make_adapter
 

@@ -1,4 +1,4 @@
-"""Adapters as other trainers leave them: other names, bfloat16, no recipe."""
+"""Adapters as other trainers write them: other names, bfloat16, no recipe."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,20 @@ from mondrian.core.adapter_folder import CONFIG, WEIGHTS
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import load_params
 from mondrian.model import adapter, lora
-from mondrian.model.lora_config import LoraConfig, peft_config
+from mondrian.model.lora import LoraConfig, peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from mondrian.training.plan_report import PreparedFiles
 from tests.conftest import ROOT, run_stage
 
-OWN = "base_model.model.model.language_model.layers.{}.{}.{}"
+NORMALIZED = "base_model.model.model.language_model.layers.{}.{}.{}"
 
 
-def foreign(
+def save_peft_adapter(
     base_vlm: Any,
     folder: Path,
     rename: Any = lambda name: name,
-    kind: Any = mx.float32,
+    dtype: Any = mx.float32,
     **config: Any,
 ) -> Path:
     settings = LoraConfig(4, 8)
@@ -34,24 +34,24 @@ def foreign(
     for i, layer in enumerate(layers.values()):
         layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
     weights = {
-        rename(name): value.astype(kind) for name, value in lora.lora_state_dict(layers).items()
+        rename(name): value.astype(dtype) for name, value in lora.lora_state_dict(layers).items()
     }
     lora.detach(base_vlm.model)
     folder.mkdir()
     mx.save_safetensors(str(folder / WEIGHTS), weights, {"format": "pt"})
-    told = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
-    (folder / CONFIG).write_text(json.dumps(told | config))
+    base_config = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
+    (folder / CONFIG).write_text(json.dumps(base_config | config))
     return folder
 
 
 def run_import(folder: Path, prepared: Path, output: Path) -> str:
     files = PreparedFiles(prepared / "train.json", prepared / "val.json")
     params = load_params(ROOT / "params.yaml")
-    return import_adapter(folder, output, files, params, output.parent / "c")
+    return import_adapter(folder, output, files, params, output.parent / "cache")
 
 
 @pytest.mark.parametrize(
-    ("rename", "kind"),
+    ("rename", "dtype"),
     [
         (lambda name: name, mx.bfloat16),
         (
@@ -63,13 +63,13 @@ def run_import(folder: Path, prepared: Path, output: Path) -> str:
     ],
     ids=["bfloat16", "older names", "a named adapter", "bare names"],
 )
-def test_an_adapter_of_another_trainer_is_adopted_and_evaluated(
-    base_vlm: Any, prepared_dir: Path, tmp_path: Path, rename: Any, kind: Any
+def test_an_adapter_of_another_trainer_is_imported(
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path, rename: Any, dtype: Any
 ) -> None:
-    folder = foreign(base_vlm, tmp_path / "theirs", rename, kind or mx.float32)
+    folder = save_peft_adapter(base_vlm, tmp_path / "theirs", rename, dtype or mx.float32)
     output = tmp_path / "models" / "tiny-lora-ansel"
-    said = run_import(folder, prepared_dir, output)
-    assert said.startswith("imported 56 tensors of rank 4")
+    summary = run_import(folder, prepared_dir, output)
+    assert summary.startswith("imported 56 tensors of rank 4")
     recipe = read_recipe(output)
     assert (recipe.advisor, recipe.base.sha256) == ("ansel", base_vlm.hash)
     assert len(adapter.load(base_vlm.model, base_vlm.hash, output)) == 28
@@ -77,12 +77,12 @@ def test_an_adapter_of_another_trainer_is_adopted_and_evaluated(
 
 
 @pytest.mark.slow
-def test_an_adopted_adapter_goes_through_evaluate(
+def test_an_imported_adapter_can_be_evaluated(
     base_vlm: Any, prepared_dir: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "adapter"
-    run_import(foreign(base_vlm, tmp_path / "theirs"), prepared_dir, output)
-    done = run_stage(
+    run_import(save_peft_adapter(base_vlm, tmp_path / "theirs"), prepared_dir, output)
+    process = run_stage(
         "evaluate",
         "--lora_path",
         output,
@@ -95,28 +95,28 @@ def test_an_adopted_adapter_goes_through_evaluate(
         "--cache_dir",
         tmp_path / "cache",
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert "fine_tuned" in (tmp_path / "evaluate.json").read_text()
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "message"),
     [
-        ({"peft_type": "IA3"}, "is not PEFT's of a LoRA"),
+        ({"peft_type": "IA3"}, "is not of a PEFT LoRA"),
         ({"bias": "all"}, "bias: 'all'"),
         ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
-        ({"r": 8}, r"is \(4, .*here \(8, "),
+        ({"r": 8}, r"has shape \(4, .*expected \(8, "),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save: \['lm_head'\]"),
         ({"lora_alpha": "x"}, "is damaged"),
-        ({"init_lora_weights": "pissa"}, "'pissa' took a part"),
+        ({"init_lora_weights": "pissa"}, "'pissa' changed the base's weights"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
     ],
 )
-def test_what_cannot_be_taken_in_says_so_and_leaves_nothing(
-    base_vlm: Any, prepared_dir: Path, tmp_path: Path, config: dict[str, Any], words: str
+def test_an_unsupported_adapter_is_refused_and_nothing_is_written(
+    base_vlm: Any, prepared_dir: Path, tmp_path: Path, config: dict[str, Any], message: str
 ) -> None:
-    folder = foreign(base_vlm, tmp_path / "theirs", **config)
-    with pytest.raises(AdapterError, match=words):
+    folder = save_peft_adapter(base_vlm, tmp_path / "theirs", **config)
+    with pytest.raises(AdapterError, match=message):
         run_import(folder, prepared_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     lora.detach(base_vlm.model)
@@ -128,17 +128,19 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
     def rename(name: str) -> str:
         return name.replace("language_model.layers.0.self_attn", "visual.blocks.0.attn")
 
-    folder = foreign(base_vlm, tmp_path / "theirs", rename)
-    with pytest.raises(AdapterError, match=r"visual\.blocks\.0\.attn.* has no place in this base"):
+    folder = save_peft_adapter(base_vlm, tmp_path / "theirs", rename)
+    with pytest.raises(
+        AdapterError, match=r"visual\.blocks\.0\.attn.* does not exist in this base"
+    ):
         run_import(folder, prepared_dir, tmp_path / "out")
     lora.detach(base_vlm.model)
 
 
-@pytest.mark.parametrize("keep", [0, 9, 500])
-def test_a_cut_file_is_refused(base_vlm: Any, tmp_path: Path, keep: int) -> None:
-    folder = foreign(base_vlm, tmp_path / "theirs")
+@pytest.mark.parametrize("length", [0, 9, 500])
+def test_a_truncated_file_is_refused(base_vlm: Any, tmp_path: Path, length: int) -> None:
+    folder = save_peft_adapter(base_vlm, tmp_path / "theirs")
     path = folder / WEIGHTS
-    path.write_bytes(path.read_bytes()[:keep])
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(AdapterError, match="cannot be read"):
         read_peft_adapter(folder)
 
@@ -159,9 +161,9 @@ def test_a_cut_file_is_refused(base_vlm: Any, tmp_path: Path, keep: int) -> None
     st.sampled_from(["lora_A", "lora_B"]),
     st.sampled_from([".weight", ".default.weight"]),
 )
-def test_every_spelling_of_a_name_is_the_same_name(
-    prefix: str, layer: int, place: str, kind: str, ending: str
+def test_all_spellings_of_a_weight_name_are_normalized(
+    prefix: str, layer: int, module: str, kind: str, ending: str
 ) -> None:
-    wanted = OWN.format(layer, place, f"{kind}.weight")
-    assert normalize_weight_name(f"{prefix}layers.{layer}.{place}.{kind}{ending}") == wanted
-    assert normalize_weight_name(wanted) == wanted
+    expected = NORMALIZED.format(layer, module, f"{kind}.weight")
+    assert normalize_weight_name(f"{prefix}layers.{layer}.{module}.{kind}{ending}") == expected
+    assert normalize_weight_name(expected) == expected

@@ -12,11 +12,11 @@ from mondrian.training.schedule import compute_learning_rate, select_micro_batch
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
-def test_every_row_is_seen_once_an_epoch(
-    params: Params, count: int, size: int, accumulate: int, epoch: int
+def test_every_row_is_trained_once_per_epoch(
+    params: Params, count: int, size: int, accumulation: int, epoch: int
 ) -> None:
     train = params.train.model_copy(
-        update={"batch_size": size, "gradient_accumulation_steps": accumulate}
+        update={"batch_size": size, "gradient_accumulation_steps": accumulation}
     )
     rows = [Example("", [i], 0, "", []) for i in range(count)]
     steps = range(steps_per_epoch(count, train))
@@ -33,15 +33,15 @@ def test_another_epoch_has_another_order(params: Params) -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 4))
-def test_ranks_share_all_rows(lengths: list[int], ranks: int) -> None:
+def test_every_row_belongs_to_one_rank(lengths: list[int], ranks: int) -> None:
     rows = [Example("", [0] * n, 0, str(i), []) for i, n in enumerate(lengths)]
-    dealt = [shard_by_length(rows, rank, ranks) for rank in range(ranks)]
-    assert Counter(e.photo for part in dealt for e in part) == Counter(e.photo for e in rows)
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    shards = [shard_by_length(rows, rank, ranks) for rank in range(ranks)]
+    assert Counter(e.photo for shard in shards for e in shard) == Counter(e.photo for e in rows)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1)])
-def test_the_rate_rises_and_falls(params: Params, schedule: Any, last: float) -> None:
+def test_the_learning_rate_warms_up_and_decays(params: Params, schedule: Any, last: float) -> None:
     train = params.train.model_copy(update={"lr_schedule": schedule})
     rates = [compute_learning_rate(train, step, 100) for step in range(100)]
     peak = train.learning_rate

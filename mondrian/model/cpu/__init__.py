@@ -1,1 +1,1 @@
-"""OpenBLAS, kernels and threads that make MLX fast on a Linux CPU; on a Mac none of it runs."""
+"""OpenBLAS, kernels and threads that make MLX fast on a Linux CPU; not used on a Mac."""

@@ -1,11 +1,9 @@
 """Attention, softmax, SwiGLU, GELU and cross-entropy for a Linux CPU.
 
 MLX's float32 exp on x86 handles one element at a time (12 to 16 ns, power 5 ns), so exp(x) is
-computed as 2 ** (x * log2(e)), and attention skips the blocks that a causal mask would empty. Each
+computed as 2 ** (x * log2(e)). Attention skips the blocks that a causal mask would empty. Each
 function has its own gradient, and each is tested equal to MLX's.
 """
-
-from __future__ import annotations
 
 from functools import lru_cache
 from math import e, log2, pi, sqrt
@@ -17,24 +15,21 @@ import numpy as np
 
 QUERY_BLOCK_SIZE = 192  # queries per block of attention: small costs calls, large masked work
 SMALL_ARRAY_SIZE = 4096  # elements up to which one slow kernel beats several fast ones
-_MASK_VALUE = -1e9
+MASK_VALUE = -1e9
 _GELU = -2 * sqrt(2 / pi)
 _CUBIC = 0.044715 * _GELU
 
 
 def power_of_two(x: mx.array) -> mx.array:
-    """2 ** x."""
     return mx.power(mx.array(2.0, x.dtype), x)
 
 
 def exp(x: mx.array) -> mx.array:
-    """e ** x."""
     return power_of_two(x * log2(e))
 
 
 @mx.custom_function
 def softmax(scores: mx.array) -> mx.array:
-    """Softmax over the last axis."""
     powers = exp(scores - scores.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
@@ -59,18 +54,17 @@ def _swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> tuple[mx.arra
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
-    """silu(gate) * x."""
+    """Return silu(gate) * x."""
     return nn.silu(gate) * x if gate.size < SMALL_ARRAY_SIZE else _swiglu(gate, x)
 
 
 def gelu(x: mx.array) -> mx.array:
-    """GELU in its tanh form, as x * sigmoid(2 u)."""
+    """Return GELU in its tanh form, as x * sigmoid(2 u)."""
     return x / (1 + exp(x * (_GELU + _CUBIC * x * x)))
 
 
 @mx.custom_function
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy at each position; logits (..., vocabulary), targets (...)."""
     highest = logits.max(-1, keepdims=True)
     total = exp(logits - highest).sum(-1, keepdims=True)
     at_target = mx.take_along_axis(logits, targets[..., None], axis=-1)
@@ -84,16 +78,16 @@ def _cross_entropy_vjp(
     logits, targets = primals
     indices = targets[..., None]
     at_target = mx.take_along_axis(logits, indices, axis=-1)
-    gradient = exp(logits - (output[..., None] + at_target))  # softmax
-    at_target = mx.take_along_axis(gradient, indices, axis=-1)
-    gradient = mx.put_along_axis(gradient, indices, at_target - 1, axis=-1)
+    probs = exp(logits - (output[..., None] + at_target))
+    at_target = mx.take_along_axis(probs, indices, axis=-1)
+    gradient = mx.put_along_axis(probs, indices, at_target - 1, axis=-1)
     return gradient * cotangent[..., None], mx.zeros_like(targets)
 
 
 def attention(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
 ) -> mx.array:
-    """Grouped-query attention in blocks of queries; arguments as in mondrian.model.kernels."""
+    """Return attention by blocks of queries; arguments as in mondrian.model.kernels."""
     batch, heads, length, width = q.shape
     kv_heads = k.shape[1]
     if length == 1:
@@ -114,19 +108,19 @@ def attention(
 
 
 def _attend_one(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, added: mx.array | None
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
 ) -> mx.array:
-    """Attention of a single query: the heads of a group form one matrix."""
+    """Return the attention of a single query: the heads of a group form one matrix."""
     batch, kv_heads, _, width = k.shape
     scores = (q * scale).reshape(batch, kv_heads, -1, width) @ k.swapaxes(-1, -2)
-    if added is not None:
-        scores = scores + added[:, None, None]
+    if mask is not None:
+        scores = scores + mask[:, None, None]
     weights: Any = mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
     return (weights @ v).reshape(q.shape)
 
 
 @lru_cache(64)
 def _causal_mask(queries: int, keys: int) -> mx.array:
-    """Return the (queries, keys) array that masks later keys, the ends aligned."""
+    """Return (queries, keys) values that mask later keys, the ends aligned."""
     hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
-    return mx.array(_MASK_VALUE * hidden)
+    return mx.array(MASK_VALUE * hidden)

@@ -4,8 +4,6 @@ An MLX step on a small model is bound by the thread that issues it, so each stre
 MLX_BFS_MAX_WIDTH (mondrian/model/cpu/openblas.py) lets the streams run at the same time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from queue import SimpleQueue
@@ -30,9 +28,10 @@ def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Ite
             kind, payload = results.get()
             if kind == _RESULT:
                 yield payload
-            else:
-                errors.append(payload)
-                stop.set() if payload else None
+                continue
+            errors.append(payload)
+            if payload:
+                stop.set()
     finally:
         stop.set()
         while len(errors) < len(jobs):

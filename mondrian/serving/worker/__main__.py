@@ -22,8 +22,8 @@ from mondrian.core.errors import MondrianError
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
-from mondrian.model.device import ON_GPU
 from mondrian.model.hardware import available_memory, bytes_per_sequence
+from mondrian.model.kernels import ON_GPU
 from mondrian.serving.engines import ipc
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.batcher import Batcher

@@ -19,16 +19,16 @@ from mondrian.critique.prompt import row_messages
 from mondrian.critique.schema import schema_hash
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
-from mondrian.model.compatibility import AdapterRequirements, check_requirements, read_requirements
 from mondrian.model.generate import compute_prefix_cache
 from mondrian.model.hardware import available_memory
 from mondrian.model.kv_cache import PrefixCache
 from mondrian.model.language import Features
+from mondrian.model.lru_cache import LRUCache
+from mondrian.model.provenance import AdapterRequirements, check_requirements, read_requirements
 from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker import multi_lora
-from mondrian.serving.worker.lru_cache import LRUCache
 
 _CACHE_BYTES = 1 << 30  # of image features, and again of prompt prefixes
 _MAX_PHOTOS = 32  # the other arm critiques a photo again soon, or never

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import TrainingError
-from mondrian.training.run_lock import lock_run_folder
+from mondrian.training.run import lock_run_folder
 
 
-def test_one_run_at_a_time(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time_trains_an_adapter(tmp_path: Path) -> None:
     with lock_run_folder(tmp_path / "run", []):
         with pytest.raises(TrainingError, match="another run is training in"):
             with lock_run_folder(tmp_path / "run", []):
@@ -15,18 +15,18 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_run_began_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+def test_staging_files_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
     target, other = tmp_path / "adapter", tmp_path / "adapter-2"
     for folder in (target, other, tmp_path / ".adapter.x1", tmp_path / ".adapter.x2.old"):
         folder.mkdir()
     (tmp_path / ".checkpoint.st.y").write_text("half")
     (tmp_path / ".adapter-2.z").mkdir()
     with lock_run_folder(tmp_path / "run", [target, tmp_path / "checkpoint.st"]):
-        left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"adapter", "adapter-2", ".adapter-2.z", "run"}
+        names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"adapter", "adapter-2", ".adapter-2.z", "run"}
 
 
-def test_an_old_folder_stays_where_the_new_one_is_missing(tmp_path: Path) -> None:
+def test_the_old_folder_is_kept_if_the_new_one_is_missing(tmp_path: Path) -> None:
     (tmp_path / ".adapter.x.old").mkdir()
     with lock_run_folder(tmp_path / "run", [tmp_path / "adapter"]):
         assert (tmp_path / ".adapter.x.old").exists()

@@ -1,0 +1,55 @@
+"""A cache bounded in bytes that drops the least recently used values first."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class LRUCache(Generic[Value]):
+    """Safe for threads; two that miss the same key both compute it, to the same bytes.
+
+    size       bytes of a value
+    limit      bytes of all values; the last one stays, however large
+    max_items  number of values; None for no bound
+    """
+
+    def __init__(
+        self, size: Callable[[Value], int], limit: int, max_items: int | None = None
+    ) -> None:
+        self._size, self._limit, self._max_items = size, limit, max_items
+        self._cache: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
+        """Return the value, computed by `make` if it is missing, and whether it was cached."""
+        cached = self.find(key)
+        if cached is not None:
+            return cached, True
+        value = make()
+        self.put(key, value)
+        return value, False
+
+    def find(self, key: Hashable) -> Value | None:
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+            return self._cache.get(key)
+
+    def put(self, key: Hashable, value: Value) -> None:
+        with self._lock:
+            self._cache[key] = value
+            while len(self._cache) > 1 and self._is_too_large():
+                self._cache.popitem(last=False)
+
+    def _is_too_large(self) -> bool:
+        if self._max_items is not None and len(self._cache) > self._max_items:
+            return True
+        return sum(map(self._size, self._cache.values())) > self._limit
+
+    def forget(self, unwanted: Callable[[Hashable], bool]) -> None:
+        with self._lock:
+            for key in [key for key in self._cache if unwanted(key)]:
+                del self._cache[key]
