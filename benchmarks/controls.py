@@ -6,8 +6,6 @@ last weights are kept, so that val only evaluates and selects nothing. Writes al
 benchmarks/results/controls.json; an interrupted run continues from .cache/controls.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.critique.schema import serialize_critique
-from mondrian.evaluation.arms import pick_other_photographs
+from mondrian.evaluation.arms import pick_other_photos
 from mondrian.evaluation.crossvalidation import train_and_evaluate
 from mondrian.evaluation.evaluate import EvalDataset
 from mondrian.evaluation.verdict import build_metrics
@@ -53,7 +51,7 @@ def make_runs(train: list[ChatRow], val: list[ChatRow]) -> list[ControlRun]:
 
 def swap_critiques(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Give every photo the critique of another one."""
-    indices = pick_other_photographs(rows)
+    indices = pick_other_photos(rows)
     assert indices is not None
     return [
         replace_answer(row, rows[i].messages[-1]["content"], rows[i].derived)

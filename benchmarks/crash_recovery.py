@@ -5,8 +5,6 @@ interruption, then once for each of 20 random moments. These runs are killed wit
 started again; their adapter and log must have the same bytes as those of the first run.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil
@@ -21,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 NUM_ROWS = {"train": 12, "val": 3}
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
+def read_outputs(folder: Path) -> dict[str, bytes]:
     """Return the bytes of each file in an adapter folder, by name."""
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def run(command: Sequence[str]) -> float:
+def run_to_end(command: Sequence[str]) -> float:
     """Run a command to its end; return the seconds it took."""
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
@@ -35,7 +33,7 @@ def run(command: Sequence[str]) -> float:
     return time.monotonic() - started
 
 
-def killed(command: Sequence[str], seconds: float) -> bool:
+def run_and_kill(command: Sequence[str], seconds: float) -> bool:
     """Start a command and kill it after some seconds; return False if it had ended before."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -49,7 +47,7 @@ def killed(command: Sequence[str], seconds: float) -> bool:
     return False
 
 
-def command(data: Path, work_dir: Path) -> list[str]:
+def make_train_command(data: Path, work_dir: Path) -> list[str]:
     """Return the call of stages/train.py that saves a checkpoint at every step."""
     params = (ROOT / "params.yaml").read_text()
     for name, value in (("epochs", 2), ("checkpoint_steps", 1)):
@@ -76,10 +74,10 @@ def kill_and_resume(
 
     Return whether it ends with the expected files and no checkpoint, and whether it was killed.
     """
-    train = command(data, work_dir)
-    was_killed = killed(train, seconds)
-    run(train)
-    identical = outputs(work_dir / "adapter") == expected
+    train = make_train_command(data, work_dir)
+    was_killed = run_and_kill(train, seconds)
+    run_to_end(train)
+    identical = read_outputs(work_dir / "adapter") == expected
     checkpoints = list((work_dir / "cache/train").rglob("*.safetensors"))
     shutil.rmtree(work_dir)
     return identical and not checkpoints, was_killed
@@ -98,8 +96,8 @@ def main() -> None:
     rng = random.Random()
     with tempfile.TemporaryDirectory() as tmp_dir:
         data, work_dir = write_rows(Path(tmp_dir)), Path(tmp_dir) / "work"
-        seconds = run(command(data, work_dir))
-        expected = outputs(work_dir / "adapter")
+        seconds = run_to_end(make_train_command(data, work_dir))
+        expected = read_outputs(work_dir / "adapter")
         shutil.rmtree(work_dir)
         print(f"not interrupted: {seconds:.1f} s")
         num_identical = 0

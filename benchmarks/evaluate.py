@@ -11,8 +11,6 @@ adapter, each in a separate process on all cores: greedy, float32, compared toke
 Writes benchmarks/results/evaluate.json.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -33,7 +31,7 @@ from benchmarks.measurement import ROOT, markdown_table, run_measurement, write_
 from benchmarks.random_adapter import write_random_adapter
 from benchmarks.workload import Workload
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.batch_generator import mask_logits
 from mondrian.model.constrained import CritiqueGrammar
@@ -57,13 +55,13 @@ Result = dict[str, Any]
 def write_tiny_workload(folder: Path) -> Workload:
     """Write rendered scenes with the sample's prompt."""
     base = vlm.load(str(TINY_FOLDER))
-    messages = row_messages("You are Ansel Adams. You use exact words.", "")[:-1]
+    messages = build_row_messages("You are Ansel Adams. You use exact words.", "")[:-1]
     ids, grids, pixels = [], [], []
     for i in range(NUM_PHOTOS[TINY]):
         image = resize_to_fit(render(draw_scene(SEED, i)), 4096, 20_480)
         inputs = base.processor.image_processor([image])
         rows, columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0][1:])
-        ids.append(base.tokens.prompt(messages, rows * columns // 4))
+        ids.append(base.tokenizer.prompt(messages, rows * columns // 4))
         grids.append((rows, columns))
         pixels.append(np.array(inputs["pixel_values"]))
     return _write(folder, str(TINY_FOLDER), ids, grids, pixels)
@@ -194,7 +192,7 @@ def sample_critiques(workload: Workload) -> list[Result]:
     grammar = CritiqueGrammar(base.processor.tokenizer, vocabulary_size, CONSTRAINED_MAX_TOKENS)
     copies = -(-NUM_SAMPLES // 4 // len(workload.ids))
     results = []
-    for limit in (CONSTRAINED_MAX_TOKENS, grammar.after[0][0]):
+    for limit in (CONSTRAINED_MAX_TOKENS, grammar.needed_after[0][0]):
         result = generate(workload, 1, "mondrian", "constrained", limit, 32, 1.0, copies)
         results.append(
             make_result("mondrian", TINY, "constrained", result, temperature=1.0, limit=limit)

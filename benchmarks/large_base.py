@@ -6,8 +6,6 @@ filled up to that size with random words that no text is split into. Rows are to
 every system reads the same input.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ VISION_CONFIG = {
 }
 
 
-def config() -> dict[str, Any]:
+def make_config() -> dict[str, Any]:
     """Return config.json of the base."""
     fields = json.loads((TINY_FOLDER / "config.json").read_text())
     fields["text_config"] |= TEXT_CONFIG
@@ -58,14 +56,14 @@ def write_base(folder: Path) -> None:
     from mlx_vlm.models.qwen3_vl import Model, ModelConfig
 
     shutil.copytree(TINY_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    (folder / "config.json").write_text(json.dumps(config()))
+    (folder / "config.json").write_text(json.dumps(make_config()))
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     processor["size"] = {"shortest_edge": 4096, "longest_edge": 640 * 480}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     _fill_tokenizer(folder / "tokenizer.json")
     rng = np.random.default_rng(0)
     weights = {}
-    for path, value in tree_flatten(Model(ModelConfig.from_dict(config())).parameters()):
+    for path, value in tree_flatten(Model(ModelConfig.from_dict(make_config())).parameters()):
         shape = value.shape
         if path.endswith("patch_embed.proj.weight"):
             shape = (shape[0], shape[4], *shape[1:4])

@@ -6,8 +6,6 @@ Two more scans follow, with 1 % new photos and with none. Finally it counts the 
 link finds among 2,000 images, and the different scenes that link merges by mistake.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -20,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mondrian.core.params import load_params
-from mondrian.data.near_duplicates import SIDE, cluster_thumbnails, make_thumbnail
+from mondrian.data.near_duplicates import THUMBNAIL_SIDE, cluster_thumbnails, make_thumbnail
 from mondrian.data.photo_scan import scan_photos
 from mondrian.sample.scene import draw_scene, render
 
@@ -75,7 +73,9 @@ def measure_near_duplicates() -> None:
     pixels = np.frombuffer(b"".join(map(make_thumbnail, scenes + copies)), np.uint8)
     started = time.perf_counter()
     clusters = cluster_thumbnails(
-        pixels.reshape(-1, SIDE, SIDE), image.phash_distance, image.duplicate_similarity
+        pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE),
+        image.phash_distance,
+        image.duplicate_similarity,
     )
     seconds = time.perf_counter() - started
     num_matched = sum(a == b for a, b in zip(clusters, clusters[1000:], strict=False))

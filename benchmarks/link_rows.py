@@ -4,8 +4,6 @@ Each database has every kind of text of the sample, with critiques of realistic 
 for 1,000 of its rows. link runs as a separate process; its peak memory includes its workers.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """Measurements in separate processes: a script prints its result as JSON on its last line."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

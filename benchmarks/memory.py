@@ -5,8 +5,6 @@ rows of the large-vocabulary base (benchmarks/large_base.py), of a quantized cop
 mondrian-tiny. Writes benchmarks/results/memory.json.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
@@ -23,7 +21,7 @@ from mlx_vlm.convert import convert
 from benchmarks.large_base import LARGE, TINY, TINY_FOLDER, write_base
 from benchmarks.measurement import ROOT, print_result, run_measurement, write_results
 from benchmarks.precomputed_features import PrecomputedFeatures
-from mondrian.core.params import Train, load_params
+from mondrian.core.params import TrainParams, load_params
 from mondrian.model import vlm
 from mondrian.model.architecture import Architecture, read_architecture
 from mondrian.model.hardware import CPU
@@ -107,7 +105,7 @@ def random_features(base: Architecture, grid: tuple[int, int]) -> Features:
     return Features(merged, tuple(deep), grid)
 
 
-def train_params(run: Run) -> Train:
+def train_params(run: Run) -> TrainParams:
     return load_params(ROOT / "params.yaml").train.model_copy(
         update={
             "lora_r": run["rank"],

@@ -1,7 +1,5 @@
 """Image features that are computed in advance, as input of training benchmarks."""
 
-from __future__ import annotations
-
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm

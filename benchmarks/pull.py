@@ -4,8 +4,6 @@ Versions of a small adapter of mondrian-tiny are released to a DVC remote next t
 service pulls one after the other while clients send requests without a pause.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess
@@ -21,9 +19,9 @@ from typing import Any
 from mondrian.core.params import load_params
 from mondrian.model import vlm
 from mondrian.sample.scene import draw_scene, render
-from tests.odd_files import encoded
+from tests.odd_files import encode
 from tests.releasing import make_adapters, make_released
-from tests.service_process import ROOT, TINY, Running, running
+from tests.service_process import ROOT, TINY, ServiceProcess, run_service
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,13 @@ class Response:
 class Load:
     """Clients that send requests to a service until they are stopped."""
 
-    service: Running
+    service: ServiceProcess
     responses: list[Response] = field(default_factory=list)
     done: Event = field(default_factory=Event)
 
     def send_requests(self, number: int) -> None:
         """Run one client."""
-        photo = encoded(render(draw_scene(77, number), 320, 256), "JPEG", quality=92)
+        photo = encode(render(draw_scene(77, number), 320, 256), "JPEG", quality=92)
         files, data = {"image": ("lake.jpg", photo)}, {"advisor": "ansel"}
         with self.service.client() as client:
             while not self.done.is_set():
@@ -71,7 +69,9 @@ def main() -> None:
         project = make_released(folder / "project", releases)
         serving_dir = folder / "serving"
         pull(project.folder, serving_dir, "v1")
-        with running(folder, "--lora_path", serving_dir, "--model_mode", "fine_tuned") as service:
+        with run_service(
+            folder, "--lora_path", serving_dir, "--model_mode", "fine_tuned"
+        ) as service:
             pulls = [
                 measure_pull(service, args.clients, project.folder, serving_dir, f"v{i + 2}")
                 for i in range(args.pulls)
@@ -106,7 +106,7 @@ def pull(repository: Path, serving_dir: Path, version: str) -> None:
 
 
 def measure_pull(
-    service: Running, num_clients: int, repository: Path, serving_dir: Path, version: str
+    service: ServiceProcess, num_clients: int, repository: Path, serving_dir: Path, version: str
 ) -> dict[str, Any]:
     """Pull a version under load; return the seconds to its end and to the first response by it."""
     load = Load(service)

@@ -1,7 +1,5 @@
 """A LoRA adapter with random non-zero weights, the initial adapter of all benchmarks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import mondrian.model  # noqa: F401  # isort: skip  (before mlx)

@@ -8,8 +8,6 @@ runs in ab_test (half of the critiques by an adapter) with constrained decoding,
 like mlx-vlm. Writes benchmarks/results/serve.json; --soak only writes soak.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json
@@ -38,7 +36,7 @@ from benchmarks.serving.result_table import (
     make_result,
 )
 from benchmarks.serving.servers import run_mlx_vlm, run_mondrian
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 
 MAX_PIXELS = {TINY: 20_480, LARGE: 640 * 480}
 NUM_CLIENTS = 16
@@ -222,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

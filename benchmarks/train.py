@@ -10,8 +10,6 @@ benchmarks/results/train.json.
 This project runs the vision tower once per photo; here its time is spread over EPOCHS epochs.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -123,8 +121,8 @@ def write_tiny_workload(folder: Path) -> Workload:
     for row in rows[: STEPS[TINY] * BATCH_SIZE]:
         inputs = base.processor.image_processor([read_photo(Path(row.images[0]))])
         grid_rows, grid_columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0][1:])
-        prompt = base.tokens.prompt(row.messages[:-1], grid_rows * grid_columns // 4)
-        ids.append(prompt + base.tokens.answer(row.messages[-1]["content"])[0])
+        prompt = base.tokenizer.prompt(row.messages[:-1], grid_rows * grid_columns // 4)
+        ids.append(prompt + base.tokenizer.answer(row.messages[-1]["content"])[0])
         prompt_lengths.append(len(prompt))
         grids.append((grid_rows, grid_columns))
         pixels.append(np.array(inputs["pixel_values"]))

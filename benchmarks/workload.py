@@ -7,12 +7,11 @@ FOLDER/adapter/         the initial weights in PEFT's layout
 This module imports neither MLX nor mondrian: benchmarks/systems/torch_peft.py runs without them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ class Workload:
     batches: list[list[int]]
 
     @classmethod
-    def read(cls, folder: Path) -> Workload:
+    def read(cls, folder: Path) -> Self:
         fields = json.loads((folder / "workload.json").read_text())
         return cls(folder, **fields | {"grids": [tuple(grid) for grid in fields["grids"]]})
 

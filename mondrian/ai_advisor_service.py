@@ -3,7 +3,7 @@
 import sys
 
 from mondrian.cli.serve import main
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 
 if __name__ == "__main__":
-    run(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

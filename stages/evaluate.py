@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.errors import EvaluationError, run
+from mondrian.core.errors import EvaluationError, run_command
 from mondrian.core.files import check_output_file, read_json, write_csv, write_json, write_text
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import read_rows
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

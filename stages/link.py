@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import write_csv, write_json
 from mondrian.core.params import load_params
 from mondrian.data.critique_lookup import ApplicationFolders
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
@@ -39,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

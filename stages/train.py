@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mondrian.core.adapter_folder import SAVED_FILES
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_train_and_val
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -1,7 +1,5 @@
 """A real browser for the pages. It reports script errors and requests to other machines."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,12 +41,14 @@ OUTLINE_SCRIPT = """() => {
 }"""
 
 # The number of fields, buttons and progress bars without a label.
-NAMELESS = """() => [...document.querySelectorAll("input, textarea, button, progress")].filter(
+UNLABELED_SCRIPT = """() => [
+  ...document.querySelectorAll("input, textarea, button, progress")
+].filter(
   (node) => !node.labels?.length && !node.ariaLabel && !node.textContent.trim()
 ).length"""
 
 # Texts with less contrast than WCAG 2.2 AA requires: 4.5, or 3 for large text.
-FAINT = """() => {
+CONTRAST_SCRIPT = """() => {
   const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const rgba = (color) => {
     paint.clearRect(0, 0, 1, 1);
@@ -138,7 +138,7 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(
+def open_page(
     browser: Browser, url: str, width: int = 1280, faulty: bool = False, **options: Any
 ) -> Iterator[tuple[Page, PageLog]]:
     """Open a page in a new browser context; at the end, fail on errors and external requests.
@@ -161,7 +161,7 @@ def opened(
         context.close()
 
 
-def too_wide(page: Page) -> int:
+def overflow_width(page: Page) -> int:
     """Return the pixels by which a page is wider than its window."""
     script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     return int(page.evaluate(script))

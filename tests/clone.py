@@ -1,7 +1,5 @@
 """A fresh clone of this work tree, in which the whole pipeline runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
-from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
@@ -145,7 +145,7 @@ def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) ->
         answer = serialize_critique(write_critique("ansel", draw_scene(5, i)))
         chat_rows.append(
             ChatRow(
-                messages=row_messages(PERSONA, answer),
+                messages=build_row_messages(PERSONA, answer),
                 images=[str(path)],
                 id=f"ansel/{i}",
                 photo="",

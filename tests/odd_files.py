@@ -1,7 +1,5 @@
 """Files that people and attackers upload instead of a photo, made byte by byte."""
 
-from __future__ import annotations
-
 import struct
 import zipfile
 import zlib
@@ -15,7 +13,7 @@ SECRET = "SECRET-PLACE"  # in all metadata of `encode_with_metadata`
 SCRIPT = b"<html><script>alert(1)</script></html>"
 
 
-def encoded(photo: Image.Image, kind: str, **more: Any) -> bytes:
+def encode(photo: Image.Image, kind: str, **more: Any) -> bytes:
     content = BytesIO()
     photo.save(content, kind, **more)
     return content.getvalue()
@@ -23,7 +21,7 @@ def encoded(photo: Image.Image, kind: str, **more: Any) -> bytes:
 
 def rejected_files(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, int]]:
     """Return files by description, with the status that rejects them."""
-    jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
+    jpeg, png = encode(photo, "JPEG"), encode(photo, "PNG")
     return {
         "nothing": (b"", 400),
         "text": (b"not a photo at all\n" * 100, 415),
@@ -35,30 +33,30 @@ def rejected_files(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, in
         "half a HEIC": (heic[: len(heic) // 2], 415),
         "a HEIC that ends the process of its reader": (heic.replace(b"Exif", b"Ex\xf4f", 1), 415),
         "an SVG with a script": (b"<svg xmlns='http://www.w3.org/2000/svg'>" + SCRIPT, 415),
-        "a GIF": (encoded(photo, "GIF"), 415),
-        "a PDF": (encoded(photo, "PDF"), 415),
+        "a GIF": (encode(photo, "GIF"), 415),
+        "a PDF": (encode(photo, "PDF"), 415),
         "a ZIP": (make_zip(), 415),
         "a page that begins like a JPEG": (b"\xff\xd8\xff\xe0" + SCRIPT * 50, 415),
-        "one pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), 422),
-        "one even tone": (encoded(Image.new("RGB", (400, 300), "grey"), "PNG"), 422),
-        "a strip of 20:1": (encoded(photo.resize((1400, 66)), "PNG"), 422),
+        "one pixel": (encode(Image.new("RGB", (1, 1)), "PNG"), 422),
+        "one even tone": (encode(Image.new("RGB", (400, 300), "grey"), "PNG"), 422),
+        "a strip of 20:1": (encode(photo.resize((1400, 66)), "PNG"), 422),
         "a TIFF whose strips lie beyond its end": (make_truncated_tiff(photo), 415),
     }
 
 
 def accepted_files(photo: Image.Image, heic: bytes) -> dict[str, bytes]:
     """Return unusual files by description that are still photos."""
-    jpeg, png = encoded(photo, "JPEG"), encoded(photo, "PNG")
+    jpeg, png = encode(photo, "JPEG"), encode(photo, "PNG")
     grey = np.asarray(photo.convert("L"), np.uint16) * 257
     turned = [photo.transpose(Image.Transpose.ROTATE_180)]
     return {
         "a JPEG with a page behind it": jpeg + SCRIPT,
         "a PNG with a ZIP behind it": png + make_zip(),
-        "a JPEG in CMYK": encoded(photo.convert("CMYK"), "JPEG"),
-        "a PNG of 16 bits": encoded(Image.fromarray(grey), "PNG"),
-        "a PNG with transparency": encoded(photo.convert("RGBA"), "PNG"),
-        "a PNG with a palette": encoded(photo.convert("P"), "PNG"),
-        "an animated WebP": encoded(photo, "WEBP", save_all=True, append_images=turned),
+        "a JPEG in CMYK": encode(photo.convert("CMYK"), "JPEG"),
+        "a PNG of 16 bits": encode(Image.fromarray(grey), "PNG"),
+        "a PNG with transparency": encode(photo.convert("RGBA"), "PNG"),
+        "a PNG with a palette": encode(photo.convert("P"), "PNG"),
+        "an animated WebP": encode(photo, "WEBP", save_all=True, append_images=turned),
         "a TIFF with odd tags": make_tiff_with_odd_tags(photo),
         "a HEIC": heic,
         "a JPEG with metadata": encode_with_metadata(photo, "JPEG"),
@@ -78,7 +76,7 @@ def encode_with_metadata(photo: Image.Image, kind: str) -> bytes:
         more["pnginfo"].add_text("Comment", SECRET)
     else:
         more |= {"xmp": f"<x:xmpmeta>{SECRET}</x:xmpmeta>".encode(), "comment": SECRET}
-    content = encoded(photo, kind, **more)
+    content = encode(photo, kind, **more)
     assert SECRET.encode() in content
     return content
 
@@ -106,11 +104,11 @@ def make_zip() -> bytes:
 def make_tiff_with_odd_tags(photo: Image.Image) -> bytes:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[270], tags[65000], tags[65001] = "x" * 5000, "\x00\x01", (1, 2, 3)
-    return encoded(photo, "TIFF", tiffinfo=tags)
+    return encode(photo, "TIFF", tiffinfo=tags)
 
 
 def make_truncated_tiff(photo: Image.Image) -> bytes:
-    content = encoded(photo, "TIFF")
+    content = encode(photo, "TIFF")
     offset = content.index(struct.pack("<HHI", 273, 4, 1)) + 8
     return content[:offset] + struct.pack("<I", 0xFFFFFF00) + content[offset + 4 :]
 

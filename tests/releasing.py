@@ -1,7 +1,5 @@
 """Repositories with released adapters in seconds: real git, DVC and GTO, without training."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Feedback on critiques, given by HTTP or written directly into a store."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
@@ -24,7 +22,7 @@ def post_feedback(client: httpx2.Client, job: str, **body: Any) -> dict[str, Any
     return newest
 
 
-def corrected(critique: Critique, **scores: float) -> Critique:
+def with_scores(critique: Critique, **scores: float) -> Critique:
     """Change scores: corrected(critique, Lighting=2.5); the overall score stays."""
     dimensions = tuple(
         d.model_copy(update={"score": scores.get(d.name, d.score)}) for d in critique.dimensions
@@ -33,10 +31,12 @@ def corrected(critique: Critique, **scores: float) -> Critique:
 
 
 def open_store(path: Path) -> JobStore:
-    return JobStore(open_engine(str(path)), LeasePolicy(lease_seconds=30, tries=3))
+    return JobStore(open_engine(str(path)), LeasePolicy(lease_seconds=30, max_attempts=3))
 
 
-def served(store: JobStore, critique: Critique, filename: str = "0.jpg", **values: Any) -> JobRow:
+def add_completed_job(
+    store: JobStore, critique: Critique, filename: str = "0.jpg", **values: Any
+) -> JobRow:
     """Add a completed job."""
     text = serialize_critique(critique)
     row, _ = store.add(
@@ -57,7 +57,9 @@ def served(store: JobStore, critique: Critique, filename: str = "0.jpg", **value
     return row
 
 
-def say(store: JobStore, row: JobRow, critique: Critique | None, /, **values: Any) -> None:
+def write_feedback(
+    store: JobStore, row: JobRow, critique: Critique | None, /, **values: Any
+) -> None:
     """Write feedback directly into the table; `critique` is the served one."""
     original = serialize_critique(critique) if critique else None
     assert add_feedback(store.engine, row, values, {"ansel": original})

@@ -1,7 +1,5 @@
 """A database with a rollout, as five days of service would have left it."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator
@@ -28,14 +26,14 @@ DAY = 86400.0  # seconds
 SHARES = (0.05, 0.25, 0.5)  # of the first three steps of rollout.yaml
 
 
-def database(path: Path) -> RolloutStore:
+def create_database(path: Path) -> RolloutStore:
     """Return the store of an empty database."""
     engine = open_engine(str(path))
     migrate(engine)
     return RolloutStore(engine)
 
 
-def begun(
+def start_rollout(
     store: RolloutStore,
     advisor: str = "ansel",
     version: str = "5f3a9c0d1e2b",
@@ -67,7 +65,7 @@ def begun(
     return _current(store, record)
 
 
-def served(
+def add_jobs(
     store: RolloutStore,
     record: RolloutRecord,
     count: int = 300,
@@ -143,11 +141,11 @@ def _backdate_decisions(
         connection.execute(update, {"at": start + i * step_seconds})
 
 
-def world(path: Path, **options: Any) -> tuple[RolloutStore, RolloutRecord]:
+def create_healthy_rollout(path: Path, **options: Any) -> tuple[RolloutStore, RolloutRecord]:
     """Return a healthy rollout at its third step: 300 jobs in five days."""
-    store = database(path)
-    record = begun(store)
-    served(store, record, **options)
+    store = create_database(path)
+    record = start_rollout(store)
+    add_jobs(store, record, **options)
     return store, record
 
 
@@ -168,7 +166,7 @@ class IdleEngine:
 
 
 @contextmanager
-def site(path: Path, rollout: RolloutConfig | None = None, key: str = "") -> Iterator[str]:
+def serve_pages(path: Path, rollout: RolloutConfig | None = None, key: str = "") -> Iterator[str]:
     """Serve the HTTP part of a service over a database in a thread; yields its URL."""
     params = load_params(Path(__file__).parent.parent / "params.yaml")
     settings = ServiceSettings(params, None, str(path), path.parent / "data", key, rollout=rollout)

@@ -1,7 +1,5 @@
 """The real service as a process, and small adapters for it, for tests."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -24,12 +22,12 @@ from mondrian.critique.schema import DIMENSIONS, schema_hash
 
 ROOT = Path(__file__).parent.parent
 TINY = "models/base/mondrian-tiny"
-START, END = 60.0, 20.0  # seconds until a service must have started or ended
+START_TIMEOUT, END_TIMEOUT = 60.0, 20.0  # seconds until a service must have started or ended
 _PORT = re.compile(r"Uvicorn running on http://[^:\s]+:(\d+)")
 
 
 @dataclass
-class Running:
+class ServiceProcess:
     """A service process. Each line of `log_path`, its stderr, is a JSON object."""
 
     url: str
@@ -51,14 +49,14 @@ class Running:
 
 
 @contextmanager
-def running(
+def run_service(
     tmp_path: Path,
     *flags: object,
     env: dict[str, str] | None = None,
     base: str = TINY,
     ready: bool = True,
     **serve: object,
-) -> Iterator[Running]:
+) -> Iterator[ServiceProcess]:
     """Run a service on a free port, with its jobs.db and photos in tmp_path.
 
     flags  of ai_advisor_service.py; they override those set here
@@ -66,22 +64,22 @@ def running(
     ready  wait until a request would be answered; else until it listens
     serve  replaces parameters of the section serve: running(tmp_path, lease_seconds=2)
     """
-    service = start(tmp_path, *flags, env=env, base=base, **serve)
+    service = start_service(tmp_path, *flags, env=env, base=base, **serve)
     try:
         wait = wait_for_ready if ready else wait_for_port
         wait(service)
         yield service
     finally:
-        stop(service)
+        stop_service(service)
 
 
-def start(
+def start_service(
     tmp_path: Path,
     *flags: object,
     env: dict[str, str] | None = None,
     base: str = TINY,
     **serve: object,
-) -> Running:
+) -> ServiceProcess:
     """Start a service without waiting; its url is empty until `wait_for_port`."""
     log_path, params = _unused_paths(tmp_path)
     params.write_text(_params(base, serve), encoding="utf-8")
@@ -109,10 +107,10 @@ def start(
             stdin=subprocess.DEVNULL,
             env=environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
         )
-    return Running("", process, log_path, db, data)
+    return ServiceProcess("", process, log_path, db, data)
 
 
-def wait_for_port(service: Running, seconds: float = START) -> None:
+def wait_for_port(service: ServiceProcess, seconds: float = START_TIMEOUT) -> None:
     """Wait until it listens, and set its url. Fails with its log if it ended."""
     deadline = time.monotonic() + seconds
     while not (match := _PORT.search(service.log())):
@@ -121,7 +119,7 @@ def wait_for_port(service: Running, seconds: float = START) -> None:
     service.url = f"http://127.0.0.1:{match[1]}"
 
 
-def wait_for_ready(service: Running, seconds: float = START) -> None:
+def wait_for_ready(service: ServiceProcess, seconds: float = START_TIMEOUT) -> None:
     """Wait until a request would be answered. Fails with its log if it ended or takes too long."""
     wait_for_port(service, seconds)
     deadline = time.monotonic() + seconds
@@ -131,12 +129,12 @@ def wait_for_ready(service: Running, seconds: float = START) -> None:
             time.sleep(0.05)
 
 
-def stop(service: Running, seconds: float = END) -> int:
+def stop_service(service: ServiceProcess, seconds: float = END_TIMEOUT) -> int:
     """End a service; return its exit code."""
-    return end(service.process, seconds)
+    return end_process(service.process, seconds)
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = END) -> int:
+def end_process(process: subprocess.Popen[bytes], seconds: float = END_TIMEOUT) -> int:
     """Send SIGTERM, and SIGKILL if the process does not end in time; return its exit code."""
     if process.poll() is None:
         process.terminate()
@@ -203,7 +201,7 @@ def _unused_paths(folder: Path) -> tuple[Path, Path]:
     raise AssertionError("count ended")
 
 
-def _check_running(service: Running, deadline: float) -> None:
+def _check_running(service: ServiceProcess, deadline: float) -> None:
     code = service.process.poll()
     if code is not None:
         raise AssertionError(f"the service ended with {code}:\n{service.log()}")

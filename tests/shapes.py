@@ -6,8 +6,6 @@ allowed), or a list with the one shape of all items. {"as json": …} is text th
 The shape of HTML is a number of elements by selector (7), or the text of each ("= …", "~ …").
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

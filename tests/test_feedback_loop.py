@@ -1,7 +1,5 @@
 """The feedback loop: sample -> v1 -> serve -> feedback -> v2 -> pull -> rollout -> serve."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -22,7 +20,7 @@ from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from tests.clone import Clone, make_clone
-from tests.service_process import Running, running
+from tests.service_process import ServiceProcess, run_service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 NUM_REVIEWED = 12  # photos that a person reviews between v1 and v2
@@ -59,7 +57,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
     pull_v1 = mac.mondrian("pull", "ansel", "--rev", "v1", "--from", origin)
     assert "ansel@v1.0.0 serves" in pull_v1
     flags = service_flags(mac, application)
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         collect_feedback(client)
         report = ("rollout", "report", "--db", application / "mondrian.db", "--advisor", "ansel")
         assert "ansel@v1.0.0" in json.dumps(json.loads(mac.mondrian(*report, "--json")))
@@ -71,7 +69,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
     project.mondrian("promote", "ansel", "--version", "v2", "--stage", "prod")
     project.run("git", "push", "-q", "origin", "--tags")
 
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         first_version = served_version(client)
         version = pull_v2_under_load(mac, origin, service, first_version)
         record = mac.folder / "models/serving/ansel/current/release.json"
@@ -139,7 +137,9 @@ def analyze(
     return dict(response.json())
 
 
-def pull_v2_under_load(mac: Clone, origin: Path, service: Running, first_version: str) -> str:
+def pull_v2_under_load(
+    mac: Clone, origin: Path, service: ServiceProcess, first_version: str
+) -> str:
     """Pull v2 while clients send requests; return its version once it serves."""
     with service.client() as client, load(service) as statuses:
         started = time.monotonic()
@@ -174,7 +174,7 @@ def review(client: httpx2.Client, job: str, advisors_critique: Critique, i: int)
 
 
 @contextmanager
-def load(service: Running) -> Iterator[list[int]]:
+def load(service: ServiceProcess) -> Iterator[list[int]]:
     """Run two clients that send requests without a pause; yield the statuses they get."""
     statuses: list[int] = []
     done = Event()

@@ -1,7 +1,5 @@
 """Which stages a changed parameter reruns, and whether the old value gives the old bytes."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Clients that send one request after another, and the responses as they see them."""
 
-from __future__ import annotations
-
 import asyncio
 from base64 import b64encode
 from collections import Counter
@@ -14,8 +12,8 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 
-from mondrian.core.params import IMAGE
-from mondrian.critique.prompt import row_messages
+from mondrian.core.params import IMAGE_PLACEHOLDER
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import is_schema_valid
 
 TIMEOUT = 300.0  # seconds per request, the timeout of existing clients
@@ -110,10 +108,10 @@ def mlx_vlm_request(url: str, model: str, persona: str, max_tokens: int) -> Send
 
 
 def _messages(persona: str, photo: bytes) -> list[dict[str, Any]]:
-    system, user = row_messages(persona, "")[:-1]
+    system, user = build_row_messages(persona, "")[:-1]
     url = "data:image/jpeg;base64," + b64encode(photo).decode()
     parts = [
-        {"type": "text", "text": user["content"].replace(IMAGE, "")},
+        {"type": "text", "text": user["content"].replace(IMAGE_PLACEHOLDER, "")},
         {"type": "image_url", "image_url": {"url": url}},
     ]
     return [system, {"role": "user", "content": parts}]

@@ -1,7 +1,5 @@
 """Time to the first token, with a prompt that is new to the model (cold) or cached (warm)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

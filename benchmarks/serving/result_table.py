@@ -1,7 +1,5 @@
 """Entries of benchmarks/results/serve.json, and their comparison with the project's goals."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Percent by which decoding with an adapter may be slower than its base, on the large base.

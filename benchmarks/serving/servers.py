@@ -1,7 +1,5 @@
 """Server processes that run for the time of a measurement."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

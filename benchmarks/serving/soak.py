@@ -1,7 +1,5 @@
 """A long constant load on a service while its adapter is replaced: does its memory grow?"""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

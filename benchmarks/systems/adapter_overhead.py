@@ -7,8 +7,6 @@ order that changes from turn to turn; then both decode STEPS tokens alternately,
 of switching. No sequence ends, and decoding is unconstrained. Prints one line of JSON.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import sys
@@ -25,7 +23,7 @@ from safetensors.numpy import load_file
 from benchmarks.measurement import print_result
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
-from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.model import vlm
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.sample.scene import draw_scene, render
@@ -41,7 +39,7 @@ class Prompt:
         bounds = params.image
         image = resize_to_fit(render(draw_scene(1, 1)), bounds.min_pixels, bounds.max_pixels)
         self.features = vlm.encode_image(registry.base, image)
-        messages = row_messages(persona, "")[:-1]
+        messages = build_row_messages(persona, "")[:-1]
         self.ids = vlm.prompt_ids(registry.base, messages, self.features)
         self.image_start = self.ids.index(registry.base.image_id)
 
@@ -51,8 +49,8 @@ class Prompt:
             self.ids, self.features, self.image_start, self.registry.sampling_params, 0
         )
         sequence.arm = arm
-        decoder = self.registry.decoder(arm, 1)
-        decoder.insert(sequence, self.registry.prefix(arm, self.ids, self.image_start)[0])
+        decoder = self.registry.create_generator(arm, 1)
+        decoder.insert(sequence, self.registry.get_prefix(arm, self.ids, self.image_start)[0])
         decoder.step()
         return decoder
 

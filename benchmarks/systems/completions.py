@@ -7,8 +7,6 @@ mlx-vlm runs with this project's BLAS, malloc and LoRA layers, so that only gene
 Prints one line of JSON.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Run mlx_vlm.server with this project's BLAS and malloc settings: mlx_vlm_server.py FLAGS"""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

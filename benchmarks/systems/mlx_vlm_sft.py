@@ -3,8 +3,6 @@
 PATH is a BLAS library for MLX; own selects this project's BLAS, malloc and evaluation order.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from dataclasses import replace

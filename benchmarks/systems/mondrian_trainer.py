@@ -3,8 +3,6 @@
 The vision tower runs once per photo before the first step; its seconds are reported separately.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from itertools import pairwise
@@ -19,7 +17,7 @@ import mlx.core as mx
 from benchmarks.measurement import ROOT, peak_rss_gb, print_result
 from benchmarks.precomputed_features import PrecomputedFeatures
 from benchmarks.workload import ALPHA, LEARNING_RATE, RANK, Workload
-from mondrian.core.params import Train, load_params
+from mondrian.core.params import TrainParams, load_params
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.language import Features
 from mondrian.model.vision import extract_features
@@ -45,7 +43,7 @@ class StepTimer:
         pass
 
 
-def train_params(workload: Workload) -> Train:
+def train_params(workload: Workload) -> TrainParams:
     """Return params.yaml's section with the settings that all systems share."""
     shared = {
         "lora_r": RANK,
@@ -75,7 +73,7 @@ def compute_features(
     if group.size == 1:
         return features
     for row, computed in features.items():
-        levels = {f"{i}": level for i, level in enumerate(computed.deep)}
+        levels = {f"{i}": level for i, level in enumerate(computed.deepstack)}
         file = workload.folder / f"features-{row}.safetensors"
         mx.save_safetensors(str(file), {"merged": computed.merged, **levels})
     group.sum_numbers(0.0)  # wait until all ranks have written theirs

@@ -6,8 +6,6 @@ supervised  a plain loop over transformers and PEFT; lm_head only at supervised 
 Runs in a separate environment: benchmarks/requirements-torch.txt.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

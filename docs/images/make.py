@@ -4,8 +4,6 @@ docs/images/report.png     top of metrics/<advisor>/report.html
 docs/images/critique.png   a critique by the adapter, in the service's page
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 from mondrian.cli.parser import COMMANDS
-from mondrian.core.errors import MondrianError, run
+from mondrian.core.errors import MondrianError, run_command
 from mondrian.core.validation import suggest_name
 
 
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 def entry() -> None:
-    run(main)
+    run_command(main)

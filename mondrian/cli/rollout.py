@@ -16,7 +16,7 @@ from mondrian.rollout.config import RolloutConfig, load_rollout
 from mondrian.rollout.formatting import percent
 from mondrian.rollout.report import RolloutReport, build_rollout_report, render_csv
 from mondrian.rollout.store import (
-    BACK,
+    ROLLED_BACK,
     Actor,
     RolloutRecord,
     RolloutStore,
@@ -60,7 +60,7 @@ def _apply_action(
     except MissingReason as error:
         raise MondrianError(f'{error}: --reason "…"') from None
     step = settings.steps[min(new.step, len(settings.steps) - 1)]
-    share = "no clients" if new.state == BACK else f"{percent(step.share)} of clients"
+    share = "no clients" if new.state == ROLLED_BACK else f"{percent(step.share)} of clients"
     return (
         f"{new.name} is {new.state} at step {new.step + 1} of {len(settings.steps)} and answers "
         f"{share}; running services follow within two seconds"

@@ -64,15 +64,15 @@ def main(argv: list[str]) -> None:
         timeout_graceful_shutdown=max(1, int(serve.drain_seconds)),
     )
     server = DrainingServer(config, service)
-    service.stop = server.request_exit
+    service.request_exit = server.request_exit
     try:
         server.run()
     except SystemExit:  # uvicorn could not listen; its log line says why
         raise MondrianError(
             f"cannot listen on {serve.host} port {serve.port}; is it taken? give another --port"
         ) from None
-    if service.fatal:
-        raise MondrianError(service.fatal)
+    if service.fatal_error:
+        raise MondrianError(service.fatal_error)
     if not server.started:
         sys.exit(1)
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from mondrian.core.files import files_hash
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-RECIPE = "recipe.json"
-LOG = "training_log.jsonl"
-REQUIRED_FILES = (CONFIG, WEIGHTS, RECIPE)
-SAVED_FILES = (*REQUIRED_FILES, LOG)  # what training may write and replace
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+RECIPE_FILE = "recipe.json"
+LOG_FILE = "training_log.jsonl"
+REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE, RECIPE_FILE)
+SAVED_FILES = (*REQUIRED_FILES, LOG_FILE)  # what training may write and replace
 
 
 def adapter_version(folder: Path) -> str:
     """Return the version that the service reports for an adapter: a hash of config and weights."""
-    return files_hash(folder, (CONFIG, WEIGHTS))[:12]
+    return files_hash(folder, (CONFIG_FILE, WEIGHTS_FILE))[:12]

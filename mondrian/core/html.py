@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_thumbnail
 
-THUMBNAIL = 240  # pixels of the longer side
+THUMBNAIL_PIXELS = 240  # pixels of the longer side
 _TEMPLATES = Environment(
     loader=PackageLoader("mondrian", "."),
     autoescape=select_autoescape(("html", "svg")),
@@ -28,7 +28,7 @@ def render_template(template: str, **content: Any) -> str:
 def thumbnail_url(path: Path) -> str | None:
     """Return a small JPEG without EXIF as a data URL; None if the photo cannot be read."""
     try:
-        thumbnail = read_thumbnail(path, THUMBNAIL)
+        thumbnail = read_thumbnail(path, THUMBNAIL_PIXELS)
     except PhotoError:
         return None
     jpeg = BytesIO()

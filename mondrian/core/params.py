@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mondrian.core.errors import ParamsError, one_line
 from mondrian.core.validation import suggest_name
 
-IMAGE = "<image>"  # placeholder of the image in a message, as in LLaMA-Factory and ms-swift
+IMAGE_PLACEHOLDER = (
+    "<image>"  # placeholder of the image in a message, as in LLaMA-Factory and ms-swift
+)
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
+PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 Rule = Literal["leave_out", "keep"]
 
 
@@ -47,18 +49,18 @@ class Application(Section):
 
 
 class Base(Section):
-    name: Name
+    name: PathName
     source: str
 
 
-class Image(Section):
+class ImageParams(Section):
     min_pixels: Annotated[int, Field(ge=1024)]
     max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
     phash_distance: Annotated[int, Field(ge=0, le=24)]
     duplicate_similarity: Annotated[float, Field(gt=0.5, le=1)]
 
 
-class Link(Section):
+class LinkParams(Section):
     include_served: Literal["reviewed", "corrected", "leave_out"]
     made_by_adapter: Rule
     template_scores: Rule
@@ -72,7 +74,7 @@ class Link(Section):
     thumbnails: Literal["use", "leave_out"]
 
 
-class Prepare(Section):
+class PrepareParams(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
     folds: Annotated[int, Field(ge=0, le=50)]
@@ -83,7 +85,7 @@ class Prepare(Section):
     max_group_in_val: AtLeastOne
 
 
-class Train(Section):
+class TrainParams(Section):
     lora_r: AtLeastOne
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -118,7 +120,7 @@ class Train(Section):
         return self.model_copy(update={"epochs": epochs or self.epochs})
 
 
-class Index(Section):
+class IndexWeights(Section):
     format: Annotated[float, Field(ge=0)]
     scores: Annotated[float, Field(ge=0)]
     text: Annotated[float, Field(ge=0)]
@@ -131,7 +133,7 @@ class Index(Section):
         return self
 
 
-class Gates(Section):
+class GateParams(Section):
     base_compliance: Annotated[float, Field(ge=0, le=1)]
     compliance: Annotated[float, Field(ge=0, le=1)]
     overhead: Annotated[float, Field(ge=0)]
@@ -145,16 +147,16 @@ class Consistency(Section):
     temperature: Annotated[float, Field(gt=0, le=5)]
 
 
-class Evaluate(Section):
+class EvaluateParams(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
     few_shot_examples: Annotated[int, Field(ge=0, le=8)]
     consistency: Consistency
-    index: Index
-    gates: Gates
+    index: IndexWeights
+    gates: GateParams
 
 
-class Serve(Section):
+class ServeParams(Section):
     model_mode: Literal["base", "fine_tuned", "ab_test"]
     ab_test_split: Annotated[float, Field(ge=0, le=1)]
     experiment: str
@@ -184,7 +186,7 @@ class Profile(Section):
     focus_areas: dict[str, str]
 
 
-class Machine(Section):
+class MachineParams(Section):
     feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     checkpoint_steps: AtLeastOne
     num_processes: Annotated[int, Field(ge=1, le=64)]
@@ -193,18 +195,18 @@ class Machine(Section):
 
 
 class Params(Section):
-    advisors: Annotated[list[Name], Field(min_length=1)]
+    advisors: Annotated[list[PathName], Field(min_length=1)]
     personas: dict[str, Annotated[str, Field(min_length=1)]]
     profiles: dict[str, Profile]
     application: Application
     base: Base
-    image: Image
-    link: Link
-    prepare: Prepare
-    train: Train
-    evaluate: Evaluate
-    serve: Serve
-    machine: Machine
+    image: ImageParams
+    link: LinkParams
+    prepare: PrepareParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    serve: ServeParams
+    machine: MachineParams
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -215,8 +217,10 @@ class Params(Section):
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")
         for advisor, text in self.personas.items():
-            if IMAGE in text or "<|" in text or not text.strip():
-                raise ValueError(f"personas.{advisor} is empty or contains {IMAGE} or <|")
+            if IMAGE_PLACEHOLDER in text or "<|" in text or not text.strip():
+                raise ValueError(
+                    f"personas.{advisor} is empty or contains {IMAGE_PLACEHOLDER} or <|"
+                )
         return self
 
     def profile(self, advisor: str) -> Profile:

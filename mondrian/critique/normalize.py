@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import DIMENSIONS, SHORT, Critique
+from mondrian.critique.schema import DIMENSIONS, MAX_SHORT_TEXT, Critique
 
 _CRITIQUE_FIELDS = frozenset(Critique.model_fields)
 _DIMENSION_FIELDS = ("score", "comment", "recommendation")
@@ -167,4 +167,6 @@ def _summarize(dimensions: list[JsonObject]) -> JsonObject:
 def _first_sentence(text: str, prefix: str = "") -> str:
     """Return the first sentence, cut after a whole word if it does not fit into a list item."""
     item = prefix + SENTENCE_END.split(text.strip(), 1)[0]
-    return item if len(item) <= SHORT else item[: SHORT - 1].rsplit(" ", 1)[0] + "…"
+    return (
+        item if len(item) <= MAX_SHORT_TEXT else item[: MAX_SHORT_TEXT - 1].rsplit(" ", 1)[0] + "…"
+    )

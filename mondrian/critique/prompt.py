@@ -8,7 +8,7 @@ import json
 from hashlib import sha256
 from typing import Any
 
-from mondrian.core.params import IMAGE
+from mondrian.core.params import IMAGE_PLACEHOLDER
 from mondrian.critique.schema import DIMENSIONS
 
 INSTRUCTIONS = (
@@ -26,33 +26,33 @@ INSTRUCTIONS = (
 USER_PROMPT = "Critique this photograph."
 
 
-def system_text(persona: str) -> str:
+def build_system_text(persona: str) -> str:
     return f"{INSTRUCTIONS}\n{persona.strip()}"
 
 
-def row_messages(persona: str, answer: str) -> list[dict[str, str]]:
+def build_row_messages(persona: str, answer: str) -> list[dict[str, str]]:
     """Return the messages of a prepared row: plain strings, the image as IMAGE."""
     return [
-        {"role": "system", "content": system_text(persona)},
-        {"role": "user", "content": f"{USER_PROMPT}{IMAGE}"},
+        {"role": "system", "content": build_system_text(persona)},
+        {"role": "user", "content": f"{USER_PROMPT}{IMAGE_PLACEHOLDER}"},
         {"role": "assistant", "content": answer},
     ]
 
 
-def chat_messages(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+def build_chat_messages(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Return the messages with IMAGE as an image part, as chat templates expect them."""
     return [{"role": m["role"], "content": _split_content(m["content"])} for m in messages]
 
 
 def prompt_hash(persona: str) -> str:
     """Return the sha256 of all messages before the answer, without the photo."""
-    messages = row_messages(persona, "")[:-1]
+    messages = build_row_messages(persona, "")[:-1]
     return sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
 
 
 def _split_content(content: str) -> str | list[dict[str, str]]:
-    if IMAGE not in content:
+    if IMAGE_PLACEHOLDER not in content:
         return content
-    before, after = content.split(IMAGE, 1)
+    before, after = content.split(IMAGE_PLACEHOLDER, 1)
     parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     return [part for part in parts if part.get("text", "image")]

@@ -8,12 +8,12 @@ from mondrian.critique.schema import DIMENSIONS
 _RADIUS = 70  # of a score of 10
 
 
-def polygon(scores: Sequence[float]) -> str:
+def polygon_points(scores: Sequence[float]) -> str:
     """Return `points` for scores in the order of DIMENSIONS: the first at the top, clockwise."""
     return " ".join(_point(i, score) for i, score in enumerate(scores))
 
 
-def corners() -> list[str]:
+def corner_points() -> list[str]:
     """Return the point `x,y` of a score of 10 for each dimension."""
     return [_point(i, 10) for i in range(len(DIMENSIONS))]
 

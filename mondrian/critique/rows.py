@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from mondrian.core.errors import DataError, one_line
 from mondrian.core.files import file_hash, read_json
-from mondrian.core.params import IMAGE
+from mondrian.core.params import IMAGE_PLACEHOLDER
 from mondrian.critique.schema import Critique, validate_critique
 
 
@@ -34,8 +34,12 @@ class ChatRow(BaseModel):
         answer = json.loads(self.messages[-1]["content"]) if self.derived else {}
         if not all(key in answer for key in self.derived):
             raise ValueError(f"derived has keys that the answer lacks: {self.derived}")
-        if len(self.images) != 1 or [m["content"].count(IMAGE) for m in self.messages] != [0, 1, 0]:
-            raise ValueError(f"a row needs one image, and {IMAGE} once in the user's message")
+        if len(self.images) != 1 or [
+            m["content"].count(IMAGE_PLACEHOLDER) for m in self.messages
+        ] != [0, 1, 0]:
+            raise ValueError(
+                f"a row needs one image, and {IMAGE_PLACEHOLDER} once in the user's message"
+            )
         return self
 
     def reference_critique(self) -> Critique:

@@ -25,9 +25,9 @@ DIMENSIONS = (
 _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 # Limits that no real critique reached, so that the longest critique fits into a token limit.
-LONG, SHORT = 1200, 300  # characters
-LongText = Annotated[str, Field(min_length=1, max_length=LONG)]
-ShortText = Annotated[str, Field(min_length=1, max_length=SHORT)]
+MAX_LONG_TEXT, MAX_SHORT_TEXT = 1200, 300  # characters
+LongText = Annotated[str, Field(min_length=1, max_length=MAX_LONG_TEXT)]
+ShortText = Annotated[str, Field(min_length=1, max_length=MAX_SHORT_TEXT)]
 Score = Annotated[float, Field(ge=0, le=10, multiple_of=0.1, allow_inf_nan=False)]
 
 
@@ -74,8 +74,8 @@ def validate_critique(text: str) -> Critique:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a critique for llguidance: fixed names, keys in order."""
-    long_text = {"type": "string", "minLength": 1, "maxLength": LONG}
-    short_text = {"type": "string", "minLength": 1, "maxLength": SHORT}
+    long_text = {"type": "string", "minLength": 1, "maxLength": MAX_LONG_TEXT}
+    short_text = {"type": "string", "minLength": 1, "maxLength": MAX_SHORT_TEXT}
     short_texts = {"type": "array", "items": short_text, "minItems": 1, "maxItems": 5}
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.fields import UNKNOWN_TIME, is_for_advisor
 from mondrian.core.parallel import map_in_processes, split_into_batches
-from mondrian.core.params import Image, Link
+from mondrian.core.params import ImageParams, LinkParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
@@ -43,14 +43,16 @@ _MAX_SERIAL = 4  # batches that are examined without starting processes
 class LinkContext:
     advisor: str
     folders: ApplicationFolders
-    params: Link
+    params: LinkParams
 
     @cached_property
     def photo_index(self) -> PhotoIndex:
         return PhotoIndex(self.folders.source, self.params.thumbnails == "use")
 
 
-def link(source: Path, context: LinkContext, image: Image, cache: Path, output_dir: Path) -> Counts:
+def link(
+    source: Path, context: LinkContext, image: ImageParams, cache: Path, output_dir: Path
+) -> Counts:
     """Write the manifest, which accounts for every finished job of the advisor; return the counts.
 
     Raises DataError if the source is invalid, has no such advisor, or gives no pair.

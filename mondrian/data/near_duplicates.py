@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
-from mondrian.core.params import Image as ImageParams
+from mondrian.core.params import ImageParams as ImageParams
 
-SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
+THUMBNAIL_SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
 _BLUR = 4  # pixels to each side of the subtracted mean: outlines remain, not the sky
 _ZOOMS = (0.97, 0.94, 0.90)  # fractions of a side that cropping may leave
 _SHIFTS = (0.0, 0.5, 1.0)  # position of the crop: at the start, in the middle, at the end
@@ -24,14 +24,18 @@ Array = NDArray[Any]
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """Return SIDE x SIDE grey values, row by row."""
-    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    """Return THUMBNAIL_SIDE x THUMBNAIL_SIDE grey values, row by row."""
+    grey = image.convert("L").resize(
+        (THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0
+    )
     return grey.tobytes()
 
 
 def group_near_duplicates(thumbnails: dict[str, bytes], settings: ImageParams) -> dict[str, str]:
     """Return the group of each photo (sha256), named after the first photo in it."""
-    pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(-1, SIDE, SIDE)
+    pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(
+        -1, THUMBNAIL_SIDE, THUMBNAIL_SIDE
+    )
     numbers = cluster_thumbnails(pixels, settings.phash_distance, settings.duplicate_similarity)
     names: dict[int, str] = {}
     return {
@@ -50,8 +54,8 @@ def compute_phashes(thumbnails: Array) -> Array:
     Benchmarking of Perceptual Image Hash Functions" (2010), section 3.2.1, with the median of the
     terms as threshold. Rotating an image transposes and mirrors its terms: one transform is enough.
     """
-    k = np.arange(SIDE)
-    waves = np.cos(np.pi * (k[None] + 0.5) * k[:TERMS, None] / SIDE)
+    k = np.arange(THUMBNAIL_SIDE)
+    waves = np.cos(np.pi * (k[None] + 0.5) * k[:TERMS, None] / THUMBNAIL_SIDE)
     terms = waves @ thumbnails.astype(np.float64) @ waves.T
     transposed = np.swapaxes(terms, 1, 2)
     columns = (-1.0) ** np.arange(TERMS)
@@ -70,7 +74,7 @@ def cluster_thumbnails(thumbnails: Array, bits: int, similarity: float) -> list[
     """
     groups = DisjointSet(range(len(thumbnails)))
     hashes = compute_phashes(thumbnails)
-    outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, SIDE * SIDE)
+    outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, THUMBNAIL_SIDE * THUMBNAIL_SIDE)
     for i, rotated_hashes in enumerate(hashes):
         for turns, phash in enumerate(rotated_hashes):
             near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= bits)
@@ -86,23 +90,27 @@ def cluster_thumbnails(thumbnails: Array, bits: int, similarity: float) -> list[
 
 
 def _crop_outlines(thumbnail: Array) -> Array:
-    """Return the outlines of an image and of its light crops, (crops, SIDE * SIDE)."""
+    """Return the outlines of an image and of its light crops, (crops, pixels)."""
     rows = _windows() @ thumbnail
     crops = rows[:, None] @ np.swapaxes(_windows(), 1, 2)[None]
-    return _outlines(crops.reshape(-1, SIDE, SIDE)).reshape(-1, SIDE * SIDE)
+    return _outlines(crops.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)).reshape(
+        -1, THUMBNAIL_SIDE * THUMBNAIL_SIDE
+    )
 
 
 @cache
 def _windows() -> Array:
     """Return the interpolation from a side to each window of it, (windows, SIDE, SIDE)."""
     crops = [(1.0, 0.0), *((zoom, shift) for zoom in _ZOOMS for shift in _SHIFTS)]
-    windows = np.zeros((len(crops), SIDE, SIDE), np.float32)
+    windows = np.zeros((len(crops), THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)
     for weights, (zoom, shift) in zip(windows, crops, strict=True):
         start = shift * (1 - zoom)
-        coords = ((np.arange(SIDE) + 0.5) * zoom + start * SIDE - 0.5).clip(0, SIDE - 1)
-        left = np.floor(coords).astype(int).clip(0, SIDE - 2)
-        weights[np.arange(SIDE), left] = 1 - (coords - left)
-        weights[np.arange(SIDE), left + 1] += coords - left
+        coords = ((np.arange(THUMBNAIL_SIDE) + 0.5) * zoom + start * THUMBNAIL_SIDE - 0.5).clip(
+            0, THUMBNAIL_SIDE - 1
+        )
+        left = np.floor(coords).astype(int).clip(0, THUMBNAIL_SIDE - 2)
+        weights[np.arange(THUMBNAIL_SIDE), left] = 1 - (coords - left)
+        weights[np.arange(THUMBNAIL_SIDE), left + 1] += coords - left
     return windows
 
 
@@ -116,5 +124,5 @@ def _outlines(images: Array) -> Array:
 
 @cache
 def _blur_matrix() -> Array:
-    near = np.abs(np.subtract.outer(np.arange(SIDE), np.arange(SIDE))) <= _BLUR
+    near = np.abs(np.subtract.outer(np.arange(THUMBNAIL_SIDE), np.arange(THUMBNAIL_SIDE))) <= _BLUR
     return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -18,7 +18,7 @@ from mondrian.core.files import file_hash
 from mondrian.core.images import read_preview
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.critique.rejection import RejectionReason
-from mondrian.data.near_duplicates import SIDE, make_thumbnail
+from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
 
 CACHE_VERSION = 2  # of the cached data; a cache of another version is cleared
 CACHE_FILE_NAME = "photos.sqlite"
@@ -138,7 +138,9 @@ def _validate_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
     if row is None:
         return None
     info = PhotoInfo(*row)
-    has_thumbnail = isinstance(info.thumbnail, bytes) and len(info.thumbnail) == SIDE * SIDE
+    has_thumbnail = (
+        isinstance(info.thumbnail, bytes) and len(info.thumbnail) == THUMBNAIL_SIDE * THUMBNAIL_SIDE
+    )
     return info if has_thumbnail or info.reason in _REASONS else None
 
 

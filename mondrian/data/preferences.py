@@ -20,8 +20,8 @@ from typing import Any
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import atomic_folder, write_json, write_text
 from mondrian.core.images import read_photo, resize_to_fit
-from mondrian.core.params import Image
-from mondrian.critique.prompt import chat_messages, row_messages
+from mondrian.core.params import ImageParams
+from mondrian.critique.prompt import build_chat_messages, build_row_messages
 from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import PhotoInfo, scan_photos
@@ -133,7 +133,7 @@ def find_pair_photos(pairs: Iterable[PreferencePair], source: Path, cache: Path)
 
 
 def find_held_out_duplicates(
-    photos: PairPhotos, held_out_paths: Sequence[Path], image: Image, cache: Path
+    photos: PairPhotos, held_out_paths: Sequence[Path], image: ImageParams, cache: Path
 ) -> set[str]:
     """Return the filenames of photos that are near-duplicates of a held-out photo."""
     held_out = [info for _, info in scan_photos(held_out_paths, cache) if not info.reason]
@@ -159,7 +159,7 @@ def select_usable_pairs(
 class ExportSettings:
     advisor: str
     persona: str
-    image: Image
+    image: ImageParams
     format: str  # one of EXPORT_FORMATS
 
 
@@ -177,7 +177,7 @@ def write_pairs(
             image_name = f"{info.sha256[:16]}.png"
             if not (staging / IMAGES / image_name).exists():
                 _write_image(path, settings.image, staging / IMAGES / image_name)
-            messages = row_messages(settings.persona, pair.chosen)
+            messages = build_row_messages(settings.persona, pair.chosen)
             row = _build_row(settings.format, messages, pair)
             row["images"] = [(folder / IMAGES / image_name).as_posix()]
             row["provenance"] = _build_provenance(pair, settings.advisor, info.sha256)
@@ -212,7 +212,7 @@ def _build_row(format: str, messages: Messages, pair: PreferencePair) -> dict[st
         return {"role": role, "content": parts}
 
     return {
-        "prompt": [message(**m) for m in chat_messages(messages[:-1])],
+        "prompt": [message(**m) for m in build_chat_messages(messages[:-1])],
         "chosen": [message("assistant", pair.chosen)],
         "rejected": [message("assistant", pair.rejected)],
     }
@@ -234,7 +234,7 @@ def _build_provenance(pair: PreferencePair, advisor: str, photo: str) -> dict[st
     }
 
 
-def _write_image(photo: Path, image: Image, path: Path) -> None:
+def _write_image(photo: Path, image: ImageParams, path: Path) -> None:
     try:
         pixels = read_photo(photo)
     except PhotoError as error:

@@ -12,8 +12,8 @@ from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import atomic_folder, file_hash
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.parallel import map_in_processes, split_into_batches
-from mondrian.core.params import Image
-from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.core.params import ImageParams
+from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.rows import ChatRow, row_file
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.manifest import Manifest, Photo
@@ -31,7 +31,7 @@ def check_advisor(manifest: Manifest, advisor: str) -> None:
 
 
 def write_split(
-    manifest: Manifest, split: DatasetSplit, persona: str, image: Image, folder: Path
+    manifest: Manifest, split: DatasetSplit, persona: str, image: ImageParams, folder: Path
 ) -> None:
     """Write rows and resized images; raises DataError if a photo has changed since link ran."""
     with atomic_folder(folder, OUTPUT_PATTERNS) as staging, ExitStack() as stack:
@@ -45,7 +45,7 @@ def write_split(
         records = zip(manifest.records(), split.groups, split.parts, split.folds, strict=True)
         for record, group, part, fold in records:
             row = ChatRow(
-                messages=row_messages(persona, serialize_critique(record.critique)),
+                messages=build_row_messages(persona, serialize_critique(record.critique)),
                 images=[(folder / IMAGES / _image_name(record.photo)).as_posix()],
                 id=f"{manifest.advisor}/{record.job_id}",
                 photo=record.photo.sha256,
@@ -80,7 +80,7 @@ def _image_name(photo: Photo) -> str:
     return f"{photo.sha256[:16]}.png"
 
 
-def _write_images(output: tuple[Image, Path], photos: list[Photo]) -> int:
+def _write_images(output: tuple[ImageParams, Path], photos: list[Photo]) -> int:
     settings, folder = output
     for photo in photos:
         path = Path(photo.path)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import islice
 from random import Random
 
-from mondrian.core.params import Link
+from mondrian.core.params import LinkParams
 from mondrian.critique.normalize import dimension_name
 from mondrian.critique.parser import ParsedCritique
 from mondrian.critique.rejection import Rejection, RejectionReason
@@ -47,11 +47,11 @@ _DIMENSION_NAME = re.compile(r"([A-Za-z][A-Za-z &]*)[^A-Za-z]*$")  # the last wo
 _TAG = re.compile(r"<[^<>]{0,60}>")
 
 
-def is_review_trainable(review: Review | None, params: Link) -> bool:
+def is_review_trainable(review: Review | None, params: LinkParams) -> bool:
     return review is not None and review.verdict in _TRAINABLE[params.include_served]
 
 
-def reject_unreviewed(job: Job, params: Link) -> Rejection:
+def reject_unreviewed(job: Job, params: LinkParams) -> Rejection:
     problem = "it is neither accepted nor corrected"
     if job.review is not None and job.review.verdict:
         problem = f"{job.review.verdict}, but link.include_served is {params.include_served}"
@@ -108,7 +108,7 @@ def words_hash(critique: Critique) -> str:
     return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
 
 
-def apply_dataset_filters(store: LinkStore, params: Link) -> Counter[str]:
+def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
     """Leave out duplicates and flagged records as params say; return the number of each flag."""
     shared_texts = store.find_shared_texts()
     max_texts = params.critiques_per_photo

@@ -15,7 +15,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from mondrian.core.errors import DataError
 from mondrian.core.fields import FloatArray
-from mondrian.core.params import Prepare
+from mondrian.core.params import PrepareParams
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import ManifestRecord
 
@@ -57,7 +57,7 @@ class DatasetSplit:
         return self.all_scores[np.array([p == part for p in self.parts], bool)]
 
 
-def split_records(records: Iterable[ManifestRecord], params: Prepare) -> DatasetSplit:
+def split_records(records: Iterable[ManifestRecord], params: PrepareParams) -> DatasetSplit:
     """Assign whole groups to train, val and test, and to folds if params ask for them."""
     pairs, scores = [], []
     for record in records:
@@ -93,7 +93,7 @@ def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _assign_held_out(
-    group_means: dict[str, FloatArray], small: Sequence[str], params: Prepare
+    group_means: dict[str, FloatArray], small: Sequence[str], params: PrepareParams
 ) -> dict[str, str]:
     """Assign small groups, in the order of their overall score, to val and test.
 
@@ -120,7 +120,7 @@ def _assign_held_out(
 
 
 def _sample_held_out(
-    rng: Random, order: Sequence[str], n_groups: int, params: Prepare
+    rng: Random, order: Sequence[str], n_groups: int, params: PrepareParams
 ) -> dict[str, str]:
     """Sample one group from each stratum; evenly spaced ones are test, the others val."""
     n_test = max(1, round(params.test_fraction * n_groups)) if params.test_fraction else 0
@@ -132,7 +132,7 @@ def _sample_held_out(
     return {group: "test" if i in test else "val" for i, group in enumerate(sampled)}
 
 
-def _assign_folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
+def _assign_folds(order: Sequence[str], params: PrepareParams) -> dict[str, int]:
     """Assign a fold to each group, different ones to neighbours in the overall score."""
     rng = Random(params.seed)
     folds: dict[str, int] = {}
@@ -142,7 +142,7 @@ def _assign_folds(order: Sequence[str], params: Prepare) -> dict[str, int]:
     return folds
 
 
-def check_split_sizes(advisor: str, split: DatasetSplit, params: Prepare) -> None:
+def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) -> None:
     counts = split.counts()
     requirements = (
         ("train", "critiques", params.min_train),

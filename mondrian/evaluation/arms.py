@@ -57,7 +57,7 @@ def build_eval_prompts(
 
     prompts = {"base": [build(row, row) for row in rows]}
     prompts["fine_tuned"] = prompts["base"]
-    if others := pick_other_photographs(rows):
+    if others := pick_other_photos(rows):
         prompts["shuffled"] = [build(row, rows[i]) for row, i in zip(rows, others, strict=True)]
     if examples := pick_stratified_examples(train, num_examples):
         suffix = "\n".join(["", _EXAMPLES, *(row.messages[-1]["content"] for row in examples)])
@@ -65,7 +65,7 @@ def build_eval_prompts(
     return prompts | {name: prompts[arm] for name, arm in CONSTRAINED_ARMS.items()}
 
 
-def pick_other_photographs(rows: Sequence[ChatRow]) -> list[int] | None:
+def pick_other_photos(rows: Sequence[ChatRow]) -> list[int] | None:
     """Return for each row a row with another photo, each about once; None if all show the same."""
     if len({row.photo_group for row in rows}) < 2:
         return None

@@ -81,7 +81,7 @@ def measure_consistency(
 
 def _perturbed_prompt(features: FeatureCache, row: ChatRow, variant: str) -> EvalPrompt:
     image = PERTURBATIONS[variant](read_photo(Path(row.images[0])))
-    image_features = encode_image(features.vlm, image, features.raw)
+    image_features = encode_image(features.vlm, image, features.with_pre_merger)
     return _build_prompt(features.vlm, row, image_features, variant)
 
 

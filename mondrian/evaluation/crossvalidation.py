@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mondrian.core.adapter_folder import WEIGHTS
+from mondrian.core.adapter_folder import WEIGHTS_FILE
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
@@ -119,7 +119,7 @@ def _read(file: Path) -> Any:
 
 
 def _weights_hash(adapter: Path) -> list[str]:
-    file = adapter / WEIGHTS
+    file = adapter / WEIGHTS_FILE
     return [file_hash(file)] if file.is_file() else []
 
 

@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
-from mondrian.core.params import Evaluate
+from mondrian.core.params import EvaluateParams
 from mondrian.critique.rows import ChatRow, photo_hashes
 from mondrian.evaluation import generation
 from mondrian.evaluation.arms import BATCHED_ARMS, ArmPrompts, EvalPrompt, build_eval_prompts
@@ -42,7 +42,11 @@ class EvalDataset:
 
 
 def evaluate(
-    features: FeatureCache, folder: Path, data: EvalDataset, params: Evaluate, cache_path: Path
+    features: FeatureCache,
+    folder: Path,
+    data: EvalDataset,
+    params: EvaluateParams,
+    cache_path: Path,
 ) -> dict[str, Any]:
     """Return the answers of all arms as the content of comparison_report.json.
 
@@ -65,11 +69,11 @@ def evaluate(
         prompt_by_path = dict(zip(paths, prompts["base"], strict=True))
         timed = islice(prompt_by_path.items(), _LATENCY_PHOTOS)
         image_prompts = [(read_photo(Path(path)), prompt.token_ids) for path, prompt in timed]
-        cost = measure_cost(vlm, image_prompts, features.raw)
+        cost = measure_cost(vlm, image_prompts, features.with_pre_merger)
     return {
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
-        "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE)},
+        "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE_FILE)},
         "packages": package_versions(),
         "train_score_means": recipe.train_score_means,
         "photographs": photos,
@@ -107,12 +111,14 @@ def check_rows(recipe: Recipe, rows: Sequence[ChatRow], folder: Path) -> None:
             )
 
 
-def _identity(vlm: Vlm, folder: Path, params: Evaluate, rows: Sequence[ChatRow]) -> dict[str, Any]:
+def _identity(
+    vlm: Vlm, folder: Path, params: EvaluateParams, rows: Sequence[ChatRow]
+) -> dict[str, Any]:
     return {
         "photographs": photo_hashes(rows),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
-        "adapter": files_hash(folder, {CONFIG, WEIGHTS}),
+        "adapter": files_hash(folder, {CONFIG_FILE, WEIGHTS_FILE}),
         "max_new_tokens": params.max_new_tokens,
         "consistency": params.consistency.model_dump(),
         "code": provenance.code_hash(provenance.EVALUATION_CODE),

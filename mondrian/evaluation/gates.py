@@ -10,7 +10,7 @@ import numpy as np
 from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import EvaluationError
 from mondrian.core.files import read_json
-from mondrian.core.params import Gates, Params
+from mondrian.core.params import GateParams, Params
 from mondrian.evaluation.statistics import Estimate
 
 MAXIMUM_GATES = ("overhead", "copied_above_reference")  # the value must not exceed the threshold
@@ -19,7 +19,10 @@ REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 f
 
 
 def compute_gates(
-    report: dict[str, Any], arms: dict[str, Any], comparisons: dict[str, Estimate], limits: Gates
+    report: dict[str, Any],
+    arms: dict[str, Any],
+    comparisons: dict[str, Estimate],
+    limits: GateParams,
 ) -> dict[str, Any]:
     """Return value, threshold and result of each gate."""
     tuned, base = arms["fine_tuned"], arms["base"]
@@ -49,7 +52,7 @@ def _holds(name: str, value: float, threshold: float) -> bool:
     return bool(value <= threshold if name in MAXIMUM_GATES else value >= threshold)
 
 
-def list_failed_gates(metrics: dict[str, Any], thresholds: Gates) -> list[str]:
+def list_failed_gates(metrics: dict[str, Any], thresholds: GateParams) -> list[str]:
     """Return what prevents a release of this evaluate.json, a line each, by today's thresholds."""
     verdict = metrics["verdict"]
     failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from mondrian.core.errors import EvaluationError
-from mondrian.core.params import Evaluate
+from mondrian.core.params import EvaluateParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
 from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS, ArmPrompts, EvalPrompt
@@ -78,7 +78,7 @@ class EvalContext:
 
     features: FeatureCache
     grammar: CritiqueGrammar
-    params: Evaluate
+    params: EvaluateParams
     cache: AnswerCache
 
 

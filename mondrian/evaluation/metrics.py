@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mondrian.core.fields import FloatArray
-from mondrian.core.params import Evaluate, Index
+from mondrian.core.params import EvaluateParams, IndexWeights
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS, CONSTRAINED_ARMS
 from mondrian.evaluation.consistency import compute_consistency
@@ -19,7 +19,7 @@ from mondrian.evaluation.statistics import estimate_proportion
 from mondrian.evaluation.text_metrics import chrf, compute_text_metrics
 
 
-def compute_arm_metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
+def compute_arm_metrics(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
     """Return the metrics of each arm, of the constant predictor and of the advisor's critiques."""
     photos = report["photographs"]
     reference = np.array([photo["reference_scores"] for photo in photos], float)
@@ -55,7 +55,7 @@ def predict_constant(report: dict[str, Any]) -> FloatArray:
 
 
 def _arm_metrics(
-    photos: Sequence[dict[str, Any]], arm: str, reference: FloatArray, params: Evaluate
+    photos: Sequence[dict[str, Any]], arm: str, reference: FloatArray, params: EvaluateParams
 ) -> dict[str, Any]:
     answers = [photo[arm] for photo in photos]
     count = len(answers)
@@ -104,7 +104,7 @@ def compute_index_parts(
     ]
 
 
-def compute_quality_index(parts: Sequence[dict[str, float]], weights: Index) -> list[float]:
+def compute_quality_index(parts: Sequence[dict[str, float]], weights: IndexWeights) -> list[float]:
     """Return the weighted mean of the parts of each answer, 0 to 100."""
     shares = weights.model_dump()
     total = sum(shares.values())

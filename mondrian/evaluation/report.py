@@ -36,7 +36,7 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
         overhead=metrics["gates"]["overhead"]["value"],
         dimensions=metrics["dimensions"],
         photos=[_photo(photo) for photo in photos[:_MAX_PHOTOS]],
-        radar_corners=radar.corners(),
+        radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
         num_omitted=max(0, len(photos) - _MAX_PHOTOS),
         base=report["base"],
@@ -77,7 +77,9 @@ def _photo(photo: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": photo["id"],
         "thumbnail": thumbnail_url(Path(photo["image"])),
-        "radar": [(color, radar.polygon(s)) for color, s in colored.items() if s is not None],
+        "radar": [
+            (color, radar.polygon_points(s)) for color, s in colored.items() if s is not None
+        ],
         "errors": {arm: "no scores" if isnan(e) else f"{e:.2f}" for arm, e in errors.items()},
         "fault": photo["fine_tuned"]["fault"],
         "dimensions": _dimensions(photo),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mondrian.core.params import Evaluate
+from mondrian.core.params import EvaluateParams
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation import metrics
 from mondrian.evaluation.arms import ARMS
@@ -23,7 +23,7 @@ _INDEX_COMPARISONS = {"index": "base", "index_few_shot": "few_shot"}
 _ERROR_COMPARISONS = {"score_error": "base", "constant": "constant", "vs_shuffled": "shuffled"}
 
 
-def build_metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
+def build_metrics(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
     """Return the content of evaluate.json: verdict, comparisons, gates and metrics of each arm."""
     arm_metrics = metrics.compute_arm_metrics(report, params)
     comparisons = compute_comparisons(report, params)
@@ -38,7 +38,7 @@ def build_metrics(report: dict[str, Any], params: Evaluate) -> dict[str, Any]:
     }
 
 
-def compute_comparisons(report: dict[str, Any], params: Evaluate) -> dict[str, Estimate]:
+def compute_comparisons(report: dict[str, Any], params: EvaluateParams) -> dict[str, Estimate]:
     """Return paired differences by photo; above 0 means that the adapter is better.
 
     index           quality index, points of 100, against the base

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
 from mondrian.model import lora
 from mondrian.model.language import Features
@@ -29,9 +29,9 @@ def save(folder: Path, weights: Tensors, settings: LoraConfig, recipe: Any, laye
     """Write an adapter into an empty folder; `layers` is the number of the base's layers."""
     config = lora.peft_config(settings, recipe["base"]["source"], layers)
     arrays = {name: np.array(value) for name, value in weights.items()}
-    (folder / WEIGHTS).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / RECIPE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
+    (folder / WEIGHTS_FILE).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
@@ -89,8 +89,8 @@ def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path)
     ]
     if faults:
         more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise AdapterError(f"{folder / WEIGHTS}: {'; '.join(faults[:3])}{more}")
-    _check_values(weights, folder / WEIGHTS)
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: {'; '.join(faults[:3])}{more}")
+    _check_values(weights, folder / WEIGHTS_FILE)
 
 
 def _check_values(weights: Tensors, file: Path) -> None:
@@ -102,13 +102,13 @@ def _check_values(weights: Tensors, file: Path) -> None:
 
 def check_weight_format(weights: Tensors, settings: LoraConfig, folder: Path) -> None:
     """Raise AdapterError if weights cannot be an adapter's on any base."""
-    file, rank = folder / WEIGHTS, settings.rank
+    file, rank = folder / WEIGHTS_FILE, settings.rank
     for path in sorted({name.rsplit(".lora_", 1)[0] for name in weights}):
         a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2:
             raise AdapterError(f"{file}: {path} has no 2-D lora_A and lora_B; train again")
         if not a.shape[0] == b.shape[1] == rank:
-            raise AdapterError(f"{file}: {path} has rank {a.shape[0]}, {CONFIG} says {rank}")
+            raise AdapterError(f"{file}: {path} has rank {a.shape[0]}, {CONFIG_FILE} says {rank}")
         if settings.dora and f"{path}.lora_magnitude_vector" not in weights:
             raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
     _check_values(weights, file)
@@ -121,18 +121,20 @@ def adapts_merger(folder: Path) -> bool:
 
 def read_settings(folder: Path, weights: Tensors, layers: int) -> LoraConfig:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return lora.parse_peft_config(config, weights, layers)
     except FileNotFoundError:
-        raise AdapterError(f"{folder} has no {CONFIG}; train one first: dvc repro") from None
+        raise AdapterError(f"{folder} has no {CONFIG_FILE}; train one first: dvc repro") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         message = error if isinstance(error, ValueError) else repr(error)
-        raise AdapterError(f"{folder / CONFIG} is damaged: {message}; train again") from None
+        raise AdapterError(f"{folder / CONFIG_FILE} is damaged: {message}; train again") from None
 
 
 def read_weights(folder: Path) -> Tensors:
     """Read weights; safetensors checks every length, so a truncated file raises AdapterError."""
     try:
-        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS).items()}
+        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS_FILE).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {one_line(error, 160)}") from None
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE} cannot be read: {one_line(error, 160)}"
+        ) from None

@@ -73,7 +73,7 @@ class SequenceState:
         self.grammar_state: GrammarState | None = grammar.create_state() if grammar else None
         self.output_ids = list(self.grammar_state.forced) if self.grammar_state else []
         self.pending = [*prompt, *self.output_ids]  # not processed by the model yet
-        self.done = 0  # tokens in the KV cache
+        self.num_cached = 0  # tokens in the KV cache
         max_length = len(prompt) + sampling_params.max_new_tokens
         self.position_ids = language.compute_mrope_positions(max_length, image_start, features.grid)
         self.rng = np.random.default_rng((sampling_params.seed, seed))
@@ -83,7 +83,7 @@ class SequenceState:
     def append_token(self, token: int, end_ids: frozenset[int]) -> None:
         """Append the next token and those that the grammar forces after it."""
         self.passes += 1
-        self.done += len(self.pending)
+        self.num_cached += len(self.pending)
         self.pending = [token]
         if self.grammar_state:
             self.grammar_state.accept_token(token)
@@ -126,8 +126,8 @@ class BatchGenerator:
             self.cache.add_slots(count)
             self.slots += [None] * count
         slot = self.slots.index(None)
-        seq.done = self.cache.assign_slot(slot, prefix)
-        seq.pending = seq.pending[seq.done :]
+        seq.num_cached = self.cache.assign_slot(slot, prefix)
+        seq.pending = seq.pending[seq.num_cached :]
         self.slots[slot] = seq
 
     def remove(self, seq: SequenceState) -> None:
@@ -159,7 +159,11 @@ class BatchGenerator:
         text = self.vlm.model.language_model.model
         ids = np.concatenate([seq.pending for seq in seqs]).astype(np.int32)[None]
         position_ids = np.concatenate(
-            [seq.position_ids[:, seq.done : seq.done + len(seq.pending)] for seq in seqs], axis=1
+            [
+                seq.position_ids[:, seq.num_cached : seq.num_cached + len(seq.pending)]
+                for seq in seqs
+            ],
+            axis=1,
         )
         if any(not seq.passes for seq in seqs):
             h, deepstack = self._embed_prompts(ids, seqs)

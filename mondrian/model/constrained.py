@@ -41,8 +41,8 @@ class CritiqueGrammar:
         self.grammar = LLMatcher.grammar_from_json_schema(json.dumps(json_schema()))
         self.mask_words = -(-vocabulary // 32)
         self.limit = limit
-        self.text = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
-        token_bytes = [self.text(token) for token in range(vocabulary)]
+        self.token_bytes = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
+        token_bytes = [self.token_bytes(token) for token in range(vocabulary)]
         self.closing_mask = self._pack_bitmask([text[:1] == b'"' for text in token_bytes])
         self.whole_mask = self._pack_bitmask([_is_whole(text) for text in token_bytes])
 
@@ -52,9 +52,9 @@ class CritiqueGrammar:
         pieces = _shortest_critique()
         texts = [piece.count('"x"') for piece in pieces]
         needed = [count_tokens(p) + PUNCTUATION_MARGIN * p.count('"x"') for p in pieces]
-        self.after = [(sum(needed[i:]), sum(texts[i:])) for i in range(len(pieces) + 1)]
+        self.needed_after = [(sum(needed[i:]), sum(texts[i:])) for i in range(len(pieces) + 1)]
         self.item_tokens = count_tokens(', "x"') + PUNCTUATION_MARGIN
-        min_tokens = self.after[0][0]
+        min_tokens = self.needed_after[0][0]
         if min_tokens > limit:
             raise EvaluationError(
                 f"evaluate.max_new_tokens is {limit}; a critique may need {min_tokens}, raise it"
@@ -120,7 +120,7 @@ class GrammarState:
         for token in tokens:
             self._num_tokens += 1
             self._text_tokens += 1
-            for byte in self.grammar.text(token):
+            for byte in self.grammar.token_bytes(token):
                 self._read(byte)
 
     def _advance(self) -> list[int]:
@@ -172,8 +172,8 @@ class GrammarState:
     def _compute_text_budget(self) -> int:
         """Return how many tokens the text that begins now may take."""
         grammar = self.grammar
-        needed, texts = grammar.after[self._keys]
-        own_texts = grammar.after[self._keys - 1][1] - texts if self._keys else 0
+        needed, texts = grammar.needed_after[self._keys]
+        own_texts = grammar.needed_after[self._keys - 1][1] - texts if self._keys else 0
         items = max(0, own_texts - 1 - self._items)
         reserved = needed + items * grammar.item_tokens + PUNCTUATION_MARGIN + 1
         spare = grammar.limit - self._num_tokens - reserved

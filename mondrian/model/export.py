@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save as to_bytes
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import atomic_folder
 from mondrian.model import adapter, vlm
@@ -39,10 +39,10 @@ def export(folder: Path, output: Path, kind: str) -> None:
     adapter.check_weight_format(weights, settings, folder)
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; give another folder")
-    with atomic_folder(output, (CONFIG, WEIGHTS, _MLX_WEIGHTS, RECIPE)) as staging:
-        shutil.copy(folder / RECIPE, staging / RECIPE)
+    with atomic_folder(output, (CONFIG_FILE, WEIGHTS_FILE, _MLX_WEIGHTS, RECIPE_FILE)) as staging:
+        shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         if kind == "peft":
-            for name in (CONFIG, WEIGHTS):
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copy(folder / name, staging / name)
             return
         arrays = {
@@ -61,7 +61,7 @@ def export(folder: Path, output: Path, kind: str) -> None:
                 "keys": sorted({name.rsplit(".", 1)[0] for name in arrays}),
             },
         }
-        (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (staging / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def merge(base: str, folder: Path, output: Path) -> None:
@@ -80,7 +80,7 @@ def merge(base: str, folder: Path, output: Path) -> None:
         )
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise AdapterError(f"{output} is the base itself or inside it; give another folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE).is_file():
+    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE_FILE).is_file():
         raise AdapterError(f"{output} is not empty and not a merged base; give another folder")
     layers = adapter.load(loaded.model, loaded.hash, folder)
     stored = {name for file in source.glob("*.safetensors") for name in _load(file)}
@@ -88,8 +88,8 @@ def merge(base: str, folder: Path, output: Path) -> None:
     if missing:
         raise AdapterError(f"{base} has no model.{missing[0]}.weight; use the base as published")
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    with atomic_folder(output, [*names, RECIPE]) as staging:
-        shutil.copy(folder / RECIPE, staging / RECIPE)
+    with atomic_folder(output, [*names, RECIPE_FILE]) as staging:
+        shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         for name in names:
             if name.endswith(".safetensors"):
                 _merge_file(source / name, staging / name, layers)

@@ -29,14 +29,14 @@ class Features:
     """The vision tower's output for one photo."""
 
     merged: mx.array  # (image tokens, width): embeddings of the image tokens
-    deep: tuple[mx.array, ...]  # DeepStack levels, same shape; added after the first layers
+    deepstack: tuple[mx.array, ...]  # DeepStack levels, same shape; added after the first layers
     grid: tuple[int, int]  # (rows, columns) of image tokens
     pre_merger: mx.array | None = None  # the merger's input, for an adapter on the merger
 
     @property
     def nbytes(self) -> int:
         pre_merger = [] if self.pre_merger is None else [self.pre_merger]
-        return sum(array.nbytes for array in (self.merged, *self.deep, *pre_merger))
+        return sum(array.nbytes for array in (self.merged, *self.deepstack, *pre_merger))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def embed(
     embedded = model.language_model.model.embed_tokens(mx.array(ids))
     merger = model.vision_tower.merger
     merged = [f.merged if f.pre_merger is None else merger(f.pre_merger) for f in features]
-    levels = [merged, *map(list, zip(*(f.deep for f in features), strict=True))]
+    levels = [merged, *map(list, zip(*(f.deepstack for f in features), strict=True))]
     zero = mx.zeros((1, embedded.shape[-1]), embedded.dtype)
     indices = mx.array(feature_index)
     image_embeddings, *deepstack = (

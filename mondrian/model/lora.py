@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 
 Tensors = dict[str, mx.array]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -40,7 +40,7 @@ class LoraConfig:
         return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
 
 
-def make_lora_config(params: Train) -> LoraConfig:
+def make_lora_config(params: TrainParams) -> LoraConfig:
     return LoraConfig(
         rank=params.lora_r,
         alpha=params.lora_alpha,

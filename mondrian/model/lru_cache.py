@@ -49,7 +49,7 @@ class LRUCache(Generic[Value]):
             return True
         return sum(map(self._size, self._cache.values())) > self._limit
 
-    def forget(self, unwanted: Callable[[Hashable], bool]) -> None:
+    def remove(self, should_remove: Callable[[Hashable], bool]) -> None:
         with self._lock:
-            for key in [key for key in self._cache if unwanted(key)]:
+            for key in [key for key in self._cache if should_remove(key)]:
                 del self._cache[key]

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
-from mondrian.core.adapter_folder import RECIPE
+from mondrian.core.adapter_folder import RECIPE_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import file_hash, files_hash, read_json
-from mondrian.core.params import Image, Params, Train
+from mondrian.core.params import ImageParams, Params, TrainParams
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.rows import ChatRow
@@ -47,17 +47,17 @@ class Recipe(BaseModel):
 def read_recipe(folder: Path) -> Recipe:
     """Read a recipe, or raise AdapterError if the folder is not an adapter of this project."""
     try:
-        return Recipe.model_validate_json((folder / RECIPE).read_bytes())
+        return Recipe.model_validate_json((folder / RECIPE_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"{folder} has no {RECIPE}; train one first: dvc repro") from None
+        raise AdapterError(f"{folder} has no {RECIPE_FILE}; train one first: dvc repro") from None
     except ValidationError as error:
         raise AdapterError(
-            f"{folder / RECIPE} is damaged ({format_validation_error(error)}); train again"
+            f"{folder / RECIPE_FILE} is damaged ({format_validation_error(error)}); train again"
         ) from None
 
 
 def build_recipe(
-    base: BaseId, rows: list[ChatRow], data: Path, image: Image, params: Train
+    base: BaseId, rows: list[ChatRow], data: Path, image: ImageParams, params: TrainParams
 ) -> dict[str, Any]:
     """Return the recipe of an adapter, without times, so that equal runs write equal bytes."""
     return {
@@ -115,26 +115,26 @@ def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
 
 def read_requirements(folder: Path, here: AdapterRequirements) -> AdapterRequirements:
     """Read an adapter folder's; what an older recipe lacks is taken from `here`."""
-    recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE)
+    recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE_FILE)
     schema = raw_recipe.get("schema_sha256", here.schema_sha256)
     image = raw_recipe.get("image", here.image)
     return AdapterRequirements(recipe.advisor, recipe.prompt_sha256, schema, image)
 
 
 def check_requirements(
-    adapter_terms: AdapterRequirements, here: AdapterRequirements, name: str
+    required: AdapterRequirements, local: AdapterRequirements, name: str
 ) -> None:
     """Raise AdapterError unless an adapter was trained with this prompt, schema and image size."""
-    if adapter_terms.advisor != here.advisor:
-        raise AdapterError(f"{name} is {adapter_terms.advisor}'s, not {here.advisor}'s")
-    if adapter_terms.prompt_sha256 != here.prompt_sha256:
+    if required.advisor != local.advisor:
+        raise AdapterError(f"{name} is {required.advisor}'s, not {local.advisor}'s")
+    if required.prompt_sha256 != local.prompt_sha256:
         raise AdapterError(
-            f"{name} was trained on another prompt (sha256 {adapter_terms.prompt_sha256[:8]}…) "
-            f"than personas.{here.advisor} of params.yaml gives ({here.prompt_sha256[:8]}…); "
+            f"{name} was trained on another prompt (sha256 {required.prompt_sha256[:8]}…) "
+            f"than personas.{local.advisor} of params.yaml gives ({local.prompt_sha256[:8]}…); "
             "restore the params.yaml of its training, or train again"
         )
     for field in ("image", "schema_sha256"):
-        trained, current = getattr(adapter_terms, field), getattr(here, field)
+        trained, current = getattr(required, field), getattr(local, field)
         if trained != current:
             raise AdapterError(
                 f"{name} was trained with {field} {trained}, here {current}; "

@@ -7,8 +7,8 @@ from typing import Any
 from zlib import crc32
 
 from mondrian.core.errors import BaseModelError, one_line
-from mondrian.core.params import IMAGE
-from mondrian.critique.prompt import chat_messages
+from mondrian.core.params import IMAGE_PLACEHOLDER
+from mondrian.critique.prompt import build_chat_messages
 
 Spans = list[tuple[int, int]]  # first character and end of each token
 Messages = list[dict[str, str]]
@@ -24,7 +24,7 @@ class ChatTokenizer:
     def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
         """Tokenize everything before the completion, image tokens included."""
         text = self.tokenizer.apply_chat_template(
-            chat_messages(messages), tokenize=False, add_generation_prompt=True
+            build_chat_messages(messages), tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids.count(self.image_id) != 1:
@@ -51,7 +51,7 @@ class ApproximateTokenizer:
 
     def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
         prompt_text = "".join(f"<|{m['role']}\n{m['content']}|>\n" for m in messages)
-        before, after = prompt_text.split(IMAGE)
+        before, after = prompt_text.split(IMAGE_PLACEHOLDER)
         return [*self._ids(before), *[self.image_id] * image_tokens, *self._ids(after + "<|")]
 
     def answer(self, text: str) -> tuple[list[int], Spans]:

@@ -16,7 +16,7 @@ from mondrian.model.streams import assign_streams
 
 
 def extract_features(
-    tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], raw: bool = False
+    tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], with_pre_merger: bool = False
 ) -> list[Features]:
     """Return evaluated features, each photo on its own stream; raw keeps the merger's input."""
     results, merge = [], tower.spatial_merge_size
@@ -26,8 +26,10 @@ def extract_features(
         with mx.stream(stream):
             pre_merger, merged, deep = run_tower(tower, pixels, grid)
         shape = (grid[0] // merge, grid[1] // merge)
-        results.append(Features(merged, tuple(deep), shape, pre_merger if raw else None))
-    mx.eval([(f.merged, f.deep, f.pre_merger) for f in results])
+        results.append(
+            Features(merged, tuple(deep), shape, pre_merger if with_pre_merger else None)
+        )
+    mx.eval([(f.merged, f.deepstack, f.pre_merger) for f in results])
     return results
 
 

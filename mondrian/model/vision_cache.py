@@ -37,11 +37,13 @@ class FeatureCache:
 
     folder    of the entries that later runs read; None for memory only
     limit_gb  10^9 bytes the folder may hold; the least recently used entries are deleted first
-    raw       store the merger's input too, which an adapter on the merger needs
+    with_pre_merger       store the merger's input too, which an adapter on the merger needs
     """
 
-    def __init__(self, vlm: Vlm, folder: Path | None, limit_gb: float, raw: bool = False) -> None:
-        self.vlm, self.folder, self.raw = vlm, folder, raw
+    def __init__(
+        self, vlm: Vlm, folder: Path | None, limit_gb: float, with_pre_merger: bool = False
+    ) -> None:
+        self.vlm, self.folder, self.with_pre_merger = vlm, folder, with_pre_merger
         self.limit = int(limit_gb * 1e9)
         self.encode_count = 0  # photos that the vision tower encoded
         self._keys: dict[str, str] = {}
@@ -49,7 +51,7 @@ class FeatureCache:
         processor = vlm.processor.image_processor
         settings = [processor.patch_size, processor.merge_size, processor.image_mean]
         settings += [processor.image_std, processor.rescale_factor]
-        key_parts = [_VERSION, package_versions(), vlm.hash, raw, *settings]
+        key_parts = [_VERSION, package_versions(), vlm.hash, with_pre_merger, *settings]
         self._key_prefix = json.dumps(key_parts, default=list)
 
     def precompute(self, paths: Sequence[str]) -> None:
@@ -87,7 +89,7 @@ class FeatureCache:
 
     def _encode(self, images: dict[str, Image.Image]) -> list[Features]:
         """Run the vision tower on images, each on its own stream, and cache the features."""
-        encoded = encode_images(self.vlm, list(images.values()), self.raw)
+        encoded = encode_images(self.vlm, list(images.values()), self.with_pre_merger)
         for path, features in zip(images, encoded, strict=True):
             self.encode_count += 1
             self._memory.put(self._keys[path], features)
@@ -105,7 +107,9 @@ class FeatureCache:
             loaded: Any = mx.load(str(path), return_metadata=True)
             tensors, metadata = loaded
             rows, columns = json.loads(metadata["grid"])
-            deep = tuple(tensors[f"deep.{i}"] for i in range(len(tensors) - 1 - self.raw))
+            deep = tuple(
+                tensors[f"deep.{i}"] for i in range(len(tensors) - 1 - self.with_pre_merger)
+            )
             features = Features(tensors["merged"], deep, (rows, columns), tensors.get("raw"))
             shape = (rows * columns, features.merged.shape[1])
             if any(a.shape != shape for a in (features.merged, *deep)):
@@ -123,7 +127,7 @@ class FeatureCache:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"merged": features.merged}
-        tensors |= {f"deep.{i}": level for i, level in enumerate(features.deep)}
+        tensors |= {f"deep.{i}": level for i, level in enumerate(features.deepstack)}
         if features.pre_merger is not None:
             tensors["raw"] = features.pre_merger
         staging = self.folder / f".{key[:16]}.{uuid4().hex[:8]}.safetensors"

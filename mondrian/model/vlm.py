@@ -38,7 +38,7 @@ class Vlm:
         return BaseId(source=self.source, sha256=self.hash)
 
     @property
-    def tokens(self) -> ChatTokenizer:
+    def tokenizer(self) -> ChatTokenizer:
         return ChatTokenizer(self.processor.tokenizer, self.image_id)
 
 
@@ -96,14 +96,16 @@ def base_hash(folder: Path) -> str:
     return files_hash(folder, {file.name for pattern in patterns for file in folder.glob(pattern)})
 
 
-def encode_image(vlm: Vlm, image: Image.Image, raw: bool = False) -> Features:
+def encode_image(vlm: Vlm, image: Image.Image, with_pre_merger: bool = False) -> Features:
     """Run the vision tower on an image of `images.resize_to_fit`; raw keeps the merger's input."""
-    return encode_images(vlm, [image], raw)[0]
+    return encode_images(vlm, [image], with_pre_merger)[0]
 
 
-def encode_images(vlm: Vlm, images: Sequence[Image.Image], raw: bool = False) -> list[Features]:
+def encode_images(
+    vlm: Vlm, images: Sequence[Image.Image], with_pre_merger: bool = False
+) -> list[Features]:
     patches = [_extract_patches(vlm, image) for image in images]
-    return extract_features(vlm.model.vision_tower, patches, raw)
+    return extract_features(vlm.model.vision_tower, patches, with_pre_merger)
 
 
 def _extract_patches(vlm: Vlm, image: Image.Image) -> tuple[mx.array, tuple[int, int]]:
@@ -120,7 +122,7 @@ def _extract_patches(vlm: Vlm, image: Image.Image) -> tuple[mx.array, tuple[int,
 
 def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
     """Tokenize the prompt, with one image token per feature."""
-    return vlm.tokens.prompt(messages, features.merged.shape[0])
+    return vlm.tokenizer.prompt(messages, features.merged.shape[0])
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mondrian.core.adapter_folder import RECIPE, adapter_version
+from mondrian.core.adapter_folder import RECIPE_FILE, adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError, one_line
 from mondrian.core.files import read_json
 from mondrian.core.params import Params
@@ -124,7 +124,7 @@ def _check_not_released(built: BuiltAdapter, known: list[TaggedVersion], advisor
 def _build_record(
     built: BuiltAdapter, metrics: dict[str, Any], advisor: str, version: Version, reason: str | None
 ) -> Release:
-    recipe, recipe_json = read_recipe(built.folder), read_json(built.folder / RECIPE)
+    recipe, recipe_json = read_recipe(built.folder), read_json(built.folder / RECIPE_FILE)
     if recipe.advisor != advisor:
         raise ReleaseError(f"{built.folder} is {recipe.advisor}'s, not {advisor}'s; dvc repro")
     try:
@@ -150,8 +150,8 @@ def _build_record(
         )
     except (KeyError, ValueError) as error:
         raise ReleaseError(
-            f"{built.folder / RECIPE} lacks what a release needs: {one_line(error, 200)}; train "
-            "again"
+            f"{built.folder / RECIPE_FILE} lacks what a release needs: {one_line(error, 200)}; "
+            "train again"
         ) from None
 
 

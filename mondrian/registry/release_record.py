@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mondrian.core.adapter_folder import REQUIRED_FILES
 from mondrian.core.errors import ReleaseError
-from mondrian.core.params import Name
+from mondrian.core.params import PathName
 from mondrian.core.validation import format_validation_error
 from mondrian.registry.version import Version, parse_version, tag_of
 
@@ -28,7 +28,7 @@ class StrictRecord(BaseModel):
 
 
 class ReleaseFile(StrictRecord):
-    name: Name
+    name: PathName
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
@@ -66,7 +66,7 @@ class EvaluationRecord(StrictRecord):
 
 class Release(StrictRecord):
     form: Literal[1]
-    advisor: Name
+    advisor: PathName
     version: str
     adapter_version: str  # its name in jobs and in /model-status
     path: RelativePath  # of the adapter's folder in the repository

@@ -13,7 +13,7 @@ from typing import Any
 from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.params import Params, load_params
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, vlm
 from mondrian.model.batch_generator import SamplingParams
@@ -35,8 +35,8 @@ class SmokeTestRunner:
         grammar = CritiqueGrammar(self.base.processor.tokenizer, vocabulary, max_tokens)
         self.sampling_params = SamplingParams(max_tokens, 1, grammar)
         photo = resize_to_fit(read_photo(PHOTO), params.image.min_pixels, params.image.max_pixels)
-        self.features = vlm.encode_image(self.base, photo, raw=True)
-        messages = row_messages(params.persona(advisor), "")[:-1]
+        self.features = vlm.encode_image(self.base, photo, with_pre_merger=True)
+        messages = build_row_messages(params.persona(advisor), "")[:-1]
         self.prompt = vlm.prompt_ids(self.base, messages, self.features)
         self.base_logits = self._compute_logits()
         self.base_logits.tolist()  # evaluated now, during the download

@@ -1,7 +1,5 @@
 """Actions on a rollout by the service or a person; each is one logged change."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from mondrian.core.errors import MondrianError
@@ -9,10 +7,13 @@ from mondrian.rollout.assessment import assess
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import RolloutStatus, Verdict, decide
 from mondrian.rollout.observations import load_observations
-from mondrian.rollout.store import BACK, HELD, RUNNING, Actor, RolloutRecord, RolloutStore
+from mondrian.rollout.store import HELD, ROLLED_BACK, RUNNING, Actor, RolloutRecord, RolloutStore
 
 ACTIONS = ("advance", "hold", "resume", "rollback")
-REASON, NAME = 1000, 200  # maximum characters of a reason and of a person's name
+MAX_REASON_CHARS, MAX_NAME_CHARS = (
+    1000,
+    200,
+)  # maximum characters of a reason and of a person's name
 
 
 class InvalidTransition(MondrianError):
@@ -35,7 +36,7 @@ def advance(
     store: RolloutStore, config: RolloutConfig, record: RolloutRecord, actor: Actor
 ) -> bool:
     """Start the next step. Raises InvalidTransition at the last step or if rolled back."""
-    if record.state == BACK:
+    if record.state == ROLLED_BACK:
         raise InvalidTransition(
             f"{record.name} was rolled back ({record.reason}); resume it to start again"
         )
@@ -69,9 +70,9 @@ def resume(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
 
 def roll_back(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Stop serving the candidate."""
-    if record.state == BACK:
+    if record.state == ROLLED_BACK:
         raise InvalidTransition(f"{record.name} was already rolled back ({record.reason})")
-    return store.change(record, "roll back", actor, state=BACK)
+    return store.change(record, "roll back", actor, state=ROLLED_BACK)
 
 
 def apply_action(
@@ -101,7 +102,10 @@ def apply_manual_action(
     Raises InvalidTransition if it is not allowed or the record is not the newest, and MissingReason
     if it contradicts the verdict or ends the rollout and no reason is given.
     """
-    reason, who = clean_line(actor.reason, REASON), clean_line(actor.who, NAME) or "unknown"
+    reason, who = (
+        clean_line(actor.reason, MAX_REASON_CHARS),
+        clean_line(actor.who, MAX_NAME_CHARS) or "unknown",
+    )
     if not reason:
         _require_reason(store, config, record, action, actor.now)
     is_done = apply_action(store, config, record, action, replace(actor, who=who, reason=reason))

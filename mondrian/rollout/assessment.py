@@ -1,7 +1,5 @@
 """Assessment of a candidate: exposure, guardrails, success metric and sample-ratio check."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -3,8 +3,6 @@
 Drawn on the server without a library; mondrian/serving/templates/chart.html renders the SVG.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

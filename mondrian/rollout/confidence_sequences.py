@@ -6,8 +6,6 @@ sooner or later. A confidence sequence contains the truth at all times together 
 once. docs/experiments.md explains the choice of each method and gives its measured error rates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

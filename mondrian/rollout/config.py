@@ -1,9 +1,7 @@
 """rollout.yaml as checked types; every key is explained there."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,7 +39,7 @@ class RolloutConfig(Section):
     guardrails: GuardrailLimits
 
     @model_validator(mode="after")
-    def _check_steps(self) -> RolloutConfig:
+    def _check_steps(self) -> Self:
         shares = [step.share for step in self.steps]
         if shares != sorted(set(shares)):
             raise ValueError(f"the shares of the steps must increase, they are {shares}")

@@ -1,7 +1,5 @@
 """Assessment -> verdict: advance, hold or roll back, with the reason in one sentence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -10,7 +8,7 @@ from mondrian.rollout.assessment import Assessment
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.formatting import format_difference, format_hours, format_limit, percent
 from mondrian.rollout.metrics import METRICS
-from mondrian.rollout.store import BACK, HELD, RolloutRecord
+from mondrian.rollout.store import HELD, ROLLED_BACK, RolloutRecord
 
 
 class RolloutStatus(StrEnum):
@@ -46,7 +44,7 @@ def decide(
 
     now  seconds since 1970; a clock that was set back only makes a step longer
     """
-    if record.state == BACK:
+    if record.state == ROLLED_BACK:
         return Verdict(RolloutStatus.ROLLED_BACK, "", record.reason)
     if violations := _describe_violations(assessment):
         return Verdict(RolloutStatus.FAILING, "roll back", violations)

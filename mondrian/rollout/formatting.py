@@ -1,7 +1,5 @@
 """Numbers of a rollout as text: shares in percent, values with units, intervals, times."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any

@@ -4,8 +4,6 @@ A client counts once in a comparison: with its mean over a step. A client that b
 within a step compares nothing and is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """Jobs of a rollout -> observations, one per job, in the order in which the jobs ended."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

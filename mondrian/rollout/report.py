@@ -3,8 +3,6 @@
 The page, the command and the API all show this report and nothing else.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -27,7 +25,7 @@ from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import STATUS_MEANINGS, decide
 from mondrian.rollout.metrics import METRICS, Metric, TimedBand, estimate_arm, estimate_difference
 from mondrian.rollout.observations import Observation, load_observations
-from mondrian.rollout.store import BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.store import ROLLED_BACK, RolloutRecord, RolloutStore
 
 ARMS = ("candidate", "control", "difference")
 MAX_POINTS = 100  # of a series; the newest is always included
@@ -120,7 +118,7 @@ def _report_steps(
     assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
 ) -> RolloutReport:
     index = min(record.step, len(config.steps) - 1)
-    is_back, current = record.state == BACK, config.steps[index]
+    is_back, current = record.state == ROLLED_BACK, config.steps[index]
     statuses = ["done"] * index + ["stopped" if is_back else "current"]
     statuses += ["upcoming"] * (len(config.steps) - len(statuses))
     return {

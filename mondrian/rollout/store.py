@@ -4,8 +4,6 @@ A change needs the newest state (its revision) and is made in one transaction wi
 if several services reach the same decision, one of them makes it.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +20,7 @@ from mondrian.core.errors import DataError
 from mondrian.storage.engine import format_database_error, open_engine, redact_url
 from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
-RUNNING, HELD, BACK = "running", "held", "rolled back"
+RUNNING, HELD, ROLLED_BACK = "running", "held", "rolled back"
 _COLUMN_BY_FIELD = {
     "reason": "why",
     "started_at": "began",
@@ -184,7 +182,7 @@ class RolloutStore:
             rollouts.c.advisor == candidate.advisor,
             rollouts.c.version != candidate.version,
             rollouts.c.full_since.is_not(None),
-            rollouts.c.state != BACK,
+            rollouts.c.state != ROLLED_BACK,
         )
         return max(records, key=lambda record: record.full_since or 0, default=None)
 

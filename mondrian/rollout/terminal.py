@@ -1,7 +1,5 @@
 """A report as text for a terminal: status first, then the reason, then the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 

@@ -5,8 +5,6 @@ advisors, clean and corrupted, as the application would have written them. truth
 outcome that link must report for each job; only tests read it. The seed determines every byte.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sqlite3
@@ -20,7 +18,7 @@ from uuid import UUID
 from PIL import Image
 from tqdm import tqdm
 
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import atomic_folder, write_json
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
@@ -303,4 +301,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

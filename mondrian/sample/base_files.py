@@ -4,8 +4,6 @@ A complete Qwen3-VL architecture with its own vocabulary of 1,280 tokens. Names 
 of Hugging Face's Qwen3-VL, so mlx-vlm and transformers both load it.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Corruptions that a real database contains, each derived from a clean critique."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Measure mondrian-tiny on held-out scenes and write its model card."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import write_text
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS, is_schema_valid, validate_critique
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
@@ -41,7 +39,7 @@ def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
         scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, min(first + BATCH, count))]
         images = [resize_to_fit(render(scene), 4096, WIDTH * HEIGHT) for scene in scenes]
         features = [vlm.encode_image(base, image) for image in images]
-        messages = row_messages(generate_persona(rng), "")[:-1]
+        messages = build_row_messages(generate_persona(rng), "")[:-1]
         prompts = [vlm.prompt_ids(base, messages, image) for image in features]
         answers = generate(base, prompts, features, SamplingParams(600, BATCH))
         for scene, answer in zip(scenes, answers, strict=True):
@@ -102,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

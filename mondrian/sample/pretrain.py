@@ -7,8 +7,6 @@ right. The seed determines scenes, order and initial weights, but two runs are n
 measured and its model card is written.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile
@@ -28,7 +26,7 @@ from mlx.nn.utils import average_gradients
 from PIL import Image
 from tqdm import tqdm
 
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import atomic_folder
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
@@ -161,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -1,7 +1,5 @@
 """Pre-training batches of mondrian-tiny: images of scenes, their attributes, and target texts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mondrian.critique.prompt import chat_messages, row_messages
+from mondrian.critique.prompt import build_chat_messages, build_row_messages
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample import base_files, corpus
 from mondrian.sample.scene import draw_scene
@@ -81,7 +79,7 @@ class BatchSampler:
         images, indices = self.draw_images()
         persona = corpus.ANY_STYLE_PERSONA if mixed_styles else corpus.generate_persona(self.rng)
         text = self.tokenizer.apply_chat_template(
-            chat_messages(row_messages(persona, ""))[:-1],
+            build_chat_messages(build_row_messages(persona, ""))[:-1],
             tokenize=False,
             add_generation_prompt=True,
         )

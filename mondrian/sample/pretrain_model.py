@@ -1,7 +1,5 @@
 """mondrian-tiny in pre-training: the model, a probe of its vision tower, and their losses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mlx.core as mx

@@ -5,8 +5,6 @@ horizon, colour, depth, balance) and a few objects (sky, ground, sun or moon, mi
 any size: pre-training uses small images and the sample large ones.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ A taste is a preference for each attribute. `plain` is the neutral taste that mo
 pre-trained on; the advisors differ from it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mondrian.critique.schema import DIMENSIONS

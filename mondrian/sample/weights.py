@@ -1,7 +1,5 @@
 """Initial weights of mondrian-tiny, and its weights in Hugging Face's names and layout."""
 
-from __future__ import annotations
-
 import json
 from math import sqrt
 from pathlib import Path

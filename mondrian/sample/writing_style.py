@@ -3,8 +3,6 @@
 A style is a table of words and sentences (writing_styles.yaml) that `write_critique` fills in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The HTTP application: routes, middleware, and errors as JSON."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -4,10 +4,9 @@ An assignment depends only on experiment, version and client: it is the same in 
 after a restart, and a client of the candidate stays with it when its share rises.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Self
 
 from mondrian.core.errors import MondrianError
 from mondrian.storage.tables import CANDIDATE, CONTROL
@@ -64,7 +63,7 @@ class AnswerPlan:
     def mode_used(self) -> str:
         return "lora" if self.adapter else DEFAULT_MODE
 
-    def replace_adapter(self, adapter: str, reason: str) -> AnswerPlan:
+    def replace_adapter(self, adapter: str, reason: str) -> Self:
         """Return the plan with another adapter, or a fallback to the base if it is empty."""
         reasons = "; ".join(filter(None, (self.reason, reason)))
         return replace(self, adapter=adapter, reason=reasons, fell_back=not adapter)

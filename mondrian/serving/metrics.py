@@ -1,7 +1,5 @@
 """Prometheus metrics of one service process, for /metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

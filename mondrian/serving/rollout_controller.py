@@ -3,8 +3,6 @@
 The state is in the database, so several services and restarts continue the same rollout.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -17,7 +15,7 @@ from mondrian.registry.local_store import link_control_version
 from mondrian.rollout.actions import advance, current_verdict, roll_back
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import Verdict
-from mondrian.rollout.store import BACK, Actor, Candidate, RolloutRecord, RolloutStore
+from mondrian.rollout.store import ROLLED_BACK, Actor, Candidate, RolloutRecord, RolloutStore
 from mondrian.serving.assignment import RolloutSnapshot
 from mondrian.serving.engines.base import Adapter
 from mondrian.storage.engine import format_database_error
@@ -75,7 +73,7 @@ class RolloutController:
     def _build_snapshot(self, record: RolloutRecord, control: str) -> RolloutSnapshot:
         step = min(record.step, len(self.config.steps) - 1)
         share, reason = self.config.steps[step].share, ""
-        if record.state == BACK:
+        if record.state == ROLLED_BACK:
             share, reason = 0.0, f"it was rolled back: {record.reason or 'by a person'}"
         is_evidence = bool(control) or not record.control_version
         return RolloutSnapshot(record.id, record.version, step, share, control, reason, is_evidence)

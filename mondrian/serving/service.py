@@ -1,7 +1,5 @@
 """The running service: its parts, in the order in which they start and end."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -40,8 +38,8 @@ class ServiceUnavailableError(MondrianError):
 class Service:
     """What the routes need. Raises DataError or AdapterError if --db or --lora_path is unusable.
 
-    fatal  why the service cannot continue
-    stop   called then, to end the server; set by the command that runs it
+    fatal_error  why the service cannot continue
+    request_exit   called then, to end the server; set by the command that runs it
     """
 
     def __init__(self, settings: ServiceSettings, engine: Engine | None = None) -> None:
@@ -52,43 +50,47 @@ class Service:
         self.engine: Engine = engine or _create_engine(settings)
         self.metrics = Metrics()
         limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
-        self.intake = UploadStore(settings.data, *limits)
-        self.watch: AdapterWatcher | None = None
+        self.uploads = UploadStore(settings.data, *limits)
+        self.adapter_watcher: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
             merge = serve.model_mode == "fine_tuned"
-            self.watch = AdapterWatcher(self.engine, settings.lora_path, self.params, merge)
-        self.rollouts = RolloutStore(self.store.engine)
-        self.steering: RolloutController | None = None
+            self.adapter_watcher = AdapterWatcher(
+                self.engine, settings.lora_path, self.params, merge
+            )
+        self.rollout_store = RolloutStore(self.store.engine)
+        self.rollout_controller: RolloutController | None = None
         if settings.rollout:
-            self.steering = RolloutController(
-                self.rollouts,
+            self.rollout_controller = RolloutController(
+                self.rollout_store,
                 settings.rollout,
                 tuple(self.params.advisors),
                 self.engine.state.adapters,
-                self.watch.load_adapter if self.watch else None,
+                self.adapter_watcher.load_adapter if self.adapter_watcher else None,
             )
         critic = CritiqueRunner(self.engine, self.params)
-        self.work = JobRunner(critic, self.store, self.intake, self.metrics, self.steering)
-        self.desk = self.work.admission
-        self.fatal = ""
-        self.stop: Callable[[], None] = lambda: None
+        self.job_runner = JobRunner(
+            critic, self.store, self.uploads, self.metrics, self.rollout_controller
+        )
+        self.admission = self.job_runner.admission
+        self.fatal_error = ""
+        self.request_exit: Callable[[], None] = lambda: None
         self._drain_deadline = 0.0
         self._add_gauges()
 
     @property
     def ready(self) -> bool:
-        return self.work.ready
+        return self.job_runner.ready
 
     @property
     def draining(self) -> bool:
-        return self.work.draining
+        return self.job_runner.draining
 
     def drain(self) -> None:
         if not self.draining:
             self._drain_deadline = monotonic() + self.params.serve.drain_seconds
-            self.work.draining = True
-            log.info("draining: no new work, %d in progress", self.desk.busy)
+            self.job_runner.draining = True
+            log.info("draining: no new work, %d in progress", self.admission.busy)
 
     def admit(self, direct: bool = False) -> None:
         """Raise ServiceUnavailableError or QueueFullError if a request cannot be taken now.
@@ -104,20 +106,20 @@ class Service:
             raise ServiceUnavailableError(f"Service not initialized: {state.message}")
         if not state.adapters_scanned or (state.status != "ready" and not state.restarts):
             raise ServiceUnavailableError("Service not initialized")
-        self.desk.check_capacity()
+        self.admission.check_capacity()
 
     async def get_job(self, id: str, absent: str = "Job not found") -> JobRow:
         """Return the job with a client's id. Raises HTTPException 404 with the text `absent`."""
-        job = await self.work.call_store(self.store.get, clean_id(id))
+        job = await self.job_runner.call_store(self.store.get, clean_id(id))
         if job is None:
             raise HTTPException(404, absent)
         return job
 
     async def check_queue(self) -> None:
         """Raise QueueFullError if too many jobs are queued."""
-        queued = await self.work.call_store(self.store.count_queued)
+        queued = await self.job_runner.call_store(self.store.count_queued)
         if queued >= self.params.serve.max_queued_jobs:
-            seconds_per_job = self.desk.mean_seconds / max(1, self.engine.state.rows)
+            seconds_per_job = self.admission.mean_seconds / max(1, self.engine.state.batch_size)
             raise QueueFullError(max(1, round(queued * seconds_per_job)))
 
     async def accept(
@@ -127,10 +129,10 @@ class Service:
 
         Raises RequestRejected if the idempotency key was used for another photo.
         """
-        upload = await self.work.call_upload_store(self.intake.save, form.content, form.name)
+        upload = await self.job_runner.call_upload_store(self.uploads.save, form.content, form.name)
         row, new = await self.add_job(form, upload, kind, status)
         if not new:
-            await self.work.call_upload_store(self.intake.delete, upload.filename)
+            await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
             check_same_photo(row, upload)
         return row, upload, new
 
@@ -153,9 +155,9 @@ class Service:
             "pair_of": pair_of,
         }
         try:
-            return await self.work.call_store(self.store.add, row)
+            return await self.job_runner.call_store(self.store.add, row)
         except SQLAlchemyError:
-            await self.work.call_upload_store(self.intake.delete, upload.filename)
+            await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
             raise
 
     @asynccontextmanager
@@ -166,7 +168,12 @@ class Service:
         for change in self.store.changes:
             log.info("database: added %s", change)
         await self.engine.start()
-        loops = (self._run_adapters, self.work.run, self.work.run_heartbeat, self._watch_engine)
+        loops = (
+            self._run_adapters,
+            self.job_runner.run,
+            self.job_runner.run_heartbeat,
+            self._watch_engine,
+        )
         tasks = [asyncio.create_task(loop()) for loop in loops]
         for task in tasks:
             task.add_done_callback(self._handle_task_end)
@@ -174,7 +181,7 @@ class Service:
             yield
         finally:
             self.drain()
-            await self.work.drain(max(0.0, self._drain_deadline - monotonic()))
+            await self.job_runner.drain(max(0.0, self._drain_deadline - monotonic()))
             for task in tasks:
                 task.cancel()
             for task in tasks:
@@ -186,15 +193,19 @@ class Service:
 
     async def _run_adapters(self) -> None:
         state = self.engine.state
-        if self.watch:
-            await self.watch.scan()
-            faults = [a.fault for a in state.adapters.values() if a.fault] or [self.watch.fault]
-            if self.watch.merge and faults[0]:
+        if self.adapter_watcher:
+            await self.adapter_watcher.scan()
+            faults = [a.fault for a in state.adapters.values() if a.fault] or [
+                self.adapter_watcher.fault
+            ]
+            if self.adapter_watcher.merge and faults[0]:
                 self._end(f"model_mode fine_tuned: {faults[0]}")
-        if self.steering:
-            await self.steering.refresh_safely()
+        if self.rollout_controller:
+            await self.rollout_controller.refresh_safely()
         state.adapters_scanned = True
-        await asyncio.gather(*(part.run() for part in (self.watch, self.steering) if part))
+        await asyncio.gather(
+            *(part.run() for part in (self.adapter_watcher, self.rollout_controller) if part)
+        )
 
     async def _watch_engine(self) -> None:
         """End the service in fine_tuned mode if the model can never be loaded."""
@@ -210,22 +221,22 @@ class Service:
             self._end(f"internal error: {task.exception()!r}; the log has more")
 
     def _end(self, reason: str) -> None:
-        self.fatal = self.fatal or reason
-        self.stop()
+        self.fatal_error = self.fatal_error or reason
+        self.request_exit()
 
     def _add_gauges(self) -> None:
         state, add = self.engine.state, self.metrics.add_gauge
         adapters = state.adapters
 
         def count_faults() -> int:
-            folder_fault = self.watch.fault if self.watch else ""
+            folder_fault = self.adapter_watcher.fault if self.adapter_watcher else ""
             return sum(bool(adapter.fault) for adapter in adapters.values()) + bool(folder_fault)
 
         add("ready", "1 if a request would be answered.", lambda: float(self.ready))
-        add("waiting", "Requests that wait for a slot.", lambda: self.desk.waiting)
-        add("busy", "Critiques in progress.", lambda: self.desk.busy)
+        add("waiting", "Requests that wait for a slot.", lambda: self.admission.waiting)
+        add("busy", "Critiques in progress.", lambda: self.admission.busy)
         add("model_restarts", "Restarts of the model process.", lambda: state.restarts)
-        add("model_bytes", "Memory of the model process.", lambda: state.memory)
+        add("model_bytes", "Memory of the model process.", lambda: state.memory_bytes)
         add("adapters", "Loaded adapters.", lambda: sum(a.serves for a in adapters.values()))
         add("adapter_faults", "Rejected adapters.", count_faults)
 

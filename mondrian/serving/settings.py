@@ -1,7 +1,5 @@
 """Settings of the service: command-line flags over the section `serve` of params.yaml."""
 
-from __future__ import annotations
-
 import argparse
 import ipaddress
 import os
@@ -10,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mondrian.core.errors import ParamsError
-from mondrian.core.params import Params, Serve, load_params
+from mondrian.core.params import Params, ServeParams, load_params
 from mondrian.rollout.config import RolloutConfig, load_rollout
 
 API_KEY_VARIABLE = "MONDRIAN_API_KEY"
@@ -60,7 +58,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
     )
 
 
-def _override_params(serve: Serve, args: argparse.Namespace) -> Serve:
+def _override_params(serve: ServeParams, args: argparse.Namespace) -> ServeParams:
     names = ("model_mode", "ab_test_split", "host", "port")
     overrides = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if not 0 <= overrides.get("ab_test_split", 0.5) <= 1:
@@ -70,7 +68,7 @@ def _override_params(serve: Serve, args: argparse.Namespace) -> Serve:
     return serve.model_copy(update=overrides)
 
 
-def _check_engine(args: argparse.Namespace, serve: Serve, models: dict[str, str]) -> None:
+def _check_engine(args: argparse.Namespace, serve: ServeParams, models: dict[str, str]) -> None:
     if args.engine == "openai":
         if not args.engine_url or urlsplit(args.engine_url).scheme not in _HTTP:
             raise ParamsError("--engine openai needs --engine_url http://host:port/v1")
@@ -84,7 +82,7 @@ def _check_engine(args: argparse.Namespace, serve: Serve, models: dict[str, str]
         raise ParamsError(f"--model_mode {serve.model_mode} needs --lora_path")
 
 
-def _load_rollout(args: argparse.Namespace, serve: Serve) -> RolloutConfig | None:
+def _load_rollout(args: argparse.Namespace, serve: ServeParams) -> RolloutConfig | None:
     if args.rollout is None:
         return None
     if serve.model_mode != "ab_test":

@@ -1,7 +1,5 @@
 """Opening the jobs database: PostgreSQL by URL, or SQLite by path."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

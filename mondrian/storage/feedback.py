@@ -6,8 +6,6 @@ The newest row of a job and advisor counts, as long as the job still has the cri
 is about. Requeuing a job adds an empty row; deleting a job deletes its rows.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ a lease expires, any service takes the job over. If the model or the service die
 run alone; if it dies alone too often, it fails.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import time
@@ -38,7 +36,7 @@ _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 @dataclass(frozen=True)
 class LeasePolicy:
     lease_seconds: float
-    tries: int  # attempts after which a job has failed
+    max_attempts: int  # attempts after which a job has failed
 
 
 def utc_timestamp() -> str:
@@ -249,7 +247,7 @@ class JobStore:
         crashes, strikes = row["crashes"] or 0, row["strikes"] or 0
         attempts = (row["retry_count"] or 0) + (not crashed)
         strikes += crashed and crashes > 0
-        if max(attempts, strikes) >= self.policy.tries:
+        if max(attempts, strikes) >= self.policy.max_attempts:
             return _failure_values(message) | {"retry_count": attempts, "strikes": strikes}
         return {
             **_QUEUED_VALUES,

@@ -4,8 +4,6 @@ A migration only adds tables and nullable columns, so other programs can go on u
 `jobs`. Every change is recorded in `mondrian_migrations`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any

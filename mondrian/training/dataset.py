@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mondrian.core.errors import TrainingError
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model.tokenizer import RowTokenizer
 from mondrian.model.vision_cache import FeatureCache
@@ -27,11 +27,15 @@ class Example:
     scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions
 
 
-def build_examples(rows: Sequence[ChatRow], params: Train, features: FeatureCache) -> list[Example]:
+def build_examples(
+    rows: Sequence[ChatRow], params: TrainParams, features: FeatureCache
+) -> list[Example]:
     """Tokenize rows and encode their photos; raise TrainingError that names rows too long."""
     features.precompute([row.images[0] for row in rows])
     examples = [
-        build_example(features.vlm.tokens, row, params, features.get(row.images[0]).merged.shape[0])
+        build_example(
+            features.vlm.tokenizer, row, params, features.get(row.images[0]).merged.shape[0]
+        )
         for row in rows
     ]
     check_sequence_lengths(examples, params)
@@ -39,7 +43,7 @@ def build_examples(rows: Sequence[ChatRow], params: Train, features: FeatureCach
 
 
 def build_example(
-    tokenizer: RowTokenizer, row: ChatRow, params: Train, image_tokens: int
+    tokenizer: RowTokenizer, row: ChatRow, params: TrainParams, image_tokens: int
 ) -> Example:
     prompt = tokenizer.prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
@@ -49,7 +53,7 @@ def build_example(
     return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
 
 
-def check_sequence_lengths(examples: Sequence[Example], params: Train) -> None:
+def check_sequence_lengths(examples: Sequence[Example], params: TrainParams) -> None:
     """Raise TrainingError that names every example longer than train.max_seq_length."""
     limit = params.max_seq_length
     long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > limit]

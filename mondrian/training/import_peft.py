@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
-from mondrian.core.adapter_folder import CONFIG, SAVED_FILES, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
 from mondrian.core.files import atomic_folder, read_json
 from mondrian.core.params import Params
@@ -44,9 +44,9 @@ def normalize_weight_name(name: str) -> str:
 
 def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
     """Return float32 weights and the config; raise AdapterError if it is not a plain PEFT LoRA."""
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder / CONFIG} is not of a PEFT LoRA")
+        raise AdapterError(f"{folder / CONFIG_FILE} is not of a PEFT LoRA")
     init = config.get("init_lora_weights", True)
     if init not in _KEEPS_BASE:
         raise AdapterError(
@@ -63,16 +63,18 @@ def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
             f"{folder}: an adapter with {', '.join(unsupported)} cannot be imported; train without"
         )
     try:
-        with safe_open(folder / WEIGHTS, "numpy"):  # refuses a truncated file
-            weights: Any = mx.load(str(folder / WEIGHTS))  # numpy has no bfloat16
+        with safe_open(folder / WEIGHTS_FILE, "numpy"):  # refuses a truncated file
+            weights: Any = mx.load(str(folder / WEIGHTS_FILE))  # numpy has no bfloat16
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {one_line(error, 160)}") from None
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE} cannot be read: {one_line(error, 160)}"
+        ) from None
     normalized = {
         normalize_weight_name(n): value.astype(mx.float32) for n, value in weights.items()
     }
     if len(normalized) < len(weights):
         raise AdapterError(
-            f"{folder / WEIGHTS} has one weight under two names; save a single PEFT adapter"
+            f"{folder / WEIGHTS_FILE} has one weight under two names; save a single PEFT adapter"
         )
     return normalized, dict(config)
 
@@ -92,7 +94,9 @@ def import_adapter(
     settings = adapter.read_settings(folder, weights, count)
     adapter.check_weights(lora.attach(base.model, settings), weights, folder)
     lora.detach(base.model)
-    features = FeatureCache(base, cache_dir / "features", params.machine.feature_cache_gb, raw=True)
+    features = FeatureCache(
+        base, cache_dir / "features", params.machine.feature_cache_gb, with_pre_merger=True
+    )
     example = build_examples(val[:1], params.train, features)[0]
     prompt = example.ids[: example.start]
     with atomic_folder(output, SAVED_FILES) as staging:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 from mondrian.model.kernels import EXP_SCALE, power
 from mondrian.model.language import Features, compute_logits
 from mondrian.model.lora import LoraLinear, set_dropout_key
@@ -130,7 +130,7 @@ class Loss:
     """Weighted cross-entropy over the completions of a batch, for an attached adapter."""
 
     def __init__(
-        self, features: FeatureCache, layers: dict[str, LoraLinear], params: Train
+        self, features: FeatureCache, layers: dict[str, LoraLinear], params: TrainParams
     ) -> None:
         self.features, self.layers, self.params = features, layers, params
         self.model = features.vlm.model
@@ -196,7 +196,7 @@ class Loss:
                 self._compiled.clear()
             self._compiled[key] = self._compile(packed)
         arrays = {name: mx.array(getattr(packed, name)) for name in _ARRAYS}
-        features = [(f.merged, f.deep, f.pre_merger) for f in packed.features]
+        features = [(f.merged, f.deepstack, f.pre_merger) for f in packed.features]
         return self._compiled[key](arrays, features, dropout_key, divisor)
 
     def _compile(self, packed: PackedBatch) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 from PIL import Image
 
 from mondrian.core.errors import TrainingError
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model.architecture import Architecture, Device
 from mondrian.model.hardware import Throughput
@@ -58,7 +58,7 @@ class BatchShape:
 class TrainingJob:
     base: Architecture
     lora: LoraConfig
-    params: Train
+    params: TrainParams
     device: Device
 
     @property
@@ -237,7 +237,7 @@ class TrainingPlan:
         return seconds / (min(epochs, _MAX_EPOCHS) / epochs)
 
 
-def build_job(base: Architecture, params: Train, device: Device) -> TrainingJob:
+def build_job(base: Architecture, params: TrainParams, device: Device) -> TrainingJob:
     if params.num_layers > base.layers:
         raise TrainingError(
             f"train.num_layers is {params.num_layers}, and the base has {base.layers}; 0 for all"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import TrainingError
-from mondrian.core.params import Params, Train
+from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import read_rows
 from mondrian.model.architecture import find_base, read_architecture
 from mondrian.model.hardware import measure_throughput, memory_budget, this_device
@@ -30,7 +30,7 @@ def list_prepared_files(params: Params) -> list[PreparedFiles]:
     return [PreparedFiles(*paths) for paths in flags]
 
 
-def build_plan_from_files(source: str, files: PreparedFiles, settings: Train) -> TrainingPlan:
+def build_plan_from_files(source: str, files: PreparedFiles, settings: TrainParams) -> TrainingPlan:
     """Plan a run from the base's config and tokenizer, without its weights."""
     base = read_architecture(source)
     tokenizer = load_tokenizer(find_base(source), base.image_id)
@@ -41,7 +41,7 @@ def build_plan_from_files(source: str, files: PreparedFiles, settings: Train) ->
 def describe_plans(
     source: str,
     all_files: Sequence[PreparedFiles],
-    settings: Train,
+    settings: TrainParams,
     num_processes: int,
     memory: int | None,
 ) -> Iterator[str]:

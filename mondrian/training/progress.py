@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mondrian.core.errors import TrainingError
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 from mondrian.model.lora import Tensors
 
 TrackerKind = Literal["none", "tensorboard", "wandb"]
@@ -84,7 +84,7 @@ class TrainingProgress:
 class TrainResult:
     """Log and weights of a run; of a diverged one the halt_reason and the best weights before."""
 
-    params: Train
+    params: TrainParams
     progress: TrainingProgress
     weights: Tensors
     peak_gb: float

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mondrian.core.adapter_folder import LOG, SAVED_FILES
+from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.files import atomic_folder, file_hash, write_json, write_text
-from mondrian.core.params import Machine, Train
+from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import is_schema_valid
@@ -65,8 +65,8 @@ class TrainingData:
 @dataclass(frozen=True)
 class TrainingRun:
     base: Vlm
-    params: Train
-    machine: Machine
+    params: TrainParams
+    machine: MachineParams
     world: ProcessGroup
     paths: RunPaths
 
@@ -167,7 +167,7 @@ def save_adapter(
     with atomic_folder(folder, SAVED_FILES) as staging:
         layers = len(vlm.model.language_model.model.layers)
         adapter.save(staging, result.weights, settings, recipe, layers)
-        (staging / LOG).write_text(result.log_text())
+        (staging / LOG_FILE).write_text(result.log_text())
         prompt = example.ids[: example.start]
         try:
             adapter.load_and_verify(vlm, staging, prompt, features.get(example.photo))

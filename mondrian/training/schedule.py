@@ -7,18 +7,18 @@ from typing import Any, TypeVar
 import mlx.optimizers as optim
 import numpy as np
 
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 
 RowT = TypeVar("RowT")
 
 
-def steps_per_epoch(rows: int, params: Train) -> int:
+def steps_per_epoch(rows: int, params: TrainParams) -> int:
     """Return the updates of an epoch; the last may have fewer rows."""
     return -(-rows // (params.batch_size * params.gradient_accumulation_steps))
 
 
 def select_micro_batches(
-    rows: Sequence[RowT], params: Train, epoch: int, step: int
+    rows: Sequence[RowT], params: TrainParams, epoch: int, step: int
 ) -> list[list[RowT]]:
     """Return the batches that one update accumulates over; `step` counts from 0 per epoch."""
     order = np.random.default_rng((params.seed, epoch)).permutation(len(rows))
@@ -28,7 +28,7 @@ def select_micro_batches(
     return [step_rows[i : i + batch_size] for i in range(0, len(step_rows), batch_size)]
 
 
-def compute_learning_rate(params: Train, step: int, steps: int) -> float:
+def compute_learning_rate(params: TrainParams, step: int, steps: int) -> float:
     """Return the rate after linear warm-up; cosine and linear schedules fall to a tenth."""
     warmup_steps = max(1, round(params.warmup_ratio * steps))
     if step < warmup_steps:
@@ -38,7 +38,7 @@ def compute_learning_rate(params: Train, step: int, steps: int) -> float:
     return params.learning_rate * (0.1 + 0.9 * decay[params.lr_schedule])
 
 
-def make_optimizer(params: Train) -> Any:
+def make_optimizer(params: TrainParams) -> Any:
     """Return AdamW with bias correction, in two parts: for lora_b and for the other weights."""
     lora_b, others = (
         optim.AdamW(params.learning_rate, weight_decay=params.weight_decay, bias_correction=True)
@@ -47,7 +47,7 @@ def make_optimizer(params: Train) -> Any:
     return optim.MultiOptimizer([lora_b, others], [lambda path, _: path.endswith("lora_b")])
 
 
-def set_learning_rate(optimizer: Any, params: Train, rate: float) -> None:
+def set_learning_rate(optimizer: Any, params: TrainParams, rate: float) -> None:
     """Set the rate; lora_b's is higher by train.lora_plus_ratio (LoRA+, arXiv:2402.12354)."""
     lora_b, others = optimizer.optimizers
     lora_b.learning_rate, others.learning_rate = rate * params.lora_plus_ratio, rate

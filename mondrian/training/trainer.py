@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from tqdm import tqdm
 
 from mondrian.core.errors import TrainingError
-from mondrian.core.params import Train
+from mondrian.core.params import TrainParams
 from mondrian.model import lora
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
@@ -49,7 +49,7 @@ class Trainer:
         features: FeatureCache,
         rows: Sequence[Example],
         val: Sequence[Example],
-        params: Train,
+        params: TrainParams,
         services: TrainerServices | None = None,
     ) -> None:
         self.rows, self.val, self.params = rows, val, params

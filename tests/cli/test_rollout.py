@@ -1,7 +1,5 @@
 """The command `mondrian rollout` and its report."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sqlite3
@@ -13,12 +11,12 @@ import pytest
 from mondrian.cli import main, rollout
 from mondrian.core.errors import DataError, MondrianError, ParamsError
 from mondrian.rollout.store import RolloutRecord, RolloutStore
-from tests.rollout_world import begun, database, served, world
+from tests.rollout_world import add_jobs, create_database, create_healthy_rollout, start_rollout
 
 
 @pytest.fixture
 def store_and_rollout(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
-    return world(tmp_path / "mondrian.db")
+    return create_healthy_rollout(tmp_path / "mondrian.db")
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def test_a_report_is_of_the_newest_version_unless_all_are_requested(
     db: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
+    start_rollout(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
     rollout.main(["report", "--db", db, "--json"])
     reports = json.loads(capsys.readouterr().out)
     assert [report["name"] for report in reports] == ["ansel@v2.0.0"]
@@ -87,7 +85,7 @@ def test_a_database_without_rollouts_is_not_changed(tmp_path: Path) -> None:
         rollout.main(["report", "--db", str(path)])
     with pytest.raises(DataError, match="does not exist"):
         rollout.main(["report", "--db", str(tmp_path)])
-    database(tmp_path / "empty.db")
+    create_database(tmp_path / "empty.db")
     with pytest.raises(DataError, match="no rollout has started"):
         rollout.main(["report", "--db", str(tmp_path / "empty.db")])
 
@@ -124,7 +122,7 @@ def test_all_versions_of_an_advisor_are_shown_newest_first(
     db: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begun(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
+    start_rollout(store_and_rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
     rollout.main(["ansel", "--db", db])
     text = capsys.readouterr().out
     assert text.index("ansel@v2.0.0 against") < text.index("ansel@v1.0.0 against")
@@ -189,9 +187,9 @@ def test_one_action_at_a_time(db: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_ambiguous_version_prefix_is_refused(tmp_path: Path) -> None:
-    store = database(tmp_path / "mondrian.db")
+    store = create_database(tmp_path / "mondrian.db")
     for version in ("ab1", "ab2"):
-        record = begun(store, version=version, name=f"ansel@{version}", shares=(0.05,))
-        served(store, record, count=5)
+        record = start_rollout(store, version=version, name=f"ansel@{version}", shares=(0.05,))
+        add_jobs(store, record, count=5)
     with pytest.raises(DataError, match="matches more than one of"):
         rollout.main(["ansel", "--db", str(tmp_path / "mondrian.db"), "--version", "ab"])

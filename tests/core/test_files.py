@@ -46,12 +46,12 @@ def test_a_folder_is_replaced_completely(tmp_path: Path) -> None:
 WRITE = """
 import sys
 from pathlib import Path
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.files import atomic_folder, write_text
 def main():
     with atomic_folder(Path(sys.argv[1]), ["*"]) as staging:
         write_text(staging / "weights", "x" * 3_000_000)
-run(main)
+run_command(main)
 """
 
 

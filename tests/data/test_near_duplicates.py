@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian.data.near_duplicates import SIDE, cluster_thumbnails, compute_phashes, make_thumbnail
+from mondrian.data.near_duplicates import (
+    THUMBNAIL_SIDE,
+    cluster_thumbnails,
+    compute_phashes,
+    make_thumbnail,
+)
 from mondrian.sample.scene import draw_scene, render
 
 BITS, SIMILARITY = 22, 0.82  # as in params.yaml
@@ -14,7 +19,7 @@ BITS, SIMILARITY = 22, 0.82  # as in params.yaml
 
 def group(images: list[Image.Image]) -> list[int]:
     pixels = np.frombuffer(b"".join(map(make_thumbnail, images)), np.uint8)
-    return cluster_thumbnails(pixels.reshape(-1, SIDE, SIDE), BITS, SIMILARITY)
+    return cluster_thumbnails(pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), BITS, SIMILARITY)
 
 
 def save_as_jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -39,7 +44,9 @@ def scenes() -> list[Image.Image]:
 def test_the_hash_of_each_rotation_is_that_of_the_rotated_image(
     scenes: list[Image.Image], turns: int
 ) -> None:
-    pixels = np.frombuffer(make_thumbnail(scenes[0]), np.uint8).reshape(1, SIDE, SIDE)
+    pixels = np.frombuffer(make_thumbnail(scenes[0]), np.uint8).reshape(
+        1, THUMBNAIL_SIDE, THUMBNAIL_SIDE
+    )
     rotated = np.rot90(pixels, turns, axes=(1, 2))
     assert compute_phashes(rotated)[0, 0] == compute_phashes(pixels)[0, turns]
 

@@ -15,7 +15,7 @@ from mondrian.cli.preferences import main
 from mondrian.core.errors import DataError
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params
-from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.preferences import RatedCritique, find_pairs
 from mondrian.sample.scene import draw_scene
@@ -23,7 +23,7 @@ from mondrian.sample.writing_style import write_critique
 from mondrian.serving.feedback.export import load_rated_critiques
 from mondrian.storage.jobs import JobStore
 from tests.conftest import ROOT
-from tests.reviewing import corrected, open_store, say, served
+from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
 
 PLAIN = RatedCritique("a", "p", "0.jpg", "A")
 
@@ -79,19 +79,19 @@ def make_critique(i: int) -> Critique:
 @pytest.fixture
 def rated(store: JobStore) -> JobStore:
     """A correction of photo 0, thumbs up and down for 1, a missing photo, an unrated critique."""
-    first = served(
+    first = add_completed_job(
         store, make_critique(0), "uploads/0.jpg", model_used="fine_tuned", adapter_version="v2"
     )
-    new = serialize_critique(corrected(make_critique(0), Lighting=0.5))
-    say(store, first, make_critique(0), verdict="corrected", critique=new, who="Ana")
+    new = serialize_critique(with_scores(make_critique(0), Lighting=0.5))
+    write_feedback(store, first, make_critique(0), verdict="corrected", critique=new, who="Ana")
     for i, thumbs in ((1, 1), (2, -1)):
-        row = served(
+        row = add_completed_job(
             store, make_critique(i), "uploads/1.jpg", kind="shadow" if i == 2 else "upload"
         )
-        say(store, row, make_critique(i), thumbs=thumbs)
-    missing = served(store, make_critique(3), "uploads/gone.jpg")
-    say(store, missing, make_critique(3), verdict="corrected", critique=new)
-    served(store, make_critique(4), "uploads/4.jpg")
+        write_feedback(store, row, make_critique(i), thumbs=thumbs)
+    missing = add_completed_job(store, make_critique(3), "uploads/gone.jpg")
+    write_feedback(store, missing, make_critique(3), verdict="corrected", critique=new)
+    add_completed_job(store, make_critique(4), "uploads/4.jpg")
     return store
 
 
@@ -132,10 +132,10 @@ def test_rows_have_the_prompt_and_the_image_of_training(
     row = row_by_reason["corrected"]
     answers = [row[name][0]["content"][0]["text"] for name in ("chosen", "rejected")]
     assert answers == [
-        serialize_critique(corrected(make_critique(0), Lighting=0.5)),
+        serialize_critique(with_scores(make_critique(0), Lighting=0.5)),
         serialize_critique(make_critique(0)),
     ]
-    system, user, _ = row_messages(params.persona("ansel"), "")
+    system, user, _ = build_row_messages(params.persona("ansel"), "")
     assert row["prompt"][0]["content"][0]["text"] == system["content"]
     kinds = [part["type"] for part in row["prompt"][1]["content"]]
     assert kinds.count("image") == 1
@@ -182,7 +182,7 @@ def test_no_pair_has_a_near_duplicate_of_a_held_out_photo(
     resize_to_fit(rotated, image.min_pixels, image.max_pixels).save(held_out)
     persona = params.persona("ansel")
     row = {
-        "messages": row_messages(persona, serialize_critique(make_critique(1))),
+        "messages": build_row_messages(persona, serialize_critique(make_critique(1))),
         "images": [str(held_out)],
         "id": "ansel/x",
         "photo": "x",
@@ -199,7 +199,7 @@ def test_no_pair_has_a_near_duplicate_of_a_held_out_photo(
 
 
 def test_a_database_without_pairs_is_one_clear_line(store: JobStore, tmp_path: Path) -> None:
-    served(store, make_critique(0), "uploads/0.jpg")
+    add_completed_job(store, make_critique(0), "uploads/0.jpg")
     with pytest.raises(DataError, match="0 rated critiques → 0 pairs"):
         run(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from mondrian.storage.jobs import JobStore
 from tests.data.test_link import run_link
-from tests.reviewing import corrected, open_store, say, served
+from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
 
 KEEP_ALL = dict.fromkeys(
     (
@@ -54,16 +54,16 @@ def make_critique(i: int) -> Critique:
 
 
 def serve(store: JobStore, i: int, **values: Any) -> dict[str, Any]:
-    return served(store, make_critique(i), f"uploads/{i}.jpg", **values)
+    return add_completed_job(store, make_critique(i), f"uploads/{i}.jpg", **values)
 
 
 def accept(store: JobStore, row: dict[str, Any], i: int) -> None:
-    say(store, row, make_critique(i), verdict="accepted", critique=None, who="Ana")
+    write_feedback(store, row, make_critique(i), verdict="accepted", critique=None, who="Ana")
 
 
 def correct(store: JobStore, row: dict[str, Any], i: int, **scores: float) -> Critique:
-    correction = corrected(make_critique(i), **scores)
-    say(
+    correction = with_scores(make_critique(i), **scores)
+    write_feedback(
         store,
         row,
         make_critique(i),
@@ -90,7 +90,7 @@ def test_only_reviewed_critiques_are_linked_with_any_setting(
     correction = correct(store, tuned, 1, Lighting=0.5)
     accept(store, shadow, 2)
     accept(store, disliked, 4)
-    say(store, disliked, make_critique(4), thumbs=-1)
+    write_feedback(store, disliked, make_critique(4), thumbs=-1)
     linked = run_link(database_path(store), params, **KEEP_ALL)
     records = {record.job_id: record for record in linked.records}
     assert set(records) == {base["id"], tuned["id"], shadow["id"]}
@@ -134,11 +134,13 @@ def test_the_setting_selects_the_reviews_that_count(
 
 
 def test_no_flag_leaves_out_a_reviewed_critique(store: JobStore, params: Params) -> None:
-    texts = [corrected(make_critique(i), Lighting=9.5) for i in range(3)]  # far from their overall
-    rows = [served(store, text, "uploads/0.jpg", **ADAPTER) for text in texts]
+    texts = [
+        with_scores(make_critique(i), Lighting=9.5) for i in range(3)
+    ]  # far from their overall
+    rows = [add_completed_job(store, text, "uploads/0.jpg", **ADAPTER) for text in texts]
     for row, text in zip(rows, texts, strict=True):
-        say(store, row, text, verdict="accepted", critique=None)
-    old = served(store, make_critique(4), "uploads/0.jpg", kind=None)
+        write_feedback(store, row, text, verdict="accepted", critique=None)
+    old = add_completed_job(store, make_critique(4), "uploads/0.jpg", kind=None)
     linked = run_link(database_path(store), params, critiques_per_photo=1)
     assert {record.job_id for record in linked.records} == {row["id"] for row in (*rows, old)}
     flags = {record.job_id: record.suspicions for record in linked.records}
@@ -177,7 +179,7 @@ def test_a_review_counts_only_for_its_advisor(store: JobStore, params: Params) -
         name: serialize_critique(write_critique(name, draw_scene(5, 0)))
         for name in ("ansel", "okeefe")
     }
-    row = served(
+    row = add_completed_job(
         store,
         make_critique(0),
         "uploads/0.jpg",

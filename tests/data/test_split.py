@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
-from mondrian.core.params import Prepare, load_params
+from mondrian.core.params import PrepareParams, load_params
 from mondrian.data.manifest import ManifestRecord, Photo
 from mondrian.data.quality_flags import words_hash
 from mondrian.data.split import DatasetSplit, check_split_sizes, split_records
@@ -45,7 +45,7 @@ def record(i: int, group: str, text: int | None = None) -> ManifestRecord:
 
 
 def split(records: list[ManifestRecord], **changes: object) -> DatasetSplit:
-    params = Prepare.model_validate(PREPARE.model_dump() | changes)
+    params = PrepareParams.model_validate(PREPARE.model_dump() | changes)
     result = split_records(records, params)
     check_split_sizes("ansel", result, params)
     return result

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.errors import AdapterError
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
-from mondrian.evaluation.arms import pick_other_photographs, pick_stratified_examples
+from mondrian.evaluation.arms import pick_other_photos, pick_stratified_examples
 from mondrian.evaluation.evaluate import check_rows
 from mondrian.evaluation.generation import AnswerCache, build_answer_record
 from mondrian.evaluation.text_metrics import hash_sentences
@@ -55,7 +55,7 @@ def make_row(
     if critique:
         answer = serialize_critique(critique.model_copy(update={"overall_score": overall}))
     return ChatRow(
-        messages=row_messages("You are one.", answer),
+        messages=build_row_messages("You are one.", answer),
         images=["x"],
         id=row_id,
         photo="",
@@ -67,7 +67,7 @@ def make_row(
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
 def test_shuffled_gives_every_row_another_photo(groups: list[str]) -> None:
     rows = [make_row(str(i), group) for i, group in enumerate(groups)]
-    others = pick_other_photographs(rows)
+    others = pick_other_photos(rows)
     if len(set(groups)) < 2:
         assert others is None
         return

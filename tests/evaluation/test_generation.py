@@ -9,7 +9,7 @@ from PIL import Image
 
 from mondrian.core.errors import EvaluationError
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.evaluation import generation
 from mondrian.evaluation.arms import EvalPrompt
 from mondrian.evaluation.generation import AnswerCache, generate_answers
@@ -21,7 +21,7 @@ from mondrian.model.vlm import Generation, Vlm, encode_image, prompt_ids
 @pytest.fixture(scope="module")
 def prompts(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
     features = [encode_image(tiny, resize_to_fit(photo, 4096, 20_480)) for photo in photos[:3]]
-    messages = row_messages("You are one.", "")[:-1]
+    messages = build_row_messages("You are one.", "")[:-1]
     return [EvalPrompt(prompt_ids(tiny, messages, f), f, str(i)) for i, f in enumerate(features)]
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
@@ -25,7 +25,9 @@ SETTINGS = LoraConfig(rank=4, alpha=8)
 @pytest.fixture
 def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
     features = encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480))
-    return prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], features), features
+    return prompt_ids(
+        base_vlm, build_row_messages("You are an editor.", "")[:-1], features
+    ), features
 
 
 @pytest.fixture
@@ -49,9 +51,9 @@ def folder(base_vlm: Any, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Any) -> None:
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / WEIGHTS_FILE)
     change(weights)
-    save_file(weights, folder / WEIGHTS)
+    save_file(weights, folder / WEIGHTS_FILE)
 
 
 def test_a_new_adapter_changes_nothing_and_a_saved_one_does(
@@ -83,9 +85,9 @@ def test_an_adapter_fits_a_packed_linear_layer() -> None:
 
 
 def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
+    config = json.loads((folder / CONFIG_FILE).read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / WEIGHTS_FILE)
     text = base_vlm.model.config.text_config
     assert len(weights) == 2 * 7 * text.num_hidden_layers
     name = "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_{}.weight"
@@ -118,7 +120,7 @@ def test_a_damaged_adapter_is_refused_and_the_base_stays_plain(
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_truncated_file_is_refused(base_vlm: Any, folder: Path, length: int) -> None:
-    path = folder / WEIGHTS
+    path = folder / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(AdapterError, match="cannot be read"):
         adapter.load(base_vlm.model, base_vlm.hash, folder)
@@ -137,12 +139,12 @@ def test_a_folder_without_a_recipe_is_refused(base_vlm: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        (RECIPE, "{", "is damaged"),
-        (RECIPE, "[]", "is damaged"),
-        (RECIPE, '{"base": "x"}', "damaged"),
-        (CONFIG, "{}", "is damaged"),
-        (CONFIG, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
-        (CONFIG, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+        (RECIPE_FILE, "{", "is damaged"),
+        (RECIPE_FILE, "[]", "is damaged"),
+        (RECIPE_FILE, '{"base": "x"}', "damaged"),
+        (CONFIG_FILE, "{}", "is damaged"),
+        (CONFIG_FILE, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
+        (CONFIG_FILE, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
     ],
 )
 def test_a_damaged_recipe_or_config_is_named(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mondrian.core.adapter_folder import WEIGHTS
+from mondrian.core.adapter_folder import WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, BaseModelError, DataError, ParamsError, TrainingError
 from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params, load_params
@@ -35,9 +35,9 @@ def adapter_folder(base_vlm: Any, tmp_path: Path) -> Path:
 
 
 def edit_weights(folder: Path, change: Any) -> None:
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / WEIGHTS_FILE)
     change(weights)
-    save_file(weights, folder / WEIGHTS)
+    save_file(weights, folder / WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize("kind", ["mlx", "peft"])

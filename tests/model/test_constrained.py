@@ -36,7 +36,7 @@ def grammar(tokenizer: Any) -> CritiqueGrammar:
 @pytest.fixture(scope="module")
 def min_limit(tokenizer: Any) -> int:
     """Return the shortest limit that a critique always fits."""
-    return CritiqueGrammar(tokenizer, 1280, 4000).after[0][0]
+    return CritiqueGrammar(tokenizer, 1280, 4000).needed_after[0][0]
 
 
 def tokenize(grammar: CritiqueGrammar, text: str) -> list[int]:
@@ -79,9 +79,9 @@ def test_a_completion_is_schema_valid_within_the_shortest_limit(
     grammar = CritiqueGrammar(tokenizer, 1280, min_limit)
     preferences: dict[str, Any] = {
         "any": lambda t: True,
-        "never closes": lambda t: b'"' not in grammar.text(t),
-        "escapes": lambda t: grammar.text(t)[-1:] == b"\\",
-        "half characters": lambda t: grammar.text(t)[:1] >= b"\xc0",
+        "never closes": lambda t: b'"' not in grammar.token_bytes(t),
+        "escapes": lambda t: grammar.token_bytes(t)[-1:] == b"\\",
+        "half characters": lambda t: grammar.token_bytes(t)[:1] >= b"\xc0",
     }
     state, rng = grammar.create_state(), np.random.default_rng(seed)
     ids = list(state.forced)

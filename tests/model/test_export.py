@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from mondrian.core.adapter_folder import CONFIG, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export, merge, mlx_name
@@ -24,8 +24,12 @@ TINY = "models/base/mondrian-tiny"
 
 @pytest.fixture
 def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> Any:
-    features = vlm.encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480), raw=True)
-    return vlm.prompt_ids(base_vlm, row_messages("You are an editor.", "")[:-1], features), features
+    features = vlm.encode_image(
+        base_vlm, resize_to_fit(photos[0], 4096, 20_480), with_pre_merger=True
+    )
+    return vlm.prompt_ids(
+        base_vlm, build_row_messages("You are an editor.", "")[:-1], features
+    ), features
 
 
 def save_random_adapter(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
@@ -122,7 +126,7 @@ def test_a_merge_never_overwrites_the_base(base_vlm: Any, tmp_path: Path) -> Non
 def test_an_export_in_pefts_layout_is_a_copy(base_vlm: Any, tmp_path: Path) -> None:
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     export(folder, tmp_path / "peft", "peft")
-    for name in (CONFIG, WEIGHTS):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
@@ -36,7 +36,7 @@ def inputs(tiny: Vlm, photos: list[Image.Image]) -> Inputs:
         for i, p in enumerate(photos)
     ]
     prompts = [
-        prompt_ids(tiny, row_messages(personas[i % 3], "")[:-1], photo_features)
+        prompt_ids(tiny, build_row_messages(personas[i % 3], "")[:-1], photo_features)
         for i, photo_features in enumerate(features)
     ]
     assert len({len(p) for p in prompts}) > 3
@@ -78,7 +78,7 @@ def test_constrained_completions_are_valid_with_fewer_passes(base_vlm: Vlm, inpu
     free = generate(base_vlm, *inputs, SamplingParams(LIMIT, 6))
     constrained = generate(base_vlm, *inputs, SamplingParams(LIMIT, 6, grammar))
     assert [c.text for c in constrained] == [c.text for c in free]
-    tight = CritiqueGrammar(base_vlm.processor.tokenizer, 1280, grammar.after[0][0])
+    tight = CritiqueGrammar(base_vlm.processor.tokenizer, 1280, grammar.needed_after[0][0])
     short = generate(base_vlm, *inputs, SamplingParams(tight.limit, 6, tight, temperature=3.0))
     assert all(c.ended and is_schema_valid(c.text) and c.num_tokens <= tight.limit for c in short)
 

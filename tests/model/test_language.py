@@ -11,7 +11,7 @@ from PIL import Image
 
 import mondrian.model.cpu.openblas
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.model import kernels
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.cpu import kernels as cpu_kernels
@@ -43,9 +43,9 @@ def test_logits_equal_those_of_mlx_vlm(
 ) -> None:
     image = photos[0].resize(size)
     features = encode_image(base_vlm, image)
-    messages = row_messages(PERSONA, "")[:-1]
+    messages = build_row_messages(PERSONA, "")[:-1]
     ids = prompt_ids(base_vlm, messages, features)
-    ids += base_vlm.tokens.answer('{"image_description": "A')[0]
+    ids += base_vlm.tokenizer.answer('{"image_description": "A')[0]
     batch = make_batch([ids], [features], base_vlm.image_id)
     ours = compute_logits(base_vlm.model, hidden_states(base_vlm.model, batch))
     pixels = base_vlm.processor.image_processor([image])
@@ -62,7 +62,7 @@ def test_a_row_in_a_batch_equals_the_row_on_its_own(
 ) -> None:
     images = [resize_to_fit(photos[0], 4096, 20_480), photos[1].resize((96, 192))]
     features = [encode_image(base_vlm, image) for image in images]
-    messages = row_messages(PERSONA, "")[:-1]
+    messages = build_row_messages(PERSONA, "")[:-1]
     rows = [
         prompt_ids(base_vlm, messages, f) + [5] * k for f, k in zip(features, (3, 9), strict=True)
     ]
@@ -73,7 +73,7 @@ def test_a_row_in_a_batch_equals_the_row_on_its_own(
 
 
 def test_another_photo_gives_other_logits(base_vlm: Any, photos: list[Image.Image]) -> None:
-    messages = row_messages(PERSONA, "")[:-1]
+    messages = build_row_messages(PERSONA, "")[:-1]
     features = [encode_image(base_vlm, resize_to_fit(p, 4096, 20_480)) for p in photos[:2]]
     rows = [prompt_ids(base_vlm, messages, f) for f in features]
     h = hidden_states(base_vlm.model, make_batch(rows, features, base_vlm.image_id))
@@ -94,7 +94,7 @@ def test_greedy_text_equals_that_of_mlx_vlm(base_vlm: Any, photos: list[Image.Im
 
     image = resize_to_fit(photos[2], 4096, 20_480)
     features = encode_image(base_vlm, image)
-    ids = prompt_ids(base_vlm, row_messages(PERSONA, "")[:-1], features)
+    ids = prompt_ids(base_vlm, build_row_messages(PERSONA, "")[:-1], features)
     pixels = base_vlm.processor.image_processor([image])
     tokens = [
         int(chunk.token)

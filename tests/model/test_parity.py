@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.model import adapter, lora
 from mondrian.model.export import mlx_name
 from mondrian.model.language import compute_logits, hidden_states, make_batch
@@ -35,10 +35,10 @@ pytestmark = [
 @pytest.fixture
 def inputs(base_vlm: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], list[int], Any]:
     image = resize_to_fit(photos[0], 4096, 20_480)
-    features = encode_image(base_vlm, image, raw=True)
-    messages = row_messages("You are an editor.", "")[:-1]
+    features = encode_image(base_vlm, image, with_pre_merger=True)
+    messages = build_row_messages("You are an editor.", "")[:-1]
     ids = prompt_ids(base_vlm, messages, features)
-    ids += base_vlm.tokens.answer('{"image_description": "A')[0]
+    ids += base_vlm.tokenizer.answer('{"image_description": "A')[0]
     pixels = base_vlm.processor.image_processor([image])
     tensor = torch.tensor([ids])
     return (

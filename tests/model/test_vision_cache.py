@@ -19,7 +19,7 @@ def paths(photos: list[Image.Image], tmp_path: Path) -> list[str]:
 
 
 def is_same(a: Any, b: Any) -> bool:
-    pairs = zip((a.merged, *a.deep), (b.merged, *b.deep), strict=True)
+    pairs = zip((a.merged, *a.deepstack), (b.merged, *b.deepstack), strict=True)
     return all(np.array_equal(np.array(x), np.array(y)) for x, y in pairs) and a.grid == b.grid
 
 
@@ -90,10 +90,10 @@ def test_entries_computed_again_respect_the_limit(
         folder = tmp_path / str(limit)
         cache = FeatureCache(base_vlm, folder, limit)
         cache.precompute(paths)
-        cache._memory.forget(lambda _: True)
+        cache._memory.remove(lambda _: True)
         for path in paths:
             cache.get(path)
-            cache._memory.forget(lambda _: True)
+            cache._memory.remove(lambda _: True)
         assert cache.encode_count > 4
         assert len(list(folder.glob("*"))) <= max_files
 

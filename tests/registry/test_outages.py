@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 _WITHOUT_MODEL = """
 import os, sys
 from pathlib import Path
-from mondrian.core.errors import run
+from mondrian.core.errors import run_command
 from mondrian.core.params import load_params
 from mondrian.registry import pull as module
 from mondrian.registry.download import Source
@@ -51,7 +51,7 @@ def main():
     store, selector = LocalStore(Path(store_dir), "ansel"), module.VersionSelector(rev, None)
     params = load_params(Path("params.yaml"))
     module.pull(store, selector, Source(repository), params, pass_smoke_test)
-run(main)
+run_command(main)
 """
 
 

@@ -94,15 +94,15 @@ def test_the_version_of_a_stage_is_the_last_that_was_promoted_to_it(mac: Mac) ->
 
 def test_the_service_finds_the_pulled_version(mac: Mac) -> None:
     from mondrian.serving.engines.adapter_watcher import find_adapters
-    from mondrian.serving.worker.adapters import _version
+    from mondrian.serving.worker.adapters import _read_version
 
     release = mac.pull("v1").release
     assert find_adapters(mac.store.folder.parent) == (
         {"ansel": mac.store.current_link.resolve()},
         [],
     )
-    assert _version(mac.store.current_link) == adapter_version(mac.store.current_link)
-    assert release.adapter_version == _version(mac.store.current_link)
+    assert _read_version(mac.store.current_link) == adapter_version(mac.store.current_link)
+    assert release.adapter_version == _read_version(mac.store.current_link)
 
 
 def test_an_intact_version_is_not_downloaded_again(mac: Mac) -> None:

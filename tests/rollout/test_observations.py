@@ -1,7 +1,5 @@
 """Which jobs are evidence of a rollout, and what they count for its guardrails."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from mondrian.rollout.metrics import METRICS, slow_critiques_metric
 from mondrian.rollout.observations import load_observations
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import CLIENT_DISCONNECTED, JobStore, LeasePolicy
-from tests.reviewing import served
+from tests.reviewing import add_completed_job
 
 QUEUED_AT = 1_800_000_000.0
 
@@ -36,7 +34,7 @@ def test_answers_of_another_version_are_left_out_and_clients_that_left_late_coun
         "soon": disconnected(10),
     }
     for client, values in jobs.items():
-        served(store, critique, subject=client, queued_at=QUEUED_AT, **shared, **values)
+        add_completed_job(store, critique, subject=client, queued_at=QUEUED_AT, **shared, **values)
     observations = {obs.client: obs for obs in load_observations(store.engine, "ansel/v2", 0)}
     assert set(observations) == set(jobs) - {"pulled meanwhile"}
     slow = slow_critiques_metric(120.0)

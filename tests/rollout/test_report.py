@@ -1,7 +1,5 @@
 """The report on a rollout, its CSV, charts and text, and actions of a person."""
 
-from __future__ import annotations
-
 import csv
 import json
 import time
@@ -14,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from mondrian.rollout.actions import (
-    REASON,
+    MAX_REASON_CHARS,
     InvalidTransition,
     MissingReason,
     apply_manual_action,
@@ -36,7 +34,7 @@ from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from mondrian.rollout.terminal import LINE_WIDTH, format_report, sparkline
 from mondrian.storage.tables import jobs
 from tests.conftest import ROOT
-from tests.rollout_world import begun, database, served, world
+from tests.rollout_world import add_jobs, create_database, create_healthy_rollout, start_rollout
 
 SHARE = {"kind": "share", "unit": ""}
 
@@ -48,7 +46,7 @@ def config() -> RolloutConfig:
 
 @pytest.fixture(scope="module")
 def rollout(tmp_path_factory: pytest.TempPathFactory) -> tuple[RolloutStore, RolloutRecord]:
-    return world(tmp_path_factory.mktemp("world") / "mondrian.db")
+    return create_healthy_rollout(tmp_path_factory.mktemp("world") / "mondrian.db")
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +99,8 @@ def test_a_report_without_rollout_yaml_has_exposure_and_metrics(
 
 
 def test_a_rollout_without_jobs_has_a_report(tmp_path: Path, config: RolloutConfig) -> None:
-    store = database(tmp_path / "new.db")
-    report = build_rollout_report(store, config, begun(store, shares=(0.05,)), time.time())
+    store = create_database(tmp_path / "new.db")
+    report = build_rollout_report(store, config, start_rollout(store, shares=(0.05,)), time.time())
     charts = build_page_charts(report)
     assert report["verdict"]["status"] == "no data"
     assert not any((*charts.arms.values(), *charts.bars.values()))
@@ -111,10 +109,10 @@ def test_a_rollout_without_jobs_has_a_report(tmp_path: Path, config: RolloutConf
 
 
 def test_the_newest_rollout_of_each_advisor_is_separated_from_older_ones(tmp_path: Path) -> None:
-    store = database(tmp_path / "many.db")
+    store = create_database(tmp_path / "many.db")
     for version, days in (("a", 9), ("b", 3), ("c", 6)):
-        begun(store, version=version, days=days)
-    begun(store, advisor="okeefe", version="d", days=5)
+        start_rollout(store, version=version, days=days)
+    start_rollout(store, advisor="okeefe", version="d", days=5)
     newest, older = store.split_newest()
     assert [record.version for record in newest] == ["b", "d"]
     assert [record.version for record in older] == ["c", "a"]
@@ -244,7 +242,7 @@ def test_a_guardrail_bar_has_limit_and_interval_on_its_scale() -> None:
 def test_an_action_against_the_verdict_needs_a_reason(
     tmp_path: Path, config: RolloutConfig
 ) -> None:
-    store, record = world(tmp_path / "mondrian.db")
+    store, record = create_healthy_rollout(tmp_path / "mondrian.db")
     for action in ("rollback", "advance"):
         with pytest.raises(MissingReason, match="give a reason"):
             apply_manual_action(store, config, record, action, Actor("Ana", " \n"))
@@ -257,21 +255,21 @@ def test_an_action_against_the_verdict_needs_a_reason(
 
 
 def test_a_ready_rollout_advances_without_a_reason(tmp_path: Path, config: RolloutConfig) -> None:
-    store = database(tmp_path / "mondrian.db")
-    record = begun(store, days=3, shares=(0.5,))
-    served(store, record, days=3, shares=(0.5,))
+    store = create_database(tmp_path / "mondrian.db")
+    record = start_rollout(store, days=3, shares=(0.5,))
+    add_jobs(store, record, days=3, shares=(0.5,))
     assert apply_manual_action(store, config, record, "advance", Actor("Ana", "")).step == 1
 
 
 def test_a_reason_becomes_one_line_that_every_database_accepts() -> None:
-    assert clean_line("a\0b\ud800\x1b[2J\tc\u202e", REASON) == "ab[2J c"
-    assert len(clean_line("x" * 10_000, REASON)) == REASON
+    assert clean_line("a\0b\ud800\x1b[2J\tc\u202e", MAX_REASON_CHARS) == "ab[2J c"
+    assert len(clean_line("x" * 10_000, MAX_REASON_CHARS)) == MAX_REASON_CHARS
 
 
 def test_lost_or_wrongly_assigned_jobs_raise_an_alarm(
     tmp_path: Path, config: RolloutConfig
 ) -> None:
-    store, record = world(tmp_path / "mondrian.db")
+    store, record = create_healthy_rollout(tmp_path / "mondrian.db")
     is_candidate = jobs.c.side == "candidate"
     with store.engine.begin() as connection:
         early = is_candidate & (jobs.c.step < 2)

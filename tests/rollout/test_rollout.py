@@ -1,7 +1,5 @@
 """Verdicts on a rollout, and its state in the database."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +19,8 @@ from mondrian.rollout.config import RolloutConfig, RolloutStep, load_rollout
 from mondrian.rollout.decision import RolloutStatus, Verdict, decide
 from mondrian.rollout.observations import Observation, mean_score_change
 from mondrian.rollout.store import (
-    BACK,
     HELD,
+    ROLLED_BACK,
     RUNNING,
     Actor,
     Candidate,
@@ -399,7 +397,7 @@ class RolloutMachine(RuleBasedStateMachine):
     @invariant()
     def is_consistent(self) -> None:
         record = self.record
-        assert record.state in (RUNNING, HELD, BACK)
+        assert record.state in (RUNNING, HELD, ROLLED_BACK)
         assert 0 <= record.step < len(self.config.steps)
         log = self.store.list_decisions(record.id)
         assert len(log) == self.num_decisions

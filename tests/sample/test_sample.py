@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import is_schema_valid, serialize_critique, validate_critique
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
@@ -139,7 +139,7 @@ def test_the_base_scores_better_than_a_constant(base_vlm: Any) -> None:
     scenes = [draw_scene(SAMPLE_SEED, 5, i) for i in range(24)]
     images = [resize_to_fit(render(scene), 4096, 20_480) for scene in scenes]
     features = [encode_image(base_vlm, image) for image in images]
-    messages = row_messages(generate_persona(rng), "")[:-1]
+    messages = build_row_messages(generate_persona(rng), "")[:-1]
     prompts = [prompt_ids(base_vlm, messages, image_features) for image_features in features]
     answers = generate(base_vlm, prompts, features, SamplingParams(600, 24))
     valid = [

@@ -24,7 +24,7 @@ def test_slots_are_never_exceeded_or_lost_when_requests_come_and_are_cancelled(
 
 
 async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> None:
-    admission = AdmissionQueue(EngineState(rows=rows), 100)
+    admission = AdmissionQueue(EngineState(batch_size=rows), 100)
     running: list[bool] = []
     completed = 0
 
@@ -57,7 +57,7 @@ async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> Non
 
 def test_a_full_queue_says_when_to_try_again() -> None:
     async def fill_queue() -> None:
-        admission = AdmissionQueue(EngineState(rows=1), 1)
+        admission = AdmissionQueue(EngineState(batch_size=1), 1)
         admission.mean_seconds = 4.0
         async with admission.acquire_slot():
             admission.check_capacity()

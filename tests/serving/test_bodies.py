@@ -1,7 +1,5 @@
 """Invalid, endless and slow bodies and requests are rejected and do not delay other clients."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
@@ -19,7 +17,7 @@ from starlette.exceptions import HTTPException
 from mondrian.core.params import Params
 from mondrian.serving.http import request_parsing
 from mondrian.serving.http.uploads import RequestRejected
-from tests.service_process import Running, running
+from tests.service_process import ServiceProcess, run_service
 from tests.serving.test_hostile import JPEG, UPLOAD_PATHS, assert_rejected, stray_files
 
 FORM = (
@@ -51,17 +49,17 @@ BODIES: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("bodies")
     (folder / "tmp").mkdir()
-    with running(folder, env={"TMPDIR": str(folder / "tmp")}) as started:
+    with run_service(folder, env={"TMPDIR": str(folder / "tmp")}) as started:
         yield started
         assert "Traceback" not in started.log()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
-def test_an_invalid_body_is_rejected(service: Running, name: str) -> None:
+def test_an_invalid_body_is_rejected(service: ServiceProcess, name: str) -> None:
     content_type, body = BODIES[name]
     with service.client() as client:
         for path in UPLOAD_PATHS:
@@ -85,14 +83,14 @@ def test_an_invalid_body_is_rejected(service: Running, name: str) -> None:
         b"",
     ],
 )
-def test_an_invalid_job_body_is_rejected(service: Running, body: bytes) -> None:
+def test_an_invalid_job_body_is_rejected(service: ServiceProcess, body: bytes) -> None:
     with service.client() as client:
         assert_rejected(client.post("/jobs", content=body), 400)
         assert_rejected(client.put("/jobs/unknown", content=body.replace(b"image_path", b"status")))
 
 
 @contextmanager
-def connected(service: Running, *chunks: bytes) -> Iterator[socket.socket]:
+def connected(service: ServiceProcess, *chunks: bytes) -> Iterator[socket.socket]:
     """Open a connection and send the chunks."""
     port = int(service.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -107,7 +105,7 @@ def head(*more: str) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_body_of_41_megabytes_is_rejected_before_it_is_read(service: Running) -> None:
+def test_a_body_of_41_megabytes_is_rejected_before_it_is_read(service: ServiceProcess) -> None:
     with connected(service, head("Content-Length: 41000000")) as connection:
         response = b""
         while b"}" not in response:  # the server may send head and body separately
@@ -119,7 +117,9 @@ def test_a_body_of_41_megabytes_is_rejected_before_it_is_read(service: Running) 
 
 
 @pytest.mark.slow
-def test_a_body_of_unknown_length_is_rejected_when_it_becomes_too_long(service: Running) -> None:
+def test_a_body_of_unknown_length_is_rejected_when_it_becomes_too_long(
+    service: ServiceProcess,
+) -> None:
     chunk = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20))
     first_chunk = b"%x\r\n%s\r\n" % (len(FORM), FORM)
     with connected(service, head("Transfer-Encoding: chunked"), first_chunk) as connection:
@@ -133,7 +133,7 @@ def test_a_body_of_unknown_length_is_rejected_when_it_becomes_too_long(service: 
 
 
 @pytest.mark.slow
-def test_stalled_clients_do_not_delay_others(service: Running) -> None:
+def test_stalled_clients_do_not_delay_others(service: ServiceProcess) -> None:
     incomplete = head(f"Content-Length: {len(FORM) + 5000}") + FORM
     with (
         connected(service, incomplete),
@@ -146,7 +146,7 @@ def test_stalled_clients_do_not_delay_others(service: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_disconnects_while_sending_is_not_an_error(service: Running) -> None:
+def test_a_client_that_disconnects_while_sending_is_not_an_error(service: ServiceProcess) -> None:
     before = len(service.log())
     with connected(service, head("Content-Length: 5000"), FORM):
         pass
@@ -170,7 +170,7 @@ def test_a_client_that_disconnects_while_sending_is_not_an_error(service: Runnin
         bytes(9) + b"\r\n\r\n",
     ],
 )
-def test_a_malformed_request_is_rejected(service: Running, content: bytes) -> None:
+def test_a_malformed_request_is_rejected(service: ServiceProcess, content: bytes) -> None:
     with connected(service, content) as connection:
         assert re.match(rb"HTTP/1.1 4\d\d ", connection.recv(100))
 

@@ -5,8 +5,6 @@ its request, and what it needs in the response. They are written from the contra
 responses; tests/shapes.py explains their notation.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3
@@ -25,7 +23,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.service_process import TINY, Running, running
+from tests.service_process import TINY, ServiceProcess, run_service
 from tests.shapes import differences, html_differences, parse_events
 
 pytestmark = pytest.mark.slow
@@ -71,12 +69,12 @@ EXCHANGES, ITEMS = read_exchanges()
 class ServiceStates:
     """The services of this module, and the jobs that an exchange can start from."""
 
-    service: Running
+    service: ServiceProcess
     photo: bytes
-    start_other: Callable[[str], Running]
+    start_other: Callable[[str], ServiceProcess]
     job_ids: dict[str, str] = field(default_factory=dict)
 
-    def set_up(self, setup: str) -> tuple[Running, dict[str, str]]:
+    def set_up(self, setup: str) -> tuple[ServiceProcess, dict[str, str]]:
         """Return the service for an exchange, and the values of its placeholders."""
         if setup.startswith("a service"):
             return self.start_other(setup), {}
@@ -161,26 +159,26 @@ def states(
     """A service with ansel's adapter; others are started when an exchange needs them."""
     with ExitStack() as stack:
 
-        def start(setup: str) -> Running:
+        def start(setup: str) -> ServiceProcess:
             if setup not in services:
                 folder = tmp_path_factory.mktemp("other")
                 is_loading = setup == "a service that loads"
                 base = TINY if is_loading else str(folder)  # an empty folder holds no model
-                services[setup] = stack.enter_context(running(folder, base=base, ready=False))
+                services[setup] = stack.enter_context(run_service(folder, base=base, ready=False))
                 if is_loading:
                     stack.callback(suspend_model(services[setup]))
                 else:
                     wait_until_failed(services[setup])
             return services[setup]
 
-        services: dict[str, Running] = {}
+        services: dict[str, ServiceProcess] = {}
         folder = tmp_path_factory.mktemp("service")
         lora_path = adapters / "mondrian-tiny-lora-ansel"
-        service = stack.enter_context(running(folder, "--lora_path", lora_path))
+        service = stack.enter_context(run_service(folder, "--lora_path", lora_path))
         yield ServiceStates(service, jpeg(photos[0]), start)
 
 
-def suspend_model(service: Running) -> Callable[[], None]:
+def suspend_model(service: ServiceProcess) -> Callable[[], None]:
     """Suspend a model process before it has loaded; return the call that resumes it."""
     while not (children := psutil.Process(service.process.pid).children()):
         time.sleep(0.005)
@@ -188,7 +186,7 @@ def suspend_model(service: Running) -> Callable[[], None]:
     return children[0].resume
 
 
-def wait_until_failed(service: Running) -> None:
+def wait_until_failed(service: ServiceProcess) -> None:
     with service.client() as client:
         deadline = time.monotonic() + 60
         while client.get("/health").json()["status"] != "error":

@@ -27,7 +27,13 @@ from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.service import Service
 from mondrian.serving.settings import ServiceSettings
 from tests.conftest import ROOT
-from tests.service_process import Running, make_adapter, running, start, wait_for_ready
+from tests.service_process import (
+    ServiceProcess,
+    make_adapter,
+    run_service,
+    start_service,
+    wait_for_ready,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +49,7 @@ def jpegs(photos: list[Image.Image]) -> list[bytes]:
     return [encode_jpeg(photo) for photo in photos]
 
 
-def upload(service: Running, jpegs: list[bytes], count: int) -> list[str]:
+def upload(service: ServiceProcess, jpegs: list[bytes], count: int) -> list[str]:
     with service.client() as client:
         ids = []
         for i in range(count):
@@ -54,7 +60,7 @@ def upload(service: Running, jpegs: list[bytes], count: int) -> list[str]:
         return ids
 
 
-def job_rows(service: Running) -> list[dict[str, Any]]:
+def job_rows(service: ServiceProcess) -> list[dict[str, Any]]:
     connection = sqlite3.connect(service.db)
     connection.row_factory = sqlite3.Row
     try:
@@ -63,7 +69,7 @@ def job_rows(service: Running) -> list[dict[str, Any]]:
         connection.close()
 
 
-def wait_until_ended(service: Running, ids: list[str], seconds: float) -> Counter[str]:
+def wait_until_ended(service: ServiceProcess, ids: list[str], seconds: float) -> Counter[str]:
     deadline = time.monotonic() + seconds
     while True:
         states = Counter(row["status"] for row in job_rows(service) if row["id"] in ids)
@@ -72,13 +78,13 @@ def wait_until_ended(service: Running, ids: list[str], seconds: float) -> Counte
         time.sleep(0.2)
 
 
-def model_process(service: Running) -> psutil.Process | None:
+def model_process(service: ServiceProcess) -> psutil.Process | None:
     """Return the model process, if there is one now."""
     children = psutil.Process(service.process.pid).children()
     return next((c for c in children if "mondrian.serving.worker" in " ".join(c.cmdline())), None)
 
 
-def count_completed(service: Running) -> float:
+def count_completed(service: ServiceProcess) -> float:
     """Return the service's own count of completed critiques."""
     with service.client() as client:
         lines = client.get("/metrics").text.splitlines()
@@ -89,7 +95,7 @@ def count_completed(service: Running) -> float:
     )
 
 
-def analyze(service: Running, jpeg: bytes, **data: str) -> Any:
+def analyze(service: ServiceProcess, jpeg: bytes, **data: str) -> Any:
     with service.client() as client:
         return client.post("/analyze", files={"image": ("a.jpg", jpeg)}, data=data)
 
@@ -99,7 +105,7 @@ def test_a_model_killed_twenty_times_loses_no_job_and_runs_none_twice(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
     rng = random.Random(5)
-    with running(tmp_path, batch_size=4) as service:
+    with run_service(tmp_path, batch_size=4) as service:
         ids = upload(service, jpegs, 20)
         kills = 0
         while kills < 20:
@@ -117,7 +123,7 @@ def test_a_model_killed_twenty_times_loses_no_job_and_runs_none_twice(
 
 
 def test_jobs_of_a_killed_service_are_taken_over(tmp_path: Path, jpegs: list[bytes]) -> None:
-    first = start(tmp_path, batch_size=2)
+    first = start_service(tmp_path, batch_size=2)
     wait_for_ready(first)
     ids = upload(first, jpegs, 8)
     while not any(row["status"] == "analyzing" for row in job_rows(first)):
@@ -127,7 +133,7 @@ def test_jobs_of_a_killed_service_are_taken_over(tmp_path: Path, jpegs: list[byt
     first.process.wait()
     assert model is not None
     assert model.wait(10) is not None or not model.is_running()  # no model outlives its service
-    with running(tmp_path, batch_size=2) as second:
+    with run_service(tmp_path, batch_size=2) as second:
         assert wait_until_ended(second, ids, 60) == {"completed": 8}
 
 
@@ -156,16 +162,16 @@ async def _run_jobs(
     async with service.lifespan_context():
         ids = []
         for i, photo in enumerate(photos):
-            saved = service.intake.save(encode_jpeg(photo), "a.jpg")
+            saved = service.uploads.save(encode_jpeg(photo), "a.jpg")
             row = _new_row(f"job-{i}", saved.filename, status="queued", kind="upload")
-            await service.work.call_store(service.store.add, row)
+            await service.job_runner.call_store(service.store.add, row)
             ids.append(f"job-{i}")
-        service.work.notify_queued()
+        service.job_runner.notify_queued()
         direct = _new_row("direct", "uploads/x", status="analyzing", kind="direct")
-        row, _ = await service.work.call_store(service.store.add, direct)
+        row, _ = await service.job_runner.call_store(service.store.add, direct)
         image = resize_to_fit(photos[0], *size)
         with pytest.raises(EngineFault, match="the model process ended"):
-            await service.work.run_direct(row, image)
+            await service.job_runner.run_direct(row, image)
         for _ in range(600):
             rows = [service.store.get(id) for id in ids]
             if all(row and row["status"] in ("failed", "completed") for row in rows):
@@ -187,7 +193,7 @@ def test_an_adapter_is_replaced_damaged_and_removed_without_dropping_a_request(
     adapters = tmp_path / "adapters"
     versions = [make_adapter(tiny, tmp_path / f"v{i}", "ansel", params, seed=i) for i in (1, 2)]
     shutil.copytree(versions[0], adapters / "ansel")
-    with running(tmp_path, "--lora_path", adapters, "--model_mode", "ab_test") as service:
+    with run_service(tmp_path, "--lora_path", adapters, "--model_mode", "ab_test") as service:
         stop_at = time.monotonic() + 120
         answers: list[dict[str, Any]] = []
 
@@ -248,7 +254,7 @@ def test_fine_tuned_does_not_start_with_a_damaged_adapter(
     folder = make_adapter(tiny, tmp_path / "ansel", "ansel", params)
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
-    service = start(tmp_path, "--lora_path", folder, "--model_mode", "fine_tuned")
+    service = start_service(tmp_path, "--lora_path", folder, "--model_mode", "fine_tuned")
     assert service.process.wait(60) == 1
     last = service.log().splitlines()[-1]
     assert last.startswith("error: model_mode fine_tuned: ")
@@ -257,7 +263,7 @@ def test_fine_tuned_does_not_start_with_a_damaged_adapter(
 
 
 def test_a_full_disk_is_a_clear_error_and_survived(tmp_path: Path, jpegs: list[bytes]) -> None:
-    with running(tmp_path) as service:
+    with run_service(tmp_path) as service:
         assert analyze(service, jpegs[0]).status_code == 200
         pid = service.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -279,7 +285,7 @@ def test_a_full_disk_is_a_clear_error_and_survived(tmp_path: Path, jpegs: list[b
 def test_a_database_that_is_locked_for_ten_seconds_delays_but_loses_nothing(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
-    with running(tmp_path) as service:
+    with run_service(tmp_path) as service:
         other = sqlite3.connect(service.db, isolation_level=None)
         with ThreadPoolExecutor(6) as pool:
             requests = [pool.submit(analyze, service, jpeg) for jpeg in jpegs[:3]]
@@ -302,7 +308,7 @@ def test_a_database_that_is_locked_for_ten_seconds_delays_but_loses_nothing(
 def test_sigterm_finishes_what_runs_and_leaves_the_queue_for_the_next_start(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
-    service = start(tmp_path, batch_size=2, drain_seconds=20)
+    service = start_service(tmp_path, batch_size=2, drain_seconds=20)
     wait_for_ready(service)
     ids = upload(service, jpegs, 12)
     with ThreadPoolExecutor(4) as pool:
@@ -315,12 +321,12 @@ def test_sigterm_finishes_what_runs_and_leaves_the_queue_for_the_next_start(
         assert [request.result().status_code for request in requests] == [200] * 4
     states = Counter(row["status"] for row in job_rows(service) if row["id"] in ids)
     assert set(states) == {"completed", "queued"}
-    with running(tmp_path, batch_size=8) as restarted:
+    with run_service(tmp_path, batch_size=8) as restarted:
         assert wait_until_ended(restarted, ids, 60) == {"completed": 12}
 
 
 def test_a_client_that_disconnects_frees_its_slot(tmp_path: Path, jpegs: list[bytes]) -> None:
-    with running(tmp_path, batch_size=1) as service:
+    with run_service(tmp_path, batch_size=1) as service:
         with service.client() as client:
             file = {"image": ("a.jpg", jpegs[0])}
             with client.stream("POST", "/analyze_stream", files=file) as response:
@@ -337,7 +343,7 @@ def test_a_client_that_disconnects_frees_its_slot(tmp_path: Path, jpegs: list[by
 
 
 def test_a_critique_that_takes_too_long_is_cancelled(tmp_path: Path, jpegs: list[bytes]) -> None:
-    with running(tmp_path, request_timeout_seconds=0.05) as service:
+    with run_service(tmp_path, request_timeout_seconds=0.05) as service:
         response = analyze(service, jpegs[0])
         assert response.status_code == 504
         assert "not done after 0.05 s" in response.json()["error"]
@@ -349,7 +355,7 @@ def test_a_share_of_photos_is_also_critiqued_by_the_other_arm(
     tmp_path: Path, tiny: Any, params: Params, jpegs: list[bytes]
 ) -> None:
     folder = make_adapter(tiny, tmp_path / "ansel", "ansel", params)
-    with running(tmp_path, "--lora_path", folder, shadow_share=1.0) as service:
+    with run_service(tmp_path, "--lora_path", folder, shadow_share=1.0) as service:
         first = analyze(service, jpegs[0], mode="lora").json()
         second = analyze(service, jpegs[1], mode="base").json()
         ids = [row["id"] for row in job_rows(service)]
@@ -367,7 +373,7 @@ def test_a_share_of_photos_is_also_critiqued_by_the_other_arm(
 def test_requests_with_the_same_idempotency_key_are_one_job(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
-    with running(tmp_path) as service, service.client() as client:
+    with run_service(tmp_path) as service, service.client() as client:
 
         def post(_: int) -> Any:
             return client.post(
@@ -384,7 +390,7 @@ def test_requests_with_the_same_idempotency_key_are_one_job(
 
 @pytest.mark.long
 def test_memory_is_flat_under_load(tmp_path: Path, jpegs: list[bytes]) -> None:
-    with running(tmp_path, batch_size=8) as service:
+    with run_service(tmp_path, batch_size=8) as service:
         model = model_process(service)
         assert model
         processes = (psutil.Process(service.process.pid), model)

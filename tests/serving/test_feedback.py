@@ -20,7 +20,7 @@ from mondrian.serving.feedback.request import (
 from mondrian.serving.jobs.view import build_job_view
 from mondrian.storage.feedback import add_feedback, load_feedback_history, load_newest_feedback
 from mondrian.storage.jobs import JobRow, JobStore
-from tests.reviewing import open_store, say, served
+from tests.reviewing import add_completed_job, open_store, write_feedback
 
 
 @pytest.fixture
@@ -141,10 +141,12 @@ def test_any_json_body_is_accepted_or_rejected(body: Any) -> None:
 def test_absent_fields_keep_their_value_and_the_history_is_complete(
     store: JobStore, critique: Critique
 ) -> None:
-    row = served(store, critique, adapter_version="v2", side="candidate", rollout="ansel/v2")
-    say(store, row, critique, thumbs=1, note="good")
-    say(store, row, critique, **values_of(critique, scores={"Lighting": 0.5}, who="Ana"))
-    say(store, row, critique, thumbs=-1, who="Ben")
+    row = add_completed_job(
+        store, critique, adapter_version="v2", side="candidate", rollout="ansel/v2"
+    )
+    write_feedback(store, row, critique, thumbs=1, note="good")
+    write_feedback(store, row, critique, **values_of(critique, scores={"Lighting": 0.5}, who="Ana"))
+    write_feedback(store, row, critique, thumbs=-1, who="Ben")
     newest = newest_of(store, row)
     assert [newest[name] for name in ("thumbs", "note", "verdict", "who")] == [
         -1,
@@ -166,27 +168,27 @@ def test_absent_fields_keep_their_value_and_the_history_is_complete(
 def test_thumbs_down_withdraw_an_acceptance_and_a_later_verdict_counts(
     store: JobStore, critique: Critique
 ) -> None:
-    row = served(store, critique)
-    say(store, row, critique, verdict="accepted", critique=None)
-    say(store, row, critique, thumbs=-1)
+    row = add_completed_job(store, critique)
+    write_feedback(store, row, critique, verdict="accepted", critique=None)
+    write_feedback(store, row, critique, thumbs=-1)
     assert newest_of(store, row)["verdict"] is None
-    say(store, row, critique, verdict="accepted", critique=None)
+    write_feedback(store, row, critique, verdict="accepted", critique=None)
     assert (newest_of(store, row)["verdict"], newest_of(store, row)["thumbs"]) == ("accepted", -1)
 
 
 def test_thumbs_from_before_the_feedback_table_areshown_feedback(
     store: JobStore, critique: Critique
 ) -> None:
-    row = served(store, critique, thumbs=1, note="old")
-    say(store, row, critique, verdict="accepted", critique=None)
+    row = add_completed_job(store, critique, thumbs=1, note="old")
+    write_feedback(store, row, critique, verdict="accepted", critique=None)
     assert (newest_of(store, row)["thumbs"], newest_of(store, row)["note"]) == (1, "old")
 
 
 def test_a_requeued_job_has_no_feedback_on_its_old_text(
     store: JobStore, critique: Critique, params: Params
 ) -> None:
-    row = served(store, critique, rollout="ansel/v2")
-    say(store, row, critique, thumbs=1, **values_of(critique, scores={"Lighting": 0.5}))
+    row = add_completed_job(store, critique, rollout="ansel/v2")
+    write_feedback(store, row, critique, thumbs=1, **values_of(critique, scores={"Lighting": 0.5}))
     assert store.requeue(row["id"])
     assert not shown_feedback(store, row, params)
     assert newest_of(store, row)["rollout"] == "ansel/v2"  # so the rollout counts it too
@@ -199,8 +201,8 @@ def test_a_requeued_job_has_no_feedback_on_its_old_text(
 def test_feedback_on_a_text_that_another_program_changed_is_not_shown(
     store: JobStore, critique: Critique, params: Params
 ) -> None:
-    row = served(store, critique)
-    say(store, row, critique, verdict="accepted", critique=None)
+    row = add_completed_job(store, critique)
+    write_feedback(store, row, critique, verdict="accepted", critique=None)
     other = critique.model_copy(update={"technical_notes": "Other words."})
     store.update_job(row["id"], llm_outputs=json.dumps({"response": serialize_critique(other)}))
     assert not shown_feedback(store, row, params)
@@ -209,7 +211,7 @@ def test_feedback_on_a_text_that_another_program_changed_is_not_shown(
 def test_feedback_on_a_job_that_has_changed_meanwhile_is_rejected(
     store: JobStore, critique: Critique
 ) -> None:
-    row = served(store, critique)
+    row = add_completed_job(store, critique)
     store.requeue(row["id"])
     assert not add_feedback(store.engine, row, {"thumbs": 1}, {"ansel": None})
     store.delete_inactive()
@@ -217,9 +219,9 @@ def test_feedback_on_a_job_that_has_changed_meanwhile_is_rejected(
 
 
 def test_deleting_jobs_deletes_their_feedback(store: JobStore, critique: Critique) -> None:
-    row, other = served(store, critique), served(store, critique, kind=None)
+    row, other = add_completed_job(store, critique), add_completed_job(store, critique, kind=None)
     for job in (row, other):
-        say(store, job, critique, thumbs=1)
+        write_feedback(store, job, critique, thumbs=1)
     store.delete_inactive()
     assert load_feedback_history(store.engine, row["id"]) == []
     assert len(load_feedback_history(store.engine, other["id"])) == 1  # another program's job

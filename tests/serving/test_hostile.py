@@ -1,7 +1,5 @@
 """Hostile uploads are rejected with one line or accepted as photos, without other effects."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile
@@ -20,10 +18,10 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.serving.http.uploads import RequestRejected, UploadStore
 from tests import odd_files
 from tests.conftest import ROOT
-from tests.service_process import Running, running
+from tests.service_process import ServiceProcess, run_service
 
 PHOTO = render(draw_scene(5, 1), 320, 256)
-JPEG = odd_files.encoded(PHOTO, "JPEG")
+JPEG = odd_files.encode(PHOTO, "JPEG")
 HEIC = (ROOT / "tests/core/rendered.heic").read_bytes()
 REJECTED, ACCEPTED = odd_files.rejected_files(PHOTO, HEIC), odd_files.accepted_files(PHOTO, HEIC)
 UPLOAD_PATHS = ("/analyze", "/analyze_stream", "/upload", "/ask")
@@ -55,17 +53,17 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "tmp").mkdir()
-    with running(folder, env={"TMPDIR": str(folder / "tmp")}) as started:
+    with run_service(folder, env={"TMPDIR": str(folder / "tmp")}) as started:
         yield started
         assert not stray_files(started)
         assert all(json.loads(line) for line in started.log().strip().split("\n"))
         assert "Traceback" not in started.log()
 
 
-def stray_files(service: Running) -> set[str]:
+def stray_files(service: ServiceProcess) -> set[str]:
     """Return new files outside the uploads folder."""
     top = service.data.parent
     around = {path.relative_to(top) for path in top.rglob("*") if path.is_file()}
@@ -74,7 +72,7 @@ def stray_files(service: Running) -> set[str]:
     return {str(path) for path in around if not own.match(str(path))}
 
 
-def stored_photos(service: Running) -> set[Path]:
+def stored_photos(service: ServiceProcess) -> set[Path]:
     return set((service.data / "uploads").glob("*"))
 
 
@@ -92,7 +90,9 @@ def assert_rejected(response: httpx2.Response, *statuses: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", UPLOAD_PATHS)
-def test_every_upload_route_rejects_files_that_are_not_photos(service: Running, path: str) -> None:
+def test_every_upload_route_rejects_files_that_are_not_photos(
+    service: ServiceProcess, path: str
+) -> None:
     before = stored_photos(service)
     with service.client() as client:
         for content, status in REJECTED.values():
@@ -101,7 +101,7 @@ def test_every_upload_route_rejects_files_that_are_not_photos(service: Running, 
 
 
 @pytest.mark.slow
-def test_unusual_photos_are_critiqued(service: Running) -> None:
+def test_unusual_photos_are_critiqued(service: ServiceProcess) -> None:
     def analyze(content: bytes) -> httpx2.Response:
         with service.client() as client:
             return client.post("/analyze", files={"image": ("a.bin", content)})
@@ -114,7 +114,7 @@ def test_unusual_photos_are_critiqued(service: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_stored_photo_has_no_metadata_and_no_foreign_data(service: Running) -> None:
+def test_a_stored_photo_has_no_metadata_and_no_foreign_data(service: ServiceProcess) -> None:
     with service.client() as client:
         for content in ACCEPTED.values():
             files = {"image": ("a.jpg", content)}
@@ -131,7 +131,7 @@ def test_a_stored_photo_has_no_metadata_and_no_foreign_data(service: Running) ->
 
 
 @pytest.mark.slow
-def test_a_file_name_never_leads_out_of_the_uploads_folder(service: Running) -> None:
+def test_a_file_name_never_leads_out_of_the_uploads_folder(service: ServiceProcess) -> None:
     with service.client() as client:
         for name in NAMES:
             response = client.post(
@@ -149,7 +149,7 @@ def test_a_file_name_never_leads_out_of_the_uploads_folder(service: Running) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["advisor", "mode", "job_id", "client_id", "auto_analyze"])
-def test_form_fields_are_treated_as_text(service: Running, field: str) -> None:
+def test_form_fields_are_treated_as_text(service: ServiceProcess, field: str) -> None:
     with service.client() as client:
         for text in TEXTS:
             fields = {"auto_analyze": "false", field: text}
@@ -163,8 +163,8 @@ def test_form_fields_are_treated_as_text(service: Running, field: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_idempotency_key_is_rejected_for_another_photo(service: Running) -> None:
-    headers, other = {"idempotency-key": "k"}, odd_files.encoded(PHOTO, "PNG")
+def test_an_idempotency_key_is_rejected_for_another_photo(service: ServiceProcess) -> None:
+    headers, other = {"idempotency-key": "k"}, odd_files.encode(PHOTO, "PNG")
     fields = {"auto_analyze": "false"}
     with service.client() as client:
 
@@ -185,7 +185,7 @@ def test_an_idempotency_key_is_rejected_for_another_photo(service: Running) -> N
     "address", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/"]
 )
 def test_a_path_or_url_in_place_of_a_photo_is_never_followed(
-    service: Running, address: str
+    service: ServiceProcess, address: str
 ) -> None:
     with service.client() as client:
         for path in UPLOAD_PATHS:
@@ -216,7 +216,7 @@ def test_a_path_or_url_in_place_of_a_photo_is_never_followed(
         "/view/%3Cscript%3E",
     ],
 )
-def test_a_url_path_never_leads_outside(service: Running, path: str) -> None:
+def test_a_url_path_never_leads_outside(service: ServiceProcess, path: str) -> None:
     with service.client() as client:
         response = client.get(path)
     assert response.status_code in (400, 404)

@@ -1,7 +1,5 @@
 """The link stage reads the critiques that the service stores."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -12,9 +10,9 @@ from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.critique.schema import serialize_critique, validate_critique
 from tests.data.test_link import run_link
-from tests.odd_files import encoded
+from tests.odd_files import encode
 from tests.reviewing import post_feedback
-from tests.service_process import running
+from tests.service_process import run_service
 from tests.serving.test_contract import wait_until
 
 REQUESTS = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "ansel,okeefe"))
@@ -24,10 +22,10 @@ REQUESTS = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base"
 def test_served_critiques_are_linked_once_a_person_has_reviewed_them(
     adapters: Path, params: Params, photos: list[Image.Image], tmp_path: Path
 ) -> None:
-    with running(tmp_path, "--lora_path", adapters) as service, service.client() as client:
+    with run_service(tmp_path, "--lora_path", adapters) as service, service.client() as client:
         ids = []
         for photo, (mode, advisor) in zip(photos, REQUESTS, strict=False):
-            files = {"image": ("lake.jpg", encoded(photo, "JPEG", quality=95))}
+            files = {"image": ("lake.jpg", encode(photo, "JPEG", quality=95))}
             response = client.post("/upload", files=files, data={"advisor": advisor, "mode": mode})
             ids.append(response.json()["job_id"])
         answers = {

@@ -18,7 +18,7 @@ from PIL import Image
 from mondrian.core.params import Params
 from mondrian.model.export import merge
 from tests.conftest import ROOT
-from tests.service_process import Running, end, make_adapter, running
+from tests.service_process import ServiceProcess, end_process, make_adapter, run_service
 from tests.serving.test_faults import analyze, encode_jpeg, job_rows, upload, wait_until_ended
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
         _wait_for_server(url, process, folder / "log")
         yield Server(url, str(models / "tiny"), str(models / "tiny-ansel"))
     finally:
-        end(process)
+        end_process(process)
 
 
 def _wait_for_server(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -83,7 +83,7 @@ def test_base_and_adapter_of_another_server_answer_requests_and_jobs_of_an_ab_te
     jpegs = [encode_jpeg(photo) for photo in photos]
     engine = flags(server, base=server.base, ansel=server.adapted)
     serve: dict[str, Any] = {"constrained": False, "batch_size": 1}  # it loads one model at a time
-    with running(tmp_path, *engine, "--model_mode", "ab_test", **serve) as service:
+    with run_service(tmp_path, *engine, "--model_mode", "ab_test", **serve) as service:
         base = analyze(service, jpegs[0], mode="base").json()
         assert base["model_used"] == "base"
         assert len(base["analysis"]["dimensions"]) == 7
@@ -104,14 +104,14 @@ def test_base_and_adapter_of_another_server_answer_requests_and_jobs_of_an_ab_te
 def test_a_server_without_constrained_decoding_is_a_clear_error(
     server: Server, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    with running(tmp_path, *flags(server, base=server.base)) as service:
+    with run_service(tmp_path, *flags(server, base=server.base)) as service:
         response = analyze(service, encode_jpeg(photos[0]))
         if response.status_code != 200:  # on Metal it can
             assert response.status_code == 500
             assert "Metal" in response.json()["error"]
 
 
-def wait_for_health(service: Running, text: str) -> Any:
+def wait_for_health(service: ServiceProcess, text: str) -> Any:
     """Return /health once its message contains a text, or after five seconds."""
     with service.client() as client:
         for _ in range(50):
@@ -124,13 +124,13 @@ def wait_for_health(service: Running, text: str) -> Any:
 
 def test_a_server_that_does_not_answer_is_waited_for(tmp_path: Path) -> None:
     absent = Server("http://127.0.0.1:1/v1", "x", "x")
-    with running(tmp_path, *flags(absent, base="x"), ready=False) as service:
+    with run_service(tmp_path, *flags(absent, base="x"), ready=False) as service:
         health = wait_for_health(service, "does not answer")
         assert health["status"] == "loading"
         assert "http://127.0.0.1:1/v1 does not answer" in health["message"]
 
 
 def test_a_model_that_the_server_lacks_is_named(server: Server, tmp_path: Path) -> None:
-    with running(tmp_path, *flags(server, base="no-such-model"), ready=False) as service:
+    with run_service(tmp_path, *flags(server, base="no-such-model"), ready=False) as service:
         health = wait_for_health(service, "no model")
         assert "has no model no-such-model (it has " in health["message"]

@@ -3,8 +3,6 @@
 Schemathesis generates the requests.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -18,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.service_process import Running, running
+from tests.service_process import ServiceProcess, run_service
 
 pytestmark = pytest.mark.slow
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -31,12 +29,12 @@ SKIPPED_CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("service"), requests_per_minute=0) as started:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    with run_service(tmp_path_factory.mktemp("service"), requests_per_minute=0) as started:
         yield started
 
 
-def run_schemathesis(service: Running, folder: Path, settings: str, *flags: str) -> str:
+def run_schemathesis(service: ServiceProcess, folder: Path, settings: str, *flags: str) -> str:
     """Run Schemathesis and return its output; fail if it finds an error."""
     (folder / "schemathesis.toml").write_text(settings)
     command = [
@@ -64,20 +62,20 @@ def run_schemathesis(service: Running, folder: Path, settings: str, *flags: str)
     return done.stdout
 
 
-def logged_responses(service: Running) -> list[dict[str, Any]]:
+def logged_responses(service: ServiceProcess) -> list[dict[str, Any]]:
     """Return the log lines of responses. Paths may contain line ends that only Python knows."""
     lines = [json.loads(line) for line in service.log().split("\n") if line]
     return [line for line in lines if "status" in line]
 
 
-def assert_no_server_error(service: Running) -> None:
+def assert_no_server_error(service: ServiceProcess) -> None:
     with service.client() as client:
         assert client.get("/health").json()["status"] == "UP"
     assert "Traceback" not in service.log()
     assert not [line for line in logged_responses(service) if line["status"] >= 500]
 
 
-def test_every_operation_responds_as_documented(service: Running, tmp_path: Path) -> None:
+def test_every_operation_responds_as_documented(service: ServiceProcess, tmp_path: Path) -> None:
     output = run_schemathesis(service, tmp_path, "")
     operations = re.search(r"Tested: (\d+)", output)
     assert operations, output
@@ -86,7 +84,7 @@ def test_every_operation_responds_as_documented(service: Running, tmp_path: Path
 
 
 def test_every_route_of_an_existing_job_responds_as_documented(
-    service: Running, tmp_path: Path, photos: list[Image.Image]
+    service: ServiceProcess, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     photo = BytesIO()
     photos[0].save(photo, "JPEG")
@@ -101,7 +99,7 @@ def test_every_route_of_an_existing_job_responds_as_documented(
     assert views >= {"status", "jobs", "analysis", "summary", "llm-outputs", "stream"}
 
 
-def test_every_body_has_an_example(service: Running) -> None:
+def test_every_body_has_an_example(service: ServiceProcess) -> None:
     with service.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
     posts = [

@@ -12,7 +12,7 @@ from mondrian.core.params import Params
 from mondrian.serving.http.uploads import UploadStore
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobStore, LeasePolicy
-from tests.service_process import make_adapter, running
+from tests.service_process import make_adapter, run_service
 from tests.serving.test_faults import (
     analyze,
     encode_jpeg,
@@ -40,7 +40,7 @@ def test_jobs_that_waited_for_a_restart_are_answered_by_their_adapter(
 ) -> None:
     folder = make_adapter(tiny, tmp_path / "ansel", "ansel", params)
     ids = queue_jobs(tmp_path, photos[0], 4, mode="lora")
-    with running(tmp_path, "--lora_path", folder) as service:
+    with run_service(tmp_path, "--lora_path", folder) as service:
         assert wait_until_ended(service, ids, 60) == {"completed": 4}
         assert {row["model_used"] for row in job_rows(service)} == {"fine_tuned"}
         assert {row["adapter_version"] for row in job_rows(service)} != {None}
@@ -48,7 +48,7 @@ def test_jobs_that_waited_for_a_restart_are_answered_by_their_adapter(
 
 def test_a_missing_base_fails_no_job(tmp_path: Path, photos: list[Image.Image]) -> None:
     queue_jobs(tmp_path, photos[0], 5)
-    with running(tmp_path, base="models/base/no-such", ready=False) as service:
+    with run_service(tmp_path, base="models/base/no-such", ready=False) as service:
         with service.client() as client:
             for _ in range(100):
                 health = client.get("/health")
@@ -65,7 +65,7 @@ def test_a_job_of_an_advisor_that_was_removed_ends_failed(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     ids = queue_jobs(tmp_path, photos[0], 1, advisor="monet")
-    with running(tmp_path) as service:
+    with run_service(tmp_path) as service:
         assert wait_until_ended(service, ids, 30) == {"failed": 1}
         assert "monet" in job_rows(service)[0]["error"]
 
@@ -73,7 +73,7 @@ def test_a_job_of_an_advisor_that_was_removed_ends_failed(
 def test_a_model_process_that_is_stopped_does_not_stop_the_service(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    with running(tmp_path, batch_size=8) as service:
+    with run_service(tmp_path, batch_size=8) as service:
         model = model_process(service)
         assert model
         model.send_signal(signal.SIGSTOP)
@@ -90,7 +90,7 @@ def test_a_model_process_that_is_stopped_does_not_stop_the_service(
 def test_a_signal_to_the_whole_group_still_finishes_what_runs(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    with running(tmp_path) as service:
+    with run_service(tmp_path) as service:
         model = model_process(service)
         assert model
         model.send_signal(signal.SIGTERM)

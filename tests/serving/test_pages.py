@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from mondrian.critique.schema import DIMENSIONS
 from tests import browsing
-from tests.browsing import fill_in_form, opened, request_critique, too_wide
+from tests.browsing import fill_in_form, open_page, overflow_width, request_critique
 from tests.conftest import ROOT
-from tests.service_process import Running, running
+from tests.service_process import ServiceProcess, run_service
 
 pytestmark = pytest.mark.slow
 HEIC = ROOT / "tests/core/rendered.heic"
@@ -33,10 +33,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     browsing.find_chromium()
     folder = tmp_path_factory.mktemp("pages")
-    with running(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
+    with run_service(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
         yield started
 
 
@@ -50,12 +50,12 @@ def photo(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def job(service: Running, photo: Path) -> str:
+def job(service: ServiceProcess, photo: Path) -> str:
     """The id of a critique by the base model."""
     return upload(service, photo)[0]
 
 
-def upload(service: Running, *photos: Path, wait: bool = True, **fields: str) -> list[str]:
+def upload(service: ServiceProcess, *photos: Path, wait: bool = True, **fields: str) -> list[str]:
     """Request critiques by HTTP; return their ids, by default once they are completed."""
     data = {"advisor": "ansel", "mode": "base", **fields}
     ids = []
@@ -68,13 +68,13 @@ def upload(service: Running, *photos: Path, wait: bool = True, **fields: str) ->
     return ids
 
 
-def get_row(service: Running, id: str) -> dict[str, Any]:
+def get_row(service: ServiceProcess, id: str) -> dict[str, Any]:
     with service.client() as client:
         row: dict[str, Any] = client.get(f"/status/{id}").json()
         return row
 
 
-def insert_job(service: Running, **values: Any) -> str:
+def insert_job(service: ServiceProcess, **values: Any) -> str:
     """Insert a job directly into the database, as another program would; return its id."""
     row = {
         "id": str(uuid4()),
@@ -116,10 +116,10 @@ def bounding_box(page: Page, selector: str, index: int) -> Any:
 
 @pytest.mark.parametrize("kind", ["jpeg", "heic"])
 def test_a_critique_appears_while_it_is_generated(
-    browser: Browser, service: Running, photo: Path, kind: str
+    browser: Browser, service: ServiceProcess, photo: Path, kind: str
 ) -> None:
     path = photo if kind == "jpeg" else HEIC
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.add_init_script(browsing.RECORD_TEXTS_SCRIPT)
         fill_in_form(page, path, "okeefe", "lora")
         caption = page.locator("[data-preview] figcaption")
@@ -151,9 +151,9 @@ def test_a_critique_appears_while_it_is_generated(
 
 
 def test_both_arms_are_side_by_side_and_below_each_other_on_a_phone(
-    browser: Browser, service: Running, photo: Path
+    browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         path = request_critique(page, photo, mode="both")
         expect(page.locator("article h2")).to_have_text(["Base model", "Fine-tuned adapter"])
         expect(page.locator(".facts").nth(0)).to_contain_text("answered bybase")
@@ -172,13 +172,13 @@ def test_both_arms_are_side_by_side_and_below_each_other_on_a_phone(
         other = connection.execute(query, (first["id"],)).fetchone()
     connection.close()
     assert (first["mode"], *other[1:]) == ("base", "lora", first["filename"])
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.goto(f"/view/{other[0]}")
         expect(page.locator("article")).to_have_count(2)
 
 
-def test_a_rating_is_saved_and_counted(browser: Browser, service: Running, job: str) -> None:
-    with opened(browser, service.url) as (page, _):
+def test_a_rating_is_saved_and_counted(browser: Browser, service: ServiceProcess, job: str) -> None:
+    with open_page(browser, service.url) as (page, _):
         page.goto(f"/view/{job}")
         page.get_by_label("Note (optional)").fill(f"too short\n{EVIL}")
         page.get_by_role("button", name="thumbs down").click()
@@ -205,10 +205,10 @@ def test_a_rating_is_saved_and_counted(browser: Browser, service: Running, job: 
 
 
 def test_a_critique_is_accepted_for_training_and_corrected(
-    browser: Browser, service: Running, photo: Path
+    browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
     id = upload(service, photo)[0]
-    with opened(browser, service.url, width=390, faulty=True) as (page, _):
+    with open_page(browser, service.url, width=390, faulty=True) as (page, _):
         page.goto(f"/view/{id}")
         page.get_by_role("button", name="Use for training").click()
         expect(page.get_by_text("Saved: accepted as served; used for training")).to_be_visible()
@@ -227,9 +227,9 @@ def test_a_critique_is_accepted_for_training_and_corrected(
         expect(lighting).to_have_value("25")
         expect(page.get_by_role("alert")).to_contain_text("Not saved; see 1 field")
         expect(page.get_by_label("Technical notes")).to_have_value(f"Too dark.\n{EVIL}")
-        assert page.evaluate(browsing.FAINT)["faint"] == []
-        assert page.evaluate(browsing.NAMELESS) == 0
-        assert too_wide(page) <= 0
+        assert page.evaluate(browsing.CONTRAST_SCRIPT)["faint"] == []
+        assert page.evaluate(browsing.UNLABELED_SCRIPT) == 0
+        assert overflow_width(page) <= 0
         lighting.fill("9.5")
         save.focus()
         page.keyboard.press("Enter")
@@ -251,10 +251,10 @@ def test_a_critique_is_accepted_for_training_and_corrected(
 
 
 def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
-    browser: Browser, service: Running, photo: Path
+    browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
     id = upload(service, photo, advisor="ansel,okeefe")[0]
-    with opened(browser, service.url, java_script_enabled=False) as (page, _):
+    with open_page(browser, service.url, java_script_enabled=False) as (page, _):
         page.goto(f"/view/{id}")
         page.locator("details.correct").nth(1).locator("summary").click()
         page.locator("[name='dimensions.1.score']").nth(1).fill("0.5")
@@ -279,11 +279,11 @@ def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
 
 
 def test_a_note_is_not_lost_when_the_other_arm_arrives(
-    browser: Browser, service: Running, job: str
+    browser: Browser, service: ServiceProcess, job: str
 ) -> None:
     other = insert_job(service, status="queued", pair_of=job)
     routes: list[Route] = []
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.route("**/live/*", lambda route: routes.append(route))
         page.goto(f"/view/{other}")
         page.get_by_label("Note (optional)").fill("half a thought")
@@ -293,8 +293,10 @@ def test_a_note_is_not_lost_when_the_other_arm_arrives(
         expect(page.get_by_label("Note (optional)")).to_have_value("half a thought")
 
 
-def test_the_history_links_to_every_critique(browser: Browser, service: Running, job: str) -> None:
-    with opened(browser, service.url) as (page, _):
+def test_the_history_links_to_every_critique(
+    browser: Browser, service: ServiceProcess, job: str
+) -> None:
+    with open_page(browser, service.url) as (page, _):
         page.goto("/history")
         entry = page.locator("li", has=page.locator(f"a[href='/view/{job}']"))
         expect(entry).to_contain_text("Ansel Adams")
@@ -310,8 +312,10 @@ def test_the_history_links_to_every_critique(browser: Browser, service: Running,
             expect(page.locator("header .brand")).to_be_visible()
 
 
-def test_it_works_without_javascript(browser: Browser, service: Running, photo: Path) -> None:
-    with opened(browser, service.url, java_script_enabled=False) as (page, _):
+def test_it_works_without_javascript(
+    browser: Browser, service: ServiceProcess, photo: Path
+) -> None:
+    with open_page(browser, service.url, java_script_enabled=False) as (page, _):
         fill_in_form(page, photo, mode="both")
         page.click("text=Get critique")
         page.wait_for_url("**/view/*")
@@ -320,7 +324,7 @@ def test_it_works_without_javascript(browser: Browser, service: Running, photo: 
         expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
-def test_model_output_is_shown_as_text_only(browser: Browser, service: Running) -> None:
+def test_model_output_is_shown_as_text_only(browser: Browser, service: ServiceProcess) -> None:
     evil = {
         "filename": f"uploads/{EVIL.replace('/', '')}.jpg",
         "model": EVIL,
@@ -334,7 +338,7 @@ def test_model_output_is_shown_as_text_only(browser: Browser, service: Running) 
     whole = insert_job(service, llm_outputs=outputs, **evil)
     broken = insert_job(service, llm_outputs=json.dumps({"response": EVIL}), advisor=EVIL)
     failed = insert_job(service, status="failed", error=EVIL, **evil)
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         for id, min_count in ((whole, 20), (broken, 2), (failed, 1)):
             page.goto(f"/view/{id}")
             text = page.locator("body").inner_text().lower()
@@ -347,13 +351,15 @@ def test_model_output_is_shown_as_text_only(browser: Browser, service: Running) 
         assert page.evaluate("typeof hacked") == "undefined"
 
 
-def test_partial_model_output_is_shown_as_text_only(browser: Browser, service: Running) -> None:
+def test_partial_model_output_is_shown_as_text_only(
+    browser: Browser, service: ServiceProcess
+) -> None:
     id = insert_job(service, status="queued", current_step="Queued")  # it stays queued
     text = critique_json(EVIL)
     cuts = (*range(1, 300), *range(300, len(text), 97), len(text))
     states = [json.dumps({"step": EVIL, "share": 40, "text": text[:cut]}) for cut in cuts]
     body = "".join(f"data: {state}\n\n" for state in states)
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.route(
             "**/live/*",
             lambda route: route.fulfill(status=200, content_type="text/event-stream", body=body),
@@ -368,7 +374,7 @@ def test_partial_model_output_is_shown_as_text_only(browser: Browser, service: R
 
 
 def test_no_page_is_wider_than_a_phone(
-    browser: Browser, service: Running, job: str, photo: Path
+    browser: Browser, service: ServiceProcess, job: str, photo: Path
 ) -> None:
     long = "Donaudampfschifffahrtsgesellschaft" * 8
     outputs = json.dumps({"response": critique_json(long)})
@@ -383,7 +389,7 @@ def test_no_page_is_wider_than_a_phone(
         model_used=long,
     )
     broken = insert_job(service, status="failed", error=long)
-    with opened(browser, service.url, width=390, faulty=True) as (page, _):
+    with open_page(browser, service.url, width=390, faulty=True) as (page, _):
         pair = request_critique(page, photo, mode="both")
         paths = (
             "/",
@@ -399,21 +405,21 @@ def test_no_page_is_wider_than_a_phone(
             response = page.goto(path)
             assert response
             assert response.status == (404 if path.endswith("none") else 200)
-            assert too_wide(page) <= 0, path
+            assert overflow_width(page) <= 0, path
         page.goto("/")
         for file in (photo, HEIC):
             page.set_input_files("#image", file)
             expect(page.locator("[data-preview] figcaption")).to_contain_text(file.name)
-            assert too_wide(page) <= 0, file
+            assert overflow_width(page) <= 0, file
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_enough_contrast(
-    browser: Browser, service: Running, job: str, photo: Path, scheme: Any
+    browser: Browser, service: ServiceProcess, job: str, photo: Path, scheme: Any
 ) -> None:
     pair = upload(service, photo)[0]
     failed = insert_job(service, status="failed", error="it was too dark", kind="upload")
-    with opened(browser, service.url, color_scheme=scheme, faulty=True) as (page, _):
+    with open_page(browser, service.url, color_scheme=scheme, faulty=True) as (page, _):
         paper = "getComputedStyle(document.body).backgroundColor"
         for path in (
             "/",
@@ -425,7 +431,7 @@ def test_every_text_has_enough_contrast(
         ):
             page.goto(path)
             assert (page.evaluate(paper) == "rgb(22, 22, 20)") == (scheme == "dark")
-            result = page.evaluate(browsing.FAINT)
+            result = page.evaluate(browsing.CONTRAST_SCRIPT)
             assert result["seen"] > 5
             assert not result["faint"], path
 
@@ -439,8 +445,8 @@ def test_the_pages_use_the_colors_of_the_reports() -> None:
     assert set(re.findall(r"--(?:paper|ink|soft|line|card|one|two|three): #\w+", site)) == expected
 
 
-def test_a_keyboard_is_enough(browser: Browser, service: Running, photo: Path) -> None:
-    with opened(browser, service.url) as (page, _):
+def test_a_keyboard_is_enough(browser: Browser, service: ServiceProcess, photo: Path) -> None:
+    with open_page(browser, service.url) as (page, _):
         page.on("filechooser", lambda _: None)  # intercept choosers before one opens
         page.goto("/")
         page.keyboard.press("Tab")
@@ -467,11 +473,13 @@ def test_a_keyboard_is_enough(browser: Browser, service: Running, photo: Path) -
         expect(page.locator(".facts")).to_contain_text("requestedbase model")
 
 
-def test_every_field_and_image_has_a_label(browser: Browser, service: Running, job: str) -> None:
-    with opened(browser, service.url) as (page, _):
+def test_every_field_and_image_has_a_label(
+    browser: Browser, service: ServiceProcess, job: str
+) -> None:
+    with open_page(browser, service.url) as (page, _):
         for path in ("/", "/history", f"/view/{job}"):
             page.goto(path)
-            nameless = page.evaluate(browsing.NAMELESS)
+            nameless = page.evaluate(browsing.UNLABELED_SCRIPT)
             assert nameless == 0
             assert page.locator("img:not([alt])").count() == 0
             for landmark in ("banner", "navigation", "main", "contentinfo"):
@@ -479,8 +487,10 @@ def test_every_field_and_image_has_a_label(browser: Browser, service: Running, j
             expect(page.locator("h1")).to_have_count(1)
 
 
-def test_a_photo_can_be_dropped_anywhere(browser: Browser, service: Running, photo: Path) -> None:
-    with opened(browser, service.url) as (page, _):
+def test_a_photo_can_be_dropped_anywhere(
+    browser: Browser, service: ServiceProcess, photo: Path
+) -> None:
+    with open_page(browser, service.url) as (page, _):
         page.goto("/")
         content = list(photo.read_bytes())
         dropped = page.evaluate_handle(
@@ -499,13 +509,13 @@ def test_a_photo_can_be_dropped_anywhere(browser: Browser, service: Running, pho
 
 
 def test_a_rejection_is_shown_in_the_form(
-    browser: Browser, service: Running, tmp_path: Path
+    browser: Browser, service: ServiceProcess, tmp_path: Path
 ) -> None:
     text, large = tmp_path / "words.jpg", tmp_path / "large.jpg"
     text.write_text("not a photo")
     with large.open("wb") as file:
         file.truncate(41_000_000)
-    with opened(browser, service.url, faulty=True) as (page, log):
+    with open_page(browser, service.url, faulty=True) as (page, log):
         fill_in_form(page, text, "okeefe", "both")
         with page.expect_response("**/ask") as answer:
             page.click("text=Get critique")
@@ -524,11 +534,11 @@ def test_a_rejection_is_shown_in_the_form(
         assert '<form class="ask"' in response.text
 
 
-def test_a_failed_job_can_be_retried(browser: Browser, service: Running, job: str) -> None:
+def test_a_failed_job_can_be_retried(browser: Browser, service: ServiceProcess, job: str) -> None:
     row = get_row(service, job)
     copied = {name: row[name] for name in ("filename", "mode", "advisor")}
     id = insert_job(service, status="failed", error="the model ran away", kind="upload", **copied)
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.goto(f"/view/{id}")
         expect(page.get_by_text("the model ran away")).to_be_visible()
         page.get_by_role("button", name="Try again").click()
@@ -538,7 +548,7 @@ def test_a_failed_job_can_be_retried(browser: Browser, service: Running, job: st
         assert client.post(f"/again/{insert_job(service)}").status_code == 409
 
 
-def test_photos_are_served_small_and_without_metadata(service: Running, photo: Path) -> None:
+def test_photos_are_served_small_and_without_metadata(service: ServiceProcess, photo: Path) -> None:
     id = upload(service, photo, wait=False)[0]
     with service.client() as client:
         for size, side in (("", 900), ("?size=thumb", 240)):
@@ -556,14 +566,14 @@ def test_photos_are_served_small_and_without_metadata(service: Running, photo: P
 
 
 def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
-    browser: Browser, service: Running, photo: Path
+    browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
     id = upload(service, photo, advisor="ansel,okeefe")[0]
     other = insert_job(
         service, analysis_markdown=critique_json("Critiqued elsewhere."), advisor="ghost_of_x"
     )
     bare = insert_job(service, advisor=None, llm_outputs="[1")
-    with opened(browser, service.url) as (page, _):
+    with open_page(browser, service.url) as (page, _):
         page.goto(f"/view/{id}")
         expect(page.locator("article h2")).to_have_text(["Ansel Adams", "Georgia O'Keeffe"])
         assert page.locator("article h4").count() == 14
@@ -576,8 +586,8 @@ def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
 
 def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Path) -> None:
     with (
-        running(tmp_path, env={"MONDRIAN_API_KEY": KEY}) as service,
-        opened(browser, service.url, faulty=True) as (page, _),
+        run_service(tmp_path, env={"MONDRIAN_API_KEY": KEY}) as service,
+        open_page(browser, service.url, faulty=True) as (page, _),
     ):
         page.goto("/history")
         assert page.url.endswith("/login")
@@ -586,7 +596,7 @@ def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Pa
             page.get_by_role("button", name="Log in").click()
         assert answer.value.status == 403
         expect(page.get_by_role("alert")).to_contain_text("Wrong API key")
-        assert page.evaluate(browsing.FAINT)["faint"] == []
+        assert page.evaluate(browsing.CONTRAST_SCRIPT)["faint"] == []
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Log in").click()
         expect(page.locator("h1")).to_have_text("Get a critique")
@@ -598,7 +608,7 @@ def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Pa
         expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
-def test_a_service_without_a_key_has_no_login(service: Running) -> None:
+def test_a_service_without_a_key_has_no_login(service: ServiceProcess) -> None:
     with service.client() as client:
         assert client.get("/login").headers["location"] == "/"
         response = client.post("/login", data={"key": ""})

@@ -16,8 +16,8 @@ from mondrian.critique.schema import Critique
 from mondrian.storage.engine import open_engine
 from mondrian.storage.feedback import load_feedback_history, load_newest_feedback
 from mondrian.storage.jobs import JobStore, LeasePolicy
-from tests.reviewing import say, served
-from tests.service_process import running, start, wait_for_ready
+from tests.reviewing import add_completed_job, write_feedback
+from tests.service_process import run_service, start_service, wait_for_ready
 from tests.serving.test_faults import encode_jpeg, model_process, upload
 from tests.storage.test_jobs import new_job
 
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not SERVER, reason="MONDRIAN_POSTGRES names no PostgreSQL server"),
 ]
-POLICY = LeasePolicy(lease_seconds=30, tries=3)
+POLICY = LeasePolicy(lease_seconds=30, max_attempts=3)
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_a_service_finishes_the_queue_of_another_that_was_killed(
 ) -> None:
     jpegs = [encode_jpeg(photo) for photo in photos]
     flags = ("--db", url, "--data", tmp_path / "shared")
-    first = start(tmp_path / "a", *flags, batch_size=2)
+    first = start_service(tmp_path / "a", *flags, batch_size=2)
     wait_for_ready(first)
-    with running(tmp_path / "b", *flags, batch_size=2) as second:
+    with run_service(tmp_path / "b", *flags, batch_size=2) as second:
         upload(first, jpegs, 7)
         upload(second, jpegs, 7)
         while count_statuses(url)["completed"] < 4:
@@ -112,14 +112,14 @@ def test_a_service_finishes_the_queue_of_another_that_was_killed(
 
 def test_feedback_that_comes_at_once_is_all_stored(url: str, critique: Critique) -> None:
     stores = [JobStore(open_engine(url), POLICY) for _ in range(6)]
-    row = served(stores[0], critique)
+    row = add_completed_job(stores[0], critique)
     barrier = Barrier(6)
 
     def give_feedback(store: JobStore) -> None:
         barrier.wait()
         for i in range(10):
             feedback = {"thumbs": 1} if i % 2 else {"verdict": "accepted", "critique": None}
-            say(store, row, critique, **feedback)
+            write_feedback(store, row, critique, **feedback)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(give_feedback, stores))

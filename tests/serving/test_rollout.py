@@ -1,7 +1,5 @@
 """Rollouts of a running service: who answers, what is recorded, what is decided automatically."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -19,11 +17,11 @@ from mondrian.core.params import Params
 from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import load_rollout
 from mondrian.rollout.observations import load_observations
-from mondrian.rollout.store import BACK, Actor, RolloutRecord, RolloutStore
+from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutStore
 from mondrian.storage.engine import open_engine
 from tests.conftest import ROOT
-from tests.odd_files import encoded
-from tests.service_process import Running, make_adapter, running, stop
+from tests.odd_files import encode
+from tests.service_process import ServiceProcess, make_adapter, run_service, stop_service
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +58,7 @@ def analyze(client: httpx2.Client, photo: bytes, client_id: str, mode: str = "")
     return dict(response.json())
 
 
-def open_rollouts(service: Running) -> RolloutStore:
+def open_rollouts(service: ServiceProcess) -> RolloutStore:
     return RolloutStore(open_engine(str(service.db)))
 
 
@@ -81,7 +79,7 @@ def wait_for(
 
 @pytest.fixture
 def photo(photos: list[Image.Image]) -> bytes:
-    return encoded(photos[0], "JPEG", quality=95)
+    return encode(photos[0], "JPEG", quality=95)
 
 
 def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
@@ -90,7 +88,7 @@ def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
     adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path)
     install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
     flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         rollouts = open_rollouts(service)
         first = wait_for(rollouts)
         assert (first.name, first.control, first.step) == ("ansel@v1.0.0", "base", 0)
@@ -137,13 +135,13 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a
     adapters = tmp_path / "adapters"
     install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
     flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         rollouts, n_requests = open_rollouts(service), 0
-        while wait_for(rollouts).state != BACK:
+        while wait_for(rollouts).state != ROLLED_BACK:
             analyze(client, photo, f"client-{n_requests}")
             n_requests += 1
             assert n_requests <= 60
-        record = wait_for(rollouts, lambda record: record.state == BACK)
+        record = wait_for(rollouts, lambda record: record.state == ROLLED_BACK)
         assert "latency" in record.reason
         assert rollouts.list_decisions(record.id)[0].who == "service"
         time.sleep(1.2)
@@ -153,7 +151,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a
         assert fallback["model_used"] == "base"
         assert fallback["fallback_occurred"]
         assert "rolled back" in fallback["fallback_reason"]
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         assert analyze(client, photo, "client-0")["model_used"] == "base"
         rollouts = open_rollouts(service)
         record, config = wait_for(rollouts), load_rollout(file)
@@ -173,7 +171,7 @@ def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed
     adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path, steps=steps)
     install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
     flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
-    with running(tmp_path, *flags) as first, running(tmp_path, *flags) as second:
+    with run_service(tmp_path, *flags) as first, run_service(tmp_path, *flags) as second:
         with first.client() as client, second.client() as other:
             ids = [f"client-{i}" for i in range(6)]
             before = [analyze(client, photo, id)["model_used"] for id in ids]
@@ -187,7 +185,7 @@ def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed
             job_id = response.json()["job_id"]
         os.kill(first.process.pid, signal.SIGKILL)
         first.process.wait()
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         assert before == [analyze(client, photo, id)["model_used"] for id in ids]
         deadline = time.monotonic() + 30
         while client.get(f"/status/{job_id}").json()["status"] != "completed":
@@ -205,14 +203,14 @@ def test_the_base_replaces_a_control_that_was_deleted_and_the_log_says_so(
     adapters, file = tmp_path / "adapters", write_rollout_file(tmp_path)
     flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
     first = install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
-    with running(tmp_path, *flags) as service:
+    with run_service(tmp_path, *flags) as service:
         rollouts, config = open_rollouts(service), load_rollout(file)
         record = wait_for(rollouts)
         assert apply_action(rollouts, config, record, "advance", Actor("somebody", "trusted"))
-        stop(service)
+        stop_service(service)
     install_version(tiny, params, adapters, "ansel@v2.0.0", 2)
     shutil.rmtree(first)
-    with running(tmp_path, *flags) as service, service.client() as client:
+    with run_service(tmp_path, *flags) as service, service.client() as client:
         wait_for(open_rollouts(service), lambda record: record.name == "ansel@v2.0.0")
         used = {analyze(client, photo, f"client-{i}")["model_used"] for i in range(12)}
         assert used == {"ab_test_base", "ab_test_fine_tuned"}
@@ -227,5 +225,5 @@ def test_a_rollout_needs_an_ab_test_and_a_valid_file(tmp_path: Path) -> None:
         (("--rollout", missing, *ab_test), "does not exist"),
         (("--rollout", file, *ab_test, "--ab_test_split", "0.5"), "both say who answers"),
     ):
-        with pytest.raises(AssertionError, match=message), running(tmp_path, *flags):
+        with pytest.raises(AssertionError, match=message), run_service(tmp_path, *flags):
             pass

@@ -1,7 +1,5 @@
 """The rollout controller: what it tells the assignment while versions come, go and fail to load."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The page of rollouts and its API, over a database as days of service would have left it."""
 
-from __future__ import annotations
-
 import csv
 import time
 from collections.abc import Iterator
@@ -17,9 +15,15 @@ from mondrian.rollout.actions import apply_action
 from mondrian.rollout.config import RolloutConfig, load_rollout
 from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from tests import browsing
-from tests.browsing import opened, too_wide
+from tests.browsing import open_page, overflow_width
 from tests.conftest import ROOT
-from tests.rollout_world import begun, database, served, site, world
+from tests.rollout_world import (
+    add_jobs,
+    create_database,
+    create_healthy_rollout,
+    serve_pages,
+    start_rollout,
+)
 
 HOSTILE = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</title></svg>"
 KEY = "a key of more than sixteen characters"
@@ -32,7 +36,7 @@ def config() -> RolloutConfig:
 
 @pytest.fixture
 def rollout(tmp_path: Path) -> tuple[RolloutStore, RolloutRecord]:
-    return world(tmp_path / "mondrian.db")
+    return create_healthy_rollout(tmp_path / "mondrian.db")
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def client(
     rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig, tmp_path: Path
 ) -> Iterator[httpx2.Client]:
     with (
-        site(tmp_path / "mondrian.db", config) as url,
+        serve_pages(tmp_path / "mondrian.db", config) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
     ):
         yield client
@@ -181,7 +185,7 @@ def test_another_origin_cannot_act_and_an_api_key_is_required(
     rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig, tmp_path: Path
 ) -> None:
     with (
-        site(tmp_path / "mondrian.db", config, KEY) as url,
+        serve_pages(tmp_path / "mondrian.db", config, KEY) as url,
         httpx2.Client(base_url=url, trust_env=False) as client,
     ):
         for path in (
@@ -199,10 +203,10 @@ def test_another_origin_cannot_act_and_an_api_key_is_required(
 def test_without_rollout_yaml_the_page_explains_it_and_has_no_buttons(
     rollout: tuple[RolloutStore, RolloutRecord], tmp_path: Path
 ) -> None:
-    database(tmp_path / "empty.db")
+    create_database(tmp_path / "empty.db")
     for name, has_rollout in (("mondrian.db", True), ("empty.db", False)):
         with (
-            site(tmp_path / name) as url,
+            serve_pages(tmp_path / name) as url,
             httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
         ):
             page = client.get("/experiments").text
@@ -217,7 +221,7 @@ def test_without_rollout_yaml_the_page_explains_it_and_has_no_buttons(
 def test_older_rollouts_have_a_page_without_buttons(
     client: httpx2.Client, rollout: tuple[RolloutStore, RolloutRecord]
 ) -> None:
-    begun(rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
+    start_rollout(rollout[0], version="0ld", name="ansel@v1.0.0", days=30)
     assert 'href="/experiments/ansel/0ld"' in client.get("/experiments").text
     page = client.get("/experiments/ansel/0ld").text
     assert "ansel@v1.0.0" in page
@@ -226,9 +230,9 @@ def test_older_rollouts_have_a_page_without_buttons(
 
 
 def hostile_world(path: Path, config: RolloutConfig) -> None:
-    store = database(path)
-    record = begun(store, advisor=HOSTILE.replace("/", ""), name=HOSTILE, control=HOSTILE)
-    served(store, record, count=60)
+    store = create_database(path)
+    record = start_rollout(store, advisor=HOSTILE.replace("/", ""), name=HOSTILE, control=HOSTILE)
+    add_jobs(store, record, count=60)
     for action in ("hold", "rollback"):
         actor = Actor(HOSTILE, HOSTILE)
         apply_action(store, config, current((store, record)), action, actor)
@@ -244,8 +248,8 @@ def test_names_and_reasons_are_escaped(
 ) -> None:
     hostile_world(tmp_path / "hostile.db", config)
     with (
-        site(tmp_path / "hostile.db", config) as url,
-        opened(browser, url) as (page, _),
+        serve_pages(tmp_path / "hostile.db", config) as url,
+        open_page(browser, url) as (page, _),
     ):
         page.goto("/experiments")
         expect(page.locator("h2")).to_contain_text(HOSTILE)
@@ -261,8 +265,8 @@ def test_a_person_holds_and_rolls_back_with_the_keyboard_and_without_javascript(
     tmp_path: Path,
 ) -> None:
     with (
-        site(tmp_path / "mondrian.db", config) as url,
-        opened(browser, url, faulty=True, java_script_enabled=False) as (page, _),
+        serve_pages(tmp_path / "mondrian.db", config) as url,
+        open_page(browser, url, faulty=True, java_script_enabled=False) as (page, _),
     ):
         page.goto("/experiments")
         page.get_by_label("Your name").focus()
@@ -288,13 +292,13 @@ def status_databases(folder: Path, config: RolloutConfig) -> dict[str, Path]:
         name: folder / f"{name.replace(' ', '-')}.db"
         for name in ("no data", "healthy", "holding", "ready", "rolled back")
     }
-    begun(database(paths["no data"]), days=0.2, shares=(0.05,))
-    world(paths["healthy"])
-    on_hold = world(paths["holding"])
+    start_rollout(create_database(paths["no data"]), days=0.2, shares=(0.05,))
+    create_healthy_rollout(paths["healthy"])
+    on_hold = create_healthy_rollout(paths["holding"])
     apply_action(on_hold[0], config, on_hold[1], "hold", Actor("Ana", "a long reason, " * 30))
-    ready = database(paths["ready"])
-    served(ready, begun(ready, days=3, shares=(0.5,)), days=3, shares=(0.5,))
-    bad = world(paths["rolled back"], up=(0.5, 0.8), slow=0.2, failing=0.1)
+    ready = create_database(paths["ready"])
+    add_jobs(ready, start_rollout(ready, days=3, shares=(0.5,)), days=3, shares=(0.5,))
+    bad = create_healthy_rollout(paths["rolled back"], up=(0.5, 0.8), slow=0.2, failing=0.1)
     apply_action(bad[0], config, bad[1], "rollback", Actor("Ana", "it is curt"))
     return paths
 
@@ -304,17 +308,17 @@ def test_every_status_is_readable_wide_and_narrow_light_and_dark(
     browser: Browser, config: RolloutConfig, tmp_path: Path
 ) -> None:
     for name, path in status_databases(tmp_path, config).items():
-        with site(path, config) as url:
+        with serve_pages(path, config) as url:
             for width, scheme in ((1280, "light"), (390, "dark")):
                 options: dict[str, Any] = {"color_scheme": scheme}
-                with opened(browser, url, width, **options) as (page, _):
+                with open_page(browser, url, width, **options) as (page, _):
                     page.goto("/experiments")
                     expect_status(page, name)
-                    assert too_wide(page) == 0
-                    contrast = page.evaluate(browsing.FAINT)
+                    assert overflow_width(page) == 0
+                    contrast = page.evaluate(browsing.CONTRAST_SCRIPT)
                     assert contrast["seen"] > 40
                     assert contrast["faint"] == []
-                    assert page.evaluate(browsing.NAMELESS) == 0
+                    assert page.evaluate(browsing.UNLABELED_SCRIPT) == 0
                     for chart in page.locator("svg.chart[role=img]").all():
                         assert chart.get_attribute("aria-label")
 
@@ -323,12 +327,12 @@ def test_the_page_over_thousands_of_jobs_is_fast(
     rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig, tmp_path: Path
 ) -> None:
     store, record = rollout
-    served(store, replace(record, version="many"), count=10_000)
+    add_jobs(store, replace(record, version="many"), count=10_000)
     with store.engine.begin() as connection:
         update = "UPDATE jobs SET subject = 'other-' || subject WHERE id LIKE 'many-%'"
         connection.exec_driver_sql(update)
     with (
-        site(tmp_path / "mondrian.db", config) as url,
+        serve_pages(tmp_path / "mondrian.db", config) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
     ):
         start = time.monotonic()

@@ -1,7 +1,5 @@
 """Who may call, how often, and what is disclosed: origins, keys, limits, headers, logs."""
 
-from __future__ import annotations
-
 import base64
 import json
 import signal
@@ -27,8 +25,8 @@ from mondrian.serving.http.security import SECURITY_HEADERS, session_token
 from mondrian.serving.service import Service
 from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
 from tests.conftest import ROOT
-from tests.odd_files import encoded
-from tests.service_process import running
+from tests.odd_files import encode
+from tests.service_process import run_service
 from tests.serving.test_faults import model_process
 
 SECRET = "a-key-of-more-than-16-characters"
@@ -122,7 +120,7 @@ def test_the_command_refuses_to_serve_other_machines_without_a_key() -> None:
 @pytest.mark.slow
 def test_each_start_with_open_network_logs_a_warning(tmp_path: Path) -> None:
     for _ in range(2):
-        with running(tmp_path, "--host", "0.0.0.0", "--open_network", ready=False) as service:
+        with run_service(tmp_path, "--host", "0.0.0.0", "--open_network", ready=False) as service:
             warnings = [line for line in service.lines() if line["level"] == "warning"]
         assert "everyone who reaches 0.0.0.0 may use this service" in warnings[0]["message"]
 
@@ -131,9 +129,9 @@ def test_each_start_with_open_network_logs_a_warning(tmp_path: Path) -> None:
 def test_the_log_contains_no_key_and_no_photo_and_each_line_has_its_request_id(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    photo, authorized = encoded(photos[0], "JPEG"), {"authorization": f"Bearer {SECRET}"}
+    photo, authorized = encode(photos[0], "JPEG"), {"authorization": f"Bearer {SECRET}"}
     files, env = {"image": ("lake.jpg", photo)}, {API_KEY_VARIABLE: SECRET}
-    with running(tmp_path, env=env) as service, service.client() as client:
+    with run_service(tmp_path, env=env) as service, service.client() as client:
         refused = client.post("/analyze", files=files, headers={"x-api-key": SECRET + "x"})
         assert refused.status_code == 401
         assert client.get("/openapi.json").status_code == 401
@@ -164,9 +162,9 @@ def test_the_log_contains_no_key_and_no_photo_and_each_line_has_its_request_id(
 def test_a_client_of_a_full_service_is_told_when_to_try_again(
     tmp_path: Path, photos: list[Image.Image]
 ) -> None:
-    files = {"image": ("lake.jpg", encoded(photos[0], "JPEG"))}
+    files = {"image": ("lake.jpg", encode(photos[0], "JPEG"))}
 
-    with running(tmp_path, batch_size=1, max_waiting_requests=1, max_queued_jobs=1) as service:
+    with run_service(tmp_path, batch_size=1, max_waiting_requests=1, max_queued_jobs=1) as service:
 
         def post(path: str) -> httpx2.Response:
             with service.client() as client:

@@ -1,7 +1,5 @@
 """A completion, an advisor or a file name that is a script is shown as text and never runs."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator
@@ -15,8 +13,8 @@ from PIL import Image
 
 from mondrian.critique.schema import DIMENSIONS
 from tests.conftest import ROOT
-from tests.odd_files import encoded
-from tests.service_process import Running, running
+from tests.odd_files import encode
+from tests.service_process import ServiceProcess, run_service
 
 pytestmark = pytest.mark.slow
 EVIL = "<script>alert(1)</script>\u2028\"'><img src=x onerror=alert(1)>"
@@ -54,7 +52,7 @@ class ScriptServer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def script_service(tmp_path: Path) -> Iterator[Running]:
+def script_service(tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service with scripts in its completions and in an advisor's profile."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["profiles"]["ansel"] |= {"name": EVIL, "bio": EVIL, "specialty": EVIL, "years": EVIL}
@@ -65,7 +63,7 @@ def script_service(tmp_path: Path) -> Iterator[Running]:
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"
         engine = ("--engine", "openai", "--engine_url", url, "--engine_model", "base=evil")
-        with running(tmp_path, "--params", tmp_path / "params.yaml", *engine) as service:
+        with run_service(tmp_path, "--params", tmp_path / "params.yaml", *engine) as service:
             yield service
     finally:
         server.shutdown()
@@ -74,9 +72,9 @@ def script_service(tmp_path: Path) -> Iterator[Running]:
 
 
 def test_a_script_in_a_critique_or_an_advisor_s_profile_is_shown_as_text(
-    script_service: Running, photos: list[Image.Image]
+    script_service: ServiceProcess, photos: list[Image.Image]
 ) -> None:
-    files = {"image": (f"{EVIL[:25]}.jpg", encoded(photos[0], "JPEG"))}
+    files = {"image": (f"{EVIL[:25]}.jpg", encode(photos[0], "JPEG"))}
     with script_service.client() as client:
         job = client.post("/analyze", files=files, data={"advisor": "ansel"}).json()
         id = job["job_id"]

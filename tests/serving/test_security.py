@@ -1,7 +1,5 @@
 """Access control: host names, origins, API keys, rate limits, security headers."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params
-from mondrian.critique.prompt import prompt_hash, row_messages
+from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
@@ -56,7 +56,7 @@ def load_request(
 
 def generate_request(params: Params, photo: Image.Image, arm: str) -> GenerateRequest:
     image = resize_to_fit(photo, *PIXELS)
-    messages = row_messages(params.persona("ansel"), "")[:-1]
+    messages = build_row_messages(params.persona("ansel"), "")[:-1]
     return GenerateRequest(1, arm, messages, image.size, image.tobytes(), 60)
 
 
@@ -76,11 +76,11 @@ def test_sequences_of_three_arms_in_one_step_are_the_same_as_alone(
     ]
     alone = []
     for arm, request in zip(arms, requests, strict=True):
-        decoder = adapters.decoder(arm, 1)
+        decoder = adapters.create_generator(arm, 1)
         sequence, prefix, _ = adapters.start_sequence(arm, request)
         decoder.insert(sequence, prefix)
         alone += generate(decoder, [sequence], arm.vlm)
-    decoder = adapters.decoder(adapters.arm_by_name[BASE_ARM], 5)
+    decoder = adapters.create_generator(adapters.arm_by_name[BASE_ARM], 5)
     sequences = []
     for arm, request in zip(arms, requests, strict=True):
         sequence, prefix, _ = adapters.start_sequence(arm, request)
@@ -98,7 +98,7 @@ def test_the_shared_model_computes_each_adapter_and_bitwise_the_base(
     tmp_path: Path,
 ) -> None:
     features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], features)
+    prompt = prompt_ids(base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features)
     base_logits = next_logits(base_vlm, prompt, features)
     base_arm, ansel_arm = (adapters.arm_by_name[name] for name in (BASE_ARM, "ansel"))
     with adapters.route_tokens(base_arm, len(prompt)):
@@ -121,7 +121,7 @@ def test_merged_weights_belong_to_the_view_and_compute_the_adapter(
     tmp_path: Path,
 ) -> None:
     features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(base_vlm, row_messages(params.persona("ansel"), "")[:-1], features)
+    prompt = prompt_ids(base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features)
     folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
     base_logits = next_logits(base_vlm, prompt, features)
     view = share_weights(base_vlm.model)
@@ -209,7 +209,7 @@ def test_a_cache_is_bounded_and_keeps_its_last_value() -> None:
     assert not is_cached("b", 4)  # evicted as the oldest: 12 bytes are too many
     assert not is_cached("large", 100)
     assert is_cached("large", 100)
-    cache.forget(lambda key: key == "large")
+    cache.remove(lambda key: key == "large")
     assert [is_cached(key, 1) for key in "defg"] == [False] * 4
     assert not is_cached("d", 1)  # evicted: four values are too many
     assert is_cached("g", 1)

@@ -20,7 +20,7 @@ from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 from mondrian.storage.tables import jobs
 
-RULES = LeasePolicy(lease_seconds=30, tries=3)
+RULES = LeasePolicy(lease_seconds=30, max_attempts=3)
 
 
 def new_job(**values: Any) -> JobRow:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian.core.adapter_folder import CONFIG, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import load_params
 from mondrian.model import adapter, lora
@@ -38,9 +38,9 @@ def save_peft_adapter(
     }
     lora.detach(base_vlm.model)
     folder.mkdir()
-    mx.save_safetensors(str(folder / WEIGHTS), weights, {"format": "pt"})
+    mx.save_safetensors(str(folder / WEIGHTS_FILE), weights, {"format": "pt"})
     base_config = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
-    (folder / CONFIG).write_text(json.dumps(base_config | config))
+    (folder / CONFIG_FILE).write_text(json.dumps(base_config | config))
     return folder
 
 
@@ -139,7 +139,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
 @pytest.mark.parametrize("length", [0, 9, 500])
 def test_a_truncated_file_is_refused(base_vlm: Any, tmp_path: Path, length: int) -> None:
     folder = save_peft_adapter(base_vlm, tmp_path / "theirs")
-    path = folder / WEIGHTS
+    path = folder / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(AdapterError, match="cannot be read"):
         read_peft_adapter(folder)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mondrian.core.errors import BaseModelError, TrainingError
-from mondrian.core.params import Params, Train, load_params
+from mondrian.core.params import Params, TrainParams, load_params
 from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
 from mondrian.model.architecture import Architecture, Device, read_architecture
@@ -46,7 +46,7 @@ def read_published(size: str) -> Architecture:
 @pytest.fixture
 def plan(base_vlm: Any, rows: list[ChatRow], params: Params) -> TrainingPlan:
     job = build_job(read_architecture(str(TINY)), params.train, CPU)
-    return make_plan(job, base_vlm.tokens, rows, rows[:2])
+    return make_plan(job, base_vlm.tokenizer, rows, rows[:2])
 
 
 @pytest.mark.parametrize(("size", "weights"), SIZES.items())
@@ -82,9 +82,9 @@ def test_the_counted_adapter_weights_exist(base_vlm: Any) -> None:
 
 
 def test_the_flops_of_the_benchmark_are_unchanged() -> None:
-    from benchmarks.large_base import config
+    from benchmarks.large_base import make_config
 
-    base = Architecture.from_config(config())
+    base = Architecture.from_config(make_config())
     job = TrainingJob(base, LoraConfig(16, 32), read_train_params(), CPU)
     batch = replace(BATCH, tokens=2800, pairs=BATCH.pairs * 2, supervised_positions=600)
     frozen = count_operations(job, batch) - 6 * base.num_lora_weights(job.lora) * 2800
@@ -92,7 +92,7 @@ def test_the_flops_of_the_benchmark_are_unchanged() -> None:
     assert count_operations(job, batch, back=False) < 0.55 * count_operations(job, batch)
 
 
-def read_train_params(**change: Any) -> Train:
+def read_train_params(**change: Any) -> TrainParams:
     return load_params(ROOT / "params.yaml").train.model_copy(update=change)
 
 
@@ -142,7 +142,7 @@ def test_the_predicted_peak_is_near_the_measured_one(
 ) -> None:
     settings = params.train.model_copy(update={"epochs": 1, **change})
     job = build_job(read_architecture(str(TINY)), settings, CPU)
-    predicted = make_plan(job, base_vlm.tokens, rows, rows[:1]).peak
+    predicted = make_plan(job, base_vlm.tokenizer, rows, rows[:1]).peak
     cache = FeatureCache(base_vlm, None, 0, settings.train_projector)
     examples = build_examples(rows, settings, cache)
     measured = Trainer(cache, examples, examples[:1], settings).run().peak_gb * 1e9
@@ -231,7 +231,7 @@ def test_a_bases_own_tokenizer_is_used_if_there_is_one(base_vlm: Any, rows: list
     tokenizer = load_tokenizer(TINY, base_vlm.image_id)
     assert isinstance(tokenizer, ChatTokenizer)
     prompt = rows[0].messages[:-1]
-    assert tokenizer.prompt(prompt, 20) == base_vlm.tokens.prompt(prompt, 20)
+    assert tokenizer.prompt(prompt, 20) == base_vlm.tokenizer.prompt(prompt, 20)
     assert isinstance(load_tokenizer(None, 0), ApproximateTokenizer)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from benchmarks.crash_recovery import command, killed, outputs, run
+from benchmarks.crash_recovery import make_train_command, read_outputs, run_and_kill, run_to_end
 from mondrian.core.errors import TrainingError
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.progress import TrainingProgress
@@ -65,8 +65,8 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, length: int) -> None:
 def undisturbed(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the adapter of a run that is not interrupted, and its seconds."""
     work = tmp_path_factory.mktemp("undisturbed")
-    seconds = run(command(prepared_dir, work))
-    return outputs(work / "adapter"), seconds
+    seconds = run_to_end(make_train_command(prepared_dir, work))
+    return read_outputs(work / "adapter"), seconds
 
 
 @pytest.mark.slow
@@ -74,11 +74,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
     expected, seconds = undisturbed
-    train_command = command(prepared_dir, tmp_path)
+    train_command = make_train_command(prepared_dir, tmp_path)
     for share in (0.55, 0.7, 0.85):  # each resumes the one before
-        killed(train_command, share * seconds)
-    run(train_command)
-    assert outputs(tmp_path / "adapter") == expected
+        run_and_kill(train_command, share * seconds)
+    run_to_end(train_command)
+    assert read_outputs(tmp_path / "adapter") == expected
     assert not list((tmp_path / "cache/train").rglob("*.safetensors"))
 
 
@@ -86,7 +86,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
 def test_a_run_stopped_by_sigterm_saves_and_resumes(
     prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
-    train_command = command(prepared_dir, tmp_path)
+    train_command = make_train_command(prepared_dir, tmp_path)
     params = Path(train_command[-1])
     params.write_text(
         re.sub(r"checkpoint_steps: \d+", "checkpoint_steps: 1000", params.read_text())
@@ -103,8 +103,8 @@ def test_a_run_stopped_by_sigterm_saves_and_resumes(
     refused = subprocess.run(train_command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert_one_error(refused, checkpoint, "train.lora_alpha (32", "now 64", "delete the file")
     params.write_text(text)
-    run(train_command)
-    assert outputs(tmp_path / "adapter") == undisturbed[0]
+    run_to_end(train_command)
+    assert read_outputs(tmp_path / "adapter") == undisturbed[0]
 
 
 def _wait_for_first_step(process: "subprocess.Popen[str]") -> None:
@@ -121,14 +121,14 @@ def _wait_for_first_step(process: "subprocess.Popen[str]") -> None:
 def test_two_ranks_have_the_losses_of_one(
     prepared_dir: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
-    train_command = command(prepared_dir, tmp_path)
+    train_command = make_train_command(prepared_dir, tmp_path)
     params = Path(train_command[-1])
     text = re.sub(r"lora_dropout: \S+", "lora_dropout: 0.0", params.read_text())
     params.write_text(text)
-    run(train_command)
+    run_to_end(train_command)
     single = (tmp_path / "adapter/training_log.jsonl").read_text()
     params.write_text(re.sub(r"num_processes: 1 ", "num_processes: 2 ", text))
-    run(train_command)
+    run_to_end(train_command)
     double = (tmp_path / "adapter/training_log.jsonl").read_text()
     losses = [[float(x) for x in re.findall(r'loss": ([\d.]+)', log)] for log in (single, double)]
     assert len(losses[0]) > 10
@@ -167,14 +167,14 @@ def test_a_rank_that_does_not_answer_ends_the_run(tmp_path: Path) -> None:
 FAILING = """
 import mondrian.model.cpu.openblas
 from mondrian.training import distributed
-from mondrian.core.errors import TrainingError, run
+from mondrian.core.errors import TrainingError, run_command
 def main():
     world = distributed.join_process_group(30)
     if world.rank == 1:
         raise TrainingError("it went wrong")
     import time
     time.sleep(20)
-run(main)
+run_command(main)
 """
 
 
@@ -182,8 +182,8 @@ def _parent_command(folder: Path, code: str) -> list[str]:
     script = folder / "parent.py"
     script.write_text(
         "import sys\nfrom mondrian.training import distributed\n"
-        "from mondrian.core.errors import run\n"
-        f"run(lambda: distributed.run_local_ranks([sys.executable, '-c', {code!r}], 2))\n"
+        "from mondrian.core.errors import run_command\n"
+        f"run_command(lambda: distributed.run_local_ranks([sys.executable, '-c', {code!r}], 2))\n"
     )
     return [sys.executable, str(script)]
 

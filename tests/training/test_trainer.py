@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, SAVED_FILES, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.params import Params, Train
+from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.lora import LoraConfig
@@ -32,19 +32,19 @@ def run_trainer(
     cache: FeatureCache,
     rows: list[Example],
     val: list[Example],
-    settings: Train,
+    settings: TrainParams,
     services: TrainerServices | None = None,
 ) -> TrainResult:
     return Trainer(cache, rows, val, settings, services).run()
 
 
 @pytest.fixture
-def quick(params: Params) -> Train:
+def quick(params: Params) -> TrainParams:
     return params.train.model_copy(update={"epochs": 2, "learning_rate": 2.0e-3})
 
 
 def test_the_base_stays_frozen_and_the_loss_falls(
-    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
     examples = build_examples(rows, quick, cache)
     before = {path: np.array(value) for path, value in tree_flatten(base_vlm.model.parameters())}
@@ -115,7 +115,7 @@ def test_gradient_checkpointing_recomputes_the_same_dropout(
 def test_each_setting_lowers_the_loss_and_its_adapter_loads_again(
     base_vlm: Any,
     rows: list[ChatRow],
-    quick: Train,
+    quick: TrainParams,
     params: Params,
     tmp_path: Path,
     change: dict[str, Any],
@@ -185,7 +185,7 @@ def test_early_stopping_ends_the_run_when_the_val_loss_stops_falling(
 
 
 def test_val_samples_are_generated_after_each_epoch(
-    rows: list[ChatRow], cache: FeatureCache, quick: Train
+    rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
     examples = build_examples(rows[:2], quick, cache)
     settings = quick.model_copy(update={"epochs": 1})
@@ -209,9 +209,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
         save_adapter(cache, result, examples[0], recipe, tmp_path / str(i))
         lora.detach(base_vlm.model)
         folders.append({p.name: p.read_bytes() for p in (tmp_path / str(i)).iterdir()})
-    assert set(folders[0]) == {CONFIG, WEIGHTS, RECIPE, "training_log.jsonl"} == set(SAVED_FILES)
+    assert (
+        set(folders[0])
+        == {CONFIG_FILE, WEIGHTS_FILE, RECIPE_FILE, "training_log.jsonl"}
+        == set(SAVED_FILES)
+    )
     assert folders[0] == folders[1]
-    assert folders[0][WEIGHTS] != folders[2][WEIGHTS]
+    assert folders[0][WEIGHTS_FILE] != folders[2][WEIGHTS_FILE]
 
 
 def test_score_means_are_those_of_the_train_rows(rows: list[ChatRow]) -> None:
@@ -221,7 +225,7 @@ def test_score_means_are_those_of_the_train_rows(rows: list[ChatRow]) -> None:
 
 
 def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
-    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams, tmp_path: Path
 ) -> None:
     examples = build_examples(rows, quick, cache)
     expected = run_trainer(cache, examples, examples[:2], quick)
@@ -242,7 +246,7 @@ def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
 
 
 def test_a_run_ended_by_early_stopping_is_not_continued(
-    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: Train, tmp_path: Path
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams, tmp_path: Path
 ) -> None:
     settings = quick.model_copy(
         update={"epochs": 4, "early_stopping_patience": 1, "learning_rate": 0.5}
@@ -257,7 +261,7 @@ def test_a_run_ended_by_early_stopping_is_not_continued(
 
 
 def test_any_seed_of_params_yaml_seeds_dropout(
-    rows: list[ChatRow], cache: FeatureCache, quick: Train
+    rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
     settings = quick.model_copy(update={"epochs": 1, "seed": 2**32 - 1})
     examples = build_examples(rows[:2], settings, cache)

@@ -1,13 +1,11 @@
 """Adapters on disk: found in --lora_path, and scanned again while the service runs."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
 from pathlib import Path
 
-from mondrian.core.adapter_folder import CONFIG, RECIPE, REQUIRED_FILES, WEIGHTS
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
@@ -36,8 +34,8 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
     folders = [folder.resolve() for folder in candidates if _has_recipe(folder)]
     if not folders:
         raise AdapterError(
-            f"--lora_path {path} holds no adapter ({RECIPE}, {CONFIG}, {WEIGHTS}) and no "
-            "folder of one; train one (dvc repro), or fetch one (mondrian pull)"
+            f"--lora_path {path} holds no adapter ({RECIPE_FILE}, {CONFIG_FILE}, {WEIGHTS_FILE}) "
+            "and no folder of one; train one (dvc repro), or fetch one (mondrian pull)"
         )
     folder_by_advisor: dict[str, Path] = {}
     faults = []
@@ -56,16 +54,18 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _has_recipe(folder: Path) -> bool:
-    return (folder / RECIPE).is_file()
+    return (folder / RECIPE_FILE).is_file()
 
 
 def _read_advisor(folder: Path) -> str:
     try:
-        advisor = json.loads((folder / RECIPE).read_bytes())["advisor"]
+        advisor = json.loads((folder / RECIPE_FILE).read_bytes())["advisor"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise AdapterError(f"{folder / RECIPE} is damaged; train again or copy again") from None
+        raise AdapterError(
+            f"{folder / RECIPE_FILE} is damaged; train again or copy again"
+        ) from None
     if not isinstance(advisor, str):
-        raise AdapterError(f"{folder / RECIPE}: advisor is {advisor!r}; it must be a name")
+        raise AdapterError(f"{folder / RECIPE_FILE}: advisor is {advisor!r}; it must be a name")
     return advisor
 
 

@@ -1,7 +1,5 @@
 """The interface of an engine: what generates critiques for the service."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -60,8 +58,8 @@ class EngineState:
     model: str = ""
     device: str = ""
     using_gpu: bool = False
-    rows: int = 1  # critiques at a time
-    memory: int = 0  # bytes of the model process
+    batch_size: int = 1  # critiques at a time
+    memory_bytes: int = 0  # bytes of the model process
     restarts: int = 0
     adapters: dict[str, Adapter] = field(default_factory=dict)
     adapters_scanned: bool = False  # once, so requests can be answered

@@ -3,8 +3,6 @@
 The service sends WorkerConfig first, then requests; the model process sends the other messages.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from mondrian.serving.engines.base import Adapter, Completion, EngineFault

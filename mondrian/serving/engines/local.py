@@ -1,7 +1,5 @@
 """The local engine: runs the model process, and starts another if it ends."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -53,7 +51,7 @@ class ModelProcess:
         self,
         command: tuple[str, ...],
         on_message: Callable[[Any], None],
-        on_exit: Callable[[ModelProcess], None],
+        on_exit: Callable[["ModelProcess"], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_exit = on_message, on_exit
@@ -113,7 +111,7 @@ class LocalEngine:
     """Supervises one model process at a time."""
 
     def __init__(self, config: ipc.WorkerConfig, command: tuple[str, ...] = WORKER_COMMAND) -> None:
-        self.state = EngineState(model=config.base, rows=config.rows)
+        self.state = EngineState(model=config.base, batch_size=config.rows)
         self.config, self.command = config, command
         self._process: ModelProcess | None = None  # None between a crash and the restart
         self._ids, self._failed_starts, self._stopping = count(1), 0, False
@@ -173,7 +171,7 @@ class LocalEngine:
                         _, on_text = pending
                         on_text(text, tokens)
             case ipc.Heartbeat():
-                state.memory = message.memory
+                state.memory_bytes = message.memory
                 self._kill_if_stalled("step", message.stalled_seconds)
             case ipc.AdapterLoadResult():
                 self._handle_load_result(message)
@@ -182,8 +180,10 @@ class LocalEngine:
             case ipc.ModelReady():
                 state.status, state.message, state.progress = "ready", "", 100
                 state.device, state.using_gpu = message.device, message.using_gpu
-                state.rows = message.rows
-                log.info("model ready: %s on %s, batch %d", state.model, state.device, state.rows)
+                state.batch_size = message.rows
+                log.info(
+                    "model ready: %s on %s, batch %d", state.model, state.device, state.batch_size
+                )
                 self._check_settled()
             case ipc.FatalError():
                 state.status, state.message = "error", message.reason

@@ -4,8 +4,6 @@ vLLM serves LoRA modules like this and constrains its output to a schema. A serv
 `response_format` generates freely; every completion is validated anyway.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -19,7 +17,7 @@ from typing import Any
 import httpx2 as httpx
 
 from mondrian.core.errors import one_line
-from mondrian.core.params import IMAGE
+from mondrian.core.params import IMAGE_PLACEHOLDER
 from mondrian.critique.schema import json_schema
 from mondrian.serving.engines.base import (
     Adapter,
@@ -47,7 +45,7 @@ class RemoteEngine:
     ) -> None:
         self.url, self.models, self.constrained = url.rstrip("/"), models, constrained
         self.max_new_tokens = max_new_tokens
-        self.state = EngineState(model=models["base"], rows=rows, device=self.url)
+        self.state = EngineState(model=models["base"], batch_size=rows, device=self.url)
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(30.0, read=None))
         self._poller: asyncio.Task[None] | None = None
 
@@ -156,7 +154,7 @@ def _build_messages(request: CritiqueRequest) -> list[dict[str, Any]]:
     image = {"type": "image_url", "image_url": {"url": url}}
     messages: list[dict[str, Any]] = []
     for message in request.messages:
-        before, placeholder, after = message["content"].partition(IMAGE)
+        before, placeholder, after = message["content"].partition(IMAGE_PLACEHOLDER)
         content: Any = before
         if placeholder:
             content = [{"type": "text", "text": before}, image]

@@ -1,7 +1,5 @@
 """Critiques with feedback in a database, for `mondrian preferences`."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 The fields have the names of the API (dimensions.2.score), so that an error is shown at its field.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A feedback request: its fields, their validation, and the values to store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """HTML documents of critiques, as today's web views expect them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,12 +32,12 @@ def format_top_recommendations(critique: Critique) -> str:
     )
 
 
-def render_analysis_page(answers: Sequence[ServedCritique], params: Params) -> str:
+def render_analysis_page(answers: Sequence["ServedCritique"], params: Params) -> str:
     template = "serving/templates/analysis.html"
     return render_template(template, answers=answers, params=params, score_level=score_level)
 
 
-def render_summary_page(answers: Sequence[ServedCritique], params: Params) -> str:
+def render_summary_page(answers: Sequence["ServedCritique"], params: Params) -> str:
     parts = [(params.profile(a.advisor).name, _weakest_dimensions(a.critique)) for a in answers]
     return render_template("serving/templates/summary.html", parts=parts)
 

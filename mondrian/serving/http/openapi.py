@@ -1,7 +1,5 @@
 """OpenAPI descriptions of bodies that routes parse themselves; examples are in examples.yaml."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import yaml
 from fastapi.responses import Response
 
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.rollout.actions import NAME, REASON
+from mondrian.rollout.actions import MAX_NAME_CHARS, MAX_REASON_CHARS
 from mondrian.serving.assignment import MODES
 from mondrian.serving.feedback.request import MAX_NOTE_CHARS
 
@@ -135,8 +133,8 @@ FEEDBACK: dict[str, Any] = {
     ),
 }
 _DECISION_FIELDS = {
-    "reason": {"type": "string", "minLength": 1, "maxLength": REASON},
-    "who": {"type": "string", "maxLength": NAME},
+    "reason": {"type": "string", "minLength": 1, "maxLength": MAX_REASON_CHARS},
+    "who": {"type": "string", "maxLength": MAX_NAME_CHARS},
     "revision": {"type": "integer", "description": "rejected if the rollout has changed since"},
 }
 DECISION_BODY = _json_body(

@@ -1,7 +1,5 @@
 """Responses of the pages, and the HTTP status and message of every expected error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any

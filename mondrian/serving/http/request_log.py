@@ -1,7 +1,5 @@
 """Logs as JSON lines, each with the id of its request."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,7 +1,5 @@
 """Parsing and checking of request bodies: multipart forms with a photo, and JSON."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

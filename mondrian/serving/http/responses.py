@@ -1,7 +1,5 @@
 """Jobs as JSON, with the field names of both the old code and the old documentation."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

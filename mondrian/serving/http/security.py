@@ -1,7 +1,5 @@
 """Access control before a body is read: Host, Origin, API key, rate limit, security headers."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

@@ -1,7 +1,5 @@
 """Server-sent events: their format, and polling for the state that they report."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,7 +1,5 @@
 """Uploaded photos: format checked by content, size bounded before decoding, metadata dropped."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

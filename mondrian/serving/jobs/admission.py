@@ -1,7 +1,5 @@
 """Admission to the engine: at most as many critiques at a time as it generates, in FIFO order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -42,13 +40,15 @@ class AdmissionQueue:
 
     @property
     def free_slots(self) -> int:
-        return 0 if self._exclusive else self.state.rows - self.busy - len(self._queue)
+        return 0 if self._exclusive else self.state.batch_size - self.busy - len(self._queue)
 
     def check_capacity(self) -> None:
         """Raise QueueFullError if too many wait, reservations included."""
-        ahead, free = self.waiting + self._reserved, max(0, self.state.rows - self.busy)
+        ahead, free = self.waiting + self._reserved, max(0, self.state.batch_size - self.busy)
         if ahead >= self.max_waiting + free:
-            raise QueueFullError(max(1, round(self.mean_seconds * ahead / max(1, self.state.rows))))
+            raise QueueFullError(
+                max(1, round(self.mean_seconds * ahead / max(1, self.state.batch_size)))
+            )
 
     @contextmanager
     def reserve_queue_slot(self) -> Iterator[None]:
@@ -98,7 +98,7 @@ class AdmissionQueue:
     def _admit(self) -> None:
         while self._queue and not self._exclusive:
             waiter = self._queue[0]
-            if self.busy >= (1 if waiter.exclusive else self.state.rows):
+            if self.busy >= (1 if waiter.exclusive else self.state.batch_size):
                 return
             self._queue.popleft()
             if not waiter.admitted.done():

@@ -1,7 +1,5 @@
 """Runs jobs: from their row in the database to the critique that is stored there."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
@@ -189,7 +187,7 @@ class JobRunner:
             self._wake_up.clear()
             job = None
             # Only what can start at once is claimed: another service could run it.
-            can_start = self.admission.free_slots > 0 and len(self._tasks) < self.state.rows
+            can_start = self.admission.free_slots > 0 and len(self._tasks) < self.state.batch_size
             if self.ready and can_start:
                 job = await self._try_store_call(self.store.claim)
             if job:

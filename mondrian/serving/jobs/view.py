@@ -1,7 +1,5 @@
 """View model of a job for the pages: labels, parsed critiques and feedback."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -143,7 +141,9 @@ def build_radar_polygons(
         if twin.advisor == result.advisor
     ]
     layers += [("one", result.critique), ("two", result.corrected)]
-    return [(name, radar.polygon(critique.scores())) for name, critique in layers if critique]
+    return [
+        (name, radar.polygon_points(critique.scores())) for name, critique in layers if critique
+    ]
 
 
 def _matching_feedback(

@@ -1,7 +1,5 @@
 """The advisor service of today's clients: its state, and critiques that the client waits for."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator
@@ -86,18 +84,18 @@ async def model_status(request: Request) -> JSONResponse:
         "device": state.device,
         "using_gpu": state.using_gpu,
         "gpu_memory_total": psutil.virtual_memory().total if state.using_gpu else 0,
-        "gpu_memory_used": state.memory if state.using_gpu else 0,
-        "memory_used": state.memory,
+        "gpu_memory_used": state.memory_bytes if state.using_gpu else 0,
+        "memory_used": state.memory_bytes,
         "timestamp": utc_timestamp(),
         "message": state.message,
         "model_mode": serve.model_mode,
         "ab_test_split": serve.ab_test_split,
         "experiment": serve.experiment,
         "restarts": state.restarts,
-        "rows": state.rows,
-        "busy": service.desk.busy,
-        "waiting": service.desk.waiting,
-        "lora_path_fault": service.watch.fault if service.watch else "",
+        "rows": state.batch_size,
+        "busy": service.admission.busy,
+        "waiting": service.admission.waiting,
+        "lora_path_fault": service.adapter_watcher.fault if service.adapter_watcher else "",
         "adapters": [
             {
                 "advisor": adapter.name,
@@ -186,7 +184,7 @@ async def _accept_request(service: Service, request: Request) -> tuple[JobRow, U
     service.admit(direct=True)
     form = await read_form(request, service.params)
     normalize_mode(form.mode)
-    with service.desk.reserve_queue_slot():
+    with service.admission.reserve_queue_slot():
         row, upload, is_new = await service.accept(form, "direct", "analyzing")
     return row, upload if is_new else None
 
@@ -196,9 +194,11 @@ async def _run(
 ) -> JobRow:
     """Run a new job, or wait for the existing one; return its finished row."""
     if upload:
-        return await service.work.run_direct(row, upload.image, on_text)
+        return await service.job_runner.run_direct(row, upload.image, on_text)
     deadline = monotonic() + service.params.serve.request_timeout_seconds
-    async for job in poll(partial(service.work.call_store, service.store.get, row["id"]), 0.25):
+    async for job in poll(
+        partial(service.job_runner.call_store, service.store.get, row["id"]), 0.25
+    ):
         if job is None or job["status"] not in ACTIVE_STATUSES:
             break
         if monotonic() > deadline:

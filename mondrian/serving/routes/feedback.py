@@ -1,7 +1,5 @@
 """The feedback API: thumbs, notes, acceptance for training and corrections."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +53,9 @@ async def get_feedback(request: Request, id: str) -> JSONResponse:
     service = get_service(request)
     row = await service.get_job(id)
     view = await load_job_view(service, row)
-    history = await service.work.call_store(load_feedback_history, service.store.engine, row["id"])
+    history = await service.job_runner.call_store(
+        load_feedback_history, service.store.engine, row["id"]
+    )
     # feedback without a number is from the job's row, not from the feedback table
     newest = [r.feedback for r in view.results if r.feedback and "number" in r.feedback]
     return JSONResponse(
@@ -69,7 +69,7 @@ async def get_feedback(request: Request, id: str) -> JSONResponse:
 
 async def load_job_view(service: Service, row: JobRow) -> JobView:
     """Build a job's view with its feedback."""
-    call = service.work.call_store
+    call = service.job_runner.call_store
     feedback = await call(load_newest_feedback, service.store.engine, [row["id"]])
     return await call(build_job_view, row, service.params, feedback)
 
@@ -79,8 +79,10 @@ async def record_feedback(service: Service, row: JobRow, feedback: FeedbackReque
 
     Raises InvalidFeedback, or HTTPException 409 if the job has no critique or has changed.
     """
-    values, served = await service.work.call_store(_resolve_feedback, service, row, feedback)
-    if not await service.work.call_store(add_feedback, service.store.engine, row, values, served):
+    values, served = await service.job_runner.call_store(_resolve_feedback, service, row, feedback)
+    if not await service.job_runner.call_store(
+        add_feedback, service.store.engine, row, values, served
+    ):
         raise HTTPException(409, "the job has changed meanwhile; reload it")
     if values.get("thumbs") and values["thumbs"] != row["thumbs"]:
         up = str(values["thumbs"] > 0).lower()

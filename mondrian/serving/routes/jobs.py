@@ -1,7 +1,5 @@
 """The job service of today's clients: advisors, the queue, and the parts of a job."""
 
-from __future__ import annotations
-
 from typing import Any
 from uuid import uuid4
 
@@ -80,7 +78,7 @@ async def upload(request: Request) -> JSONResponse:
     status = "queued" if form.auto_analyze else "pending"
     row, _, is_new = await service.accept(form, "upload", status)
     if is_new:
-        service.work.notify_queued()
+        service.job_runner.notify_queued()
     return JSONResponse(serialize_new_job(row), 201)
 
 
@@ -103,7 +101,7 @@ async def create(request: Request) -> JSONResponse:
     service.admit()
     body = await read_json(request, CreateJobRequest)
     await service.check_queue()
-    source_job = await service.work.call_store(service.store.find_by_photo, body.image_path)
+    source_job = await service.job_runner.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
         raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
     advisor = body.advisor.strip().lower() or service.params.advisors[0]
@@ -123,8 +121,8 @@ async def create(request: Request) -> JSONResponse:
         "photo_sha256": source_job["photo_sha256"],
         "experiment": service.params.serve.experiment,
     }
-    row, _ = await service.work.call_store(service.store.add, values)
-    service.work.notify_queued()
+    row, _ = await service.job_runner.call_store(service.store.add, values)
+    service.job_runner.notify_queued()
     return JSONResponse(serialize_new_job(row), 201)
 
 
@@ -134,9 +132,9 @@ async def list_jobs(request: Request, limit: str = "100", format: str = "json") 
     service = get_service(request)
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
         raise HTTPException(400, f"limit is {limit[:20]!r}; it must be from 1 to 1000")
-    rows = await service.work.call_store(service.store.list_newest, int(limit))
+    rows = await service.job_runner.call_store(service.store.list_newest, int(limit))
     if format == "html":
-        return await service.work.call_store(render_history_page, service, rows)
+        return await service.job_runner.call_store(render_history_page, service, rows)
     jobs = [serialize_job(row) for row in rows]
     return JSONResponse({"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()})
 
@@ -145,9 +143,9 @@ async def list_jobs(request: Request, limit: str = "100", format: str = "json") 
 async def clear(request: Request) -> JSONResponse:
     """Delete all jobs of this service and their photos, except running jobs."""
     service = get_service(request)
-    filenames = await service.work.call_store(service.store.delete_inactive)
+    filenames = await service.job_runner.call_store(service.store.delete_inactive)
     for filename in filenames:
-        await service.work.call_upload_store(service.intake.delete, filename)
+        await service.job_runner.call_upload_store(service.uploads.delete, filename)
     return JSONResponse({"message": "All jobs cleared", "photographs": len(filenames)})
 
 
@@ -169,10 +167,10 @@ async def change(request: Request, id: str) -> JSONResponse:
     body, row = await read_json(request, ChangeJobRequest), await service.get_job(id)
     status = body.status.strip().lower()
     if status == "queued":
-        is_changed = await service.work.call_store(service.store.requeue, row["id"])
-        service.work.notify_queued()
+        is_changed = await service.job_runner.call_store(service.store.requeue, row["id"])
+        service.job_runner.notify_queued()
     elif status in ("failed", "cancelled"):
-        is_changed = await service.work.call_store(service.store.cancel, row["id"])
+        is_changed = await service.job_runner.call_store(service.store.cancel, row["id"])
     else:
         raise HTTPException(400, f"status is {status[:40]!r}; it can be set to queued or failed")
     if not is_changed:

@@ -1,7 +1,5 @@
 """All pages but the rollouts: start, job, history, photos, feedback forms and login."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +15,10 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.html import THUMBNAIL
+from mondrian.core.html import THUMBNAIL_PIXELS
 from mondrian.core.images import read_thumbnail
 from mondrian.critique import radar
-from mondrian.critique.schema import LONG
+from mondrian.critique.schema import MAX_LONG_TEXT
 from mondrian.serving.assignment import normalize_mode
 from mondrian.serving.feedback.form import CorrectionDraft, build_draft, build_feedback_body
 from mondrian.serving.feedback.request import MAX_NOTE_CHARS, InvalidFeedback, parse_feedback
@@ -85,7 +83,7 @@ async def _queue_jobs(service: Service, request: Request) -> str:
     if is_new and use_both:
         other = replace(form, mode="lora", job_id=str(uuid4()), key=None)
         await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
-    service.work.notify_queued()
+    service.job_runner.notify_queued()
     return str(row["id"])
 
 
@@ -116,7 +114,7 @@ async def view(request: Request, id: str) -> Response:
 @router.get("/history")
 async def history(request: Request) -> Response:
     service = get_service(request)
-    call, kinds = service.work.call_store, ("upload", "direct")
+    call, kinds = service.job_runner.call_store, ("upload", "direct")
     rows = await call(service.store.list_newest, _HISTORY_LIMIT, kinds)
     return await call(render_history_page, service, rows)
 
@@ -126,9 +124,9 @@ async def photo(request: Request, id: str, size: str = "") -> Response:
     """A job's photo as a small JPEG; with `size=thumb` smaller."""
     service = get_service(request)
     row = await service.get_job(id, _NOT_FOUND)
-    path, side = _photo_path(service, row), THUMBNAIL if size == "thumb" else _MAX_PHOTO_SIDE
+    path, side = _photo_path(service, row), THUMBNAIL_PIXELS if size == "thumb" else _MAX_PHOTO_SIDE
     try:
-        content = await service.work.call_upload_store(_read_jpeg, path, side)
+        content = await service.job_runner.call_upload_store(_read_jpeg, path, side)
     except PhotoError:
         raise HTTPException(404, "Photo not found") from None
     return Response(content, media_type="image/jpeg", headers=_PHOTO_HEADERS)
@@ -160,9 +158,9 @@ async def requeue_job(request: Request, id: str) -> Response:
     service = get_service(request)
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)
-    if not await service.work.call_store(service.store.requeue, row["id"]):
+    if not await service.job_runner.call_store(service.store.requeue, row["id"]):
         raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
-    service.work.notify_queued()
+    service.job_runner.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)
 
 
@@ -203,12 +201,12 @@ async def render_job_page(
     drafts  corrections with errors
     """
     if row["pair_of"]:
-        other = await service.work.call_store(service.store.get, row["pair_of"])
+        other = await service.job_runner.call_store(service.store.get, row["pair_of"])
         rows = [other, row]
     else:
-        rows = [row, await service.work.call_store(service.store.get_paired, row["id"])]
+        rows = [row, await service.job_runner.call_store(service.store.get_paired, row["id"])]
     rows = [row for row in rows if row]
-    return await service.work.call_store(_render_jobs, service, rows, drafts or {}, status)
+    return await service.job_runner.call_store(_render_jobs, service, rows, drafts or {}, status)
 
 
 def _render_jobs(service: Service, rows: Sequence[JobRow], drafts: Drafts, status: int) -> Response:
@@ -218,12 +216,12 @@ def _render_jobs(service: Service, rows: Sequence[JobRow], drafts: Drafts, statu
         "serving/templates/job.html",
         status,
         jobs=jobs,
-        radar_corners=radar.corners(),
+        radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
         radar_polygons=build_radar_polygons,
         has_photo=isfile(_photo_path(service, rows[0])),
         max_note_chars=MAX_NOTE_CHARS,
-        max_text_chars=LONG,
+        max_text_chars=MAX_LONG_TEXT,
         score_level=score_level,
         drafts=drafts,
         build_draft=build_draft,
@@ -231,7 +229,7 @@ def _render_jobs(service: Service, rows: Sequence[JobRow], drafts: Drafts, statu
 
 
 def _photo_path(service: Service, row: JobRow) -> Path:
-    return service.intake.path(row["filename"] or "")
+    return service.uploads.path(row["filename"] or "")
 
 
 def _read_jpeg(path: Path, side: int) -> bytes:

@@ -1,7 +1,5 @@
 """Rollouts by HTTP: reports as JSON and CSV, and actions."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -9,7 +7,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mondrian.rollout.actions import NAME, REASON, InvalidTransition, MissingReason
+from mondrian.rollout.actions import (
+    MAX_NAME_CHARS,
+    MAX_REASON_CHARS,
+    InvalidTransition,
+    MissingReason,
+)
 from mondrian.rollout.report import RolloutReport, iso_timestamp, render_csv
 from mondrian.rollout.store import Actor
 from mondrian.serving.http.openapi import (
@@ -33,8 +36,8 @@ class RolloutDecisionRequest(BaseModel):
     """POST /api/experiments/<advisor>/<version>/<action>."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    reason: Annotated[str, Field(min_length=1, max_length=REASON)]
-    who: Annotated[str, Field(max_length=NAME)] = ""
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS)]
+    who: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
     revision: int | None = None
 
 
@@ -42,14 +45,14 @@ class RolloutDecisionRequest(BaseModel):
 async def experiments(request: Request, advisor: str = "") -> JSONResponse:
     """The report on the newest rollout of each advisor, or of one; `older` lists the others."""
     service = get_service(request)
-    return JSONResponse(await service.work.call_store(_build_listing, service, advisor))
+    return JSONResponse(await service.job_runner.call_store(_build_listing, service, advisor))
 
 
 @router.get("/api/experiments.csv", response_class=Response, responses=build_responses("text/csv"))
 async def experiments_csv(request: Request, advisor: str = "") -> Response:
     """All metrics of the newest rollouts over time."""
     service = get_service(request)
-    text = await service.work.call_store(_build_csv, service, advisor)
+    text = await service.job_runner.call_store(_build_csv, service, advisor)
     headers = {"content-disposition": 'attachment; filename="experiments.csv"'}
     return Response(text, media_type="text/csv", headers=headers)
 
@@ -62,7 +65,7 @@ async def experiments_csv(request: Request, advisor: str = "") -> Response:
 async def decide(request: Request, advisor: str, version: str, action: str) -> JSONResponse:
     """Apply advance, hold, resume or rollback, and return the report on the changed rollout."""
     service = get_service(request)
-    call = service.work.call_store
+    call = service.job_runner.call_store
     decision = await read_json(request, RolloutDecisionRequest)
     record = await call(get_rollout_or_404, service, advisor, version)
     revision = None if decision.revision is None else str(decision.revision)
@@ -75,7 +78,7 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
 
 
 def _build_listing(service: Service, advisor: str) -> RolloutReport:
-    newest, older = service.rollouts.split_newest(advisor)
+    newest, older = service.rollout_store.split_newest(advisor)
     names = ("advisor", "version", "name", "state")
     return {
         "experiments": [build_report(service, record) for record in newest],
@@ -84,10 +87,10 @@ def _build_listing(service: Service, advisor: str) -> RolloutReport:
             | {name: getattr(record, name) for name in names}
             for record in older
         ],
-        "managed": service.steering is not None,
+        "managed": service.rollout_controller is not None,
     }
 
 
 def _build_csv(service: Service, advisor: str) -> str:
-    newest, _ = service.rollouts.split_newest(advisor)
+    newest, _ = service.rollout_store.split_newest(advisor)
     return render_csv([build_report(service, record) for record in newest])

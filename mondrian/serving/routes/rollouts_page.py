@@ -1,7 +1,5 @@
 """The page of rollouts and its buttons."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 
@@ -12,8 +10,8 @@ from starlette.exceptions import HTTPException
 from mondrian.rollout import formatting
 from mondrian.rollout.actions import (
     ACTIONS,
-    NAME,
-    REASON,
+    MAX_NAME_CHARS,
+    MAX_REASON_CHARS,
     InvalidTransition,
     MissingReason,
     apply_manual_action,
@@ -34,14 +32,14 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 async def experiments(request: Request) -> Response:
     """Show the newest rollout of each advisor, and a list of the older ones."""
     service = get_service(request)
-    return await service.work.call_store(_render_rollouts, service)
+    return await service.job_runner.call_store(_render_rollouts, service)
 
 
 @router.get("/experiments/{advisor}/{version}")
 async def experiment(request: Request, advisor: str, version: str) -> Response:
     service = get_service(request)
-    record = await service.work.call_store(get_rollout_or_404, service, advisor, version)
-    return await service.work.call_store(_render_rollouts, service, record)
+    record = await service.job_runner.call_store(get_rollout_or_404, service, advisor, version)
+    return await service.job_runner.call_store(_render_rollouts, service, record)
 
 
 @router.post("/experiments/{advisor}/{version}/{action}")
@@ -50,13 +48,15 @@ async def post_decision(
 ) -> Response:
     """Apply a person's action; if it is not allowed, show the page with the reason."""
     service = get_service(request)
-    call = service.work.call_store
+    call = service.job_runner.call_store
     record = await call(get_rollout_or_404, service, advisor, version)
-    async with request.form(max_files=0, max_fields=10, max_part_size=16 * REASON) as fields:
+    async with request.form(
+        max_files=0, max_fields=10, max_part_size=16 * MAX_REASON_CHARS
+    ) as fields:
         texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     inputs = {
-        "reason": clean_line(texts.get("reason", ""), REASON),
-        "who": clean_line(texts.get("who", ""), NAME),
+        "reason": clean_line(texts.get("reason", ""), MAX_REASON_CHARS),
+        "who": clean_line(texts.get("who", ""), MAX_NAME_CHARS),
     }
     actor = Actor(f"{inputs['who'] or 'a person'} (page)", inputs["reason"])
     try:
@@ -69,7 +69,7 @@ async def post_decision(
 
 def get_rollout_or_404(service: Service, advisor: str, version: str) -> RolloutRecord:
     """Return a rollout; runs in a thread. Raises HTTPException 404."""
-    for record in service.rollouts.list_rollouts():  # hostile names never reach the database
+    for record in service.rollout_store.list_rollouts():  # hostile names never reach the database
         if (record.advisor, record.version) == (advisor, version):
             return record
     raise HTTPException(404, "There is no such rollout.")
@@ -93,12 +93,14 @@ def apply_requested_action(
         raise InvalidTransition(
             f"{record.name} was changed in the meantime: it is {record.state}; check it again"
         )
-    return apply_manual_action(service.rollouts, config, record, action, actor)
+    return apply_manual_action(service.rollout_store, config, record, action, actor)
 
 
 def build_report(service: Service, record: RolloutRecord) -> RolloutReport:
     """Return the report on a rollout now; runs in a thread."""
-    return build_rollout_report(service.rollouts, service.settings.rollout, record, time.time())
+    return build_rollout_report(
+        service.rollout_store, service.settings.rollout, record, time.time()
+    )
 
 
 def _render_rollouts(
@@ -109,8 +111,8 @@ def _render_rollouts(
     status: int = 200,
 ) -> Response:
     """Show all rollouts, or only one; runs in a thread."""
-    newest, older = service.rollouts.split_newest()
-    records = [service.rollouts.get(only.id) or only] if only else newest
+    newest, older = service.rollout_store.split_newest()
+    records = [service.rollout_store.get(only.id) or only] if only else newest
     reports = [build_report(service, record) for record in records]
     for report in reports:
         metric = (report["success"] or {}).get("metric")

@@ -1,7 +1,5 @@
 """The progress of a job as server-sent events: /stream for today's clients, /live for our pages."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from functools import partial
 from time import monotonic
@@ -46,7 +44,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
     yield format_event({"type": "connected", "job_id": id}, "connected")
     last_state: Any = None
     last_update = last_event = last_thinking = monotonic()
-    async for job in poll(partial(service.work.call_store, service.store.get, id), _JOB_POLL):
+    async for job in poll(partial(service.job_runner.call_store, service.store.get, id), _JOB_POLL):
         if job is None:
             break
         if service.draining:
@@ -104,7 +102,7 @@ async def _live_events(service: Service, id: str) -> AsyncIterator[str]:
 
 
 async def _load_live_state(service: Service, id: str) -> dict[str, Any]:
-    progress = service.work.partial_output(id)
+    progress = service.job_runner.partial_output(id)
     if progress is not None:
         return {
             "step": progress["current_step"],
@@ -112,7 +110,7 @@ async def _load_live_state(service: Service, id: str) -> dict[str, Any]:
             "text": progress["text"],
             "advisor": service.params.profile(progress["advisor"]).name,
         }
-    row = await service.work.call_store(service.store.get, id)
+    row = await service.job_runner.call_store(service.store.get, id)
     if row is None or row["status"] not in ACTIVE_STATUSES:
         return {"ended": True}
     return {"step": row["current_step"], "share": row["progress_percentage"], "text": ""}

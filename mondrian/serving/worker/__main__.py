@@ -4,8 +4,6 @@ The main thread reads the pipe, the batcher's thread computes. The process ends 
 closed, so no model outlives its service.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The base and the adapters that serve, each verified before it generates for a client."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,10 +10,10 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from mondrian.core.adapter_folder import CONFIG, WEIGHTS, adapter_version
+from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import resize_to_fit
-from mondrian.critique.prompt import row_messages
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import schema_hash
 from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
@@ -66,8 +64,8 @@ class AdapterRegistry:
         self._features: LRUCache[Features] = LRUCache(_features_bytes, _CACHE_BYTES, _MAX_PHOTOS)
         self._prefixes: LRUCache[PrefixCache] = LRUCache(_prefix_bytes, _CACHE_BYTES, _MAX_PROMPTS)
         test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
-        self._test_features = encode_image(vlm, test_image, raw=True)
-        messages = row_messages("You are a critic.", "")[:-1]
+        self._test_features = encode_image(vlm, test_image, with_pre_merger=True)
+        messages = build_row_messages("You are a critic.", "")[:-1]
         self._test_prompt = prompt_ids(vlm, messages, self._test_features)
         self._base_logits = next_logits(vlm, self._test_prompt, self._test_features)
         mx.eval(self._base_logits, vlm.model.parameters())
@@ -80,9 +78,9 @@ class AdapterRegistry:
                 request.advisor, request.prompt_hash, schema_hash(), request.pixel_bounds
             )
             check_requirements(read_requirements(folder, requirements), requirements, str(folder))
-            version = _version(folder)
+            version = _read_version(folder)
             arm, merged, n_bytes = self._load_checked_arm(request, folder, version)
-            if _version(folder) != version:
+            if _read_version(folder) != version:
                 raise AdapterError(f"{folder} was written while it was read; wait")
         except (MondrianError, OSError, RuntimeError, MemoryError) as error:
             return Adapter(request.name, request.folder, "", fault=one_line(error, 400))
@@ -132,7 +130,7 @@ class AdapterRegistry:
     def remove(self, name: str) -> None:
         """Remove an arm and its prompt prefixes; its sequences may continue until `prune`."""
         if self.arm_by_name.pop(name, None):
-            self._prefixes.forget(lambda key: isinstance(key, tuple) and key[0] == name)
+            self._prefixes.remove(lambda key: isinstance(key, tuple) and key[0] == name)
 
     def encode_image(self, request: GenerateRequest) -> Features:
         """Return the image features of a request, from the cache if possible."""
@@ -141,7 +139,7 @@ class AdapterRegistry:
         image = partial(Image.frombytes, "RGB", request.size, request.pixels)
         return self._features.get(key, lambda: encode_image(self.base, image(), raw))[0]
 
-    def prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[PrefixCache, bool]:
+    def get_prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[PrefixCache, bool]:
         """Return keys and values of a prompt up to its image, and whether they were cached."""
         ids = tuple(prompt[:image])
 
@@ -158,12 +156,12 @@ class AdapterRegistry:
         features = self.encode_image(request)
         prompt = prompt_ids(arm.vlm, request.messages, features)
         image = prompt.index(arm.vlm.image_id)
-        prefix, warm = self.prefix(arm, prompt, image)
+        prefix, warm = self.get_prefix(arm, prompt, image)
         sequence = SequenceState(prompt, features, image, self.sampling_params, request.id)
         sequence.arm = arm
         return sequence, prefix, warm
 
-    def decoder(self, arm: Arm, max_rows: int) -> BatchGenerator:
+    def create_generator(self, arm: Arm, max_rows: int) -> BatchGenerator:
         """Return a generator for an arm's sequences, and those of other arms if it is shared."""
         if arm.shared:
             return multi_lora.MultiLoRAGenerator(arm.vlm, max_rows, self.multi_lora)
@@ -177,8 +175,8 @@ class AdapterRegistry:
                 self._multi_lora_arms.discard(arm)
 
 
-def _version(folder: Path) -> str:
-    for name in (CONFIG, WEIGHTS):
+def _read_version(folder: Path) -> str:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise AdapterError(f"{folder} has no {name}; copy it again, or train: dvc repro")
     return adapter_version(folder)
@@ -186,7 +184,7 @@ def _version(folder: Path) -> str:
 
 def _features_bytes(features: Features) -> int:
     raw = 0 if features.pre_merger is None else features.pre_merger.nbytes
-    return int(features.merged.nbytes + raw + sum(level.nbytes for level in features.deep))
+    return int(features.merged.nbytes + raw + sum(level.nbytes for level in features.deepstack))
 
 
 def _prefix_bytes(prefix: PrefixCache) -> int:

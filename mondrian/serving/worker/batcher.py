@@ -1,7 +1,5 @@
 """Continuous batching: sequences of all arms, those that can share a step in one batch."""
 
-from __future__ import annotations
-
 import os
 import traceback
 from codecs import getincrementaldecoder
@@ -44,7 +42,7 @@ class _ActiveRequest:
         self.streamed_tokens += len(new_ids)
         end_ids = self.arm.vlm.end_ids
         text_ids = [token for token in new_ids if token not in end_ids]
-        return str(self.decoder.decode(b"".join(map(grammar.text, text_ids))))
+        return str(self.decoder.decode(b"".join(map(grammar.token_bytes, text_ids))))
 
 
 class Batcher:
@@ -106,7 +104,7 @@ class Batcher:
         try:
             sequence, prefix, warm = adapters.start_sequence(arm, request)
             if arm.group not in self._generators:
-                self._generators[arm.group] = adapters.decoder(arm, self.max_rows)
+                self._generators[arm.group] = adapters.create_generator(arm, self.max_rows)
             self._generators[arm.group].insert(sequence, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
             self.send(ipc.GenerationResult(request.id, EngineFault(one_line(error))))

@@ -6,8 +6,6 @@ sequence as for several, so MultiLoRA computes all arms in one step, with one ma
 base. Projections with the same input x (q, k, v; gate, up) share one product x A for each adapter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
