@@ -82,7 +82,7 @@ class Checkpoint:
         ]
         if differences:
             raise TrainingError(
-                f"{self.path} is of an interrupted run with other {', '.join(differences)}; "
+                f"{self.path} was written with other {', '.join(differences)}; "
                 "restore them to resume it, or delete the file to start over"
             )
 

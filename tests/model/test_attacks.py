@@ -119,7 +119,7 @@ def test_rows_that_do_not_belong_together_are_refused(rows: list[ChatRow], tmp_p
 
     train = write("train.json", rows[:3])
     assert len(read_train_and_val(train, write("val.json", rows[3:]))[1]) == len(rows) - 3
-    with pytest.raises(DataError, match=r"shows a photograph of row ansel/0 of"):
+    with pytest.raises(DataError, match=r"has the photo of row ansel/0 of"):
         read_train_and_val(train, write("same.json", rows[:1]))
     other = rows[3].model_copy(update={"prompt_hash": "0" * 64})
     with pytest.raises(DataError, match="has another prompt than row"):
@@ -131,7 +131,7 @@ def test_rows_that_do_not_belong_together_are_refused(rows: list[ChatRow], tmp_p
         odd = rows[0].model_copy(update=update)
         path = tmp_path / "odd.json"
         path.write_text(json.dumps([odd.model_dump()]))
-        with pytest.raises(DataError, match="does not hold prepared rows"):
+        with pytest.raises(DataError, match="is not a file of prepared rows"):
             read_rows(path)
 
 
