@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pandas as pd
+
 from mondrian.evaluation.arms import ARMS
 from mondrian.evaluation.consistency import SAMPLED
 
@@ -49,14 +51,9 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
 def format_arms_table(metrics: dict[str, Any]) -> list[str]:
     """Return a header and a line for each arm."""
     arms = [arm for arm in (*ARMS, "constant") if arm in metrics]
-    columns = [["", *arms]]
-    for key, title in _COLUMNS.items():
-        columns.append([title, *(_format_number(metrics[arm].get(key)) for arm in arms)])
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-        for name, *cells in zip(*columns, strict=True)
-    ]
+    table = pd.DataFrame({arm: metrics[arm] for arm in arms}).T.reindex(columns=list(_COLUMNS))
+    table = table.rename(columns=_COLUMNS).astype(float).astype({"scored": int})
+    return table.to_string(float_format="{:.2f}".format, na_rep="-").splitlines()
 
 
 def describe_verdict(metrics: dict[str, Any]) -> str:
@@ -73,9 +70,3 @@ def format_mean_interval(estimate: dict[str, Any]) -> str:
     if estimate["low"] is None or estimate["high"] is None:
         return f"{estimate['mean']:+.2f} (too few photos for an interval)"
     return f"{estimate['mean']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
-
-
-def _format_number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.2f}"
