@@ -51,9 +51,8 @@ class Clone:
         return json.loads((self.folder / "metrics" / advisor / f"{stage}.json").read_text())
 
 
-def make_clone(folder: Path) -> Clone:
-    """Commit all files of this work tree to a new repository, without the pipeline's outputs."""
-    clone = Clone(folder)
+def copy_work_tree(folder: Path, omitted: tuple[str, ...]) -> None:
+    """Copy the files of this work tree that git does not ignore; no dvc.lock, nothing omitted."""
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -62,11 +61,16 @@ def make_clone(folder: Path) -> Clone:
         check=True,
     ).stdout.splitlines()
     for name in names:
-        is_output = name.endswith("dvc.lock") or name.startswith("metrics/")
-        if (ROOT / name).is_file() and not is_output:
-            target = clone.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
+        if name.startswith(omitted) or name.endswith("dvc.lock") or not (ROOT / name).is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+
+
+def make_clone(folder: Path) -> Clone:
+    """Commit all files of this work tree to a new repository, without the pipeline's outputs."""
+    clone = Clone(folder)
+    copy_work_tree(folder, ("metrics/",))
     clone.run("git", "init", "-q")
     clone.commit("clone")
     return clone

@@ -23,6 +23,7 @@ from mondrian.registry.release_record import (
     serialize_record,
 )
 from mondrian.registry.version import parse_version
+from tests.clone import copy_work_tree
 from tests.conftest import ROOT
 from tests.service_process import make_adapter
 
@@ -137,18 +138,7 @@ def make_metrics(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
 
 def make_project(folder: Path, adapter: Path) -> Project:
     """Create a project whose dvc.lock says that this adapter was built."""
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    for name in files:
-        if name.startswith(_OMITTED) or name.endswith("dvc.lock") or not (ROOT / name).is_file():
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
+    copy_work_tree(folder, _OMITTED)
     for output_dir, names in _OUTPUTS.items():
         for name in names:
             (folder / output_dir / name).parent.mkdir(parents=True, exist_ok=True)

@@ -207,3 +207,17 @@ def _check_running(service: ServiceProcess, deadline: float) -> None:
         raise AssertionError(f"the service ended with {code}:\n{service.log()}")
     if time.monotonic() > deadline:
         raise AssertionError(f"the service is not ready in time:\n{service.log()}")
+
+
+def analyze_as(
+    client: httpx2.Client, photo: bytes, client_id: str, mode: str = ""
+) -> dict[str, Any]:
+    """Critique a photo for ansel; return the response."""
+    response = client.post(
+        "/analyze",
+        files={"image": ("lake.jpg", photo)},
+        data={"advisor": "ansel", "mode": mode},
+        headers={"x-client-id": client_id},
+    )
+    assert response.status_code == 200, response.text
+    return dict(response.json())

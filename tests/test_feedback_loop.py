@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import httpx2
 import pytest
@@ -20,7 +19,7 @@ from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from tests.clone import Clone, make_clone
-from tests.service_process import ServiceProcess, run_service
+from tests.service_process import ServiceProcess, analyze_as, run_service
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 NUM_REVIEWED = 12  # photos that a person reviews between v1 and v2
@@ -111,10 +110,10 @@ def service_flags(mac: Clone, application: Path) -> tuple[object, ...]:
 def collect_feedback(client: httpx2.Client) -> None:
     """Request critiques by the adapter and review them, then critiques by the base."""
     for i in range(NUM_REVIEWED):
-        job = analyze(client, scene_photo(i), f"client-{i}")["job_id"]
+        job = analyze_as(client, scene_photo(i), f"client-{i}", "lora")["job_id"]
         review(client, job, write_critique("ansel", draw_scene(SEED, i)), i)
     for i in range(30):
-        analyze(client, scene_photo(i % 3), f"visitor-{i}", mode="baseline")
+        analyze_as(client, scene_photo(i % 3), f"visitor-{i}", "baseline")
 
 
 def scene_photo(i: int) -> bytes:
@@ -122,19 +121,6 @@ def scene_photo(i: int) -> bytes:
     content = BytesIO()
     render(draw_scene(SEED, i), 640, 512).save(content, "JPEG", quality=92)
     return content.getvalue()
-
-
-def analyze(
-    client: httpx2.Client, photo: bytes, client_id: str, mode: str = "lora"
-) -> dict[str, Any]:
-    response = client.post(
-        "/analyze",
-        files={"image": ("lake.jpg", photo)},
-        data={"advisor": "ansel", "mode": mode},
-        headers={"x-client-id": client_id},
-    )
-    assert response.status_code == 200, response.text
-    return dict(response.json())
 
 
 def pull_v2_under_load(
@@ -157,7 +143,7 @@ def pull_v2_under_load(
 
 def served_version(client: httpx2.Client) -> str:
     """Return the adapter version that a fixed client gets."""
-    return str(analyze(client, scene_photo(0), "somebody")["adapter_version"])
+    return str(analyze_as(client, scene_photo(0), "somebody", "lora")["adapter_version"])
 
 
 def review(client: httpx2.Client, job: str, advisors_critique: Critique, i: int) -> None:

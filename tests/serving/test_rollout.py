@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 from PIL import Image
@@ -21,7 +20,13 @@ from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutSto
 from mondrian.storage.engine import open_engine
 from tests.conftest import ROOT
 from tests.odd_files import encode
-from tests.service_process import ServiceProcess, make_adapter, run_service, stop_service
+from tests.service_process import (
+    ServiceProcess,
+    analyze_as,
+    make_adapter,
+    run_service,
+    stop_service,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -45,17 +50,6 @@ def install_version(tiny: Any, params: Params, store: Path, name: str, seed: int
     link.symlink_to(Path("versions") / name)
     link.replace(store / "ansel" / "current")
     return folder
-
-
-def analyze(client: httpx2.Client, photo: bytes, client_id: str, mode: str = "") -> dict[str, Any]:
-    response = client.post(
-        "/analyze",
-        files={"image": ("lake.jpg", photo)},
-        data={"advisor": "ansel", "mode": mode},
-        headers={"x-client-id": client_id},
-    )
-    assert response.status_code == 200, response.text
-    return dict(response.json())
 
 
 def open_rollouts(service: ServiceProcess) -> RolloutStore:
@@ -94,7 +88,7 @@ def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
         assert (first.name, first.control, first.step) == ("ansel@v1.0.0", "base", 0)
         sides: list[str] = []
         while len(set(sides)) < 2 or sides.count("ab_test_fine_tuned") < 8:
-            answer = analyze(client, photo, f"client-{len(sides)}")
+            answer = analyze_as(client, photo, f"client-{len(sides)}")
             sides.append(answer["model_used"])
             assert (answer["adapter_version"] == first.version) == sides[-1].endswith("tuned")
             assert len(sides) < 40
@@ -102,7 +96,7 @@ def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
         decisions = rollouts.list_decisions(full.id)
         assert [decision.action for decision in decisions] == ["advance", "begin"]
         time.sleep(1.2)  # until the service has polled
-        used = {analyze(client, photo, f"client-{i}")["model_used"] for i in range(4)}
+        used = {analyze_as(client, photo, f"client-{i}")["model_used"] for i in range(4)}
         assert used == {"ab_test_fine_tuned"}
         observations = load_observations(rollouts.engine, first.id, 0)
         assert len(observations) == len(sides) + 4
@@ -112,13 +106,13 @@ def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
         install_version(tiny, params, adapters, "ansel@v2.0.0", 2)
         versions = [first.version]
         while versions[-1] == first.version:  # also before the rollout of the new one begins
-            answer = analyze(client, photo, "client-0", mode="lora")
+            answer = analyze_as(client, photo, "client-0", mode="lora")
             versions.append(answer["adapter_version"])
             assert len(versions) < 200
         second = wait_for(rollouts, lambda record: record.version != first.version)
         assert (second.control, second.control_version) == ("ansel@v1.0.0", first.version)
         assert versions[-1] == second.version
-        used = {analyze(client, photo, f"other-{i}")["adapter_version"] for i in range(10)}
+        used = {analyze_as(client, photo, f"other-{i}")["adapter_version"] for i in range(10)}
         assert used == {first.version, second.version}  # no fallback to the base
         assert all(client.get(path).status_code == 200 for path in ("/", "/model-status"))
 
@@ -138,27 +132,27 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a
     with run_service(tmp_path, *flags) as service, service.client() as client:
         rollouts, n_requests = open_rollouts(service), 0
         while wait_for(rollouts).state != ROLLED_BACK:
-            analyze(client, photo, f"client-{n_requests}")
+            analyze_as(client, photo, f"client-{n_requests}")
             n_requests += 1
             assert n_requests <= 60
         record = wait_for(rollouts, lambda record: record.state == ROLLED_BACK)
         assert "latency" in record.reason
         assert rollouts.list_decisions(record.id)[0].who == "service"
         time.sleep(1.2)
-        answer = analyze(client, photo, "client-0")
+        answer = analyze_as(client, photo, "client-0")
         assert answer["model_used"] == "base"
-        fallback = analyze(client, photo, "client-0", mode="lora")
+        fallback = analyze_as(client, photo, "client-0", mode="lora")
         assert fallback["model_used"] == "base"
         assert fallback["fallback_occurred"]
         assert "rolled back" in fallback["fallback_reason"]
     with run_service(tmp_path, *flags) as service, service.client() as client:
-        assert analyze(client, photo, "client-0")["model_used"] == "base"
+        assert analyze_as(client, photo, "client-0")["model_used"] == "base"
         rollouts = open_rollouts(service)
         record, config = wait_for(rollouts), load_rollout(file)
         reason = "the machine was slow"
         assert apply_action(rollouts, config, record, "resume", Actor("somebody", reason))
         time.sleep(1.5)
-        assert analyze(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
+        assert analyze_as(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
 
 
 @pytest.mark.long
@@ -174,8 +168,8 @@ def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed
     with run_service(tmp_path, *flags) as first, run_service(tmp_path, *flags) as second:
         with first.client() as client, second.client() as other:
             ids = [f"client-{i}" for i in range(6)]
-            before = [analyze(client, photo, id)["model_used"] for id in ids]
-            assert before == [analyze(other, photo, id)["model_used"] for id in ids]
+            before = [analyze_as(client, photo, id)["model_used"] for id in ids]
+            assert before == [analyze_as(other, photo, id)["model_used"] for id in ids]
             response = client.post(
                 "/upload",
                 files={"image": ("lake.jpg", photo)},
@@ -186,7 +180,7 @@ def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed
         os.kill(first.process.pid, signal.SIGKILL)
         first.process.wait()
     with run_service(tmp_path, *flags) as service, service.client() as client:
-        assert before == [analyze(client, photo, id)["model_used"] for id in ids]
+        assert before == [analyze_as(client, photo, id)["model_used"] for id in ids]
         deadline = time.monotonic() + 30
         while client.get(f"/status/{job_id}").json()["status"] != "completed":
             assert time.monotonic() < deadline
@@ -212,7 +206,7 @@ def test_the_base_replaces_a_control_that_was_deleted_and_the_log_says_so(
     shutil.rmtree(first)
     with run_service(tmp_path, *flags) as service, service.client() as client:
         wait_for(open_rollouts(service), lambda record: record.name == "ansel@v2.0.0")
-        used = {analyze(client, photo, f"client-{i}")["model_used"] for i in range(12)}
+        used = {analyze_as(client, photo, f"client-{i}")["model_used"] for i in range(12)}
         assert used == {"ab_test_base", "ab_test_fine_tuned"}
         assert "cannot serve as control" in service.log()
 
