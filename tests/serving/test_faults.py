@@ -105,7 +105,7 @@ def test_a_model_killed_twenty_times_loses_no_job_and_runs_none_twice(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
     rng = random.Random(5)
-    with run_service(tmp_path, batch_size=4) as service:
+    with run_service(tmp_path, batch_size=4, max_attempts=20) as service:
         ids = upload(service, jpegs, 20)
         kills = 0
         while kills < 20:
