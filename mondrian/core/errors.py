@@ -47,9 +47,9 @@ class EvaluationError(MondrianError):
     """An evaluation cannot run, or its gates fail."""
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, max_length: int = 300) -> str:
     """Return the message of any exception on one line, or its type's name if it has none."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return " ".join(str(error).split())[:max_length] or type(error).__name__
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ def is_critique(value: Mapping[str, Any]) -> bool:
     return any(key in value for key in CRITIQUE_KEYS)
 
 
-def find_object(text: str) -> ExtractedObject | Rejection | None:
+def extract_object(text: str) -> ExtractedObject | Rejection | None:
     """Return the last JSON object that is a critique's outer level; None without JSON.
 
     Rejections: truncated, malformed_json, other_schema; thinking_only in thoughts without an end.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.critique.html_cards import parse_html_cards
-from mondrian.critique.json_extract import ExtractedObject, find_object
+from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
@@ -70,7 +70,7 @@ def parse_critique(
     if result is None:
         return _reject_prose(body, prompts)
     if isinstance(result, ParsedCritique):
-        return _find_fault(result, prompts) or result
+        return _find_problem(result, prompts) or result
     if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON):
         return _find_loop(body) or result
     if result.reason == RejectionReason.OTHER_SCHEMA and _is_prompt_echo(body, prompts):
@@ -90,7 +90,7 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     cards = parse_html_cards(body, advisor)
     if isinstance(cards, Rejection):
         return cards
-    extracted = find_object(body) if cards is None else ExtractedObject(cards, ())
+    extracted = extract_object(body) if cards is None else ExtractedObject(cards, ())
     if extracted is None or isinstance(extracted, Rejection):
         return extracted
     normalized = normalize_critique(extracted.value)
@@ -101,7 +101,7 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
 
 
-def _find_fault(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
+def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
     """Return why a critique that is otherwise complete cannot be used."""
     critique = result.critique
     texts = list(_texts(critique))

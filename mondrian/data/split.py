@@ -41,7 +41,7 @@ class DatasetSplit:
             overall = self.scores(part)[:, -1]
             out[part] = {
                 "critiques": len(overall),
-                "photo_groups": len(self.groups_of(part)),
+                "photo_groups": len(self.part_groups(part)),
                 "overall_mean": round(float(overall.mean()), 3) if len(overall) else None,
                 "overall_std": round(float(overall.std()), 3) if len(overall) else None,
             }
@@ -50,7 +50,7 @@ class DatasetSplit:
             out["folds"] = [fold_sizes[fold] for fold in sorted(fold_sizes)]
         return out
 
-    def groups_of(self, part: str) -> set[str]:
+    def part_groups(self, part: str) -> set[str]:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
     def scores(self, part: str) -> FloatArray:
@@ -160,7 +160,7 @@ def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) 
             f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
             "have no test split (prepare.test_fraction: 0); the data report shows the counts"
         )
-    n_groups = len(split.groups_of("train") | split.groups_of("val"))
+    n_groups = len(split.part_groups("train") | split.part_groups("val"))
     if params.folds > n_groups:
         raise DataError(
             f"prepare {advisor}: prepare.folds is {params.folds}, more than the {n_groups} groups; "

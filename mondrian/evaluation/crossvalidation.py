@@ -16,7 +16,7 @@ from mondrian.core.adapter_folder import WEIGHTS_FILE
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
-from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation.evaluate import EvalDataset, evaluate
 from mondrian.model import lora, provenance
 from mondrian.model.adapter import adapts_merger
@@ -127,5 +127,5 @@ def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> s
     row_dumps = [row.model_dump() for row in rows]
     versions = package_versions() | {"llguidance": version("llguidance")}
     code = provenance.code_hash(sorted({*provenance.TRAINING_CODE, *provenance.EVALUATION_CODE}))
-    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code, versions]
+    inputs = [row_dumps, image_hashes(rows), settings, base.hash, code, versions]
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

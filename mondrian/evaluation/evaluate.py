@@ -18,7 +18,7 @@ from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
 from mondrian.core.params import EvaluateParams
-from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation import generation
 from mondrian.evaluation.arms import BATCHED_ARMS, ArmPrompts, EvalPrompt, build_eval_prompts
 from mondrian.evaluation.consistency import measure_consistency
@@ -115,7 +115,7 @@ def _identity(
     vlm: Vlm, folder: Path, params: EvaluateParams, rows: Sequence[ChatRow]
 ) -> dict[str, Any]:
     return {
-        "photographs": photo_hashes(rows),
+        "photographs": image_hashes(rows),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
         "adapter": files_hash(folder, {CONFIG_FILE, WEIGHTS_FILE}),

@@ -11,7 +11,7 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import atomic_folder
+from mondrian.core.files import open_atomic_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
 from mondrian.model.provenance import read_recipe
@@ -39,7 +39,9 @@ def export(folder: Path, output: Path, kind: str) -> None:
     adapter.check_weight_format(weights, settings, folder)
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; give another folder")
-    with atomic_folder(output, (CONFIG_FILE, WEIGHTS_FILE, _MLX_WEIGHTS, RECIPE_FILE)) as staging:
+    with open_atomic_folder(
+        output, (CONFIG_FILE, WEIGHTS_FILE, _MLX_WEIGHTS, RECIPE_FILE)
+    ) as staging:
         shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         if kind == "peft":
             for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -88,7 +90,7 @@ def merge(base: str, folder: Path, output: Path) -> None:
     if missing:
         raise AdapterError(f"{base} has no model.{missing[0]}.weight; use the base as published")
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    with atomic_folder(output, [*names, RECIPE_FILE]) as staging:
+    with open_atomic_folder(output, [*names, RECIPE_FILE]) as staging:
         shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         for name in names:
             if name.endswith(".safetensors"):

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run_command
-from mondrian.core.files import atomic_folder, write_json
+from mondrian.core.files import open_atomic_folder, write_json
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.corruptions import (
@@ -115,7 +115,7 @@ def _format_created_at(minute: int) -> str | float | None:
 
 def write_application(folder: Path, seed: int) -> None:
     """Write the application into `folder`, all files or none."""
-    with atomic_folder(folder, APPLICATION_FILE_PATTERNS) as staging:
+    with open_atomic_folder(folder, APPLICATION_FILE_PATTERNS) as staging:
         for name in ("source", "analysis_md", "analysis"):
             (staging / name).mkdir()
         app = ApplicationState(seed, staging, Random(seed))

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run_command
-from mondrian.core.files import atomic_folder
+from mondrian.core.files import open_atomic_folder
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
 from mondrian.sample.pretrain_data import BatchSampler, Images, PretrainSettings
@@ -146,7 +146,7 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory() as scratch,
-        atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as staging,
+        open_atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as staging,
     ):
         images = Path(scratch) / "scenes.npy"
         render_all(settings, images)

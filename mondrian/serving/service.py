@@ -165,7 +165,7 @@ class Service:
         """Run the service's background tasks, and drain them at the end."""
         for warning in self.settings.warnings:
             log.warning("%s", warning)
-        for change in self.store.changes:
+        for change in self.store.migrations:
             log.info("database: added %s", change)
         await self.engine.start()
         loops = (

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from mondrian.core.adapter_folder import CONFIG_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.core.files import atomic_folder, read_json
+from mondrian.core.files import open_atomic_folder, read_json
 from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
@@ -99,7 +99,7 @@ def import_adapter(
     )
     example = build_examples(val[:1], params.train, features)[0]
     prompt = example.ids[: example.start]
-    with atomic_folder(output, SAVED_FILES) as staging:
+    with open_atomic_folder(output, SAVED_FILES) as staging:
         adapter.save(staging, weights, settings, recipe, count)
         adapter.load_and_verify(base, staging, prompt, features.get(example.photo))
     lora.detach(base.model)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import atomic_folder, file_hash, write_json, write_text
+from mondrian.core.files import file_hash, open_atomic_folder, write_json, write_text
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
@@ -164,7 +164,7 @@ def save_adapter(
 ) -> None:
     """Write an adapter to a staging folder; rename it if it changes the example's logits."""
     vlm, settings = features.vlm, lora.make_lora_config(result.params)
-    with atomic_folder(folder, SAVED_FILES) as staging:
+    with open_atomic_folder(folder, SAVED_FILES) as staging:
         layers = len(vlm.model.language_model.model.layers)
         adapter.save(staging, result.weights, settings, recipe, layers)
         (staging / LOG_FILE).write_text(result.log_text())

@@ -121,7 +121,7 @@ class JobRunner:
                 self.metrics.retries.labels("model died").inc()
                 critiques = await self._run_advisors(row, image, True, on_text)
             values = self.critic.result_columns(critiques, monotonic() - started)
-            await self.call_store(self.store.finish, row["id"], **values)
+            await self.call_store(self.store.complete, row["id"], **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 reason, outcome = str(error) or type(error).__name__, "failed"
@@ -227,7 +227,7 @@ class JobRunner:
         except EngineFault as error:
             await self._requeue_or_fail(row, error)
         else:
-            if await self._retry_until_stored(self.store.finish, row["id"], **values):
+            if await self._retry_until_stored(self.store.complete, row["id"], **values):
                 self.metrics.record_completed_job(row, critiques, monotonic() - started)
                 await self._queue_shadow_job(row, critiques[0].plan)
 

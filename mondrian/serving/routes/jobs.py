@@ -167,7 +167,7 @@ async def change(request: Request, id: str) -> JSONResponse:
     body, row = await read_json(request, ChangeJobRequest), await service.get_job(id)
     status = body.status.strip().lower()
     if status == "queued":
-        is_changed = await service.job_runner.call_store(service.store.requeue, row["id"])
+        is_changed = await service.job_runner.call_store(service.store.restart, row["id"])
         service.job_runner.notify_queued()
     elif status in ("failed", "cancelled"):
         is_changed = await service.job_runner.call_store(service.store.cancel, row["id"])

@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.html import THUMBNAIL_PIXELS
+from mondrian.core.html import PAGE_THUMBNAIL_SIDE
 from mondrian.core.images import read_thumbnail
 from mondrian.critique import radar
 from mondrian.critique.schema import MAX_LONG_TEXT
@@ -124,7 +124,8 @@ async def photo(request: Request, id: str, size: str = "") -> Response:
     """A job's photo as a small JPEG; with `size=thumb` smaller."""
     service = get_service(request)
     row = await service.get_job(id, _NOT_FOUND)
-    path, side = _photo_path(service, row), THUMBNAIL_PIXELS if size == "thumb" else _MAX_PHOTO_SIDE
+    path = _photo_path(service, row)
+    side = PAGE_THUMBNAIL_SIDE if size == "thumb" else _MAX_PHOTO_SIDE
     try:
         content = await service.job_runner.call_upload_store(_read_jpeg, path, side)
     except PhotoError:
@@ -158,7 +159,7 @@ async def requeue_job(request: Request, id: str) -> Response:
     service = get_service(request)
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)
-    if not await service.job_runner.call_store(service.store.requeue, row["id"]):
+    if not await service.job_runner.call_store(service.store.restart, row["id"]):
         raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
     service.job_runner.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)

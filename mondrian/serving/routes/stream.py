@@ -16,7 +16,7 @@ from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import (
     ACTIVE_STATUSES,
     COMPLETED_STATUSES,
-    FINISHED_STATUSES,
+    TERMINAL_STATUSES,
     JobRow,
     utc_timestamp,
 )
@@ -48,7 +48,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
         if job is None:
             break
         if service.draining:
-            if job["status"] in FINISHED_STATUSES:
+            if job["status"] in TERMINAL_STATUSES:
                 break
             return  # without `done`: the client reconnects
         state = (job["status"], job["progress_percentage"], job["current_step"])
@@ -60,7 +60,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
             last_thinking = last_event = now
             payload = {"type": "thinking_update", "job_id": id, "thinking": job["llm_thinking"]}
             yield format_event(payload, "thinking_update")
-        if job["status"] in FINISHED_STATUSES:
+        if job["status"] in TERMINAL_STATUSES:
             break
         if now - last_event > _HEARTBEAT:
             last_event = now
