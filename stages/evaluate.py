@@ -93,8 +93,8 @@ def main() -> None:
     val = read_rows(args.val_data)[: args.max_examples]
     train = read_rows(args.train_data) if args.train_data else []
     base = vlm.load(args.base or params.base.source)
-    limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, args.cache_dir / "features", limit, adapts_merger(args.lora_path))
+    max_gb, with_pre_merger = params.machine.feature_cache_gb, adapts_merger(args.lora_path)
+    features = FeatureCache(base, args.cache_dir / "features", max_gb, with_pre_merger)
     key = f"{args.lora_path.resolve()} {args.val_data.resolve()} {args.max_examples}"
     name = f"{args.lora_path.name}-{sha256(key.encode()).hexdigest()[:12]}.jsonl"
     answers = args.cache_dir / "evaluate" / name  # for resuming

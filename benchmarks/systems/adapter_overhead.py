@@ -40,7 +40,7 @@ class Prompt:
         image = resize_to_fit(render(draw_scene(1, 1)), bounds.min_pixels, bounds.max_pixels)
         self.features = vlm.encode_image(registry.base, image)
         messages = build_row_messages(persona, "")[:-1]
-        self.ids = vlm.prompt_ids(registry.base, messages, self.features)
+        self.ids = vlm.tokenize_prompt(registry.base, messages, self.features)
         self.image_start = self.ids.index(registry.base.image_id)
 
     def start_sequence(self, arm: Arm) -> BatchGenerator:

@@ -18,7 +18,7 @@ from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import Vlm, encode_image, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, tokenize_prompt
 
 SAMPLED = "sampled"  # variant with the unchanged photo and another sampling seed
 _CROP_MARGIN = 0.03  # of a side, removed at each end
@@ -86,7 +86,7 @@ def _perturbed_prompt(features: FeatureCache, row: ChatRow, variant: str) -> Eva
 
 
 def _build_prompt(vlm: Vlm, row: ChatRow, features: Features, variant: str) -> EvalPrompt:
-    token_ids = prompt_ids(vlm, row.messages[:2], features)
+    token_ids = tokenize_prompt(vlm, row.messages[:2], features)
     return EvalPrompt(token_ids, features, f"{row.id}, {variant}")
 
 

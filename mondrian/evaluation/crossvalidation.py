@@ -83,8 +83,8 @@ def train_and_evaluate(
     if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:
         return dict(finished["report"])
     adapter, answers = folder / "adapter", folder / f"answers-{identity[:16]}.jsonl"
-    limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, cache_dir / "features", limit, adapts_merger(adapter))
+    max_gb = params.machine.feature_cache_gb
+    features = FeatureCache(base, cache_dir / "features", max_gb, adapts_merger(adapter))
     report = evaluate(features, adapter, data, params.evaluate, answers)
     write_json(folder / "report.json", {"identity": identity, "report": report})
     answers.unlink(missing_ok=True)

@@ -57,8 +57,8 @@ def evaluate(
     """
     recipe, vlm = read_recipe(folder), features.vlm
     check_rows(recipe, data.val, folder)
-    vocabulary = vlm.model.config.text_config.vocab_size
-    grammar = CritiqueGrammar(vlm.processor.tokenizer, vocabulary, params.max_new_tokens)
+    vocabulary_size = vlm.model.config.text_config.vocab_size
+    grammar = CritiqueGrammar(vlm.processor.tokenizer, vocabulary_size, params.max_new_tokens)
     features.precompute([row.images[0] for row in data.val])
     prompts = build_eval_prompts(features, data.val, data.train, params.few_shot_examples)
     with _attached_adapter(vlm, folder, prompts["base"][0]):
@@ -89,7 +89,7 @@ def _attached_adapter(vlm: Vlm, folder: Path, prompt: EvalPrompt) -> Iterator[No
     vlm.model.eval()
     try:
         logits = next_logits(vlm, prompt.token_ids, prompt.features)
-        adapter.check_adapter_changes_logits(logits, base_logits, folder)
+        adapter.check_logits_differ(logits, base_logits, folder)
         yield
     finally:
         lora.detach(vlm.model)

@@ -40,7 +40,7 @@ def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
         images = [resize_to_fit(render(scene), 4096, WIDTH * HEIGHT) for scene in scenes]
         features = [vlm.encode_image(base, image) for image in images]
         messages = build_row_messages(generate_persona(rng), "")[:-1]
-        prompts = [vlm.prompt_ids(base, messages, image) for image in features]
+        prompts = [vlm.tokenize_prompt(base, messages, image) for image in features]
         answers = generate(base, prompts, features, SamplingParams(600, BATCH))
         for scene, answer in zip(scenes, answers, strict=True):
             tokens += answer.num_tokens

@@ -45,9 +45,9 @@ def build_examples(
 def build_example(
     tokenizer: RowTokenizer, row: ChatRow, params: TrainParams, image_tokens: int
 ) -> Example:
-    prompt = tokenizer.prompt(row.messages[:-1], image_tokens)
+    prompt = tokenizer.tokenize_prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
-    completion, spans = tokenizer.answer(text)
+    completion, spans = tokenizer.tokenize_completion(text)
     weights = token_weights(text, spans, row.derived, params.score_weight)
     scores = tuple(row.reference_critique().scores())
     return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
@@ -55,28 +55,28 @@ def build_example(
 
 def check_sequence_lengths(examples: Sequence[Example], params: TrainParams) -> None:
     """Raise TrainingError that names every example longer than train.max_seq_length."""
-    limit = params.max_seq_length
-    long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > limit]
-    if long:
-        more = f" (+{len(long) - 5} more)" if len(long) > 5 else ""
+    max_length = params.max_seq_length
+    too_long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > max_length]
+    if too_long:
+        more = f" (+{len(too_long) - 5} more)" if len(too_long) > 5 else ""
         raise TrainingError(
-            f"{len(long)} rows have more than train.max_seq_length ({limit}) tokens: "
-            f"{', '.join(long[:5])}{more}; raise it, or lower image.max_pixels"
+            f"{len(too_long)} rows have more than train.max_seq_length ({max_length}) tokens: "
+            f"{', '.join(too_long[:5])}{more}; raise it, or lower image.max_pixels"
         )
 
 
 def token_weights(
     completion: str, tokens: Sequence[Span], derived: Sequence[str], score_weight: float
 ) -> list[float]:
-    """Weight each token: 1, score_weight for a score's digits, 0 for what the advisor did not say.
+    """Weight each token: 1, score_weight for a score's digits, 0 for derived values.
 
     tokens   characters of each token
     derived  keys of the critique with values computed from its other parts
     """
     scores = [match.span(1) for match in _SCORE.finditer(completion)]
-    unsaid = _value_spans(completion, derived)
+    excluded = _value_spans(completion, derived)
     return [
-        0.0 if _overlaps(token, unsaid) else score_weight if _overlaps(token, scores) else 1.0
+        0.0 if _overlaps(token, excluded) else score_weight if _overlaps(token, scores) else 1.0
         for token in tokens
     ]
 

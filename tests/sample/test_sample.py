@@ -16,7 +16,7 @@ from mondrian.critique.schema import is_schema_valid, serialize_critique, valida
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.model.vlm import encode_image, tokenize_prompt
 from mondrian.sample.application import CLEAN_PHOTOS, NUM_PHOTOS
 from mondrian.sample.base_files import HEIGHT, WIDTH
 from mondrian.sample.corpus import generate_persona
@@ -140,7 +140,7 @@ def test_the_base_scores_better_than_a_constant(base_vlm: Any) -> None:
     images = [resize_to_fit(render(scene), 4096, 20_480) for scene in scenes]
     features = [encode_image(base_vlm, image) for image in images]
     messages = build_row_messages(generate_persona(rng), "")[:-1]
-    prompts = [prompt_ids(base_vlm, messages, image_features) for image_features in features]
+    prompts = [tokenize_prompt(base_vlm, messages, image_features) for image_features in features]
     answers = generate(base_vlm, prompts, features, SamplingParams(600, 24))
     valid = [
         (validate_critique(answer.text).scores(), score_scene(TASTES["plain"], scene))

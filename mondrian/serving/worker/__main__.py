@@ -46,13 +46,14 @@ class ModelWorker:
         """Load the base and generate a token with it."""
         self.send(ipc.LoadProgress(f"loading {config.base}", 10))
         base = vlm.load(config.base)
-        vocab_size = base.model.config.text_config.vocab_size
-        limit = config.max_new_tokens
-        grammar = CritiqueGrammar(base.processor.tokenizer, vocab_size, limit)
-        sampling_params = SamplingParams(limit, grammar=grammar if config.constrained else None)
+        vocabulary_size = base.model.config.text_config.vocab_size
+        max_new_tokens = config.max_new_tokens
+        grammar = CritiqueGrammar(base.processor.tokenizer, vocabulary_size, max_new_tokens)
+        constraint = grammar if config.constrained else None
+        sampling_params = SamplingParams(max_new_tokens, grammar=constraint)
         self.send(ipc.LoadProgress("first token", 70))
         adapters = AdapterRegistry(base, sampling_params, config.pixel_limits)
-        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + limit)
+        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + max_new_tokens)
         rows = max(1, min(config.rows, available_memory() // row_bytes))
         self.batcher = Batcher(self.send, adapters, grammar, rows)
         self.batcher.start()

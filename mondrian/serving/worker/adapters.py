@@ -23,7 +23,7 @@ from mondrian.model.kv_cache import PrefixCache
 from mondrian.model.language import Features
 from mondrian.model.lru_cache import LRUCache
 from mondrian.model.provenance import AdapterRequirements, check_requirements, read_requirements
-from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, next_logits, tokenize_prompt
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker import multi_lora
@@ -66,7 +66,7 @@ class AdapterRegistry:
         test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
         self._test_features = encode_image(vlm, test_image, with_pre_merger=True)
         messages = build_row_messages("You are a critic.", "")[:-1]
-        self._test_prompt = prompt_ids(vlm, messages, self._test_features)
+        self._test_prompt = tokenize_prompt(vlm, messages, self._test_features)
         self._base_logits = next_logits(vlm, self._test_prompt, self._test_features)
         mx.eval(self._base_logits, vlm.model.parameters())
 
@@ -100,7 +100,7 @@ class AdapterRegistry:
         self._check_logits(arm, folder)
         copied_bytes = multi_lora.merged_bytes(layers)
         if request.merge and copied_bytes and _MERGE_HEADROOM * copied_bytes < available_memory():
-            multi_lora.merge(model)
+            multi_lora.merge_lora_layers(model)
             self._check_logits(arm, folder)
             return arm, True, copied_bytes
         shared_arm = Arm(request.name, version, request.folder, self._shared_vlm, shared=True)
@@ -119,7 +119,7 @@ class AdapterRegistry:
         """Raise AdapterError if an arm's logits on the test image equal the base's."""
         with self.route_tokens(arm, len(self._test_prompt)):
             logits = next_logits(arm.vlm, self._test_prompt, self._test_features)
-        adapter.check_adapter_changes_logits(logits, self._base_logits, folder)
+        adapter.check_logits_differ(logits, self._base_logits, folder)
 
     @contextmanager
     def route_tokens(self, arm: Arm, tokens: int) -> Iterator[None]:
@@ -154,7 +154,7 @@ class AdapterRegistry:
     ) -> tuple[SequenceState, PrefixCache, bool]:
         """Return a new sequence, its prompt prefix, and whether the prefix was cached."""
         features = self.encode_image(request)
-        prompt = prompt_ids(arm.vlm, request.messages, features)
+        prompt = tokenize_prompt(arm.vlm, request.messages, features)
         image = prompt.index(arm.vlm.image_id)
         prefix, warm = self.get_prefix(arm, prompt, image)
         sequence = SequenceState(prompt, features, image, self.sampling_params, request.id)
