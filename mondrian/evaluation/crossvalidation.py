@@ -77,9 +77,9 @@ def train_and_evaluate(
     """
     folder.mkdir(parents=True, exist_ok=True)
     training_id = _train(base, params, data, folder, cache_dir)
-    settings = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
-    identity = _identity(base, data.train, {"train": training_id, "evaluate": settings})
-    finished = _read(folder / "report.json")
+    eval_params = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    identity = _identity(base, data.train, {"train": training_id, "evaluate": eval_params})
+    finished = _read_json_or_none(folder / "report.json")
     if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:
         return dict(finished["report"])
     adapter, answers = folder / "adapter", folder / f"answers-{identity[:16]}.jsonl"
@@ -96,7 +96,7 @@ def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir
     rows, val = list(data.train), list(data.val)
     identity = _identity(base, [*rows, *val], params.train.model_dump())
     adapter, train_data, marker = folder / "adapter", folder / "train.json", folder / "trained.json"
-    if _read(marker) == [identity, *_weights_hash(adapter)]:
+    if _read_json_or_none(marker) == [identity, *_weights_hash(adapter)]:
         return identity
     write_json(train_data, [row.model_dump() for row in rows])
     recipe = build_recipe(base.base_id, rows, train_data, params.image, params.train)
@@ -110,7 +110,7 @@ def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir
     return identity
 
 
-def _read(file: Path) -> Any:
+def _read_json_or_none(file: Path) -> Any:
     """Return the content of a JSON file, or None if it is missing or damaged."""
     try:
         return read_json(file)
@@ -123,9 +123,9 @@ def _weights_hash(adapter: Path) -> list[str]:
     return [file_hash(file)] if file.is_file() else []
 
 
-def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> str:
+def _identity(base: Vlm, rows: Sequence[ChatRow], params: dict[str, Any]) -> str:
     row_dumps = [row.model_dump() for row in rows]
     versions = package_versions() | {"llguidance": version("llguidance")}
     code = provenance.code_hash(sorted({*provenance.TRAINING_CODE, *provenance.EVALUATION_CODE}))
-    inputs = [row_dumps, image_hashes(rows), settings, base.hash, code, versions]
+    inputs = [row_dumps, image_hashes(rows), params, base.hash, code, versions]
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
-from mondrian.core.errors import AdapterError, one_line
+from mondrian.core.errors import AdapterError, join_first, one_line
 from mondrian.model import lora
 from mondrian.model.language import Features
 from mondrian.model.lora import LoraConfig, LoraLinear, Tensors
@@ -88,8 +88,7 @@ def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path)
         if name in weights and weights[name].shape != shape
     ]
     if problems:
-        more = f" (+{len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise AdapterError(f"{folder / WEIGHTS_FILE}: {'; '.join(problems[:3])}{more}")
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: {join_first(problems, 3, '; ')}")
     _check_values(weights, folder / WEIGHTS_FILE)
 
 

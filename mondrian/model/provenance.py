@@ -99,26 +99,22 @@ def score_means(rows: list[ChatRow]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class AdapterRequirements:
+    """What must be the same in training and service."""
+
     advisor: str
     prompt_sha256: str
     schema_sha256: str
     image: dict[str, int]  # min_pixels and max_pixels
 
 
-def release_requirements(release: Any) -> AdapterRequirements:
-    return AdapterRequirements(
-        release.advisor, release.prompt_sha256, release.schema_sha256, release.image
-    )
-
-
 def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
-    """Return this checkout's, or raise ParamsError if params.yaml does not list the advisor."""
+    """Return those of this checkout, or raise ParamsError if it has no persona of the advisor."""
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
     return AdapterRequirements(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
 
 
 def read_requirements(folder: Path, local: AdapterRequirements) -> AdapterRequirements:
-    """Read an adapter folder's; what an older recipe lacks is taken from `local`."""
+    """Return those of an adapter folder; what an older recipe lacks is taken from `local`."""
     recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE_FILE)
     schema = raw_recipe.get("schema_sha256", local.schema_sha256)
     image = raw_recipe.get("image", local.image)

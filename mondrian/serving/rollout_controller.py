@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mondrian.registry.local_store import link_control_version
 from mondrian.rollout.actions import advance, current_verdict, roll_back
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.decision import Verdict
+from mondrian.rollout.decision import RolloutVerdict
 from mondrian.rollout.store import ROLLED_BACK, Actor, Candidate, RolloutRecord, RolloutStore
 from mondrian.serving.assignment import RolloutSnapshot
 from mondrian.serving.engines.base import Adapter
@@ -56,7 +56,7 @@ class RolloutController:
             if adapter is None or not adapter.serves:
                 continue
             record = await asyncio.to_thread(
-                self.rollouts.begin,
+                self.rollouts.get_or_start,
                 Candidate(advisor, adapter.version, Path(adapter.folder).name, adapter.folder),
                 self.config.baseline if self.load_adapter else "base",
                 self.config.steps[0].share == 1,
@@ -98,7 +98,7 @@ class RolloutController:
         log.error("%s; the base does, and nothing is compared: %s", message, reason)
         return ""
 
-    def decide(self) -> list[tuple[RolloutRecord, Verdict]]:
+    def decide(self) -> list[tuple[RolloutRecord, RolloutVerdict]]:
         """Act on the metrics of each rollout; return the actions. To be called in a thread."""
         decisions = []
         for snapshot in self._snapshots.values():

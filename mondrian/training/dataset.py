@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mondrian.core.errors import TrainingError
+from mondrian.core.errors import TrainingError, join_first
 from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model.tokenizer import RowTokenizer
@@ -58,10 +58,9 @@ def check_sequence_lengths(examples: Sequence[Example], params: TrainParams) -> 
     max_length = params.max_seq_length
     too_long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > max_length]
     if too_long:
-        more = f" (+{len(too_long) - 5} more)" if len(too_long) > 5 else ""
         raise TrainingError(
             f"{len(too_long)} rows have more than train.max_seq_length ({max_length}) tokens: "
-            f"{', '.join(too_long[:5])}{more}; raise it, or lower image.max_pixels"
+            f"{join_first(too_long, 5)}; raise it, or lower image.max_pixels"
         )
 
 

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from mondrian.rollout.actions import (
     MAX_NAME_CHARS,
     MAX_REASON_CHARS,
-    InvalidTransition,
-    MissingReason,
+    InvalidTransitionError,
+    MissingReasonError,
 )
 from mondrian.rollout.report import RolloutReport, iso_timestamp, render_csv
 from mondrian.rollout.store import Actor
@@ -72,8 +72,9 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
     actor = Actor(f"{decision.who or 'a program'} (API)", decision.reason)
     try:
         changed = await call(apply_requested_action, service, record, action, actor, revision)
-    except InvalidTransition as error:
-        raise HTTPException(400 if isinstance(error, MissingReason) else 409, str(error)) from None
+    except InvalidTransitionError as error:
+        status = 400 if isinstance(error, MissingReasonError) else 409
+        raise HTTPException(status, str(error)) from None
     return JSONResponse(await call(build_report, service, changed))
 
 
