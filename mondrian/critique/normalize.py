@@ -1,4 +1,4 @@
-"""Normalise an object that means a critique to the schema, with the names of the repairs.
+"""Normalize an object that means a critique to the schema, with the names of the repairs.
 
 Misspelt keys and names, dimensions by name or in any order, and scores such as "8/10" are repaired.
 What an older form lacks (strengths, priorities, notes) is taken from the critique's own sentences.

@@ -44,7 +44,7 @@ _INSTRUCTION = re.compile(
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
 )
 _EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
-_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as a control token
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenized as a control token
 _LOOP_WINDOW, _LOOP_MIN_BYTES = 4000, 300  # characters at the end that are checked
 _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
 
@@ -55,7 +55,7 @@ def parse_critique(
     """Parse the critique in a stored text.
 
     advisor  the one to take from HTML of several advisors
-    prompts  prompts of the job, to recognise an echo of them
+    prompts  prompts of the job, to recognize an echo of them
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")

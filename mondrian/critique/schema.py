@@ -1,4 +1,4 @@
-"""The critique: its schema, its JSON Schema and its one canonical serialisation.
+"""The critique: its schema, its JSON Schema and its one canonical serialization.
 
 Training targets, constrained decoding and validation all use this module, so a model is trained on
 exactly the text that a grammar made from `json_schema()` allows.
@@ -65,7 +65,7 @@ class Critique(_Strict):
 
 
 def serialize_critique(critique: Critique) -> str:
-    """Serialise on one line, keys in schema order, whole scores without a fraction."""
+    """Serialize on one line, keys in schema order, whole scores without a fraction."""
     return json.dumps(_simplify_numbers(critique.model_dump()), ensure_ascii=False)
 
 

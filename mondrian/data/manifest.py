@@ -93,7 +93,7 @@ class Manifest:
     """A manifest on disk; a section is read when it is requested, one record at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DataError if the file is missing or invalid."""
+        """Raise DataError if the file is missing or invalid."""
         self.path = path
         header = next(self._read_section("header", ManifestHeader), None)
         if header is None:

@@ -23,7 +23,7 @@ class PhotoIndex:
     """The photos of a folder, and its thumbnails if `use_thumbnails` is set."""
 
     def __init__(self, folder: Path, use_thumbnails: bool) -> None:
-        """Raises DataError if the folder does not exist."""
+        """Raise DataError if the folder does not exist."""
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder of photos; set it with --source_dir")
         self._folder, self._resolved_folder = folder, folder.resolve()

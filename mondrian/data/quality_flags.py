@@ -143,7 +143,7 @@ class Vocabulary:
         self._min_similarity = self._threshold(descriptions)
 
     def has_unrelated_descriptions(self, descriptions: Sequence[str], max_kinds: int) -> bool:
-        """Return whether more than `max_kinds` descriptions are each unlike all before them."""
+        """Return whether more than `max_kinds` descriptions each differ from all before them."""
         kinds: list[set[str]] = []
         for words in map(_words, descriptions):
             if not any(self._similarity(words, kind) >= self._min_similarity for kind in kinds):

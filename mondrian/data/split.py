@@ -97,7 +97,7 @@ def _assign_held_out(
 ) -> dict[str, str]:
     """Assign small groups, in the order of their overall score, to val and test.
 
-    Many samples have one group from each stratum of neighbours; the result is the sample with
+    Many samples have one group from each stratum of neighbors; the result is the sample with
     splits closest to all groups in the mean of every score. Morgan & Rubin,
     "Rerandomization to improve covariate balance in experiments" (2012).
     """
@@ -133,7 +133,7 @@ def _sample_held_out(
 
 
 def _assign_folds(order: Sequence[str], params: PrepareParams) -> dict[str, int]:
-    """Assign a fold to each group, different ones to neighbours in the overall score."""
+    """Assign a fold to each group, different ones to neighbors in the overall score."""
     rng = Random(params.seed)
     folds: dict[str, int] = {}
     for start in range(0, len(order) if params.folds else 0, max(1, params.folds)):

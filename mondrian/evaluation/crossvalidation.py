@@ -111,7 +111,6 @@ def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir
 
 
 def _read_json_or_none(file: Path) -> Any:
-    """Return the content of a JSON file, or None if it is missing or damaged."""
     try:
         return read_json(file)
     except DataError:

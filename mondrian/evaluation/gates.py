@@ -53,7 +53,7 @@ def _holds(name: str, value: float, threshold: float) -> bool:
 
 
 def list_failed_gates(metrics: dict[str, Any], thresholds: GateParams) -> list[str]:
-    """Return what prevents a release of this evaluate.json, a line each, by today's thresholds."""
+    """Return what prevents a release of this evaluate.json by current thresholds, a line each."""
     verdict = metrics["verdict"]
     failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]
     if not {"compliance", "index_low"} <= set(metrics["gates"]):

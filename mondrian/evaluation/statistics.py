@@ -21,8 +21,6 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference with its interval."""
-
     mean: float
     low: float
     high: float
@@ -75,7 +73,7 @@ def estimate_paired_difference(
 
 
 def _detectable_errors(n: int) -> float:
-    """Return how many standard errors a difference needs for POWER at LEVEL."""
+    """Return how many standard errors a difference needs for POWER at CONFIDENCE_LEVEL."""
     return float(stats.t.ppf(1 - (1 - CONFIDENCE_LEVEL) / 2, n - 1) + stats.t.ppf(POWER, n - 1))
 
 

@@ -35,7 +35,7 @@ def save(folder: Path, weights: Tensors, config: LoraConfig, recipe: Any, base_l
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
-    """Attach an adapter, or raise AdapterError if it is damaged, of another base, or idle."""
+    """Attach an adapter; AdapterError if it is damaged, of another base, or has no effect."""
     base = read_recipe(folder).base
     if base.sha256 != base_hash:
         raise AdapterError(

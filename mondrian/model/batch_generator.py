@@ -56,8 +56,6 @@ class SamplingParams:
 
 
 class SequenceState:
-    """A sequence that is being generated."""
-
     def __init__(
         self,
         prompt: Sequence[int],

@@ -46,8 +46,7 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """The id of its rollout."""
-        return f"{self.advisor}/{self.version}"
+        return f"{self.advisor}/{self.version}"  # of its rollout
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ class RolloutStore:
         self.reader = engine.execution_options(reads=True)
 
     def get(self, id: str) -> RolloutRecord | None:
-        """Return a rollout by its id, <advisor>/<version>."""
         return next(iter(self._select_records(rollouts.c.id == id)), None)
 
     def list_rollouts(self) -> list[RolloutRecord]:

@@ -23,7 +23,7 @@ class ServiceSettings:
     params: Params
     lora_path: Path | None
     db: str
-    data: Path  # folder of uploads
+    uploads_folder: Path  # folder of uploads
     api_key: str
     origins: tuple[str, ...] = ()  # from which pages may call (CORS)
     hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
@@ -47,7 +47,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         params=params.model_copy(update={"serve": serve}),
         lora_path=args.lora_path,
         db=args.db,
-        data=args.data,
+        uploads_folder=args.data,
         api_key=key,
         origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
         hosts=tuple(args.allow_host),

@@ -17,8 +17,6 @@ _SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized row."""
-
     name: str  # advisor and job
     ids: list[int]
     start: int  # index of the completion's first token

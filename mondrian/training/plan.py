@@ -44,8 +44,6 @@ QueryKeyCounts = tuple[tuple[int, int], ...]  # queries and the keys they attend
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The sizes of one packed batch."""
-
     tokens: int  # positions that every layer computes
     pairs: QueryKeyCounts  # of every layer but the last
     last_layer_pairs: QueryKeyCounts
@@ -190,8 +188,6 @@ Examples = tuple[PlannedExample, ...]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A run's examples and batches."""
-
     setup: RunSetup
     train: Examples
     val: Examples

@@ -18,8 +18,6 @@ from mondrian.training.plan import RunSetup, TrainingPlan, build_setup, make_pla
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Prepared rows of one advisor."""
-
     train: Path
     val: Path
 
@@ -165,7 +163,7 @@ def _possible_changes(setup: RunSetup) -> dict[str, dict[str, int]]:
 
 
 def _change(setup: RunSetup, update: dict[str, int]) -> RunSetup:
-    """Return a job with other parameters of `train`, or with the base packed to `bits`."""
+    """Return a setup with other parameters of `train`, or with the base packed to `bits`."""
     if "bits" in update:
         return replace(setup, base=replace(setup.base, bits=update["bits"]))
     params = setup.params.model_copy(update=update)

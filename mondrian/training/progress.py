@@ -119,7 +119,7 @@ class TrainResult:
         }
 
     def loss_csv(self, curve: str) -> str:
-        """Return loss by step as CSV; part is train_loss or val_loss."""
+        """Return the loss by step as CSV; curve is train_loss or val_loss."""
         key = "loss" if curve == "train_loss" else curve
         lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
         return "\n".join(["step,loss", *lines]) + "\n"

@@ -12,7 +12,7 @@ from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, validate_critique
 from mondrian.serving.feedback.form import build_critique_body, build_draft, initial_form_values
 from mondrian.serving.feedback.request import (
-    InvalidFeedback,
+    InvalidFeedbackError,
     build_feedback_values,
     count_changes,
     parse_feedback,
@@ -36,7 +36,7 @@ def errors_of(body: Any, critique: Critique | None = None) -> dict[str, str]:
     try:
         request = parse_feedback(body if isinstance(body, str) else json.dumps(body))
         build_feedback_values(request, "ansel", critique, ())
-    except InvalidFeedback as invalid:
+    except InvalidFeedbackError as invalid:
         return {error.field: error.message for error in invalid.errors}
     return {}
 
@@ -242,7 +242,7 @@ def test_the_form_changes_only_the_edited_fields(critique: Critique) -> None:
     assert body["key_strengths"] == ["one", "two"]
     assert body["overall_score"] != critique.overall_score  # it is the mean
     invalid = form | {"dimensions.1.score": "much", "key_strengths": ""}
-    with pytest.raises(InvalidFeedback) as caught:
+    with pytest.raises(InvalidFeedbackError) as caught:
         parse_feedback(json.dumps({"critique": build_critique_body(invalid, critique)}))
     draft = build_draft(critique, invalid, caught.value.errors)
     assert set(draft.errors) == {"dimensions.1.score", "key_strengths"}

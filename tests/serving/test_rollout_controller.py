@@ -45,10 +45,10 @@ def make_controller(tmp_path: Path, engine: FakeEngine) -> RolloutController:
 
 def advance_to_last_step(controller: RolloutController, version: str) -> None:
     for _ in controller.config.steps[1:]:
-        record = controller.rollouts.get(f"ansel/{version}")
+        record = controller.store.get(f"ansel/{version}")
         assert record
         assert apply_action(
-            controller.rollouts, controller.config, record, "advance", Actor("somebody", "trusted")
+            controller.store, controller.config, record, "advance", Actor("somebody", "trusted")
         )
 
 

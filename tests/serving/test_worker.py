@@ -179,7 +179,7 @@ def test_an_adapter_of_another_prompt_advisor_or_image_size_is_rejected(
     for other, message in (
         (replace(request, prompt_hash="0" * 64), "trained on another prompt"),
         (replace(request, advisor="okeefe"), "is ansel's, not okeefe's"),
-        (replace(request, pixel_bounds={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
+        (replace(request, image_size={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
     ):
         assert message in adapters.load_and_verify(other).fault
 

@@ -18,7 +18,7 @@ _JPEG_QUALITY = 95  # of the saved photo
 _UNSAFE_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-class RequestRejected(MondrianError):
+class RequestRejectedError(MondrianError):
     """A request with an unusable photo or field; `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -28,8 +28,6 @@ class RequestRejected(MondrianError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A saved photo."""
-
     image: Image.Image  # as the model gets it
     filename: str  # uploads/<uuid>_<name>.jpg, relative to the store's folder
     sha256: str  # of the uploaded bytes
@@ -49,10 +47,10 @@ class UploadStore:
     def save(self, content: bytes, name: str) -> Upload:
         """Decode, check and orient a photo, and save it as JPEG.
 
-        Raises RequestRejected: 400 if empty, 415 if not a known format, 422 if unusable.
+        Raises RequestRejectedError: 400 if empty, 415 if not a known format, 422 if unusable.
         """
         if not content:
-            raise RequestRejected(400, "the photo is empty (0 bytes)")
+            raise RequestRejectedError(400, "the photo is empty (0 bytes)")
         image = self._read(BytesIO(content))
         jpeg = BytesIO()
         image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
@@ -62,7 +60,7 @@ class UploadStore:
         return Upload(model_image, filename, sha256(content).hexdigest())
 
     def load_image(self, filename: str) -> Image.Image:
-        """Return a saved photo as the model gets it. Raises RequestRejected if it is unreadable."""
+        """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""
         return resize_to_fit(self._read(self.path(filename)), self.min_pixels, self.max_pixels)
 
     def path(self, filename: str) -> Path:
@@ -78,7 +76,7 @@ class UploadStore:
             check_image(image)
         except PhotoError as error:
             status = 415 if error.reason == "image_unreadable" else 422
-            raise RequestRejected(status, f"{error.reason}: {one_line(error)}") from None
+            raise RequestRejectedError(status, f"{error.reason}: {one_line(error)}") from None
         return image
 
 

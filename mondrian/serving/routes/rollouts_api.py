@@ -21,7 +21,7 @@ from mondrian.serving.http.openapi import (
     EXPERIMENTS_RESPONSE,
     build_responses,
 )
-from mondrian.serving.http.request_parsing import read_json
+from mondrian.serving.http.request_parsing import read_json_body
 from mondrian.serving.routes.rollouts_page import (
     apply_requested_action,
     build_report,
@@ -66,7 +66,7 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
     """Apply advance, hold, resume or rollback, and return the report on the changed rollout."""
     service = get_service(request)
     call = service.job_runner.call_store
-    decision = await read_json(request, RolloutDecisionRequest)
+    decision = await read_json_body(request, RolloutDecisionRequest)
     record = await call(get_rollout_or_404, service, advisor, version)
     revision = None if decision.revision is None else str(decision.revision)
     actor = Actor(f"{decision.who or 'a program'} (API)", decision.reason)

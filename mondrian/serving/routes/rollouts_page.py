@@ -29,14 +29,14 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/experiments")
-async def experiments(request: Request) -> Response:
+async def show_rollouts(request: Request) -> Response:
     """Show the newest rollout of each advisor, and a list of the older ones."""
     service = get_service(request)
     return await service.job_runner.call_store(_render_rollouts, service)
 
 
 @router.get("/experiments/{advisor}/{version}")
-async def experiment(request: Request, advisor: str, version: str) -> Response:
+async def show_rollout(request: Request, advisor: str, version: str) -> Response:
     service = get_service(request)
     record = await service.job_runner.call_store(get_rollout_or_404, service, advisor, version)
     return await service.job_runner.call_store(_render_rollouts, service, record)

@@ -1,4 +1,4 @@
-"""The progress of a job as server-sent events: /stream for today's clients, /live for our pages."""
+"""Progress of a job as server-sent events: /stream for existing clients, /live for our pages."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import clean_id
-from mondrian.serving.http.responses import select, serialize_job
+from mondrian.serving.http.responses import select_columns, serialize_job
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import (
@@ -26,7 +26,7 @@ _JOB_POLL, _UPDATE, _HEARTBEAT = 0.5, 3.0, 5.0  # seconds
 _LIVE_POLL, _KEEP_ALIVE = 0.25, 10.0  # seconds
 
 
-@router.get("/stream/{id}", **openapi.content("text/event-stream"))
+@router.get("/stream/{id}", **openapi.returns("text/event-stream"))
 async def stream(request: Request, id: str) -> StreamingResponse:
     """Server-sent events of a job until it has finished."""
     service = get_service(request)
@@ -77,7 +77,7 @@ def _status_update(row: JobRow) -> dict[str, Any]:
         "type": "status_update",
         "job_id": row["id"],
         "timestamp": utc_timestamp(),
-        "job_data": select(
+        "job_data": select_columns(
             serialize_job(row),
             "job_id status progress_percentage current_step llm_thinking current_advisor "
             "total_advisors step_phase analysis_url",

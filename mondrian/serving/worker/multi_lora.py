@@ -182,10 +182,10 @@ class MultiLoRA:
 class MultiLoRAGenerator(BatchGenerator):
     """A batch generator for sequences of several arms; each sequence names its arm."""
 
-    def __init__(self, vlm: Vlm, max_rows: int, multi_lora: MultiLoRA) -> None:
-        super().__init__(vlm, max_rows)
+    def __init__(self, vlm: Vlm, max_sequences: int, multi_lora: MultiLoRA) -> None:
+        super().__init__(vlm, max_sequences)
         self.multi_lora = multi_lora
 
     def _forward(self, seqs: Sequence[SequenceState]) -> mx.array:
-        with self.multi_lora.assign_tokens([(row.arm, len(row.pending)) for row in seqs]):
+        with self.multi_lora.assign_tokens([(seq.arm, len(seq.pending)) for seq in seqs]):
             return super()._forward(seqs)
