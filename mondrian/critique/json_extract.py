@@ -113,11 +113,11 @@ def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, t
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if out.setdefault(key, value) != value:
+        if unique.setdefault(key, value) != value:
             raise ValueError(f"{key[:40]!r} has two different values")
-    return out
+    return unique
 
 
 def _has_critique_key(body: str, start: int = 0) -> bool:

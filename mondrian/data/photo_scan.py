@@ -146,7 +146,7 @@ def _parse_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
 
 def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[ScannedPhoto]:
     cache.execute("BEGIN IMMEDIATE")
-    out = []
+    scanned = []
     for path, stamp, info in scans:
         if stamp is not None:
             # An unreadable photo is not cached: the error may be temporary.
@@ -159,6 +159,6 @@ def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[Sc
                 query = f"SELECT {_INFO_COLUMNS} FROM photos WHERE sha256 = ?"
                 row = cache.execute(query, (info.sha256,)).fetchone()
                 info = _parse_cached_row(row) or read_photo_info(path, info.sha256)
-        out.append((path, info))
+        scanned.append((path, info))
     cache.execute("COMMIT")
-    return out
+    return scanned

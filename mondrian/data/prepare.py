@@ -62,8 +62,8 @@ def write_split(
         batches = split_into_batches(photos.values(), _BATCH_SIZE)
         output = (image_params, staging)
         with tqdm(total=len(photos), desc="images", unit="photo", leave=False) as bar:
-            for n_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
-                bar.update(n_written)
+            for num_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
+                bar.update(num_written)
 
 
 @contextmanager

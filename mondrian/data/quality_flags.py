@@ -81,24 +81,24 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
 @lru_cache(maxsize=256)
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
     """Return the seven scores that an example in a prompt may give: by name, or any in a row."""
-    out = set()
+    examples = set()
     json_matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
     json_scores = [(match[1] or "", float(match[2])) for match in json_matches]
     for named_scores in (json_scores, _find_html_scores(prompt)):
         scores = [score for _, score in named_scores]
-        out |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
+        examples |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
         by_name = {dimension_name(name): score for name, score in reversed(named_scores)}
-        out.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
-    return frozenset(out)
+        examples.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
+    return frozenset(examples)
 
 
 def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
-    out = []
+    named_scores = []
     for match in islice(_GRADE.finditer(prompt), _MAX_PROMPT_SCORES):
         before = _TAG.sub(" ", prompt[max(0, match.start() - 80) : match.start()])
         name = _DIMENSION_NAME.search(before)
-        out.append((name[1] if name else "", float(match[1])))
-    return out
+        named_scores.append((name[1] if name else "", float(match[1])))
+    return named_scores
 
 
 def words_hash(critique: Critique) -> str:
@@ -155,8 +155,8 @@ class Vocabulary:
     def _threshold(self, descriptions: Sequence[tuple[str, str]]) -> float:
         """Return the 99th percentile of the similarity of descriptions of different groups."""
         rng = Random(0)
-        n_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
-        pairs = [rng.sample(descriptions, 2) for _ in range(n_pairs)]
+        num_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
+        pairs = [rng.sample(descriptions, 2) for _ in range(num_pairs)]
         similarities = sorted(
             self._similarity(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q
         )

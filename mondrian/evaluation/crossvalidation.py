@@ -17,7 +17,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
 from mondrian.critique.rows import ChatRow, image_hashes
-from mondrian.evaluation.evaluate import EvalDataset, evaluate
+from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.model import lora, provenance
 from mondrian.model.adapter import adapts_merger
 from mondrian.model.provenance import build_recipe, package_versions
@@ -48,7 +48,7 @@ def crossvalidate(
     for fold in folds:
         print(f"fold {fold + 1} of {len(folds)}", flush=True)
         val = [row for row in rows if row.fold == fold]
-        data = EvalDataset(val, train=[row for row in rows if row.fold != fold])
+        data = EvalData(val, train=[row for row in rows if row.fold != fold])
         reports.append(train_and_evaluate(base, params, data, folder / str(fold), cache_dir))
     return merge_reports(reports)
 
@@ -68,7 +68,7 @@ def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def train_and_evaluate(
-    base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path
+    base: Vlm, params: Params, data: EvalData, folder: Path, cache_dir: Path
 ) -> dict[str, Any]:
     """Train an adapter on `data.train` and return its report on `data.val`.
 
@@ -91,7 +91,7 @@ def train_and_evaluate(
     return report
 
 
-def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path) -> str:
+def _train(base: Vlm, params: Params, data: EvalData, folder: Path, cache_dir: Path) -> str:
     """Train the adapter of the folder, unless it is up to date; return the training's identity."""
     rows, val = list(data.train), list(data.val)
     identity = _identity(base, [*rows, *val], params.train.model_dump())

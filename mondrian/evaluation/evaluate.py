@@ -34,7 +34,7 @@ _COST_PHOTOS = 2  # photos on which cost is measured
 
 
 @dataclass(frozen=True)
-class EvalDataset:
+class EvalData:
     """Rows to evaluate on, and the training rows for few-shot examples and copy detection."""
 
     val: Sequence[ChatRow]
@@ -44,7 +44,7 @@ class EvalDataset:
 def evaluate(
     features: FeatureCache,
     folder: Path,
-    data: EvalDataset,
+    data: EvalData,
     params: EvaluateParams,
     cache_path: Path,
 ) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _identity(
 
 
 def _answer_photos(
-    context: EvalContext, data: EvalDataset, prompts: ArmPrompts
+    context: EvalContext, data: EvalData, prompts: ArmPrompts
 ) -> list[dict[str, Any]]:
     """Return for each val row the reference critique, the answer of each arm, and variants."""
     answers: dict[str, list[Generation]] = {}

@@ -30,7 +30,7 @@ class LoraConfig:
     alpha: float
     dropout: float = 0.0
     target_modules: tuple[str, ...] = PROJECTIONS["both"]  # of the language layers
-    num_layers: int = 0  # adapt only the last so many layers; 0 for all
+    num_layers: int = 0  # how many of the last layers to adapt; 0 for all
     train_projector: bool = False  # adapt the vision tower's merger too
     rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv:2312.03732), not alpha / rank
     dora: bool = False  # train the norm of each output's weights separately (arXiv:2402.09353)

@@ -129,10 +129,11 @@ class Service:
 
         Raises RequestRejectedError if the idempotency key was used for another photo.
         """
-        upload = await self.job_runner.call_upload_store(self.uploads.save, form.content, form.name)
+        call = self.job_runner.call_upload_store
+        upload = await call(self.uploads.save, form.content, form.filename)
         row, is_new = await self.add_job(form, upload, kind, status)
         if not is_new:
-            await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
+            await call(self.uploads.delete, upload.filename)
             check_same_photo(row, upload)
         return row, upload, is_new
 
@@ -149,7 +150,7 @@ class Service:
             "kind": kind,
             "subject": form.subject,
             "enable_rag": int(form.enable_rag),
-            "idempotency_key": form.key,
+            "idempotency_key": form.idempotency_key,
             "photo_sha256": upload.sha256,
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,

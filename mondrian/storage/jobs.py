@@ -77,12 +77,12 @@ class JobStore:
     def get(self, id: str) -> JobRow | None:
         return self._select_first(jobs.c.id == id)
 
-    def list_newest(self, limit: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
+    def list_newest(self, max_rows: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
         """Return the newest jobs of these kinds; without kinds all but shadow jobs."""
         kind = jobs.c.kind
         condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
         order = (func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        query = select(jobs).where(condition).order_by(*order).limit(limit)
+        query = select(jobs).where(condition).order_by(*order).limit(max_rows)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 

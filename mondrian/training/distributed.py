@@ -94,7 +94,7 @@ def join_process_group(timeout_seconds: float) -> ProcessGroup:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """End this rank when the process that started it is gone, perhaps killed with -9."""
+    """End this rank when the process that started it has ended, for example by kill -9."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

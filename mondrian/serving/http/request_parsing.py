@@ -27,14 +27,14 @@ BODY_SECONDS = 60.0  # time limit for a client to send its form
 @dataclass(frozen=True)
 class CritiqueForm:
     content: bytes
-    name: str  # of the file, as the client sent it
+    filename: str  # as the client sent it
     advisors: tuple[str, ...]
     mode: str
     job_id: str
     subject: str  # unit of A/B assignment: the client id if sent, else the job id
     enable_rag: bool
     auto_analyze: bool
-    key: str | None  # Idempotency-Key
+    idempotency_key: str | None
 
 
 async def read_form(request: Request, params: Params) -> CritiqueForm:
@@ -48,7 +48,7 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
             request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form,
         ):
             file = _photo_file(form)
-            content, name = await file.read(), file.filename or ""
+            content, filename = await file.read(), file.filename or ""
             fields = {k: value.strip() for k, value in form.multi_items() if isinstance(value, str)}
     except TimeoutError:
         message = f"the body did not arrive within {BODY_SECONDS:.0f} s"
@@ -63,7 +63,7 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
     client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
     return CritiqueForm(
         content,
-        name,
+        filename,
         _parse_advisors(fields.get("advisor", ""), id, params.advisors),
         fields.get("mode", "").lower() or "baseline",
         id,

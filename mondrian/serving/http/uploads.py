@@ -37,14 +37,14 @@ class UploadStore:
     """A folder of uploaded photos.
 
     min_pixels, max_pixels  bounds of the image for the model
-    megapixels              a photo that declares more is rejected
+    max_megapixels          a photo that declares more is rejected
     """
 
-    def __init__(self, folder: Path, min_pixels: int, max_pixels: int, megapixels: int) -> None:
+    def __init__(self, folder: Path, min_pixels: int, max_pixels: int, max_megapixels: int) -> None:
         self.folder, self.min_pixels, self.max_pixels = folder, min_pixels, max_pixels
-        self.max_photo_pixels = megapixels * 1_000_000
+        self.max_photo_pixels = max_megapixels * 1_000_000
 
-    def save(self, content: bytes, name: str) -> Upload:
+    def save(self, content: bytes, filename: str) -> Upload:
         """Decode, check and orient a photo, and save it as JPEG.
 
         Raises RequestRejectedError: 400 if empty, 415 if not a known format, 422 if unusable.
@@ -54,10 +54,10 @@ class UploadStore:
         image = self._read(BytesIO(content))
         jpeg = BytesIO()
         image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
-        filename = f"uploads/{uuid4()}_{_sanitize_name(name)}.jpg"
-        write_bytes(self.folder / filename, jpeg.getvalue())
+        stored_name = f"uploads/{uuid4()}_{_sanitize_name(filename)}.jpg"
+        write_bytes(self.folder / stored_name, jpeg.getvalue())
         model_image = resize_to_fit(image, self.min_pixels, self.max_pixels)
-        return Upload(model_image, filename, sha256(content).hexdigest())
+        return Upload(model_image, stored_name, sha256(content).hexdigest())
 
     def load_image(self, filename: str) -> Image.Image:
         """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""

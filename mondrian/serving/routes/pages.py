@@ -42,7 +42,7 @@ from mondrian.storage.jobs import JobRow
 
 _BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
 _MAX_PHOTO_SIDE = 900  # pixels of the longer side
-_HISTORY_LIMIT = 100
+_MAX_HISTORY_ROWS = 100
 _NOT_FOUND = "Critique not found; it may have been deleted."
 _PHOTO_HEADERS = {"cache-control": "private, max-age=3600"}
 _LOGIN_TEMPLATE = "serving/templates/login.html"
@@ -81,7 +81,7 @@ async def _queue_jobs(service: Service, request: Request) -> str:
     await service.check_job_queue()
     row, upload, is_new = await service.accept(form, "upload", "queued")
     if is_new and use_both:
-        other = replace(form, mode="lora", job_id=str(uuid4()), key=None)
+        other = replace(form, mode="lora", job_id=str(uuid4()), idempotency_key=None)
         await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
     service.job_runner.notify_queued()
     return str(row["id"])
@@ -115,7 +115,7 @@ async def show_job_page(request: Request, id: str) -> Response:
 async def show_history_page(request: Request) -> Response:
     service = get_service(request)
     call, kinds = service.job_runner.call_store, ("upload", "direct")
-    rows = await call(service.store.list_newest, _HISTORY_LIMIT, kinds)
+    rows = await call(service.store.list_newest, _MAX_HISTORY_ROWS, kinds)
     return await call(render_history_page, service, rows)
 
 
@@ -155,7 +155,7 @@ async def post_feedback_form(request: Request, id: str, advisor: str = "") -> Re
 
 
 @router.post("/again/{id}")
-async def requeue_job(request: Request, id: str) -> Response:
+async def restart_job(request: Request, id: str) -> Response:
     service = get_service(request)
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)

@@ -83,14 +83,14 @@ class AdapterRegistry:
             )
             check_requirements(read_requirements(folder, requirements), requirements, str(folder))
             version = _read_version(folder)
-            arm, merged, n_bytes = self._load_checked_arm(request, folder, version)
+            arm, merged, num_bytes = self._load_checked_arm(request, folder, version)
             if _read_version(folder) != version:
                 raise AdapterError(f"{folder} was written while it was read; wait")
         except (MondrianError, OSError, RuntimeError, MemoryError) as error:
             return Adapter(request.name, request.folder, "", fault=one_line(error, 400))
         self.remove(request.name)
         self.arm_by_name[request.name] = arm
-        return Adapter(request.name, request.folder, version, merged, n_bytes)
+        return Adapter(request.name, request.folder, version, merged, num_bytes)
 
     def _load_checked_arm(
         self, request: LoadAdapterRequest, folder: Path, version: str
