@@ -61,7 +61,7 @@ def load(source: str) -> Vlm:
     config = read_json(folder / "config.json")
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != "qwen3_vl":
-        raise BaseModelError(f"{source} is a {model_type!r}; a dense Qwen3-VL (qwen3_vl) is needed")
+        raise BaseModelError(f"{source} has model_type {model_type!r}; a dense qwen3_vl is needed")
     required = ("preprocessor_config.json", "tokenizer_config.json")
     missing = [name for name in required if not (folder / name).is_file()]
     if missing:

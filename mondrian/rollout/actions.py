@@ -10,7 +10,7 @@ from mondrian.rollout.observations import load_observations
 from mondrian.rollout.store import HELD, ROLLED_BACK, RUNNING, Actor, RolloutRecord, RolloutStore
 
 ACTIONS = ("advance", "hold", "resume", "rollback")
-MAX_REASON_CHARS, MAX_NAME_CHARS = 1000, 200  # of a person's name
+MAX_REASON_CHARS, MAX_NAME_CHARS = 1000, 200  # of a reason, and of a person's name
 
 
 class InvalidTransitionError(MondrianError):
@@ -51,9 +51,8 @@ def advance(
 def hold(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Stay at this step until a person resumes or advances; guardrails still roll it back."""
     if record.state != RUNNING:
-        raise InvalidTransitionError(
-            f"{record.name} is {record.state}, not running, so it cannot hold"
-        )
+        problem = f"{record.name} is {record.state}; only a running rollout can hold"
+        raise InvalidTransitionError(problem)
     return store.change(record, "hold", actor, state=HELD)
 
 

@@ -102,7 +102,8 @@ def _photo_file(form: FormData) -> UploadFile:
         if isinstance(value, UploadFile):
             return value
         if isinstance(value, str) and value:
-            raise RequestRejectedError(400, f"{name} is text; send the photo, not a path or URL")
+            message = f"{name} is text; send the photo itself, not a path or URL"
+            raise RequestRejectedError(400, message)
     raise RequestRejectedError(400, "No image provided")
 
 
