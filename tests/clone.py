@@ -70,7 +70,7 @@ def copy_work_tree(folder: Path, omitted: tuple[str, ...]) -> None:
 def make_clone(folder: Path) -> Clone:
     """Commit all files of this work tree to a new repository, without the pipeline's outputs."""
     clone = Clone(folder)
-    copy_work_tree(folder, ("metrics/",))
+    copy_work_tree(clone.folder, ("metrics/",))
     clone.run("git", "init", "-q")
     clone.commit("clone")
     return clone

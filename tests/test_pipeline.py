@@ -94,7 +94,7 @@ def test_a_failed_run_keeps_the_outputs_of_the_run_before(clone: Clone) -> None:
 
 def test_the_summary_shows_the_verdicts(clone: Clone) -> None:
     summary = clone.mondrian("summary")
-    assert summary.count("BETTER on 21 critiques of 21 photographs that were not trained on") == 2
+    assert summary.count("BETTER on 21 critiques of 21 photos not used in training") == 2
     assert "fine_tuned" in summary
 
 
