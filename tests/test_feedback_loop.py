@@ -54,7 +54,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
     mac = Clone(tmp_path)
     subprocess.run(["git", "clone", "-q", origin, mac.folder], check=True, timeout=60)
     pull_v1 = mac.mondrian("pull", "ansel", "--rev", "v1", "--from", origin)
-    assert "ansel@v1.0.0 serves" in pull_v1
+    assert "ansel@v1.0.0 is active" in pull_v1
     flags = service_flags(mac, application)
     with run_service(tmp_path, *flags) as service, service.client() as client:
         collect_feedback(client)
@@ -75,7 +75,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
         assert json.loads(record.read_text())["adapter_version"] == version
         rollout = mac.mondrian("rollout", "ansel", "--db", application / "mondrian.db")
         assert "ansel@v2.0.0" in rollout
-        assert "ansel@v2.0.0 serves" not in mac.mondrian("rollback", "ansel")
+        assert "ansel@v1.0.0 is active again" in mac.mondrian("rollback", "ansel")
         deadline = time.monotonic() + 20
         while served_version(client) != first_version:
             assert time.monotonic() < deadline
@@ -130,7 +130,7 @@ def pull_v2_under_load(
     with service.client() as client, load(service) as statuses:
         started = time.monotonic()
         output = mac.mondrian("pull", "ansel", "--stage", "prod", "--from", origin)
-        assert "ansel@v2.0.0 serves" in output
+        assert "ansel@v2.0.0 is active" in output
         pull_seconds = time.monotonic() - started
         while (version := served_version(client)) == first_version:
             assert time.monotonic() - started < 60
