@@ -38,8 +38,6 @@ Versions = tuple[str, ...]
 
 
 class HistoryEntry(StrictRecord):
-    """An activation of a version."""
-
     activated_at: str
     version: str
     record: str  # sha256 of its release.json

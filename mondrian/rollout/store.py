@@ -92,8 +92,6 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class RolloutDecision:
-    """A log entry."""
-
     rollout: str
     who: str
     action: str

@@ -263,7 +263,7 @@ def _plan_example(row: ChatRow, setup: RunSetup, tokenizer: RowTokenizer) -> Pla
 
 
 def plan_batches(setup: RunSetup, train: Examples, val: Examples, image_id: int) -> TrainingPlan:
-    """Lay out the batches of every epoch and its validation."""
+    """Lay out the batches of every epoch and of its validation."""
     params, size = setup.params, setup.params.batch_size
     epochs = min(params.epochs, _MAX_EPOCHS)
     train_batches = [
