@@ -24,7 +24,7 @@ from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.critique.schema import serialize_critique
 from mondrian.evaluation.arms import pick_other_photos
 from mondrian.evaluation.crossvalidation import train_and_evaluate
-from mondrian.evaluation.evaluate import EvalDataset
+from mondrian.evaluation.evaluate import EvalData
 from mondrian.evaluation.verdict import build_metrics
 from mondrian.model import vlm
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores
@@ -104,7 +104,7 @@ def main() -> None:
             run_params = params.model_copy(update={"train": train_params})
             folder = CACHE / "controls" / f"{advisor}-{run.control.replace(' ', '-')}-{run.seed}"
             report = train_and_evaluate(
-                base, run_params, EvalDataset(run.val, run.train), folder, CACHE
+                base, run_params, EvalData(run.val, run.train), folder, CACHE
             )
             results.append(summarize(advisor, run, report, run_params))
             print(json.dumps(results[-1]), flush=True)

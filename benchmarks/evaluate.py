@@ -34,7 +34,7 @@ from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.batch_generator import mask_logits
-from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.constrained import CritiqueGrammar, GrammarState
 from mondrian.model.language import compute_logits, hidden_states, make_batch
 from mondrian.model.vision import extract_features
 from mondrian.sample.scene import draw_scene, render
@@ -61,7 +61,7 @@ def write_tiny_workload(folder: Path) -> Workload:
         image = resize_to_fit(render(draw_scene(SEED, i)), 4096, 20_480)
         inputs = base.processor.image_processor([image])
         rows, columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0][1:])
-        ids.append(base.tokenizer.prompt(messages, rows * columns // 4))
+        ids.append(base.tokenizer.tokenize_prompt(messages, rows * columns // 4))
         grids.append((rows, columns))
         pixels.append(np.array(inputs["pixel_values"]))
     return _write(folder, str(TINY_FOLDER), ids, grids, pixels)
@@ -96,7 +96,7 @@ def generate(workload: Workload, num_threads: int, *arguments: object) -> Result
 def logit_gaps(workload: Workload, result: Result, other: Result) -> list[float]:
     """Return the gap between the logits of the first two tokens that differ, for each such pair."""
     base, gaps = vlm.load(workload.base), []
-    adapter.attach_folder(base.model, workload.adapter)
+    adapter.attach_from_folder(base.model, workload.adapter)
     end_id = base.processor.tokenizer.eos_token_id
     for i, (ids, other_ids) in enumerate(zip(result["ids"], other["ids"], strict=True)):
         if ids == other_ids:
@@ -121,7 +121,7 @@ def measure_mask_cost(workload: Workload, result: Result) -> tuple[float, float]
     grammar = CritiqueGrammar(base.processor.tokenizer, vocabulary_size, CONSTRAINED_MAX_TOKENS)
     grammar_seconds, num_tokens, masks = 0.0, 0, []
     for ids in result["ids"][:16]:
-        state = grammar.create_state()
+        state = GrammarState(grammar)
         position = len(state.forced)
         while position < len(ids):
             started = perf_counter()

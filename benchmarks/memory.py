@@ -28,7 +28,7 @@ from mondrian.model.hardware import CPU
 from mondrian.model.language import Features
 from mondrian.model.lora import make_lora_config
 from mondrian.training.dataset import Example
-from mondrian.training.plan import PlannedExample, TrainingJob, plan_batches
+from mondrian.training.plan import PlannedExample, RunSetup, plan_batches
 from mondrian.training.trainer import Trainer
 
 Run = dict[str, Any]
@@ -75,13 +75,13 @@ def measure(run: Run, folder: Path) -> dict[str, float]:
     params = train_params(run)
     features = {e.photo: random_features(base, grid) for e in examples}
     planned = plan_batches(
-        TrainingJob(base, make_lora_config(params), params, CPU),
+        RunSetup(base, make_lora_config(params), params, CPU),
         tuple(PlannedExample(example, grid) for example in examples),
         (),
         base.image_id,
     )
     result = Trainer(PrecomputedFeatures(model, features), examples, examples[:1], params).run()
-    return {"predicted_gb": planned.peak / 1e9, "measured_gb": result.peak_gb}
+    return {"predicted_gb": planned.peak_bytes / 1e9, "measured_gb": result.peak_gb}
 
 
 def make_examples(run: Run, base: Architecture, num_image_tokens: int) -> list[Example]:

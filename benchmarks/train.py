@@ -38,7 +38,7 @@ from mondrian.model.architecture import read_architecture
 from mondrian.model.cpu.openblas import find_openblas
 from mondrian.model.hardware import CPU
 from mondrian.model.lora import LoraConfig
-from mondrian.training.plan import BatchShape, TrainingJob, count_operations
+from mondrian.training.plan import BatchShape, RunSetup, count_operations
 from mondrian.training.schedule import select_micro_batches
 
 EPOCHS, BATCH_SIZE = 3, 2
@@ -121,8 +121,8 @@ def write_tiny_workload(folder: Path) -> Workload:
     for row in rows[: STEPS[TINY] * BATCH_SIZE]:
         inputs = base.processor.image_processor([read_photo(Path(row.images[0]))])
         grid_rows, grid_columns = (int(n) for n in np.array(inputs["image_grid_thw"])[0][1:])
-        prompt = base.tokenizer.prompt(row.messages[:-1], grid_rows * grid_columns // 4)
-        ids.append(prompt + base.tokenizer.answer(row.messages[-1]["content"])[0])
+        prompt = base.tokenizer.tokenize_prompt(row.messages[:-1], grid_rows * grid_columns // 4)
+        ids.append(prompt + base.tokenizer.tokenize_completion(row.messages[-1]["content"])[0])
         prompt_lengths.append(len(prompt))
         grids.append((grid_rows, grid_columns))
         pixels.append(np.array(inputs["pixel_values"]))
@@ -158,7 +158,7 @@ def mean_operations(workload: Workload) -> float:
     mondrian.training.plan.count_operations."""
     base = read_architecture(workload.base)
     params = load_params(ROOT / "params.yaml").train
-    job = TrainingJob(base, LoraConfig(RANK, ALPHA), params, CPU)
+    job = RunSetup(base, LoraConfig(RANK, ALPHA), params, CPU)
     operations = 0
     for batch in workload.batches:
         lengths = [len(workload.ids[row]) - 1 for row in batch]

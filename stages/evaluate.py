@@ -10,7 +10,7 @@ from mondrian.core.errors import EvaluationError, run_command
 from mondrian.core.files import check_output_file, read_json, write_csv, write_json, write_text
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import read_rows
-from mondrian.evaluation.evaluate import EvalDataset, evaluate
+from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.evaluation.gates import check_gates
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.summary import format_metrics_summary
@@ -93,12 +93,12 @@ def main() -> None:
     val = read_rows(args.val_data)[: args.max_examples]
     train = read_rows(args.train_data) if args.train_data else []
     base = vlm.load(args.base or params.base.source)
-    limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, args.cache_dir / "features", limit, adapts_merger(args.lora_path))
+    max_gb, with_pre_merger = params.machine.feature_cache_gb, adapts_merger(args.lora_path)
+    features = FeatureCache(base, args.cache_dir / "features", max_gb, with_pre_merger)
     key = f"{args.lora_path.resolve()} {args.val_data.resolve()} {args.max_examples}"
     name = f"{args.lora_path.name}-{sha256(key.encode()).hexdigest()[:12]}.jsonl"
     answers = args.cache_dir / "evaluate" / name  # for resuming
-    report = evaluate(features, args.lora_path, EvalDataset(val, train), params.evaluate, answers)
+    report = evaluate(features, args.lora_path, EvalData(val, train), params.evaluate, answers)
     write_json(args.output_report, report)
     summary = write_outputs(args, report, params)
     answers.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from mondrian.core.params import load_params
 from mondrian.data.critique_lookup import ApplicationFolders
 from mondrian.data.link import LinkContext, format_link_summary, link
 from mondrian.data.manifest import count_outcomes
-from mondrian.data.sources import default_photo_dir, locate_source
+from mondrian.data.sources import default_photo_folder, locate_source
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main() -> None:
     params = load_params(args.params)
     source = locate_source(args.db_path)
     folders = ApplicationFolders(
-        source=args.source_dir or default_photo_dir(source),
+        source=args.source_dir or default_photo_folder(source),
         analysis=args.analysis_dir or source.parent / "analysis_md",
         html=args.html_dir or source.parent / "analysis",
     )

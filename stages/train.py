@@ -48,30 +48,31 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
-    settings = params.train.with_epochs(args.epochs)
+    train_params = params.train.with_epochs(args.epochs)
     source = params.base.source if args.base is None else args.base
     files = [PreparedFiles(args.train_data, args.val_data)] if args.train_data else []
+    num_processes = params.machine.num_processes
     if args.plan:
-        memory = None if args.memory_gb is None else int(args.memory_gb * 1e9)
+        budget = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         files = files or list_prepared_files(params)
-        for text in describe_plans(source, files, settings, params.machine.num_processes, memory):
+        for text in describe_plans(source, files, train_params, num_processes, budget):
             print(text)
         return
     check_output_folder(args.output_dir, SAVED_FILES)
     check_output_file(args.metrics)
     world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     if world.rank == 0 and not distributed.is_local_rank():
-        plan = build_plan_from_files(source, files[0], settings)
-        check_memory_fit(plan, memory_budget(), params.machine.num_processes)
-    if params.machine.num_processes > world.size:
-        distributed.run_local_ranks([sys.executable, *sys.argv], params.machine.num_processes)
+        plan = build_plan_from_files(source, files[0], train_params)
+        check_memory_fit(plan, memory_budget(), num_processes)
+    if num_processes > world.size:
+        distributed.run_local_ranks([sys.executable, *sys.argv], num_processes)
         return
-    rows, val = read_train_and_val(args.train_data, args.val_data)
+    train, val = read_train_and_val(args.train_data, args.val_data)
     base = vlm.load(source)
-    recipe = build_recipe(base.base_id, rows, args.train_data, params.image, settings)
-    data = TrainingData(rows, val, {"train data": args.train_data, "val data": args.val_data})
+    recipe = build_recipe(base.base_id, train, args.train_data, params.image, train_params)
+    data = TrainingData(train, val, {"train data": args.train_data, "val data": args.val_data})
     paths = RunPaths(args.output_dir, args.metrics, args.cache_dir, args.output_dir.name)
-    result = TrainingRun(base, settings, params.machine, world, paths).run(data, recipe)
+    result = TrainingRun(base, train_params, params.machine, world, paths).run(data, recipe)
     if world.rank == 0:
         print(result.summary(args.output_dir))
 

@@ -13,11 +13,11 @@ from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
-from mondrian.registry.download import Source
+from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore, check_integrity
 from mondrian.registry.pull import PullResult, VersionSelector, pull
 from mondrian.registry.release_record import (
-    RELEASE_FILENAME,
+    RELEASE_FILE,
     Release,
     read_record,
     serialize_record,
@@ -204,7 +204,7 @@ def write_release(folder: Path, version: str = "v1.0.0") -> Release:
             }
         )
     )
-    (folder / RELEASE_FILENAME).write_bytes(serialize_record(release))
+    (folder / RELEASE_FILE).write_bytes(serialize_record(release))
     return release
 
 
@@ -235,7 +235,7 @@ class Mac:
     """A serving machine, and the source of its versions."""
 
     store: LocalStore
-    source: Source
+    source: VersionSource
     params: Params
 
     def pull(self, rev: str, fault: str = "") -> PullResult:
@@ -253,7 +253,7 @@ class Mac:
         if not folder.is_symlink():
             return None
         version = folder.readlink().name.rpartition("@")[2]
-        content = (folder / RELEASE_FILENAME).read_bytes()
+        content = (folder / RELEASE_FILE).read_bytes()
         check_integrity(
             folder, read_record(content, "ansel", parse_version(version), "release.json")
         )

@@ -12,6 +12,7 @@ from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.storage.engine import open_engine
 from mondrian.storage.feedback import add_feedback
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
+from mondrian.storage.tables import jobs
 
 
 def post_feedback(client: httpx2.Client, job: str, **body: Any) -> dict[str, Any]:
@@ -55,6 +56,12 @@ def add_completed_job(
         }
     )
     return row
+
+
+def change_row(store: JobStore, id: str, **values: Any) -> None:
+    """Change a row as another program would."""
+    with store.engine.begin() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == id), values)
 
 
 def write_feedback(

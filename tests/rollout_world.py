@@ -46,7 +46,7 @@ def start_rollout(
 
     columns  of its row that replace the defaults
     """
-    record = store.begin(Candidate(advisor, version, name, f"shelf/{name}"), "base")
+    record = store.get_or_start(Candidate(advisor, version, name, f"shelf/{name}"), "base")
     now = time.time()
     start, step_seconds = now - days * DAY, days * DAY / len(shares)
     for step, share in enumerate(shares[1:], 1):

@@ -128,7 +128,7 @@ def test_prepare_refuses_too_few_photos_and_foreign_manifests(
     assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "is not a manifest")
     link(database, tmp_path / "out")
     run = run_stage("prepare", *prepare_args(tmp_path, "okeefe"))
-    assert_one_error(run, "is of advisor 'ansel', not 'okeefe'")
+    assert_one_error(run, "is the manifest of 'ansel', not of 'okeefe'")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.measurement import ROOT
 from mondrian.core.params import Params, load_params
-from mondrian.critique.prompt import build_system_text, prompt_hash
+from mondrian.critique.prompt import build_system_prompt, prompt_hash
 from mondrian.critique.schema import DIMENSIONS, schema_hash
 from mondrian.sample.scene import draw_scene, render
 
@@ -117,7 +117,7 @@ def long_personas(base: Path, count: int) -> dict[str, str]:
     personas = {}
     for number in range(count):
         rng, text = np.random.default_rng((SEED, number)), f"You are advisor {number}."
-        while len(tokenizer.encode(build_system_text(text)).ids) < MIN_PROMPT_TOKENS:
+        while len(tokenizer.encode(build_system_prompt(text)).ids) < MIN_PROMPT_TOKENS:
             preferred, other = rng.choice(SUBJECTS, 2, replace=False)
             text += f" You {rng.choice(VERBS)} {preferred} more than {other}."
         personas[f"advisor{number}"] = text

@@ -27,7 +27,8 @@ from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.model import vlm
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.sample.scene import draw_scene, render
-from mondrian.serving.engines.ipc import BASE_ARM, AdapterLoadResult, LoadAdapterRequest
+from mondrian.serving.engines.base import Adapter
+from mondrian.serving.engines.ipc import BASE_ARM, LoadAdapterRequest
 from mondrian.serving.worker.adapters import AdapterRegistry, Arm
 
 
@@ -40,7 +41,7 @@ class Prompt:
         image = resize_to_fit(render(draw_scene(1, 1)), bounds.min_pixels, bounds.max_pixels)
         self.features = vlm.encode_image(registry.base, image)
         messages = build_row_messages(persona, "")[:-1]
-        self.ids = vlm.prompt_ids(registry.base, messages, self.features)
+        self.ids = vlm.tokenize_prompt(registry.base, messages, self.features)
         self.image_start = self.ids.index(registry.base.image_id)
 
     def start_sequence(self, arm: Arm) -> BatchGenerator:
@@ -50,7 +51,7 @@ class Prompt:
         )
         sequence.arm = arm
         decoder = self.registry.create_generator(arm, 1)
-        decoder.insert(sequence, self.registry.get_prefix(arm, self.ids, self.image_start)[0])
+        decoder.insert(sequence, self.registry.get_prefix(arm, self.ids[: self.image_start])[0])
         decoder.step()
         return decoder
 
@@ -77,7 +78,7 @@ def time_turn(
 
 def load_adapter(
     registry: AdapterRegistry, params: Params, folder: Path, merge: bool
-) -> tuple[AdapterLoadResult, int]:
+) -> tuple[Adapter, int]:
     """Load an adapter; return the result and the bytes by which MLX's memory grew."""
     advisor = json.loads((folder / "recipe.json").read_text())["advisor"]
     bounds = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}

@@ -89,7 +89,7 @@ def main() -> None:
     temperature, copies = (float(numbers[2]), int(numbers[3])) if numbers[2:] else (0.0, 1)
     workload = Workload.read(Path(folder))
     base = vlm.load(workload.base)
-    adapter.attach_folder(base.model, workload.adapter)
+    adapter.attach_from_folder(base.model, workload.adapter)
     mx.eval(base.model.parameters())
     grammar = None
     if mode == "constrained":

@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
             inputs[advisor] = [*train_rows, *val_rows], path.parent
     base = vlm.load(args.base or params.base.source)
     for advisor, (rows, folder) in inputs.items():
-        folds_dir = args.cache_dir / "folds" / advisor
-        report = crossvalidate(base, params, rows, folds_dir, args.cache_dir)
+        folds_folder = args.cache_dir / "folds" / advisor
+        report = crossvalidate(base, params, rows, folds_folder, args.cache_dir)
         metrics = build_metrics(report, params.evaluate)
         write_json(folder / "crossvalidation.json", metrics)
         write_text(folder / "crossvalidation.html", render_report(report, metrics))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mondrian.cli.parser import command_parser
 from mondrian.core.errors import AdapterError
-from mondrian.model.export import export, merge
+from mondrian.model.export import export_adapter, export_merged
 
 
 def main(argv: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     if args.merge is not None and args.format != "peft":
         raise AdapterError("--merge and --format mlx exclude each other; give one")
     if args.merge is not None:
-        merge(args.merge, args.adapter, args.output_dir)
+        export_merged(args.merge, args.adapter, args.output_dir)
     else:
-        export(args.adapter, args.output_dir, args.format)
+        export_adapter(args.adapter, args.output_dir, args.format)
     print(f"wrote {args.output_dir}")

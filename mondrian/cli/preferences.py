@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     held_out_photos = [
         Path(row.images[0]) for rows in args.exclude_photos_of for row in read_rows(rows)
     ]
-    out = find_held_out_duplicates(photos, held_out_photos, params.image, args.cache_dir)
-    usable_pairs = select_usable_pairs(pairs, photos, out, counts)
+    held_out = find_held_out_duplicates(photos, held_out_photos, params.image, args.cache_dir)
+    usable_pairs = select_usable_pairs(pairs, photos, held_out, counts)
     summary_text = format_preference_summary(
         args.advisor, usable_pairs, counts + Counter(pair_counts), bool(args.exclude_photos_of)
     )

@@ -12,11 +12,11 @@ def main(argv: list[str]) -> None:
     args = parse_args(argv)
     with start_smoke_test(args.params, args.advisor) as smoke_test:  # loads the base meanwhile
         from mondrian.core.params import load_params
-        from mondrian.registry.download import Source
+        from mondrian.registry.download import VersionSource
         from mondrian.registry.local_store import LocalStore
         from mondrian.registry.pull import VersionSelector, pull
 
-        source = Source(args.repository, args.remote, args.remote_url)
+        source = VersionSource(args.repository, args.remote, args.remote_url)
         store = LocalStore(args.serving_dir / args.advisor, args.advisor)
         selector, params = VersionSelector(args.rev, args.stage), load_params(args.params)
         result = pull(store, selector, source, params, smoke_test.check_adapter)

@@ -11,8 +11,8 @@ from pathlib import Path
 from mondrian.cli.parser import add_db, command_parser
 from mondrian.core.errors import MondrianError
 from mondrian.core.files import write_text
-from mondrian.rollout.actions import MissingReason, apply_manual_action
-from mondrian.rollout.config import RolloutConfig, load_rollout
+from mondrian.rollout.actions import MissingReasonError, apply_manual_action
+from mondrian.rollout.config import RolloutConfig, load_rollout_config
 from mondrian.rollout.formatting import percent
 from mondrian.rollout.report import RolloutReport, build_rollout_report, render_csv
 from mondrian.rollout.store import (
@@ -20,8 +20,8 @@ from mondrian.rollout.store import (
     Actor,
     RolloutRecord,
     RolloutStore,
-    connect_rollouts,
     find_rollout,
+    open_rollout_store,
     select_rollouts,
 )
 from mondrian.rollout.terminal import format_report, format_summary
@@ -39,39 +39,39 @@ def main(argv: list[str]) -> None:
         _report(parse_report_args(argv[1:]))
         return
     args = parse_args(argv)
-    settings = load_rollout(args.rollout)
-    with connect_rollouts(args.db) as rollouts:
-        entries = select_rollouts(rollouts, args.advisor, include_older=True)
-        entry = find_rollout(entries, args.version)
+    config = load_rollout_config(args.rollout)
+    with open_rollout_store(args.db) as store:
+        records = select_rollouts(store, args.advisor, include_older=True)
+        record = find_rollout(records, args.version)
         if args.action:
-            print(_apply_action(rollouts, settings, entry, args))
+            print(_apply_action(store, config, record, args))
             return
-        reports = _build_reports(rollouts, settings, [entry] if args.version else entries)
+        reports = _build_reports(store, config, [record] if args.version else records)
     colored = _is_color_terminal()
     print("\n\n".join(format_summary(report, colored) for report in reports))
 
 
 def _apply_action(
-    rollouts: RolloutStore, settings: RolloutConfig, entry: RolloutRecord, args: argparse.Namespace
+    store: RolloutStore, config: RolloutConfig, record: RolloutRecord, args: argparse.Namespace
 ) -> str:
     try:
         actor = Actor(getpass.getuser(), args.reason)
-        new = apply_manual_action(rollouts, settings, entry, args.action, actor)
-    except MissingReason as error:
+        changed = apply_manual_action(store, config, record, args.action, actor)
+    except MissingReasonError as error:
         raise MondrianError(f'{error}: --reason "…"') from None
-    step = settings.steps[min(new.step, len(settings.steps) - 1)]
-    share = "no clients" if new.state == ROLLED_BACK else f"{percent(step.share)} of clients"
+    step = config.steps[min(changed.step, len(config.steps) - 1)]
+    share = "no clients" if changed.state == ROLLED_BACK else f"{percent(step.share)} of clients"
     return (
-        f"{new.name} is {new.state} at step {new.step + 1} of {len(settings.steps)} and answers "
-        f"{share}; running services follow within two seconds"
+        f"{changed.name} is {changed.state} at step {changed.step + 1} of {len(config.steps)} and "
+        f"answers {share}; running services follow within two seconds"
     )
 
 
 def _report(args: argparse.Namespace) -> None:
-    settings = load_rollout(args.rollout)
-    with connect_rollouts(args.db) as rollouts:
-        entries = select_rollouts(rollouts, args.advisor, args.all)
-        reports = _build_reports(rollouts, settings, entries)
+    config = load_rollout_config(args.rollout)
+    with open_rollout_store(args.db) as store:
+        records = select_rollouts(store, args.advisor, args.all)
+        reports = _build_reports(store, config, records)
     if args.csv:
         text = render_csv(reports)
     elif args.json:
@@ -86,9 +86,9 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _build_reports(
-    rollouts: RolloutStore, settings: RolloutConfig, entries: list[RolloutRecord]
+    store: RolloutStore, config: RolloutConfig, records: list[RolloutRecord]
 ) -> list[RolloutReport]:
-    return [build_rollout_report(rollouts, settings, entry, time.time()) for entry in entries]
+    return [build_rollout_report(store, config, record, time.time()) for record in records]
 
 
 def _is_color_terminal() -> bool:

@@ -40,5 +40,5 @@ def describe_advisor(advisor: str, folder: Path) -> str:
         describe_verdict(evaluate),
     ]
     if evaluate["photographs"] != prepare["val"]["critiques"]:
-        lines.append("trained and evaluated on other data than these: run dvc repro")
+        lines.append("the training and evaluation are of other data: run dvc repro")
     return "\n  ".join(lines)

@@ -13,7 +13,7 @@ from mondrian.core.params import Params
 def read_stage_flags(
     stage: str, names: Sequence[str], params: Params, pipeline: Path = Path("dvc.yaml")
 ) -> list[list[Path]]:
-    """Return the values of flags of a stage, one list per advisor; ParamsError if missing."""
+    """Return the values of a stage's flags, one list per advisor; ParamsError if missing."""
     try:
         stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
         command = stages[stage]["cmd"].replace("${base.name}", params.base.name)

@@ -4,7 +4,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class MondrianError(Exception):
@@ -47,9 +47,15 @@ class EvaluationError(MondrianError):
     """An evaluation cannot run, or its gates fail."""
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, max_length: int = 300) -> str:
     """Return the message of any exception on one line, or its type's name if it has none."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    return " ".join(str(error).split())[:max_length] or type(error).__name__
+
+
+def join_first(items: Sequence[str], count: int, separator: str = ", ") -> str:
+    """Join the first `count` items, and say how many more there are."""
+    more = f" (+{len(items) - count} more)" if len(items) > count else ""
+    return separator.join(items[:count]) + more
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ from mondrian.core.errors import DataError
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file; after an error or a crash the old one is unchanged."""
-    with open_atomic(path) as file:
+    with open_atomic_file(path) as file:
         file.write(text)
 
 
@@ -27,7 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_atomic(path: Path) -> Iterator[TextIO]:
+def open_atomic_file(path: Path) -> Iterator[TextIO]:
     """Open a temporary text file that replaces `path` if the context ends without an error."""
     with _staging_file(path) as staging, staging.open("w", encoding="utf-8", newline="\n") as file:
         yield file
@@ -56,7 +56,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open_atomic(path) as file:
+    with open_atomic_file(path) as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
+def open_atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """Create a temporary folder that replaces `path` if the context ends without an error.
 
     Raises DataError if `path` is a file or contains a file that no pattern matches.
@@ -98,7 +98,7 @@ def atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def check_output_folder(path: Path, patterns: Sequence[str]) -> None:
-    """Raise DataError or OSError before the work, if `atomic_folder` would raise it after."""
+    """Raise DataError or OSError before the work, if `open_atomic_folder` would raise it after."""
     try:
         path = path.resolve()
     except RuntimeError:

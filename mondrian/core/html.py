@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_thumbnail
 
-THUMBNAIL_PIXELS = 240  # pixels of the longer side
+PAGE_THUMBNAIL_SIDE = 240  # pixels of the longer side
 _TEMPLATES = Environment(
     loader=PackageLoader("mondrian", "."),
     autoescape=select_autoescape(("html", "svg")),
@@ -26,9 +26,9 @@ def render_template(template: str, **content: Any) -> str:
 
 
 def thumbnail_url(path: Path) -> str | None:
-    """Return a small JPEG without EXIF as a data URL; None if the photo cannot be read."""
+    """Return a small JPEG of a photo as a data URL, without EXIF; None if it cannot be read."""
     try:
-        thumbnail = read_thumbnail(path, THUMBNAIL_PIXELS)
+        thumbnail = read_thumbnail(path, PAGE_THUMBNAIL_SIDE)
     except PhotoError:
         return None
     jpeg = BytesIO()

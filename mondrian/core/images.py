@@ -18,19 +18,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mondrian.core.errors import PhotoError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
-MAX_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a decompression bomb declares more
+MAX_PHOTO_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a decompression bomb declares more
 SIDE_MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # pixels
-MAX_RATIO = 20  # of the sides; of a narrower image a model would see a line
+MAX_ASPECT_RATIO = 20  # a model would see a narrower image as a line
 PREVIEW_SIDE = 256  # minimum pixels of a preview's sides, if the photo has them
-BLANK_SPREAD = 3.0  # standard deviation of the grey values (0 to 255) of a blank image
+BLANK_STD = 3.0  # standard deviation of grey values (0 to 255) below which an image is blank
 ImageSource = Path | BytesIO
 pi_heif.register_heif_opener(thumbnails=False)
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
 
 
-def read_photo(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a photo as upright RGB without metadata; a small or blank one as well.
+def read_photo(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
+    """Decode a photo as upright RGB without metadata; small and blank ones are accepted.
 
     Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
     """
@@ -71,18 +71,18 @@ def read_thumbnail(path: Path, side: int) -> Image.Image:
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    if min(size) < MIN_SIDE or max(size) > MAX_RATIO * min(size):
-        limits = f"a side needs {MIN_SIDE}, and a {MAX_RATIO}th of the other"
+    if min(size) < MIN_SIDE or max(size) > MAX_ASPECT_RATIO * min(size):
+        limits = f"a side needs {MIN_SIDE}, and a {MAX_ASPECT_RATIO}th of the other"
         raise PhotoError("image_too_small", f"{size[0]}x{size[1]} pixels; {limits}")
 
 
 def _check_content(grey: Image.Image) -> None:
-    if np.asarray(grey.resize((64, 64)), np.float32).std() < BLANK_SPREAD:
+    if np.asarray(grey.resize((64, 64)), np.float32).std() < BLANK_STD:
         raise PhotoError("image_blank", "the image is blank (nearly uniform)")
 
 
 @contextmanager
-def _open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _open_image(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Iterator[Image.Image]:
     """Open a photo, its header read; every error of its decoding becomes a PhotoError."""
     try:
         with warnings.catch_warnings():

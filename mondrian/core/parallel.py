@@ -18,8 +18,8 @@ State = TypeVar("State")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
-_PENDING_PER_PROCESS = 3  # batches per process that are done or in progress
-_worker_job: tuple[Callable[[Any, Any], Any], Any]
+_PENDING_PER_PROCESS = 3  # batches per process: queued, in progress, or done and not yielded
+_worker_task: tuple[Callable[[Any, Any], Any], Any]
 
 
 def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -33,18 +33,18 @@ def map_in_processes(
     function: Callable[[State, Batch], Result],
     state: State,
     batches: Iterable[Batch],
-    max_serial: int,
+    max_serial_batches: int,
 ) -> Iterator[Result]:
     """Yield function(state, batch) for each batch, in order.
 
     state       sent to each process once
-    max_serial  number of batches up to which starting processes would take longer
+    max_serial_batches  number of batches up to which starting processes would take longer
 
     Raises MondrianError if the system kills a process.
     """
     iterator = iter(batches)
-    first = list(islice(iterator, max_serial + 1))
-    if len(first) <= max_serial:
+    first = list(islice(iterator, max_serial_batches + 1))
+    if len(first) <= max_serial_batches:
         yield from (function(state, batch) for batch in first)
         return
     cores = os.cpu_count() or 1
@@ -67,8 +67,8 @@ def map_in_processes(
 
 
 def _init_worker(function: Callable[[Any, Any], Any], state: Any) -> None:
-    global _worker_job
-    _worker_job = function, state
+    global _worker_task
+    _worker_task = function, state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -81,5 +81,5 @@ def _exit_with_parent() -> None:
 
 
 def _run_batch(batch: Any) -> Any:
-    function, state = _worker_job
+    function, state = _worker_task
     return function(state, batch)

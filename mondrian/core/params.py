@@ -11,14 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mondrian.core.errors import ParamsError, one_line
 from mondrian.core.validation import suggest_name
 
-IMAGE_PLACEHOLDER = (
-    "<image>"  # placeholder of the image in a message, as in LLaMA-Factory and ms-swift
-)
+IMAGE_PLACEHOLDER = "<image>"  # in a message, as in LLaMA-Factory and ms-swift
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
-Rule = Literal["leave_out", "keep"]
+FlagRule = Literal["leave_out", "keep"]
 
 
 class Section(BaseModel):
@@ -38,17 +36,17 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-Checked = TypeVar("Checked", bound=Section)
+SectionType = TypeVar("SectionType", bound=Section)
 
 
-class Application(Section):
+class ApplicationParams(Section):
     db_path: str
     source_dir: str
     analysis_dir: str
     html_dir: str
 
 
-class Base(Section):
+class BaseParams(Section):
     name: PathName
     source: str
 
@@ -62,14 +60,14 @@ class ImageParams(Section):
 
 class LinkParams(Section):
     include_served: Literal["reviewed", "corrected", "leave_out"]
-    made_by_adapter: Rule
-    template_scores: Rule
-    shared_text: Rule
-    wrong_picture: Rule
+    made_by_adapter: FlagRule
+    template_scores: FlagRule
+    shared_text: FlagRule
+    wrong_picture: FlagRule
     critiques_per_photo: AtLeastOne
-    dimension_twice: Rule
-    repeated_advice: Rule
-    overall_off_mean: Rule
+    dimension_twice: FlagRule
+    repeated_advice: FlagRule
+    overall_off_mean: FlagRule
     overall_tolerance: Annotated[float, Field(ge=0, le=10)]
     thumbnails: Literal["use", "leave_out"]
 
@@ -141,7 +139,7 @@ class GateParams(Section):
     copied_above_reference: Annotated[float, Field(ge=0, le=1)]
 
 
-class Consistency(Section):
+class ConsistencyParams(Section):
     photos: Annotated[int, Field(ge=0)]
     samples: Annotated[int, Field(ge=0, le=100)]
     temperature: Annotated[float, Field(gt=0, le=5)]
@@ -151,7 +149,7 @@ class EvaluateParams(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
     few_shot_examples: Annotated[int, Field(ge=0, le=8)]
-    consistency: Consistency
+    consistency: ConsistencyParams
     index: IndexWeights
     gates: GateParams
 
@@ -198,8 +196,8 @@ class Params(Section):
     advisors: Annotated[list[PathName], Field(min_length=1)]
     personas: dict[str, Annotated[str, Field(min_length=1)]]
     profiles: dict[str, Profile]
-    application: Application
-    base: Base
+    application: ApplicationParams
+    base: BaseParams
     image: ImageParams
     link: LinkParams
     prepare: PrepareParams
@@ -249,7 +247,7 @@ def load_params(path: Path) -> Params:
     return load_yaml(path, Params)
 
 
-def load_yaml(path: Path, kind: type[Checked]) -> Checked:
+def load_yaml(path: Path, section_type: type[SectionType]) -> SectionType:
     """Read and check a file of parameters; raises ParamsError that lists all problems."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -260,26 +258,26 @@ def load_yaml(path: Path, kind: type[Checked]) -> Checked:
     if not isinstance(content, dict):
         raise ParamsError(f"{path} has no sections")
     try:
-        return kind.model_validate(content)
+        return section_type.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(details, kind) for details in error.errors()]
+        problems = [_describe_problem(details, section_type) for details in error.errors()]
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ParamsError("\n  ".join([f"{path}: {count}", *problems])) from None
 
 
-def _explain(details: Any, kind: type[Section]) -> str:
+def _describe_problem(details: Any, section_type: type[Section]) -> str:
     location = ".".join(map(str, details["loc"]))
     if not location:
         return str(details["msg"].removeprefix("Value error, "))
     if details["type"] == "missing":
         return f"{location} is missing"
     if details["type"] == "extra_forbidden":
-        return f"{location} is not a parameter{_suggest_parameter(details['loc'], kind)}"
+        return f"{location} is not a parameter{_suggest_parameter(details['loc'], section_type)}"
     return f"{location} is {details['input']!r:.80}; {details['msg'].removeprefix('Input ')}"
 
 
-def _suggest_parameter(location: tuple[Any, ...], kind: type[Section]) -> str:
-    section: Any = kind
+def _suggest_parameter(location: tuple[Any, ...], section_type: type[Section]) -> str:
+    section: Any = section_type
     for part in location[:-1]:
         field = getattr(section, "model_fields", {}).get(part)
         section = field.annotation if field else None

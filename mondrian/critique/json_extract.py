@@ -38,7 +38,7 @@ def is_critique(value: Mapping[str, Any]) -> bool:
     return any(key in value for key in CRITIQUE_KEYS)
 
 
-def find_object(text: str) -> ExtractedObject | Rejection | None:
+def extract_object(text: str) -> ExtractedObject | Rejection | None:
     """Return the last JSON object that is a critique's outer level; None without JSON.
 
     Rejections: truncated, malformed_json, other_schema; thinking_only in thoughts without an end.
@@ -113,11 +113,11 @@ def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, t
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if out.setdefault(key, value) != value:
+        if unique.setdefault(key, value) != value:
             raise ValueError(f"{key[:40]!r} has two different values")
-    return out
+    return unique
 
 
 def _has_critique_key(body: str, start: int = 0) -> bool:

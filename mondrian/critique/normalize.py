@@ -1,4 +1,4 @@
-"""Normalise an object that means a critique to the schema, with the names of the repairs.
+"""Normalize an object that means a critique to the schema, with the names of the repairs.
 
 Misspelt keys and names, dimensions by name or in any order, and scores such as "8/10" are repaired.
 What an older form lacks (strengths, priorities, notes) is taken from the critique's own sentences.
@@ -85,15 +85,15 @@ def _is_blank(stored: Any) -> bool:
 
 def _correct_keys(value: JsonObject, keys: Collection[str], repairs: list[str]) -> JsonObject:
     """Return the expected parts under their correct keys, without all others."""
-    out = {key: value[key] for key in keys if key in value}
+    corrected = {key: value[key] for key in keys if key in value}
     for key, item in value.items():
-        correct = _KEY_BY_SPELLING.get(key, key)
-        if key not in out and correct in keys and correct not in out:
-            out[correct] = item
+        correct_key = _KEY_BY_SPELLING.get(key, key)
+        if key not in corrected and correct_key in keys and correct_key not in corrected:
+            corrected[correct_key] = item
             repairs.append(f"key {key[:40]}")
         elif key not in keys and key != "name":
             repairs.append(f"extra_key {key[:40]}")
-    return out
+    return corrected
 
 
 def _read_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:
@@ -104,24 +104,24 @@ def _read_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Reje
         isinstance(parts, dict) and isinstance(parts.get("name"), str) for parts in stored
     ):
         return Rejection(RejectionReason.OTHER_SCHEMA, "dimensions is not a list of named objects")
-    out: dict[str, JsonObject] = {}
+    dimension_by_name: dict[str, JsonObject] = {}
     for parts in stored:
         name = dimension_name(parts["name"])
         if name is None:
             repairs.append(f"extra_dimension {parts['name'][:40]}")
-        elif name in out:
+        elif name in dimension_by_name:
             repairs.append("dimension_twice")  # the first one counts; it is a quality flag as well
         else:
             repairs += [f"name {parts['name'][:40]}"] if name != parts["name"] else []
             dimension = _read_dimension(name, parts, repairs)
             if isinstance(dimension, Rejection):
                 return dimension
-            out[name] = dimension
-    if missing := ", ".join(name for name in DIMENSIONS if name not in out):
+            dimension_by_name[name] = dimension
+    if missing := ", ".join(name for name in DIMENSIONS if name not in dimension_by_name):
         detail = f"{len(stored)} stored, without {missing}"
         return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, detail)
-    repairs += ["order"] if tuple(out) != DIMENSIONS else []
-    return [out[name] for name in DIMENSIONS]
+    repairs += ["order"] if tuple(dimension_by_name) != DIMENSIONS else []
+    return [dimension_by_name[name] for name in DIMENSIONS]
 
 
 def _read_dimension(name: str, stored: JsonObject, repairs: list[str]) -> JsonObject | Rejection:

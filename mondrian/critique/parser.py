@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.critique.html_cards import parse_html_cards
-from mondrian.critique.json_extract import ExtractedObject, find_object
+from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
@@ -44,7 +44,7 @@ _INSTRUCTION = re.compile(
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
 )
 _EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
-_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenised as a control token
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenized as a control token
 _LOOP_WINDOW, _LOOP_MIN_BYTES = 4000, 300  # characters at the end that are checked
 _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
 
@@ -55,7 +55,7 @@ def parse_critique(
     """Parse the critique in a stored text.
 
     advisor  the one to take from HTML of several advisors
-    prompts  prompts of the job, to recognise an echo of them
+    prompts  prompts of the job, to recognize an echo of them
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
@@ -70,7 +70,7 @@ def parse_critique(
     if result is None:
         return _reject_prose(body, prompts)
     if isinstance(result, ParsedCritique):
-        return _find_fault(result, prompts) or result
+        return _find_problem(result, prompts) or result
     if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON):
         return _find_loop(body) or result
     if result.reason == RejectionReason.OTHER_SCHEMA and _is_prompt_echo(body, prompts):
@@ -90,7 +90,7 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     cards = parse_html_cards(body, advisor)
     if isinstance(cards, Rejection):
         return cards
-    extracted = find_object(body) if cards is None else ExtractedObject(cards, ())
+    extracted = extract_object(body) if cards is None else ExtractedObject(cards, ())
     if extracted is None or isinstance(extracted, Rejection):
         return extracted
     normalized = normalize_critique(extracted.value)
@@ -101,7 +101,7 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
     return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
 
 
-def _find_fault(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
+def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
     """Return why a critique that is otherwise complete cannot be used."""
     critique = result.critique
     texts = list(_texts(critique))

@@ -26,26 +26,26 @@ INSTRUCTIONS = (
 USER_PROMPT = "Critique this photograph."
 
 
-def build_system_text(persona: str) -> str:
+def build_system_prompt(persona: str) -> str:
     return f"{INSTRUCTIONS}\n{persona.strip()}"
 
 
 def build_row_messages(persona: str, answer: str) -> list[dict[str, str]]:
-    """Return the messages of a prepared row: plain strings, the image as IMAGE."""
+    """Return the messages of a prepared row: plain strings, the image as IMAGE_PLACEHOLDER."""
     return [
-        {"role": "system", "content": build_system_text(persona)},
+        {"role": "system", "content": build_system_prompt(persona)},
         {"role": "user", "content": f"{USER_PROMPT}{IMAGE_PLACEHOLDER}"},
         {"role": "assistant", "content": answer},
     ]
 
 
 def build_chat_messages(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Return the messages with IMAGE as an image part, as chat templates expect them."""
+    """Replace IMAGE_PLACEHOLDER by an image part, as chat templates expect it."""
     return [{"role": m["role"], "content": _split_content(m["content"])} for m in messages]
 
 
 def prompt_hash(persona: str) -> str:
-    """Return the sha256 of all messages before the answer, without the photo."""
+    """Return the sha256 of all messages before the answer; the photo is not part of it."""
     messages = build_row_messages(persona, "")[:-1]
     return sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ def corner_points() -> list[str]:
 
 
 def dimension_labels() -> list[tuple[str, str, str]]:
-    """Return the first word of each dimension with the x and y of its centre."""
+    """Return the first word of each dimension with the x and y of its center."""
     points = [_point(i, 12).split(",") for i in range(len(DIMENSIONS))]
     return [(name.split()[0], x, y) for name, (x, y) in zip(DIMENSIONS, points, strict=True)]
 

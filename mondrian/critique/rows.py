@@ -46,11 +46,11 @@ class ChatRow(BaseModel):
         return validate_critique(self.messages[-1]["content"])
 
 
-def row_file(folder: Path, advisor: str, part: str) -> Path:
+def row_path(folder: Path, advisor: str, part: str) -> Path:
     return folder / f"training_data_{advisor}_{part}.json"
 
 
-def photo_hashes(rows: Iterable[ChatRow]) -> list[str]:
+def image_hashes(rows: Iterable[ChatRow]) -> list[str]:
     """Return the sha256 of each row's prepared image."""
     return [file_hash(Path(row.images[0])) for row in rows]
 

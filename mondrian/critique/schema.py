@@ -1,4 +1,4 @@
-"""The critique: its schema, its JSON Schema and its one canonical serialisation.
+"""The critique: its schema, its JSON Schema and its one canonical serialization.
 
 Training targets, constrained decoding and validation all use this module, so a model is trained on
 exactly the text that a grammar made from `json_schema()` allows.
@@ -26,8 +26,10 @@ _SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separa
 
 # Limits that no real critique reached, so that the longest critique fits into a token limit.
 MAX_LONG_TEXT, MAX_SHORT_TEXT = 1200, 300  # characters
+MAX_LIST_ITEMS = 5
 LongText = Annotated[str, Field(min_length=1, max_length=MAX_LONG_TEXT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=MAX_SHORT_TEXT)]
+ShortTexts = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=MAX_LIST_ITEMS)]
 Score = Annotated[float, Field(ge=0, le=10, multiple_of=0.1, allow_inf_nan=False)]
 
 
@@ -46,8 +48,8 @@ class Critique(_Strict):
     image_description: LongText
     dimensions: tuple[Dimension, ...]
     overall_score: Score
-    key_strengths: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=5)]
-    priority_improvements: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=5)]
+    key_strengths: ShortTexts
+    priority_improvements: ShortTexts
     technical_notes: LongText
 
     @model_validator(mode="after")
@@ -63,7 +65,7 @@ class Critique(_Strict):
 
 
 def serialize_critique(critique: Critique) -> str:
-    """Serialise on one line, keys in schema order, whole scores without a fraction."""
+    """Serialize on one line, keys in schema order, whole scores without a fraction."""
     return json.dumps(_simplify_numbers(critique.model_dump()), ensure_ascii=False)
 
 
@@ -76,13 +78,14 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a critique for llguidance: fixed names, keys in order."""
     long_text = {"type": "string", "minLength": 1, "maxLength": MAX_LONG_TEXT}
     short_text = {"type": "string", "minLength": 1, "maxLength": MAX_SHORT_TEXT}
-    short_texts = {"type": "array", "items": short_text, "minItems": 1, "maxItems": 5}
+    short_texts = {"type": "array", "items": short_text, "minItems": 1}
+    short_texts["maxItems"] = MAX_LIST_ITEMS
     score = {"type": "number", "minimum": 0, "maximum": 10, "multipleOf": 0.1}
     dimensions = [
         _object_schema(name={"const": n}, score=score, comment=long_text, recommendation=long_text)
         for n in DIMENSIONS
     ]
-    seven = {
+    dimension_list = {
         "type": "array",
         "prefixItems": dimensions,
         "items": False,
@@ -90,7 +93,7 @@ def json_schema() -> dict[str, Any]:
     }
     schema = _object_schema(
         image_description=long_text,
-        dimensions=seven,
+        dimensions=dimension_list,
         overall_score=score,
         key_strengths=short_texts,
         priority_improvements=short_texts,

@@ -12,7 +12,7 @@ from mondrian.core.fields import UNKNOWN_TIME
 class Review:
     """A person's decision about a critique: the newest row of `mondrian_feedback` for it."""
 
-    verdict: str = ""  # accepted or corrected; empty if taken back or never given
+    verdict: str = ""  # accepted or corrected; empty if withdrawn or never given
     critique: str = ""  # the corrected one, canonical; empty if accepted unchanged
     original: str = ""  # the reviewed one; empty if the text was not a critique
     who: str = ""

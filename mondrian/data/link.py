@@ -33,7 +33,7 @@ from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
 
-MANIFEST_NAME = "training_data_manifest.json"
+MANIFEST_FILE = "training_data_manifest.json"
 Counts = dict[str, Any]
 _BATCH_SIZE = 250  # jobs
 _MAX_SERIAL = 4  # batches that are examined without starting processes
@@ -51,7 +51,11 @@ class LinkContext:
 
 
 def link(
-    source: Path, context: LinkContext, image: ImageParams, cache: Path, output_dir: Path
+    source: Path,
+    context: LinkContext,
+    image_params: ImageParams,
+    cache_dir: Path,
+    output_dir: Path,
 ) -> Counts:
     """Write the manifest, which accounts for every finished job of the advisor; return the counts.
 
@@ -60,19 +64,21 @@ def link(
     _ = context.photo_index  # raises if there is no photo folder
     try:
         with open_link_store() as store:
-            rows = _examine_jobs(source, context, store)
-            store.add_photos(scan_photos(store.photo_paths(), cache))
-            store.set_photo_groups(group_near_duplicates(store.thumbnails(), image))
+            job_counts = _examine_jobs(source, context, store)
+            store.add_photos(scan_photos(store.photo_paths(), cache_dir))
+            store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
             flags = quality_flags.apply_dataset_filters(store, context.params)
-            counts = _count(store, context.advisor, rows, flags)
+            counts = _build_counts(store, context.advisor, job_counts, flags)
             if not counts["linked"]:
-                raise DataError(_explain_no_pairs(source, context.advisor, rows, counts, store))
+                raise DataError(
+                    _explain_no_pairs(source, context.advisor, job_counts, counts, store)
+                )
             sections = {
                 "records": store.records(left_out=False),
                 "left_out": store.records(left_out=True),
                 "rejected": store.rejected_jobs(),
             }
-            write_manifest(output_dir / MANIFEST_NAME, context.advisor, counts, sections)
+            write_manifest(output_dir / MANIFEST_FILE, context.advisor, counts, sections)
         return counts
     except sqlite3.Error as error:  # of the store; source and cache convert their own errors
         raise DataError(f"{gettempdir()}: {error}; make room there, or set TMPDIR") from None
@@ -99,13 +105,13 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
 def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> dict[str, int]:
     """Store every finished job; return the rows per value of the advisor field."""
     with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
-        rows = jobs.count_by_advisor()
-        bar.total = _count_advisor_jobs(rows, context.advisor)  # finished or not
+        job_counts = jobs.count_by_advisor()
+        bar.total = _count_advisor_jobs(job_counts, context.advisor)  # finished or not
         batches = split_into_batches(jobs.iter_finished(context.advisor), _BATCH_SIZE)
         for examined in map_in_processes(_examine_batch, replace(context), batches, _MAX_SERIAL):
             store.add_jobs(examined)
             bar.update(len(examined))
-    return rows
+    return job_counts
 
 
 def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
@@ -168,7 +174,7 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
 def _read_critique(
     context: LinkContext, job: Job
 ) -> tuple[str, ParsedCritique, Review | None] | Rejection:
-    """Return the source of the critique, the critique, and the review if it is of this text."""
+    """Return the source of the critique, the critique, and its review if it is about this text."""
     review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
     if job.kind and review is None:  # no other setting allows it
         return quality_flags.reject_unreviewed(job, context.params)
@@ -191,13 +197,15 @@ def _read_critique(
     return parsed if isinstance(parsed, Rejection) else (source, parsed, review)
 
 
-def _count(store: LinkStore, advisor: str, rows: dict[str, int], flags: Counter[str]) -> Counts:
+def _build_counts(
+    store: LinkStore, advisor: str, job_counts: dict[str, int], flags: Counter[str]
+) -> Counts:
     """Return the content of metrics/<advisor>/link.json."""
     finished, linked, photos = store.count_jobs()
     origins, rejected = store.count_origins(), store.count_reasons()
     assert finished == linked + sum(rejected.values()), f"{linked}, {rejected} of {finished} jobs"
     return {
-        "jobs": _count_advisor_jobs(rows, advisor),
+        "jobs": _count_advisor_jobs(job_counts, advisor),
         "finished": finished,
         "linked": linked,
         "photos": photos,
@@ -207,16 +215,16 @@ def _count(store: LinkStore, advisor: str, rows: dict[str, int], flags: Counter[
     }
 
 
-def _count_advisor_jobs(rows: dict[str, int], advisor: str) -> int:
-    return sum(count for field, count in rows.items() if is_for_advisor(field, advisor))
+def _count_advisor_jobs(job_counts: dict[str, int], advisor: str) -> int:
+    return sum(count for field, count in job_counts.items() if is_for_advisor(field, advisor))
 
 
 def _explain_no_pairs(
-    source: Path, advisor: str, rows: dict[str, int], counts: Counts, store: LinkStore
+    source: Path, advisor: str, job_counts: dict[str, int], counts: Counts, store: LinkStore
 ) -> str:
     rejected = counts["rejected"]
     if not counts["finished"] or set(rejected) == {RejectionReason.ADVISOR_ABSENT}:
-        advisors = {part.strip() for field in rows for part in field.split(",")}
+        advisors = {part.strip() for field in job_counts for part in field.split(",")}
         names = ", ".join(sorted(advisors - {"", "all", advisor})[:10]) or "none"
         return f"{source} has no finished job of advisor {advisor!r}; its other advisors: {names}"
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())

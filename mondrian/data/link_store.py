@@ -101,7 +101,7 @@ class LinkStore:
         query = "SELECT DISTINCT photo_group, description FROM pairs LIMIT ?"
         return list(self._connection.execute(query, [max_rows]))
 
-    def descriptions_of(self, photo_group: str, max_rows: int) -> list[str]:
+    def group_descriptions(self, photo_group: str, max_rows: int) -> list[str]:
         query = "SELECT DISTINCT description FROM pairs WHERE review = '' AND photo_group = ?"
         return self._column(f"{query} LIMIT ?", photo_group, max_rows)
 
@@ -110,13 +110,13 @@ class LinkStore:
         query = "SELECT number, photo_group, words, flags, review FROM pairs"
         yield from self._connection.execute(query)
 
-    def apply_verdicts(self, verdicts: Iterable[tuple[str, str, str, int]]) -> None:
+    def set_outcomes(self, outcomes: Iterable[tuple[str, str, str, int]]) -> None:
         """Set reason, detail and flags of records by number; then reject duplicates.
 
         Of equal texts the corrected one stays, else the accepted one, else the first.
         """
         query = "UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?"
-        self._execute_many(query, verdicts)
+        self._execute_many(query, outcomes)
         self._connection.execute(
             f"UPDATE jobs SET reason = '{RejectionReason.DUPLICATE}', detail = "
             "'same text and photo as job ' || copies.first FROM (SELECT number, "

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import open_atomic
+from mondrian.core.files import open_atomic_file
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique
@@ -25,7 +25,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Line = TypeVar("Line", bound=_Frozen)
+Entry = TypeVar("Entry", bound=_Frozen)
 
 
 class Photo(_Frozen):
@@ -75,7 +75,7 @@ class LinkCounts(_Frozen):
     jobs: int  # rows that are for the advisor
     finished: int
     linked: int
-    photos: int  # different ones that are linked
+    photos: int  # distinct photos that are linked
     rejected: dict[RejectionReason, int]
     suspicions: dict[str, int]  # records with each flag, used or not
     forms: dict[str, int]
@@ -90,10 +90,10 @@ class ManifestHeader(_Frozen):
 
 
 class Manifest:
-    """A manifest on disk; each section is read when asked for, one record at a time."""
+    """A manifest on disk; a section is read when it is requested, one record at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DataError if the file is missing or invalid."""
+        """Raise DataError if the file is missing or invalid."""
         self.path = path
         header = next(self._read_section("header", ManifestHeader), None)
         if header is None:
@@ -110,7 +110,7 @@ class Manifest:
         """Yield every job that is not in `records`, with its reason."""
         return self._read_section("rejected", RejectedJob)
 
-    def _read_section(self, name: str, kind: type[Line]) -> Iterator[Line]:
+    def _read_section(self, name: str, model: type[Entry]) -> Iterator[Entry]:
         section = "header"
         try:
             with self.path.open(encoding="utf-8") as file:
@@ -121,7 +121,7 @@ class Manifest:
                     elif text.startswith('"') and text.endswith("["):
                         section = json.loads(text[:-1].rstrip(": "))
                     elif section == name:
-                        yield kind.model_validate_json(text + "}" if name == "header" else text)
+                        yield model.model_validate_json(text + "}" if name == "header" else text)
                 if section != "end":
                     self._raise_invalid("it is cut off")
         except FileNotFoundError:
@@ -142,7 +142,7 @@ def count_outcomes(counts: Mapping[str, Any]) -> dict[str, int]:
 def write_manifest(path: Path, advisor: str, counts: Any, sections: Sections) -> None:
     """Write a manifest atomically; `sections` has lines of JSON for each of SECTION_NAMES."""
     header = json.dumps({"advisor": advisor, "counts": counts}, ensure_ascii=False)
-    with open_atomic(path) as file:
+    with open_atomic_file(path) as file:
         file.write(header[:-1])
         for name in SECTION_NAMES:
             file.write(f',\n"{name}": [')

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
-from mondrian.core.params import ImageParams as ImageParams
+from mondrian.core.params import ImageParams
 
-THUMBNAIL_SIDE, TERMS = 32, 8  # of the thumbnail, and of the block of its lowest frequencies
+THUMBNAIL_SIDE, TERMS = 32, 8  # sides of the thumbnail and of the block of lowest frequencies
 _BLUR = 4  # pixels to each side of the subtracted mean: outlines remain, not the sky
 _ZOOMS = (0.97, 0.94, 0.90)  # fractions of a side that cropping may leave
 _SHIFTS = (0.0, 0.5, 1.0)  # position of the crop: at the start, in the middle, at the end
@@ -31,12 +31,15 @@ def make_thumbnail(image: Image.Image) -> bytes:
     return grey.tobytes()
 
 
-def group_near_duplicates(thumbnails: dict[str, bytes], settings: ImageParams) -> dict[str, str]:
+def group_near_duplicates(
+    thumbnails: dict[str, bytes], image_params: ImageParams
+) -> dict[str, str]:
     """Return the group of each photo (sha256), named after the first photo in it."""
     pixels = np.frombuffer(b"".join(thumbnails.values()), np.uint8).reshape(
         -1, THUMBNAIL_SIDE, THUMBNAIL_SIDE
     )
-    numbers = cluster_thumbnails(pixels, settings.phash_distance, settings.duplicate_similarity)
+    bounds = (image_params.phash_distance, image_params.duplicate_similarity)
+    numbers = cluster_thumbnails(pixels, *bounds)
     names: dict[int, str] = {}
     return {
         sha256: names.setdefault(number, sha256[:16])
@@ -66,25 +69,25 @@ def compute_phashes(thumbnails: Array) -> Array:
     return np.packbits(bits, axis=2).view(">u8").astype(np.uint64)[:, :, 0]
 
 
-def cluster_thumbnails(thumbnails: Array, bits: int, similarity: float) -> list[int]:
+def cluster_thumbnails(thumbnails: Array, max_distance: int, min_similarity: float) -> list[int]:
     """Return a group number for each photo of (photos, SIDE, SIDE).
 
-    bits        distance of two hashes up to which a pair is compared
-    similarity  correlation of their outlines from which a pair is one group
+    max_distance    bits by which two hashes may differ for their pair to be compared
+    min_similarity  correlation of their outlines from which a pair is one group
     """
     groups = DisjointSet(range(len(thumbnails)))
     hashes = compute_phashes(thumbnails)
     outlines = _outlines(thumbnails.astype(np.float32)).reshape(-1, THUMBNAIL_SIDE * THUMBNAIL_SIDE)
     for i, rotated_hashes in enumerate(hashes):
         for turns, phash in enumerate(rotated_hashes):
-            near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= bits)
+            near = np.flatnonzero(np.bitwise_count(hashes[:, 0] ^ phash) <= max_distance)
             near = np.array([j for j in near if not groups.connected(int(j), i)], int)
             if not len(near):
                 continue
             crops = _crop_outlines(np.rot90(thumbnails[i], turns).astype(np.float32))
             for start in range(0, len(near), _CHUNK_SIZE):
                 chunk = near[start : start + _CHUNK_SIZE]
-                for j in chunk[(outlines[chunk] @ crops.T).max(axis=1) >= similarity]:
+                for j in chunk[(outlines[chunk] @ crops.T).max(axis=1) >= min_similarity]:
                     groups.merge(i, int(j))
     return [int(groups[i]) for i in range(len(thumbnails))]
 

@@ -20,14 +20,14 @@ _THUMB_NAME = re.compile(r"^thumb(?:nail)?_|[-_]thumb(?:nail)?\.\w+$", re.IGNORE
 
 
 class PhotoIndex:
-    """The photos of a folder, and its thumbnails if `thumbnails` is set."""
+    """The photos of a folder, and its thumbnails if `use_thumbnails` is set."""
 
-    def __init__(self, folder: Path, thumbnails: bool) -> None:
-        """Raises DataError if the folder does not exist."""
+    def __init__(self, folder: Path, use_thumbnails: bool) -> None:
+        """Raise DataError if the folder does not exist."""
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder of photos; set it with --source_dir")
         self._folder, self._resolved_folder = folder, folder.resolve()
-        self._thumbnails = thumbnails
+        self._use_thumbnails = use_thumbnails
         with os.scandir(folder) as entries:
             # Without names that are not UTF-8: they cannot be written to the manifest.
             listed = [e for e in entries if e.name.encode(errors="ignore").decode() == e.name]
@@ -38,24 +38,24 @@ class PhotoIndex:
         unique = (name for name in self._names if counts[_normalize_name(name)] == 1)
         self._name_by_normalized = {_normalize_name(name): name for name in unique}
 
-    def find(self, stored: str) -> tuple[Path, str]:
+    def find(self, filename: str) -> tuple[Path, str]:
         """Return the photo that a row names, and the kind of match.
 
         Kinds: as_stored, without_upload_prefix, other_spelling, thumbnail.
         Raises PhotoError (image_missing, image_outside_source).
         """
-        if not stored:
+        if not filename:
             raise PhotoError(RejectionReason.IMAGE_MISSING, "the row names no photo")
-        posix_path = stored.replace("\\", "/")
+        posix_path = filename.replace("\\", "/")
         name = posix_path.rsplit("/", 1)[-1]
         possible = len(name) <= _MAX_NAME_LENGTH
         match = self._find_by_path(posix_path) or self._find_by_name(name) if possible else None
-        if match is not None and (self._thumbnails or not _is_thumbnail(match[0])):
+        if match is not None and (self._use_thumbnails or not _is_thumbnail(match[0])):
             return self._check_inside_folder(*match)
         thumbnail = self._find_thumbnail(UPLOAD_PREFIX.sub("", name)) if possible else None
-        if thumbnail is not None and self._thumbnails:
+        if thumbnail is not None and self._use_thumbnails:
             return self._check_inside_folder(thumbnail, "thumbnail")
-        detail = f"no {stored[-80:]!r} in {self._folder}"
+        detail = f"no {filename[-80:]!r} in {self._folder}"
         if match is not None or thumbnail is not None:
             detail += "; only a thumbnail, which link.thumbnails: use accepts"
         raise PhotoError(RejectionReason.IMAGE_MISSING, detail)

@@ -21,7 +21,7 @@ from mondrian.critique.rejection import RejectionReason
 from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
 
 CACHE_VERSION = 2  # of the cached data; a cache of another version is cleared
-CACHE_FILE_NAME = "photos.sqlite"
+CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
 _REASONS = frozenset(RejectionReason)
@@ -45,9 +45,9 @@ ScannedPhoto = tuple[Path, PhotoInfo]
 _Scan = tuple[Path, _FileStamp | None, PhotoInfo]
 
 
-def scan_photos(paths: Sequence[Path], cache: Path) -> Iterator[ScannedPhoto]:
+def scan_photos(paths: Sequence[Path], cache_dir: Path) -> Iterator[ScannedPhoto]:
     """Yield each photo with its info, in any order; DataError if the cache folder is unusable."""
-    path = cache / CACHE_FILE_NAME
+    path = cache_dir / CACHE_FILE
     try:
         with closing(_open_cache(path)) as connection:
             yield from _scan(paths, connection)
@@ -67,7 +67,7 @@ def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[ScannedP
         return
     batches = split_into_batches(unread, _BATCH_SIZE)
     rows = cache.execute(f"SELECT {_INFO_COLUMNS} FROM photos")
-    known_hashes = frozenset(row[0] for row in rows if _validate_cached_row(row))
+    known_hashes = frozenset(row[0] for row in rows if _parse_cached_row(row))
     with tqdm(total=len(unread), desc="photos", unit="photo", leave=False) as bar:
         for scans in map_in_processes(_scan_batch, known_hashes, batches, _MAX_SERIAL):
             yield from _save_to_cache(cache, scans)
@@ -130,10 +130,10 @@ def _load_cached_info(cache: sqlite3.Connection, path: Path) -> PhotoInfo | None
         "WHERE path = ? AND size = ? AND mtime = ? AND ctime = ?",
         stamp,
     ).fetchone()
-    return _validate_cached_row(row)
+    return _parse_cached_row(row)
 
 
-def _validate_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
+def _parse_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
     """Return the info of a row, or None if the row is not one that this module wrote."""
     if row is None:
         return None
@@ -146,7 +146,7 @@ def _validate_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
 
 def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[ScannedPhoto]:
     cache.execute("BEGIN IMMEDIATE")
-    out = []
+    scanned = []
     for path, stamp, info in scans:
         if stamp is not None:
             # An unreadable photo is not cached: the error may be temporary.
@@ -158,7 +158,7 @@ def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[Sc
             if not info.thumbnail and not info.reason:  # its content is known
                 query = f"SELECT {_INFO_COLUMNS} FROM photos WHERE sha256 = ?"
                 row = cache.execute(query, (info.sha256,)).fetchone()
-                info = _validate_cached_row(row) or read_photo_info(path, info.sha256)
-        out.append((path, info))
+                info = _parse_cached_row(row) or read_photo_info(path, info.sha256)
+        scanned.append((path, info))
     cache.execute("COMMIT")
-    return out
+    return scanned

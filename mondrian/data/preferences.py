@@ -1,7 +1,7 @@
 """Preference pairs from people's feedback, written as rows for TRL, LLaMA-Factory or ms-swift.
 
 A corrected critique is better than the served one; thumbs up and accepted are better than thumbs
-down for the same photo. Critiques that are each better than the other are not a pair.
+down for the same photo. Pairs that contradict each other are left out.
 
 TRL: docs/source/dataset_formats.md, conversational preference with images (as trl-lib/rlaif-v).
 LLaMA-Factory: src/llamafactory/data/converter.py, SharegptDatasetConverter with `ranking`.
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.files import atomic_folder, write_json, write_text
+from mondrian.core.files import open_atomic_folder, write_json, write_text
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.params import ImageParams
 from mondrian.critique.prompt import build_chat_messages, build_row_messages
 from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import PhotoInfo, scan_photos
+from mondrian.data.prepare import IMAGE_PATTERN, image_path
 
 PAIR_REASONS = ("corrected", "thumbs", "accepted")  # the first one that applies is reported
-LEFT_OUT_REASONS = "no_critique equal_texts twice contradictory photograph_gone held_out".split()
-IMAGES = "images"
-EXPORT_PATTERNS = (f"{IMAGES}/{'[0-9a-f]' * 16}.png", "preferences_*.json*", "dataset_info.json")
+LEFT_OUT_REASONS = "no_critique equal_texts twice contradictory photo_missing held_out".split()
+EXPORT_PATTERNS = (IMAGE_PATTERN, "preferences_*.json*", "dataset_info.json")
 EXPORT_FORMATS = {"trl": ".jsonl", "llama-factory": ".json", "ms-swift": ".jsonl"}  # suffix of each
 Messages = list[dict[str, str]]
 PairPhotos = Mapping[str, tuple[Path, PhotoInfo]]  # path and info by filename
@@ -122,24 +122,27 @@ def _iter_candidate_pairs(critiques: list[RatedCritique]) -> Iterator[Preference
             yield PreferencePair(reason, better.critique, worse.critique, better, worse)
 
 
-def find_pair_photos(pairs: Iterable[PreferencePair], source: Path, cache: Path) -> PairPhotos:
+def find_pair_photos(pairs: Iterable[PreferencePair], source: Path, cache_dir: Path) -> PairPhotos:
     """Return path and info of each photo by its filename in the jobs, if it is usable."""
-    index, paths = PhotoIndex(source, thumbnails=False), {}
+    index, paths = PhotoIndex(source, use_thumbnails=False), {}
     for filename in {pair.chosen_source.filename for pair in pairs}:
         with suppress(PhotoError):
             paths[filename] = index.find(filename)[0]
-    infos = dict(scan_photos(sorted(set(paths.values())), cache))
+    infos = dict(scan_photos(sorted(set(paths.values())), cache_dir))
     return {name: (path, infos[path]) for name, path in paths.items() if not infos[path].reason}
 
 
 def find_held_out_duplicates(
-    photos: PairPhotos, held_out_paths: Sequence[Path], image: ImageParams, cache: Path
+    photos: PairPhotos,
+    held_out_paths: Sequence[Path],
+    image_params: ImageParams,
+    cache_dir: Path,
 ) -> set[str]:
     """Return the filenames of photos that are near-duplicates of a held-out photo."""
-    held_out = [info for _, info in scan_photos(held_out_paths, cache) if not info.reason]
+    held_out = [info for _, info in scan_photos(held_out_paths, cache_dir) if not info.reason]
     infos = [*(info for _, info in photos.values()), *held_out]
     thumbnails = {info.sha256: info.thumbnail for info in infos}
-    groups = group_near_duplicates(dict(sorted(thumbnails.items())), image)
+    groups = group_near_duplicates(dict(sorted(thumbnails.items())), image_params)
     held_out_groups = {groups[info.sha256] for info in held_out}
     return {name for name, (_, info) in photos.items() if groups[info.sha256] in held_out_groups}
 
@@ -150,7 +153,7 @@ def select_usable_pairs(
     """Return pairs with a photo that exists and is not held out; count the others."""
     existing = [pair for pair in pairs if pair.chosen_source.filename in photos]
     usable = [pair for pair in existing if pair.chosen_source.filename not in held_out]
-    counts["photograph_gone"] += len(pairs) - len(existing)
+    counts["photo_missing"] += len(pairs) - len(existing)
     counts["held_out"] += len(existing) - len(usable)
     return usable
 
@@ -169,17 +172,16 @@ def write_pairs(
     """Write rows and resized images without metadata; return the file of the rows."""
     suffix = EXPORT_FORMATS[settings.format]
     name = f"preferences_{settings.advisor}{suffix}"
-    with atomic_folder(folder, EXPORT_PATTERNS) as staging:
-        (staging / IMAGES).mkdir()
+    with open_atomic_folder(folder, EXPORT_PATTERNS) as staging:
         rows = []
         for pair in pairs:
             path, info = photos[pair.chosen_source.filename]
-            image_name = f"{info.sha256[:16]}.png"
-            if not (staging / IMAGES / image_name).exists():
-                _write_image(path, settings.image, staging / IMAGES / image_name)
+            image = image_path(staging, info.sha256)
+            if not image.exists():
+                _write_image(path, settings.image, image)
             messages = build_row_messages(settings.persona, pair.chosen)
             row = _build_row(settings.format, messages, pair)
-            row["images"] = [(folder / IMAGES / image_name).as_posix()]
+            row["images"] = [image_path(folder, info.sha256).as_posix()]
             row["provenance"] = _build_provenance(pair, settings.advisor, info.sha256)
             rows.append(json.dumps(row, ensure_ascii=False))
         start, separator, end = ("[\n", ",\n", "\n]\n") if suffix == ".json" else ("", "\n", "\n")
@@ -234,9 +236,10 @@ def _build_provenance(pair: PreferencePair, advisor: str, photo: str) -> dict[st
     }
 
 
-def _write_image(photo: Path, image: ImageParams, path: Path) -> None:
+def _write_image(photo: Path, image_params: ImageParams, path: Path) -> None:
     try:
         pixels = read_photo(photo)
     except PhotoError as error:
         raise DataError(f"{photo}: {error}; it changed during this run: run again") from None
-    resize_to_fit(pixels, image.min_pixels, image.max_pixels).save(path)
+    path.parent.mkdir(exist_ok=True)
+    resize_to_fit(pixels, image_params.min_pixels, image_params.max_pixels).save(path)

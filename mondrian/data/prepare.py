@@ -9,44 +9,47 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.files import atomic_folder, file_hash
+from mondrian.core.files import file_hash, open_atomic_folder
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import ImageParams
 from mondrian.critique.prompt import build_row_messages, prompt_hash
-from mondrian.critique.rows import ChatRow, row_file
+from mondrian.critique.rows import ChatRow, row_path
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.manifest import Manifest, Photo
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
-IMAGES = "images"
-OUTPUT_PATTERNS = (f"{IMAGES}/{'[0-9a-f]' * 16}.png", "training_data_*.json")
+_IMAGES = "images"  # folder next to the rows
+IMAGE_PATTERN = f"{_IMAGES}/{'[0-9a-f]' * 16}.png"
+OUTPUT_PATTERNS = (IMAGE_PATTERN, "training_data_*.json")
 _BATCH_SIZE = 8  # images
 _MAX_SERIAL = 8  # batches that are written without starting processes
 
 
 def check_advisor(manifest: Manifest, advisor: str) -> None:
     if manifest.advisor != advisor:
-        raise DataError(f"{manifest.path} is of advisor {manifest.advisor!r}, not {advisor!r}")
+        raise DataError(
+            f"{manifest.path} is the manifest of {manifest.advisor!r}, not of {advisor!r}"
+        )
 
 
 def write_split(
-    manifest: Manifest, split: DatasetSplit, persona: str, image: ImageParams, folder: Path
+    manifest: Manifest, split: DatasetSplit, persona: str, image_params: ImageParams, folder: Path
 ) -> None:
     """Write rows and resized images; raises DataError if a photo has changed since link ran."""
-    with atomic_folder(folder, OUTPUT_PATTERNS) as staging, ExitStack() as stack:
-        (staging / IMAGES).mkdir()
-        add_row = {
-            part: stack.enter_context(_write_json_list(row_file(staging, manifest.advisor, part)))
+    with open_atomic_folder(folder, OUTPUT_PATTERNS) as staging, ExitStack() as stack:
+        (staging / _IMAGES).mkdir()
+        row_writers = {
+            part: stack.enter_context(_write_json_list(row_path(staging, manifest.advisor, part)))
             for part in SPLIT_PARTS
-            if split.groups_of(part)
+            if split.part_groups(part)
         }
         photos = {}
         records = zip(manifest.records(), split.groups, split.parts, split.folds, strict=True)
         for record, group, part, fold in records:
             row = ChatRow(
                 messages=build_row_messages(persona, serialize_critique(record.critique)),
-                images=[(folder / IMAGES / _image_name(record.photo)).as_posix()],
+                images=[image_path(folder, record.photo.sha256).as_posix()],
                 id=f"{manifest.advisor}/{record.job_id}",
                 photo=record.photo.sha256,
                 photo_group=group,
@@ -54,13 +57,13 @@ def write_split(
                 fold=fold,
                 prompt_hash=prompt_hash(persona),
             )
-            add_row[part](row)
+            row_writers[part](row)
             photos[record.photo.sha256] = record.photo
         batches = split_into_batches(photos.values(), _BATCH_SIZE)
-        output = (image, staging / IMAGES)
+        output = (image_params, staging)
         with tqdm(total=len(photos), desc="images", unit="photo", leave=False) as bar:
-            for n_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
-                bar.update(n_written)
+            for num_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
+                bar.update(num_written)
 
 
 @contextmanager
@@ -69,19 +72,20 @@ def _write_json_list(path: Path) -> Iterator[Callable[[ChatRow], None]]:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         separators = chain(["[\n"], repeat(",\n"))
 
-        def add(row: ChatRow) -> None:
+        def write_row(row: ChatRow) -> None:
             file.write(next(separators) + json.dumps(row.model_dump(), ensure_ascii=False))
 
-        yield add
+        yield write_row
         file.write("\n]\n")
 
 
-def _image_name(photo: Photo) -> str:
-    return f"{photo.sha256[:16]}.png"
+def image_path(folder: Path, photo_sha256: str) -> Path:
+    """Return the path of a photo's resized image in a folder of rows."""
+    return folder / _IMAGES / f"{photo_sha256[:16]}.png"
 
 
 def _write_images(output: tuple[ImageParams, Path], photos: list[Photo]) -> int:
-    settings, folder = output
+    image_params, folder = output
     for photo in photos:
         path = Path(photo.path)
         try:
@@ -90,8 +94,8 @@ def _write_images(output: tuple[ImageParams, Path], photos: list[Photo]) -> int:
             raise DataError(f"{path}: {error}; it has changed: run link again") from None
         if file_hash(path) != photo.sha256:
             raise DataError(f"{path} is not the photo that link read: run link again")
-        resized = resize_to_fit(image, settings.min_pixels, settings.max_pixels)
-        resized.save(folder / _image_name(photo))
+        resized = resize_to_fit(image, image_params.min_pixels, image_params.max_pixels)
+        resized.save(image_path(folder, photo.sha256))
     return len(photos)
 
 

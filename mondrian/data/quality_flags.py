@@ -1,4 +1,4 @@
-"""Which records can be parsed and still should not be trained on: review, flags, duplicates.
+"""Filters for records that can be parsed but should not be trained on: review, flags, duplicates.
 
 A critique that this project served needs a review. Any other problem is a flag on the record, and
 `link` in params.yaml says which flagged records are used.
@@ -31,12 +31,12 @@ FLAG_COSTS = {  # what training on such records does
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
 FLAGS = tuple(FLAG_COSTS)  # the first one in this order that is not allowed is the reason
-_TRAINABLE = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
-_MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are alike
-_SAMPLED_PAIRS = 2000  # pairs of descriptions that show how alike those of different photos are
+_VERDICTS = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
+_MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are similar
+_SAMPLED_PAIRS = 2000  # pairs of descriptions of different photos: their usual similarity
 _MAX_DESCRIPTIONS = 2000  # from which the word weights are computed
 _MAX_PROMPT_SCORES = 200  # scores of a prompt that are read
-_TUNED = re.compile(r"(?<![a-z])lora(?![a-z])|fine[-_ ]?tuned", re.IGNORECASE)
+_ADAPTER_NAME = re.compile(r"(?<![a-z])lora(?![a-z])|fine[-_ ]?tuned", re.IGNORECASE)
 _NO_ADAPTER = ("", "none", "null", "base", "false", "0")
 _JSON_SCORE = re.compile(
     r'(?:"name"\s{0,9}:\s{0,9}"([^"]{0,40})"\s{0,9},\s{0,9})?'
@@ -48,7 +48,7 @@ _TAG = re.compile(r"<[^<>]{0,60}>")
 
 
 def is_review_trainable(review: Review | None, params: LinkParams) -> bool:
-    return review is not None and review.verdict in _TRAINABLE[params.include_served]
+    return review is not None and review.verdict in _VERDICTS[params.include_served]
 
 
 def reject_unreviewed(job: Job, params: LinkParams) -> Rejection:
@@ -69,7 +69,7 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
     difference = abs(critique.overall_score - sum(scores) / len(scores))
     is_flagged = {
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
-        or bool(_TUNED.search(model)),
+        or bool(_ADAPTER_NAME.search(model)),
         "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(advice) < len(critique.dimensions),
@@ -81,24 +81,24 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
 @lru_cache(maxsize=256)
 def _example_scores(prompt: str) -> frozenset[tuple[float, ...]]:
     """Return the seven scores that an example in a prompt may give: by name, or any in a row."""
-    out = set()
+    examples = set()
     json_matches = islice(_JSON_SCORE.finditer(prompt), _MAX_PROMPT_SCORES)
     json_scores = [(match[1] or "", float(match[2])) for match in json_matches]
     for named_scores in (json_scores, _find_html_scores(prompt)):
         scores = [score for _, score in named_scores]
-        out |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
+        examples |= {tuple(scores[i : i + 7]) for i in range(len(scores) - 6)}
         by_name = {dimension_name(name): score for name, score in reversed(named_scores)}
-        out.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
-    return frozenset(out)
+        examples.add(tuple(by_name.get(name, -1.0) for name in DIMENSIONS))
+    return frozenset(examples)
 
 
 def _find_html_scores(prompt: str) -> list[tuple[str, float]]:
-    out = []
+    named_scores = []
     for match in islice(_GRADE.finditer(prompt), _MAX_PROMPT_SCORES):
         before = _TAG.sub(" ", prompt[max(0, match.start() - 80) : match.start()])
         name = _DIMENSION_NAME.search(before)
-        out.append((name[1] if name else "", float(match[1])))
-    return out
+        named_scores.append((name[1] if name else "", float(match[1])))
+    return named_scores
 
 
 def words_hash(critique: Critique) -> str:
@@ -116,11 +116,11 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
     if groups := store.find_groups_with_many_texts(max_texts):
         vocabulary = Vocabulary(store.descriptions(_MAX_DESCRIPTIONS))
         for group in groups:
-            texts = store.descriptions_of(group, _MAX_DESCRIPTIONS)
+            texts = store.group_descriptions(group, _MAX_DESCRIPTIONS)
             if vocabulary.has_unrelated_descriptions(texts, max_texts):
                 mixed_groups.add(group)
     counts: Counter[str] = Counter()
-    verdicts = []
+    outcomes = []
     for number, group, words, record_flags, review in store.pairs():
         flagged = dict.fromkeys(record_flags.split(), True)
         flagged |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
@@ -129,13 +129,13 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
         excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
         if flags:
-            verdicts.append(("".join(excluded[:1]), detail, " ".join(flags), number))
-    store.apply_verdicts(verdicts)
+            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), number))
+    store.set_outcomes(outcomes)
     return counts
 
 
 class Vocabulary:
-    """Word weights of (photo group, description) pairs, and the similarity of alike ones."""
+    """Word weights of (photo group, description) pairs, and the similarity that counts as high."""
 
     def __init__(self, descriptions: Sequence[tuple[str, str]]) -> None:
         counts = Counter(word for _, text in descriptions for word in _words(text))
@@ -143,7 +143,7 @@ class Vocabulary:
         self._min_similarity = self._threshold(descriptions)
 
     def has_unrelated_descriptions(self, descriptions: Sequence[str], max_kinds: int) -> bool:
-        """Return whether more than `max_kinds` descriptions are each unlike all before them."""
+        """Return whether more than `max_kinds` descriptions each differ from all before them."""
         kinds: list[set[str]] = []
         for words in map(_words, descriptions):
             if not any(self._similarity(words, kind) >= self._min_similarity for kind in kinds):
@@ -155,8 +155,8 @@ class Vocabulary:
     def _threshold(self, descriptions: Sequence[tuple[str, str]]) -> float:
         """Return the 99th percentile of the similarity of descriptions of different groups."""
         rng = Random(0)
-        n_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
-        pairs = [rng.sample(descriptions, 2) for _ in range(n_pairs)]
+        num_pairs = _SAMPLED_PAIRS if len(descriptions) > 1 else 0
+        pairs = [rng.sample(descriptions, 2) for _ in range(num_pairs)]
         similarities = sorted(
             self._similarity(_words(a), _words(b)) for (p, a), (q, b) in pairs if p != q
         )

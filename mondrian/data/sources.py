@@ -23,7 +23,7 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.jobs import Job, answer_to_text
 from mondrian.data.sqlite_source import SqliteJobSource, open_database
 
-LIST_PHOTO_DIRS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
+LIST_PHOTO_FOLDERS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
 PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
 TEXT_KEYS = ("critique", "text", "response", "analysis")
 PCCD_SCORE_ORDER = (  # the order of its `score`
@@ -51,22 +51,22 @@ def locate_source(path: Path) -> Path:
         raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
     if not path.is_dir():
         return path
-    for name in LIST_PHOTO_DIRS:
+    for name in LIST_PHOTO_FOLDERS:
         if (path / name).is_file():
             return path / name
     database = min(path.glob("*.db"), default=path / "mondrian.db")
-    lists = ", ".join(LIST_PHOTO_DIRS)
+    lists = ", ".join(LIST_PHOTO_FOLDERS)
     raise DataError(f"{path} is a folder without {lists}; give the database, such as {database}")
 
 
-def default_photo_dir(path: Path) -> Path:
+def default_photo_folder(path: Path) -> Path:
     if path.suffix not in _LIST_READERS:
         return path.parent / "source"
-    return path.parent / LIST_PHOTO_DIRS.get(path.name, ".")
+    return path.parent / LIST_PHOTO_FOLDERS.get(path.name, ".")
 
 
 class ListJobSource:
-    """The jobs of a list, read again for each call; an unreadable line is a job, too."""
+    """The jobs of a list, read again for each call; an unreadable line is a job too."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,7 +94,7 @@ def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobS
 
 
 def _read_jsonl(path: Path) -> Iterator[Job]:
-    """One object a line: a photo, and a critique as an object, as text, or as keys next to it."""
+    """Yield a job per line: an object with a photo, and a critique as object, text or keys."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         lines = iter(lambda: file.readline(MAX_CHARACTERS + 1), "")
         for number, line in enumerate(lines, 1):
@@ -121,7 +121,7 @@ def _parse_line(line: str, number: int, length: int) -> Job:
 
 
 def _read_csv(path: Path) -> Iterator[Job]:
-    """A header, then one critique a line: its text in one column, or one column for each part."""
+    """Yield a job per row after the header: the critique in one column, or a column per part."""
     csv.field_size_limit(2**31 - 1)  # a text that is too long is counted and does not end the list
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, restkey="", strict=True)
@@ -183,7 +183,7 @@ def _entry_to_job(entry: dict[str, Any], name: str, kind: str) -> Job:
 
 
 def _read_pccd(path: Path) -> Iterator[Job]:
-    """The entries of guru.json: `title` names the photo, `score` has the seven in order.
+    """Yield a job per entry of guru.json: `title` names the photo, `score` has the seven in order.
 
     The last sentence of a comment becomes the recommendation, which PCCD does not have; an entry
     with a comment of one sentence is counted as dimensions_incomplete.

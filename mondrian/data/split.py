@@ -36,21 +36,21 @@ class DatasetSplit:
         """Return the content of metrics/<advisor>/prepare.json."""
         sizes = Counter(self.groups)
         largest = max(sizes.values(), default=0)
-        out: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
+        counts: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
         for part in SPLIT_PARTS:
             overall = self.scores(part)[:, -1]
-            out[part] = {
+            counts[part] = {
                 "critiques": len(overall),
-                "photo_groups": len(self.groups_of(part)),
+                "photo_groups": len(self.part_groups(part)),
                 "overall_mean": round(float(overall.mean()), 3) if len(overall) else None,
                 "overall_std": round(float(overall.std()), 3) if len(overall) else None,
             }
         fold_sizes = Counter(fold for fold in self.folds if fold is not None)
         if fold_sizes:
-            out["folds"] = [fold_sizes[fold] for fold in sorted(fold_sizes)]
-        return out
+            counts["folds"] = [fold_sizes[fold] for fold in sorted(fold_sizes)]
+        return counts
 
-    def groups_of(self, part: str) -> set[str]:
+    def part_groups(self, part: str) -> set[str]:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
     def scores(self, part: str) -> FloatArray:
@@ -97,7 +97,7 @@ def _assign_held_out(
 ) -> dict[str, str]:
     """Assign small groups, in the order of their overall score, to val and test.
 
-    Many samples have one group from each stratum of neighbours; the result is the sample with
+    Many samples have one group from each stratum of neighbors; the result is the sample with
     splits closest to all groups in the mean of every score. Morgan & Rubin,
     "Rerandomization to improve covariate balance in experiments" (2012).
     """
@@ -113,27 +113,26 @@ def _assign_held_out(
             distances.append(float(np.abs((mean - center) / spread).max()))
         return max(distances)
 
-    rng = Random(params.seed)
-    n_groups = len(group_means)
-    samples = (_sample_held_out(rng, small, n_groups, params) for _ in range(NUM_CANDIDATE_SPLITS))
+    args = (Random(params.seed), small, len(group_means), params)
+    samples = (_sample_held_out(*args) for _ in range(NUM_CANDIDATE_SPLITS))
     return min(samples, key=imbalance)
 
 
 def _sample_held_out(
-    rng: Random, order: Sequence[str], n_groups: int, params: PrepareParams
+    rng: Random, order: Sequence[str], num_groups: int, params: PrepareParams
 ) -> dict[str, str]:
     """Sample one group from each stratum; evenly spaced ones are test, the others val."""
-    n_test = max(1, round(params.test_fraction * n_groups)) if params.test_fraction else 0
-    n_held_out = min(len(order), max(1, round(params.val_fraction * n_groups)) + n_test)
-    edges = [round(i * len(order) / n_held_out) for i in range(n_held_out + 1)]
+    num_test = max(1, round(params.test_fraction * num_groups)) if params.test_fraction else 0
+    num_held_out = min(len(order), max(1, round(params.val_fraction * num_groups)) + num_test)
+    edges = [round(i * len(order) / num_held_out) for i in range(num_held_out + 1)]
     sampled = [rng.choice(order[start:end]) for start, end in pairwise(edges)]
     offset = rng.random()
-    test = {int((i + offset) * n_held_out / n_test) for i in range(n_test)}
+    test = {int((i + offset) * num_held_out / num_test) for i in range(num_test)}
     return {group: "test" if i in test else "val" for i, group in enumerate(sampled)}
 
 
 def _assign_folds(order: Sequence[str], params: PrepareParams) -> dict[str, int]:
-    """Assign a fold to each group, different ones to neighbours in the overall score."""
+    """Assign a fold to each group, different ones to neighbors in the overall score."""
     rng = Random(params.seed)
     folds: dict[str, int] = {}
     for start in range(0, len(order) if params.folds else 0, max(1, params.folds)):
@@ -160,9 +159,9 @@ def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) 
             f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
             "have no test split (prepare.test_fraction: 0); the data report shows the counts"
         )
-    n_groups = len(split.groups_of("train") | split.groups_of("val"))
-    if params.folds > n_groups:
+    num_groups = len(split.part_groups("train") | split.part_groups("val"))
+    if params.folds > num_groups:
         raise DataError(
-            f"prepare {advisor}: prepare.folds is {params.folds}, more than the {n_groups} groups; "
-            "lower it"
+            f"prepare {advisor}: prepare.folds is {params.folds}, more than the {num_groups} "
+            "groups; lower it"
         )

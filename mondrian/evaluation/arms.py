@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mondrian.critique.rows import ChatRow
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import prompt_ids
+from mondrian.model.vlm import tokenize_prompt
 
 ARMS = ("base", "few_shot", "fine_tuned", "shuffled")
 CONSTRAINED_ARMS = {"base_constrained": "base", "fine_tuned_constrained": "fine_tuned"}
@@ -53,7 +53,7 @@ def build_eval_prompts(
         system, user = row.messages[:2]
         messages = [{"role": "system", "content": system["content"] + system_suffix}, user]
         photo = features_by_path[photo_row.images[0]]
-        return EvalPrompt(prompt_ids(features.vlm, messages, photo), photo, photo_row.id)
+        return EvalPrompt(tokenize_prompt(features.vlm, messages, photo), photo, photo_row.id)
 
     prompts = {"base": [build(row, row) for row in rows]}
     prompts["fine_tuned"] = prompts["base"]

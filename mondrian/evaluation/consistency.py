@@ -18,7 +18,7 @@ from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import Vlm, encode_image, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, tokenize_prompt
 
 SAMPLED = "sampled"  # variant with the unchanged photo and another sampling seed
 _CROP_MARGIN = 0.03  # of a side, removed at each end
@@ -59,17 +59,17 @@ def measure_consistency(
     All answers use constrained decoding, so that each has scores. The adapter must be attached.
     """
     features, params, cache = context.features, context.params, context.cache
-    vlm, settings = features.vlm, params.consistency
+    vlm, consistency = features.vlm, params.consistency
     first_row = {row.images[0]: i for i, row in reversed(list(enumerate(rows)))}
-    indices = sorted(first_row.values())[: settings.photos]  # each photo once
+    indices = sorted(first_row.values())[: consistency.photos]  # each photo once
     variants = [(name, i) for name in PERTURBATIONS for i in indices]
     perturbed = [_perturbed_prompt(features, rows[i], name) for name, i in variants]
-    samples = [(f"{SAMPLED} {n}", i) for n in range(settings.samples) for i in indices]
+    samples = [(f"{SAMPLED} {n}", i) for n in range(consistency.samples) for i in indices]
     photo_features = {i: features.get(rows[i].images[0]) for i in indices}
     sampled = [_build_prompt(vlm, rows[i], photo_features[i], name) for name, i in samples]
     variants += [(SAMPLED, i) for _, i in samples]
     greedy = SamplingParams(params.max_new_tokens, params.batch_size, context.grammar)
-    sampling = replace(greedy, temperature=settings.temperature, seed=1)
+    sampling = replace(greedy, temperature=consistency.temperature, seed=1)
     for arm in ("base", "fine_tuned"):
         with lora.disable_lora(vlm.model) if arm == "base" else nullcontext():
             answers = generate_answers(vlm, f"{arm} perturbed", perturbed, greedy, cache)
@@ -86,7 +86,7 @@ def _perturbed_prompt(features: FeatureCache, row: ChatRow, variant: str) -> Eva
 
 
 def _build_prompt(vlm: Vlm, row: ChatRow, features: Features, variant: str) -> EvalPrompt:
-    token_ids = prompt_ids(vlm, row.messages[:2], features)
+    token_ids = tokenize_prompt(vlm, row.messages[:2], features)
     return EvalPrompt(token_ids, features, f"{row.id}, {variant}")
 
 

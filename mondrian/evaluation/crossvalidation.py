@@ -16,8 +16,8 @@ from mondrian.core.adapter_folder import WEIGHTS_FILE
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash, read_json, write_json
 from mondrian.core.params import Params
-from mondrian.critique.rows import ChatRow, photo_hashes
-from mondrian.evaluation.evaluate import EvalDataset, evaluate
+from mondrian.critique.rows import ChatRow, image_hashes
+from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.model import lora, provenance
 from mondrian.model.adapter import adapts_merger
 from mondrian.model.provenance import build_recipe, package_versions
@@ -48,7 +48,7 @@ def crossvalidate(
     for fold in folds:
         print(f"fold {fold + 1} of {len(folds)}", flush=True)
         val = [row for row in rows if row.fold == fold]
-        data = EvalDataset(val, train=[row for row in rows if row.fold != fold])
+        data = EvalData(val, train=[row for row in rows if row.fold != fold])
         reports.append(train_and_evaluate(base, params, data, folder / str(fold), cache_dir))
     return merge_reports(reports)
 
@@ -68,7 +68,7 @@ def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def train_and_evaluate(
-    base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path
+    base: Vlm, params: Params, data: EvalData, folder: Path, cache_dir: Path
 ) -> dict[str, Any]:
     """Train an adapter on `data.train` and return its report on `data.val`.
 
@@ -77,26 +77,26 @@ def train_and_evaluate(
     """
     folder.mkdir(parents=True, exist_ok=True)
     training_id = _train(base, params, data, folder, cache_dir)
-    settings = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
-    identity = _identity(base, data.train, {"train": training_id, "evaluate": settings})
-    finished = _read(folder / "report.json")
+    eval_params = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    identity = _identity(base, data.train, {"train": training_id, "evaluate": eval_params})
+    finished = _read_json_or_none(folder / "report.json")
     if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:
         return dict(finished["report"])
     adapter, answers = folder / "adapter", folder / f"answers-{identity[:16]}.jsonl"
-    limit = params.machine.feature_cache_gb
-    features = FeatureCache(base, cache_dir / "features", limit, adapts_merger(adapter))
+    max_gb = params.machine.feature_cache_gb
+    features = FeatureCache(base, cache_dir / "features", max_gb, adapts_merger(adapter))
     report = evaluate(features, adapter, data, params.evaluate, answers)
     write_json(folder / "report.json", {"identity": identity, "report": report})
     answers.unlink(missing_ok=True)
     return report
 
 
-def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir: Path) -> str:
+def _train(base: Vlm, params: Params, data: EvalData, folder: Path, cache_dir: Path) -> str:
     """Train the adapter of the folder, unless it is up to date; return the training's identity."""
     rows, val = list(data.train), list(data.val)
     identity = _identity(base, [*rows, *val], params.train.model_dump())
     adapter, train_data, marker = folder / "adapter", folder / "train.json", folder / "trained.json"
-    if _read(marker) == [identity, *_weights_hash(adapter)]:
+    if _read_json_or_none(marker) == [identity, *_weights_hash(adapter)]:
         return identity
     write_json(train_data, [row.model_dump() for row in rows])
     recipe = build_recipe(base.base_id, rows, train_data, params.image, params.train)
@@ -110,8 +110,7 @@ def _train(base: Vlm, params: Params, data: EvalDataset, folder: Path, cache_dir
     return identity
 
 
-def _read(file: Path) -> Any:
-    """Return the content of a JSON file, or None if it is missing or damaged."""
+def _read_json_or_none(file: Path) -> Any:
     try:
         return read_json(file)
     except DataError:
@@ -123,9 +122,9 @@ def _weights_hash(adapter: Path) -> list[str]:
     return [file_hash(file)] if file.is_file() else []
 
 
-def _identity(base: Vlm, rows: Sequence[ChatRow], settings: dict[str, Any]) -> str:
+def _identity(base: Vlm, rows: Sequence[ChatRow], params: dict[str, Any]) -> str:
     row_dumps = [row.model_dump() for row in rows]
     versions = package_versions() | {"llguidance": version("llguidance")}
     code = provenance.code_hash(sorted({*provenance.TRAINING_CODE, *provenance.EVALUATION_CODE}))
-    inputs = [row_dumps, photo_hashes(rows), settings, base.hash, code, versions]
+    inputs = [row_dumps, image_hashes(rows), params, base.hash, code, versions]
     return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

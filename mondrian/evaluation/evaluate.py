@@ -18,23 +18,23 @@ from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
 from mondrian.core.params import EvaluateParams
-from mondrian.critique.rows import ChatRow, photo_hashes
+from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation import generation
 from mondrian.evaluation.arms import BATCHED_ARMS, ArmPrompts, EvalPrompt, build_eval_prompts
 from mondrian.evaluation.consistency import measure_consistency
+from mondrian.evaluation.cost import measure_cost
 from mondrian.evaluation.generation import AnswerCache, EvalContext
-from mondrian.evaluation.latency import measure_cost
 from mondrian.model import adapter, lora, provenance
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.provenance import Recipe, package_versions, read_recipe
 from mondrian.model.vision_cache import FeatureCache
-from mondrian.model.vlm import Generation, Vlm, next_logits
+from mondrian.model.vlm import Generation, Vlm
 
-_LATENCY_PHOTOS = 2  # photos on which cost is measured
+_COST_PHOTOS = 2  # photos on which cost is measured
 
 
 @dataclass(frozen=True)
-class EvalDataset:
+class EvalData:
     """Rows to evaluate on, and the training rows for few-shot examples and copy detection."""
 
     val: Sequence[ChatRow]
@@ -44,7 +44,7 @@ class EvalDataset:
 def evaluate(
     features: FeatureCache,
     folder: Path,
-    data: EvalDataset,
+    data: EvalData,
     params: EvaluateParams,
     cache_path: Path,
 ) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def evaluate(
     critique fits the token limit or memory does not suffice.
     """
     recipe, vlm = read_recipe(folder), features.vlm
-    check_rows(recipe, data.val, folder)
-    vocabulary = vlm.model.config.text_config.vocab_size
-    grammar = CritiqueGrammar(vlm.processor.tokenizer, vocabulary, params.max_new_tokens)
+    check_rows_match_adapter(recipe, data.val, folder)
+    vocabulary_size = vlm.model.config.text_config.vocab_size
+    grammar = CritiqueGrammar(vlm.processor.tokenizer, vocabulary_size, params.max_new_tokens)
     features.precompute([row.images[0] for row in data.val])
     prompts = build_eval_prompts(features, data.val, data.train, params.few_shot_examples)
     with _attached_adapter(vlm, folder, prompts["base"][0]):
@@ -67,7 +67,7 @@ def evaluate(
         photos = _answer_photos(context, data, prompts)
         paths = [row.images[0] for row in data.val]
         prompt_by_path = dict(zip(paths, prompts["base"], strict=True))
-        timed = islice(prompt_by_path.items(), _LATENCY_PHOTOS)
+        timed = islice(prompt_by_path.items(), _COST_PHOTOS)
         image_prompts = [(read_photo(Path(path)), prompt.token_ids) for path, prompt in timed]
         cost = measure_cost(vlm, image_prompts, features.with_pre_merger)
     return {
@@ -84,18 +84,14 @@ def evaluate(
 @contextmanager
 def _attached_adapter(vlm: Vlm, folder: Path, prompt: EvalPrompt) -> Iterator[None]:
     """Attach an adapter that must change the logits of a prompt; detach it on exit."""
-    base_logits = next_logits(vlm, prompt.token_ids, prompt.features)
-    adapter.load(vlm.model, vlm.hash, folder)
-    vlm.model.eval()
     try:
-        logits = next_logits(vlm, prompt.token_ids, prompt.features)
-        adapter.check_adapter_changes_logits(logits, base_logits, folder)
+        adapter.load_and_verify(vlm, folder, prompt.token_ids, prompt.features)
         yield
     finally:
         lora.detach(vlm.model)
 
 
-def check_rows(recipe: Recipe, rows: Sequence[ChatRow], folder: Path) -> None:
+def check_rows_match_adapter(recipe: Recipe, rows: Sequence[ChatRow], folder: Path) -> None:
     """Raise AdapterError if rows differ in prompt from the adapter or show a training photo."""
     train_groups = set(recipe.train_photo_groups)
     for row in rows:
@@ -115,7 +111,7 @@ def _identity(
     vlm: Vlm, folder: Path, params: EvaluateParams, rows: Sequence[ChatRow]
 ) -> dict[str, Any]:
     return {
-        "photographs": photo_hashes(rows),
+        "photographs": image_hashes(rows),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
         "adapter": files_hash(folder, {CONFIG_FILE, WEIGHTS_FILE}),
@@ -127,7 +123,7 @@ def _identity(
 
 
 def _answer_photos(
-    context: EvalContext, data: EvalDataset, prompts: ArmPrompts
+    context: EvalContext, data: EvalData, prompts: ArmPrompts
 ) -> list[dict[str, Any]]:
     """Return for each val row the reference critique, the answer of each arm, and variants."""
     answers: dict[str, list[Generation]] = {}

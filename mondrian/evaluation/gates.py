@@ -14,7 +14,7 @@ from mondrian.core.params import GateParams, Params
 from mondrian.evaluation.statistics import Estimate
 
 MAXIMUM_GATES = ("overhead", "copied_above_reference")  # the value must not exceed the threshold
-WARNINGS = ("base_compliance",)  # about the base: no adapter can change it
+WARNING_GATES = ("base_compliance",)  # about the base: no adapter can change it
 REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 for BETTER
 
 
@@ -22,7 +22,7 @@ def compute_gates(
     report: dict[str, Any],
     arms: dict[str, Any],
     comparisons: dict[str, Estimate],
-    limits: GateParams,
+    thresholds: GateParams,
 ) -> dict[str, Any]:
     """Return value, threshold and result of each gate."""
     tuned, base = arms["fine_tuned"], arms["base"]
@@ -31,12 +31,12 @@ def compute_gates(
     gain = comparisons["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
     speed = {arm: cost["decode_tokens_per_second"] for arm, cost in report["cost"].items()}
     gates = {
-        "base_compliance": (base["format_compliance"], limits.base_compliance),
-        "compliance": (tuned["format_compliance"], limits.compliance),
-        "index_gain_percent": (100 * gain, limits.index_gain_percent),
+        "base_compliance": (base["format_compliance"], thresholds.base_compliance),
+        "compliance": (tuned["format_compliance"], thresholds.compliance),
+        "index_gain_percent": (100 * gain, thresholds.index_gain_percent),
         **{f"{n}_low": (comparisons[n].low, 0.0) for n in REQUIRED_COMPARISONS if n in comparisons},
-        "overhead": (speed["base"] / speed["fine_tuned"] - 1, limits.overhead),
-        "copied_above_reference": (copied_above, limits.copied_above_reference),
+        "overhead": (speed["base"] / speed["fine_tuned"] - 1, thresholds.overhead),
+        "copied_above_reference": (copied_above, thresholds.copied_above_reference),
     }
     return {
         name: {
@@ -53,14 +53,14 @@ def _holds(name: str, value: float, threshold: float) -> bool:
 
 
 def list_failed_gates(metrics: dict[str, Any], thresholds: GateParams) -> list[str]:
-    """Return what prevents a release of this evaluate.json, a line each, by today's thresholds."""
+    """Return what prevents a release of this evaluate.json by current thresholds, a line each."""
     verdict = metrics["verdict"]
     failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]
     if not {"compliance", "index_low"} <= set(metrics["gates"]):
         raise KeyError("gates")
     for name, gate in metrics["gates"].items():
         value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
-        if name not in WARNINGS and (value is None or not _holds(name, value, threshold)):
+        if name not in WARNING_GATES and (value is None or not _holds(name, value, threshold)):
             failed.append(f"{name} is {value}, the threshold is {threshold}")
     return failed
 
@@ -75,7 +75,7 @@ def check_gates(metrics: Path | None, params: Params, print_line: Callable[[str]
             lines = list_failed_gates(content, params.evaluate.gates)
             print_line(f"{file}: {content['verdict']}")
         except (KeyError, TypeError, AttributeError):
-            raise EvaluationError(f"{file} holds no gates; evaluate again: dvc repro") from None
+            raise EvaluationError(f"{file} has no gates; evaluate again: dvc repro") from None
         failed += [f"{file}: {line}" for line in lines]
     if failed:
         raise EvaluationError("\n  ".join([f"{len(failed)} gates do not hold", *failed]))

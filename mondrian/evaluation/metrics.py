@@ -14,7 +14,7 @@ from mondrian.core.params import EvaluateParams, IndexWeights
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS, CONSTRAINED_ARMS
 from mondrian.evaluation.consistency import compute_consistency
-from mondrian.evaluation.score_metrics import CHANCE, score_error, score_metrics
+from mondrian.evaluation.score_metrics import CHANCE_ERROR, score_error, score_metrics
 from mondrian.evaluation.statistics import estimate_proportion
 from mondrian.evaluation.text_metrics import chrf, compute_text_metrics
 
@@ -119,7 +119,7 @@ def _format_part(answer: dict[str, Any]) -> float:
 
 def _score_accuracy(scores: Sequence[float] | None, reference: FloatArray) -> float:
     """Return 1 for the advisor's own scores, 0 if the error is that of uniformly random scores."""
-    return 0.0 if scores is None else max(0.0, 1 - score_error(scores, reference) / CHANCE)
+    return 0.0 if scores is None else max(0.0, 1 - score_error(scores, reference) / CHANCE_ERROR)
 
 
 def _grounding(scores: Sequence[float] | None, references: FloatArray, i: int) -> float:

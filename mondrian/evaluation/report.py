@@ -20,14 +20,14 @@ _PAIR = ("base", "fine_tuned")
 
 def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return the page as self-contained HTML."""
-    photos = sorted(report["photographs"], key=_badness, reverse=True)
+    photos = sorted(report["photographs"], key=_adapter_error, reverse=True)
     arms = [arm for arm in ("fine_tuned", *ARMS) if arm in photos[0]]
     return render_template(
         "evaluation/comparison.html",
         advisor=report["advisor"],
         verdict=metrics["verdict"],
         verdict_text=describe_verdict(metrics),
-        comparisons=[_comparison(*item) for item in metrics["comparisons"].items()],
+        comparisons=[_build_comparison(*item) for item in metrics["comparisons"].items()],
         gates=metrics["gates"],
         arms={arm: metrics[arm] for arm in (*arms, "constant", "reference")},
         pair={arm: metrics[arm] for arm in _PAIR},
@@ -35,7 +35,7 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
         constrained={arm: metrics.get(f"{arm}_constrained", {}) for arm in _PAIR},
         overhead=metrics["gates"]["overhead"]["value"],
         dimensions=metrics["dimensions"],
-        photos=[_photo(photo) for photo in photos[:_MAX_PHOTOS]],
+        photos=[_build_photo(photo) for photo in photos[:_MAX_PHOTOS]],
         radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
         num_omitted=max(0, len(photos) - _MAX_PHOTOS),
@@ -45,13 +45,13 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
     )
 
 
-def _badness(photo: dict[str, Any]) -> float:
-    """Return the adapter's score error; an answer without scores is worst."""
+def _adapter_error(photo: dict[str, Any]) -> float:
+    """Return the adapter's score error; 10 for an answer without scores."""
     error = score_error(photo["fine_tuned"]["scores"], photo["reference_scores"])
     return 10.0 if isnan(error) else error
 
 
-def _comparison(name: str, estimate: dict[str, Any]) -> dict[str, Any]:
+def _build_comparison(name: str, estimate: dict[str, Any]) -> dict[str, Any]:
     """Return title and text of a comparison, and its chart on its own scale that includes 0."""
     low, high, detectable = estimate["low"], estimate["high"], estimate["detectable"]
     comparison: dict[str, Any] = {
@@ -69,7 +69,7 @@ def _comparison(name: str, estimate: dict[str, Any]) -> dict[str, Any]:
     return comparison
 
 
-def _photo(photo: dict[str, Any]) -> dict[str, Any]:
+def _build_photo(photo: dict[str, Any]) -> dict[str, Any]:
     reference = photo["reference_scores"]
     base, tuned = photo["base"]["scores"], photo["fine_tuned"]["scores"]
     colored = {"ink": reference, "three": base, "one": tuned}
@@ -82,11 +82,11 @@ def _photo(photo: dict[str, Any]) -> dict[str, Any]:
         ],
         "errors": {arm: "no scores" if isnan(e) else f"{e:.2f}" for arm, e in errors.items()},
         "fault": photo["fine_tuned"]["fault"],
-        "dimensions": _dimensions(photo),
+        "dimensions": _build_dimensions(photo),
     }
 
 
-def _dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
+def _build_dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
     """Return for each dimension the advisor's score and comment, and those of base and adapter."""
     critiques = {arm: parse_answer(photo[arm]["text"]) for arm in _PAIR}
     dimensions = []

@@ -14,7 +14,7 @@ from mondrian.core.fields import FloatArray
 from mondrian.critique.schema import DIMENSIONS
 
 Scores = Sequence[float] | FloatArray
-CHANCE = 10 / 3  # mean distance of two scores drawn uniformly from 0 to 10
+CHANCE_ERROR = 10 / 3  # mean distance of two scores drawn uniformly from 0 to 10
 
 
 def score_error(scores: Scores | None, reference: Scores) -> float:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from mondrian.core.fields import FloatArray
 
-LEVEL = 0.95  # of every interval
+CONFIDENCE_LEVEL = 0.95  # of every interval
 POWER = 0.8  # at which a difference counts as detectable
 MIN_GROUPS = 5  # below this nothing is concluded
 _RESAMPLES = 2000
@@ -21,8 +21,6 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference with its interval."""
-
     mean: float
     low: float
     high: float
@@ -51,9 +49,9 @@ def average_by_group(values: Sequence[float], groups: Sequence[str]) -> FloatArr
 def estimate_paired_difference(
     differences: Sequence[float], groups: Sequence[str], seed: int = 0
 ) -> Estimate:
-    """Estimate the mean of paired differences with a studentised bootstrap over groups.
+    """Estimate the mean of paired differences with a bootstrap-t over groups.
 
-    Bootstrap-t (Efron & Tibshirani 1993, section 12.5): its coverage error per side is O(1/n),
+    Efron & Tibshirani 1993, section 12.5: its coverage error per side is O(1/n),
     that of the percentile interval O(1/sqrt n), which matters at 12 to 20 photos.
     """
     x = average_by_group(differences, groups)
@@ -67,7 +65,7 @@ def estimate_paired_difference(
     errors = resamples.std(axis=1, ddof=1) / sqrt(n)
     usable = errors > 1e-9 * spread
     t = (resamples.mean(axis=1)[usable] - mean) / errors[usable]
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE_LEVEL) / 2
     upper, lower = np.quantile(t, [1 - tail, tail])
     low, high = float(mean - upper * error), float(mean - lower * error)
     detectable = _detectable_errors(n) * spread / sqrt(n)
@@ -75,8 +73,8 @@ def estimate_paired_difference(
 
 
 def _detectable_errors(n: int) -> float:
-    """Return how many standard errors a difference needs for POWER at LEVEL."""
-    return float(stats.t.ppf(1 - (1 - LEVEL) / 2, n - 1) + stats.t.ppf(POWER, n - 1))
+    """Return how many standard errors a difference needs for POWER at CONFIDENCE_LEVEL."""
+    return float(stats.t.ppf(1 - (1 - CONFIDENCE_LEVEL) / 2, n - 1) + stats.t.ppf(POWER, n - 1))
 
 
 def _needed(mean: float, spread: float) -> int | None:
@@ -103,7 +101,7 @@ def sign_flip(x: FloatArray, seed: int = 0) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for multiple tests (Holm 1979): controls any false rejection."""
+    """Return p-values that control the family-wise error rate over several tests (Holm 1979)."""
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, i in enumerate(np.argsort(p)):
         highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
@@ -115,5 +113,5 @@ def estimate_proportion(successes: int, count: int) -> tuple[float, float, float
     """Return a share and its exact interval (Clopper & Pearson 1934); (nan, 0, 1) if count is 0."""
     if not count:
         return float("nan"), 0.0, 1.0
-    interval = stats.binomtest(successes, count).proportion_ci(LEVEL, "exact")
+    interval = stats.binomtest(successes, count).proportion_ci(CONFIDENCE_LEVEL, "exact")
     return successes / count, float(interval.low), float(interval.high)

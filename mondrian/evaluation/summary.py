@@ -34,9 +34,9 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
     ]
     lines += [f"  {line}" for line in format_arms_table(metrics)]
     for arm in ("base", "fine_tuned"):
-        layers = ", ".join(f"{name} {v:.2f}" for name, v in metrics[arm]["compliance"].items())
+        rates = ", ".join(f"{name} {v:.2f}" for name, v in metrics[arm]["compliance"].items())
         changes = [v for k, v in metrics[arm].get("consistency", {}).items() if k != SAMPLED]
-        lines.append(f"  {arm:12}schema-valid: {layers}")
+        lines.append(f"  {arm:12}schema-valid: {rates}")
         if changes:
             mean = sum(changes) / len(changes)
             lines[-1] += f"; changing the photo slightly changes a score by {mean:.2f}"

@@ -27,7 +27,7 @@ def compute_text_metrics(
         "repeated_across": cross_text_repetition(texts),
         "copied": copied,
         "right_language": [dominant_script(a) == dominant_script(b) for a, b in pairs],
-        "length": [len(words(a)) / max(1, len(words(b))) for a, b in pairs],
+        "length": [len(split_words(a)) / max(1, len(split_words(b))) for a, b in pairs],
     }
     return {name: round(float(np.mean(v)), 4) for name, v in values.items()}
 
@@ -55,15 +55,15 @@ def _char_ngrams(text: str, order: int) -> Counter[str]:
     return Counter(text[i : i + order] for i in range(len(text) - order + 1))
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words in lower case."""
     return re.findall(r"\w+", text.lower())
 
 
 def _phrases(text: str) -> list[tuple[str, ...]]:
-    text_words = words(text)
-    count = len(text_words) - _PHRASE_WORDS + 1
-    return [tuple(text_words[i : i + _PHRASE_WORDS]) for i in range(count)]
+    words = split_words(text)
+    count = len(words) - _PHRASE_WORDS + 1
+    return [tuple(words[i : i + _PHRASE_WORDS]) for i in range(count)]
 
 
 def repetition(text: str) -> float:
@@ -84,7 +84,7 @@ def cross_text_repetition(texts: Sequence[str]) -> list[float]:
 
 def specificity(texts: Sequence[str]) -> list[float]:
     """Return for each text the share of its distinct words that under half of the texts use."""
-    word_sets = [set(words(text)) for text in texts]
+    word_sets = [set(split_words(text)) for text in texts]
     counts = Counter(word for word_set in word_sets for word in word_set)
     rare = {word for word, count in counts.items() if count < len(texts) / 2}
     return [len(word_set & rare) / len(word_set) if word_set else 0.0 for word_set in word_sets]
@@ -92,7 +92,7 @@ def specificity(texts: Sequence[str]) -> list[float]:
 
 def hash_sentences(texts: Iterable[str]) -> set[str]:
     """Return hashes of the sentences of at least eight words, compared as lower-case words."""
-    sentences = (words(part) for text in texts for part in re.split(r"[.!?]+\s", text + " "))
+    sentences = (split_words(part) for text in texts for part in re.split(r"[.!?]+\s", text + " "))
     return {
         sha256(" ".join(sentence).encode()).hexdigest()[:16]
         for sentence in sentences

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
-from mondrian.core.errors import AdapterError, one_line
+from mondrian.core.errors import AdapterError, join_first, one_line
 from mondrian.model import lora
 from mondrian.model.language import Features
 from mondrian.model.lora import LoraConfig, LoraLinear, Tensors
@@ -25,31 +25,31 @@ from mondrian.model.provenance import read_recipe
 from mondrian.model.vlm import Vlm, next_logits
 
 
-def save(folder: Path, weights: Tensors, settings: LoraConfig, recipe: Any, layers: int) -> None:
-    """Write an adapter into an empty folder; `layers` is the number of the base's layers."""
-    config = lora.peft_config(settings, recipe["base"]["source"], layers)
+def save(folder: Path, weights: Tensors, config: LoraConfig, recipe: Any, base_layers: int) -> None:
+    """Write an adapter into an empty folder; base_layers is the number of the base's layers."""
+    peft_config = lora.build_peft_config(config, recipe["base"]["source"], base_layers)
     arrays = {name: np.array(value) for name, value in weights.items()}
     (folder / WEIGHTS_FILE).write_bytes(to_bytes(arrays, metadata={"format": "pt"}))
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(peft_config, indent=2) + "\n")
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(model: Any, base_hash: str, folder: Path) -> dict[str, LoraLinear]:
-    """Attach an adapter, or raise AdapterError if it is damaged, of another base, or idle."""
+    """Attach an adapter; AdapterError if it is damaged, of another base, or has no effect."""
     base = read_recipe(folder).base
     if base.sha256 != base_hash:
         raise AdapterError(
             f"{folder} was trained on {base.source} (sha256 {base.sha256[:8]}…), "
             f"not on this base (sha256 {base_hash[:8]}…); use that base or train a new adapter"
         )
-    return attach_folder(model, folder)
+    return attach_from_folder(model, folder)
 
 
-def attach_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
+def attach_from_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
     """Attach an adapter without recipe, as other trainers write it, or raise AdapterError."""
     weights = read_weights(folder)
-    settings = read_settings(folder, weights, len(model.language_model.model.layers))
-    layers = lora.attach(model, settings)
+    config = read_lora_config(folder, weights, len(model.language_model.model.layers))
+    layers = lora.attach(model, config)
     try:
         check_weights(layers, weights, folder)
     except AdapterError:
@@ -66,30 +66,29 @@ def load_and_verify(vlm: Vlm, folder: Path, prompt: Sequence[int], features: Fea
     base_logits = next_logits(vlm, prompt, features)
     load(vlm.model, vlm.hash, folder)
     vlm.model.eval()
-    check_adapter_changes_logits(next_logits(vlm, prompt, features), base_logits, folder)
+    check_logits_differ(next_logits(vlm, prompt, features), base_logits, folder)
 
 
-def check_adapter_changes_logits(with_adapter: mx.array, without: mx.array, folder: Path) -> None:
-    """Raise AdapterError unless the smoke test's logits are finite and differ from the base's."""
-    if not bool(mx.all(mx.isfinite(with_adapter))):
+def check_logits_differ(adapter_logits: mx.array, base_logits: mx.array, folder: Path) -> None:
+    """Raise AdapterError unless the adapter's logits are finite and differ from the base's."""
+    if not bool(mx.all(mx.isfinite(adapter_logits))):
         raise AdapterError(f"{folder}: its logits contain NaN or inf; train again")
-    if bool(mx.all(with_adapter == without)):
+    if bool(mx.all(adapter_logits == base_logits)):
         raise AdapterError(f"{folder} changes nothing: its logits equal the base's")
 
 
 def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
     """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
     shapes = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
-    faults = [f"{name} does not exist in this base" for name in weights if name not in shapes]
-    faults += [f"{name} is missing" for name in shapes if name not in weights]
-    faults += [
+    problems = [f"{name} does not exist in this base" for name in weights if name not in shapes]
+    problems += [f"{name} is missing" for name in shapes if name not in weights]
+    problems += [
         f"{name} has shape {weights[name].shape}, expected {shape}"
         for name, shape in shapes.items()
         if name in weights and weights[name].shape != shape
     ]
-    if faults:
-        more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise AdapterError(f"{folder / WEIGHTS_FILE}: {'; '.join(faults[:3])}{more}")
+    if problems:
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: {join_first(problems, 3, '; ')}")
     _check_values(weights, folder / WEIGHTS_FILE)
 
 
@@ -100,16 +99,16 @@ def _check_values(weights: Tensors, file: Path) -> None:
         raise AdapterError(f"{file}: every lora_B is zero, so it has no effect; train longer")
 
 
-def check_weight_format(weights: Tensors, settings: LoraConfig, folder: Path) -> None:
+def check_weight_format(weights: Tensors, config: LoraConfig, folder: Path) -> None:
     """Raise AdapterError if weights cannot be an adapter's on any base."""
-    file, rank = folder / WEIGHTS_FILE, settings.rank
+    file, rank = folder / WEIGHTS_FILE, config.rank
     for path in sorted({name.rsplit(".lora_", 1)[0] for name in weights}):
         a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2:
             raise AdapterError(f"{file}: {path} has no 2-D lora_A and lora_B; train again")
         if not a.shape[0] == b.shape[1] == rank:
             raise AdapterError(f"{file}: {path} has rank {a.shape[0]}, {CONFIG_FILE} says {rank}")
-        if settings.dora and f"{path}.lora_magnitude_vector" not in weights:
+        if config.dora and f"{path}.lora_magnitude_vector" not in weights:
             raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
     _check_values(weights, file)
 
@@ -119,10 +118,10 @@ def adapts_merger(folder: Path) -> bool:
     return any(".visual.merger." in name for name in read_weights(folder))
 
 
-def read_settings(folder: Path, weights: Tensors, layers: int) -> LoraConfig:
+def read_lora_config(folder: Path, weights: Tensors, base_layers: int) -> LoraConfig:
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return lora.parse_peft_config(config, weights, layers)
+        peft_config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return lora.parse_peft_config(peft_config, weights, base_layers)
     except FileNotFoundError:
         raise AdapterError(f"{folder} has no {CONFIG_FILE}; train one first: dvc repro") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:

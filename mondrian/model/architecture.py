@@ -127,14 +127,14 @@ class Architecture:
         scales = packed // self.group * 2 * float_bytes
         return packed * self.bits // 8 + scales + (self.num_weights() - packed) * float_bytes
 
-    def num_lora_weights(self, settings: LoraConfig) -> int:
-        layers = min(settings.num_layers or self.layers, self.layers)
-        shapes = [self.projection_shapes()[name] for name in settings.target_modules] * layers
-        shapes += self.merger_shapes().values() if settings.train_projector else []
-        return sum(settings.rank * (i + o) + (o if settings.dora else 0) for i, o in shapes)
+    def num_lora_weights(self, config: LoraConfig) -> int:
+        layers = min(config.num_layers or self.layers, self.layers)
+        shapes = [self.projection_shapes()[name] for name in config.target_modules] * layers
+        shapes += self.merger_shapes().values() if config.train_projector else []
+        return sum(config.rank * (i + o) + (o if config.dora else 0) for i, o in shapes)
 
 
-def find_base(source: str) -> Path | None:
+def find_base_folder(source: str) -> Path | None:
     """Return the folder of a base on this machine, local or in the hub's cache, if there is one."""
     if source and Path(source).is_dir():
         return Path(source)
@@ -151,7 +151,7 @@ def find_base(source: str) -> Path | None:
 
 def read_architecture(source: str) -> Architecture:
     """Read the sizes of a local base or a published size, or raise BaseModelError."""
-    folder = find_base(source)
+    folder = find_base_folder(source)
     if folder is not None:
         if not (folder / "config.json").is_file():
             raise BaseModelError(f"{folder} has no config.json: not a base model")

@@ -22,7 +22,7 @@ _SHIFTS = mx.array(np.arange(32, dtype=np.uint32))  # evaluated: threads share i
 
 
 def mask_logits(logits: mx.array, masks: Sequence[TokenBitmask]) -> mx.array:
-    """Set logits (rows, vocabulary) to minus infinity if the row's mask does not have the bit."""
+    """Set logits (rows, vocabulary) to minus infinity unless the row's mask has the token's bit."""
     words = mx.array(np.stack(masks).view(np.uint32))
     bits = ((words[:, :, None] >> _SHIFTS) & 1).reshape(len(masks), -1)[:, : logits.shape[1]]
     return mx.where(bits.astype(mx.bool_), logits, mx.array(-mx.inf, logits.dtype))
@@ -49,15 +49,13 @@ class SamplingParams:
     ignore_eos: bool = False  # continue after the end token, for measuring
 
     def __post_init__(self) -> None:
-        if self.grammar and self.grammar.limit != self.max_new_tokens:
+        if self.grammar and self.grammar.max_tokens != self.max_new_tokens:
             raise ValueError(
-                f"the grammar ends at {self.grammar.limit} tokens, not at {self.max_new_tokens}"
+                f"the grammar allows {self.grammar.max_tokens} tokens, not {self.max_new_tokens}"
             )
 
 
 class SequenceState:
-    """A sequence that is being generated."""
-
     def __init__(
         self,
         prompt: Sequence[int],
@@ -70,7 +68,7 @@ class SequenceState:
         self.sampling_params = sampling_params
         self.arm: Hashable = None  # the adapter that generates it, if several share steps
         grammar = sampling_params.grammar
-        self.grammar_state: GrammarState | None = grammar.create_state() if grammar else None
+        self.grammar_state: GrammarState | None = GrammarState(grammar) if grammar else None
         self.output_ids = list(self.grammar_state.forced) if self.grammar_state else []
         self.pending = [*prompt, *self.output_ids]  # not processed by the model yet
         self.num_cached = 0  # tokens in the KV cache
@@ -135,7 +133,7 @@ class BatchGenerator:
         self.slots[slot], self.cache.lengths[slot] = None, 0
 
     def step(self) -> list[SequenceState]:
-        """Generate a token for every sequence, and the forced ones; remove and return the ended."""
+        """Generate a token, and forced ones, for every sequence; return and remove ended ones."""
         seqs = self.active_sequences
         if 2 * len(seqs) <= len(self.slots):
             self.cache.retain_slots([i for i, seq in enumerate(self.slots) if seq is not None])

@@ -17,11 +17,10 @@ from llguidance.hf import from_tokenizer
 from numpy.typing import NDArray
 
 from mondrian.core.errors import EvaluationError
-from mondrian.critique.schema import DIMENSIONS, json_schema
+from mondrian.critique.schema import DIMENSIONS, MAX_LIST_ITEMS, json_schema
 
 TokenBitmask = NDArray[np.int32]  # one bit per token
-MAX_ITEMS = 5  # of a list in the schema
-SLACK = 8  # tokens that an escape or a multi-byte character may take before a text can close
+SLACK_TOKENS = 8  # tokens that an escape or a multi-byte character may take before a text can close
 PUNCTUATION_MARGIN = 2  # extra tokens per text, in case quotes and commas are single tokens
 TEXT_BUDGET_FRACTION = 0.5  # of the spare tokens that one text may take
 
@@ -29,22 +28,22 @@ TEXT_BUDGET_FRACTION = 0.5  # of the spare tokens that one text may take
 class CritiqueGrammar:
     """The critique schema compiled for one tokenizer.
 
-    vocabulary  size of a row of logits
-    limit       tokens of a completion; EvaluationError if a critique may not fit
+    vocabulary_size  size of a row of logits
+    max_tokens       of a completion; EvaluationError if a critique may not fit
 
-    after[k] holds how many tokens, and texts among them, may be needed after the value of key k, in
-    order of appearance from 1; after[0] is for the whole critique.
+    needed_after[k] is how many tokens, and how many texts among them, may follow the value of key k
+    (in order of appearance, from 1); needed_after[0] is for the whole critique.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: int, limit: int) -> None:
-        self.tokens = from_tokenizer(tokenizer, n_vocab=vocabulary)
+    def __init__(self, tokenizer: Any, vocabulary_size: int, max_tokens: int) -> None:
+        self.tokens = from_tokenizer(tokenizer, n_vocab=vocabulary_size)
         self.grammar = LLMatcher.grammar_from_json_schema(json.dumps(json_schema()))
-        self.mask_words = -(-vocabulary // 32)
-        self.limit = limit
+        self.mask_words = -(-vocabulary_size // 32)
+        self.max_tokens = max_tokens
         self.token_bytes = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))
-        token_bytes = [self.token_bytes(token) for token in range(vocabulary)]
+        token_bytes = [self.token_bytes(token) for token in range(vocabulary_size)]
         self.closing_mask = self._pack_bitmask([text[:1] == b'"' for text in token_bytes])
-        self.whole_mask = self._pack_bitmask([_is_whole(text) for text in token_bytes])
+        self.complete_mask = self._pack_bitmask([_is_complete(text) for text in token_bytes])
 
         def count_tokens(text: str) -> int:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -55,21 +54,18 @@ class CritiqueGrammar:
         self.needed_after = [(sum(needed[i:]), sum(texts[i:])) for i in range(len(pieces) + 1)]
         self.item_tokens = count_tokens(', "x"') + PUNCTUATION_MARGIN
         min_tokens = self.needed_after[0][0]
-        if min_tokens > limit:
+        if min_tokens > max_tokens:
             raise EvaluationError(
-                f"evaluate.max_new_tokens is {limit}; a critique may need {min_tokens}, raise it"
+                f"max_new_tokens is {max_tokens}; raise it: a critique may need {min_tokens}"
             )
 
     def _pack_bitmask(self, allowed: list[bool]) -> TokenBitmask:
         padded = [*allowed, *[False] * (32 * self.mask_words - len(allowed))]
         return np.packbits(padded, bitorder="little").view(np.int32)
 
-    def create_state(self) -> "GrammarState":
-        return GrammarState(self)
 
-
-def _is_whole(text: bytes) -> bool:
-    """Return whether a token is not part of an escape or of a character."""
+def _is_complete(text: bytes) -> bool:
+    """Return whether a token has no escape and no part of a multi-byte character."""
     try:
         return "\\" not in text.decode()
     except UnicodeDecodeError:
@@ -83,8 +79,8 @@ def _shortest_critique() -> list[str]:
         "image_description": "x",
         "dimensions": [{"name": name, **dimension} for name in DIMENSIONS],
         "overall_score": 10.0,
-        "key_strengths": ["x"] * MAX_ITEMS,
-        "priority_improvements": ["x"] * MAX_ITEMS,
+        "key_strengths": ["x"] * MAX_LIST_ITEMS,
+        "priority_improvements": ["x"] * MAX_LIST_ITEMS,
         "technical_notes": "x",
     }
     text = json.dumps(critique)
@@ -105,9 +101,9 @@ class GrammarState:
         self.matcher = LLMatcher(grammar.tokens, grammar.grammar)
         self.ended = False
         self.mask: TokenBitmask = np.zeros(grammar.mask_words, np.int32)
-        self._num_tokens = self._keys = self._items = 0
+        self._num_tokens = self._num_keys = self._num_items = 0
         self._text_tokens = self._text_limit = 0
-        self._inside = self._escaped = False
+        self._in_text = self._escaped = False
         self.forced = self._advance()
 
     def accept_token(self, token: int) -> None:
@@ -116,16 +112,16 @@ class GrammarState:
 
     def _accept(self, tokens: list[int]) -> None:
         if not self.matcher.consume_tokens(tokens):
-            raise RuntimeError(f"llguidance refuses what it allowed: {self.matcher.get_error()}")
+            raise RuntimeError(f"llguidance rejects a token it allowed: {self.matcher.get_error()}")
         for token in tokens:
             self._num_tokens += 1
             self._text_tokens += 1
             for byte in self.grammar.token_bytes(token):
-                self._read(byte)
+                self._track_byte(byte)
 
     def _advance(self) -> list[int]:
         """Accept every token that has no alternative; compute the mask of the next one."""
-        out: list[int] = []
+        forced: list[int] = []
         while not self.matcher.is_stopped():
             tokens = self.matcher.compute_ff_tokens()
             if not tokens:
@@ -134,21 +130,21 @@ class GrammarState:
                 words = np.flatnonzero(self.mask)
                 word = int(self.mask[words[0]]) & 0xFFFFFFFF if len(words) == 1 else 0
                 if word.bit_count() != 1:
-                    return out
+                    return forced
                 tokens = [32 * int(words[0]) + word.bit_length() - 1]
             self._accept(tokens)
-            out += tokens
+            forced += tokens
         if self.matcher.is_error():
             raise RuntimeError(f"llguidance failed: {self.matcher.get_error()}")
         self.ended = True
-        return out
+        return forced
 
     def _restrict_text(self) -> None:
-        """Allow only tokens that close a text at its limit; near it, no half characters."""
-        if self._inside and self._text_tokens >= self._text_limit:
+        """Allow only tokens that close a text at its limit; near it, only complete characters."""
+        if self._in_text and self._text_tokens >= self._text_limit:
             self._restrict(self.grammar.closing_mask)
-        if not self._inside or self._text_tokens + SLACK >= self._text_limit:
-            self._restrict(self.grammar.whole_mask)
+        if not self._in_text or self._text_tokens + SLACK_TOKENS >= self._text_limit:
+            self._restrict(self.grammar.complete_mask)
 
     def _restrict(self, bitmask: TokenBitmask) -> None:
         """Allow only these tokens, if the schema allows any of them."""
@@ -156,25 +152,25 @@ class GrammarState:
         if allowed.any():
             self.mask = allowed
 
-    def _read(self, byte: int) -> None:
-        """Keep track of texts, keys and list items."""
-        if self._inside:
+    def _track_byte(self, byte: int) -> None:
+        """Update the position: in a text, and how many keys and list items were read."""
+        if self._in_text:
             if self._escaped or byte == ord("\\"):
                 self._escaped = not self._escaped
             elif byte == ord('"'):
-                self._inside, self._items = False, self._items + 1
+                self._in_text, self._num_items = False, self._num_items + 1
         elif byte == ord('"'):
-            self._inside, self._text_tokens = True, 0
+            self._in_text, self._text_tokens = True, 0
             self._text_limit = self._compute_text_budget()
         elif byte == ord(":"):
-            self._keys, self._items = self._keys + 1, 0
+            self._num_keys, self._num_items = self._num_keys + 1, 0
 
     def _compute_text_budget(self) -> int:
         """Return how many tokens the text that begins now may take."""
         grammar = self.grammar
-        needed, texts = grammar.needed_after[self._keys]
-        own_texts = grammar.needed_after[self._keys - 1][1] - texts if self._keys else 0
-        items = max(0, own_texts - 1 - self._items)
-        reserved = needed + items * grammar.item_tokens + PUNCTUATION_MARGIN + 1
-        spare = grammar.limit - self._num_tokens - reserved
-        return max(1, int(spare * TEXT_BUDGET_FRACTION) if items + texts else spare)
+        needed, texts = grammar.needed_after[self._num_keys]
+        own_texts = grammar.needed_after[self._num_keys - 1][1] - texts if self._num_keys else 0
+        items_left = max(0, own_texts - 1 - self._num_items)
+        reserved = needed + items_left * grammar.item_tokens + PUNCTUATION_MARGIN + 1
+        spare = grammar.max_tokens - self._num_tokens - reserved
+        return max(1, int(spare * TEXT_BUDGET_FRACTION) if items_left + texts else spare)

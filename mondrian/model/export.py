@@ -11,7 +11,7 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import atomic_folder
+from mondrian.core.files import open_atomic_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
 from mondrian.model.provenance import read_recipe
@@ -21,7 +21,7 @@ _MLX_WEIGHTS = "adapters.safetensors"
 _MLX_KINDS = {"lora_A.weight": "lora_a", "lora_B.weight": "lora_b", "lora_magnitude_vector": "m"}
 
 
-def mlx_name(name: str) -> str:
+def to_mlx_name(name: str) -> str:
     """Return mlx-vlm's name of a weight with a PEFT name."""
     kind = next((kind for kind in _MLX_KINDS if name.endswith(f".{kind}")), None)
     if kind is None:
@@ -31,52 +31,52 @@ def mlx_name(name: str) -> str:
     return f"{path.replace('visual.', 'vision_tower.', 1)}.{_MLX_KINDS[kind]}"
 
 
-def export(folder: Path, output: Path, kind: str) -> None:
-    """Write an adapter and its recipe in another layout, or raise AdapterError if it is damaged."""
-    read_recipe(folder)
+def export_adapter(folder: Path, output: Path, layout: str) -> None:
+    """Write an adapter and its recipe in a layout (peft or mlx); AdapterError if it is damaged."""
+    read_recipe(folder)  # raises if there is none
     weights = adapter.read_weights(folder)
-    settings = adapter.read_settings(folder, weights, 0)
-    adapter.check_weight_format(weights, settings, folder)
+    config = adapter.read_lora_config(folder, weights, 0)
+    adapter.check_weight_format(weights, config, folder)
     if output.resolve() == folder.resolve():
         raise AdapterError(f"{output} is the adapter itself; give another folder")
-    with atomic_folder(output, (CONFIG_FILE, WEIGHTS_FILE, _MLX_WEIGHTS, RECIPE_FILE)) as staging:
+    with open_atomic_folder(
+        output, (CONFIG_FILE, WEIGHTS_FILE, _MLX_WEIGHTS, RECIPE_FILE)
+    ) as staging:
         shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
-        if kind == "peft":
+        if layout == "peft":
             for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copy(folder / name, staging / name)
             return
         arrays = {
-            mlx_name(name): np.array(mx.contiguous(value.T) if value.ndim == 2 else value)
+            to_mlx_name(name): np.array(mx.contiguous(value.T) if value.ndim == 2 else value)
             for name, value in weights.items()
         }
         (staging / _MLX_WEIGHTS).write_bytes(to_bytes(arrays, {"format": "mlx"}))
-        kind = "dora" if settings.dora else "lora"
-        config = {
-            "fine_tune_type": kind,
+        mlx_config = {
+            "fine_tune_type": "dora" if config.dora else "lora",
             "num_layers": -1,
             "lora_parameters": {
-                "rank": settings.rank,
-                "scale": settings.scale,
-                "dropout": settings.dropout,
+                "rank": config.rank,
+                "scale": config.scale,
+                "dropout": config.dropout,
                 "keys": sorted({name.rsplit(".", 1)[0] for name in arrays}),
             },
         }
-        (staging / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (staging / CONFIG_FILE).write_text(json.dumps(mlx_config, indent=2) + "\n")
 
 
-def merge(base: str, folder: Path, output: Path) -> None:
+def export_merged(base: str, folder: Path, output: Path) -> None:
     """Write a copy of a base with the adapter added to its weights, in the base's layout and types.
 
     Raises AdapterError if the base is packed, because packing the sum again would round the adapter
     away; BaseModelError or AdapterError if one is damaged or they do not fit.
     """
     loaded = vlm.load(base)
-    source = vlm.base_folder(base)
+    source = vlm.fetch_base_folder(base)
     if json.loads((source / "config.json").read_text()).get("quantization"):
         raise AdapterError(
-            f"{base} is packed: what an adapter adds is smaller than the step between packed "
-            "weights and would be rounded away; merge into the unpacked base, or keep the adapter "
-            "separate"
+            f"{base} is quantized: rounding would remove what the adapter adds; merge into the "
+            "base that is not quantized, or keep the adapter separate"
         )
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise AdapterError(f"{output} is the base itself or inside it; give another folder")
@@ -88,7 +88,7 @@ def merge(base: str, folder: Path, output: Path) -> None:
     if missing:
         raise AdapterError(f"{base} has no model.{missing[0]}.weight; use the base as published")
     names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    with atomic_folder(output, [*names, RECIPE_FILE]) as staging:
+    with open_atomic_folder(output, [*names, RECIPE_FILE]) as staging:
         shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         for name in names:
             if name.endswith(".safetensors"):

@@ -160,7 +160,7 @@ class _LayerKVCache:
         return attn_out if layout.output_order is None else attn_out[:, :, layout.output_order]
 
     def reserve(self, k: mx.array, columns: int) -> None:
-        """Grow the cache to at least so many columns."""
+        """Grow the cache to at least `columns` columns."""
         old_columns = self.keys.shape[2] if self.keys is not None else 0
         if columns <= old_columns:
             return

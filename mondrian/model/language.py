@@ -57,13 +57,13 @@ def compute_mrope_positions(length: int, start: int, grid: tuple[int, int]) -> I
     """
     rows, columns = grid
     count = rows * columns
-    out = np.empty((3, length), np.int32)
-    out[:, :start] = np.arange(start)
-    out[0, start : start + count] = start
-    out[1, start : start + count] = start + np.repeat(np.arange(rows), columns)
-    out[2, start : start + count] = start + np.tile(np.arange(columns), rows)
-    out[:, start + count :] = start + max(grid) + np.arange(length - start - count)
-    return out
+    positions = np.empty((3, length), np.int32)
+    positions[:, :start] = np.arange(start)
+    positions[0, start : start + count] = start
+    positions[1, start : start + count] = start + np.repeat(np.arange(rows), columns)
+    positions[2, start : start + count] = start + np.tile(np.arange(columns), rows)
+    positions[:, start + count :] = start + max(grid) + np.arange(length - start - count)
+    return positions
 
 
 def shared_prefix_length(rows: Sequence[Sequence[int]], image_id: int) -> int:

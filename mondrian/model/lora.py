@@ -1,4 +1,4 @@
-"""LoRA: settings to and from PEFT's adapter_config.json; layers and their weights by PEFT's names.
+"""LoRA: config to and from PEFT's adapter_config.json; layers and their weights by PEFT's names.
 
 A layer keeps its base linear unchanged, packed or not, and never merges into it: after `detach` the
 base is bitwise the same. mondrian/model/adapter.py reads and writes adapter folders.
@@ -30,7 +30,7 @@ class LoraConfig:
     alpha: float
     dropout: float = 0.0
     target_modules: tuple[str, ...] = PROJECTIONS["both"]  # of the language layers
-    num_layers: int = 0  # adapt only the last so many layers; 0 for all
+    num_layers: int = 0  # how many of the last layers to adapt; 0 for all
     train_projector: bool = False  # adapt the vision tower's merger too
     rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv:2312.03732), not alpha / rank
     dora: bool = False  # train the norm of each output's weights separately (arXiv:2402.09353)
@@ -53,39 +53,41 @@ def make_lora_config(params: TrainParams) -> LoraConfig:
     )
 
 
-def peft_config(settings: LoraConfig, base: str, layers: int) -> dict[str, Any]:
-    """Return adapter_config.json; `layers` is the number of the base's layers."""
+def build_peft_config(config: LoraConfig, base: str, base_layers: int) -> dict[str, Any]:
+    """Return adapter_config.json; base_layers is the number of the base's layers."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "target_modules": _target_modules(settings, layers),
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": _target_modules(config, base_layers),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "modules_to_save": None,
-        "use_dora": settings.dora,
-        "use_rslora": settings.rslora,
+        "use_dora": config.dora,
+        "use_rslora": config.rslora,
     }
 
 
-def _target_modules(settings: LoraConfig, layers: int) -> list[str] | str:
+def _target_modules(config: LoraConfig, base_layers: int) -> list[str] | str:
     """Return module names, or a pattern of whole paths if names do not suffice."""
-    if not settings.train_projector and not settings.num_layers:
-        return list(settings.target_modules)
-    first = layers - (settings.num_layers or layers)
-    indices = "|".join(str(i) for i in range(first, layers))
-    pattern = rf".*language_model\.layers\.({indices})\.\w+\.({'|'.join(settings.target_modules)})"
-    if settings.train_projector:
+    if not config.train_projector and not config.num_layers:
+        return list(config.target_modules)
+    first = base_layers - (config.num_layers or base_layers)
+    indices = "|".join(str(i) for i in range(first, base_layers))
+    pattern = rf".*language_model\.layers\.({indices})\.\w+\.({'|'.join(config.target_modules)})"
+    if config.train_projector:
         pattern += rf"|.*visual\.merger\.({'|'.join(PROJECTOR)})"
     return pattern
 
 
-def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers: int) -> LoraConfig:
-    """Return the settings; raise KeyError, TypeError or ValueError if they are not a LoRA's."""
+def parse_peft_config(
+    config: Mapping[str, Any], names: Collection[str], base_layers: int
+) -> LoraConfig:
+    """Parse adapter_config.json; raise KeyError, TypeError or ValueError if it is not a LoRA's."""
     rank, alpha = config["r"], float(config["lora_alpha"])
     dropout = float(config.get("lora_dropout", 0.0))
     if config.get("peft_type", "LORA") != "LORA":
@@ -102,7 +104,7 @@ def parse_peft_config(config: Mapping[str, Any], names: Collection[str], layers:
         alpha=alpha,
         dropout=dropout,
         target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
-        num_layers=layers - first if 0 < first < layers else 0,
+        num_layers=base_layers - first if 0 < first < base_layers else 0,
         train_projector=any(".visual.merger." in name for name in names),
         rslora=bool(config.get("use_rslora", False)),
         dora=bool(config.get("use_dora", False)),
@@ -117,20 +119,20 @@ class LoraLinear(nn.Module):
     magnitude  (out,)       with DoRA: the row norms of the base's weight
     """
 
-    def __init__(self, linear: nn.Module, settings: LoraConfig, key: mx.array | None) -> None:
+    def __init__(self, linear: nn.Module, config: LoraConfig, key: mx.array | None) -> None:
         super().__init__()
         out, inner = linear_shape(linear)
         self.linear = linear
-        self.keep_prob = 1 - settings.dropout
-        self.scale = settings.scale
+        self.keep_prob = 1 - config.dropout
+        self.scale = config.scale
         self._dropout_key: mx.array | None = None  # of this step; None outside training
-        bound, shape = 1 / sqrt(inner), (inner, settings.rank)
+        bound, shape = 1 / sqrt(inner), (inner, config.rank)
         if key is None:
             self.lora_a = mx.zeros(shape)
         else:
             self.lora_a = mx.random.uniform(-bound, bound, shape, key=key)
-        self.lora_b = mx.zeros((settings.rank, out))
-        if settings.dora:
+        self.lora_b = mx.zeros((config.rank, out))
+        if config.dora:
             self._squared_norms = mx.square(_dequantize(linear)).sum(1)
             self.magnitude = mx.sqrt(self._squared_norms)
 
@@ -185,13 +187,13 @@ def linear_shape(linear: Any) -> tuple[int, int]:
     return out, inner * 32 // linear.bits if hasattr(linear, "bits") else inner
 
 
-def attach(model: Any, settings: LoraConfig, key: mx.array | None = None) -> dict[str, LoraLinear]:
+def attach(model: Any, config: LoraConfig, key: mx.array | None = None) -> dict[str, LoraLinear]:
     """Attach an adapter; return its layers by PEFT's names. `key` seeds lora_a, else it is zero."""
     layers = {}
-    targets = list(_iter_target_layers(model, settings))
+    targets = list(_iter_target_layers(model, config))
     keys: Any = mx.random.split(key, len(targets)) if key is not None else [None] * len(targets)
     for (path, parent, name), layer_key in zip(targets, keys, strict=True):
-        layers[path] = LoraLinear(getattr(parent, name), settings, layer_key)
+        layers[path] = LoraLinear(getattr(parent, name), config, layer_key)
         setattr(parent, name, layers[path])
     return layers
 
@@ -255,17 +257,17 @@ def _weights_by_peft_name(path: str, layer: LoraLinear) -> Tensors:
     return weights
 
 
-def _iter_target_layers(model: Any, settings: LoraConfig | None) -> Iterator[tuple[str, Any, str]]:
+def _iter_target_layers(model: Any, config: LoraConfig | None) -> Iterator[tuple[str, Any, str]]:
     """Yield PEFT's path, the parent and the name of each target layer; None for all possible."""
     layers = model.language_model.model.layers
-    count = settings.num_layers if settings and settings.num_layers else len(layers)
-    names = settings.target_modules if settings else PROJECTIONS["both"]
+    count = config.num_layers if config and config.num_layers else len(layers)
+    names = config.target_modules if config else PROJECTIONS["both"]
     for i in range(len(layers) - count, len(layers)):
         for block in ("self_attn", "mlp"):
             parent = getattr(layers[i], block)
             for name in names:
                 if name in parent:
                     yield f"language_model.layers.{i}.{block}.{name}", parent, name
-    if settings is None or settings.train_projector:
+    if config is None or config.train_projector:
         for name in PROJECTOR:
             yield f"visual.merger.{name}", model.vision_tower.merger, name

@@ -9,26 +9,26 @@ Value = TypeVar("Value")
 
 
 class LRUCache(Generic[Value]):
-    """Safe for threads; two that miss the same key both compute it, to the same bytes.
+    """Thread-safe; two threads that miss the same key both compute its value.
 
-    size       bytes of a value
-    limit      bytes of all values; the last one stays, however large
-    max_items  number of values; None for no bound
+    get_size   returns the bytes of a value
+    max_bytes  of all values; the newest value stays, however large
+    max_items  number of values; None for no limit
     """
 
     def __init__(
-        self, size: Callable[[Value], int], limit: int, max_items: int | None = None
+        self, get_size: Callable[[Value], int], max_bytes: int, max_items: int | None = None
     ) -> None:
-        self._size, self._limit, self._max_items = size, limit, max_items
+        self._get_size, self._max_bytes, self._max_items = get_size, max_bytes, max_items
         self._cache: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
-        """Return the value, computed by `make` if it is missing, and whether it was cached."""
+    def get(self, key: Hashable, compute: Callable[[], Value]) -> tuple[Value, bool]:
+        """Return the value, computed by `compute` if it is missing, and whether it was cached."""
         cached = self.find(key)
         if cached is not None:
             return cached, True
-        value = make()
+        value = compute()
         self.put(key, value)
         return value, False
 
@@ -47,7 +47,7 @@ class LRUCache(Generic[Value]):
     def _is_too_large(self) -> bool:
         if self._max_items is not None and len(self._cache) > self._max_items:
             return True
-        return sum(map(self._size, self._cache.values())) > self._limit
+        return sum(map(self._get_size, self._cache.values())) > self._max_bytes
 
     def remove(self, should_remove: Callable[[Hashable], bool]) -> None:
         with self._lock:

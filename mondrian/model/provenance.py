@@ -1,4 +1,4 @@
-"""recipe.json: what an adapter was made from, and what must be the same when it serves."""
+"""recipe.json: what an adapter was trained from, and what must be the same when it serves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, schema_hash
 
-TRAINING_CODE = ("core", "critique", "model", "training")  # packages that decide an adapter
-EVALUATION_CODE = ("core", "critique", "model", "evaluation")  # packages that decide an answer
+TRAINING_CODE = ("core", "critique", "model", "training")  # packages that determine an adapter
+EVALUATION_CODE = ("core", "critique", "model", "evaluation")  # packages that determine an answer
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
 
 
@@ -57,13 +57,17 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def build_recipe(
-    base: BaseId, rows: list[ChatRow], data: Path, image: ImageParams, params: TrainParams
+    base: BaseId,
+    rows: list[ChatRow],
+    data: Path,
+    image_params: ImageParams,
+    params: TrainParams,
 ) -> dict[str, Any]:
     """Return the recipe of an adapter, without times, so that equal runs write equal bytes."""
     return {
         "advisor": rows[0].id.split("/")[0],
         "base": base.model_dump(),
-        "image": {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels},
+        "image": {"min_pixels": image_params.min_pixels, "max_pixels": image_params.max_pixels},
         "prompt_sha256": rows[0].prompt_hash,
         "schema_sha256": schema_hash(),
         "data_sha256": file_hash(data),
@@ -76,48 +80,44 @@ def build_recipe(
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide an adapter's bytes."""
+    """Return the versions of the libraries that determine an adapter's bytes."""
     return {name: version(name) for name in PACKAGES}
 
 
 def code_hash(packages: Sequence[str]) -> str:
-    """Return the sha256 of the code of packages: work begun by other code is not resumed."""
+    """Return the sha256 of the code of packages: work that other code began is not resumed."""
     folder = Path(__file__).parent.parent
     files = (file for package in packages for file in (folder / package).rglob("*.py"))
     return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
 
 
 def score_means(rows: list[ChatRow]) -> dict[str, float]:
-    """Return the mean score of each dimension: what a constant predictor would answer."""
+    """Return the mean score of each dimension, which the constant predictor predicts."""
     scores = np.array([row.reference_critique().scores() for row in rows])
     return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))
 
 
 @dataclass(frozen=True)
 class AdapterRequirements:
+    """What must be the same in training and service."""
+
     advisor: str
     prompt_sha256: str
     schema_sha256: str
     image: dict[str, int]  # min_pixels and max_pixels
 
 
-def release_requirements(release: Any) -> AdapterRequirements:
-    return AdapterRequirements(
-        release.advisor, release.prompt_sha256, release.schema_sha256, release.image
-    )
-
-
 def local_requirements(advisor: str, params: Params) -> AdapterRequirements:
-    """Return this checkout's, or raise ParamsError if params.yaml does not list the advisor."""
+    """Return those of this checkout, or raise ParamsError if it has no persona of the advisor."""
     image = {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels}
     return AdapterRequirements(advisor, prompt_hash(params.persona(advisor)), schema_hash(), image)
 
 
-def read_requirements(folder: Path, here: AdapterRequirements) -> AdapterRequirements:
-    """Read an adapter folder's; what an older recipe lacks is taken from `here`."""
+def read_requirements(folder: Path, local: AdapterRequirements) -> AdapterRequirements:
+    """Return those of an adapter folder; what an older recipe lacks is taken from `local`."""
     recipe, raw_recipe = read_recipe(folder), read_json(folder / RECIPE_FILE)
-    schema = raw_recipe.get("schema_sha256", here.schema_sha256)
-    image = raw_recipe.get("image", here.image)
+    schema = raw_recipe.get("schema_sha256", local.schema_sha256)
+    image = raw_recipe.get("image", local.image)
     return AdapterRequirements(recipe.advisor, recipe.prompt_sha256, schema, image)
 
 

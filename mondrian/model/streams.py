@@ -22,7 +22,7 @@ def _streams() -> list[Any]:
 
 
 def assign_streams(count: int) -> list[Any]:
-    """Return a stream for each of `count` jobs, round robin."""
+    """Return a stream for each of `count` tasks, round robin."""
     return [_streams()[i % NUM_STREAMS] for i in range(count)]
 
 
@@ -38,13 +38,13 @@ def shard_by_length(rows: Sequence[Any], rank: int, ranks: int) -> list[Any]:
     return by_length[rank::ranks] if ranks > 1 else list(rows)
 
 
-def run_parallel(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
-    """Yield the jobs' results as they come; several jobs run in a thread each.
+def run_parallel(tasks: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
+    """Yield the results of tasks as they come; several tasks run in a thread each.
 
-    A job yields None to check whether it should stop; None is not passed on. Arrays shared by
-    jobs must be evaluated first: a thread cannot evaluate the arrays of another.
+    A task yields None to check whether it should stop; None is not passed on. Arrays that tasks
+    share must be evaluated first: a thread cannot evaluate the arrays of another.
     """
-    if len(jobs) == 1:
-        yield from (result for result in jobs[0]() if result is not None)
+    if len(tasks) == 1:
+        yield from (result for result in tasks[0]() if result is not None)
     else:
-        yield from run_in_threads(jobs)
+        yield from run_in_threads(tasks)

@@ -21,7 +21,7 @@ class ChatTokenizer:
     tokenizer: Any
     image_id: int
 
-    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+    def tokenize_prompt(self, messages: Messages, image_tokens: int) -> list[int]:
         """Tokenize everything before the completion, image tokens included."""
         text = self.tokenizer.apply_chat_template(
             build_chat_messages(messages), tokenize=False, add_generation_prompt=True
@@ -35,7 +35,7 @@ class ChatTokenizer:
         image_start = ids.index(self.image_id)
         return [*ids[:image_start], *[self.image_id] * image_tokens, *ids[image_start + 1 :]]
 
-    def answer(self, text: str) -> tuple[list[int], Spans]:
+    def tokenize_completion(self, text: str) -> tuple[list[int], Spans]:
         """Tokenize a completion and its end token, with the characters of each token."""
         encoding = self.tokenizer(
             text + self.tokenizer.eos_token, add_special_tokens=False, return_offsets_mapping=True
@@ -49,12 +49,12 @@ class ApproximateTokenizer:
     image_id = -1
     _PIECE = re.compile(r" ?\w{1,7}|[^\w\s]+|\s+")
 
-    def prompt(self, messages: Messages, image_tokens: int) -> list[int]:
+    def tokenize_prompt(self, messages: Messages, image_tokens: int) -> list[int]:
         prompt_text = "".join(f"<|{m['role']}\n{m['content']}|>\n" for m in messages)
         before, after = prompt_text.split(IMAGE_PLACEHOLDER)
         return [*self._ids(before), *[self.image_id] * image_tokens, *self._ids(after + "<|")]
 
-    def answer(self, text: str) -> tuple[list[int], Spans]:
+    def tokenize_completion(self, text: str) -> tuple[list[int], Spans]:
         spans = [match.span() for match in self._PIECE.finditer(text)]
         return [*self._ids(text), 0], [*spans, (len(text), len(text))]
 

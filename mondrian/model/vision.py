@@ -18,16 +18,16 @@ from mondrian.model.streams import assign_streams
 def extract_features(
     tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], with_pre_merger: bool = False
 ) -> list[Features]:
-    """Return evaluated features, each photo on its own stream; raw keeps the merger's input."""
+    """Return evaluated features, each photo on its own stream; with the merger's input if set."""
     results, merge = [], tower.spatial_merge_size
     current = [mx.default_stream(mx.default_device())]
     streams = current if len(photos) == 1 else assign_streams(len(photos))
     for (pixels, grid), stream in zip(photos, streams, strict=True):
         with mx.stream(stream):
-            pre_merger, merged, deep = run_tower(tower, pixels, grid)
+            pre_merger, merged, deepstack = run_tower(tower, pixels, grid)
         shape = (grid[0] // merge, grid[1] // merge)
         results.append(
-            Features(merged, tuple(deep), shape, pre_merger if with_pre_merger else None)
+            Features(merged, tuple(deepstack), shape, pre_merger if with_pre_merger else None)
         )
     mx.eval([(f.merged, f.deepstack, f.pre_merger) for f in results])
     return results
@@ -46,13 +46,13 @@ def run_tower(
     half_angles = tower.rot_pos_emb(size)
     angles = mx.concatenate([half_angles, half_angles], axis=-1)
     cos, sin = mx.cos(angles), mx.sin(angles)
-    deep: list[mx.array] = []
+    deepstack: list[mx.array] = []
     for i, block in enumerate(tower.blocks):
         h = h + _attend(block.attn, block.norm1(h), cos, sin)
         h = h + block.mlp.linear_fc2(gelu(block.mlp.linear_fc1(block.norm2(h))))
         if i in tower.deepstack_visual_indexes:
-            deep.append(tower.deepstack_merger_list[len(deep)](h))
-    return h, tower.merger(h), deep
+            deepstack.append(tower.deepstack_merger_list[len(deepstack)](h))
+    return h, tower.merger(h), deepstack
 
 
 def _attend(attn: Any, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:

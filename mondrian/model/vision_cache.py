@@ -35,17 +35,17 @@ _PREFETCH_PHOTOS = 4  # decoded on the other core while the vision tower runs
 class FeatureCache:
     """Features of photos by path.
 
-    folder    of the entries that later runs read; None for memory only
-    limit_gb  10^9 bytes the folder may hold; the least recently used entries are deleted first
-    with_pre_merger       store the merger's input too, which an adapter on the merger needs
+    folder           of the entries that later runs read; None for memory only
+    max_gb           10^9 bytes of the folder; the least recently used entries are deleted first
+    with_pre_merger  store the merger's input too, which an adapter on the merger needs
     """
 
     def __init__(
-        self, vlm: Vlm, folder: Path | None, limit_gb: float, with_pre_merger: bool = False
+        self, vlm: Vlm, folder: Path | None, max_gb: float, with_pre_merger: bool = False
     ) -> None:
         self.vlm, self.folder, self.with_pre_merger = vlm, folder, with_pre_merger
-        self.limit = int(limit_gb * 1e9)
-        self.encode_count = 0  # photos that the vision tower encoded
+        self.max_bytes = int(max_gb * 1e9)
+        self.num_encoded = 0  # photos that the vision tower encoded
         self._keys: dict[str, str] = {}
         self._memory: LRUCache[Features] = LRUCache(attrgetter("nbytes"), MAX_MEMORY_BYTES)
         processor = vlm.processor.image_processor
@@ -91,7 +91,7 @@ class FeatureCache:
         """Run the vision tower on images, each on its own stream, and cache the features."""
         encoded = encode_images(self.vlm, list(images.values()), self.with_pre_merger)
         for path, features in zip(images, encoded, strict=True):
-            self.encode_count += 1
+            self.num_encoded += 1
             self._memory.put(self._keys[path], features)
             self._write(self._keys[path], features)
         if images:
@@ -107,12 +107,12 @@ class FeatureCache:
             loaded: Any = mx.load(str(path), return_metadata=True)
             tensors, metadata = loaded
             rows, columns = json.loads(metadata["grid"])
-            deep = tuple(
+            deepstack = tuple(
                 tensors[f"deep.{i}"] for i in range(len(tensors) - 1 - self.with_pre_merger)
             )
-            features = Features(tensors["merged"], deep, (rows, columns), tensors.get("raw"))
+            features = Features(tensors["merged"], deepstack, (rows, columns), tensors.get("raw"))
             shape = (rows * columns, features.merged.shape[1])
-            if any(a.shape != shape for a in (features.merged, *deep)):
+            if any(a.shape != shape for a in (features.merged, *deepstack)):
                 return None
             if not all(bool(mx.all(mx.isfinite(a))) for a in tensors.values()):
                 return None
@@ -123,7 +123,7 @@ class FeatureCache:
         return features
 
     def _write(self, key: str, features: Features) -> None:
-        if self.folder is None or not self.limit:
+        if self.folder is None or not self.max_bytes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"merged": features.merged}
@@ -145,7 +145,7 @@ class FeatureCache:
             stats = [(f.stat(), f) for f in self.folder.glob("*.safetensors")]
             total = sum(stat.st_size for stat, _ in stats)
             for stat, file in sorted(stats, key=lambda pair: pair[0].st_mtime_ns):
-                if total <= self.limit:
+                if total <= self.max_bytes:
                     return
                 file.unlink(missing_ok=True)
                 total -= stat.st_size

@@ -57,11 +57,11 @@ class Generation:
 
 def load(source: str) -> Vlm:
     """Load a Qwen3-VL, on Linux in float32, the only fast type there; or raise BaseModelError."""
-    folder = base_folder(source)
+    folder = fetch_base_folder(source)
     config = read_json(folder / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "qwen3_vl":
-        raise BaseModelError(f"{source} is of type {kind!r}; a dense Qwen3-VL (qwen3_vl) is needed")
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "qwen3_vl":
+        raise BaseModelError(f"{source} has model_type {model_type!r}; a dense qwen3_vl is needed")
     required = ("preprocessor_config.json", "tokenizer_config.json")
     missing = [name for name in required if not (folder / name).is_file()]
     if missing:
@@ -91,13 +91,13 @@ def load(source: str) -> Vlm:
 
 
 def base_hash(folder: Path) -> str:
-    """Return the sha256 over what decides a base's output: weights, config, tokenizer, template."""
+    """Return the sha256 of what determines a base's output: weights, config and tokenizer."""
     patterns = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
     return files_hash(folder, {file.name for pattern in patterns for file in folder.glob(pattern)})
 
 
 def encode_image(vlm: Vlm, image: Image.Image, with_pre_merger: bool = False) -> Features:
-    """Run the vision tower on an image of `images.resize_to_fit`; raw keeps the merger's input."""
+    """Run the vision tower on one image that `images.resize_to_fit` made."""
     return encode_images(vlm, [image], with_pre_merger)[0]
 
 
@@ -120,9 +120,9 @@ def _extract_patches(vlm: Vlm, image: Image.Image) -> tuple[mx.array, tuple[int,
     return mx.array(np.array(inputs["pixel_values"])), (rows, columns)
 
 
-def prompt_ids(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
+def tokenize_prompt(vlm: Vlm, messages: list[dict[str, str]], features: Features) -> list[int]:
     """Tokenize the prompt, with one image token per feature."""
-    return vlm.tokenizer.prompt(messages, features.merged.shape[0])
+    return vlm.tokenizer.tokenize_prompt(messages, features.merged.shape[0])
 
 
 def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array:
@@ -135,7 +135,7 @@ def _to_float32(value: mx.array) -> mx.array:
     return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
-def base_folder(source: str) -> Path:
+def fetch_base_folder(source: str) -> Path:
     """Return the folder of a base, downloaded from the hub if it is not a local folder."""
     folder = Path(source)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Check that the adapter built by `dvc repro` is what the last commit says, and list its files.
+"""Check that the adapter built by `dvc repro` is that of the last commit, and list its files.
 
 Code, params, data and adapter are the committed ones if git finds no change in what the stages
 read, and DVC finds everything that they read and wrote as recorded in dvc.lock.
@@ -14,7 +14,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 
 from mondrian.core.dvc_paths import read_stage_flags
-from mondrian.core.errors import ReleaseError, one_line
+from mondrian.core.errors import ReleaseError, join_first, one_line
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.registry import git
@@ -34,7 +34,7 @@ class BuiltAdapter:
 
 def verify_built_adapter(advisor: str, params: Params) -> BuiltAdapter:
     """Return the built adapter, or raise ReleaseError that names what differs from HEAD."""
-    commit = git.head()
+    commit = git.read_head()
     if advisor not in params.advisors:
         known = ", ".join(params.advisors)
         raise ReleaseError(f"params.yaml has no advisor {advisor!r} (it has {known})")
@@ -75,7 +75,7 @@ def _check_dvc(stages: list[Any]) -> None:
     status = {name: changes for stage in stages for name, changes in stage.status().items()}
     if status:
         lines = [f"{stage}: {_format_changes(changes)}" for stage, changes in status.items()]
-        first = "not what dvc.lock says; dvc repro, commit, and release again"
+        first = "stages differ from dvc.lock; dvc repro, commit, and release again"
         raise ReleaseError("\n  ".join([first, *lines]))
 
 
@@ -85,7 +85,7 @@ def _format_changes(reasons: list[Any]) -> str:
     for reason in reasons:
         for kind, items in reason.items() if isinstance(reason, dict) else [(reason, {})]:
             changes += list(_flatten_changes(items)) or [str(kind)]
-    return ", ".join(changes[:4]) + (f" (+{len(changes) - 4} more)" if len(changes) > 4 else "")
+    return join_first(changes, 4)
 
 
 def _flatten_changes(items: Any) -> Iterator[str]:

@@ -21,15 +21,15 @@ OnBytes = Callable[[int], object]  # called with the size of each block
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where versions come from."""
+class VersionSource:
+    """The git repository and the DVC remote of versions."""
 
     repository: str  # URL or path that git can fetch from
     remote: str | None = None  # name of a DVC remote, if not the default one
     remote_url: str | None = None  # instead of the remote's URL in the repository's .dvc/config
 
 
-def fetch_tags(source: Source, advisor: str, folder: Path) -> None:
+def fetch_tags(source: VersionSource, advisor: str, folder: Path) -> None:
     """Create a repository in `folder` with the advisor's tags and no older history."""
     repository = source.repository
     if os.path.exists(repository):
@@ -42,16 +42,16 @@ def fetch_tags(source: Source, advisor: str, folder: Path) -> None:
 
 
 def download(
-    source: Source, git_dir: Path, release: Release, target_dir: Path, on_bytes: OnBytes
+    source: VersionSource, repo_folder: Path, release: Release, folder: Path, on_bytes: OnBytes
 ) -> None:
-    """Download the files of a version, none longer than released; `git_dir` is of `fetch_tags`.
+    """Download the files of a version, none longer than released; `fetch_tags` came before.
 
     Raises ReleaseError if DVC cannot read a file, OSError if it cannot be written.
     """
     with _translate_errors(release, "its files"):
-        files = _open_repo(source, git_dir, release).dvcfs
+        files = _open_repo(source, repo_folder, release).dvcfs
     for file in release.files:
-        target = target_dir / file.name
+        target = folder / file.name
         try:
             with target.open("wb") as output:
                 for block in _read_blocks(files, release, file):
@@ -72,10 +72,10 @@ def _read_blocks(files: Any, release: Release, file: ReleaseFile) -> Iterator[by
             yield block
 
 
-def _open_repo(source: Source, git_dir: Path, release: Release) -> Repo:
+def _open_repo(source: VersionSource, repo_folder: Path, release: Release) -> Repo:
     """Open the repository at the version's tag with the requested remote, or raise ReleaseError."""
     base_config = _read_source_config(source)
-    config = Repo(str(git_dir), rev=release.tag, config=base_config).config
+    config = Repo(str(repo_folder), rev=release.tag, config=base_config).config
     name, url = source.remote or config["core"].get("remote"), source.remote_url
     remote = config["remote"].get(name, {})
     if url and (not remote or urlsplit(url).scheme != urlsplit(remote["url"]).scheme):
@@ -92,10 +92,10 @@ def _open_repo(source: Source, git_dir: Path, release: Release) -> Repo:
             "--remote, or --remote_url"
         )
     options = {"remote": name, "remote_config": {"url": url} if url else None}
-    return Repo(str(git_dir), rev=release.tag, config=base_config, **options)
+    return Repo(str(repo_folder), rev=release.tag, config=base_config, **options)
 
 
-def _read_source_config(source: Source) -> dict[str, Any]:
+def _read_source_config(source: VersionSource) -> dict[str, Any]:
     """Return the remotes of a repository on this machine, or its cache if it has none.
 
     Relative paths are resolved there, and .dvc/config.local is included.

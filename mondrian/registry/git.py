@@ -36,7 +36,7 @@ def git_bytes(
     return process.stdout
 
 
-def head() -> str:
+def read_head() -> str:
     """Return the commit of HEAD; raise ReleaseError unless run in the repository's top folder."""
     if git("rev-parse", "--show-prefix"):
         top = git("rev-parse", "--show-toplevel")
@@ -51,7 +51,7 @@ def list_changed_paths(paths: Sequence[str]) -> list[str]:
     return [line[3:] for line in output.split("\0") if line]
 
 
-def show(commit: str, path: str, root: Path = Path()) -> bytes | None:
+def read_file_at(commit: str, path: str, root: Path = Path()) -> bytes | None:
     """Return the content of a file in a commit, or None if it is not there."""
     try:
         return git_bytes("cat-file", "blob", f"{commit}:{path}", root=root)
@@ -83,6 +83,6 @@ def repair_checkout(commit: str) -> None:
     """Check out the files of HEAD that an interrupted `commit_files` did not write."""
     names = git("diff-tree", "-r", "--name-only", "--no-commit-id", commit).splitlines()
     for name in names:
-        file, previous = Path(name), show(f"{commit}^", name)
+        file, previous = Path(name), read_file_at(f"{commit}^", name)
         if (file.read_bytes() if file.is_file() else None) == previous:
             git("checkout", commit, "--", name)

@@ -7,7 +7,7 @@ from typing import Any
 from mondrian.core.errors import ReleaseError
 from mondrian.registry import git, tags
 from mondrian.registry.local_store import LocalStore
-from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record, record_path
+from mondrian.registry.release_record import RELEASE_FILE, Release, read_record, record_path
 from mondrian.registry.version import Version, check_name, parse_version
 
 COLUMN_TITLES = {
@@ -68,9 +68,9 @@ def list_versions(advisor: str, serving_dir: Path) -> list[VersionRow]:
         tag, release = tag_by_version.get(version), None
         if tag:
             path = record_path(advisor, version)
-            release = _parse_record(git.show(tag.commit, path), advisor, version, path)
+            release = _parse_record(git.read_file_at(tag.commit, path), advisor, version, path)
         if release is None:
-            file = store.version_dir(version) / RELEASE_FILENAME
+            file = store.version_folder(version) / RELEASE_FILE
             content = file.read_bytes() if file.is_file() else None
             release = _parse_record(content, advisor, version, str(file))
         date = release.released_at if release else tag.created_at.isoformat() if tag else ""

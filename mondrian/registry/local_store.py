@@ -25,11 +25,11 @@ from secrets import token_hex
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from mondrian.core.errors import ReleaseError
+from mondrian.core.errors import ReleaseError, join_first
 from mondrian.core.files import file_hash, fsync_path
 from mondrian.registry import release_record
-from mondrian.registry.release_record import RELEASE_FILENAME, Release, StrictRecord
-from mondrian.registry.version import Version, parse_version, tag_of
+from mondrian.registry.release_record import RELEASE_FILE, Release, StrictRecord
+from mondrian.registry.version import Version, parse_version, version_tag
 
 _STAGING_PREFIX = ".left-"  # such folders are removed by the next pull
 CONTROL_LINK = "control"
@@ -38,8 +38,6 @@ Versions = tuple[str, ...]
 
 
 class HistoryEntry(StrictRecord):
-    """An activation of a version."""
-
     activated_at: str
     version: str
     record: str  # sha256 of its release.json
@@ -100,8 +98,8 @@ class LocalStore:
     def history_path(self) -> Path:
         return self.folder / "history.jsonl"
 
-    def version_dir(self, version: Version) -> Path:
-        return self.folder / "versions" / tag_of(self.advisor, version)
+    def version_folder(self, version: Version) -> Path:
+        return self.folder / "versions" / version_tag(self.advisor, version)
 
     def version_from_name(self, name: str) -> Version | None:
         """Return the version of a folder name, or None if it is not one of this advisor's."""
@@ -143,7 +141,7 @@ class LocalStore:
             yield
 
     @contextmanager
-    def staging_dir(self) -> Iterator[Path]:
+    def create_staging_folder(self) -> Iterator[Path]:
         """Create a temporary folder on the same file system as the versions."""
         path = self.folder / f"{_STAGING_PREFIX}{token_hex(4)}"
         try:
@@ -154,7 +152,7 @@ class LocalStore:
 
     def install(self, folder: Path, version: Version) -> None:
         """Move a verified folder to its version's place, or its files if that exists already."""
-        target = self.version_dir(version)
+        target = self.version_folder(version)
         for file in folder.iterdir():
             fsync_path(file)
         fsync_path(folder)
@@ -176,9 +174,9 @@ class LocalStore:
             before=before[: RETAINED_VERSIONS - 1],
         )
         append_history(self.history_path, entry)
-        with self.staging_dir() as staging:
+        with self.create_staging_folder() as staging:
             link = staging / "current"
-            link.symlink_to(self.version_dir(version).relative_to(self.folder))
+            link.symlink_to(self.version_folder(version).relative_to(self.folder))
             link.replace(self.current_link)
         fsync_path(self.folder)
 
@@ -187,8 +185,8 @@ class LocalStore:
         retained = select_retained(str(current), self.entries())
         if control := self.version_from_name((self.folder / CONTROL_LINK).resolve().name):
             retained.add(str(control))
-        with self.staging_dir() as staging:
-            for folder in self.version_dir(current).parent.iterdir():
+        with self.create_staging_folder() as staging:
+            for folder in self.version_folder(current).parent.iterdir():
                 version = self.version_from_name(folder.name)
                 if version and str(version) not in retained:
                     folder.replace(staging / folder.name)
@@ -220,30 +218,29 @@ def link_control_version(folder: Path) -> None:
 
 def check_integrity(folder: Path, release: Release) -> None:
     """Raise ReleaseError unless a folder has exactly the files of a release."""
-    names = {RELEASE_FILENAME, *(file.name for file in release.files)}
+    names = {RELEASE_FILE, *(file.name for file in release.files)}
     extra = sorted(path.name for path in folder.iterdir() if path.name not in names)
-    faults = [f"{name} is not part of it" for name in extra]
+    problems = [f"{name} is not part of it" for name in extra]
     for released in release.files:
         name, file = released.name, folder / released.name
         try:
             file_stat = file.lstat()
         except FileNotFoundError:
-            faults.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
             continue
         if not stat.S_ISREG(file_stat.st_mode):
-            faults.append(f"{name} is not a regular file")
+            problems.append(f"{name} is not a regular file")
         elif file_stat.st_size != released.size:
-            faults.append(f"{name} has {file_stat.st_size} bytes, {released.size} were released")
+            problems.append(f"{name} has {file_stat.st_size} bytes, {released.size} were released")
         elif (digest := file_hash(file)) != released.sha256:
-            faults.append(f"{name} has sha256 {digest[:8]}…, {released.sha256[:8]}… was released")
-    if faults:
-        more = f" (+{len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise ReleaseError(f"{release.tag} is damaged: {'; '.join(faults[:3])}{more}")
+            problems.append(f"{name} has sha256 {digest[:8]}…, {released.sha256[:8]}… was released")
+    if problems:
+        raise ReleaseError(f"{release.tag} is damaged: {join_first(problems, 3, '; ')}")
 
 
 def read_local_record(store: LocalStore, version: Version) -> tuple[bytes, Release]:
     """Return release.json as bytes and parsed, or raise ReleaseError if it is not as pulled."""
-    file = store.version_dir(version) / RELEASE_FILENAME
+    file = store.version_folder(version) / RELEASE_FILE
     entry = store.latest_entry(version)
     try:
         content = file.read_bytes()

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
-from mondrian.model import provenance
+from mondrian.model.provenance import AdapterRequirements, check_requirements, local_requirements
 from mondrian.registry import download, git, tags
-from mondrian.registry.download import Source
+from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore, check_integrity, read_local_record
-from mondrian.registry.release_record import RELEASE_FILENAME, Release, read_record, record_path
+from mondrian.registry.release_record import RELEASE_FILE, Release, read_record, record_path
 from mondrian.registry.tags import TaggedVersion
-from mondrian.registry.version import Version, check_name, parse_version, tag_of
+from mondrian.registry.version import Version, check_name, parse_version, version_tag
 
 MIN_FREE_BYTES = 64 << 20  # that a download must leave on the disk
 Record = tuple[bytes, Release]  # a release.json, as bytes and parsed
@@ -56,27 +56,32 @@ class RollbackResult:
 
 
 def pull(
-    store: LocalStore, selector: VersionSelector, source: Source, params: Params, check: SmokeTest
+    store: LocalStore,
+    selector: VersionSelector,
+    source: VersionSource,
+    params: Params,
+    smoke_test: SmokeTest,
 ) -> PullResult:
     """Activate a version, or raise MondrianError and change nothing."""
     advisor = store.advisor
     check_name(advisor)
-    requirements = provenance.local_requirements(advisor, params)
-    with store.lock(), store.staging_dir() as staging:
-        git_dir, folder = staging / "git", staging / "adapter"
-        download.fetch_tags(source, advisor, git_dir)
-        tagged = selector.select(tags.list_tagged_versions(advisor, git_dir), advisor)
+    local = local_requirements(advisor, params)
+    with store.lock(), store.create_staging_folder() as staging:
+        repo_folder, folder = staging / "git", staging / "adapter"
+        download.fetch_tags(source, advisor, repo_folder)
+        tagged = selector.select(tags.list_tagged_versions(advisor, repo_folder), advisor)
         version = tagged.version
-        record, release = _read_tagged_record(tagged, advisor, git_dir)
-        release_terms = provenance.release_requirements(release)
-        provenance.check_requirements(release_terms, requirements, release.tag)
+        record, release = _read_tagged_record(tagged, advisor, repo_folder)
+        hashes = (release.prompt_sha256, release.schema_sha256)
+        required = AdapterRequirements(release.advisor, *hashes, release.image)
+        check_requirements(required, local, release.tag)
         is_installed = _is_installed(store, version, record, release)
         if is_installed:
-            folder = store.version_dir(version)
+            folder = store.version_folder(version)
         else:
-            _download_and_verify(source, git_dir, release, record, folder)
+            _download_and_verify(source, repo_folder, release, record, folder)
         with tqdm(desc=f"{release.tag}: smoke test", bar_format="{desc}", leave=False):
-            check(folder, release.tag)
+            smoke_test(folder, release.tag)
         previous = store.active_version()
         if not is_installed:
             store.install(folder, version)
@@ -85,12 +90,12 @@ def pull(
     return PullResult(release, downloaded_bytes, None if previous == version else previous)
 
 
-def _read_tagged_record(tagged: TaggedVersion, advisor: str, git_dir: Path) -> Record:
+def _read_tagged_record(tagged: TaggedVersion, advisor: str, repo_folder: Path) -> Record:
     path = record_path(advisor, tagged.version)
-    content = git.show(tagged.commit, path, git_dir)
+    content = git.read_file_at(tagged.commit, path, repo_folder)
     if content is None:
         raise ReleaseError(
-            f"the tag {tag_of(advisor, tagged.version)} has no {path}, so it was not made by "
+            f"the tag {version_tag(advisor, tagged.version)} has no {path}, so it was not made by "
             "mondrian release; release it"
         )
     return content, read_record(content, advisor, tagged.version, path)
@@ -100,20 +105,20 @@ def _is_installed(store: LocalStore, version: Version, record: bytes, release: R
     """Return whether an intact copy is here; raise ReleaseError if the tag now names another."""
     try:
         local_record, local_release = read_local_record(store, version)
-        check_integrity(store.version_dir(version), local_release)
+        check_integrity(store.version_folder(version), local_release)
     except (ReleaseError, OSError):
         return False
     if local_record != record:
         raise ReleaseError(
             f"{release.tag} is installed and intact, but the repository's tag now names another "
             "release: a version never changes. Who moved the tag? To install the new one anyway, "
-            f"remove {store.version_dir(version)}"
+            f"remove {store.version_folder(version)}"
         )
     return True
 
 
 def _download_and_verify(
-    source: Source, git_dir: Path, release: Release, record: bytes, folder: Path
+    source: VersionSource, repo_folder: Path, release: Release, record: bytes, folder: Path
 ) -> None:
     folder.mkdir()
     free = shutil.disk_usage(folder).free
@@ -122,9 +127,9 @@ def _download_and_verify(
             f"{release.tag} needs {release.size / 1e6:.0f} MB and {MIN_FREE_BYTES / 1e6:.0f} MB "
             f"to spare, {free / 1e6:.0f} MB are free; free disk space"
         )
-    (folder / RELEASE_FILENAME).write_bytes(record)
+    (folder / RELEASE_FILE).write_bytes(record)
     with tqdm(total=release.size, desc=release.tag, unit="B", unit_scale=True, leave=False) as bar:
-        download.download(source, git_dir, release, folder, bar.update)
+        download.download(source, repo_folder, release, folder, bar.update)
     try:
         check_integrity(folder, release)
     except ReleaseError as error:
@@ -152,7 +157,7 @@ def _activate(store: LocalStore, version: Version, record: bytes) -> None:
     store.prune(version)
 
 
-def roll_back(store: LocalStore) -> RollbackResult:
+def activate_previous(store: LocalStore) -> RollbackResult:
     """Activate the previous version, or raise ReleaseError and change nothing."""
     advisor = store.advisor
     check_name(advisor)
@@ -164,16 +169,16 @@ def roll_back(store: LocalStore) -> RollbackResult:
         entry = store.latest_entry(current)
         if entry is None or not entry.before:
             raise ReleaseError(
-                f"no version was active before {tag_of(advisor, current)} in {store.folder}; pull "
-                f"one: mondrian pull {advisor} --rev V"
+                f"no version was active before {version_tag(advisor, current)} in {store.folder}; "
+                f"pull one: mondrian pull {advisor} --rev V"
             )
         version = parse_version(entry.before[0])
         try:
             record, release = read_local_record(store, version)
-            check_integrity(store.version_dir(version), release)
+            check_integrity(store.version_folder(version), release)
         except (ReleaseError, OSError) as error:
             raise ReleaseError(
-                f"{error}; {tag_of(advisor, current)} stays active. Restore it: mondrian pull "
+                f"{error}; {version_tag(advisor, current)} stays active. Restore it: mondrian pull "
                 f"{advisor} --rev {version}"
             ) from None
         store.activate(version, record, "rollback", entry.before[1:])

@@ -21,7 +21,7 @@ from mondrian.registry import git, release_record, tags
 from mondrian.registry.build_check import BuiltAdapter, verify_built_adapter
 from mondrian.registry.release_record import Release
 from mondrian.registry.tags import TaggedVersion
-from mondrian.registry.version import Version, check_name, parse_new_version, parse_version, tag_of
+from mondrian.registry.version import Version, check_name, parse_new_version, parse_version
 
 DVC_YAML = "dvc.yaml"
 _ARTIFACTS_KEY = re.compile(r"^artifacts:[ \t]*(#.*)?$\n?", re.MULTILINE)
@@ -40,14 +40,14 @@ def release(
 ) -> ReleaseResult:
     """Release the adapter that dvc repro built, or raise ReleaseError; a reason overrides gates."""
     check_name(advisor)
-    git.head()
+    git.read_head()
     reason = (reason or "").strip() or None
-    known = tags.list_tagged_versions(advisor)
-    version = parse_new_version(advisor, requested_version, [tag.version for tag in known])
+    versions = tags.list_tagged_versions(advisor)
+    version = parse_new_version(advisor, requested_version, [tag.version for tag in versions])
     interrupted = _find_interrupted_release(advisor, version)
     built = verify_built_adapter(advisor, params)
     evaluation = _summarize_evaluation(built, reason, params)
-    _check_not_released(built, known, advisor)
+    _check_not_released(built, versions, advisor)
     new_record = _build_record(built, evaluation, advisor, version, reason)
     commit, record = interrupted or (_commit(new_record), new_record)
     if set(record.files) != set(built.files):
@@ -62,11 +62,11 @@ def release(
 def _find_interrupted_release(advisor: str, version: Version) -> tuple[str, Release] | None:
     """Return the commit and record of a release that was killed before it set its tag."""
     path = release_record.record_path(advisor, version)
-    content = git.show("HEAD", path)
+    content = git.read_file_at("HEAD", path)
     if content is None:
         return None
     commit = git.git("log", "-1", "--format=%H", "--", path)
-    if commit == git.head():
+    if commit == git.read_head():
         git.repair_checkout(commit)
     return commit, release_record.read_record(content, advisor, version, path)
 
@@ -103,11 +103,11 @@ def _summarize_evaluation(
     }
 
 
-def _check_not_released(built: BuiltAdapter, known: list[TaggedVersion], advisor: str) -> None:
+def _check_not_released(built: BuiltAdapter, versions: list[TaggedVersion], advisor: str) -> None:
     """Raise ReleaseError if the same bytes are a version already."""
-    for tag in known:
+    for tag in versions:
         path = release_record.record_path(advisor, tag.version)
-        content = git.show(tag.commit, path)
+        content = git.read_file_at(tag.commit, path)
         if content is None:
             continue  # a tag made by hand
         try:
@@ -116,7 +116,7 @@ def _check_not_released(built: BuiltAdapter, known: list[TaggedVersion], advisor
             continue
         if set(record.files) == set(built.files):
             raise ReleaseError(
-                f"{built.folder} is {tag_of(advisor, tag.version)} already, byte for byte; "
+                f"{built.folder} is {record.tag} already, byte for byte; "
                 f"promote that: mondrian promote {advisor} --version {tag.version} --stage prod"
             )
 
@@ -158,7 +158,7 @@ def _build_record(
 def _commit(record: Release) -> str:
     path = release_record.record_path(record.advisor, parse_version(record.version))
     files = {path: release_record.serialize_record(record)}
-    text = (git.show("HEAD", DVC_YAML) or b"").decode()
+    text = (git.read_file_at("HEAD", DVC_YAML) or b"").decode()
     if (updated := add_artifact(text, record.advisor)) != text:
         files[DVC_YAML] = updated.encode()
     message = f"Release {record.advisor} {record.version}\n\n{_describe_release(record)}\n"

@@ -12,9 +12,9 @@ from mondrian.core.adapter_folder import REQUIRED_FILES
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import PathName
 from mondrian.core.validation import format_validation_error
-from mondrian.registry.version import Version, parse_version, tag_of
+from mondrian.registry.version import Version, parse_version, version_tag
 
-RELEASE_FILENAME = "release.json"
+RELEASE_FILE = "release.json"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
@@ -85,7 +85,7 @@ class Release(StrictRecord):
     @model_validator(mode="after")
     def _check_files(self) -> Self:
         names = [file.name.casefold() for file in self.files]  # macOS ignores case
-        if len(set(names)) < len(names) or RELEASE_FILENAME in names:
+        if len(set(names)) < len(names) or RELEASE_FILE in names:
             raise ValueError("files names one twice")
         if missing := [name for name in REQUIRED_FILES if name not in names]:
             raise ValueError(f"files does not name {missing[0]}")
@@ -93,7 +93,7 @@ class Release(StrictRecord):
 
     @property
     def tag(self) -> str:
-        return tag_of(self.advisor, parse_version(self.version))
+        return version_tag(self.advisor, parse_version(self.version))
 
     @property
     def size(self) -> int:

@@ -30,14 +30,14 @@ class SmokeTestRunner:
     def __init__(self, params: Params, advisor: str) -> None:
         self.requirements = local_requirements(advisor, params)
         self.base = vlm.load(params.base.source)
-        max_tokens = params.serve.max_new_tokens
-        vocabulary = self.base.model.config.text_config.vocab_size
-        grammar = CritiqueGrammar(self.base.processor.tokenizer, vocabulary, max_tokens)
-        self.sampling_params = SamplingParams(max_tokens, 1, grammar)
+        max_new_tokens = params.serve.max_new_tokens
+        vocabulary_size = self.base.model.config.text_config.vocab_size
+        grammar = CritiqueGrammar(self.base.processor.tokenizer, vocabulary_size, max_new_tokens)
+        self.sampling_params = SamplingParams(max_new_tokens, 1, grammar)
         photo = resize_to_fit(read_photo(PHOTO), params.image.min_pixels, params.image.max_pixels)
         self.features = vlm.encode_image(self.base, photo, with_pre_merger=True)
         messages = build_row_messages(params.persona(advisor), "")[:-1]
-        self.prompt = vlm.prompt_ids(self.base, messages, self.features)
+        self.prompt = vlm.tokenize_prompt(self.base, messages, self.features)
         self.base_logits = self._compute_logits()
         self.base_logits.tolist()  # evaluated now, during the download
 
@@ -50,7 +50,7 @@ class SmokeTestRunner:
         requirements = read_requirements(folder, self.requirements)
         check_requirements(requirements, self.requirements, str(folder))
         adapter.load(self.base.model, self.base.hash, folder)
-        adapter.check_adapter_changes_logits(self._compute_logits(), self.base_logits, folder)
+        adapter.check_logits_differ(self._compute_logits(), self.base_logits, folder)
         text = generate(self.base, [self.prompt], [self.features], self.sampling_params)[0].text
         if not is_schema_valid(text):
             raise AdapterError(f"{folder} gives no critique of a rendered photo: {text[:80]!r}")

@@ -40,7 +40,7 @@ def list_tagged_versions(advisor: str, root: Path = Path()) -> list[TaggedVersio
     """Return all versions of an advisor, lowest first; raise ReleaseError without readable tags."""
     tag_by_version: dict[str, Tag] = {}
     commit_by_stage: dict[str, str] = {}
-    for tag in _list_events(advisor, root):
+    for tag in _list_tags(advisor, root):
         commit, version, stage = tag.tag.target, tag.version or "", tag.stage or ""
         if tag.action is Action.REGISTER:
             tag_by_version[version] = tag
@@ -59,27 +59,27 @@ def list_tagged_versions(advisor: str, root: Path = Path()) -> list[TaggedVersio
     return sorted(versions, key=lambda item: item.version)
 
 
-def find_by_stage(stage: str, known: list[TaggedVersion], advisor: str) -> TaggedVersion:
+def find_by_stage(stage: str, versions: list[TaggedVersion], advisor: str) -> TaggedVersion:
     """Return the version that has a stage, or raise ReleaseError."""
     check_name(stage, "stage")
-    for tag in known:
+    for tag in versions:
         if stage in tag.stages:
             return tag
-    stages = sorted({name for tag in known for name in tag.stages})
+    stages = sorted({name for tag in versions for name in tag.stages})
     hint = f"there is {', '.join(stages)}" if stages else "no version has a stage"
     raise ReleaseError(
         f"no version of {advisor} is {stage} ({hint}); mondrian promote {advisor} "
-        f"--version {known[-1].version if known else 'V'} --stage {stage}, and push the tag"
+        f"--version {versions[-1].version if versions else 'V'} --stage {stage}, and push the tag"
     )
 
 
-def find_by_version(rev: str, known: list[TaggedVersion], advisor: str) -> TaggedVersion:
+def find_by_version(rev: str, versions: list[TaggedVersion], advisor: str) -> TaggedVersion:
     """Return the requested version, or raise ReleaseError if it has no tag."""
     version = parse_version(rev)
-    for tag in known:
+    for tag in versions:
         if tag.version == version:
             return tag
-    last = ", ".join(str(tag.version) for tag in known[-5:]) or "no version"
+    last = ", ".join(str(tag.version) for tag in versions[-5:]) or "no version"
     raise ReleaseError(f"{advisor} has no version {version} (it has {last}); was its tag pushed?")
 
 
@@ -96,11 +96,11 @@ def promote(advisor: str, requested_version: str, stage: str) -> str | None:
     """
     check_name(advisor)
     check_name(stage, "stage")
-    git.head()
+    git.read_head()
     tagged = find_by_version(requested_version, list_tagged_versions(advisor), advisor)
     if stage in tagged.stages:
         return None
-    times = [tag.tag.tag_time for tag in _list_events(advisor, Path()) if tag.stage == stage]
+    times = [tag.tag.tag_time for tag in _list_tags(advisor, Path()) if tag.stage == stage]
     wait = max(times, default=0) + 1 - time.time()
     if wait > MAX_CLOCK_SKEW_SECONDS:
         raise ReleaseError(
@@ -114,7 +114,7 @@ def promote(advisor: str, requested_version: str, stage: str) -> str | None:
     return assignment.tag
 
 
-def _list_events(advisor: str, root: Path) -> list[Tag]:
+def _list_tags(advisor: str, root: Path) -> list[Tag]:
     """Return all tags of an advisor, earliest first."""
     with _translate_errors(), closing(Git(str(root.resolve()))) as scm:
         git_tags = find(name=advisor, scm=scm)

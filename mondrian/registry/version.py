@@ -48,5 +48,5 @@ def check_name(name: str, kind: str = "advisor") -> None:
         )
 
 
-def tag_of(advisor: str, version: Version) -> str:
+def version_tag(advisor: str, version: Version) -> str:
     return f"{advisor}@{version}"

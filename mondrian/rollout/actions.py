@@ -5,28 +5,25 @@ from dataclasses import replace
 from mondrian.core.errors import MondrianError
 from mondrian.rollout.assessment import assess
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.decision import RolloutStatus, Verdict, decide
+from mondrian.rollout.decision import RolloutStatus, RolloutVerdict, decide
 from mondrian.rollout.observations import load_observations
 from mondrian.rollout.store import HELD, ROLLED_BACK, RUNNING, Actor, RolloutRecord, RolloutStore
 
 ACTIONS = ("advance", "hold", "resume", "rollback")
-MAX_REASON_CHARS, MAX_NAME_CHARS = (
-    1000,
-    200,
-)  # maximum characters of a reason and of a person's name
+MAX_REASON_CHARS, MAX_NAME_CHARS = 1000, 200  # of a reason, and of a person's name
 
 
-class InvalidTransition(MondrianError):
+class InvalidTransitionError(MondrianError):
     """An action that the state of the rollout does not allow."""
 
 
-class MissingReason(InvalidTransition):
+class MissingReasonError(InvalidTransitionError):
     """An action that is allowed with a reason only."""
 
 
 def current_verdict(
     store: RolloutStore, config: RolloutConfig, record: RolloutRecord, now: float
-) -> Verdict:
+) -> RolloutVerdict:
     """Return the verdict on all jobs so far; now is in seconds since 1970."""
     observations = load_observations(store.engine, record.id, record.evidence_from)
     return decide(assess(observations, config, record.step), record, config, now)
@@ -35,14 +32,14 @@ def current_verdict(
 def advance(
     store: RolloutStore, config: RolloutConfig, record: RolloutRecord, actor: Actor
 ) -> bool:
-    """Start the next step. Raises InvalidTransition at the last step or if rolled back."""
+    """Start the next step. Raises InvalidTransitionError at the last step or if rolled back."""
     if record.state == ROLLED_BACK:
-        raise InvalidTransition(
+        raise InvalidTransitionError(
             f"{record.name} was rolled back ({record.reason}); resume it to start again"
         )
     step = record.step + 1
     if step >= len(config.steps):
-        raise InvalidTransition(
+        raise InvalidTransitionError(
             f"{record.name} is already at the last of {len(config.steps)} steps"
         )
     is_full = config.steps[step].share == 1
@@ -54,14 +51,15 @@ def advance(
 def hold(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Stay at this step until a person resumes or advances; guardrails still roll it back."""
     if record.state != RUNNING:
-        raise InvalidTransition(f"{record.name} is {record.state}; only a running rollout can hold")
+        problem = f"{record.name} is {record.state}; only a running rollout can hold"
+        raise InvalidTransitionError(problem)
     return store.change(record, "hold", actor, state=HELD)
 
 
 def resume(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Continue; after a rollback start again at the first step, with new evidence."""
     if record.state == RUNNING:
-        raise InvalidTransition(f"{record.name} is already running")
+        raise InvalidTransitionError(f"{record.name} is already running")
     if record.state == HELD:
         return store.change(record, "resume", actor, state=RUNNING)
     restart = {"step": 0, "step_started_at": actor.now, "evidence_from": actor.now}
@@ -71,7 +69,7 @@ def resume(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
 def roll_back(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
     """Stop serving the candidate."""
     if record.state == ROLLED_BACK:
-        raise InvalidTransition(f"{record.name} was already rolled back ({record.reason})")
+        raise InvalidTransitionError(f"{record.name} was already rolled back ({record.reason})")
     return store.change(record, "roll back", actor, state=ROLLED_BACK)
 
 
@@ -80,13 +78,13 @@ def apply_action(
 ) -> bool:
     """Apply one of ACTIONS; return False if the record is not the newest.
 
-    Raises InvalidTransition if the action is unknown or not allowed.
+    Raises InvalidTransitionError if the action is unknown or not allowed.
     """
     if action == "advance":
         return advance(store, config, record, actor)
     functions = {"hold": hold, "resume": resume, "rollback": roll_back}
     if action not in functions:
-        raise InvalidTransition(describe_unknown_action(action))
+        raise InvalidTransitionError(describe_unknown_action(action))
     return functions[action](store, record, actor)
 
 
@@ -99,19 +97,17 @@ def apply_manual_action(
 ) -> RolloutRecord:
     """Apply a person's action from the page, the API or the command; return the changed rollout.
 
-    Raises InvalidTransition if it is not allowed or the record is not the newest, and MissingReason
-    if it contradicts the verdict or ends the rollout and no reason is given.
+    Raises InvalidTransitionError if it is not allowed or the record is not the newest, and
+    MissingReasonError if it contradicts the verdict or ends the rollout and no reason is given.
     """
-    reason, who = (
-        clean_line(actor.reason, MAX_REASON_CHARS),
-        clean_line(actor.who, MAX_NAME_CHARS) or "unknown",
-    )
+    reason = clean_line(actor.reason, MAX_REASON_CHARS)
+    who = clean_line(actor.who, MAX_NAME_CHARS) or "unknown"
     if not reason:
         _require_reason(store, config, record, action, actor.now)
     is_done = apply_action(store, config, record, action, replace(actor, who=who, reason=reason))
     updated = store.get(record.id)
     if not is_done or updated is None:
-        raise InvalidTransition(f"{record.name} was changed in the meantime; check it again")
+        raise InvalidTransitionError(f"{record.name} was changed in the meantime; check it again")
     return updated
 
 
@@ -125,13 +121,13 @@ def _require_reason(
     store: RolloutStore, config: RolloutConfig, record: RolloutRecord, action: str, now: float
 ) -> None:
     if action == "rollback":
-        raise MissingReason(f"give a reason to roll back {record.name}")
+        raise MissingReasonError(f"give a reason to roll back {record.name}")
     if action != "advance":
         return
     verdict = current_verdict(store, config, record, now)
     # The error for a rollout that was rolled back comes from advance().
     if verdict.status not in (RolloutStatus.READY, RolloutStatus.ROLLED_BACK):
-        raise MissingReason(
+        raise MissingReasonError(
             f"{record.name} is {verdict.status}, not ready ({verdict.reason}); give a reason to "
             "advance it"
         )

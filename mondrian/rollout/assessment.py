@@ -150,8 +150,8 @@ def assess(observations: Sequence[Observation], config: RolloutConfig, step: int
     )
 
 
-def count_exposure(observations: Sequence[Observation], candidate: bool) -> Exposure:
-    jobs = [obs for obs in observations if obs.is_candidate == candidate]
+def count_exposure(observations: Sequence[Observation], is_candidate: bool) -> Exposure:
+    jobs = [obs for obs in observations if obs.is_candidate == is_candidate]
     outcomes = {
         outcome: sum(obs.outcome == outcome for obs in jobs)
         for outcome in ("completed", "failed", "disconnected", "open")
@@ -177,7 +177,7 @@ def check_guardrails(
 def _check_guardrail(
     observations: Sequence[Observation], metric: Metric, limit: float, is_minimum: bool
 ) -> GuardrailResult:
-    estimate = estimate_arm(observations, metric, candidate=True).band.last
+    estimate = estimate_arm(observations, metric, is_candidate=True).band.last
     is_beyond = estimate.high < limit if is_minimum else estimate.low > limit
     verdict: GuardrailVerdict = "holds"
     if not estimate.count:
@@ -216,5 +216,5 @@ def check_assignment(observations: Sequence[Observation]) -> AssignmentCheck:
         e_value = float(mismatch_e_values(in_candidate, shares)[-1])
         expected = sum(obs.share for obs in assigned) / len(assigned)
         actual = sum(obs.is_candidate for obs in assigned) / len(assigned)
-    double = len(double_exposed_clients(observations))
-    return AssignmentCheck(len(assigned), expected, actual, e_value, double, len(clients))
+    double_exposed = len(double_exposed_clients(observations))
+    return AssignmentCheck(len(assigned), expected, actual, e_value, double_exposed, len(clients))

@@ -112,7 +112,6 @@ class RolloutCharts:
 
 
 def build_page_charts(report: RolloutReport) -> RolloutCharts:
-    """Return all bars and charts of a rollout's page."""
     since, until = _to_epoch(report["evidence_from"]), _to_epoch(report["created_at"])
     marks = _step_marks(report)
     unlabeled = [(time, "") for time, _ in marks]

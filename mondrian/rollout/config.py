@@ -53,6 +53,6 @@ class RolloutConfig(Section):
         return self
 
 
-def load_rollout(path: Path) -> RolloutConfig:
+def load_rollout_config(path: Path) -> RolloutConfig:
     """Return the checked rollout.yaml. Raises ParamsError naming all problems at once."""
     return load_yaml(path, RolloutConfig)

@@ -31,7 +31,7 @@ STATUS_MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RolloutVerdict:
     status: RolloutStatus
     action: Literal["advance", "roll back", ""]
     reason: str
@@ -39,36 +39,36 @@ class Verdict:
 
 def decide(
     assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
-) -> Verdict:
+) -> RolloutVerdict:
     """Return the verdict on a rollout.
 
     now  seconds since 1970; a clock that was set back only makes a step longer
     """
     if record.state == ROLLED_BACK:
-        return Verdict(RolloutStatus.ROLLED_BACK, "", record.reason)
+        return RolloutVerdict(RolloutStatus.ROLLED_BACK, "", record.reason)
     if violations := _describe_violations(assessment):
-        return Verdict(RolloutStatus.FAILING, "roll back", violations)
+        return RolloutVerdict(RolloutStatus.FAILING, "roll back", violations)
     if not assessment.candidate.jobs:
-        return Verdict(RolloutStatus.NO_DATA, "", "no critique was requested yet")
+        return RolloutVerdict(RolloutStatus.NO_DATA, "", "no critique was requested yet")
     if hold_reason := _explain_hold(assessment, record):
-        return Verdict(RolloutStatus.HOLDING, "", hold_reason)
+        return RolloutVerdict(RolloutStatus.HOLDING, "", hold_reason)
     index = min(record.step, len(config.steps) - 1)
     step = config.steps[index]
     if index == len(config.steps) - 1:
         reason = f"at the last step, {percent(step.share)} of clients"
-        return Verdict(RolloutStatus.HEALTHY, "", reason)
+        return RolloutVerdict(RolloutStatus.HEALTHY, "", reason)
     hours = max(0.0, now - record.step_started_at) / 3600
     if hours < step.hours or assessment.step_jobs < step.jobs:
         progress = format_progress(assessment.step_jobs, step.jobs, hours, step.hours)
-        return Verdict(RolloutStatus.HEALTHY, "", f"{progress} of this step")
+        return RolloutVerdict(RolloutStatus.HEALTHY, "", f"{progress} of this step")
     if shortfall := _explain_shortfall(assessment, step.requires):
-        return Verdict(RolloutStatus.HOLDING, "", shortfall)
+        return RolloutVerdict(RolloutStatus.HOLDING, "", shortfall)
     shares = f"{percent(step.share)} → {percent(config.steps[index + 1].share)} of clients"
-    return Verdict(RolloutStatus.READY, "advance", f"{_explain_advance(assessment)}; {shares}")
+    reason = f"{_explain_advance(assessment)}; {shares}"
+    return RolloutVerdict(RolloutStatus.READY, "advance", reason)
 
 
 def format_progress(jobs: int, jobs_required: int, hours: float, hours_required: float) -> str:
-    """Format the progress of a step."""
     critiques = f"{jobs} of {jobs_required} critiques"
     return f"{critiques}, {format_hours(hours)} of {format_hours(hours_required)}"
 

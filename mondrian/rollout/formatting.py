@@ -34,7 +34,6 @@ def format_value(value: float | None, metric: Mapping[str, Any], signed: bool = 
 def format_interval(
     estimate: Mapping[str, Any], metric: Mapping[str, Any], signed: bool = False
 ) -> str:
-    """Format the interval of an estimate of a report."""
     if not estimate["count"]:
         return "no data"
     if estimate["low"] is None or estimate["high"] is None:
@@ -44,7 +43,6 @@ def format_interval(
 
 
 def format_difference(interval: Interval) -> str:
-    """Format a difference of the arms with its interval and count."""
     if not isfinite(interval.low):
         return f"{interval.count} observations are too few for an interval"
     ends = f"{interval.low:+.3g} to {interval.high:+.3g}"

@@ -111,12 +111,14 @@ class TimedBand:
     band: Band
 
 
-def estimate_arm(observations: Sequence[Observation], metric: Metric, candidate: bool) -> TimedBand:
+def estimate_arm(
+    observations: Sequence[Observation], metric: Metric, is_candidate: bool
+) -> TimedBand:
     """Return the running estimate of one arm over its jobs, without shadows."""
     timed_values = [
         (_observation_time(obs, metric), value)
         for obs in observations
-        if obs.is_candidate == candidate
+        if obs.is_candidate == is_candidate
         and not obs.is_shadow
         and (value := metric.value(obs)) is not None
     ]
@@ -138,11 +140,11 @@ def estimate_difference(
 
     sign  -1 for a metric of which less is better, so that above 0 is good
     """
-    double = double_exposed_clients(obs for obs in observations if not obs.is_shadow)
+    double_exposed = double_exposed_clients(obs for obs in observations if not obs.is_shadow)
     clients: dict[tuple[int, str], list[tuple[float, Observation]]] = {}
     for obs in sorted(observations, key=lambda obs: _observation_time(obs, metric)):
         value, client = metric.value(obs), (obs.step, obs.client)
-        if value is not None and not obs.is_shadow and client not in double:
+        if value is not None and not obs.is_shadow and client not in double_exposed:
             clients.setdefault(client, []).append((value, obs))
     assigned = [samples for samples in clients.values() if 0 < samples[0][1].share < 1]
     values = [np.mean([value for value, _ in samples]) for samples in assigned]

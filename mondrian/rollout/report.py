@@ -27,7 +27,7 @@ from mondrian.rollout.metrics import METRICS, Metric, TimedBand, estimate_arm, e
 from mondrian.rollout.observations import Observation, load_observations
 from mondrian.rollout.store import ROLLED_BACK, RolloutRecord, RolloutStore
 
-ARMS = ("candidate", "control", "difference")
+SERIES_NAMES = ("candidate", "control", "difference")
 MAX_POINTS = 100  # of a series; the newest is always included
 CSV_COLUMNS = tuple("rollout advisor version time metric arm mean low high count".split())
 RolloutReport = dict[str, Any]
@@ -149,8 +149,8 @@ def _report_metric(observations: Sequence[Observation], metric: Metric) -> Rollo
     )
     names = ("name", "description", "kind", "better", "unit")
     return {name: getattr(metric, name) for name in names} | {
-        arm: {"estimate": interval_to_json(timed.band.last), "series": thin_series(timed)}
-        for arm, timed in zip(ARMS, bands, strict=True)
+        name: {"estimate": interval_to_json(timed.band.last), "series": thin_series(timed)}
+        for name, timed in zip(SERIES_NAMES, bands, strict=True)
     }
 
 
@@ -188,7 +188,7 @@ def render_csv(reports: Iterable[RolloutReport]) -> str:
 def _csv_rows(report: RolloutReport) -> Iterator[list[Any]]:
     candidate = [report["rollout"], report["advisor"], report["version"]]
     for metric in report["metrics"]:
-        for arm in ARMS:
-            for seconds, count, *estimate in metric[arm]["series"]:
+        for series in SERIES_NAMES:
+            for seconds, count, *estimate in metric[series]["series"]:
                 time = iso_timestamp(seconds)
-                yield [*candidate, time, metric["name"], arm, *estimate, count]
+                yield [*candidate, time, metric["name"], series, *estimate, count]

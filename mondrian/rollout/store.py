@@ -46,8 +46,7 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """The id of its rollout."""
-        return f"{self.advisor}/{self.version}"
+        return f"{self.advisor}/{self.version}"  # of its rollout
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,6 @@ class RolloutRecord:
 
 @dataclass(frozen=True)
 class RolloutDecision:
-    """A log entry."""
-
     rollout: str
     who: str
     action: str
@@ -110,7 +107,6 @@ class RolloutStore:
         self.reader = engine.execution_options(reads=True)
 
     def get(self, id: str) -> RolloutRecord | None:
-        """Return a rollout by its id, <advisor>/<version>."""
         return next(iter(self._select_records(rollouts.c.id == id)), None)
 
     def list_rollouts(self) -> list[RolloutRecord]:
@@ -128,7 +124,9 @@ class RolloutStore:
                 older.append(record)
         return list(newest.values()), older
 
-    def begin(self, candidate: Candidate, baseline: str, is_full: bool = False) -> RolloutRecord:
+    def get_or_start(
+        self, candidate: Candidate, baseline: str, is_full: bool = False
+    ) -> RolloutRecord:
         """Return the rollout of a version; start it at the first step if it is new.
 
         baseline  previous or base, as in rollout.yaml
@@ -169,11 +167,11 @@ class RolloutStore:
             connection.execute(decisions.insert(), _to_columns(asdict(decision)))
         return True
 
-    def list_decisions(self, id: str, limit: int = 200) -> list[RolloutDecision]:
+    def list_decisions(self, id: str, max_rows: int = 200) -> list[RolloutDecision]:
         """Return the log of a rollout, newest first."""
         query = select(*_columns(decisions, RolloutDecision)).where(decisions.c.rollout == id)
         with self.reader.begin() as connection:
-            rows = connection.execute(query.order_by(decisions.c.number.desc()).limit(limit))
+            rows = connection.execute(query.order_by(decisions.c.number.desc()).limit(max_rows))
             return [RolloutDecision(**row) for row in rows.mappings()]
 
     def _find_previous(self, candidate: Candidate) -> RolloutRecord | None:
@@ -204,7 +202,7 @@ def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def connect_rollouts(db: str) -> Iterator[RolloutStore]:
+def open_rollout_store(db: str) -> Iterator[RolloutStore]:
     """Open an existing database by SQLite path or URL; creates no file and no table.
 
     Raises DataError if it does not exist, has no rollout tables or becomes unavailable.

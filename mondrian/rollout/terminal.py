@@ -14,7 +14,7 @@ from mondrian.rollout.formatting import (
     percent,
     plural,
 )
-from mondrian.rollout.report import ARMS, RolloutReport
+from mondrian.rollout.report import SERIES_NAMES, RolloutReport
 
 LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
@@ -111,7 +111,7 @@ def _format_guardrails(report: RolloutReport) -> str:
 def _format_metrics(report: RolloutReport) -> str:
     rows = []
     for metric in report["metrics"]:
-        candidate, control, difference = (metric[arm]["estimate"] for arm in ARMS)
+        candidate, control, difference = (metric[arm]["estimate"] for arm in SERIES_NAMES)
         rows.append(
             [
                 metric["description"],

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run_command
-from mondrian.core.files import atomic_folder, write_json
+from mondrian.core.files import open_atomic_folder, write_json
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.corruptions import (
@@ -33,7 +33,7 @@ from mondrian.sample.corruptions import (
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 
-OUTPUT = Path("data/sample/mondrian")
+DEFAULT_FOLDER = Path("data/sample/mondrian")
 APPLICATION_FILE_PATTERNS = ("mondrian.db", "source/*", "analysis_md/*", "analysis/*", "truth.json")
 NUM_PHOTOS = 200
 CLEAN_PHOTOS = {"ansel": range(80), "okeefe": range(60, 140)}  # some photos have both
@@ -75,10 +75,10 @@ class ApplicationState:
 
     def add_job(self, advisor: str, filename: str, outcome: str, **columns: Any) -> str:
         """Add a finished job and return its id; outcome is `linked` or a rejection reason."""
-        job = columns.pop("id", None) or self.new_id()
+        job_id = columns.pop("id", None) or self.new_id()
         minute = len(self.rows)
         row = {
-            "id": job,
+            "id": job_id,
             "filename": filename,
             "advisor": advisor,
             "status": ("completed", "done")[minute % 2],
@@ -88,8 +88,8 @@ class ApplicationState:
             "retry_count": 0,
         }
         self.rows.append(row | columns)
-        self.truth.setdefault(advisor, {})[job] = outcome
-        return job
+        self.truth.setdefault(advisor, {})[job_id] = outcome
+        return job_id
 
     def write_database(self) -> None:
         connection = sqlite3.connect(self.folder / "mondrian.db")
@@ -115,7 +115,7 @@ def _format_created_at(minute: int) -> str | float | None:
 
 def write_application(folder: Path, seed: int) -> None:
     """Write the application into `folder`, all files or none."""
-    with atomic_folder(folder, APPLICATION_FILE_PATTERNS) as staging:
+    with open_atomic_folder(folder, APPLICATION_FILE_PATTERNS) as staging:
         for name in ("source", "analysis_md", "analysis"):
             (staging / name).mkdir()
         app = ApplicationState(seed, staging, Random(seed))
@@ -184,8 +184,8 @@ def _add_clean_jobs(app: ApplicationState, advisor: str) -> None:
 def _add_clean_job(
     app: ApplicationState, advisor: str, photo: int, text: str, storage_format: str
 ) -> None:
-    filename, job = _stored_name(app, photo), app.new_id()
-    file = f"analysis-{advisor}-{job}.md"
+    filename, job_id = _stored_name(app, photo), app.new_id()
+    file = f"analysis-{advisor}-{job_id}.md"
     headed = f"# {advisor.title()} Analysis\n\n## Summary\nShort.\n\n## Full Analysis\n{text}\n"
     if storage_format in ("md_file", "md_path"):
         (app.folder / "analysis_md" / file).write_text(headed)
@@ -198,7 +198,7 @@ def _add_clean_job(
         "md_file": {"analysis_markdown": None},
         "md_path": {"analysis_markdown": f"mondrian/analysis_md/{file}"},
     }
-    app.add_job(advisor, filename, "linked", id=job, **columns[storage_format])
+    app.add_job(advisor, filename, "linked", id=job_id, **columns[storage_format])
 
 
 def _add_corrupted_jobs(app: ApplicationState, advisor: str) -> None:
@@ -254,11 +254,11 @@ def _add_unusable_photo_jobs(app: ApplicationState, advisor: str, photos: list[i
 
 def _add_html_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> None:
     for photo in photos[13:16]:
-        job, name = app.new_id(), app.photo_names[photo]
-        file = f"analysis-{Path(name).stem[:10]}-{job[:6]}.html"
+        job_id, name = app.new_id(), app.photo_names[photo]
+        file = f"analysis-{Path(name).stem[:10]}-{job_id[:6]}.html"
         html = render_html_cards(app.make_critique(advisor, photo)).replace("sample", advisor, 1)
         (app.folder / "analysis" / file).write_text(html)
-        app.add_job(advisor, name, "linked", id=job)
+        app.add_job(advisor, name, "linked", id=job_id)
 
 
 def _add_mismatched_photo_jobs(app: ApplicationState, advisor: str) -> None:
@@ -274,8 +274,8 @@ def _add_mismatched_photo_jobs(app: ApplicationState, advisor: str) -> None:
 def _add_unfinished_jobs(app: ApplicationState, advisor: str) -> None:
     for status in _UNFINISHED:
         columns = {"status": status, "retry_count": 1, "error": "timeout"}
-        job = app.add_job(advisor, app.photo_names[0], "", **columns)
-        del app.truth[advisor][job]
+        job_id = app.add_job(advisor, app.photo_names[0], "", **columns)
+        del app.truth[advisor][job_id]
 
 
 def _add_multi_advisor_jobs(app: ApplicationState) -> None:
@@ -285,16 +285,16 @@ def _add_multi_advisor_jobs(app: ApplicationState) -> None:
         outputs.pop(absent, None)
         advisors = "all" if photo % 2 else ", ".join(CLEAN_PHOTOS)
         name = app.photo_names[photo]
-        job = app.add_job(advisors, name, "", llm_outputs=json.dumps(outputs))
+        job_id = app.add_job(advisors, name, "", llm_outputs=json.dumps(outputs))
         del app.truth[advisors]
         for advisor in CLEAN_PHOTOS:
             outcome = RejectionReason.ADVISOR_ABSENT if advisor == absent else "linked"
-            app.truth[advisor][job] = outcome
+            app.truth[advisor][job_id] = outcome
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Render the sample application.")
-    parser.add_argument("--output_dir", type=Path, default=OUTPUT)
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--seed", type=int, default=2026)
     args = parser.parse_args()
     write_application(args.output_dir, args.seed)

@@ -15,12 +15,12 @@ import yaml
 _SOURCE = Path(__file__).parent
 _CONFIGS = yaml.safe_load((_SOURCE / "base_config.yaml").read_text(encoding="utf-8"))
 _TEXT, _VISION = (_CONFIGS["config.json"][name] for name in ("text_config", "vision_config"))
-FOLDER = Path("models/base/mondrian-tiny")
+BASE_FOLDER = Path("models/base/mondrian-tiny")
 VOCAB_SIZE, HIDDEN_SIZE = _TEXT["vocab_size"], _TEXT["hidden_size"]
-PATCH, MERGE = _VISION["patch_size"], _VISION["spatial_merge_size"]
+PATCH_SIZE, MERGE_SIZE = _VISION["patch_size"], _VISION["spatial_merge_size"]
 DEEPSTACK = _VISION["deepstack_visual_indexes"]
-WIDTH, HEIGHT = 160, 128  # pixels of its training images: 5 x 4 image tokens
-GRID = (HEIGHT // PATCH // MERGE, WIDTH // PATCH // MERGE)
+IMAGE_WIDTH, IMAGE_HEIGHT = 160, 128  # pixels of its training images: 5 x 4 image tokens
+GRID = (IMAGE_HEIGHT // PATCH_SIZE // MERGE_SIZE, IMAGE_WIDTH // PATCH_SIZE // MERGE_SIZE)
 NUM_IMAGE_TOKENS = GRID[0] * GRID[1]
 SPECIAL_TOKENS = tuple(
     f"<|{name}|>"
@@ -31,7 +31,7 @@ SPECIAL_TOKENS = tuple(
 )
 
 
-def write_folder(folder: Path, corpus: Iterable[str]) -> None:
+def write_base_files(folder: Path, corpus: Iterable[str]) -> None:
     """Write all files of the base except its weights; the tokenizer is trained on `corpus`."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = _write_tokenizer(folder, corpus)

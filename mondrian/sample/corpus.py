@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mondrian.critique.prompt import USER_PROMPT, build_system_text
+from mondrian.critique.prompt import USER_PROMPT, build_system_prompt
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.sample.scene import GROUNDS, LAMPS, SKIES, Scene, draw_scene
 from mondrian.sample.scoring import DIMENSION_ATTRIBUTES, PLAIN_TASTE
@@ -88,7 +88,7 @@ def tokenizer_corpus(seed: int) -> Iterator[str]:
     """Yield the texts that the tokenizer is trained on."""
     rng = np.random.default_rng(seed)
     for i in range(400):
-        yield build_system_text(generate_persona(rng)) + USER_PROMPT
+        yield build_system_prompt(generate_persona(rng)) + USER_PROMPT
         for advisor in WRITING_STYLES:
             yield serialize_critique(write_critique(advisor, draw_scene(seed, 1, i)))
         yield generate_prose(rng, 40)

@@ -16,7 +16,7 @@ from mondrian.critique.schema import DIMENSIONS, is_schema_valid, validate_criti
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.sample.base_files import FOLDER, HEIGHT, WIDTH
+from mondrian.sample.base_files import BASE_FOLDER, IMAGE_HEIGHT, IMAGE_WIDTH
 from mondrian.sample.corpus import generate_persona
 from mondrian.sample.pretrain_data import PretrainSettings
 from mondrian.sample.scene import draw_scene, render
@@ -24,24 +24,26 @@ from mondrian.sample.scoring import PLAIN_TASTE, score_scene
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 HELD_OUT_SEED = 900  # of no training scene and no sample
-BATCH = 20
+BATCH_SIZE = 20
 MIN_CORRELATION = 0.5  # below it, a dimension counts as not recognized
 
 Scores = NDArray[np.floating[Any]]
 
 
-def measure(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
+def measure_base(folder: Path, count: int) -> tuple[float, float, Scores, Scores]:
     """Return compliance, mean tokens, and predicted and true scores (n, 7) of valid critiques."""
     base = vlm.load(str(folder))
     rng = np.random.default_rng(HELD_OUT_SEED)
     predicted, true, tokens = [], [], 0
-    for first in tqdm(range(0, count, BATCH), "held-out scenes", unit="batch"):
-        scenes = [draw_scene(HELD_OUT_SEED, i) for i in range(first, min(first + BATCH, count))]
-        images = [resize_to_fit(render(scene), 4096, WIDTH * HEIGHT) for scene in scenes]
+    for first in tqdm(range(0, count, BATCH_SIZE), "held-out scenes", unit="batch"):
+        indices = range(first, min(first + BATCH_SIZE, count))
+        scenes = [draw_scene(HELD_OUT_SEED, i) for i in indices]
+        max_pixels = IMAGE_WIDTH * IMAGE_HEIGHT
+        images = [resize_to_fit(render(scene), 4096, max_pixels) for scene in scenes]
         features = [vlm.encode_image(base, image) for image in images]
         messages = build_row_messages(generate_persona(rng), "")[:-1]
-        prompts = [vlm.prompt_ids(base, messages, image) for image in features]
-        answers = generate(base, prompts, features, SamplingParams(600, BATCH))
+        prompts = [vlm.tokenize_prompt(base, messages, image) for image in features]
+        answers = generate(base, prompts, features, SamplingParams(600, BATCH_SIZE))
         for scene, answer in zip(scenes, answers, strict=True):
             tokens += answer.num_tokens
             if is_schema_valid(answer.text):
@@ -79,10 +81,10 @@ def describe_blind_dimensions(predicted: Scores, true: Scores) -> str:
 
 def write_card(folder: Path, settings: PretrainSettings) -> None:
     """Measure the base in a folder and write its README.md."""
-    compliance, tokens, predicted, true = measure(folder, settings.held_out)
+    compliance, tokens, predicted, true = measure_base(folder, settings.held_out)
     card = TEMPLATE.read_text(encoding="utf-8").format(
-        width=WIDTH,
-        height=HEIGHT,
+        width=IMAGE_WIDTH,
+        height=IMAGE_HEIGHT,
         rows=2 * settings.batch,
         compliance=compliance,
         tokens=tokens,
@@ -95,7 +97,7 @@ def write_card(folder: Path, settings: PretrainSettings) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure mondrian-tiny and write its model card.")
-    parser.add_argument("--base", type=Path, default=FOLDER)
+    parser.add_argument("--base", type=Path, default=BASE_FOLDER)
     write_card(parser.parse_args().base, PretrainSettings())
 
 

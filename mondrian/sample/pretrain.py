@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mondrian.core.errors import run_command
-from mondrian.core.files import atomic_folder
+from mondrian.core.files import open_atomic_folder
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
 from mondrian.sample.pretrain_data import BatchSampler, Images, PretrainSettings
@@ -53,7 +53,7 @@ class Schedule:
 
 def render_all(settings: PretrainSettings, path: Path) -> None:
     """Render all scenes small; uint8 (scenes, height, width, 3)."""
-    shape = (settings.scenes, base_files.HEIGHT, base_files.WIDTH, 3)
+    shape = (settings.scenes, base_files.IMAGE_HEIGHT, base_files.IMAGE_WIDTH, 3)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     seeds = [(settings.seed, i) for i in range(settings.scenes)]
     with get_context("spawn").Pool(RANKS) as pool:
@@ -64,8 +64,9 @@ def render_all(settings: PretrainSettings, path: Path) -> None:
 
 def render_small_image(seed: tuple[int, ...]) -> Images:
     """Render at twice the size and reduce, as a large photo would be."""
-    large = render(draw_scene(*seed), 2 * base_files.WIDTH, 2 * base_files.HEIGHT)
-    return np.asarray(large.resize((base_files.WIDTH, base_files.HEIGHT), Image.Resampling.LANCZOS))
+    width, height = base_files.IMAGE_WIDTH, base_files.IMAGE_HEIGHT
+    large = render(draw_scene(*seed), 2 * width, 2 * height)
+    return np.asarray(large.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def train_model(model: PretrainModel, schedule: Schedule, log: Callable[[str], None]) -> None:
@@ -119,16 +120,16 @@ def train_rank(phase: str, settings: PretrainSettings, images: Path, folder: Pat
         train_model(model, warmup, log)
         schedule = Schedule("write", settings.steps, settings.rate, next_text_batch)
     else:
-        weights.restore(base, folder)
+        weights.load_weights(base, folder)
         schedule = Schedule("refine", settings.refine_steps, settings.refine_rate, next_text_batch)
     train_model(model, schedule, log)
     if rank == 0:
-        weights.save(base, folder)
+        weights.save_weights(base, folder)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Pre-train mondrian-tiny from rendered scenes.")
-    parser.add_argument("--output_dir", type=Path, default=base_files.FOLDER)
+    parser.add_argument("--output_dir", type=Path, default=base_files.BASE_FOLDER)
     for name in _SIZE_FLAGS:
         default = getattr(PretrainSettings(), name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
@@ -146,11 +147,11 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory() as scratch,
-        atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as staging,
+        open_atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as staging,
     ):
         images = Path(scratch) / "scenes.npy"
         render_all(settings, images)
-        base_files.write_folder(staging, corpus.tokenizer_corpus(settings.seed))
+        base_files.write_base_files(staging, corpus.tokenizer_corpus(settings.seed))
         for phase in PHASES:
             options = {**sizes, "output_dir": staging, "images": images, "phase": phase}
             flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]

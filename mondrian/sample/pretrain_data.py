@@ -86,7 +86,7 @@ class BatchSampler:
         ids = self.tokenizer(text)["input_ids"]
         start = ids.index(self.image_id)
         prompt = [self.image_id] * base_files.NUM_IMAGE_TOKENS + ids[start + 1 :]
-        answers = [self._answer(i, mixed_styles) for i in indices]
+        answers = [self._tokenize_answer(i, mixed_styles) for i in indices]
         length = max(len(answer) for answer in answers)
         rows = np.zeros((len(answers), len(prompt) + length), np.int32)
         weights = np.zeros((len(answers), length), np.float32)
@@ -103,7 +103,7 @@ class BatchSampler:
             weights=weights,
         )
 
-    def _answer(self, index: int, mixed_styles: bool) -> list[int]:
+    def _tokenize_answer(self, index: int, mixed_styles: bool) -> list[int]:
         scene = draw_scene(self.settings.seed, index)
         if mixed_styles:
             critique = corpus.write_in_mixed_styles(scene, self.rng)

@@ -12,9 +12,9 @@ from mondrian.sample.base_files import (
     DEEPSTACK,
     GRID,
     HIDDEN_SIZE,
-    MERGE,
+    MERGE_SIZE,
     NUM_IMAGE_TOKENS,
-    PATCH,
+    PATCH_SIZE,
 )
 from mondrian.sample.pretrain_data import CritiqueBatch, Floats, Images, Ints
 from mondrian.sample.scene import ATTRIBUTES
@@ -23,11 +23,11 @@ from mondrian.sample.scene import ATTRIBUTES
 def extract_patches(images: Images) -> mx.array:
     """Return pixels in the order of Qwen's image processor: (images x patches, 3 x 2 x 16 x 16)."""
     n, height, width, _ = images.shape
-    rows, columns = height // PATCH // MERGE, width // PATCH // MERGE
+    rows, columns = height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE
     x = (images.astype(np.float32) / 255 - 0.5) / 0.5
-    x = x.reshape(n, rows, MERGE, PATCH, columns, MERGE, PATCH, 3)
+    x = x.reshape(n, rows, MERGE_SIZE, PATCH_SIZE, columns, MERGE_SIZE, PATCH_SIZE, 3)
     x = x.transpose(0, 1, 4, 2, 5, 7, 3, 6)[:, :, :, :, :, :, None]  # n, gy, gx, my, mx, c, t, y, x
-    return mx.array(np.repeat(x, 2, axis=6).reshape(-1, 3 * 2 * PATCH * PATCH))
+    return mx.array(np.repeat(x, 2, axis=6).reshape(-1, 3 * 2 * PATCH_SIZE * PATCH_SIZE))
 
 
 class AttributeProbe(nn.Module):
@@ -40,8 +40,8 @@ class AttributeProbe(nn.Module):
         self.hidden = nn.Linear(24 * NUM_IMAGE_TOKENS, 96)
         self.out = nn.Linear(96, len(ATTRIBUTES))
 
-    def __call__(self, merged: mx.array, deep: list[mx.array]) -> mx.array:
-        x = nn.relu(self.narrow(self.norm(mx.concatenate([merged, *deep], axis=-1))))
+    def __call__(self, merged: mx.array, deepstack: list[mx.array]) -> mx.array:
+        x = nn.relu(self.narrow(self.norm(mx.concatenate([merged, *deepstack], axis=-1))))
         return self.out(nn.relu(self.hidden(x.reshape(x.shape[0], -1)))) + 0.5
 
 
@@ -55,29 +55,32 @@ class PretrainModel(nn.Module):
     def encode_images(self, images: Images) -> tuple[mx.array, list[mx.array]]:
         """Return merged features and DeepStack levels, each (images, image tokens, width)."""
         n = len(images)
-        grid = mx.array([[1, GRID[0] * MERGE, GRID[1] * MERGE]] * n)
-        merged, deep = self.model.vision_tower(extract_patches(images), grid)
-        deep = [level.reshape(n, NUM_IMAGE_TOKENS, -1) for level in deep]
-        return merged.reshape(n, NUM_IMAGE_TOKENS, -1), deep
+        grid = mx.array([[1, GRID[0] * MERGE_SIZE, GRID[1] * MERGE_SIZE]] * n)
+        merged, deepstack = self.model.vision_tower(extract_patches(images), grid)
+        deepstack = [level.reshape(n, NUM_IMAGE_TOKENS, -1) for level in deepstack]
+        return merged.reshape(n, NUM_IMAGE_TOKENS, -1), deepstack
 
     def probe_loss(self, images: Images, attributes: Floats) -> mx.array:
         return self._probe_error(*self.encode_images(images), attributes)
 
-    def _probe_error(self, merged: mx.array, deep: list[mx.array], attributes: Floats) -> mx.array:
-        return ((self.probe(merged, deep) - mx.array(attributes)) ** 2).mean()
+    def _probe_error(self, merged: mx.array, deepstack: Any, attributes: Floats) -> mx.array:
+        return ((self.probe(merged, deepstack) - mx.array(attributes)) ** 2).mean()
 
     def critique_loss(self, batch: CritiqueBatch, with_probe: bool) -> mx.array:
         """Return the answers' weighted cross-entropy; with_probe adds twice the probe's error."""
-        merged, deep = self.encode_images(batch.images)
-        hidden, weights = self.answer_states(batch, merged, deep), mx.array(batch.weights)
+        merged, deepstack = self.encode_images(batch.images)
+        hidden, weights = (
+            self.answer_states(batch, merged, deepstack),
+            mx.array(batch.weights),
+        )
         token_loss = cross_entropy(compute_logits(self.model, hidden), mx.array(batch.targets))
         loss = (token_loss * weights).sum() / weights.sum()
         if with_probe:
-            loss = loss + 2.0 * self._probe_error(merged, deep, batch.attributes)
+            loss = loss + 2.0 * self._probe_error(merged, deepstack, batch.attributes)
         return loss
 
     def answer_states(
-        self, batch: CritiqueBatch, merged: mx.array, deep: list[mx.array]
+        self, batch: CritiqueBatch, merged: mx.array, deepstack: list[mx.array]
     ) -> mx.array:
         """Return the hidden states that predict the answers; the prefix is computed once."""
         text = self.model.language_model.model
@@ -89,7 +92,7 @@ class PretrainModel(nn.Module):
         embedded = text.embed_tokens(mx.array(batch.input_ids[:, NUM_IMAGE_TOKENS:]))
         h = mx.concatenate([merged, embedded], axis=1)
         padding = mx.zeros((n, length - NUM_IMAGE_TOKENS, merged.shape[-1]))
-        padded = [mx.concatenate([level, padding], axis=1) for level in deep]
+        padded = [mx.concatenate([level, padding], axis=1) for level in deepstack]
         position_ids = mx.broadcast_to(position_ids[..., start:], (3, n, length))
         caches = [SharedPrefixCache(n, cache.keys, cache.values) for cache in caches]
         h = run_decoder_layers(text, h, position_ids, padded, caches)

@@ -1,7 +1,7 @@
 """Rendered landscapes with known attributes: seed -> scene -> image.
 
 A scene has seven attributes in [0, 1] that are visible in its image (light, tonal range, sharpness,
-horizon, colour, depth, balance) and a few objects (sky, ground, sun or moon, mist). It renders at
+horizon, color, depth, balance) and a few objects (sky, ground, sun or moon, mist). It renders at
 any size: pre-training uses small images and the sample large ones.
 """
 
@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-ATTRIBUTES = ("light", "tone", "sharpness", "horizon", "colour", "depth", "balance")
+ATTRIBUTES = ("light", "tone", "sharpness", "horizon", "color", "depth", "balance")
 SKIES = ("blue", "sunset", "grey", "violet")
 GROUNDS = ("water", "meadow", "sand", "snow")
 LAMPS = ("sun", "moon", "none")
 
 Floats = NDArray[np.floating]
 
-_SKY_COLOURS = {  # top and bottom of the gradient, RGB in [0, 1]
+_SKY_COLORS = {  # top and bottom of the gradient, RGB in [0, 1]
     "blue": ((0.20, 0.42, 0.80), (0.72, 0.84, 0.95)),
     "sunset": ((0.36, 0.30, 0.55), (0.98, 0.66, 0.36)),
     "grey": ((0.44, 0.48, 0.55), (0.80, 0.81, 0.82)),
     "violet": ((0.28, 0.22, 0.48), (0.86, 0.62, 0.74)),
 }
-_GROUND_COLOURS = {
+_GROUND_COLORS = {
     "water": (0.24, 0.38, 0.52),
     "meadow": (0.36, 0.50, 0.20),
     "sand": (0.74, 0.60, 0.38),
@@ -41,7 +41,7 @@ class Scene:
     tone: float
     sharpness: float
     horizon: float
-    colour: float
+    color: float
     depth: float
     balance: float
     sky: str
@@ -71,7 +71,6 @@ def draw_scene(*seed: int) -> Scene:
 
 
 def render(scene: Scene, width: int = 640, height: int = 512) -> Image.Image:
-    """Render a scene as an RGB image."""
     rng = np.random.default_rng((*scene.seed, 1))
     horizon = round(height * (0.22 + 0.56 * scene.horizon))
     canvas = np.empty((height, width, 3), np.float32)
@@ -94,7 +93,7 @@ def _noise(rng: np.random.Generator, width: int, height: int, cells: int) -> Flo
 
 def _paint_sky(canvas: Floats, scene: Scene, rng: np.random.Generator, horizon: int) -> None:
     height, width = canvas.shape[:2]
-    top, bottom = (np.array(colour, np.float32) for colour in _SKY_COLOURS[scene.sky])
+    top, bottom = (np.array(color, np.float32) for color in _SKY_COLORS[scene.sky])
     t = np.clip(np.arange(height, dtype=np.float32) / max(horizon, 1), 0, 1)[:, None, None]
     canvas[:] = top * (1 - t) + bottom * t
     clouds = 0.6 * _noise(rng, width, height, 6) + 0.4 * _noise(rng, width, height, 18)
@@ -118,7 +117,7 @@ def _paint_lamp(canvas: Floats, scene: Scene, rng: np.random.Generator, horizon:
 
 
 def _ridge_profile(rng: np.random.Generator, width: int) -> Floats:
-    """Return a ridge line in [0, 1] of sines, so that its shape is alike at any size: (width,)."""
+    """Return a ridge line in [0, 1] of sines: its shape is the same at any size; (width,)."""
     x = np.linspace(0, 1, width, dtype=np.float32)
     line = np.zeros(width, np.float32)
     for octave in range(6):
@@ -128,10 +127,10 @@ def _ridge_profile(rng: np.random.Generator, width: int) -> Floats:
 
 
 def _paint_ridges(canvas: Floats, scene: Scene, rng: np.random.Generator, horizon: int) -> None:
-    """Paint one to six ranges, the farther the closer to the sky's colour (aerial perspective)."""
+    """Paint one to six ranges, farther ones closer to the sky's color (aerial perspective)."""
     height, width = canvas.shape[:2]
     count = 1 + round(5 * scene.depth)
-    far = np.array(_SKY_COLOURS[scene.sky][1], np.float32)
+    far = np.array(_SKY_COLORS[scene.sky][1], np.float32)
     near = np.array((0.13, 0.18, 0.20), np.float32)
     y = np.arange(height)[:, None]
     for k in range(count):
@@ -146,15 +145,15 @@ def _paint_ridges(canvas: Floats, scene: Scene, rng: np.random.Generator, horizo
 def _paint_ground(canvas: Floats, scene: Scene, rng: np.random.Generator, horizon: int) -> None:
     height, width = canvas.shape[:2]
     rows = height - horizon
-    colour = np.array(_GROUND_COLOURS[scene.ground], np.float32)
+    color = np.array(_GROUND_COLORS[scene.ground], np.float32)
     t = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
     if scene.ground == "water":
         source = np.clip(horizon - 1 - (np.arange(rows) * 0.9).astype(int), 0, height - 1)
         ripple = _noise(rng, width, rows, 40)[:, :, None] * 0.18
-        canvas[horizon:] = 0.62 * canvas[source] + 0.38 * colour + ripple - 0.09
+        canvas[horizon:] = 0.62 * canvas[source] + 0.38 * color + ripple - 0.09
     else:
         mottle = _noise(rng, width, rows, 30)[:, :, None] * 0.24 - 0.12
-        canvas[horizon:] = colour * (1.05 - 0.35 * t) + mottle * (0.3 + t)
+        canvas[horizon:] = color * (1.05 - 0.35 * t) + mottle * (0.3 + t)
     if scene.depth > 0.5:
         _paint_path(canvas, scene, horizon)
 
@@ -163,9 +162,9 @@ def _paint_path(canvas: Floats, scene: Scene, horizon: int) -> None:
     """Paint a path that narrows towards the horizon: the deeper the scene, the wider its start."""
     height, width = canvas.shape[:2]
     t = (np.arange(horizon, height) - horizon)[:, None] / max(height - horizon, 1)
-    centre = width * (0.5 + (0.12 if scene.heavy_left else -0.12) * t)
+    center = width * (0.5 + (0.12 if scene.heavy_left else -0.12) * t)
     half = width * (0.004 + 0.16 * scene.depth * t**1.3)
-    inside = np.abs(np.arange(width)[None] - centre) < half
+    inside = np.abs(np.arange(width)[None] - center) < half
     canvas[horizon:][inside] = canvas[horizon:][inside] * 0.45 + np.float32(0.42)
 
 
@@ -180,9 +179,9 @@ def _paint_trees(canvas: Floats, scene: Scene, rng: np.random.Generator, horizon
     height, width = canvas.shape[:2]
     heavy, light = (0.17, 0.83) if scene.heavy_left else (0.83, 0.17)
     ground = min(height - 1, horizon + 0.16 * height)
-    for centre, size in ((heavy, 1.0), (light, scene.balance)):
+    for center, size in ((heavy, 1.0), (light, scene.balance)):
         for _ in range(round(6 * size)):
-            x = (centre + rng.uniform(-0.13, 0.13)) * width
+            x = (center + rng.uniform(-0.13, 0.13)) * width
             tree_height = (0.22 + 0.16 * rng.uniform()) * height * (0.45 + 0.55 * size)
             shade = rng.uniform(0.03, 0.10)
             foot = ground + rng.uniform(-0.02, 0.05) * height
@@ -212,7 +211,7 @@ def _develop(canvas: Floats, scene: Scene) -> Image.Image:
     """Apply saturation, blur, tonal range and light, in this order, by their attributes."""
     weights = np.array((0.299, 0.587, 0.114), np.float32)
     grey = (canvas @ weights)[:, :, None]
-    canvas = grey + (canvas - grey) * np.float32(0.02 + 1.7 * scene.colour)
+    canvas = grey + (canvas - grey) * np.float32(0.02 + 1.7 * scene.color)
     image = Image.fromarray((np.clip(canvas, 0, 1) * 255).astype(np.uint8))
     sigma = 3.6 * (1 - scene.sharpness) ** 1.5 * canvas.shape[1] / 160
     image = image.filter(ImageFilter.GaussianBlur(sigma))

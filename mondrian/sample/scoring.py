@@ -10,7 +10,7 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.sample.scene import Scene
 
 # The attribute that each dimension scores, in the order of DIMENSIONS.
-DIMENSION_ATTRIBUTES = ("horizon", "light", "sharpness", "colour", "depth", "balance", "tone")
+DIMENSION_ATTRIBUTES = ("horizon", "light", "sharpness", "color", "depth", "balance", "tone")
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ def _taste(*preferences: tuple[float, float]) -> Taste:
 PLAIN_TASTE = _taste(
     (0.40, 0.60), (0.55, 0.55), (1.00, 1.00), (0.60, 0.60), (0.80, 0.80), (0.90, 0.90), (0.60, 0.60)
 )
-# deep tones, everything sharp, little colour, a low horizon, dark light
+# deep tones, everything sharp, little color, a low horizon, dark light
 ANSEL_TASTE = _taste(
     (0.85, 0.85), (0.20, 0.80), (0.95, 0.70), (0.05, 0.95), (1.00, 0.90), (0.60, 0.60), (1.00, 0.90)
 )
-# bright bold colour, flat soft form, a high horizon, few tones, one-sided
+# bright bold color, flat soft form, a high horizon, few tones, one-sided
 OKEEFE_TASTE = _taste(
     (0.10, 0.90), (0.90, 0.80), (0.30, 0.70), (1.00, 0.90), (0.05, 0.95), (0.20, 0.80), (0.15, 0.85)
 )

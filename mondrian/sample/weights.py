@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_vlm.models.qwen3_vl import Model, ModelConfig
 from numpy.typing import NDArray
 
-FILE = "model.safetensors"
+BASE_WEIGHTS_FILE = "model.safetensors"
 _DEPTH = {"language_model": 4, "vision_tower": 3}
 _RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "attn.proj.weight")
 
@@ -22,15 +22,15 @@ def build_model(folder: Path, seed: int) -> Any:
     """Return a new model of the folder's config; all weights are trainable."""
     model = Model(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
     model.unfreeze()
-    initialise(model, seed)
+    initialize_weights(model, seed)
     return model
 
 
-def initialise(model: Any, seed: int) -> None:
+def initialize_weights(model: Any, seed: int) -> None:
     """Set scaled normal weights; the patch embedding is a bank of cosine filters.
 
-    To learn vision from scratch in minutes, the first filters must already separate light, colour
-    and fine detail; the merger and the attention keep the usual random initialisation.
+    To learn vision from scratch in minutes, the first filters must already separate light, color
+    and fine detail; the merger and the attention keep the usual random initialization.
     """
     rng = np.random.default_rng(seed)
 
@@ -54,7 +54,7 @@ def initialise(model: Any, seed: int) -> None:
 
 
 def cosine_filters(count: int, patch: int = 16) -> Floats:
-    """Return DCT-II filters over luminance and two colour axes: (count, 2, patch, patch, 3).
+    """Return DCT-II filters over luminance and two color axes: (count, 2, patch, patch, 3).
 
     Means first, then coarse structure, then fine luminance detail in a fixed random order; each
     group is scaled so that its response to a landscape has about unit variance.
@@ -76,9 +76,9 @@ def cosine_filters(count: int, patch: int = 16) -> Floats:
     return np.repeat(stacked[:, None], 2, axis=1) / 2  # a still image is two equal frames
 
 
-def restore(model: Any, folder: Path) -> None:
-    """Load what `save` wrote, in float32."""
-    tensors = mx.load(str(folder / FILE))
+def load_weights(model: Any, folder: Path) -> None:
+    """Load what `save_weights` wrote, in float32."""
+    tensors = mx.load(str(folder / BASE_WEIGHTS_FILE))
     assert isinstance(tensors, dict)
     paths = {_hf_name(path): path for path, _ in tree_flatten(model.parameters())}
     weights = []
@@ -89,14 +89,14 @@ def restore(model: Any, folder: Path) -> None:
     model.load_weights(weights)
 
 
-def save(model: Any, folder: Path) -> None:
+def save_weights(model: Any, folder: Path) -> None:
     """Write model.safetensors in float16, with Hugging Face's names and layout."""
     tensors = {}
     for path, value in tree_flatten(model.parameters()):
         if path.endswith("patch_embed.proj.weight"):
             value = value.transpose(0, 4, 1, 2, 3)
         tensors[_hf_name(path)] = mx.contiguous(value.astype(mx.float16))
-    mx.save_safetensors(str(folder / FILE), tensors, metadata={"format": "pt"})
+    mx.save_safetensors(str(folder / BASE_WEIGHTS_FILE), tensors, metadata={"format": "pt"})
 
 
 def _hf_name(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Which arm answers: by the client's mode, the service's mode, and the A/B assignment.
+"""Choice of the arm that answers, by the client's mode, the service's mode and the A/B test.
 
 An assignment depends only on experiment, version and client: it is the same in every process and
 after a restart, and a client of the candidate stays with it when its share rises.
@@ -11,14 +11,14 @@ from typing import Self
 from mondrian.core.errors import MondrianError
 from mondrian.storage.tables import CANDIDATE, CONTROL
 
-DEFAULT_MODE = "baseline"  # today's clients send it for the mode of the service
+DEFAULT_MODE = "baseline"  # existing clients send it for the mode of the service
 _ADAPTER_MODES = {"lora", "fine_tuned", "rag+lora", "lora+rag", "rag_lora", "lora_rag"}
 MODES = ("baseline", "base", "rag", *sorted(_ADAPTER_MODES), "ab_test")
 NO_RAG = "there is no retrieval here: answered without"
 
 
-class UnknownMode(MondrianError):
-    pass
+class UnknownModeError(MondrianError):
+    """A client requests a mode that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RolloutAssignment:
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    requested: str
+    requested_mode: str
     adapter: str  # its name; empty for the base
     is_ab_test: bool
     reason: str = ""  # why this is not what was requested; empty if it is
@@ -71,7 +71,7 @@ class AnswerPlan:
 
 @dataclass(frozen=True)
 class ArmAssigner:
-    """Plans who answers for one advisor."""
+    """Plans which arm answers for one advisor."""
 
     advisor: str
     model_mode: str
@@ -80,17 +80,17 @@ class ArmAssigner:
     snapshot: RolloutSnapshot | None = None
 
     def plan(self, mode: str, subject: str) -> AnswerPlan:
-        """Plan who answers a client's request. Raises UnknownMode."""
-        requested = normalize_mode(mode)
-        reason = NO_RAG if "rag" in requested else ""
-        if requested == "base":
-            return AnswerPlan(requested, "", False)
-        wants_adapter = requested in _ADAPTER_MODES
-        if requested == "ab_test" or (self.model_mode == "ab_test" and not wants_adapter):
-            return replace(self._assign_arm(requested, subject), reason=reason)
+        """Plan which arm answers a client's request. Raises UnknownModeError."""
+        mode = normalize_mode(mode)
+        reason = NO_RAG if "rag" in mode else ""
+        if mode == "base":
+            return AnswerPlan(mode, "", False)
+        wants_adapter = mode in _ADAPTER_MODES
+        if mode == "ab_test" or (self.model_mode == "ab_test" and not wants_adapter):
+            return replace(self._assign_arm(mode, subject), reason=reason)
         if wants_adapter or self.model_mode == "fine_tuned":
-            return self._plan_adapter(AnswerPlan(requested, self.advisor, False, reason))
-        return AnswerPlan(requested, "", False, reason)
+            return self._plan_adapter(AnswerPlan(mode, self.advisor, False, reason))
+        return AnswerPlan(mode, "", False, reason)
 
     def _plan_adapter(self, plan: AnswerPlan) -> AnswerPlan:
         snapshot = self.snapshot
@@ -100,21 +100,22 @@ class ArmAssigner:
         reason += "previous version" if snapshot.control else "base"
         return plan.replace_adapter(snapshot.control, reason)
 
-    def _assign_arm(self, requested: str, subject: str) -> AnswerPlan:
+    def _assign_arm(self, mode: str, subject: str) -> AnswerPlan:
         snapshot = self.snapshot
         if snapshot is None:
             chosen = hash_to_unit_interval(self.experiment, subject) < self.split
-            return AnswerPlan(requested, self.advisor if chosen else "", True)
+            return AnswerPlan(mode, self.advisor if chosen else "", True)
         if snapshot.withdrawal_reason:
-            return AnswerPlan(requested, snapshot.control, False)
+            return AnswerPlan(mode, snapshot.control, False)
         experiment = f"{self.experiment}/{snapshot.rollout}"
         chosen = hash_to_unit_interval(experiment, subject) < snapshot.share
-        return self.plan_side(CANDIDATE if chosen else CONTROL, requested)
+        return self.plan_side(CANDIDATE if chosen else CONTROL, mode)
 
-    def plan_side(self, side: str, requested: str) -> AnswerPlan:
+    def plan_side(self, side: str, mode: str) -> AnswerPlan:
+        """Plan the answer of one side of the rollout."""
         snapshot = self.snapshot
         assert snapshot is not None
-        plan = AnswerPlan(requested, self.advisor if side == CANDIDATE else snapshot.control, True)
+        plan = AnswerPlan(mode, self.advisor if side == CANDIDATE else snapshot.control, True)
         if not snapshot.is_evidence:
             return plan
         assignment = RolloutAssignment(snapshot.rollout, side, snapshot.share, snapshot.step)
@@ -122,10 +123,10 @@ class ArmAssigner:
 
 
 def normalize_mode(mode: str) -> str:
-    """Return a client's mode in lower case, or the default for none. Raises UnknownMode."""
+    """Return a client's mode in lower case, or the default for none. Raises UnknownModeError."""
     normalized = mode.strip().lower() or DEFAULT_MODE
     if normalized not in MODES:
-        raise UnknownMode(f"mode is {mode[:40]!r}; it must be one of {', '.join(MODES)}")
+        raise UnknownModeError(f"mode is {mode[:40]!r}; it must be one of {', '.join(MODES)}")
     return normalized
 
 

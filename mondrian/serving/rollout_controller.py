@@ -1,4 +1,4 @@
-"""The service's part in rollouts: begins them, gives their state to the assignment, and decides.
+"""The service's part in rollouts: starts them, decides, and passes their state to the assignment.
 
 The state is in the database, so several services and restarts continue the same rollout.
 """
@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mondrian.registry.local_store import link_control_version
 from mondrian.rollout.actions import advance, current_verdict, roll_back
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.decision import Verdict
+from mondrian.rollout.decision import RolloutVerdict
 from mondrian.rollout.store import ROLLED_BACK, Actor, Candidate, RolloutRecord, RolloutStore
 from mondrian.serving.assignment import RolloutSnapshot
 from mondrian.serving.engines.base import Adapter
@@ -33,30 +33,30 @@ def control_name(advisor: str) -> str:
 
 
 class RolloutController:
-    """Begins, advances and rolls back the rollouts of the adapters that serve."""
+    """Starts, advances and rolls back the rollouts of the adapters that serve."""
 
     def __init__(
         self,
-        rollouts: RolloutStore,
+        store: RolloutStore,
         config: RolloutConfig,
         advisors: tuple[str, ...],
         adapters: Mapping[str, Adapter],
         load_adapter: AdapterLoader | None,  # None if the engine cannot
     ) -> None:
-        self.rollouts, self.config, self.advisors = rollouts, config, advisors
+        self.store, self.config, self.advisors = store, config, advisors
         self.adapters, self.load_adapter = adapters, load_adapter
         self._snapshots: dict[str, RolloutSnapshot] = {}
         self._control_loads: dict[str, str] = {}  # name -> id of the rollout that loaded it last
         self._last_decision = float("-inf")
 
     async def refresh(self) -> None:
-        """Begin the rollouts of new versions, and read what others decided."""
+        """Start the rollouts of new versions, and read what others decided."""
         for advisor in self.advisors:
             adapter = self.adapters.get(advisor)
             if adapter is None or not adapter.serves:
                 continue
             record = await asyncio.to_thread(
-                self.rollouts.begin,
+                self.store.get_or_start,
                 Candidate(advisor, adapter.version, Path(adapter.folder).name, adapter.folder),
                 self.config.baseline if self.load_adapter else "base",
                 self.config.steps[0].share == 1,
@@ -98,19 +98,19 @@ class RolloutController:
         log.error("%s; the base does, and nothing is compared: %s", message, reason)
         return ""
 
-    def decide(self) -> list[tuple[RolloutRecord, Verdict]]:
+    def decide(self) -> list[tuple[RolloutRecord, RolloutVerdict]]:
         """Act on the metrics of each rollout; return the actions. To be called in a thread."""
         decisions = []
         for snapshot in self._snapshots.values():
-            record = self.rollouts.get(snapshot.rollout)
+            record = self.store.get(snapshot.rollout)
             if record is None:
                 continue
-            verdict = current_verdict(self.rollouts, self.config, record, time.time())
+            verdict = current_verdict(self.store, self.config, record, time.time())
             done = False
             if verdict.action == "roll back":
-                done = roll_back(self.rollouts, record, Actor("service", verdict.reason))
+                done = roll_back(self.store, record, Actor("service", verdict.reason))
             elif verdict.action == "advance" and self.config.automatic:
-                done = advance(self.rollouts, self.config, record, Actor("service", verdict.reason))
+                done = advance(self.store, self.config, record, Actor("service", verdict.reason))
             if done:
                 decisions.append((record, verdict))
         return decisions

@@ -38,8 +38,8 @@ class ServiceUnavailableError(MondrianError):
 class Service:
     """What the routes need. Raises DataError or AdapterError if --db or --lora_path is unusable.
 
-    fatal_error  why the service cannot continue
-    request_exit   called then, to end the server; set by the command that runs it
+    fatal_error   why the service cannot continue
+    request_exit  called then, to end the server; set by the command that runs it
     """
 
     def __init__(self, settings: ServiceSettings, engine: Engine | None = None) -> None:
@@ -49,8 +49,8 @@ class Service:
         self.store = JobStore(open_engine(settings.db), lease_policy)
         self.engine: Engine = engine or _create_engine(settings)
         self.metrics = Metrics()
-        limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
-        self.uploads = UploadStore(settings.data, *limits)
+        pixel_limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
+        self.uploads = UploadStore(settings.uploads_folder, *pixel_limits)
         self.adapter_watcher: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
@@ -68,9 +68,9 @@ class Service:
                 self.engine.state.adapters,
                 self.adapter_watcher.load_adapter if self.adapter_watcher else None,
             )
-        critic = CritiqueRunner(self.engine, self.params)
+        critique_runner = CritiqueRunner(self.engine, self.params)
         self.job_runner = JobRunner(
-            critic, self.store, self.uploads, self.metrics, self.rollout_controller
+            critique_runner, self.store, self.uploads, self.metrics, self.rollout_controller
         )
         self.admission = self.job_runner.admission
         self.fatal_error = ""
@@ -108,14 +108,14 @@ class Service:
             raise ServiceUnavailableError("Service not initialized")
         self.admission.check_capacity()
 
-    async def get_job(self, id: str, absent: str = "Job not found") -> JobRow:
-        """Return the job with a client's id. Raises HTTPException 404 with the text `absent`."""
+    async def get_job(self, id: str, not_found: str = "Job not found") -> JobRow:
+        """Return the job with a client's id. Raises HTTPException 404 with the text `not_found`."""
         job = await self.job_runner.call_store(self.store.get, clean_id(id))
         if job is None:
-            raise HTTPException(404, absent)
+            raise HTTPException(404, not_found)
         return job
 
-    async def check_queue(self) -> None:
+    async def check_job_queue(self) -> None:
         """Raise QueueFullError if too many jobs are queued."""
         queued = await self.job_runner.call_store(self.store.count_queued)
         if queued >= self.params.serve.max_queued_jobs:
@@ -127,14 +127,15 @@ class Service:
     ) -> tuple[JobRow, Upload, bool]:
         """Store a photo and its job; return row, upload, and whether the job is new.
 
-        Raises RequestRejected if the idempotency key was used for another photo.
+        Raises RequestRejectedError if the idempotency key was used for another photo.
         """
-        upload = await self.job_runner.call_upload_store(self.uploads.save, form.content, form.name)
-        row, new = await self.add_job(form, upload, kind, status)
-        if not new:
-            await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
+        call = self.job_runner.call_upload_store
+        upload = await call(self.uploads.save, form.content, form.filename)
+        row, is_new = await self.add_job(form, upload, kind, status)
+        if not is_new:
+            await call(self.uploads.delete, upload.filename)
             check_same_photo(row, upload)
-        return row, upload, new
+        return row, upload, is_new
 
     async def add_job(
         self, form: CritiqueForm, upload: Upload, kind: str, status: str, pair_of: str | None = None
@@ -149,7 +150,7 @@ class Service:
             "kind": kind,
             "subject": form.subject,
             "enable_rag": int(form.enable_rag),
-            "idempotency_key": form.key,
+            "idempotency_key": form.idempotency_key,
             "photo_sha256": upload.sha256,
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
@@ -165,7 +166,7 @@ class Service:
         """Run the service's background tasks, and drain them at the end."""
         for warning in self.settings.warnings:
             log.warning("%s", warning)
-        for change in self.store.changes:
+        for change in self.store.migrations:
             log.info("database: added %s", change)
         await self.engine.start()
         loops = (
@@ -199,7 +200,7 @@ class Service:
                 self.adapter_watcher.fault
             ]
             if self.adapter_watcher.merge and faults[0]:
-                self._end(f"model_mode fine_tuned: {faults[0]}")
+                self._end_service(f"model_mode fine_tuned: {faults[0]}")
         if self.rollout_controller:
             await self.rollout_controller.refresh_safely()
         state.adapters_scanned = True
@@ -212,15 +213,15 @@ class Service:
         while self.engine.state.status != "error":
             await asyncio.sleep(0.2)
         if self.params.serve.model_mode == "fine_tuned":
-            self._end(self.engine.state.message)
+            self._end_service(self.engine.state.message)
 
     def _handle_task_end(self, task: asyncio.Task[None]) -> None:
         """End the service after a bug in a background task, so that it is started again."""
         if not task.cancelled() and task.exception():
             log.error("a background task failed", exc_info=task.exception())
-            self._end(f"internal error: {task.exception()!r}; the log has more")
+            self._end_service(f"internal error: {task.exception()!r}; the log has more")
 
-    def _end(self, reason: str) -> None:
+    def _end_service(self, reason: str) -> None:
         self.fatal_error = self.fatal_error or reason
         self.request_exit()
 
@@ -243,12 +244,11 @@ class Service:
 
 def _create_engine(settings: ServiceSettings) -> Engine:
     base, image, serve = settings.params.base, settings.params.image, settings.params.serve
-    limits = (serve.batch_size, serve.max_new_tokens, serve.constrained)
+    options = (serve.batch_size, serve.max_new_tokens, serve.constrained)
     if settings.engine_url:
-        return RemoteEngine(settings.engine_url, dict(settings.engine_models), *limits)
-    return LocalEngine(WorkerConfig(base.source, (image.min_pixels, image.max_pixels), *limits))
+        return RemoteEngine(settings.engine_url, dict(settings.engine_models), *options)
+    return LocalEngine(WorkerConfig(base.source, (image.min_pixels, image.max_pixels), *options))
 
 
 def get_service(request: Request) -> Service:
-    """Return the service of a request's application."""
     return request.app.state.service

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params, ServeParams, load_params
-from mondrian.rollout.config import RolloutConfig, load_rollout
+from mondrian.rollout.config import RolloutConfig, load_rollout_config
 
 API_KEY_VARIABLE = "MONDRIAN_API_KEY"
 _MIN_KEY_CHARS = 16
@@ -23,7 +23,7 @@ class ServiceSettings:
     params: Params
     lora_path: Path | None
     db: str
-    data: Path  # folder of uploads
+    uploads_folder: Path  # folder of uploads
     api_key: str
     origins: tuple[str, ...] = ()  # from which pages may call (CORS)
     hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
@@ -47,7 +47,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         params=params.model_copy(update={"serve": serve}),
         lora_path=args.lora_path,
         db=args.db,
-        data=args.data,
+        uploads_folder=args.data,
         api_key=key,
         origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
         hosts=tuple(args.allow_host),
@@ -89,7 +89,7 @@ def _load_rollout(args: argparse.Namespace, serve: ServeParams) -> RolloutConfig
         raise ParamsError(f"--rollout needs --model_mode ab_test; it is {serve.model_mode}")
     if args.ab_test_split is not None:
         raise ParamsError("--rollout and --ab_test_split both say who answers; give one of them")
-    return load_rollout(args.rollout)
+    return load_rollout_config(args.rollout)
 
 
 def _parse_engine_model(value: str) -> tuple[str, str]:

@@ -27,8 +27,8 @@ JobRow = dict[str, Any]
 NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
 CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
 ACTIVE_STATUSES = ("queued", "analyzing")
-COMPLETED_STATUSES = ("completed", "done")  # done and error: the application's before 2026
-FINISHED_STATUSES = (*COMPLETED_STATUSES, "failed", "error")
+COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
+TERMINAL_STATUSES = (*COMPLETED_STATUSES, "failed", "error")
 _NO_LEASE = {"owner": None, "leased_until": None}
 _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 
@@ -45,14 +45,14 @@ def utc_timestamp() -> str:
 
 
 class JobStore:
-    """The jobs of a database for one service process, which `owner` identifies."""
+    """The jobs of a database, for one service process; `owner` identifies the process."""
 
     def __init__(self, engine: Engine, policy: LeasePolicy) -> None:
         self.engine, self.policy = engine, policy
         self.reader = engine.execution_options(reads=True)  # the same connections
         pid = os.getpid()
         self.owner = f"{_machine_id()}:{pid}:{_process_start_time(pid)}:{uuid4().hex[:8]}"
-        self.changes = migrate(engine)  # of the tables, made now
+        self.migrations = migrate(engine)  # that were needed
 
     def add(self, row: Mapping[str, Any]) -> tuple[JobRow, bool]:
         """Add a job; return it and True, or the existing job of its idempotency key and False.
@@ -77,12 +77,12 @@ class JobStore:
     def get(self, id: str) -> JobRow | None:
         return self._select_first(jobs.c.id == id)
 
-    def list_newest(self, limit: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
+    def list_newest(self, max_rows: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
         """Return the newest jobs of these kinds; without kinds all but shadow jobs."""
         kind = jobs.c.kind
         condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
         order = (func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        query = select(jobs).where(condition).order_by(*order).limit(limit)
+        query = select(jobs).where(condition).order_by(*order).limit(max_rows)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -128,7 +128,7 @@ class JobStore:
         """Change a job that runs here; return False if another service has it now."""
         return self._update(values, jobs.c.id == id, self._is_owned()) == 1
 
-    def finish(self, id: str, **values: Any) -> bool:
+    def complete(self, id: str, **values: Any) -> bool:
         """Complete a job; return False and change nothing if another service has it now."""
         return self.update_owned(
             id,
@@ -143,7 +143,7 @@ class JobStore:
         )
 
     def fail(self, id: str, message: str) -> bool:
-        """Fail a job for good. Its idempotency key is freed: sent again, it makes a new job."""
+        """Fail a job permanently; free its idempotency key, so that a retry makes a new job."""
         return self.update_owned(id, **_failure_values(message), idempotency_key=None)
 
     def return_to_queue(self, id: str) -> bool:
@@ -151,13 +151,13 @@ class JobStore:
         return self.update_owned(id, **_QUEUED_VALUES)
 
     def return_all_to_queue(self) -> int:
-        """Requeue all queued jobs that run here as if they had not been started."""
+        """Requeue all jobs that run here, except direct ones, as if they had not been started."""
         return self._update(_QUEUED_VALUES, self._is_owned(), jobs.c.kind != "direct")
 
     def retry_or_fail(self, row: JobRow, message: str, crashed: bool) -> str:
         """Requeue a job, or fail it after too many attempts; return its new status.
 
-        crashed  the model process died while it ran the job; alone, that counts as an attempt
+        crashed  the model process died while it ran the job; this counts only if the job ran alone
         """
         values = self._retry_values(row, message, crashed)
         return str(values["status"]) if self.update_owned(row["id"], **values) else ""
@@ -181,13 +181,9 @@ class JobStore:
                 ids.append(row["id"])
         return ids
 
-    def update_job(self, id: str, **values: Any) -> bool:
-        """Change a job, whichever service has it; return whether it exists."""
-        return self._update(values, jobs.c.id == id) == 1
-
-    def requeue(self, id: str) -> bool:
-        """Restart a finished or pending job, withdraw its feedback; False if it is neither."""
-        restart = jobs.update().where(
+    def restart(self, id: str) -> bool:
+        """Queue a finished or pending job again, without its feedback; False if it is neither."""
+        statement = jobs.update().where(
             jobs.c.id == id,
             jobs.c.status.in_(("failed", "completed", "pending")),
             jobs.c.kind.in_(("upload", "shadow")),
@@ -195,7 +191,7 @@ class JobStore:
         cleared = dict.fromkeys(("error", "completed_at", "thumbs", "note"))
         values = {"status": "queued", **_initial_values(), **cleared}
         with self.engine.begin() as connection:
-            restarted = connection.execute(restart, values).rowcount == 1
+            restarted = connection.execute(statement, values).rowcount == 1
             if restarted:
                 withdraw_feedback(connection, id)
         return restarted

@@ -1,6 +1,6 @@
 """The tables of the jobs database, and their migration.
 
-A migration only adds tables and nullable columns, so other programs can go on using the table
+A migration only adds tables and nullable columns, so other programs can still use the table
 `jobs`. Every change is recorded in `mondrian_migrations`.
 """
 

@@ -33,10 +33,8 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file; identity is what the run was started with: parameters, data, base, packages."""
-
     path: Path
-    identity: dict[str, Any]
+    identity: dict[str, Any]  # what the run was started with: parameters, data, base, packages
 
     def save(self, state: CheckpointState) -> None:
         """Replace the file; after a crash the previous one is still there."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mondrian.core.errors import TrainingError
+from mondrian.core.errors import TrainingError, join_first
 from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model.tokenizer import RowTokenizer
@@ -17,8 +17,6 @@ _SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenized row."""
-
     name: str  # advisor and job
     ids: list[int]
     start: int  # index of the completion's first token
@@ -45,9 +43,9 @@ def build_examples(
 def build_example(
     tokenizer: RowTokenizer, row: ChatRow, params: TrainParams, image_tokens: int
 ) -> Example:
-    prompt = tokenizer.prompt(row.messages[:-1], image_tokens)
+    prompt = tokenizer.tokenize_prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
-    completion, spans = tokenizer.answer(text)
+    completion, spans = tokenizer.tokenize_completion(text)
     weights = token_weights(text, spans, row.derived, params.score_weight)
     scores = tuple(row.reference_critique().scores())
     return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
@@ -55,28 +53,27 @@ def build_example(
 
 def check_sequence_lengths(examples: Sequence[Example], params: TrainParams) -> None:
     """Raise TrainingError that names every example longer than train.max_seq_length."""
-    limit = params.max_seq_length
-    long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > limit]
-    if long:
-        more = f" (+{len(long) - 5} more)" if len(long) > 5 else ""
+    max_length = params.max_seq_length
+    too_long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > max_length]
+    if too_long:
         raise TrainingError(
-            f"{len(long)} rows have more than train.max_seq_length ({limit}) tokens: "
-            f"{', '.join(long[:5])}{more}; raise it, or lower image.max_pixels"
+            f"{len(too_long)} rows have more than train.max_seq_length ({max_length}) tokens: "
+            f"{join_first(too_long, 5)}; raise it, or lower image.max_pixels"
         )
 
 
 def token_weights(
     completion: str, tokens: Sequence[Span], derived: Sequence[str], score_weight: float
 ) -> list[float]:
-    """Weight each token: 1, score_weight for a score's digits, 0 for what the advisor did not say.
+    """Weight each token: 1, score_weight for a score's digits, 0 for derived values.
 
     tokens   characters of each token
     derived  keys of the critique with values computed from its other parts
     """
     scores = [match.span(1) for match in _SCORE.finditer(completion)]
-    unsaid = _value_spans(completion, derived)
+    excluded = _value_spans(completion, derived)
     return [
-        0.0 if _overlaps(token, unsaid) else score_weight if _overlaps(token, scores) else 1.0
+        0.0 if _overlaps(token, excluded) else score_weight if _overlaps(token, scores) else 1.0
         for token in tokens
     ]
 

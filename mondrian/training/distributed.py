@@ -28,7 +28,7 @@ _PARENT = "MONDRIAN_PARENT"  # process that started local ranks
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among its ranks, which wait for each other up to timeout_seconds."""
+    """The ranks that train together; they wait for each other up to timeout_seconds."""
 
     rank: int = 0
     size: int = 1
@@ -55,7 +55,7 @@ class ProcessGroup:
             return list(values)
         return [float(total.item()) for total in self.sum([mx.array(value) for value in values])]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self.sum_numbers(0.0)
 
     @contextmanager
@@ -79,7 +79,7 @@ class ProcessGroup:
 
 
 def is_local_rank() -> bool:
-    """Return whether `run_local_ranks` started this process, after checking memory for all."""
+    """Return whether `run_local_ranks` started this process; memory is checked before that."""
     return _PARENT in os.environ
 
 
@@ -94,7 +94,7 @@ def join_process_group(timeout_seconds: float) -> ProcessGroup:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """End this rank when the process that started it is gone, perhaps killed with -9."""
+    """End this rank when the process that started it has ended, for example by kill -9."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -107,7 +107,7 @@ def run_local_ranks(command: Sequence[str], count: int, threads: int = 1) -> Non
     """
     with tempfile.TemporaryDirectory() as folder:
         hosts = Path(folder) / "hosts.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]))
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _find_free_ports(count)]))
         env = os.environ | {"MLX_HOSTFILE": str(hosts), "OPENBLAS_NUM_THREADS": str(threads)}
         env[_PARENT] = str(os.getpid())
         processes = [
@@ -141,7 +141,7 @@ def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def _find_free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for s in sockets:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from mondrian.core.adapter_folder import CONFIG_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.core.files import atomic_folder, read_json
+from mondrian.core.files import open_atomic_folder, read_json
 from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows
 from mondrian.model import adapter, lora, vlm
@@ -21,7 +21,7 @@ from mondrian.training.plan_report import PreparedFiles
 
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-_KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights
+_INITS_KEEPING_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights
 _PLAIN_LORA: dict[str, Any] = {  # values that a plain LoRA may have besides None
     "bias": "none",
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), {}),
@@ -48,7 +48,7 @@ def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
     if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder / CONFIG_FILE} is not of a PEFT LoRA")
     init = config.get("init_lora_weights", True)
-    if init not in _KEEPS_BASE:
+    if init not in _INITS_KEEPING_BASE:
         raise AdapterError(
             f"{folder}: init_lora_weights {init!r} changed the base's weights; convert it to a "
             "plain LoRA first (PEFT: path_initial_model_for_weight_conversion)"
@@ -90,17 +90,17 @@ def import_adapter(
     rows, val = read_rows(files.train), read_rows(files.val)
     recipe = build_recipe(base.base_id, rows, files.train, params.image, params.train)
     recipe["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
-    count = len(base.model.language_model.model.layers)
-    settings = adapter.read_settings(folder, weights, count)
-    adapter.check_weights(lora.attach(base.model, settings), weights, folder)
+    base_layers = len(base.model.language_model.model.layers)
+    lora_config = adapter.read_lora_config(folder, weights, base_layers)
+    adapter.check_weights(lora.attach(base.model, lora_config), weights, folder)
     lora.detach(base.model)
     features = FeatureCache(
         base, cache_dir / "features", params.machine.feature_cache_gb, with_pre_merger=True
     )
     example = build_examples(val[:1], params.train, features)[0]
     prompt = example.ids[: example.start]
-    with atomic_folder(output, SAVED_FILES) as staging:
-        adapter.save(staging, weights, settings, recipe, count)
+    with open_atomic_folder(output, SAVED_FILES) as staging:
+        adapter.save(staging, weights, lora_config, recipe, base_layers)
         adapter.load_and_verify(base, staging, prompt, features.get(example.photo))
     lora.detach(base.model)
-    return f"imported {len(weights)} tensors of rank {settings.rank} into {output}"
+    return f"imported {len(weights)} tensors of rank {lora_config.rank} into {output}"

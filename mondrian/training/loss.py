@@ -20,10 +20,10 @@ from mondrian.model.lora import LoraLinear, set_dropout_key
 from mondrian.model.streams import NUM_STREAMS, assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import Example
-from mondrian.training.packing import PackedBatch, compute_answer_states, pack
+from mondrian.training.packing import PackedBatch, compute_target_states, pack
 
 _MAX_GRAPHS = 64  # compiled graphs in memory
-_ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
+_BATCH_ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
 
 
 class LMHead:
@@ -36,11 +36,11 @@ class LMHead:
         self._is_packed = hasattr(self.layer, "bits")
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """(positions, width) -> (positions, vocabulary), in float32."""
+        """Return logits (positions, vocabulary) of hidden states (positions, width), in float32."""
         return compute_logits(self.model, hidden).astype(mx.float32)
 
     def backward(self, gradient: mx.array, dtype: Any) -> mx.array:
-        """Gradient of logits (positions, vocabulary) -> of hidden states (positions, width)."""
+        """Return the gradient of hidden states (positions, width) for one of logits."""
         x, layer = gradient.astype(dtype), self.layer
         if not self._is_packed:
             return (x @ layer.weight).astype(mx.float32)
@@ -111,7 +111,7 @@ def _wait_for(h: mx.array, previous: list[mx.array]) -> mx.array:
 def _compute_token_loss(
     head: LMHead, h: mx.array, target: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return cross-entropy (positions, 1), unnormalised softmax, and its norm (positions, 1)."""
+    """Return cross-entropy (positions, 1), unnormalized softmax, and its norm (positions, 1)."""
     logits = head.logits(h * EXP_SCALE)  # `power` reuses their memory
     highest = _in_blocks(logits).max(1).max(-1, keepdims=True)
     at_target = mx.take_along_axis(logits, target[:, None], axis=-1)
@@ -121,7 +121,7 @@ def _compute_token_loss(
 
 
 def _in_blocks(x: mx.array) -> mx.array:
-    """(positions, n) -> (positions, n / 64, 64): MLX reduces the middle axis three times faster."""
+    """Reshape to (positions, n / 64, 64): MLX reduces the middle axis three times faster."""
     block = 64 if x.shape[1] % 64 == 0 else 1
     return x.reshape(x.shape[0], -1, block)
 
@@ -140,8 +140,8 @@ class Loss:
     def compute_eval_loss(self, rows: Sequence[Example]) -> mx.array:
         """Return the sum of weighted cross-entropy, without dropout."""
         set_dropout_key(self.layers, None)
-        model, function = self.model, chunked_cross_entropy_eval
-        losses = self._map_streams(rows, lambda p, _: self._loss(model, p, function, False))
+        model, loss_fn = self.model, chunked_cross_entropy_eval
+        losses = self._map_streams(rows, lambda p, _: self._loss(model, p, loss_fn, False))
         return sum(losses, mx.array(0.0))
 
     def compute_loss_and_grad(
@@ -169,10 +169,10 @@ class Loss:
                 results.append(compute(packed, i))
         return results
 
-    def _loss(self, model: Any, packed: PackedBatch, function: Any, checkpoint: bool) -> mx.array:
-        hidden = compute_answer_states(model, packed, checkpoint)
+    def _loss(self, model: Any, packed: PackedBatch, loss_fn: Any, checkpoint: bool) -> mx.array:
+        hidden = compute_target_states(model, packed, checkpoint)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-        return function(self.head, hidden, targets, weights, self.params.loss_chunk_size)
+        return loss_fn(self.head, hidden, targets, weights, self.params.loss_chunk_size)
 
     def _gradient(
         self, packed: PackedBatch, dropout_key: Any, divisor: mx.array
@@ -195,7 +195,7 @@ class Loss:
             if len(self._compiled) >= _MAX_GRAPHS:
                 self._compiled.clear()
             self._compiled[key] = self._compile(packed)
-        arrays = {name: mx.array(getattr(packed, name)) for name in _ARRAYS}
+        arrays = {name: mx.array(getattr(packed, name)) for name in _BATCH_ARRAYS}
         features = [(f.merged, f.deepstack, f.pre_merger) for f in packed.features]
         return self._compiled[key](arrays, features, dropout_key, divisor)
 

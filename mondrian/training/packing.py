@@ -34,18 +34,18 @@ class PackedBatch(Batch):
 
 
 def pack(
-    rows: Sequence[Example], image_features: Sequence[Features], image_id: int, share: bool = True
+    rows: Sequence[Example], features: Sequence[Features], image_id: int, share_prefix: bool = True
 ) -> PackedBatch:
     """Lay rows one after the other; the last token of each is a target only."""
-    prefix = language.shared_prefix_length([row.ids for row in rows], image_id) if share else 0
-    prefix = prefix if prefix >= _MIN_PREFIX_TOKENS else 0
+    prefix = language.shared_prefix_length([row.ids for row in rows], image_id)
+    prefix = prefix if share_prefix and prefix >= _MIN_PREFIX_TOKENS else 0
     spans = [AttentionSpan((0, prefix), ((0, prefix),))] if prefix else []
     last_spans, target_positions = [], []
     positions: list[Ints] = []
     end, num_targets = prefix, 0
-    for row, features in zip(rows, image_features, strict=True):
+    for row, row_features in zip(rows, features, strict=True):
         length, count = len(row.ids) - 1, len(row.ids) - row.start
-        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), features.grid)
+        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), row_features.grid)
         positions.append(mrope[:, prefix:] if positions else mrope)
         first, end = end, end + length - prefix
         keys = ((0, prefix), (first, end)) if prefix else ((first, end),)
@@ -58,8 +58,8 @@ def pack(
     return PackedBatch(
         ids=ids,
         positions=np.concatenate(positions, axis=1)[:, None],
-        feature_index=language.index_features(ids, image_id, image_features),
-        features=tuple(image_features),
+        feature_index=language.index_features(ids, image_id, features),
+        features=tuple(features),
         attention_spans=tuple(spans),
         last_layer_spans=tuple(last_spans),
         target_positions=np.concatenate(target_positions).astype(np.int32),
@@ -68,7 +68,7 @@ def pack(
     )
 
 
-def compute_answer_states(model: Any, batch: PackedBatch, checkpoint: bool = False) -> mx.array:
+def compute_target_states(model: Any, batch: PackedBatch, checkpoint: bool = False) -> mx.array:
     """Return the normed last hidden states (supervised, width) of the target positions.
 
     checkpoint  gradient checkpointing: store each layer's input only and recompute the rest

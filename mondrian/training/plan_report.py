@@ -9,17 +9,15 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import read_rows
-from mondrian.model.architecture import find_base, read_architecture
-from mondrian.model.hardware import measure_throughput, memory_budget, this_device
+from mondrian.model.architecture import find_base_folder, read_architecture
+from mondrian.model.hardware import detect_device, measure_throughput, memory_budget
 from mondrian.model.lora import make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
-from mondrian.training.plan import TrainingJob, TrainingPlan, build_job, make_plan
+from mondrian.training.plan import RunSetup, TrainingPlan, build_setup, make_plan
 
 
 @dataclass(frozen=True)
 class PreparedFiles:
-    """Prepared rows of one advisor."""
-
     train: Path
     val: Path
 
@@ -30,57 +28,57 @@ def list_prepared_files(params: Params) -> list[PreparedFiles]:
     return [PreparedFiles(*paths) for paths in flags]
 
 
-def build_plan_from_files(source: str, files: PreparedFiles, settings: TrainParams) -> TrainingPlan:
+def build_plan_from_files(source: str, files: PreparedFiles, params: TrainParams) -> TrainingPlan:
     """Plan a run from the base's config and tokenizer, without its weights."""
     base = read_architecture(source)
-    tokenizer = load_tokenizer(find_base(source), base.image_id)
-    job = build_job(base, settings, this_device())
-    return make_plan(job, tokenizer, read_rows(files.train), read_rows(files.val))
+    tokenizer = load_tokenizer(find_base_folder(source), base.image_id)
+    setup = build_setup(base, params, detect_device())
+    return make_plan(setup, tokenizer, read_rows(files.train), read_rows(files.val))
 
 
 def describe_plans(
     source: str,
     all_files: Sequence[PreparedFiles],
-    settings: TrainParams,
+    params: TrainParams,
     num_processes: int,
-    memory: int | None,
+    budget: int | None,
 ) -> Iterator[str]:
     """Yield a description of each plan; at the end raise TrainingError if one does not fit.
 
-    memory  bytes; None for what this machine has
+    budget  bytes of memory; None for this machine's
     """
-    budget = memory_budget() if memory is None else memory
-    throughput, faults = measure_throughput(), []
+    budget = memory_budget() if budget is None else budget
+    throughput, problems = measure_throughput(), []
     for files in all_files:
-        plan = build_plan_from_files(source, files, settings)
+        plan = build_plan_from_files(source, files, params)
         seconds = plan.estimate_seconds(throughput)
-        yield describe(plan, f"{files.train}, {source}", seconds, budget)
+        yield describe_plan(plan, f"{files.train}, {source}", seconds, budget)
         try:
             check_memory_fit(plan, budget, num_processes)
         except TrainingError as error:
-            faults.append(str(error))
-    if faults:
-        raise TrainingError("\n".join(dict.fromkeys(faults)))
+            problems.append(str(error))
+    if problems:
+        raise TrainingError("\n".join(dict.fromkeys(problems)))
 
 
-def describe(plan: TrainingPlan, title: str, seconds: float, memory: int) -> str:
-    base, params = plan.job.base, plan.job.params
-    kind = f"{base.bits}-bit" if base.bits else f"{8 * plan.job.device.float_bytes}-bit floats"
-    tokens = sum(len(planned.ids) for planned in plan.rows)
-    supervised = sum(len(planned.example.weights) for planned in plan.rows)
-    longest = max(len(planned.ids) for planned in (*plan.rows, *plan.val))
-    adapter = base.num_lora_weights(plan.job.lora)
+def describe_plan(plan: TrainingPlan, title: str, seconds: float, budget: int) -> str:
+    base, params = plan.setup.base, plan.setup.params
+    kind = f"{base.bits}-bit" if base.bits else f"{8 * plan.setup.device.float_bytes}-bit floats"
+    tokens = sum(len(planned.ids) for planned in plan.train)
+    supervised = sum(len(planned.example.weights) for planned in plan.train)
+    longest = max(len(planned.ids) for planned in (*plan.train, *plan.val))
+    adapter = base.num_lora_weights(plan.setup.lora)
     about = "about " if plan.image_id == ApproximateTokenizer.image_id else ""
     facts = {
         "base": f"{_format_count(base.num_weights())} weights in {kind}",
-        "adapter": f"{_format_count(adapter)} weights at rank {plan.job.lora.rank}, "
+        "adapter": f"{_format_count(adapter)} weights at rank {plan.setup.lora.rank}, "
         f"{adapter * 4 / 1e6:.1f} MB",
-        "rows": f"{len(plan.rows)} train, {len(plan.val)} val",
+        "rows": f"{len(plan.train)} train, {len(plan.val)} val",
         "tokens": f"{about}{tokens:,} per epoch, "
         f"{supervised:,} of them supervised; longest row {longest:,} of {params.max_seq_length:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
         "time": f"about {_format_duration(seconds)}",
-        "peak memory": f"{plan.peak / 1e9:.2f} GB of {memory / 1e9:.1f} GB available",
+        "peak memory": f"{plan.peak_bytes / 1e9:.2f} GB of {budget / 1e9:.1f} GB available",
     }
     lines = [f"  {name:<12} {value}" for name, value in facts.items()]
     parts = [f"    {name:<42} {size / 1e9:7.2f} GB" for name, size in plan.memory_parts().items()]
@@ -97,52 +95,53 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def check_memory_fit(plan: TrainingPlan, memory: int, num_processes: int = 1) -> None:
+def check_memory_fit(plan: TrainingPlan, budget: int, num_processes: int = 1) -> None:
     """Raise TrainingError if a plan does not fit into memory, with up to three ways to fit.
 
     num_processes  on this machine, each with its shard of a batch
     """
-    peak = _peak(plan, num_processes)
-    if peak <= memory:
+    peak_bytes = _peak_bytes(plan, num_processes)
+    if peak_bytes <= budget:
         return
-    suggestions = suggest_fitting_settings(plan, memory, num_processes)
+    suggestions = suggest_fitting_settings(plan, budget, num_processes)
     fix = "no setting makes it fit: use a smaller base"
     if suggestions:
         fix = "\n  ".join(["each of these makes it fit:", *suggestions])
     raise TrainingError(
-        f"training would take {peak / 1e9:.1f} GB and {memory / 1e9:.1f} GB are available; {fix}"
+        f"training would take {peak_bytes / 1e9:.1f} GB and {budget / 1e9:.1f} GB are available; "
+        f"{fix}"
     )
 
 
-def suggest_fitting_settings(plan: TrainingPlan, memory: int, num_processes: int = 1) -> list[str]:
+def suggest_fitting_settings(plan: TrainingPlan, budget: int, num_processes: int = 1) -> list[str]:
     """Return up to three settings, or the smallest sets of them, and the peak memory with each."""
-    changes = _possible_changes(plan.job)
+    changes = _possible_changes(plan.setup)
     suggestions: dict[frozenset[str], str] = {}
     for count in range(1, len(changes) + 1):
         for names in combinations(changes, count):
             if any(smaller <= set(names) for smaller in suggestions):
                 continue
-            job = plan.job
+            setup = plan.setup
             for name in names:
-                job = _change(job, changes[name])
-            peak = _peak(plan.replan(job), num_processes)
-            if peak <= memory:
-                suggestions[frozenset(names)] = f"{', '.join(names)} ({peak / 1e9:.1f} GB)"
+                setup = _change(setup, changes[name])
+            peak_bytes = _peak_bytes(plan.replan(setup), num_processes)
+            if peak_bytes <= budget:
+                suggestions[frozenset(names)] = f"{', '.join(names)} ({peak_bytes / 1e9:.1f} GB)"
             if len(suggestions) == 3:
                 return list(suggestions.values())
     return list(suggestions.values())
 
 
-def _peak(plan: TrainingPlan, num_processes: int) -> int:
+def _peak_bytes(plan: TrainingPlan, num_processes: int) -> int:
     if num_processes == 1:
-        return plan.peak
-    batch_size = -(-plan.job.params.batch_size // num_processes)
-    return num_processes * plan.replan(_change(plan.job, {"batch_size": batch_size})).peak
+        return plan.peak_bytes
+    batch_size = -(-plan.setup.params.batch_size // num_processes)
+    return num_processes * plan.replan(_change(plan.setup, {"batch_size": batch_size})).peak_bytes
 
 
-def _possible_changes(job: TrainingJob) -> dict[str, dict[str, int]]:
+def _possible_changes(setup: RunSetup) -> dict[str, dict[str, int]]:
     """Return the settings that save memory, the least harmful first."""
-    params = job.params
+    params = setup.params
     changes: dict[str, dict[str, int]] = {}
     if not params.gradient_checkpointing:
         changes["train.gradient_checkpointing: true"] = {"gradient_checkpointing": True}
@@ -151,21 +150,21 @@ def _possible_changes(job: TrainingJob) -> dict[str, dict[str, int]]:
         label = f"train.batch_size: 1 with train.gradient_accumulation_steps: {steps}"
         changes[label] = {"batch_size": 1, "gradient_accumulation_steps": steps}
     for bits in (8, 4):
-        if not job.base.bits or bits < job.base.bits:
+        if not setup.base.bits or bits < setup.base.bits:
             changes[f"base.source: a {bits}-bit copy"] = {"bits": bits}
     if params.loss_chunk_size > 64:
         changes["train.loss_chunk_size: 64"] = {"loss_chunk_size": 64}
-    if job.backward_layers > 1 and not params.train_projector:
-        half = job.backward_layers // 2
+    if setup.backward_layers > 1 and not params.train_projector:
+        half = setup.backward_layers // 2
         changes[f"train.num_layers: {half}"] = {"num_layers": half}
     if params.lora_r > 8:
         changes["train.lora_r: 8"] = {"lora_r": 8}
     return changes
 
 
-def _change(job: TrainingJob, update: dict[str, int]) -> TrainingJob:
-    """Return a job with other parameters of `train`, or with the base packed to `bits`."""
+def _change(setup: RunSetup, update: dict[str, int]) -> RunSetup:
+    """Return a setup with other parameters of `train`, or with the base packed to `bits`."""
     if "bits" in update:
-        return replace(job, base=replace(job.base, bits=update["bits"]))
-    params = job.params.model_copy(update=update)
-    return replace(job, params=params, lora=make_lora_config(params))
+        return replace(setup, base=replace(setup.base, bits=update["bits"]))
+    params = setup.params.model_copy(update=update)
+    return replace(setup, params=params, lora=make_lora_config(params))

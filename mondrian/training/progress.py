@@ -23,7 +23,7 @@ class DivergenceError(Exception):
 
 @dataclass
 class TrainingProgress:
-    """Where a run is; all of it is in the checkpoint."""
+    """Progress of a run; all of it is in the checkpoint."""
 
     step: int = 0
     epoch: int = 1  # the current one
@@ -82,7 +82,7 @@ class TrainingProgress:
 
 @dataclass
 class TrainResult:
-    """Log and weights of a run; of a diverged one the halt_reason and the best weights before."""
+    """Log and weights of a run; if it diverged, halt_reason and the best weights before."""
 
     params: TrainParams
     progress: TrainingProgress
@@ -118,9 +118,9 @@ class TrainResult:
             "seconds": round(progress.seconds, 1),
         }
 
-    def loss_csv(self, part: str) -> str:
-        """Return loss by step as CSV; part is train_loss or val_loss."""
-        key = "loss" if part == "train_loss" else part
+    def loss_csv(self, curve: str) -> str:
+        """Return the loss by step as CSV; curve is train_loss or val_loss."""
+        key = "loss" if curve == "train_loss" else curve
         lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
         return "\n".join(["step,loss", *lines]) + "\n"
 
@@ -139,7 +139,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where the entries of training_log.jsonl are logged too."""
+    """A second destination for the entries of training_log.jsonl."""
 
     log: Callable[[dict[str, Any]], None] = lambda entry: None
     close: Callable[[], None] = lambda: None

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import atomic_folder, file_hash, write_json, write_text
+from mondrian.core.files import file_hash, open_atomic_folder, write_json, write_text
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
@@ -53,13 +53,13 @@ class RunPaths:
 class TrainingData:
     """Rows, and by name the files that a resumed run must have unchanged."""
 
-    rows: list[ChatRow]
+    train: list[ChatRow]
     val: list[ChatRow]
     files: dict[str, Path]
 
     @property
     def photos(self) -> list[str]:
-        return [row.images[0] for row in (*self.rows, *self.val)]
+        return [row.images[0] for row in (*self.train, *self.val)]
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,16 @@ class TrainingRun:
         targets = [self.paths.checkpoint, self.paths.output]
         is_main = self.world.rank == 0
         with lock_run_folder(self.paths.folder, targets) if is_main else nullcontext():
-            features, rows, val = self._prepare(data)
+            features, train, val = self._prepare(data)
             checkpoint = Checkpoint(self.paths.checkpoint, self._identity(data, features))
-            result = self._train(features, rows, val, checkpoint)
+            result = self._train(features, train, val, checkpoint)
             try:
                 if is_main:
                     self._save(features, result, val[0], recipe)
             except AdapterError as error:  # a resumed run would end the same way
                 checkpoint.remove()
                 raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
-            self.world.wait()  # other ranks keep their checkpoint until the adapter is saved
+            self.world.barrier()  # other ranks keep their checkpoint until the adapter is saved
             checkpoint.remove()
         if result.halt_reason:
             epoch = result.saved_epoch()
@@ -98,13 +98,14 @@ class TrainingRun:
         return result
 
     def _prepare(self, data: TrainingData) -> tuple[FeatureCache, list[Example], list[Example]]:
-        limit_gb, raw = self.machine.feature_cache_gb, self.params.train_projector
-        features = FeatureCache(self.base, self.paths.cache / "features", limit_gb, raw)
+        max_gb, with_pre_merger = self.machine.feature_cache_gb, self.params.train_projector
+        features = FeatureCache(self.base, self.paths.cache / "features", max_gb, with_pre_merger)
         if self.world.size > 1:  # each rank encodes its share; all read the common folder
             features.precompute(data.photos[self.world.rank :: self.world.size])
-            self.world.wait()
-        rows, val = (build_examples(part, self.params, features) for part in (data.rows, data.val))
-        return features, rows, val
+            self.world.barrier()
+        train = build_examples(data.train, self.params, features)
+        val = build_examples(data.val, self.params, features)
+        return features, train, val
 
     def _identity(self, data: TrainingData, features: FeatureCache) -> dict[str, Any]:
         """Return what a resumed run must share with the interrupted one."""
@@ -122,22 +123,22 @@ class TrainingRun:
     def _train(
         self,
         features: FeatureCache,
-        rows: list[Example],
+        train: list[Example],
         val: list[Example],
         checkpoint: Checkpoint,
     ) -> TrainResult:
         kind = self.machine.tracker if self.world.rank == 0 else "none"
         tracker = open_tracker(kind, self.paths.folder / kind, self.paths.name)
-        samples, max_tokens = val[: self.params.val_samples], self.params.max_seq_length
+        samples, max_seq_length = val[: self.params.val_samples], self.params.max_seq_length
         services = TrainerServices(
             checkpoint,
             self.machine.checkpoint_steps,
             self.world,
             tracker,
-            partial(evaluate_samples, features, samples, max_tokens) if samples else None,
+            partial(evaluate_samples, features, samples, max_seq_length) if samples else None,
         )
         try:
-            return Trainer(features, rows, val, self.params, services).run()
+            return Trainer(features, train, val, self.params, services).run()
         finally:
             tracker.close()
             if self.world.rank > 0:
@@ -150,8 +151,8 @@ class TrainingRun:
         output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
-            for part in ("train_loss", "val_loss"):
-                write_text(self.paths.metrics.parent / f"{part}.csv", result.loss_csv(part))
+            for curve in ("train_loss", "val_loss"):
+                write_text(self.paths.metrics.parent / f"{curve}.csv", result.loss_csv(curve))
             write_json(self.paths.metrics, result.metrics())
 
 
@@ -163,10 +164,10 @@ def save_adapter(
     folder: Path,
 ) -> None:
     """Write an adapter to a staging folder; rename it if it changes the example's logits."""
-    vlm, settings = features.vlm, lora.make_lora_config(result.params)
-    with atomic_folder(folder, SAVED_FILES) as staging:
+    vlm, config = features.vlm, lora.make_lora_config(result.params)
+    with open_atomic_folder(folder, SAVED_FILES) as staging:
         layers = len(vlm.model.language_model.model.layers)
-        adapter.save(staging, result.weights, settings, recipe, layers)
+        adapter.save(staging, result.weights, config, recipe, layers)
         (staging / LOG_FILE).write_text(result.log_text())
         prompt = example.ids[: example.start]
         try:
@@ -176,13 +177,13 @@ def save_adapter(
 
 
 def evaluate_samples(
-    features: FeatureCache, samples: Sequence[Example], max_tokens: int
+    features: FeatureCache, samples: Sequence[Example], max_seq_length: int
 ) -> dict[str, float]:
     """Return compliance of greedy completions, and the score error of those that can be parsed."""
-    limit = max_tokens - max(example.start for example in samples)
+    max_new_tokens = max_seq_length - max(example.start for example in samples)
     prompts = [example.ids[: example.start] for example in samples]
     photo_features = [features.get(example.photo) for example in samples]
-    completions = generate(features.vlm, prompts, photo_features, SamplingParams(limit, 1))
+    completions = generate(features.vlm, prompts, photo_features, SamplingParams(max_new_tokens, 1))
     errors = []
     for example, completion in zip(samples, completions, strict=True):
         parsed = parse_critique(completion.text)

@@ -47,24 +47,24 @@ class Trainer:
     def __init__(
         self,
         features: FeatureCache,
-        rows: Sequence[Example],
+        train: Sequence[Example],
         val: Sequence[Example],
         params: TrainParams,
         services: TrainerServices | None = None,
     ) -> None:
-        self.rows, self.val, self.params = rows, val, params
+        self.train_examples, self.val_examples, self.params = train, val, params
         self.services = services or TrainerServices()
         self.model, self.world = features.vlm.model, self.services.world
         self.model.freeze()
-        settings = lora.make_lora_config(params)
-        self.layers = lora.attach(self.model, settings, mx.random.key(params.seed))
+        config = lora.make_lora_config(params)
+        self.layers = lora.attach(self.model, config, mx.random.key(params.seed))
         lora.unfreeze_lora(self.layers)
         self.loss = Loss(features, self.layers, params)
         self.optimizer = schedule.make_optimizer(params)
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = TrainingProgress()
         self.best: lora.Tensors = {}
-        self.steps_per_epoch = schedule.steps_per_epoch(len(rows), params)
+        self.steps_per_epoch = schedule.steps_per_epoch(len(train), params)
         self.steps = params.epochs * self.steps_per_epoch
         self.stop_signal = 0
         mx.reset_peak_memory()
@@ -149,7 +149,7 @@ class Trainer:
         """Take one optimizer step over `gradient_accumulation_steps` batches."""
         progress, params = self.progress, self.params
         epoch, position = progress.epoch, progress.position
-        batches = schedule.select_micro_batches(self.rows, params, epoch, position)
+        batches = schedule.select_micro_batches(self.train_examples, params, epoch, position)
         weight = sum(sum(row.weights) for batch in batches for row in batch)
         loss, gradient = mx.array(0.0), None
         for i, batch in enumerate(batches):
@@ -179,13 +179,13 @@ class Trainer:
     def _validate(self) -> float:
         """Return the weighted mean cross-entropy of supervised val tokens, without dropout."""
         total, size = 0.0, self.params.batch_size
-        shard = shard_by_length(self.val, self.world.rank, self.world.size)
+        shard = shard_by_length(self.val_examples, self.world.rank, self.world.size)
         for i in range(0, len(shard), size):
             total += float(np.array(self.loss.compute_eval_loss(shard[i : i + size])))
             if self.world.size == 1:
                 self._exit_if_stopped()
         total = self.world.sum_numbers(total)[0]
-        return total / sum(sum(row.weights) for row in self.val)
+        return total / sum(sum(row.weights) for row in self.val_examples)
 
     def _save(self) -> None:
         if self.services.checkpoint and self.world.rank == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import atomic_folder, files_hash, read_json, write_json, write_text
+from mondrian.core.files import files_hash, open_atomic_folder, read_json, write_json, write_text
 from tests.conftest import ROOT
 
 
@@ -25,10 +25,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with atomic_folder(folder, ["*"]) as staging:
+    with open_atomic_folder(folder, ["*"]) as staging:
         write_text(staging / "weights", "old")
     with pytest.raises(FileNotFoundError):  # noqa: PT012
-        with atomic_folder(folder, ["*"]) as staging:
+        with open_atomic_folder(folder, ["*"]) as staging:
             (staging / "half").write_text("new")
             (staging / "missing" / "file").touch()
     assert (folder / "weights").read_text() == "old"
@@ -38,7 +38,7 @@ def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
 def test_a_folder_is_replaced_completely(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     for name in ("first", "second"):
-        with atomic_folder(folder, ["*"]) as staging:
+        with open_atomic_folder(folder, ["*"]) as staging:
             write_text(staging / name, name)
     assert [p.name for p in folder.iterdir()] == ["second"]
 
@@ -47,9 +47,9 @@ WRITE = """
 import sys
 from pathlib import Path
 from mondrian.core.errors import run_command
-from mondrian.core.files import atomic_folder, write_text
+from mondrian.core.files import open_atomic_folder, write_text
 def main():
-    with atomic_folder(Path(sys.argv[1]), ["*"]) as staging:
+    with open_atomic_folder(Path(sys.argv[1]), ["*"]) as staging:
         write_text(staging / "weights", "x" * 3_000_000)
 run_command(main)
 """
@@ -57,7 +57,7 @@ run_command(main)
 
 def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
-    with atomic_folder(folder, ["*"]) as staging:
+    with open_atomic_folder(folder, ["*"]) as staging:
         write_text(staging / "weights", "old")
 
     def fill_up() -> None:
@@ -104,7 +104,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for name, message in (("mine", "contains 'precious.txt'"), ("file", "is a file")):
         with pytest.raises(DataError, match=message):
-            with atomic_folder(tmp_path / name, ["images", "training_data_*.json"]):
+            with open_atomic_folder(tmp_path / name, ["images", "training_data_*.json"]):
                 pass
     assert (tmp_path / "mine" / "precious.txt").read_text() == "precious"
     assert (tmp_path / "file").read_text() == "precious"
@@ -113,7 +113,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with atomic_folder(tmp_path / "link", ["*"]) as staging:
+    with open_atomic_folder(tmp_path / "link", ["*"]) as staging:
         (staging / "rows").write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "rows").read_text() == "new"
@@ -124,7 +124,7 @@ def test_a_run_killed_between_its_two_renames_is_repaired_by_the_next(tmp_path: 
     old.mkdir()
     (old / "a.json").write_text("old")
     rows = tmp_path / "rows"
-    with atomic_folder(rows, ("*.json",)) as staging:
+    with open_atomic_folder(rows, ("*.json",)) as staging:
         assert (rows / "a.json").read_text() == "old"
         (staging / "a.json").write_text("new")
     assert (rows / "a.json").read_text() == "new"
@@ -135,6 +135,6 @@ def test_another_file_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None
     (tmp_path / "rows" / "images" / "mine.jpg").touch()
     with (
         pytest.raises(DataError, match=r"images/mine\.jpg"),
-        atomic_folder(tmp_path / "rows", ("images/*.png", "*.json")),
+        open_atomic_folder(tmp_path / "rows", ("images/*.png", "*.json")),
     ):
         pass

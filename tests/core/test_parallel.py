@@ -27,7 +27,7 @@ def die(state: int, batch: int) -> int:
 
 
 def test_few_batches_run_in_this_process() -> None:
-    assert list(map_in_processes(add, 10, range(4), max_serial=4)) == [
+    assert list(map_in_processes(add, 10, range(4), max_serial_batches=4)) == [
         (10 + i, os.getpid()) for i in range(4)
     ]
 
@@ -41,7 +41,7 @@ def test_many_batches_run_in_processes_in_order_and_are_not_read_ahead() -> None
             last_batch = i
             yield i
 
-    results = map_in_processes(add, 10, batches(), max_serial=2)
+    results = map_in_processes(add, 10, batches(), max_serial_batches=2)
     first, process = next(results)
     assert first == 10
     assert process != os.getpid()
@@ -51,12 +51,12 @@ def test_many_batches_run_in_processes_in_order_and_are_not_read_ahead() -> None
 
 def test_an_error_in_one_process_ends_the_run() -> None:
     with pytest.raises(DataError, match="batch 0 of 1"):
-        list(map_in_processes(fail, 1, range(9), max_serial=1))
+        list(map_in_processes(fail, 1, range(9), max_serial_batches=1))
 
 
 def test_a_process_killed_by_the_system_is_one_clear_line() -> None:
     with pytest.raises(MondrianError, match="lack of memory"):
-        list(map_in_processes(die, 1, range(9), max_serial=1))
+        list(map_in_processes(die, 1, range(9), max_serial_batches=1))
 
 
 def wait(state: str, batch: int) -> int:

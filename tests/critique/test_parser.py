@@ -177,7 +177,7 @@ def test_a_text_without_a_critique_has_a_reason(text: str, reason: str) -> None:
     assert reject(text).reason == reason
 
 
-def test_an_echo_is_recognised_by_the_prompt_of_its_job() -> None:
+def test_an_echo_is_recognized_by_the_prompt_of_its_job() -> None:
     prompt = "Look at my picture and be kind about every single thing in it."
     assert reject(f"{prompt} The sky.", prompts=(prompt,)).reason == RejectionReason.PROMPT_ECHO
     assert reject(f"{prompt} The sky.").reason == RejectionReason.UNSCORED

@@ -2,7 +2,7 @@ from mondrian.core.params import IMAGE_PLACEHOLDER
 from mondrian.critique.prompt import (
     build_chat_messages,
     build_row_messages,
-    build_system_text,
+    build_system_prompt,
     prompt_hash,
 )
 
@@ -15,7 +15,7 @@ def test_the_image_comes_last_so_that_all_text_is_a_shared_prefix() -> None:
 
 
 def test_instructions_come_before_the_advisor() -> None:
-    first, second = build_system_text("You are A."), build_system_text("You are B.")
+    first, second = build_system_prompt("You are A."), build_system_prompt("You are B.")
     assert first.startswith("Critique the photograph.")
     assert first.removesuffix("You are A.") == second.removesuffix("You are B.")
 

@@ -36,7 +36,7 @@ def critiques(draw: st.DrawFn) -> Critique:
 
 
 @given(critiques())
-def test_a_critique_survives_its_serialisation(critique: Critique) -> None:
+def test_a_critique_survives_its_serialization(critique: Critique) -> None:
     assert validate_critique(serialize_critique(critique)) == critique
 
 

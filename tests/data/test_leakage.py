@@ -10,7 +10,7 @@ from PIL import Image
 from mondrian.core.params import Params
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_NAME, LinkContext, link
+from mondrian.data.link import MANIFEST_FILE, LinkContext, link
 from mondrian.data.manifest import Manifest
 from mondrian.data.split import split_records
 from mondrian.sample.scene import draw_scene, render
@@ -53,7 +53,7 @@ def test_no_copy_crosses_the_split_and_different_photos_stay_separate(
     link_params = params.link.model_copy(update={"overall_off_mean": "keep"})
     context = LinkContext("ansel", folders, link_params)
     link(source, context, params.image, tmp_path / "c", tmp_path / "out")
-    records = list(Manifest(tmp_path / "out" / MANIFEST_NAME).records())
+    records = list(Manifest(tmp_path / "out" / MANIFEST_FILE).records())
     assert len(records) == PHOTOS + COPIES
     groups = {int(r.job_id): r.photo.group for r in records}
     assert [i for i in range(PHOTOS, PHOTOS + COPIES) if groups[i] != groups[i - PHOTOS]] == []

@@ -14,7 +14,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_NAME, LinkContext, format_link_summary, link
+from mondrian.data.link import MANIFEST_FILE, LinkContext, format_link_summary, link
 from mondrian.data.manifest import Manifest, ManifestRecord
 from mondrian.sample.application import CLEAN_PHOTOS
 from mondrian.sample.corruptions import (
@@ -47,7 +47,7 @@ def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -
     context = LinkContext(advisor, folders, params.link.model_copy(update=rules))
     with TemporaryDirectory() as output:
         counts = link(path, context, params.image, Path(output, "cache"), Path(output))
-        manifest = Manifest(Path(output, MANIFEST_NAME))
+        manifest = Manifest(Path(output, MANIFEST_FILE))
         assert manifest.counts.model_dump(mode="json") == counts
         assert counts["linked"] + sum(counts["rejected"].values()) == counts["finished"]
         return Linked(

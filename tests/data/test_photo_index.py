@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_photo_is_matched_and_the_kind_of_match_is_returned(
     folder: Path, stored: str, name: str, match_kind: str
 ) -> None:
-    assert PhotoIndex(folder, thumbnails=False).find(stored) == (folder / name, match_kind)
+    assert PhotoIndex(folder, use_thumbnails=False).find(stored) == (folder / name, match_kind)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_photo_is_matched_and_the_kind_of_match_is_returned(
 )
 def test_a_name_without_a_photo_is_missing(folder: Path, stored: str) -> None:
     with pytest.raises(PhotoError) as error:
-        PhotoIndex(folder, thumbnails=True).find(stored)
+        PhotoIndex(folder, use_thumbnails=True).find(stored)
     assert error.value.reason == "image_missing"
 
 
@@ -77,7 +77,7 @@ def test_a_link_out_of_the_folder_is_never_followed(folder: Path) -> None:
     (folder / "out.jpg").symlink_to("../secret.jpg")
     (folder / "inside.jpg").symlink_to("a.jpg")
     (folder / "gone").symlink_to("..")
-    index = PhotoIndex(folder, thumbnails=False)
+    index = PhotoIndex(folder, use_thumbnails=False)
     for stored in ("out.jpg", "gone/secret.jpg"):
         with pytest.raises(PhotoError) as error:
             index.find(stored)
@@ -97,13 +97,13 @@ def test_a_link_out_of_the_folder_is_never_followed(folder: Path) -> None:
 def test_a_thumbnail_is_used_only_if_the_setting_is_use(
     folder: Path, stored: str, name: str, match_kind: str
 ) -> None:
-    assert PhotoIndex(folder, thumbnails=True).find(stored) == (folder / name, match_kind)
+    assert PhotoIndex(folder, use_thumbnails=True).find(stored) == (folder / name, match_kind)
     with pytest.raises(PhotoError, match="only a thumbnail, which link.thumbnails: use accepts"):
-        PhotoIndex(folder, thumbnails=False).find(stored)
+        PhotoIndex(folder, use_thumbnails=False).find(stored)
 
 
 def test_two_names_that_differ_in_case_are_not_confused(folder: Path) -> None:
     (folder / "A.jpg").write_bytes(b"x")
     if len({p.name for p in folder.iterdir()} & {"a.jpg", "A.jpg"}) == 2:  # not so on a Mac
         with pytest.raises(PhotoError):
-            PhotoIndex(folder, thumbnails=False).find("A.JPG")
+            PhotoIndex(folder, use_thumbnails=False).find("A.JPG")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.data import photo_scan
-from mondrian.data.photo_scan import CACHE_FILE_NAME, PhotoInfo, scan_photos
+from mondrian.data.photo_scan import CACHE_FILE, PhotoInfo, scan_photos
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_missing_photo_has_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_used_is_one_clear_line(files: list[Path], tmp_path: Path) -> None:
-    (tmp_path / CACHE_FILE_NAME).write_bytes(b"x" * 4096)
+    (tmp_path / CACHE_FILE).write_bytes(b"x" * 4096)
     with pytest.raises(DataError, match="delete this cache"):
         list(scan_photos(files, tmp_path))
 
@@ -97,7 +97,7 @@ def test_a_cache_of_another_version_is_cleared(
 )
 def test_a_changed_cache_is_not_trusted(files: list[Path], tmp_path: Path, change: str) -> None:
     first = dict(scan_photos(files, tmp_path))
-    with closing(sqlite3.connect(tmp_path / CACHE_FILE_NAME)) as cache:
+    with closing(sqlite3.connect(tmp_path / CACHE_FILE)) as cache:
         cache.execute(change)
         cache.commit()
     assert dict(scan_photos(files, tmp_path)) == first

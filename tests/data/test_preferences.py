@@ -126,7 +126,7 @@ def test_rows_have_the_prompt_and_the_image_of_training(
     rows = run(rated, tmp_path / "out")
     output = capsys.readouterr().out
     assert "4 rated critiques → 2 pairs from 2 photos: corrected 1 · thumbs 1" in output
-    assert "left out: photograph_gone 1" in output
+    assert "left out: photo_missing 1" in output
     assert "no photo was held out" in output
     row_by_reason = {row["provenance"]["why"]: row for row in rows}
     row = row_by_reason["corrected"]

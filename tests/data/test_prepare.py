@@ -7,7 +7,7 @@ from PIL import Image
 from mondrian.core.errors import DataError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
-from mondrian.critique.rows import read_rows, row_file
+from mondrian.critique.rows import read_rows, row_path
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, Photo, write_manifest
 from mondrian.data.prepare import check_advisor, write_split
@@ -58,7 +58,7 @@ def test_rows_are_what_other_trainers_read(
     expected = {f"ansel/{r.job_id}": serialize_critique(r.critique) for r in manifest.records()}
     answers = {}
     for part in ("train", "val", "test"):
-        path = row_file(tmp_path / "rows", "ansel", part)
+        path = row_path(tmp_path / "rows", "ansel", part)
         rows = json.loads(path.read_text())
         assert len(rows) == split.counts()[part]["critiques"]
         for row in rows:
@@ -79,7 +79,7 @@ def test_without_a_test_fraction_there_is_no_test_file(
     settings = params.prepare.model_copy(update={"test_fraction": 0.0})
     result = split_records(manifest.records(), settings)
     write_split(manifest, result, "You are Ansel.", params.image, tmp_path / "rows")
-    assert not row_file(tmp_path / "rows", "ansel", "test").exists()
+    assert not row_path(tmp_path / "rows", "ansel", "test").exists()
 
 
 def test_moved_rows_find_their_images(
@@ -87,7 +87,7 @@ def test_moved_rows_find_their_images(
 ) -> None:
     write_split(manifest, split, "You are Ansel.", params.image, tmp_path / "rows")
     (tmp_path / "rows").rename(tmp_path / "moved")
-    path = row_file(tmp_path / "moved", "ansel", "val")
+    path = row_path(tmp_path / "moved", "ansel", "val")
     first = read_rows(path)[0]
     assert first.images[0].startswith(str(tmp_path / "moved"))
     Path(first.images[0]).unlink()
@@ -134,5 +134,5 @@ def test_images_that_prepare_did_not_write_are_not_deleted(
 
 
 def test_a_manifest_of_another_advisor_is_an_error(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="of advisor 'ansel', not 'okeefe'"):
+    with pytest.raises(DataError, match="manifest of 'ansel', not of 'okeefe'"):
         check_advisor(manifest, "okeefe")

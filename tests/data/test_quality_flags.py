@@ -28,7 +28,7 @@ def test_an_honest_critique_has_no_flag(critique: Critique) -> None:
 
 
 @pytest.mark.parametrize("column", ["prompt", "llm_prompt", "llm_outputs", "html"])
-def test_example_scores_are_recognised_in_each_column_of_the_prompt(
+def test_example_scores_are_recognized_in_each_column_of_the_prompt(
     critique: Critique, column: str
 ) -> None:
     copied = replace_scores(critique, EXAMPLE_SCORES, 7.4)
@@ -50,7 +50,7 @@ def test_example_scores_are_recognised_in_each_column_of_the_prompt(
         {"model": "qwen3-vl-4b-lora-ansel"},
     ],
 )
-def test_a_critique_by_an_adapter_is_recognised(
+def test_a_critique_by_an_adapter_is_recognized(
     critique: Critique, columns: dict[str, str]
 ) -> None:
     assert find_flags(critique, **columns) == ("made_by_adapter",)
@@ -95,7 +95,7 @@ def test_a_critique_by_a_base_model_is_not_flagged(
     ],
 )
 @pytest.mark.parametrize("form", [serialize_critique, render_html_cards])
-def test_the_example_is_recognised_among_other_numbers(
+def test_the_example_is_recognized_among_other_numbers(
     critique: Critique, add_numbers: Callable[[str], str], form: Callable[[Critique], str]
 ) -> None:
     copied = replace_scores(critique, EXAMPLE_SCORES, 7.4)

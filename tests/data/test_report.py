@@ -11,7 +11,7 @@ from PIL import Image
 
 from mondrian.core.params import Params
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_NAME, LinkContext, link
+from mondrian.data.link import MANIFEST_FILE, LinkContext, link
 from mondrian.data.manifest import SECTION_NAMES, Manifest, write_manifest
 from mondrian.data.report import render_data_report
 from mondrian.data.split import split_records
@@ -27,7 +27,7 @@ def test_the_report_shows_all_job_outcomes_and_is_self_contained(
     )
     context = LinkContext("ansel", folders, params.link)
     counts = link(application / "mondrian.db", context, params.image, tmp_path, tmp_path)
-    manifest = Manifest(tmp_path / MANIFEST_NAME)
+    manifest = Manifest(tmp_path / MANIFEST_FILE)
     text = render_data_report(manifest, split_records(manifest.records(), params.prepare))
     page = html.document_fromstring(text)
     outcomes = dict(

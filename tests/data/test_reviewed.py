@@ -19,7 +19,7 @@ from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from mondrian.storage.jobs import JobStore
 from tests.data.test_link import run_link
-from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
+from tests.reviewing import add_completed_job, change_row, open_store, with_scores, write_feedback
 
 KEEP_ALL = dict.fromkeys(
     (
@@ -166,10 +166,10 @@ def test_a_review_of_a_text_that_changed_later_does_not_count(
     for i, served_row in enumerate((row, other)):
         accept(store, served_row, i)
     changed = serialize_critique(make_critique(2))
-    store.update_job(row["id"], llm_outputs=json.dumps({"response": changed}))
+    change_row(store, row["id"], llm_outputs=json.dumps({"response": changed}))
     linked = run_link(database_path(store), params)
     assert linked.reasons == {row["id"]: "unreviewed"}
-    store.requeue(other["id"])
+    store.restart(other["id"])
     with pytest.raises(DataError, match="1 were served here: accept or correct them"):
         run_link(database_path(store), params)
 

@@ -11,7 +11,7 @@ from mondrian.core.errors import DataError
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.data.jobs import Job
-from mondrian.data.sources import PCCD_SCORE_ORDER, default_photo_dir, locate_source, open_source
+from mondrian.data.sources import PCCD_SCORE_ORDER, default_photo_folder, locate_source, open_source
 
 
 def read_jobs(path: Path, advisor: str = "ansel") -> list[Job]:
@@ -139,9 +139,9 @@ def test_a_folder_is_resolved_to_its_list_and_photos(tmp_path: Path) -> None:
         locate_source(tmp_path)
     (tmp_path / "critiques.csv").touch()
     assert locate_source(tmp_path) == tmp_path / "critiques.csv"
-    assert default_photo_dir(tmp_path / "critiques.csv") == tmp_path
-    assert default_photo_dir(tmp_path / "guru.json") == tmp_path / "images" / "full"
-    assert default_photo_dir(tmp_path / "mondrian.db") == tmp_path / "source"
+    assert default_photo_folder(tmp_path / "critiques.csv") == tmp_path
+    assert default_photo_folder(tmp_path / "guru.json") == tmp_path / "images" / "full"
+    assert default_photo_folder(tmp_path / "mondrian.db") == tmp_path / "source"
 
 
 def test_unusual_values_of_a_line_are_accepted(tmp_path: Path) -> None:

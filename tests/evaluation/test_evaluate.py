@@ -15,7 +15,7 @@ from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
 from mondrian.evaluation.arms import pick_other_photos, pick_stratified_examples
-from mondrian.evaluation.evaluate import check_rows
+from mondrian.evaluation.evaluate import check_rows_match_adapter
 from mondrian.evaluation.generation import AnswerCache, build_answer_record
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
@@ -99,11 +99,11 @@ def test_an_answer_is_cached_for_its_own_identity_and_prompt_only(tmp_path: Path
 def test_rows_of_another_prompt_and_of_training_are_refused() -> None:
     row = make_row("ansel/1", "group")
     with pytest.raises(AdapterError, match="trained on another prompt"):
-        check_rows(make_recipe("b" * 64, []), [row], Path("adapter"))
-    check_rows(make_recipe("a" * 64, []), [row], Path("adapter"))
+        check_rows_match_adapter(make_recipe("b" * 64, []), [row], Path("adapter"))
+    check_rows_match_adapter(make_recipe("a" * 64, []), [row], Path("adapter"))
     with pytest.raises(AdapterError, match="was trained on the photo of row ansel/1"):
-        check_rows(make_recipe("a" * 64, ["group"]), [row], Path("adapter"))
-    check_rows(make_recipe("a" * 64, ["other"]), [row], Path("adapter"))
+        check_rows_match_adapter(make_recipe("a" * 64, ["group"]), [row], Path("adapter"))
+    check_rows_match_adapter(make_recipe("a" * 64, ["other"]), [row], Path("adapter"))
 
 
 def make_recipe(prompt_hash: str, groups: list[str]) -> Recipe:

@@ -15,14 +15,16 @@ from mondrian.evaluation.arms import EvalPrompt
 from mondrian.evaluation.generation import AnswerCache, generate_answers
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.hardware import bytes_per_sequence
-from mondrian.model.vlm import Generation, Vlm, encode_image, prompt_ids
+from mondrian.model.vlm import Generation, Vlm, encode_image, tokenize_prompt
 
 
 @pytest.fixture(scope="module")
 def prompts(tiny: Vlm, photos: list[Image.Image]) -> list[EvalPrompt]:
     features = [encode_image(tiny, resize_to_fit(photo, 4096, 20_480)) for photo in photos[:3]]
     messages = build_row_messages("You are one.", "")[:-1]
-    return [EvalPrompt(prompt_ids(tiny, messages, f), f, str(i)) for i, f in enumerate(features)]
+    return [
+        EvalPrompt(tokenize_prompt(tiny, messages, f), f, str(i)) for i, f in enumerate(features)
+    ]
 
 
 def test_too_many_sequences_are_refused_with_the_number_that_fits(

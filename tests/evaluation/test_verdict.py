@@ -186,7 +186,7 @@ def test_gates_are_named_and_a_file_without_them_is_refused(
     ):
         check_gates(file, params, lines.append)
     file.write_text("{}")
-    with pytest.raises(EvaluationError, match="holds no gates"):
+    with pytest.raises(EvaluationError, match="has no gates"):
         check_gates(file, params, lines.append)
 
 

@@ -17,7 +17,7 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.language import Features
 from mondrian.model.lora import LoraConfig
-from mondrian.model.vlm import encode_image, next_logits, prompt_ids
+from mondrian.model.vlm import encode_image, next_logits, tokenize_prompt
 
 SETTINGS = LoraConfig(rank=4, alpha=8)
 
@@ -25,7 +25,7 @@ SETTINGS = LoraConfig(rank=4, alpha=8)
 @pytest.fixture
 def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Features]:
     features = encode_image(base_vlm, resize_to_fit(photos[0], 4096, 20_480))
-    return prompt_ids(
+    return tokenize_prompt(
         base_vlm, build_row_messages("You are an editor.", "")[:-1], features
     ), features
 
@@ -157,6 +157,6 @@ def test_a_damaged_recipe_or_config_is_named(
 
 def test_an_adapter_without_effect_is_refused() -> None:
     logits = mx.array([1.0, 2.0])
-    adapter.check_adapter_changes_logits(logits, logits + 1e-6, Path("adapter"))
+    adapter.check_logits_differ(logits, logits + 1e-6, Path("adapter"))
     with pytest.raises(AdapterError, match="changes nothing"):
-        adapter.check_adapter_changes_logits(logits, logits, Path("adapter"))
+        adapter.check_logits_differ(logits, logits, Path("adapter"))

@@ -15,13 +15,13 @@ from mondrian.core.errors import AdapterError, BaseModelError, DataError, Params
 from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
-from mondrian.model.architecture import find_base, read_architecture
-from mondrian.model.export import export, merge
+from mondrian.model.architecture import find_base_folder, read_architecture
+from mondrian.model.export import export_adapter, export_merged
 from mondrian.model.hardware import CPU
 from mondrian.model.lora import LoraConfig
 from mondrian.model.tokenizer import load_tokenizer
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
-from mondrian.training.plan import build_job
+from mondrian.training.plan import build_setup
 from mondrian.training.progress import TrainingProgress
 from tests.conftest import ROOT, run_stage
 from tests.model.test_export import save_random_adapter
@@ -59,22 +59,22 @@ def test_damaged_weights_are_not_exported(
 ) -> None:
     edit_weights(adapter_folder, change)
     with pytest.raises(AdapterError, match=message):
-        export(adapter_folder, tmp_path / "out", kind)
+        export_adapter(adapter_folder, tmp_path / "out", kind)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_export_never_overwrites_its_source(adapter_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is the adapter itself"):
-        export(adapter_folder, adapter_folder, "mlx")
+        export_adapter(adapter_folder, adapter_folder, "mlx")
     other = tmp_path / "other"
     shutil.copytree(TINY, other)
     with pytest.raises(AdapterError, match="is not empty and not a merged base"):
-        merge(str(TINY), adapter_folder, other)
+        export_merged(str(TINY), adapter_folder, other)
     with pytest.raises(AdapterError, match="or inside it"):
-        merge(str(TINY), adapter_folder, TINY / "sub")
+        export_merged(str(TINY), adapter_folder, TINY / "sub")
     assert (other / "README.md").exists()
     for _ in range(2):  # a merged base may be replaced
-        merge(str(TINY), adapter_folder, tmp_path / "merged")
+        export_merged(str(TINY), adapter_folder, tmp_path / "merged")
 
 
 def test_a_sum_that_overflows_the_bases_type_is_not_written(
@@ -82,7 +82,7 @@ def test_a_sum_that_overflows_the_bases_type_is_not_written(
 ) -> None:
     edit_weights(adapter_folder, lambda w: w.update({k: v * 1e6 for k, v in w.items()}))
     with pytest.raises(AdapterError, match="is NaN or inf in"):
-        merge(str(TINY), adapter_folder, tmp_path / "merged")
+        export_merged(str(TINY), adapter_folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
@@ -166,12 +166,12 @@ def test_unusable_values_of_params_are_refused(
 def test_more_layers_than_the_base_has_are_refused(params: Params) -> None:
     settings = params.train.model_copy(update={"num_layers": 5})
     with pytest.raises(TrainingError, match="num_layers is 5, and the base has 4"):
-        build_job(read_architecture(str(TINY)), settings, CPU)
+        build_setup(read_architecture(str(TINY)), settings, CPU)
 
 
 @pytest.mark.parametrize("source", ["./typo", "../typo", "/typo", "a b/c", "", "x/" + "y" * 300])
 def test_a_mistyped_base_is_not_found(source: str) -> None:
-    assert find_base(source) is None
+    assert find_base_folder(source) is None
     with pytest.raises(BaseModelError, match="no base model at"):
         read_architecture(source)
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from mondrian.core.errors import EvaluationError
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
 from mondrian.model.batch_generator import mask_logits, sample
-from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.constrained import CritiqueGrammar, GrammarState
 from tests.conftest import ROOT
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), min_size=1, max_size=40)
@@ -59,7 +59,7 @@ def test_any_critique_is_accepted(grammar: CritiqueGrammar, data: st.DataObject)
         "priority_improvements": d(SHORT),
         "technical_notes": d(WORDS),
     }
-    state = grammar.create_state()
+    state = GrammarState(grammar)
     text = serialize_critique(Critique.model_validate_json(json.dumps(critique)))
     ids = tokenize(grammar, text)[len(state.forced) :]
     while ids:
@@ -67,8 +67,8 @@ def test_any_critique_is_accepted(grammar: CritiqueGrammar, data: st.DataObject)
         assert state.forced == ids[1 : 1 + len(state.forced)]
         ids = ids[1 + len(state.forced) :]
     assert state.ended
-    assert state._keys == 2 + 4 * 7 + 4
-    assert not state._inside
+    assert state._num_keys == 2 + 4 * 7 + 4
+    assert not state._in_text
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -83,7 +83,7 @@ def test_a_completion_is_schema_valid_within_the_shortest_limit(
         "escapes": lambda t: grammar.token_bytes(t)[-1:] == b"\\",
         "half characters": lambda t: grammar.token_bytes(t)[:1] >= b"\xc0",
     }
-    state, rng = grammar.create_state(), np.random.default_rng(seed)
+    state, rng = GrammarState(grammar), np.random.default_rng(seed)
     ids = list(state.forced)
     while not state.ended:
         allowed = np.flatnonzero(np.unpackbits(state.mask.view(np.uint8), bitorder="little"))
@@ -96,7 +96,7 @@ def test_a_completion_is_schema_valid_within_the_shortest_limit(
 
 
 def test_a_limit_that_no_critique_fits_is_refused(tokenizer: Any, min_limit: int) -> None:
-    message = f"max_new_tokens is 100; a critique may need {min_limit}"
+    message = f"max_new_tokens is 100; raise it: a critique may need {min_limit}"
     with pytest.raises(EvaluationError, match=message):
         CritiqueGrammar(tokenizer, 1280, 100)
 

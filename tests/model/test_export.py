@@ -15,7 +15,7 @@ from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
-from mondrian.model.export import export, merge, mlx_name
+from mondrian.model.export import export_adapter, export_merged, to_mlx_name
 from mondrian.model.lora import LoraConfig
 from tests.conftest import ROOT
 
@@ -27,7 +27,7 @@ def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> Any:
     features = vlm.encode_image(
         base_vlm, resize_to_fit(photos[0], 4096, 20_480), with_pre_merger=True
     )
-    return vlm.prompt_ids(
+    return vlm.tokenize_prompt(
         base_vlm, build_row_messages("You are an editor.", "")[:-1], features
     ), features
 
@@ -77,7 +77,7 @@ def test_mlx_vlm_applies_an_exported_adapter_as_we_do(
 
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", settings)
     ours = logits_with_adapter(base_vlm, folder, smoke_test)
-    export(folder, tmp_path / "mlx", "mlx")
+    export_adapter(folder, tmp_path / "mlx", "mlx")
     fresh = vlm.load(TINY)
     base = np.array(vlm.next_logits(fresh, *smoke_test))
     load_adapters(fresh.model, tmp_path / "mlx")
@@ -95,7 +95,7 @@ def test_a_merged_base_answers_as_base_and_adapter(
     base = np.array(vlm.next_logits(base_vlm, *smoke_test))
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", settings)
     ours = logits_with_adapter(base_vlm, folder, smoke_test)
-    merge(TINY, folder, tmp_path / "merged")
+    export_merged(TINY, folder, tmp_path / "merged")
     theirs = np.array(vlm.next_logits(vlm.load(str(tmp_path / "merged")), *smoke_test))
     rounding = 0.02  # the base is stored in float16
     assert np.abs(ours - base).max() > 20 * rounding
@@ -112,29 +112,29 @@ def test_an_adapter_is_not_merged_into_a_packed_base(base_vlm: Any, tmp_path: Pa
 
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     convert(TINY, str(tmp_path / "packed"), quantize=True, q_bits=4)
-    with pytest.raises(AdapterError, match="is packed: what an adapter adds is smaller"):
-        merge(str(tmp_path / "packed"), folder, tmp_path / "merged")
+    with pytest.raises(AdapterError, match="is quantized: rounding would remove"):
+        export_merged(str(tmp_path / "packed"), folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
 def test_a_merge_never_overwrites_the_base(base_vlm: Any, tmp_path: Path) -> None:
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
     with pytest.raises(AdapterError, match="is the base itself"):
-        merge(TINY, folder, Path(TINY))
+        export_merged(TINY, folder, Path(TINY))
 
 
 def test_an_export_in_pefts_layout_is_a_copy(base_vlm: Any, tmp_path: Path) -> None:
     folder = save_random_adapter(base_vlm, tmp_path / "adapter", LoraConfig(4, 8))
-    export(folder, tmp_path / "peft", "peft")
+    export_adapter(folder, tmp_path / "peft", "peft")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         assert (tmp_path / "peft" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_name_that_is_not_an_adapter_weight_is_refused() -> None:
     name = "base_model.model.model.language_model.layers.3.mlp.up_proj.lora_A.weight"
-    assert mlx_name(name) == "language_model.model.layers.3.mlp.up_proj.lora_a"
+    assert to_mlx_name(name) == "language_model.model.layers.3.mlp.up_proj.lora_a"
     with pytest.raises(AdapterError, match=r"model\.norm is not a weight"):
-        mlx_name("model.norm")
+        to_mlx_name("model.norm")
 
 
 @pytest.mark.slow

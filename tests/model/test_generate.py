@@ -17,7 +17,7 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import generate, stream_generate
 from mondrian.model.streams import run_parallel
-from mondrian.model.vlm import Vlm, encode_image, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, tokenize_prompt
 
 Inputs = tuple[list[list[int]], list[Any]]
 LIMIT = 700
@@ -36,7 +36,7 @@ def inputs(tiny: Vlm, photos: list[Image.Image]) -> Inputs:
         for i, p in enumerate(photos)
     ]
     prompts = [
-        prompt_ids(tiny, build_row_messages(personas[i % 3], "")[:-1], photo_features)
+        tokenize_prompt(tiny, build_row_messages(personas[i % 3], "")[:-1], photo_features)
         for i, photo_features in enumerate(features)
     ]
     assert len({len(p) for p in prompts}) > 3
@@ -79,8 +79,10 @@ def test_constrained_completions_are_valid_with_fewer_passes(base_vlm: Vlm, inpu
     constrained = generate(base_vlm, *inputs, SamplingParams(LIMIT, 6, grammar))
     assert [c.text for c in constrained] == [c.text for c in free]
     tight = CritiqueGrammar(base_vlm.processor.tokenizer, 1280, grammar.needed_after[0][0])
-    short = generate(base_vlm, *inputs, SamplingParams(tight.limit, 6, tight, temperature=3.0))
-    assert all(c.ended and is_schema_valid(c.text) and c.num_tokens <= tight.limit for c in short)
+    short = generate(base_vlm, *inputs, SamplingParams(tight.max_tokens, 6, tight, temperature=3.0))
+    assert all(
+        c.ended and is_schema_valid(c.text) and c.num_tokens <= tight.max_tokens for c in short
+    )
 
 
 @pytest.mark.slow

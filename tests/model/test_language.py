@@ -22,7 +22,7 @@ from mondrian.model.language import (
     hidden_states,
     make_batch,
 )
-from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.model.vlm import encode_image, tokenize_prompt
 
 PERSONA = "You are an editor. You love calm water and fine detail more than bold color."
 
@@ -44,8 +44,8 @@ def test_logits_equal_those_of_mlx_vlm(
     image = photos[0].resize(size)
     features = encode_image(base_vlm, image)
     messages = build_row_messages(PERSONA, "")[:-1]
-    ids = prompt_ids(base_vlm, messages, features)
-    ids += base_vlm.tokenizer.answer('{"image_description": "A')[0]
+    ids = tokenize_prompt(base_vlm, messages, features)
+    ids += base_vlm.tokenizer.tokenize_completion('{"image_description": "A')[0]
     batch = make_batch([ids], [features], base_vlm.image_id)
     ours = compute_logits(base_vlm.model, hidden_states(base_vlm.model, batch))
     pixels = base_vlm.processor.image_processor([image])
@@ -64,7 +64,8 @@ def test_a_row_in_a_batch_equals_the_row_on_its_own(
     features = [encode_image(base_vlm, image) for image in images]
     messages = build_row_messages(PERSONA, "")[:-1]
     rows = [
-        prompt_ids(base_vlm, messages, f) + [5] * k for f, k in zip(features, (3, 9), strict=True)
+        tokenize_prompt(base_vlm, messages, f) + [5] * k
+        for f, k in zip(features, (3, 9), strict=True)
     ]
     batched = hidden_states(base_vlm.model, make_batch(rows, features, base_vlm.image_id))
     for i, (row, f) in enumerate(zip(rows, features, strict=True)):
@@ -75,7 +76,7 @@ def test_a_row_in_a_batch_equals_the_row_on_its_own(
 def test_another_photo_gives_other_logits(base_vlm: Any, photos: list[Image.Image]) -> None:
     messages = build_row_messages(PERSONA, "")[:-1]
     features = [encode_image(base_vlm, resize_to_fit(p, 4096, 20_480)) for p in photos[:2]]
-    rows = [prompt_ids(base_vlm, messages, f) for f in features]
+    rows = [tokenize_prompt(base_vlm, messages, f) for f in features]
     h = hidden_states(base_vlm.model, make_batch(rows, features, base_vlm.image_id))
     assert rows[0] == rows[1]
     assert not is_close(h[0, -1], h[1, -1])
@@ -94,7 +95,7 @@ def test_greedy_text_equals_that_of_mlx_vlm(base_vlm: Any, photos: list[Image.Im
 
     image = resize_to_fit(photos[2], 4096, 20_480)
     features = encode_image(base_vlm, image)
-    ids = prompt_ids(base_vlm, build_row_messages(PERSONA, "")[:-1], features)
+    ids = tokenize_prompt(base_vlm, build_row_messages(PERSONA, "")[:-1], features)
     pixels = base_vlm.processor.image_processor([image])
     tokens = [
         int(chunk.token)

@@ -16,13 +16,13 @@ from PIL import Image
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.model import adapter, lora
-from mondrian.model.export import mlx_name
+from mondrian.model.export import to_mlx_name
 from mondrian.model.language import compute_logits, hidden_states, make_batch
 from mondrian.model.lora import PROJECTIONS, LoraConfig
-from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.model.vlm import encode_image, tokenize_prompt
 from mondrian.training.dataset import Example
 from mondrian.training.loss import LMHead, chunked_cross_entropy
-from mondrian.training.packing import compute_answer_states, pack
+from mondrian.training.packing import compute_target_states, pack
 from tests.conftest import ROOT
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -37,8 +37,8 @@ def inputs(base_vlm: Any, photos: list[Image.Image]) -> tuple[dict[str, Any], li
     image = resize_to_fit(photos[0], 4096, 20_480)
     features = encode_image(base_vlm, image, with_pre_merger=True)
     messages = build_row_messages("You are an editor.", "")[:-1]
-    ids = prompt_ids(base_vlm, messages, features)
-    ids += base_vlm.tokenizer.answer('{"image_description": "A')[0]
+    ids = tokenize_prompt(base_vlm, messages, features)
+    ids += base_vlm.tokenizer.tokenize_completion('{"image_description": "A')[0]
     pixels = base_vlm.processor.image_processor([image])
     tensor = torch.tensor([ids])
     return (
@@ -115,7 +115,7 @@ def test_peft_applies_our_adapter_with_equal_logits_and_gradients(
     logits, targets = theirs[0, start - 1 : -1], torch.tensor(ids[start:])
     torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
     peft_gradients = {
-        mlx_name(
+        to_mlx_name(
             name.replace(".default", "").removesuffix(".weight")
             + (".weight" if "lora_mag" not in name else "")
         ): parameter.grad.numpy()
@@ -137,7 +137,7 @@ def our_gradients(base_vlm: Any, row: Example, features: Any) -> dict[str, Any]:
 
     def loss(model: Any) -> mx.array:
         packed = pack([row], [features], base_vlm.image_id)
-        hidden = compute_answer_states(model, packed)
+        hidden = compute_target_states(model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
         return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5)
 

@@ -26,10 +26,10 @@ def is_same(a: Any, b: Any) -> bool:
 def test_each_photo_is_encoded_once(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
     first = FeatureCache(base_vlm, tmp_path / "cache", 1)
     first.precompute([*paths, *paths])
-    assert first.encode_count == 4
+    assert first.num_encoded == 4
     second = FeatureCache(base_vlm, tmp_path / "cache", 1)
     second.precompute(paths)
-    assert second.encode_count == 0
+    assert second.num_encoded == 0
     assert all(is_same(first.get(p), second.get(p)) for p in paths)
 
 
@@ -41,11 +41,11 @@ def test_the_key_is_the_content_not_the_file_name(
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(paths[0]).read_bytes())
     cache.precompute([str(copy)])
-    assert cache.encode_count == 1
+    assert cache.num_encoded == 1
     Path(paths[0]).write_bytes(Path(paths[1]).read_bytes())
     changed = FeatureCache(base_vlm, tmp_path / "cache", 1)
     changed.precompute(paths[:1])
-    assert changed.encode_count == 1
+    assert changed.num_encoded == 1
     assert not is_same(changed.get(paths[0]), changed.get(str(copy)))
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_entry_is_computed_again_to_the_same_bytes(
         file.write_bytes(damaged)
         cache = FeatureCache(base_vlm, folder, 1)
         cache.precompute(paths[:1])
-        assert cache.encode_count == 1
+        assert cache.num_encoded == 1
         assert file.read_bytes() == content
 
 
@@ -79,7 +79,7 @@ def test_without_a_folder_nothing_is_written(
 ) -> None:
     cache = FeatureCache(base_vlm, None, 1)
     cache.precompute(paths)
-    assert cache.encode_count == 4
+    assert cache.num_encoded == 4
     assert not (tmp_path / "cache").exists()
 
 
@@ -94,7 +94,7 @@ def test_entries_computed_again_respect_the_limit(
         for path in paths:
             cache.get(path)
             cache._memory.remove(lambda _: True)
-        assert cache.encode_count > 4
+        assert cache.num_encoded > 4
         assert len(list(folder.glob("*"))) <= max_files
 
 
@@ -105,4 +105,4 @@ def test_another_package_version_computes_features_again(
     monkeypatch.setattr("mondrian.model.vision_cache.package_versions", lambda: {"mlx": "0"})
     other = FeatureCache(base_vlm, tmp_path / "cache", 1)
     other.precompute(paths[:1])
-    assert other.encode_count == 1
+    assert other.num_encoded == 1

@@ -19,7 +19,7 @@ from mondrian.registry.local_store import (
     read_local_record,
     select_retained,
 )
-from mondrian.registry.pull import roll_back
+from mondrian.registry.pull import activate_previous
 from mondrian.registry.release import add_artifact
 from mondrian.registry.release_record import Release, read_record
 from mondrian.registry.version import Version, check_name, parse_new_version, parse_version
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def install_and_activate(store: LocalStore, version: Version, *before: str) -> None:
-    folder = store.version_dir(version)
+    folder = store.version_folder(version)
     if not folder.exists():
         write_release(folder, str(version))
     store.activate(version, (folder / "release.json").read_bytes(), "pull", before)
@@ -284,7 +284,7 @@ def test_a_rollback_always_activates_the_previous_version(tmp_path: Path) -> Non
     for _ in range(60):
         if rng.random() < 0.3 and len(stack) > 1:
             stack.pop()
-            assert str(roll_back(store).version) == stack[-1]
+            assert str(activate_previous(store).version) == stack[-1]
         else:
             version = parse_version(f"v{rng.randrange(6)}")
             if str(version) in stack[-1:]:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mondrian.core.params import Params
-from mondrian.registry.download import Source
+from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore
 from tests.conftest import ROOT, assert_one_error
 from tests.releasing import Mac, Project, make_adapters, make_released
@@ -29,7 +29,7 @@ from pathlib import Path
 from mondrian.core.errors import run_command
 from mondrian.core.params import load_params
 from mondrian.registry import pull as module
-from mondrian.registry.download import Source
+from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore
 from tests.releasing import pass_smoke_test
 
@@ -50,7 +50,7 @@ module.MIN_FREE_BYTES = int(min_free)
 def main():
     store, selector = LocalStore(Path(store_dir), "ansel"), module.VersionSelector(rev, None)
     params = load_params(Path("params.yaml"))
-    module.pull(store, selector, Source(repository), params, pass_smoke_test)
+    module.pull(store, selector, VersionSource(repository), params, pass_smoke_test)
 run_command(main)
 """
 
@@ -65,7 +65,7 @@ def released(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def mac(released: Project, params: Params, tmp_path: Path) -> Mac:
     store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
-    return Mac(store, Source(str(released.folder)), params)
+    return Mac(store, VersionSource(str(released.folder)), params)
 
 
 def pull_command(mac: Mac, rev: str, *flags: object) -> list[str]:

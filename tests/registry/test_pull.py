@@ -13,9 +13,9 @@ from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
-from mondrian.registry.download import Source
+from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore
-from mondrian.registry.pull import VersionSelector, pull, roll_back
+from mondrian.registry.pull import VersionSelector, activate_previous, pull
 from mondrian.registry.version import parse_version
 from tests.releasing import (
     Mac,
@@ -42,7 +42,7 @@ def released(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def mac(released: Project, params: Params, tmp_path: Path) -> Mac:
     store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
-    return Mac(store, Source(str(released.folder)), params)
+    return Mac(store, VersionSource(str(released.folder)), params)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def test_the_service_finds_the_pulled_version(mac: Mac) -> None:
 def test_an_intact_version_is_not_downloaded_again(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    inode = (mac.store.version_dir(parse_version("v1")) / "recipe.json").stat().st_ino
+    inode = (mac.store.version_folder(parse_version("v1")) / "recipe.json").stat().st_ino
     assert mac.pull("v1").downloaded_bytes == 0
     assert mac.active() == "v1.0.0"
     assert (mac.store.current_link / "recipe.json").stat().st_ino == inode
@@ -139,31 +139,31 @@ def test_three_versions_are_retained_on_disk(mac: Mac) -> None:
 
 def test_rollbacks_go_through_the_versions_that_were_active(mac: Mac) -> None:
     with pytest.raises(ReleaseError, match="no version is active in .*; mondrian pull ansel first"):
-        roll_back(mac.store)
+        activate_previous(mac.store)
     for version in VERSIONS[:3]:
         mac.pull(version)
-    assert str(roll_back(mac.store).version) == mac.active() == "v1.1.0"
-    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
+    assert str(activate_previous(mac.store).version) == mac.active() == "v1.1.0"
+    assert str(activate_previous(mac.store).version) == mac.active() == "v1.0.0"
     with pytest.raises(ReleaseError, match="no version was active before ansel@v1.0.0"):
-        roll_back(mac.store)
+        activate_previous(mac.store)
     mac.pull("v3")
-    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
+    assert str(activate_previous(mac.store).version) == mac.active() == "v1.0.0"
 
 
 def test_a_rollback_to_a_damaged_version_is_refused(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    file = mac.store.version_dir(parse_version("v1")) / "recipe.json"
+    file = mac.store.version_folder(parse_version("v1")) / "recipe.json"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
         ReleaseError, match="v1.0.0 is damaged: recipe.json has .* bytes.*stays active"
     ):
-        roll_back(mac.store)
+        activate_previous(mac.store)
     assert mac.active() == "v2.0.0"
-    release = mac.store.version_dir(parse_version("v1")) / "release.json"
+    release = mac.store.version_folder(parse_version("v1")) / "release.json"
     release.write_bytes(release.read_bytes().replace(b"BETTER", b"WORSER"))
     with pytest.raises(ReleaseError, match="release.json is not the one that was pulled"):
-        roll_back(mac.store)
+        activate_previous(mac.store)
     assert mac.active() == "v2.0.0"
 
 
@@ -173,9 +173,9 @@ def test_the_history_survives_a_cut_line_and_a_pull_killed_before_activation(mac
     with mac.store.history_path.open("a") as file:  # a pull of v3, killed before activation
         line = mac.store.history_path.read_text().splitlines()[1]
         file.write(line.replace("v2.0.0", "v3.0.0").replace("v1.0.0", "v2.0.0") + "\n" + line[:40])
-    assert str(roll_back(mac.store).version) == mac.active() == "v1.0.0"
+    assert str(activate_previous(mac.store).version) == mac.active() == "v1.0.0"
     mac.pull("v2")
-    assert str(roll_back(mac.store).version) == "v1.0.0"
+    assert str(activate_previous(mac.store).version) == "v1.0.0"
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "gone"])
@@ -198,7 +198,7 @@ def test_a_bad_object_in_the_remote_changes_nothing(
         mac.pull("v2")
     assert mac.active() == "v1.0.0"
     assert mac.leftovers() == []
-    assert not mac.store.version_dir(parse_version("v2")).exists()
+    assert not mac.store.version_folder(parse_version("v2")).exists()
     mac.pull("v2")
     assert mac.active() == "v2.0.0"
 
@@ -243,7 +243,7 @@ def test_a_moved_tag_is_detected(released: Project, mac: Mac, tmp_path: Path) ->
     )
     other.run("git", "commit", "-qam", "bad")
     other.run("git", "tag", "-f", "-a", "-m", "moved", "ansel@v1.0.0")
-    source = Source(str(other.folder), remote_url=str(released.folder.parent / "store"))
+    source = VersionSource(str(other.folder), remote_url=str(released.folder.parent / "store"))
     moved = Mac(mac.store, source, mac.params)
     with pytest.raises(ReleaseError, match="installed and intact, but .* Who moved the tag"):
         moved.pull("v1")
@@ -266,12 +266,12 @@ def test_a_bare_repository_and_a_dvc_remote_are_enough(
     released.run("git", "clone", "-q", "--bare", released.folder, bare)
     store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
     remote = shutil.copytree(released.folder.parent / "store", tmp_path / "moved")
-    mac = Mac(store, Source(f"file://{bare}", remote_url=str(remote)), params)
+    mac = Mac(store, VersionSource(f"file://{bare}", remote_url=str(remote)), params)
     assert mac.pull("v1").release.version == mac.active() == "v1.0.0"
     with pytest.raises(ReleaseError, match="has no DVC remote other .it has store."):
-        Mac(store, Source(str(bare), remote="other"), params).pull("v2")
+        Mac(store, VersionSource(str(bare), remote="other"), params).pull("v2")
     with pytest.raises(MondrianError, match="git fetch: .*nowhere"):
-        Mac(store, Source(str(tmp_path / "nowhere")), params).pull("v2")
+        Mac(store, VersionSource(str(tmp_path / "nowhere")), params).pull("v2")
 
 
 def test_a_repository_without_a_remote_is_pulled_from_its_cache(
@@ -279,7 +279,7 @@ def test_a_repository_without_a_remote_is_pulled_from_its_cache(
 ) -> None:
     project = copy_project(released, tmp_path / "project")
     project.run("dvc", "remote", "remove", "store")
-    source = Source(str(project.folder))
+    source = VersionSource(str(project.folder))
     assert Mac(mac.store, source, mac.params).pull("v1").downloaded_bytes > 0
 
 
@@ -291,10 +291,10 @@ def test_a_bare_repository_without_a_remote_needs_a_remote_url(
     project.release("v1")
     project.run("git", "clone", "-q", "--bare", project.folder, tmp_path / "bare.git")
     store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
-    source = Source(str(tmp_path / "bare.git"))
+    source = VersionSource(str(tmp_path / "bare.git"))
     with pytest.raises(ReleaseError, match="names no DVC remote; give --remote_url URL, or there"):
         Mac(store, source, params).pull("v1")
     project.run("dvc", "remote", "add", "-q", "--default", "--local", "store", tmp_path / "store")
     project.run("dvc", "push", "-q", "train@ansel")
-    with_url = Source(str(tmp_path / "bare.git"), remote_url=str(tmp_path / "store"))
+    with_url = VersionSource(str(tmp_path / "bare.git"), remote_url=str(tmp_path / "store"))
     assert Mac(store, with_url, params).pull("v1").downloaded_bytes > 0

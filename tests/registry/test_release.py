@@ -162,7 +162,7 @@ def test_code_changed_since_the_run_is_refused(built: Project) -> None:
     built.commit()
     assert_refused(
         built,
-        "not what dvc.lock says; dvc repro, commit, and release again",
+        "stages differ from dvc.lock; dvc repro, commit, and release again",
         "train@ansel: modified mondrian/training",
     )
 

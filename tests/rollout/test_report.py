@@ -13,8 +13,8 @@ from sqlalchemy import update
 
 from mondrian.rollout.actions import (
     MAX_REASON_CHARS,
-    InvalidTransition,
-    MissingReason,
+    InvalidTransitionError,
+    MissingReasonError,
     apply_manual_action,
     clean_line,
 )
@@ -26,10 +26,16 @@ from mondrian.rollout.charts import (
     ticks,
     time_ticks,
 )
-from mondrian.rollout.config import RolloutConfig, load_rollout
+from mondrian.rollout.config import RolloutConfig, load_rollout_config
 from mondrian.rollout.formatting import format_interval, format_value, percent
 from mondrian.rollout.metrics import METRICS
-from mondrian.rollout.report import ARMS, CSV_COLUMNS, MAX_POINTS, build_rollout_report, render_csv
+from mondrian.rollout.report import (
+    CSV_COLUMNS,
+    MAX_POINTS,
+    SERIES_NAMES,
+    build_rollout_report,
+    render_csv,
+)
 from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from mondrian.rollout.terminal import LINE_WIDTH, format_report, sparkline
 from mondrian.storage.tables import jobs
@@ -41,7 +47,7 @@ SHARE = {"kind": "share", "unit": ""}
 
 @pytest.fixture(scope="module")
 def config() -> RolloutConfig:
-    return load_rollout(ROOT / "rollout.yaml")
+    return load_rollout_config(ROOT / "rollout.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,7 @@ def test_a_report_has_the_status_and_every_number_behind_it(report: dict[str, An
 def test_every_metric_has_intervals_over_time_at_most_a_hundred(report: dict[str, Any]) -> None:
     assert [metric["name"] for metric in report["metrics"]] == list(METRICS)
     for metric in report["metrics"]:
-        for arm in ARMS:
+        for arm in SERIES_NAMES:
             estimate, series = metric[arm]["estimate"], metric[arm]["series"]
             assert 0 < len(series) <= MAX_POINTS
             assert [estimate[name] for name in ("count", "mean", "low", "high")] == series[-1][1:]
@@ -122,9 +128,9 @@ def test_the_newest_rollout_of_each_advisor_is_separated_from_older_ones(tmp_pat
 def test_the_csv_has_a_row_for_each_point(report: dict[str, Any]) -> None:
     rows = list(csv.DictReader(StringIO(render_csv([report]))))
     assert tuple(rows[0]) == CSV_COLUMNS
-    points = sum(len(metric[arm]["series"]) for metric in report["metrics"] for arm in ARMS)
+    points = sum(len(metric[arm]["series"]) for metric in report["metrics"] for arm in SERIES_NAMES)
     assert len(rows) == points
-    assert {row["arm"] for row in rows} == set(ARMS)
+    assert {row["arm"] for row in rows} == set(SERIES_NAMES)
     approval = [row for row in rows if (row["metric"], row["arm"]) == ("approval", "difference")]
     assert float(approval[-1]["mean"]) == report["success"]["difference"]["mean"]
     assert any(row["low"] == "" for row in rows)
@@ -244,11 +250,11 @@ def test_an_action_against_the_verdict_needs_a_reason(
 ) -> None:
     store, record = create_healthy_rollout(tmp_path / "mondrian.db")
     for action in ("rollback", "advance"):
-        with pytest.raises(MissingReason, match="give a reason"):
+        with pytest.raises(MissingReasonError, match="give a reason"):
             apply_manual_action(store, config, record, action, Actor("Ana", " \n"))
     on_hold = apply_manual_action(store, config, record, "hold", Actor("", ""))
     assert (on_hold.state, store.list_decisions(record.id)[0].who) == ("held", "unknown")
-    with pytest.raises(InvalidTransition, match="changed in the meantime"):
+    with pytest.raises(InvalidTransitionError, match="changed in the meantime"):
         apply_manual_action(store, config, record, "rollback", Actor("Ana", "too late"))
     back = apply_manual_action(store, config, on_hold, "rollback", Actor("Ana", "curt\nand cold"))
     assert (back.state, back.reason) == ("rolled back", "curt and cold")

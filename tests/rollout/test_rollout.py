@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mondrian.core.errors import ParamsError
-from mondrian.rollout.actions import InvalidTransition, apply_action
+from mondrian.rollout.actions import InvalidTransitionError, apply_action
 from mondrian.rollout.assessment import assess
-from mondrian.rollout.config import RolloutConfig, RolloutStep, load_rollout
-from mondrian.rollout.decision import RolloutStatus, Verdict, decide
+from mondrian.rollout.config import RolloutConfig, RolloutStep, load_rollout_config
+from mondrian.rollout.decision import RolloutStatus, RolloutVerdict, decide
 from mondrian.rollout.observations import Observation, mean_score_change
 from mondrian.rollout.store import (
     HELD,
@@ -48,7 +48,7 @@ FAILED = {"compliant": None, "latency": None}
 
 @pytest.fixture(scope="module")
 def config() -> RolloutConfig:
-    return load_rollout(ROOT / "rollout.yaml")
+    return load_rollout_config(ROOT / "rollout.yaml")
 
 
 def observe(i: int, is_candidate: bool, **values: object) -> Observation:
@@ -89,7 +89,7 @@ def get_verdict(
     config: RolloutConfig,
     record: RolloutRecord = RECORD,
     now: float = 0.0,
-) -> Verdict:
+) -> RolloutVerdict:
     return decide(assess(observations, config, record.step), record, config, now)
 
 
@@ -288,7 +288,7 @@ def store(tmp_path: Path) -> RolloutStore:
 
 def begin(store: RolloutStore, version: str, baseline: str = "previous") -> RolloutRecord:
     candidate = Candidate("ansel", version, f"ansel@{version}", f"versions/{version}")
-    return store.begin(candidate, baseline)
+    return store.get_or_start(candidate, baseline)
 
 
 def test_a_version_starts_one_rollout(store: RolloutStore) -> None:
@@ -351,7 +351,7 @@ def test_rollout_yaml_is_checked_like_params(
     assert old in text
     (tmp_path / "rollout.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(ParamsError, match=message):
-        load_rollout(tmp_path / "rollout.yaml")
+        load_rollout_config(tmp_path / "rollout.yaml")
 
 
 class RolloutMachine(RuleBasedStateMachine):
@@ -363,7 +363,7 @@ class RolloutMachine(RuleBasedStateMachine):
         engine = open_engine(f"{self.folder.name}/jobs.db")
         migrate(engine)
         self.store = RolloutStore(engine)
-        self.config = load_rollout(ROOT / "rollout.yaml")
+        self.config = load_rollout_config(ROOT / "rollout.yaml")
         self.num_decisions = 1
         begin(self.store, "v1", baseline="base")
 
@@ -382,7 +382,7 @@ class RolloutMachine(RuleBasedStateMachine):
         before = self.record
         try:
             assert apply_action(self.store, self.config, before, action, Actor("Ana", "why not"))
-        except InvalidTransition:
+        except InvalidTransitionError:
             assert self.record == before
             return
         self.num_decisions += 1
@@ -391,7 +391,7 @@ class RolloutMachine(RuleBasedStateMachine):
     def apply_outdated(self, record: RolloutRecord, action: str) -> bool:
         try:
             return apply_action(self.store, self.config, record, action, Actor("Ben", "too late"))
-        except InvalidTransition:
+        except InvalidTransitionError:
             return False
 
     @invariant()

@@ -16,9 +16,9 @@ from mondrian.critique.schema import is_schema_valid, serialize_critique, valida
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
-from mondrian.model.vlm import encode_image, prompt_ids
+from mondrian.model.vlm import encode_image, tokenize_prompt
 from mondrian.sample.application import CLEAN_PHOTOS, NUM_PHOTOS
-from mondrian.sample.base_files import HEIGHT, WIDTH
+from mondrian.sample.base_files import IMAGE_HEIGHT, IMAGE_WIDTH
 from mondrian.sample.corpus import generate_persona
 from mondrian.sample.model_card import TEMPLATE
 from mondrian.sample.pretrain_data import PretrainSettings
@@ -32,19 +32,19 @@ BASE = ROOT / "models/base/mondrian-tiny"
 
 
 def test_a_seed_determines_the_scene() -> None:
-    images = [render(draw_scene(3, 1), WIDTH, HEIGHT) for _ in range(2)]
+    images = [render(draw_scene(3, 1), IMAGE_WIDTH, IMAGE_HEIGHT) for _ in range(2)]
     assert images[0].tobytes() == images[1].tobytes()
     assert draw_scene(3, 1) != draw_scene(3, 2)
 
 
-def test_an_image_shows_the_light_the_tones_the_colour_and_the_sharpness() -> None:
+def test_an_image_shows_the_light_the_tones_the_color_and_the_sharpness() -> None:
     scenes = [draw_scene(4, i) for i in range(60)]
-    images = [np.asarray(render(scene, WIDTH, HEIGHT), float) for scene in scenes]
+    images = [np.asarray(render(scene, IMAGE_WIDTH, IMAGE_HEIGHT), float) for scene in scenes]
     grey = [image @ (0.299, 0.587, 0.114) for image in images]
     measured = {
         "light": [g.mean() for g in grey],
         "tone": [g.std() for g in grey],
-        "colour": [np.ptp(image, axis=2).mean() for image in images],
+        "color": [np.ptp(image, axis=2).mean() for image in images],
         "sharpness": [np.log(np.abs(np.diff(g, axis=1)).mean() / g.std()) for g in grey],
     }
     for name, values in measured.items():
@@ -108,7 +108,7 @@ def test_the_base_is_small_and_loads_without_torch(tiny: Any) -> None:
 def test_the_model_card_agrees_with_its_template() -> None:
     card, settings = (BASE / "README.md").read_text(), PretrainSettings()
     head, tail = TEMPLATE.read_text().split("{compliance:.1%}")
-    size = {"width": WIDTH, "height": HEIGHT, "rows": 2 * settings.batch}
+    size = {"width": IMAGE_WIDTH, "height": IMAGE_HEIGHT, "rows": 2 * settings.batch}
     assert card.startswith(head.format(**size, **vars(settings)))
     assert card.endswith(tail.split("{blind}")[1])
 
@@ -140,7 +140,7 @@ def test_the_base_scores_better_than_a_constant(base_vlm: Any) -> None:
     images = [resize_to_fit(render(scene), 4096, 20_480) for scene in scenes]
     features = [encode_image(base_vlm, image) for image in images]
     messages = build_row_messages(generate_persona(rng), "")[:-1]
-    prompts = [prompt_ids(base_vlm, messages, image_features) for image_features in features]
+    prompts = [tokenize_prompt(base_vlm, messages, image_features) for image_features in features]
     answers = generate(base_vlm, prompts, features, SamplingParams(600, 24))
     valid = [
         (validate_critique(answer.text).scores(), score_scene(TASTES["plain"], scene))

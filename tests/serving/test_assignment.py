@@ -15,7 +15,7 @@ from mondrian.serving.assignment import (
     AnswerPlan,
     ArmAssigner,
     RolloutSnapshot,
-    UnknownMode,
+    UnknownModeError,
     hash_to_unit_interval,
 )
 from tests.conftest import ROOT
@@ -60,7 +60,7 @@ def test_a_mode_with_retrieval_says_that_there_is_none(mode: str) -> None:
 def test_an_unknown_mode_is_rejected_with_the_known_ones(mode: str) -> None:
     if mode.strip().lower() in ("", *MODES):
         return
-    with pytest.raises(UnknownMode, match="must be one of baseline, base"):
+    with pytest.raises(UnknownModeError, match="must be one of baseline, base"):
         plan(mode, "base", "1", "x", 0.5)
 
 

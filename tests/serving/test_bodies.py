@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.serving.http import request_parsing
-from mondrian.serving.http.uploads import RequestRejected
+from mondrian.serving.http.uploads import RequestRejectedError
 from tests.service_process import ServiceProcess, run_service
 from tests.serving.test_hostile import JPEG, UPLOAD_PATHS, assert_rejected, stray_files
 
@@ -185,7 +185,7 @@ def test_a_body_that_does_not_arrive_times_out(
 
     content_type = (b"content-type", MULTIPART.encode())
     request = Request({"type": "http", "method": "POST", "headers": [content_type]}, stall)
-    with pytest.raises(RequestRejected, match="did not arrive") as rejected:
+    with pytest.raises(RequestRejectedError, match="did not arrive") as rejected:
         asyncio.run(request_parsing.read_form(request, params))
     assert rejected.value.status == 408
 
@@ -206,5 +206,5 @@ def test_a_form_of_any_bytes_is_accepted_or_rejected(
         try:
             form = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
             json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file
-        except (RequestRejected, HTTPException):
+        except (RequestRejectedError, HTTPException):
             pass

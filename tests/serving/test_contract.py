@@ -1,4 +1,4 @@
-"""What today's clients send and read, replayed against the running service.
+"""What existing clients send and read, replayed against the running service.
 
 tests/serving/exchanges holds one file for each call of the application's HTTP contract: the client,
 its request, and what it needs in the response. They are written from the contract, not from our
@@ -118,7 +118,7 @@ class ServiceStates:
         return id
 
     def insert_row(self, status: str, **columns: str) -> str:
-        """Insert a row as today's application does; return its id."""
+        """Insert a row as the existing application does; return its id."""
         id = f"job-{status}"
         row = {
             "id": id,

@@ -12,7 +12,7 @@ from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, validate_critique
 from mondrian.serving.feedback.form import build_critique_body, build_draft, initial_form_values
 from mondrian.serving.feedback.request import (
-    InvalidFeedback,
+    InvalidFeedbackError,
     build_feedback_values,
     count_changes,
     parse_feedback,
@@ -20,7 +20,7 @@ from mondrian.serving.feedback.request import (
 from mondrian.serving.jobs.view import build_job_view
 from mondrian.storage.feedback import add_feedback, load_feedback_history, load_newest_feedback
 from mondrian.storage.jobs import JobRow, JobStore
-from tests.reviewing import add_completed_job, open_store, write_feedback
+from tests.reviewing import add_completed_job, change_row, open_store, write_feedback
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def errors_of(body: Any, critique: Critique | None = None) -> dict[str, str]:
     try:
         request = parse_feedback(body if isinstance(body, str) else json.dumps(body))
         build_feedback_values(request, "ansel", critique, ())
-    except InvalidFeedback as invalid:
+    except InvalidFeedbackError as invalid:
         return {error.field: error.message for error in invalid.errors}
     return {}
 
@@ -189,11 +189,11 @@ def test_a_requeued_job_has_no_feedback_on_its_old_text(
 ) -> None:
     row = add_completed_job(store, critique, rollout="ansel/v2")
     write_feedback(store, row, critique, thumbs=1, **values_of(critique, scores={"Lighting": 0.5}))
-    assert store.requeue(row["id"])
+    assert store.restart(row["id"])
     assert not shown_feedback(store, row, params)
     assert newest_of(store, row)["rollout"] == "ansel/v2"  # so the rollout counts it too
     assert store.claim()
-    assert store.finish(row["id"], llm_outputs=row["llm_outputs"])  # the same text
+    assert store.complete(row["id"], llm_outputs=row["llm_outputs"])  # the same text
     assert not shown_feedback(store, row, params)
     assert len(load_feedback_history(store.engine, row["id"])) == 2
 
@@ -204,7 +204,7 @@ def test_feedback_on_a_text_that_another_program_changed_is_not_shown(
     row = add_completed_job(store, critique)
     write_feedback(store, row, critique, verdict="accepted", critique=None)
     other = critique.model_copy(update={"technical_notes": "Other words."})
-    store.update_job(row["id"], llm_outputs=json.dumps({"response": serialize_critique(other)}))
+    change_row(store, row["id"], llm_outputs=json.dumps({"response": serialize_critique(other)}))
     assert not shown_feedback(store, row, params)
 
 
@@ -212,7 +212,7 @@ def test_feedback_on_a_job_that_has_changed_meanwhile_is_rejected(
     store: JobStore, critique: Critique
 ) -> None:
     row = add_completed_job(store, critique)
-    store.requeue(row["id"])
+    store.restart(row["id"])
     assert not add_feedback(store.engine, row, {"thumbs": 1}, {"ansel": None})
     store.delete_inactive()
     assert not add_feedback(store.engine, row, {"thumbs": 1}, {"ansel": None})
@@ -242,7 +242,7 @@ def test_the_form_changes_only_the_edited_fields(critique: Critique) -> None:
     assert body["key_strengths"] == ["one", "two"]
     assert body["overall_score"] != critique.overall_score  # it is the mean
     invalid = form | {"dimensions.1.score": "much", "key_strengths": ""}
-    with pytest.raises(InvalidFeedback) as caught:
+    with pytest.raises(InvalidFeedbackError) as caught:
         parse_feedback(json.dumps({"critique": build_critique_body(invalid, critique)}))
     draft = build_draft(critique, invalid, caught.value.errors)
     assert set(draft.errors) == {"dimensions.1.score", "key_strengths"}

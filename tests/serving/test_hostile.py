@@ -15,7 +15,7 @@ from PIL import Image
 
 from mondrian.core.images import is_safe_to_decode
 from mondrian.sample.scene import draw_scene, render
-from mondrian.serving.http.uploads import RequestRejected, UploadStore
+from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from tests import odd_files
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, run_service
@@ -244,7 +244,7 @@ def test_a_damaged_photo_is_accepted_or_rejected(data: st.DataObject) -> None:
         rejection = None
         try:
             UploadStore(Path(folder), 4096, 20_480, 2).save(bytes(whole[:cut]), "a.jpg")
-        except RequestRejected as refused:
+        except RequestRejectedError as refused:
             rejection = refused
         assert len(list(Path(folder).rglob("*.jpg"))) == (0 if rejection else 1)
         assert rejection is None or (rejection.status in (415, 422) and "\n" not in str(rejection))

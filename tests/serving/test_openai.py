@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mondrian.core.params import Params
-from mondrian.model.export import merge
+from mondrian.model.export import export_merged
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, end_process, make_adapter, run_service
 from tests.serving.test_faults import analyze, encode_jpeg, job_rows, upload, wait_until_ended
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
     base = str(ROOT / "models/base/mondrian-tiny")
     adapter = make_adapter(tiny, folder / "lora", "ansel", params, size=0.01)
     models = folder / "models"
-    merge(base, adapter, models / "tiny-ansel")
+    export_merged(base, adapter, models / "tiny-ansel")
     shutil.copytree(base, models / "tiny")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

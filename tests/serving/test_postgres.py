@@ -48,7 +48,7 @@ def count_statuses(url: str) -> Counter[str]:
 def test_services_that_start_together_migrate_once(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         stores = list(pool.map(lambda _: JobStore(open_engine(url), POLICY), range(6)))
-    assert sorted(bool(store.changes) for store in stores) == [False] * 5 + [True]
+    assert sorted(bool(store.migrations) for store in stores) == [False] * 5 + [True]
     for store in stores:
         store.engine.dispose()
 
@@ -64,7 +64,7 @@ def test_services_that_claim_at_once_get_each_job_once(url: str) -> None:
         ids = []
         while job := store.claim():
             ids.append(job["id"])
-            assert store.finish(job["id"], tokens=1)
+            assert store.complete(job["id"], tokens=1)
         return ids
 
     with ThreadPoolExecutor(8) as pool:
@@ -126,7 +126,7 @@ def test_feedback_that_comes_at_once_is_all_stored(url: str, critique: Critique)
     history = load_feedback_history(stores[0].engine, row["id"])
     assert len(history) == 60
     assert (history[0]["thumbs"], history[0]["verdict"]) == (1, "accepted")  # merged
-    assert stores[0].requeue(row["id"])
+    assert stores[0].restart(row["id"])
     newest = load_newest_feedback(stores[0].engine, [row["id"]])[row["id"], "ansel"]
     assert (newest["thumbs"], newest["verdict"]) == (None, None)
     stores[0].delete_inactive()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mondrian.core.params import Params
 from mondrian.rollout.actions import apply_action
-from mondrian.rollout.config import load_rollout
+from mondrian.rollout.config import load_rollout_config
 from mondrian.rollout.observations import load_observations
 from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutStore
 from mondrian.storage.engine import open_engine
@@ -120,7 +120,7 @@ def test_a_new_version_advances_to_all_clients_and_is_the_control_of_the_next(
 def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a_restart(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
-    limits = load_rollout(ROOT / "rollout.yaml").guardrails.model_dump()
+    limits = load_rollout_config(ROOT / "rollout.yaml").guardrails.model_dump()
     file = write_rollout_file(
         tmp_path,
         guardrails=limits | {"latency_p95_seconds": 0.001},
@@ -148,7 +148,7 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a
     with run_service(tmp_path, *flags) as service, service.client() as client:
         assert analyze_as(client, photo, "client-0")["model_used"] == "base"
         rollouts = open_rollouts(service)
-        record, config = wait_for(rollouts), load_rollout(file)
+        record, config = wait_for(rollouts), load_rollout_config(file)
         reason = "the machine was slow"
         assert apply_action(rollouts, config, record, "resume", Actor("somebody", reason))
         time.sleep(1.5)
@@ -198,7 +198,7 @@ def test_the_base_replaces_a_control_that_was_deleted_and_the_log_says_so(
     flags = ("--lora_path", adapters, "--model_mode", "ab_test", "--rollout", file)
     first = install_version(tiny, params, adapters, "ansel@v1.0.0", 1)
     with run_service(tmp_path, *flags) as service:
-        rollouts, config = open_rollouts(service), load_rollout(file)
+        rollouts, config = open_rollouts(service), load_rollout_config(file)
         record = wait_for(rollouts)
         assert apply_action(rollouts, config, record, "advance", Actor("somebody", "trusted"))
         stop_service(service)

@@ -7,7 +7,7 @@ import pytest
 
 from mondrian.registry.local_store import CONTROL_LINK, link_control_version
 from mondrian.rollout.actions import apply_action
-from mondrian.rollout.config import load_rollout
+from mondrian.rollout.config import load_rollout_config
 from mondrian.rollout.store import Actor, RolloutStore
 from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
@@ -38,17 +38,17 @@ class FakeEngine:
 def make_controller(tmp_path: Path, engine: FakeEngine) -> RolloutController:
     database = open_engine(str(tmp_path / "jobs.db"))
     migrate(database)
-    config = load_rollout(ROOT / "rollout.yaml")
+    config = load_rollout_config(ROOT / "rollout.yaml")
     store = RolloutStore(database)
     return RolloutController(store, config, ("ansel",), engine.adapters, engine.load_adapter)
 
 
 def advance_to_last_step(controller: RolloutController, version: str) -> None:
     for _ in controller.config.steps[1:]:
-        record = controller.rollouts.get(f"ansel/{version}")
+        record = controller.store.get(f"ansel/{version}")
         assert record
         assert apply_action(
-            controller.rollouts, controller.config, record, "advance", Actor("somebody", "trusted")
+            controller.store, controller.config, record, "advance", Actor("somebody", "trusted")
         )
 
 

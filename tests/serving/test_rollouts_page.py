@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mondrian.rollout.actions import apply_action
-from mondrian.rollout.config import RolloutConfig, load_rollout
+from mondrian.rollout.config import RolloutConfig, load_rollout_config
 from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from tests import browsing
 from tests.browsing import open_page, overflow_width
@@ -31,7 +31,7 @@ KEY = "a key of more than sixteen characters"
 
 @pytest.fixture(scope="module")
 def config() -> RolloutConfig:
-    return load_rollout(ROOT / "rollout.yaml")
+    return load_rollout_config(ROOT / "rollout.yaml")
 
 
 @pytest.fixture

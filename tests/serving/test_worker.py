@@ -16,10 +16,10 @@ from mondrian.model import adapter
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.lru_cache import LRUCache
-from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, next_logits, tokenize_prompt
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker.adapters import AdapterRegistry
-from mondrian.serving.worker.multi_lora import adapter_bytes, merge, share_weights
+from mondrian.serving.worker.multi_lora import adapter_bytes, merge_lora_layers, share_weights
 from tests.service_process import make_adapter
 
 LIMIT = 400  # tokens
@@ -98,7 +98,9 @@ def test_the_shared_model_computes_each_adapter_and_bitwise_the_base(
     tmp_path: Path,
 ) -> None:
     features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features)
+    prompt = tokenize_prompt(
+        base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features
+    )
     base_logits = next_logits(base_vlm, prompt, features)
     base_arm, ansel_arm = (adapters.arm_by_name[name] for name in (BASE_ARM, "ansel"))
     with adapters.route_tokens(base_arm, len(prompt)):
@@ -121,13 +123,15 @@ def test_merged_weights_belong_to_the_view_and_compute_the_adapter(
     tmp_path: Path,
 ) -> None:
     features = encode_image(base_vlm, resize_to_fit(photos[0], *PIXELS))
-    prompt = prompt_ids(base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features)
+    prompt = tokenize_prompt(
+        base_vlm, build_row_messages(params.persona("ansel"), "")[:-1], features
+    )
     folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
     base_logits = next_logits(base_vlm, prompt, features)
     view = share_weights(base_vlm.model)
     adapter.load(view, base_vlm.hash, folder)
     expected = next_logits(replace(base_vlm, model=view), prompt, features)
-    merge(view)
+    merge_lora_layers(view)
     logits = next_logits(replace(base_vlm, model=view), prompt, features)
     np.testing.assert_allclose(np.array(logits), np.array(expected), atol=2e-4)
     assert mx.array_equal(next_logits(base_vlm, prompt, features), base_logits)
@@ -175,7 +179,7 @@ def test_an_adapter_of_another_prompt_advisor_or_image_size_is_rejected(
     for other, message in (
         (replace(request, prompt_hash="0" * 64), "trained on another prompt"),
         (replace(request, advisor="okeefe"), "is ansel's, not okeefe's"),
-        (replace(request, pixel_bounds={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
+        (replace(request, image_size={"min_pixels": 1, "max_pixels": 2}), "trained with image"),
     ):
         assert message in adapters.load_and_verify(other).fault
 

@@ -45,9 +45,9 @@ def test_an_old_database_gets_columns_and_other_programs_still_work(
 ) -> None:
     path = make_db({"filename": "a.jpg", "analysis_markdown": "old"}, name="mondrian.db")
     store = JobStore(open_engine(str(path)), RULES)
-    assert "column jobs.model_used" in store.changes
-    assert not any("jobs.filename" in change for change in store.changes)
-    assert JobStore(open_engine(str(path)), RULES).changes == []  # only once
+    assert "column jobs.model_used" in store.migrations
+    assert not any("jobs.filename" in change for change in store.migrations)
+    assert JobStore(open_engine(str(path)), RULES).migrations == []  # only once
     old = sqlite3.connect(path)
     old.execute(
         "INSERT INTO jobs (id, filename, advisor, status) VALUES ('n', 'b', 'ansel', 'queued')"
@@ -57,7 +57,7 @@ def test_an_old_database_gets_columns_and_other_programs_still_work(
         "old",
     )
     recorded = {row[0] for row in old.execute("SELECT change FROM mondrian_migrations")}
-    assert recorded == set(store.changes)
+    assert recorded == set(store.migrations)
     assert store.claim() is None  # other programs' rows are not touched
     assert store.delete_inactive() == []
     assert old.execute("SELECT COUNT(*) FROM jobs").fetchone() == (2,)
@@ -103,9 +103,9 @@ def test_a_job_is_finished_once_and_only_by_its_owner(store: JobStore) -> None:
     job = store.claim()
     assert job
     other = JobStore(store.engine, RULES)
-    assert not other.finish("a", tokens=1)
-    assert store.finish("a", tokens=2)
-    assert not store.finish("a", tokens=3)
+    assert not other.complete("a", tokens=1)
+    assert store.complete("a", tokens=2)
+    assert not store.complete("a", tokens=3)
     done = store.get("a")
     assert done
     assert (done["status"], done["tokens"], done["owner"]) == ("completed", 2, None)
@@ -119,8 +119,7 @@ def test_the_job_of_a_dead_service_is_reclaimed_even_if_the_clock_was_set_back(
     status = "analyzing" if kind == "direct" else "queued"
     store.add(new_job(id="a", kind=kind, status=status))
     store.claim()
-    store.owner = "elsewhere:1:0.00:x"  # another machine: only the lease is checked
-    store.update_job("a", owner=store.owner)
+    store.update_owned("a", owner="elsewhere:1:0.00:x")  # another machine: only its lease counts
     other = JobStore(store.engine, RULES)
     assert other.reclaim_abandoned() == []
     real = time.time
@@ -137,7 +136,7 @@ def test_the_job_of_a_process_that_ended_on_this_machine_is_reclaimed_at_once(
     store.add(new_job(id="a"))
     store.claim()
     host = store.owner.split(":")[0]
-    store.update_job("a", owner=f"{host}:999999:1.00:x")
+    store.update_owned("a", owner=f"{host}:999999:1.00:x")
     assert store.reclaim_abandoned() == ["a"]
 
 
@@ -190,7 +189,7 @@ class JobQueueMachine(RuleBasedStateMachine):
     @rule(service=st.integers(0, 2))
     def finish(self, service: int) -> None:
         for id, (holder, _) in list(self.leased.items()):
-            if holder == service and self.stores[service].finish(id, tokens=1):
+            if holder == service and self.stores[service].complete(id, tokens=1):
                 self.finished[id] = self.finished.get(id, 0) + 1
                 del self.leased[id]
 
@@ -229,7 +228,7 @@ class JobQueueMachine(RuleBasedStateMachine):
         self.now += 1000
         last.reclaim_abandoned()
         while job := last.claim():
-            assert last.finish(job["id"], tokens=1)
+            assert last.complete(job["id"], tokens=1)
             self.finished[job["id"]] = self.finished.get(job["id"], 0) + 1
         assert set(self.finished) == self.added
         assert all(count == 1 for count in self.finished.values())

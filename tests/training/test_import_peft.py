@@ -13,7 +13,7 @@ from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import load_params
 from mondrian.model import adapter, lora
-from mondrian.model.lora import LoraConfig, peft_config
+from mondrian.model.lora import LoraConfig, build_peft_config
 from mondrian.model.provenance import read_recipe
 from mondrian.training.import_peft import import_adapter, normalize_weight_name, read_peft_adapter
 from mondrian.training.plan_report import PreparedFiles
@@ -39,7 +39,9 @@ def save_peft_adapter(
     lora.detach(base_vlm.model)
     folder.mkdir()
     mx.save_safetensors(str(folder / WEIGHTS_FILE), weights, {"format": "pt"})
-    base_config = peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {"peft_version": "0.21"}
+    base_config = build_peft_config(settings, "Qwen/Qwen3-VL-4B-Instruct", 4) | {
+        "peft_version": "0.21"
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(base_config | config))
     return folder
 

@@ -25,7 +25,7 @@ from mondrian.training.loss import (
     chunked_cross_entropy,
     chunked_cross_entropy_eval,
 )
-from mondrian.training.packing import compute_answer_states, pack
+from mondrian.training.packing import compute_target_states, pack
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def packed_loss(
     checkpoint: bool = False,
 ) -> Any:
     packed = pack(batch, [cache.get(e.photo) for e in batch], base_vlm.image_id, share)
-    hidden = compute_answer_states(base_vlm.model, packed, checkpoint)
+    hidden = compute_target_states(base_vlm.model, packed, checkpoint)
     targets, weights = mx.array(packed.targets), mx.array(packed.weights)
     return chunked_cross_entropy(LMHead(base_vlm.model), hidden, targets, weights, 100)
 

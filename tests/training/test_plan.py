@@ -22,15 +22,15 @@ from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
 from mondrian.training.plan import (
     BatchShape,
-    TrainingJob,
+    RunSetup,
     TrainingPlan,
     _count_scores,
-    build_job,
+    build_setup,
     count_operations,
     make_plan,
     memory_breakdown,
 )
-from mondrian.training.plan_report import check_memory_fit, describe, suggest_fitting_settings
+from mondrian.training.plan_report import check_memory_fit, describe_plan, suggest_fitting_settings
 from mondrian.training.trainer import Trainer
 from tests.conftest import ROOT
 
@@ -45,7 +45,7 @@ def read_published(size: str) -> Architecture:
 
 @pytest.fixture
 def plan(base_vlm: Any, rows: list[ChatRow], params: Params) -> TrainingPlan:
-    job = build_job(read_architecture(str(TINY)), params.train, CPU)
+    job = build_setup(read_architecture(str(TINY)), params.train, CPU)
     return make_plan(job, base_vlm.tokenizer, rows, rows[:2])
 
 
@@ -85,11 +85,11 @@ def test_the_flops_of_the_benchmark_are_unchanged() -> None:
     from benchmarks.large_base import make_config
 
     base = Architecture.from_config(make_config())
-    job = TrainingJob(base, LoraConfig(16, 32), read_train_params(), CPU)
+    job = RunSetup(base, LoraConfig(16, 32), read_train_params(), CPU)
     batch = replace(BATCH, tokens=2800, pairs=BATCH.pairs * 2, supervised_positions=600)
     frozen = count_operations(job, batch) - 6 * base.num_lora_weights(job.lora) * 2800
     assert frozen == pytest.approx(565e9, rel=0.02)
-    assert count_operations(job, batch, back=False) < 0.55 * count_operations(job, batch)
+    assert count_operations(job, batch, backward=False) < 0.55 * count_operations(job, batch)
 
 
 def read_train_params(**change: Any) -> TrainParams:
@@ -99,7 +99,7 @@ def read_train_params(**change: Any) -> TrainParams:
 def compute_peak(
     base: Architecture, device: Device = METAL, batch: BatchShape = BATCH, **change: Any
 ) -> int:
-    job = build_job(base, read_train_params(**change), device)
+    job = build_setup(base, read_train_params(**change), device)
     return sum(memory_breakdown(job, batch).values())
 
 
@@ -119,7 +119,7 @@ def test_a_plan_has_the_tokens_that_training_has(
     base_vlm: Any, rows: list[ChatRow], params: Params, plan: TrainingPlan
 ) -> None:
     examples = build_examples(rows, params.train, FeatureCache(base_vlm, None, 0))
-    assert [planned.example for planned in plan.rows] == examples
+    assert [planned.example for planned in plan.train] == examples
     assert plan.steps == len(plan.train_batches) == params.train.epochs * -(-len(rows) // 2)
     supervised = sum(batch.supervised_positions for batch in plan.train_batches)
     assert supervised == 5 * sum(len(example.weights) for example in examples)
@@ -141,8 +141,8 @@ def test_the_predicted_peak_is_near_the_measured_one(
     base_vlm: Any, rows: list[ChatRow], params: Params, change: dict[str, Any]
 ) -> None:
     settings = params.train.model_copy(update={"epochs": 1, **change})
-    job = build_job(read_architecture(str(TINY)), settings, CPU)
-    predicted = make_plan(job, base_vlm.tokenizer, rows, rows[:1]).peak
+    job = build_setup(read_architecture(str(TINY)), settings, CPU)
+    predicted = make_plan(job, base_vlm.tokenizer, rows, rows[:1]).peak_bytes
     cache = FeatureCache(base_vlm, None, 0, settings.train_projector)
     examples = build_examples(rows, settings, cache)
     measured = Trainer(cache, examples, examples[:1], settings).run().peak_gb * 1e9
@@ -153,18 +153,18 @@ def test_approximate_tokens_keep_image_tokens_and_the_shared_prefix(
     rows: list[ChatRow], params: Params
 ) -> None:
     settings = params.train.model_copy(update={"batch_size": 4})
-    job = build_job(read_architecture(str(TINY)), settings, CPU)
+    job = build_setup(read_architecture(str(TINY)), settings, CPU)
     plan = make_plan(job, ApproximateTokenizer(), rows, rows[:1])
-    assert all(planned.ids.count(-1) == planned.image_token_count == 20 for planned in plan.rows)
+    assert all(planned.ids.count(-1) == planned.image_token_count == 20 for planned in plan.train)
     packed_tokens = plan.train_batches[0].tokens
-    assert packed_tokens < sum(len(planned.ids) for planned in plan.rows[:4]) - 20
-    assert ApproximateTokenizer().answer("Warm light, far away.")[1][-1] == (21, 21)
+    assert packed_tokens < sum(len(planned.ids) for planned in plan.train[:4]) - 20
+    assert ApproximateTokenizer().tokenize_completion("Warm light, far away.")[1][-1] == (21, 21)
 
 
 def test_a_run_that_does_not_fit_is_refused_with_three_suggestions(plan: TrainingPlan) -> None:
-    check_memory_fit(plan, plan.peak)
+    check_memory_fit(plan, plan.peak_bytes)
     with pytest.raises(TrainingError) as error:
-        check_memory_fit(plan, int(0.6 * plan.peak))
+        check_memory_fit(plan, int(0.6 * plan.peak_bytes))
     lines = str(error.value).splitlines()
     assert re.match(r"training would take 0.\d GB and 0.\d GB are available", lines[0])
     assert len(lines) == 4
@@ -175,7 +175,7 @@ def test_a_run_that_does_not_fit_is_refused_with_three_suggestions(plan: Trainin
 def test_each_suggestion_fits_and_none_contains_another(
     rows: list[ChatRow], params: Params
 ) -> None:
-    job = build_job(read_published("8B"), params.train, METAL)
+    job = build_setup(read_published("8B"), params.train, METAL)
     plan = make_plan(job, ApproximateTokenizer(), rows, rows[:1])
     suggestions = suggest_fitting_settings(plan, int(12e9))
     assert len(suggestions) == 3
@@ -187,23 +187,23 @@ def test_each_suggestion_fits_and_none_contains_another(
 
 def test_each_process_needs_its_own_base(plan: TrainingPlan) -> None:
     with pytest.raises(TrainingError, match="training would take"):
-        check_memory_fit(plan, plan.peak, num_processes=4)
+        check_memory_fit(plan, plan.peak_bytes, num_processes=4)
 
 
 def test_the_estimated_time_is_products_and_elementwise_work(plan: TrainingPlan) -> None:
-    flops = sum(count_operations(plan.job, batch) for batch in plan.train_batches)
+    flops = sum(count_operations(plan.setup, batch) for batch in plan.train_batches)
     product_seconds = plan.estimate_seconds(Throughput(1e12, 0.0))
     assert flops / 1e12 < product_seconds < 1.5 * flops / 1e12
     assert plan.estimate_seconds(Throughput(1e12, 1e-9)) > product_seconds
 
 
 def test_a_description_lists_time_steps_and_memory(plan: TrainingPlan) -> None:
-    text = describe(plan, "ansel", 7200.0, int(16e9))
+    text = describe_plan(plan, "ansel", 7200.0, int(16e9))
     assert "about 2.0 h" in text
     assert f"{plan.steps} in 5 epochs" in text
     parts = [float(x) for x in re.findall(r"^ {4}\S.*?([\d.]+) GB$", text, re.MULTILINE)]
     assert len(parts) == 5
-    assert sum(parts) == pytest.approx(plan.peak / 1e9, abs=0.03)
+    assert sum(parts) == pytest.approx(plan.peak_bytes / 1e9, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_bases_own_tokenizer_is_used_if_there_is_one(base_vlm: Any, rows: list
     tokenizer = load_tokenizer(TINY, base_vlm.image_id)
     assert isinstance(tokenizer, ChatTokenizer)
     prompt = rows[0].messages[:-1]
-    assert tokenizer.prompt(prompt, 20) == base_vlm.tokenizer.prompt(prompt, 20)
+    assert tokenizer.tokenize_prompt(prompt, 20) == base_vlm.tokenizer.tokenize_prompt(prompt, 20)
     assert isinstance(load_tokenizer(None, 0), ApproximateTokenizer)
 
 

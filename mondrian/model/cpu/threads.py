@@ -13,18 +13,19 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 Result = TypeVar("Result")
+Task = Callable[[], Iterator[Any]]
 _RESULT, _END = "result", "end"
 
 
-def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
-    """Yield the results of jobs that run in a thread each; raise the first error of any."""
+def run_in_threads(tasks: Sequence[Callable[[], Iterator[Result | None]]]) -> Iterator[Result]:
+    """Yield the results of tasks that run in a thread each; raise the first error of any."""
     results: SimpleQueue[Any] = SimpleQueue()
     stop = Event()
-    for job, thread in zip(jobs, _start_worker_threads(len(jobs)), strict=True):
-        thread.put(partial(_send_results, job, results, stop))
+    for task, thread in zip(tasks, _start_worker_threads(len(tasks)), strict=True):
+        thread.put(partial(_send_results, task, results, stop))
     errors: list[BaseException | None] = []
     try:
-        while len(errors) < len(jobs):
+        while len(errors) < len(tasks):
             kind, payload = results.get()
             if kind == _RESULT:
                 yield payload
@@ -34,7 +35,7 @@ def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Ite
                 stop.set()
     finally:
         stop.set()
-        while len(errors) < len(jobs):
+        while len(errors) < len(tasks):
             kind, payload = results.get()
             errors += [payload] if kind == _END else []
     for error in errors:
@@ -42,22 +43,22 @@ def run_in_threads(jobs: Sequence[Callable[[], Iterator[Result | None]]]) -> Ite
             raise error
 
 
-def _send_results(job: Callable[[], Iterator[Any]], results: SimpleQueue[Any], stop: Event) -> None:
-    job_error = None
+def _send_results(task: Task, results: SimpleQueue[Any], stop: Event) -> None:
+    task_error = None
     try:
-        for result in job():
+        for result in task():
             if result is not None:
                 results.put((_RESULT, result))
             if stop.is_set():
                 break
     except BaseException as error:  # raised again in run_in_threads
-        job_error = error
-    results.put((_END, job_error))
+        task_error = error
+    results.put((_END, task_error))
 
 
 @cache
 def _start_worker_threads(count: int) -> list[SimpleQueue[Callable[[], None]]]:
-    """Return the job queue of each thread. Threads never end: MLX aborts if one ends at exit."""
+    """Return the task queue of each thread. Threads never end: MLX aborts if one ends at exit."""
     queues: list[SimpleQueue[Callable[[], None]]] = [SimpleQueue() for _ in range(count)]
     for queue in queues:
         Thread(target=_run_worker, args=(queue,), name="mlx-stream", daemon=True).start()

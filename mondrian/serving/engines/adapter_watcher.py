@@ -117,9 +117,9 @@ class AdapterWatcher:
     async def load_adapter(self, advisor: str, name: str, folder: Path) -> Adapter | None:
         """Load an advisor's adapter under a name; return None if the model process ended."""
         image = self.params.image
-        size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
+        image_size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
         prompt = prompt_hash(self.params.persona(advisor))
-        request = LoadAdapterRequest(name, str(folder), self.merge, prompt, size, advisor)
+        request = LoadAdapterRequest(name, str(folder), self.merge, prompt, image_size, advisor)
         try:
             return await self.engine.load_or_replace_adapter(request)
         except ModelDied:

@@ -36,7 +36,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that serves; one that was rejected has no version and a fault."""
+    """An adapter that serves, or one that was rejected: it has no version and a fault."""
 
     name: str
     folder: str

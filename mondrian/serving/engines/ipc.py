@@ -1,21 +1,21 @@
 """Messages between the service and the model process, over a private pipe.
 
-The service sends WorkerConfig first, then requests; the model process sends the other messages.
+The service sends WorkerConfig first, then requests. The model process sends the other messages, and
+an Adapter in response to LoadAdapterRequest.
 """
 
 from dataclasses import dataclass, field
 
-from mondrian.serving.engines.base import Adapter, Completion, EngineFault
+from mondrian.serving.engines.base import Completion, EngineFault
 
 BASE_ARM = ""  # the arm without an adapter
-AdapterLoadResult = Adapter
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
     base: str
     pixel_limits: tuple[int, int]  # min_pixels and max_pixels of an image
-    rows: int  # critiques at a time, if memory allows
+    batch_size: int  # critiques at a time, if memory allows
     max_new_tokens: int
     constrained: bool = True
 
@@ -29,7 +29,7 @@ class GenerateRequest:
     messages: list[dict[str, str]]
     size: tuple[int, int]
     pixels: bytes = field(repr=False)  # RGB, size[0] * size[1] * 3 bytes
-    max_seconds: float
+    timeout_seconds: float
     stream: bool = False  # send the text while it is generated; else only the number of tokens
 
 
@@ -51,7 +51,7 @@ class LoadAdapterRequest:
     folder: str
     merge: bool  # into a copy of the base's weights, if they are not quantized and fit
     prompt_hash: str  # sha256 of the prompt that it must be trained with
-    pixel_bounds: dict[str, int]  # min_pixels and max_pixels that it must be trained with
+    image_size: dict[str, int]  # min_pixels and max_pixels that it must be trained with
     advisor: str
 
 
@@ -70,7 +70,7 @@ class LoadProgress:
 class ModelReady:
     device: str
     using_gpu: bool
-    rows: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FatalError:
 
 @dataclass(frozen=True)
 class TokensGenerated:
-    rows: list[tuple[int, str, int]]  # id, new text, tokens so far
+    progress: list[tuple[int, str, int]]  # id, new text, tokens so far
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    memory: int
+    memory_bytes: int
     stalled_seconds: float  # since the last step; 0 without work

@@ -111,7 +111,7 @@ class LocalEngine:
     """Supervises one model process at a time."""
 
     def __init__(self, config: ipc.WorkerConfig, command: tuple[str, ...] = WORKER_COMMAND) -> None:
-        self.state = EngineState(model=config.base, batch_size=config.rows)
+        self.state = EngineState(model=config.base, batch_size=config.batch_size)
         self.config, self.command = config, command
         self._process: ModelProcess | None = None  # None between a crash and the restart
         self._ids, self._failed_starts, self._stopping = count(1), 0, False
@@ -166,21 +166,21 @@ class LocalEngine:
             case ipc.GenerationResult():
                 self._resolve(message.id, message.result)
             case ipc.TokensGenerated():
-                for id, text, tokens in message.rows:
+                for id, text, tokens in message.progress:
                     if pending := self._pending.get(id):
                         _, on_text = pending
                         on_text(text, tokens)
             case ipc.Heartbeat():
-                state.memory_bytes = message.memory
+                state.memory_bytes = message.memory_bytes
                 self._kill_if_stalled("step", message.stalled_seconds)
-            case ipc.AdapterLoadResult():
+            case Adapter():
                 self._handle_load_result(message)
             case ipc.LoadProgress():
                 state.message, state.progress = message.message, message.progress
             case ipc.ModelReady():
                 state.status, state.message, state.progress = "ready", "", 100
                 state.device, state.using_gpu = message.device, message.using_gpu
-                state.batch_size = message.rows
+                state.batch_size = message.batch_size
                 log.info(
                     "model ready: %s on %s, batch %d", state.model, state.device, state.batch_size
                 )

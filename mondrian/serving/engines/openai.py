@@ -41,11 +41,11 @@ class RemoteEngine:
     """
 
     def __init__(
-        self, url: str, models: dict[str, str], rows: int, max_new_tokens: int, constrained: bool
+        self, url: str, models: dict[str, str], batch_size: int, max_tokens: int, constrained: bool
     ) -> None:
         self.url, self.models, self.constrained = url.rstrip("/"), models, constrained
-        self.max_new_tokens = max_new_tokens
-        self.state = EngineState(model=models["base"], batch_size=rows, device=self.url)
+        self.max_tokens = max_tokens  # of a completion
+        self.state = EngineState(model=models["base"], batch_size=batch_size, device=self.url)
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(30.0, read=None))
         self._poller: asyncio.Task[None] | None = None
 
@@ -108,7 +108,7 @@ class RemoteEngine:
         body: dict[str, Any] = {
             "model": model,
             "messages": await asyncio.to_thread(_build_messages, request),  # PNG encoding is slow
-            "max_tokens": self.max_new_tokens,
+            "max_tokens": self.max_tokens,
             "temperature": 0,
             "stream": True,
         }

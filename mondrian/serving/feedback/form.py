@@ -16,8 +16,6 @@ _LIST_FIELDS = ("key_strengths", "priority_improvements")  # one item per line
 
 @dataclass(frozen=True)
 class CorrectionDraft:
-    """The contents of a correction form."""
-
     values: Mapping[str, str]
     errors: Mapping[str, str]  # by field
     message: str  # errors that belong to no field

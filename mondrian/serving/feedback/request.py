@@ -58,7 +58,7 @@ class FieldError:
         return f"{self.field} {self.message}".strip()
 
 
-class InvalidFeedback(Exception):
+class InvalidFeedbackError(Exception):
     """All errors of one feedback request."""
 
     def __init__(self, *errors: FieldError) -> None:
@@ -68,14 +68,14 @@ class InvalidFeedback(Exception):
 
 
 def parse_feedback(body: bytes | str) -> FeedbackRequest:
-    """Parse and validate a JSON body. Raises InvalidFeedback."""
+    """Parse and validate a JSON body. Raises InvalidFeedbackError."""
     try:
         request = FeedbackRequest.model_validate_json(body)
     except ValidationError as error:
-        raise InvalidFeedback(*map(_to_field_error, error.errors(include_url=False))) from None
+        raise InvalidFeedbackError(*map(_to_field_error, error.errors(include_url=False))) from None
     errors = list(_find_field_errors(request))
     if errors:
-        raise InvalidFeedback(*errors)
+        raise InvalidFeedbackError(*errors)
     return request
 
 
@@ -87,7 +87,7 @@ def build_feedback_values(
     served   the critique that the feedback is about; None if the answer was not a valid critique
     prompts  of the job; a correction that repeats one is rejected
 
-    Raises InvalidFeedback.
+    Raises InvalidFeedbackError.
     """
     fields_set = request.model_fields_set
     names = [name for name in ("thumbs", "note", "who") if name in fields_set]
@@ -197,5 +197,5 @@ def _to_field_error(error: Any) -> FieldError:
     return FieldError(field, message)
 
 
-def _error(field: str, message: str) -> InvalidFeedback:
-    return InvalidFeedback(FieldError(field, message))
+def _error(field: str, message: str) -> InvalidFeedbackError:
+    return InvalidFeedbackError(FieldError(field, message))

@@ -1,4 +1,4 @@
-"""HTML documents of critiques, as today's web views expect them."""
+"""HTML documents of critiques, as the existing web views expect them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ _SCORE_LEVELS = (
 
 
 def score_level(score: float) -> tuple[str, str]:
-    """Return a score's label and CSS class."""
     return next((label, css) for lowest, label, css in _SCORE_LEVELS if score >= lowest)
 
 

@@ -64,8 +64,8 @@ def build_responses(*media_types: str) -> Responses:
     return ERROR_RESPONSES | {200: {"description": "Successful Response", "content": content}}
 
 
-def content(media_type: str) -> dict[str, Any]:
-    """Return the decorator arguments of a route that returns one other media type."""
+def returns(media_type: str) -> dict[str, Any]:
+    """Return the decorator arguments of a route that returns another media type than JSON."""
     return {"response_class": Response, "responses": build_responses(media_type)}
 
 

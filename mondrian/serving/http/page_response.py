@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from mondrian.core.html import render_template
-from mondrian.serving.assignment import UnknownMode
+from mondrian.serving.assignment import UnknownModeError
 from mondrian.serving.engines.base import EngineFault, TimedOut
-from mondrian.serving.http.uploads import RequestRejected
+from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.service import ServiceUnavailableError, get_service
 from mondrian.storage.engine import format_database_error
@@ -21,8 +21,8 @@ from mondrian.storage.engine import format_database_error
 STORAGE_ERRORS = (SQLAlchemyError, OSError)
 HANDLED_ERRORS = (
     HTTPException,
-    RequestRejected,
-    UnknownMode,
+    RequestRejectedError,
+    UnknownModeError,
     QueueFullError,
     ServiceUnavailableError,
     TimedOut,
@@ -38,9 +38,9 @@ def describe_error(error: Exception) -> ErrorResponse:
     match error:
         case HTTPException():
             return error.status_code, str(error.detail), dict(error.headers or {})
-        case RequestRejected():
+        case RequestRejectedError():
             return error.status, str(error), {}
-        case UnknownMode():
+        case UnknownModeError():
             return 400, str(error), {}
         case QueueFullError():
             return 429, str(error), {"retry-after": str(error.seconds)}

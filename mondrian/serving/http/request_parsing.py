@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
-from mondrian.serving.http.uploads import RequestRejected, Upload
+from mondrian.serving.http.uploads import RequestRejectedError, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documentation: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
@@ -27,20 +27,20 @@ BODY_SECONDS = 60.0  # time limit for a client to send its form
 @dataclass(frozen=True)
 class CritiqueForm:
     content: bytes
-    name: str  # of the file, as the client sent it
+    filename: str  # as the client sent it
     advisors: tuple[str, ...]
     mode: str
     job_id: str
     subject: str  # unit of A/B assignment: the client id if sent, else the job id
     enable_rag: bool
     auto_analyze: bool
-    key: str | None  # Idempotency-Key
+    idempotency_key: str | None
 
 
 async def read_form(request: Request, params: Params) -> CritiqueForm:
     """Read and check a form.
 
-    Raises RequestRejected: 408 if the body does not arrive in time, 400 if a field is invalid.
+    Raises RequestRejectedError: 408 if the body does not arrive in time, 400 if a field is invalid.
     """
     try:
         async with (
@@ -48,22 +48,22 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
             request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form,
         ):
             file = _photo_file(form)
-            content, name = await file.read(), file.filename or ""
+            content, filename = await file.read(), file.filename or ""
             fields = {k: value.strip() for k, value in form.multi_items() if isinstance(value, str)}
     except TimeoutError:
         message = f"the body did not arrive within {BODY_SECONDS:.0f} s"
-        raise RequestRejected(408, message) from None
+        raise RequestRejectedError(408, message) from None
     key = request.headers.get("idempotency-key", "")
     for field, value in fields.items():
         _check_length(repr(field[:40]), value)
         if "\0" in value:  # PostgreSQL cannot store it
-            raise RequestRejected(400, f"{field[:40]!r} contains a NUL character")
+            raise RequestRejectedError(400, f"{field[:40]!r} contains a NUL character")
     _check_length("Idempotency-Key", key)
     id = str(uuid4())
     client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
     return CritiqueForm(
         content,
-        name,
+        filename,
         _parse_advisors(fields.get("advisor", ""), id, params.advisors),
         fields.get("mode", "").lower() or "baseline",
         id,
@@ -75,12 +75,12 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
 
 
 def check_same_photo(row: Mapping[str, Any], upload: Upload) -> None:
-    """Raise RequestRejected if the job of an idempotency key is about another photo."""
+    """Raise RequestRejectedError if the job of an idempotency key is about another photo."""
     if row["photo_sha256"] != upload.sha256:
-        raise RequestRejected(422, "this Idempotency-Key was used for another photo")
+        raise RequestRejectedError(422, "this Idempotency-Key was used for another photo")
 
 
-async def read_json(request: Request, model: type[Body]) -> Body:
+async def read_json_body(request: Request, model: type[Body]) -> Body:
     """Read and validate a JSON body. Raises HTTPException 400."""
     try:
         return model.model_validate(json.loads(await request.body()))
@@ -102,14 +102,15 @@ def _photo_file(form: FormData) -> UploadFile:
         if isinstance(value, UploadFile):
             return value
         if isinstance(value, str) and value:
-            raise RequestRejected(400, f"{name} is text; send the photo itself, not a path or URL")
-    raise RequestRejected(400, "No image provided")
+            message = f"{name} is text; send the photo itself, not a path or URL"
+            raise RequestRejectedError(400, message)
+    raise RequestRejectedError(400, "No image provided")
 
 
 def _check_length(name: str, value: str) -> None:
     if len(value) > MAX_FIELD_CHARS:
         message = f"{name} has {len(value)} characters; at most {MAX_FIELD_CHARS}"
-        raise RequestRejected(400, message)
+        raise RequestRejectedError(400, message)
 
 
 def _parse_advisors(value: str, job_id: str, known: list[str]) -> tuple[str, ...]:
@@ -123,5 +124,6 @@ def _parse_advisors(value: str, job_id: str, known: list[str]) -> tuple[str, ...
         return (known[int(job_id[:8], 16) % len(known)],)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise RequestRejected(400, f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}")
+        message = f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}"
+        raise RequestRejectedError(400, message)
     return tuple(dict.fromkeys(names))

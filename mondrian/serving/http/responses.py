@@ -9,7 +9,7 @@ from mondrian.storage.jobs import JobRow, utc_timestamp
 _HIDDEN = ("owner", "leased_until", "idempotency_key", "queued_at", "crashes", "strikes", "subject")
 
 
-def select(row: dict[str, Any], names: str) -> dict[str, Any]:
+def select_columns(row: dict[str, Any], names: str) -> dict[str, Any]:
     """Return some items of a row; `names` are separated by spaces."""
     return {name: row[name] for name in names.split()}
 
@@ -41,7 +41,7 @@ def serialize_job(row: JobRow) -> dict[str, Any]:
 def serialize_new_job(row: JobRow) -> dict[str, Any]:
     """Return the body of POST /upload and POST /jobs."""
     names = "job_id filename advisor advisors_used status status_url stream_url"
-    return select(serialize_job(row) | {"advisors_used": row["advisor"].split(",")}, names)
+    return select_columns(serialize_job(row) | {"advisors_used": row["advisor"].split(",")}, names)
 
 
 def serialize_analysis(row: JobRow, device: str) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def serialize_analysis(row: JobRow, device: str) -> dict[str, Any]:
     fallback_occurred = bool(row["fallback_occurred"])
     mode_used, reason = row["mode_used"], row["fallback_reason"]
     return {
-        **select(row, "advisor mode model adapter"),
+        **select_columns(row, "advisor mode model adapter"),
         "device": device,
         "timestamp": row["completed_at"] or utc_timestamp(),
-        **select(row, "prompt llm_prompt"),
+        **select_columns(row, "prompt llm_prompt"),
         "full_response": llm_outputs.get("response", ""),
         "llm_thinking": "",
         "analysis": critique,
-        **select(row, "analysis_html summary_html advisor_bio_html"),
+        **select_columns(row, "analysis_html summary_html advisor_bio_html"),
         "summary": llm_outputs.get("summary", ""),
         "advisor_bio": row["advisor_bio"],
         "overall_score": overall_score,
@@ -67,11 +67,11 @@ def serialize_analysis(row: JobRow, device: str) -> dict[str, Any]:
         "single_pass": True,
         "rag_candidates": {"images": [], "quotes": []},
         "html": row["analysis_html"],
-        **select(row, "mode_used model_used adapter_version"),
+        **select_columns(row, "mode_used model_used adapter_version"),
         "fallback_occurred": fallback_occurred,
         "fallback_reason": reason,
         "job_id": row["id"],
-        **select(row, "tokens latency_seconds"),
+        **select_columns(row, "tokens latency_seconds"),
         "metadata": {
             "mode_used": mode_used,
             "requested_mode": row["mode"],

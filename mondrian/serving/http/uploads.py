@@ -18,7 +18,7 @@ _JPEG_QUALITY = 95  # of the saved photo
 _UNSAFE_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-class RequestRejected(MondrianError):
+class RequestRejectedError(MondrianError):
     """A request with an unusable photo or field; `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -28,8 +28,6 @@ class RequestRejected(MondrianError):
 
 @dataclass(frozen=True)
 class Upload:
-    """A saved photo."""
-
     image: Image.Image  # as the model gets it
     filename: str  # uploads/<uuid>_<name>.jpg, relative to the store's folder
     sha256: str  # of the uploaded bytes
@@ -39,30 +37,30 @@ class UploadStore:
     """A folder of uploaded photos.
 
     min_pixels, max_pixels  bounds of the image for the model
-    megapixels              a photo that declares more is rejected
+    max_megapixels          a photo that declares more is rejected
     """
 
-    def __init__(self, folder: Path, min_pixels: int, max_pixels: int, megapixels: int) -> None:
+    def __init__(self, folder: Path, min_pixels: int, max_pixels: int, max_megapixels: int) -> None:
         self.folder, self.min_pixels, self.max_pixels = folder, min_pixels, max_pixels
-        self.max_photo_pixels = megapixels * 1_000_000
+        self.max_photo_pixels = max_megapixels * 1_000_000
 
-    def save(self, content: bytes, name: str) -> Upload:
+    def save(self, content: bytes, filename: str) -> Upload:
         """Decode, check and orient a photo, and save it as JPEG.
 
-        Raises RequestRejected: 400 if empty, 415 if not a known format, 422 if unusable.
+        Raises RequestRejectedError: 400 if empty, 415 if not a known format, 422 if unusable.
         """
         if not content:
-            raise RequestRejected(400, "the photo is empty (0 bytes)")
+            raise RequestRejectedError(400, "the photo is empty (0 bytes)")
         image = self._read(BytesIO(content))
         jpeg = BytesIO()
         image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
-        filename = f"uploads/{uuid4()}_{_sanitize_name(name)}.jpg"
-        write_bytes(self.folder / filename, jpeg.getvalue())
+        stored_name = f"uploads/{uuid4()}_{_sanitize_name(filename)}.jpg"
+        write_bytes(self.folder / stored_name, jpeg.getvalue())
         model_image = resize_to_fit(image, self.min_pixels, self.max_pixels)
-        return Upload(model_image, filename, sha256(content).hexdigest())
+        return Upload(model_image, stored_name, sha256(content).hexdigest())
 
     def load_image(self, filename: str) -> Image.Image:
-        """Return a saved photo as the model gets it. Raises RequestRejected if it is unreadable."""
+        """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""
         return resize_to_fit(self._read(self.path(filename)), self.min_pixels, self.max_pixels)
 
     def path(self, filename: str) -> Path:
@@ -78,7 +76,7 @@ class UploadStore:
             check_image(image)
         except PhotoError as error:
             status = 415 if error.reason == "image_unreadable" else 422
-            raise RequestRejected(status, f"{error.reason}: {one_line(error)}") from None
+            raise RequestRejectedError(status, f"{error.reason}: {one_line(error)}") from None
         return image
 
 

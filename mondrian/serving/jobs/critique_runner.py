@@ -84,7 +84,7 @@ class CritiqueRunner:
         return f"{reason}: answered by the base"
 
     def result_columns(self, critiques: Sequence[ServedCritique], seconds: float) -> dict[str, Any]:
-        """Return the columns of a job that took `seconds`, as today's application reads them."""
+        """Return the columns of a job that took `seconds`, as existing clients read them."""
         params, first = self.params, critiques[0]
         folders = {Path(c.adapter).name for c in critiques if c.adapter}
         versions = [c.completion.version for c in critiques if c.adapter]

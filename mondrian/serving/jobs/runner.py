@@ -17,7 +17,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from mondrian.core.params import Params
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
-from mondrian.serving.http.uploads import RequestRejected, UploadStore
+from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from mondrian.serving.jobs.admission import AdmissionQueue
 from mondrian.serving.jobs.critique_runner import CritiqueRunner, ServedCritique
 from mondrian.serving.metrics import Metrics
@@ -57,18 +57,17 @@ class JobProgress:
 
 
 class JobRunner:
-    """Runs direct requests and queued jobs."""
-
     def __init__(
         self,
-        critic: CritiqueRunner,
+        critique_runner: CritiqueRunner,
         store: JobStore,
         uploads: UploadStore,
         metrics: Metrics,
-        rollouts: RolloutController | None = None,
+        rollout_controller: RolloutController | None = None,
     ) -> None:
-        self.critic, self.store, self.uploads, self.metrics = critic, store, uploads, metrics
-        self.rollouts, self.params, self.state = rollouts, critic.params, critic.engine.state
+        self.critique_runner, self.store, self.uploads = critique_runner, store, uploads
+        self.metrics, self.rollout_controller = metrics, rollout_controller
+        self.params, self.state = critique_runner.params, critique_runner.engine.state
         self.admission = AdmissionQueue(self.state, self.params.serve.max_waiting_requests)
         self.progress: dict[str, JobProgress] = {}
         self.draining = False
@@ -93,9 +92,10 @@ class JobRunner:
         return await loop.run_in_executor(self._image_threads, partial(call, *args))
 
     def plan(self, row: JobRow, advisor: str) -> AnswerPlan:
-        """Return which arm answers a job for an advisor. Raises UnknownMode."""
+        """Return which arm answers a job for an advisor. Raises UnknownModeError."""
         serve, mode = self.params.serve, row["mode"] or ""
-        snapshot = self.rollouts.current_snapshot(advisor) if self.rollouts else None
+        controller = self.rollout_controller
+        snapshot = controller.current_snapshot(advisor) if controller else None
         split = serve.ab_test_split
         assigner = ArmAssigner(advisor, serve.model_mode, serve.experiment, split, snapshot)
         if row["kind"] == "shadow" and snapshot and not snapshot.withdrawal_reason:
@@ -120,8 +120,8 @@ class JobRunner:
                     on_text("", 0)  # discard the text so far
                 self.metrics.retries.labels("model died").inc()
                 critiques = await self._run_advisors(row, image, True, on_text)
-            values = self.critic.result_columns(critiques, monotonic() - started)
-            await self.call_store(self.store.finish, row["id"], **values)
+            values = self.critique_runner.result_columns(critiques, monotonic() - started)
+            await self.call_store(self.store.complete, row["id"], **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 reason, outcome = str(error) or type(error).__name__, "failed"
@@ -151,16 +151,16 @@ class JobRunner:
         try:
             async with self.admission.acquire_slot(exclusive, is_client=row["kind"] == "direct"):
                 self.progress[row["id"]] = progress
-                if self.rollouts:
+                if self.rollout_controller:
                     for advisor in advisors:
-                        await self.rollouts.wait_for_start(advisor)
+                        await self.rollout_controller.wait_for_start(advisor)
                 # Planned only now: another adapter may serve than before the wait for a slot.
                 plans = {advisor: self.plan(row, advisor) for advisor in advisors}
                 await self._record_assignment(row, plans)
                 critiques = []
                 for progress.position, advisor in enumerate(advisors, 1):
                     progress.advisor, progress.started, progress.text = advisor, monotonic(), ""
-                    critique = await self.critic.generate_critique(
+                    critique = await self.critique_runner.generate_critique(
                         advisor, plans[advisor], image, update_progress, stream
                     )
                     critiques.append(critique)
@@ -220,14 +220,14 @@ class JobRunner:
         try:
             image = await self.call_upload_store(self.uploads.load_image, row["filename"])
             critiques = await self._run_advisors(row, image, exclusive=bool(row["crashes"]))
-            values = self.critic.result_columns(critiques, monotonic() - started)
-        except RequestRejected as error:
+            values = self.critique_runner.result_columns(critiques, monotonic() - started)
+        except RequestRejectedError as error:
             await self._retry_until_stored(self.store.fail, row["id"], str(error))
             self._count_failure(row, "failed")
         except EngineFault as error:
             await self._requeue_or_fail(row, error)
         else:
-            if await self._retry_until_stored(self.store.finish, row["id"], **values):
+            if await self._retry_until_stored(self.store.complete, row["id"], **values):
                 self.metrics.record_completed_job(row, critiques, monotonic() - started)
                 await self._queue_shadow_job(row, critiques[0].plan)
 

@@ -10,6 +10,7 @@ from mondrian.core.params import Params
 from mondrian.critique import radar
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.rollout.formatting import plural
 from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs
 from mondrian.serving.jobs.critique_runner import parse_completion
@@ -63,7 +64,8 @@ class AdvisorResult:
         by = f" by {feedback['who']}" if feedback.get("who") else ""
         if self.corrected and self.critique:
             scores, texts = count_changes(self.critique, self.corrected)
-            changes = filter(None, (_count(scores, "score"), _count(texts, "text")))
+            counts = ((scores, "score"), (texts, "text"))
+            changes = (plural(count, noun) for count, noun in counts if count)
             return f"corrected{by}, {' and '.join(changes)} changed; used for training"
         if self.corrected:
             return f"rewritten{by}; used for training"
@@ -134,11 +136,11 @@ def build_radar_polygons(
 ) -> list[tuple[str, str]]:
     """Return CSS class and points per polygon: the other arm's, this one, its correction."""
     layers = [
-        ("soft", twin.critique)
+        ("soft", other_result.critique)
         for other in others
         if other is not job
-        for twin in other.results
-        if twin.advisor == result.advisor
+        for other_result in other.results
+        if other_result.advisor == result.advisor
     ]
     layers += [("one", result.critique), ("two", result.corrected)]
     return [
@@ -156,7 +158,3 @@ def _matching_feedback(
     # thumbs and note in the job's row may be older than the feedback table
     is_single = "," not in (row["advisor"] or "")
     return {"thumbs": row["thumbs"], "note": row["note"]} if is_single else None
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}" if number else ""

@@ -1,4 +1,4 @@
-"""The advisor service of today's clients: its state, and critiques that the client waits for."""
+"""The advisor service of existing clients: its state, and critiques that the client waits for."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import read_form
 from mondrian.serving.http.responses import serialize_analysis
 from mondrian.serving.http.sse import event_stream, format_event, poll
-from mondrian.serving.http.uploads import RequestRejected, Upload
+from mondrian.serving.http.uploads import RequestRejectedError, Upload
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import ACTIVE_STATUSES, CLIENT_DISCONNECTED, JobRow, utc_timestamp
 
@@ -112,7 +112,7 @@ async def model_status(request: Request) -> JSONResponse:
     return JSONResponse(payload, {"ready": 200, "loading": 202, "error": 503}[status])
 
 
-@router.get("/metrics", **openapi.content("text/plain"))
+@router.get("/metrics", **openapi.returns("text/plain"))
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(get_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
@@ -135,7 +135,7 @@ async def analyze(request: Request) -> JSONResponse:
 
 
 @router.post(
-    "/analyze_stream", openapi_extra=openapi.ANALYZE_BODY, **openapi.content("text/event-stream")
+    "/analyze_stream", openapi_extra=openapi.ANALYZE_BODY, **openapi.returns("text/event-stream")
 )
 async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
@@ -157,7 +157,7 @@ async def _stream_analysis(
             finished = await _run(service, row, upload, on_text)
             result = serialize_analysis(finished, service.engine.state.device)
             queue.put_nowait({"type": "complete", "result": result})
-        except (EngineFault, RequestRejected) as error:
+        except (EngineFault, RequestRejectedError) as error:
             queue.put_nowait({"type": "error", "error": str(error)})
         except Exception:  # the client must not wait for ever
             log.exception("unexpected error")
@@ -204,7 +204,7 @@ async def _run(
         if monotonic() > deadline:
             raise TimedOut("the same request is still running")
     if job and job["status"] == "pending":
-        raise RequestRejected(409, "the job of this Idempotency-Key is not queued yet")
+        raise RequestRejectedError(409, "the job of this Idempotency-Key is not queued yet")
     if not job or job["status"] != "completed":
         raise EngineFault((job or {}).get("error") or "the job was deleted")
     return job

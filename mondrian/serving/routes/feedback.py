@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 from mondrian.serving.feedback.request import (
     FeedbackRequest,
     FieldError,
-    InvalidFeedback,
+    InvalidFeedbackError,
     build_feedback_values,
     parse_feedback,
 )
 from mondrian.serving.http import openapi
-from mondrian.serving.http.responses import select
+from mondrian.serving.http.responses import select_columns
 from mondrian.serving.jobs.view import AdvisorResult, JobView, build_job_view
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.feedback import (
@@ -40,7 +40,7 @@ async def post_feedback(request: Request, id: str) -> JSONResponse:
     row = await service.get_job(id)
     try:
         await record_feedback(service, row, parse_feedback(body))
-    except InvalidFeedback as error:
+    except InvalidFeedbackError as error:
         service.metrics.refused.labels("400").inc()
         faults = [{"field": e.field, "message": e.message} for e in error.errors]
         return JSONResponse({"error": str(error), "faults": faults}, 400)
@@ -77,7 +77,7 @@ async def load_job_view(service: Service, row: JobRow) -> JobView:
 async def record_feedback(service: Service, row: JobRow, feedback: FeedbackRequest) -> None:
     """Store feedback on a job.
 
-    Raises InvalidFeedback, or HTTPException 409 if the job has no critique or has changed.
+    Raises InvalidFeedbackError, or HTTPException 409 if the job has no critique or has changed.
     """
     values, served = await service.job_runner.call_store(_resolve_feedback, service, row, feedback)
     if not await service.job_runner.call_store(
@@ -111,15 +111,15 @@ def _select_results(feedback: FeedbackRequest, view: JobView) -> list[AdvisorRes
         results = [result for result in view.results if result.advisor == advisor]
         if not results:
             message = f"is {feedback.advisor[:40]!r}; the job has {advisors or 'no advisor'}"
-            raise InvalidFeedback(FieldError("advisor", message))
+            raise InvalidFeedbackError(FieldError("advisor", message))
         return results
     if len(view.results) > 1 and (feedback.has_correction or feedback.verdict):
-        raise InvalidFeedback(FieldError("advisor", f"is missing; the job has {advisors}"))
+        raise InvalidFeedbackError(FieldError("advisor", f"is missing; the job has {advisors}"))
     return list(view.results)
 
 
 def _serialize_feedback(row: FeedbackRow) -> dict[str, Any]:
-    payload = select(
+    payload = select_columns(
         row,
         "thumbs note verdict critique who advisor original side model_used adapter_version rollout "
         "photo_sha256 number",

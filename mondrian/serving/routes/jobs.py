@@ -1,4 +1,4 @@
-"""The job service of today's clients: advisors, the queue, and the parts of a job."""
+"""The job service of existing clients: advisors, the queue, and the parts of a job."""
 
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from mondrian.core.params import Profile
 from mondrian.serving.assignment import normalize_mode
 from mondrian.serving.http import openapi
 from mondrian.serving.http.critique_html import render_portrait
-from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS, read_form, read_json
+from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS, read_form, read_json_body
 from mondrian.serving.http.responses import parse_llm_outputs, serialize_job, serialize_new_job
 from mondrian.serving.routes import feedback
 from mondrian.serving.routes.pages import render_history_page, render_job_page
@@ -47,7 +47,7 @@ async def advisor(request: Request, name: str) -> JSONResponse:
     return JSONResponse({"advisor": advisor, "timestamp": utc_timestamp()})
 
 
-@router.get("/advisor_image/{name}", **openapi.content("image/svg+xml"))
+@router.get("/advisor_image/{name}", **openapi.returns("image/svg+xml"))
 async def advisor_image(request: Request, name: str) -> Response:
     """An image with the advisor's initials."""
     svg = render_portrait(_get_profile(get_service(request), name).name)
@@ -74,7 +74,7 @@ async def upload(request: Request) -> JSONResponse:
     service.admit()
     form = await read_form(request, service.params)
     normalize_mode(form.mode)
-    await service.check_queue()
+    await service.check_job_queue()
     status = "queued" if form.auto_analyze else "pending"
     row, _, is_new = await service.accept(form, "upload", status)
     if is_new:
@@ -99,8 +99,8 @@ async def create(request: Request) -> JSONResponse:
     """Queue another critique of a photo that was uploaded to this service."""
     service = get_service(request)
     service.admit()
-    body = await read_json(request, CreateJobRequest)
-    await service.check_queue()
+    body = await read_json_body(request, CreateJobRequest)
+    await service.check_job_queue()
     source_job = await service.job_runner.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
         raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
@@ -164,10 +164,10 @@ async def status(request: Request, id: str, view: str = "") -> Response:
 async def change(request: Request, id: str) -> JSONResponse:
     """Requeue or cancel a job."""
     service = get_service(request)
-    body, row = await read_json(request, ChangeJobRequest), await service.get_job(id)
+    body, row = await read_json_body(request, ChangeJobRequest), await service.get_job(id)
     status = body.status.strip().lower()
     if status == "queued":
-        is_changed = await service.job_runner.call_store(service.store.requeue, row["id"])
+        is_changed = await service.job_runner.call_store(service.store.restart, row["id"])
         service.job_runner.notify_queued()
     elif status in ("failed", "cancelled"):
         is_changed = await service.job_runner.call_store(service.store.cancel, row["id"])

@@ -15,13 +15,13 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from mondrian.core.errors import PhotoError
-from mondrian.core.html import THUMBNAIL_PIXELS
+from mondrian.core.html import PAGE_THUMBNAIL_SIDE
 from mondrian.core.images import read_thumbnail
 from mondrian.critique import radar
 from mondrian.critique.schema import MAX_LONG_TEXT
 from mondrian.serving.assignment import normalize_mode
 from mondrian.serving.feedback.form import CorrectionDraft, build_draft, build_feedback_body
-from mondrian.serving.feedback.request import MAX_NOTE_CHARS, InvalidFeedback, parse_feedback
+from mondrian.serving.feedback.request import MAX_NOTE_CHARS, InvalidFeedbackError, parse_feedback
 from mondrian.serving.http.critique_html import score_level
 from mondrian.serving.http.page_response import (
     HANDLED_ERRORS,
@@ -33,7 +33,7 @@ from mondrian.serving.http.page_response import (
 )
 from mondrian.serving.http.request_parsing import read_form
 from mondrian.serving.http.security import COOKIE, session_token
-from mondrian.serving.http.uploads import RequestRejected
+from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.view import build_job_view, build_radar_polygons
 from mondrian.serving.routes.feedback import load_job_view, record_feedback
 from mondrian.serving.service import Service, get_service
@@ -42,7 +42,7 @@ from mondrian.storage.jobs import JobRow
 
 _BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
 _MAX_PHOTO_SIDE = 900  # pixels of the longer side
-_HISTORY_LIMIT = 100
+_MAX_HISTORY_ROWS = 100
 _NOT_FOUND = "Critique not found; it may have been deleted."
 _PHOTO_HEADERS = {"cache-control": "private, max-age=3600"}
 _LOGIN_TEMPLATE = "serving/templates/login.html"
@@ -52,19 +52,19 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/")
-async def index(request: Request) -> Response:
+async def show_start_page(request: Request) -> Response:
     return _render_ask_page(get_service(request), {})
 
 
 @router.post("/ask")
-async def ask(request: Request) -> Response:
+async def queue_critique(request: Request) -> Response:
     """Queue a critique and redirect to its page; errors are shown in the form."""
     service = get_service(request)
     try:
         id = await _queue_jobs(service, request)
     except HANDLED_ERRORS as error:
         # show the choices again, if the body was read
-        is_read = isinstance(error, RequestRejected) and error.status != 408
+        is_read = isinstance(error, RequestRejectedError) and error.status != 408
         form: Mapping[str, Any] = await request.form() if is_read else {}
         return _render_ask_page(service, form, describe_and_count_error(request, error))
     return RedirectResponse(f"/view/{id}", 303)
@@ -78,10 +78,10 @@ async def _queue_jobs(service: Service, request: Request) -> str:
     if use_both:
         form = replace(form, mode="base")
     normalize_mode(form.mode)
-    await service.check_queue()
+    await service.check_job_queue()
     row, upload, is_new = await service.accept(form, "upload", "queued")
     if is_new and use_both:
-        other = replace(form, mode="lora", job_id=str(uuid4()), key=None)
+        other = replace(form, mode="lora", job_id=str(uuid4()), idempotency_key=None)
         await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
     service.job_runner.notify_queued()
     return str(row["id"])
@@ -105,26 +105,27 @@ def _render_ask_page(
 
 
 @router.get("/view/{id}")
-async def view(request: Request, id: str) -> Response:
+async def show_job_page(request: Request, id: str) -> Response:
     """The page of a job, also while it runs."""
     service = get_service(request)
     return await render_job_page(service, await service.get_job(id, _NOT_FOUND))
 
 
 @router.get("/history")
-async def history(request: Request) -> Response:
+async def show_history_page(request: Request) -> Response:
     service = get_service(request)
     call, kinds = service.job_runner.call_store, ("upload", "direct")
-    rows = await call(service.store.list_newest, _HISTORY_LIMIT, kinds)
+    rows = await call(service.store.list_newest, _MAX_HISTORY_ROWS, kinds)
     return await call(render_history_page, service, rows)
 
 
 @router.get("/photo/{id}")
-async def photo(request: Request, id: str, size: str = "") -> Response:
+async def get_photo(request: Request, id: str, size: str = "") -> Response:
     """A job's photo as a small JPEG; with `size=thumb` smaller."""
     service = get_service(request)
     row = await service.get_job(id, _NOT_FOUND)
-    path, side = _photo_path(service, row), THUMBNAIL_PIXELS if size == "thumb" else _MAX_PHOTO_SIDE
+    path = _photo_path(service, row)
+    side = PAGE_THUMBNAIL_SIDE if size == "thumb" else _MAX_PHOTO_SIDE
     try:
         content = await service.job_runner.call_upload_store(_read_jpeg, path, side)
     except PhotoError:
@@ -145,7 +146,7 @@ async def post_feedback_form(request: Request, id: str, advisor: str = "") -> Re
     body = json.dumps(build_feedback_body(form, advisor, critique))
     try:
         await record_feedback(service, row, parse_feedback(body))
-    except InvalidFeedback as error:
+    except InvalidFeedbackError as error:
         if "correct" not in form or critique is None:
             raise HTTPException(400, str(error)) from None
         draft = build_draft(critique, form, error.errors)
@@ -154,11 +155,11 @@ async def post_feedback_form(request: Request, id: str, advisor: str = "") -> Re
 
 
 @router.post("/again/{id}")
-async def requeue_job(request: Request, id: str) -> Response:
+async def restart_job(request: Request, id: str) -> Response:
     service = get_service(request)
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)
-    if not await service.job_runner.call_store(service.store.requeue, row["id"]):
+    if not await service.job_runner.call_store(service.store.restart, row["id"]):
         raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
     service.job_runner.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from mondrian.rollout.actions import (
     MAX_NAME_CHARS,
     MAX_REASON_CHARS,
-    InvalidTransition,
-    MissingReason,
+    InvalidTransitionError,
+    MissingReasonError,
 )
 from mondrian.rollout.report import RolloutReport, iso_timestamp, render_csv
 from mondrian.rollout.store import Actor
@@ -21,7 +21,7 @@ from mondrian.serving.http.openapi import (
     EXPERIMENTS_RESPONSE,
     build_responses,
 )
-from mondrian.serving.http.request_parsing import read_json
+from mondrian.serving.http.request_parsing import read_json_body
 from mondrian.serving.routes.rollouts_page import (
     apply_requested_action,
     build_report,
@@ -66,14 +66,15 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
     """Apply advance, hold, resume or rollback, and return the report on the changed rollout."""
     service = get_service(request)
     call = service.job_runner.call_store
-    decision = await read_json(request, RolloutDecisionRequest)
+    decision = await read_json_body(request, RolloutDecisionRequest)
     record = await call(get_rollout_or_404, service, advisor, version)
     revision = None if decision.revision is None else str(decision.revision)
     actor = Actor(f"{decision.who or 'a program'} (API)", decision.reason)
     try:
         changed = await call(apply_requested_action, service, record, action, actor, revision)
-    except InvalidTransition as error:
-        raise HTTPException(400 if isinstance(error, MissingReason) else 409, str(error)) from None
+    except InvalidTransitionError as error:
+        status = 400 if isinstance(error, MissingReasonError) else 409
+        raise HTTPException(status, str(error)) from None
     return JSONResponse(await call(build_report, service, changed))
 
 

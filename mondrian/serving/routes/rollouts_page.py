@@ -12,8 +12,8 @@ from mondrian.rollout.actions import (
     ACTIONS,
     MAX_NAME_CHARS,
     MAX_REASON_CHARS,
-    InvalidTransition,
-    MissingReason,
+    InvalidTransitionError,
+    MissingReasonError,
     apply_manual_action,
     clean_line,
     describe_unknown_action,
@@ -29,14 +29,14 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/experiments")
-async def experiments(request: Request) -> Response:
+async def show_rollouts(request: Request) -> Response:
     """Show the newest rollout of each advisor, and a list of the older ones."""
     service = get_service(request)
     return await service.job_runner.call_store(_render_rollouts, service)
 
 
 @router.get("/experiments/{advisor}/{version}")
-async def experiment(request: Request, advisor: str, version: str) -> Response:
+async def show_rollout(request: Request, advisor: str, version: str) -> Response:
     service = get_service(request)
     record = await service.job_runner.call_store(get_rollout_or_404, service, advisor, version)
     return await service.job_runner.call_store(_render_rollouts, service, record)
@@ -61,8 +61,8 @@ async def post_decision(
     actor = Actor(f"{inputs['who'] or 'a person'} (page)", inputs["reason"])
     try:
         await call(apply_requested_action, service, record, action, actor, revision)
-    except InvalidTransition as error:
-        status = 400 if isinstance(error, MissingReason) else 409
+    except InvalidTransitionError as error:
+        status = 400 if isinstance(error, MissingReasonError) else 409
         return await call(_render_rollouts, service, record, f"{error}.", inputs, status)
     return RedirectResponse(f"/experiments/{record.id}", 303)
 
@@ -82,15 +82,15 @@ def apply_requested_action(
 
     revision  of the rollout as the person saw it; None if unknown
 
-    Raises InvalidTransition, and HTTPException 404 for an unknown action.
+    Raises InvalidTransitionError, and HTTPException 404 for an unknown action.
     """
     if action not in ACTIONS:
         raise HTTPException(404, describe_unknown_action(action))
     config = service.settings.rollout
     if config is None:
-        raise InvalidTransition("this service runs without --rollout, so it has no steps")
+        raise InvalidTransitionError("this service runs without --rollout, so it has no steps")
     if revision not in (None, str(record.revision)):
-        raise InvalidTransition(
+        raise InvalidTransitionError(
             f"{record.name} was changed in the meantime: it is {record.state}; check it again"
         )
     return apply_manual_action(service.rollout_store, config, record, action, actor)
@@ -105,14 +105,14 @@ def build_report(service: Service, record: RolloutRecord) -> RolloutReport:
 
 def _render_rollouts(
     service: Service,
-    only: RolloutRecord | None = None,
+    record: RolloutRecord | None = None,
     error: str = "",
     inputs: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Response:
     """Show all rollouts, or only one; runs in a thread."""
     newest, older = service.rollout_store.split_newest()
-    records = [service.rollout_store.get(only.id) or only] if only else newest
+    records = [service.rollout_store.get(record.id) or record] if record else newest
     reports = [build_report(service, record) for record in records]
     for report in reports:
         metric = (report["success"] or {}).get("metric")
@@ -123,9 +123,9 @@ def _render_rollouts(
         "serving/templates/experiments.html",
         status,
         reports=reports,
-        older=[] if only else older,
+        older=[] if record else older,
         newest={record.id for record in newest},
-        only=only,
+        only=record,
         error=error,
         inputs=inputs or {"reason": "", "who": ""},
         config=service.settings.rollout,

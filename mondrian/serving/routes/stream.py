@@ -1,4 +1,4 @@
-"""The progress of a job as server-sent events: /stream for today's clients, /live for our pages."""
+"""Progress of a job as server-sent events: /stream for existing clients, /live for our pages."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,13 +10,13 @@ from fastapi.responses import StreamingResponse
 
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import clean_id
-from mondrian.serving.http.responses import select, serialize_job
+from mondrian.serving.http.responses import select_columns, serialize_job
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import (
     ACTIVE_STATUSES,
     COMPLETED_STATUSES,
-    FINISHED_STATUSES,
+    TERMINAL_STATUSES,
     JobRow,
     utc_timestamp,
 )
@@ -26,7 +26,7 @@ _JOB_POLL, _UPDATE, _HEARTBEAT = 0.5, 3.0, 5.0  # seconds
 _LIVE_POLL, _KEEP_ALIVE = 0.25, 10.0  # seconds
 
 
-@router.get("/stream/{id}", **openapi.content("text/event-stream"))
+@router.get("/stream/{id}", **openapi.returns("text/event-stream"))
 async def stream(request: Request, id: str) -> StreamingResponse:
     """Server-sent events of a job until it has finished."""
     service = get_service(request)
@@ -48,7 +48,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
         if job is None:
             break
         if service.draining:
-            if job["status"] in FINISHED_STATUSES:
+            if job["status"] in TERMINAL_STATUSES:
                 break
             return  # without `done`: the client reconnects
         state = (job["status"], job["progress_percentage"], job["current_step"])
@@ -60,7 +60,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
             last_thinking = last_event = now
             payload = {"type": "thinking_update", "job_id": id, "thinking": job["llm_thinking"]}
             yield format_event(payload, "thinking_update")
-        if job["status"] in FINISHED_STATUSES:
+        if job["status"] in TERMINAL_STATUSES:
             break
         if now - last_event > _HEARTBEAT:
             last_event = now
@@ -77,7 +77,7 @@ def _status_update(row: JobRow) -> dict[str, Any]:
         "type": "status_update",
         "job_id": row["id"],
         "timestamp": utc_timestamp(),
-        "job_data": select(
+        "job_data": select_columns(
             serialize_job(row),
             "job_id status progress_percentage current_step llm_thinking current_advisor "
             "total_advisors step_phase analysis_url",

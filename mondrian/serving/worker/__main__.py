@@ -46,17 +46,18 @@ class ModelWorker:
         """Load the base and generate a token with it."""
         self.send(ipc.LoadProgress(f"loading {config.base}", 10))
         base = vlm.load(config.base)
-        vocab_size = base.model.config.text_config.vocab_size
-        limit = config.max_new_tokens
-        grammar = CritiqueGrammar(base.processor.tokenizer, vocab_size, limit)
-        sampling_params = SamplingParams(limit, grammar=grammar if config.constrained else None)
+        vocabulary_size = base.model.config.text_config.vocab_size
+        max_new_tokens = config.max_new_tokens
+        grammar = CritiqueGrammar(base.processor.tokenizer, vocabulary_size, max_new_tokens)
+        constraint = grammar if config.constrained else None
+        sampling_params = SamplingParams(max_new_tokens, grammar=constraint)
         self.send(ipc.LoadProgress("first token", 70))
         adapters = AdapterRegistry(base, sampling_params, config.pixel_limits)
-        row_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + limit)
-        rows = max(1, min(config.rows, available_memory() // row_bytes))
-        self.batcher = Batcher(self.send, adapters, grammar, rows)
+        sequence_bytes = bytes_per_sequence(base, _PROMPT_TOKENS + max_new_tokens)
+        batch_size = max(1, min(config.batch_size, available_memory() // sequence_bytes))
+        self.batcher = Batcher(self.send, adapters, grammar, batch_size)
         self.batcher.start()
-        self.send(ipc.ModelReady("Metal" if ON_GPU else "CPU", ON_GPU, rows))
+        self.send(ipc.ModelReady("Metal" if ON_GPU else "CPU", ON_GPU, batch_size))
 
     def handle_message(self, message: Any) -> None:
         """Pass a request of the service to the batcher's thread."""
@@ -84,8 +85,8 @@ class ModelWorker:
 
 
 def main() -> None:
-    for kind in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the service ends this
-        signal.signal(kind, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the group; the service stops this one
+        signal.signal(number, signal.SIG_IGN)
     pipe = Connection(int(sys.argv[1]))
     worker = ModelWorker(pipe)
     Thread(target=worker.send_heartbeats, daemon=True).start()

@@ -1,10 +1,11 @@
 """The base and the adapters that serve, each verified before it generates for a client."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,11 +24,12 @@ from mondrian.model.kv_cache import PrefixCache
 from mondrian.model.language import Features
 from mondrian.model.lru_cache import LRUCache
 from mondrian.model.provenance import AdapterRequirements, check_requirements, read_requirements
-from mondrian.model.vlm import Vlm, encode_image, next_logits, prompt_ids
+from mondrian.model.vlm import Vlm, encode_image, next_logits, tokenize_prompt
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.engines.ipc import BASE_ARM, GenerateRequest, LoadAdapterRequest
 from mondrian.serving.worker import multi_lora
 
+_get_nbytes = attrgetter("nbytes")
 _CACHE_BYTES = 1 << 30  # of image features, and again of prompt prefixes
 _MAX_PHOTOS = 32  # the other arm critiques a photo again soon, or never
 _MAX_PROMPTS = 64  # one for each advisor and arm
@@ -54,19 +56,21 @@ class Arm:
 class AdapterRegistry:
     """Arms by name. An arm may be replaced while sequences still use the old one."""
 
-    def __init__(self, vlm: Vlm, sampling_params: SamplingParams, image: tuple[int, int]) -> None:
+    def __init__(
+        self, vlm: Vlm, sampling_params: SamplingParams, pixel_limits: tuple[int, int]
+    ) -> None:
         self.sampling_params, self.base = sampling_params, vlm
         self.multi_lora = multi_lora.MultiLoRA(vlm)
         self._shared_vlm = replace(vlm, model=self.multi_lora.model)
         base = Arm(BASE_ARM, vlm.hash[:12], "", self._shared_vlm, shared=True)
         self.arm_by_name: dict[str, Arm] = {BASE_ARM: base}
         self._multi_lora_arms: set[Arm] = set()
-        self._features: LRUCache[Features] = LRUCache(_features_bytes, _CACHE_BYTES, _MAX_PHOTOS)
+        self._features: LRUCache[Features] = LRUCache(_get_nbytes, _CACHE_BYTES, _MAX_PHOTOS)
         self._prefixes: LRUCache[PrefixCache] = LRUCache(_prefix_bytes, _CACHE_BYTES, _MAX_PROMPTS)
-        test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *image)
+        test_image = resize_to_fit(Image.linear_gradient("L").convert("RGB"), *pixel_limits)
         self._test_features = encode_image(vlm, test_image, with_pre_merger=True)
         messages = build_row_messages("You are a critic.", "")[:-1]
-        self._test_prompt = prompt_ids(vlm, messages, self._test_features)
+        self._test_prompt = tokenize_prompt(vlm, messages, self._test_features)
         self._base_logits = next_logits(vlm, self._test_prompt, self._test_features)
         mx.eval(self._base_logits, vlm.model.parameters())
 
@@ -75,18 +79,18 @@ class AdapterRegistry:
         folder = Path(request.folder)
         try:
             requirements = AdapterRequirements(
-                request.advisor, request.prompt_hash, schema_hash(), request.pixel_bounds
+                request.advisor, request.prompt_hash, schema_hash(), request.image_size
             )
             check_requirements(read_requirements(folder, requirements), requirements, str(folder))
             version = _read_version(folder)
-            arm, merged, n_bytes = self._load_checked_arm(request, folder, version)
+            arm, merged, num_bytes = self._load_checked_arm(request, folder, version)
             if _read_version(folder) != version:
                 raise AdapterError(f"{folder} was written while it was read; wait")
         except (MondrianError, OSError, RuntimeError, MemoryError) as error:
             return Adapter(request.name, request.folder, "", fault=one_line(error, 400))
         self.remove(request.name)
         self.arm_by_name[request.name] = arm
-        return Adapter(request.name, request.folder, version, merged, n_bytes)
+        return Adapter(request.name, request.folder, version, merged, num_bytes)
 
     def _load_checked_arm(
         self, request: LoadAdapterRequest, folder: Path, version: str
@@ -100,7 +104,7 @@ class AdapterRegistry:
         self._check_logits(arm, folder)
         copied_bytes = multi_lora.merged_bytes(layers)
         if request.merge and copied_bytes and _MERGE_HEADROOM * copied_bytes < available_memory():
-            multi_lora.merge(model)
+            multi_lora.merge_lora_layers(model)
             self._check_logits(arm, folder)
             return arm, True, copied_bytes
         shared_arm = Arm(request.name, version, request.folder, self._shared_vlm, shared=True)
@@ -119,13 +123,11 @@ class AdapterRegistry:
         """Raise AdapterError if an arm's logits on the test image equal the base's."""
         with self.route_tokens(arm, len(self._test_prompt)):
             logits = next_logits(arm.vlm, self._test_prompt, self._test_features)
-        adapter.check_adapter_changes_logits(logits, self._base_logits, folder)
+        adapter.check_logits_differ(logits, self._base_logits, folder)
 
-    @contextmanager
-    def route_tokens(self, arm: Arm, tokens: int) -> Iterator[None]:
+    def route_tokens(self, arm: Arm, tokens: int) -> AbstractContextManager[None]:
         """Within the context, compute all tokens with one arm."""
-        with self.multi_lora.assign_tokens([(arm, tokens)] if arm.shared else []):
-            yield
+        return self.multi_lora.assign_tokens([(arm, tokens)] if arm.shared else [])
 
     def remove(self, name: str) -> None:
         """Remove an arm and its prompt prefixes; its sequences may continue until `prune`."""
@@ -134,38 +136,37 @@ class AdapterRegistry:
 
     def encode_image(self, request: GenerateRequest) -> Features:
         """Return the image features of a request, from the cache if possible."""
-        raw = any(arm.has_merger_lora for arm in self.arm_by_name.values())
-        key = (sha256(request.pixels).digest(), request.size, raw)
+        with_pre_merger = any(arm.has_merger_lora for arm in self.arm_by_name.values())
+        key = (sha256(request.pixels).digest(), request.size, with_pre_merger)
         image = partial(Image.frombytes, "RGB", request.size, request.pixels)
-        return self._features.get(key, lambda: encode_image(self.base, image(), raw))[0]
+        return self._features.get(key, lambda: encode_image(self.base, image(), with_pre_merger))[0]
 
-    def get_prefix(self, arm: Arm, prompt: Sequence[int], image: int) -> tuple[PrefixCache, bool]:
-        """Return keys and values of a prompt up to its image, and whether they were cached."""
-        ids = tuple(prompt[:image])
+    def get_prefix(self, arm: Arm, ids: Sequence[int]) -> tuple[PrefixCache, bool]:
+        """Return keys and values of a prompt's first tokens, and whether they were cached."""
 
         def compute() -> PrefixCache:
             with self.route_tokens(arm, len(ids)):
                 return compute_prefix_cache(arm.vlm, ids)
 
-        return self._prefixes.get((arm.name, arm.version, ids), compute)
+        return self._prefixes.get((arm.name, arm.version, tuple(ids)), compute)
 
     def start_sequence(
         self, arm: Arm, request: GenerateRequest
     ) -> tuple[SequenceState, PrefixCache, bool]:
         """Return a new sequence, its prompt prefix, and whether the prefix was cached."""
         features = self.encode_image(request)
-        prompt = prompt_ids(arm.vlm, request.messages, features)
-        image = prompt.index(arm.vlm.image_id)
-        prefix, warm = self.get_prefix(arm, prompt, image)
-        sequence = SequenceState(prompt, features, image, self.sampling_params, request.id)
+        prompt = tokenize_prompt(arm.vlm, request.messages, features)
+        image_start = prompt.index(arm.vlm.image_id)
+        prefix, warm = self.get_prefix(arm, prompt[:image_start])
+        sequence = SequenceState(prompt, features, image_start, self.sampling_params, request.id)
         sequence.arm = arm
         return sequence, prefix, warm
 
-    def create_generator(self, arm: Arm, max_rows: int) -> BatchGenerator:
+    def create_generator(self, arm: Arm, max_sequences: int) -> BatchGenerator:
         """Return a generator for an arm's sequences, and those of other arms if it is shared."""
         if arm.shared:
-            return multi_lora.MultiLoRAGenerator(arm.vlm, max_rows, self.multi_lora)
-        return BatchGenerator(arm.vlm, max_rows)
+            return multi_lora.MultiLoRAGenerator(arm.vlm, max_sequences, self.multi_lora)
+        return BatchGenerator(arm.vlm, max_sequences)
 
     def prune(self, used: Collection[Arm]) -> None:
         """Free the weights of arms that are removed and not in use."""
@@ -180,11 +181,6 @@ def _read_version(folder: Path) -> str:
         if not (folder / name).is_file():
             raise AdapterError(f"{folder} has no {name}; copy it again, or train: dvc repro")
     return adapter_version(folder)
-
-
-def _features_bytes(features: Features) -> int:
-    raw = 0 if features.pre_merger is None else features.pre_merger.nbytes
-    return int(features.merged.nbytes + raw + sum(level.nbytes for level in features.deepstack))
 
 
 def _prefix_bytes(prefix: PrefixCache) -> int:

@@ -49,9 +49,10 @@ class Batcher:
     """The one thread that uses MLX once everything is loaded."""
 
     def __init__(
-        self, send: Send, adapters: AdapterRegistry, grammar: CritiqueGrammar, max_rows: int
+        self, send: Send, adapters: AdapterRegistry, grammar: CritiqueGrammar, max_sequences: int
     ) -> None:
-        self.send, self.adapters, self.grammar, self.max_rows = send, adapters, grammar, max_rows
+        self.send, self.adapters, self.grammar = send, adapters, grammar
+        self.max_sequences = max_sequences
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._last_step, self._busy = monotonic(), False
         self._active: dict[SequenceState, _ActiveRequest] = {}
@@ -59,7 +60,7 @@ class Batcher:
         self._generators: dict[int, BatchGenerator] = {}  # by Arm.group
 
     def start(self) -> None:
-        """Start the thread. It never ends: MLX aborts if a thread ends while the process does."""
+        """Start the thread. It never ends: MLX aborts if a thread ends while the process exits."""
         Thread(target=self._run, name="batcher", daemon=True).start()
 
     @property
@@ -90,7 +91,7 @@ class Batcher:
         self._waiting.append(request)
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._active) < self.max_rows:
+        while self._waiting and len(self._active) < self.max_sequences:
             self._start(self._waiting.popleft())
 
     def _start(self, request: ipc.GenerateRequest) -> None:
@@ -104,7 +105,7 @@ class Batcher:
         try:
             sequence, prefix, warm = adapters.start_sequence(arm, request)
             if arm.group not in self._generators:
-                self._generators[arm.group] = adapters.create_generator(arm, self.max_rows)
+                self._generators[arm.group] = adapters.create_generator(arm, self.max_sequences)
             self._generators[arm.group].insert(sequence, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
             self.send(ipc.GenerationResult(request.id, EngineFault(one_line(error))))
@@ -112,7 +113,7 @@ class Batcher:
         self._active[sequence] = _ActiveRequest(request, arm, sequence, warm, started, started)
 
     def cancel(self, id: int) -> None:
-        """Stop a request without a waiting client, and free its slot."""
+        """Stop a request that no client waits for any more, and free its slot."""
         self._waiting = deque(request for request in self._waiting if request.id != id)
         for active in list(self._active.values()):
             if active.request.id == id:
@@ -137,7 +138,7 @@ class Batcher:
             self._finish(active, _completion(active, now))
         for sequence in generator.active_sequences:
             active = self._active[sequence]
-            seconds, tokens = active.request.max_seconds, len(sequence.output_ids)
+            seconds, tokens = active.request.timeout_seconds, len(sequence.output_ids)
             if now > active.started + seconds:
                 self._remove(active)
                 fault = TimedOut(f"not done after {seconds:g} s, at {tokens} tokens")
@@ -173,16 +174,16 @@ class Batcher:
         self.adapters.prune({active.arm for active in self._active.values()})
 
     def _send_progress(self, stepped: list[_ActiveRequest], now: float) -> None:
-        rows = []
+        progress = []
         for active in stepped:
             id, tokens = active.request.id, len(active.sequence.output_ids)
             if active.request.stream:
-                rows.append((id, active.take_new_text(self.grammar), tokens))
+                progress.append((id, active.take_new_text(self.grammar), tokens))
             elif now - active.last_progress > _PROGRESS_INTERVAL:
-                rows.append((id, "", tokens))
+                progress.append((id, "", tokens))
                 active.last_progress = now
-        if rows:
-            self.send(ipc.TokensGenerated(rows))
+        if progress:
+            self.send(ipc.TokensGenerated(progress))
 
 
 def _completion(active: _ActiveRequest, now: float) -> Completion:

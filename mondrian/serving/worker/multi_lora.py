@@ -21,7 +21,7 @@ from mondrian.model.vlm import Vlm
 
 # Projections with the same input.
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",))
-Mask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None if all are its own
+TokenMask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None if all are its own
 
 
 def share_weights(module: Any) -> Any:
@@ -53,7 +53,7 @@ def _projections(model: Any) -> Iterator[tuple[Any, str, Any]]:
         yield from ((parent, name, getattr(parent, name)) for name in names)
 
 
-def merge(model: Any) -> None:
+def merge_lora_layers(model: Any) -> None:
     """Replace the LoRA layers of a view by merged weights of its own."""
     merger = model.vision_tower.merger
     merger_layers = [(merger, name, module) for name, module in merger.items()]
@@ -88,7 +88,7 @@ class _SharedDownProjection:
         self._x: Any = None
         self._low: Any = None
 
-    def project(self, x: mx.array, mask: Mask, last: bool) -> mx.array:
+    def project(self, x: mx.array, mask: TokenMask, last: bool) -> mx.array:
         """Return (…, sum of ranks), 0 at tokens of other arms; `last` frees the cached result."""
         if self._x is not x:
             low = x @ self.lora_a.astype(x.dtype)
@@ -109,7 +109,7 @@ class _UpProjection:
     ranks: slice
     last: bool  # of the projections with the same x
 
-    def add(self, out: mx.array, x: mx.array, mask: Mask) -> mx.array:
+    def add(self, out: mx.array, x: mx.array, mask: TokenMask) -> mx.array:
         low = self.down.project(x, mask, self.last)[..., self.ranks]
         return mx.addmm(out, low, self.lora_b.astype(x.dtype), self.scale)
 
@@ -117,7 +117,7 @@ class _UpProjection:
 class MultiLoRALinear(nn.Module):
     """A projection that adds each arm's LoRA at that arm's tokens; `masks` changes each step."""
 
-    def __init__(self, linear: Any, masks: list[tuple[Hashable, Mask]]) -> None:
+    def __init__(self, linear: Any, masks: list[tuple[Hashable, TokenMask]]) -> None:
         super().__init__()
         self.linear = linear
         self._masks, self._adapters = masks, {}  # type: ignore[var-annotated]
@@ -135,7 +135,7 @@ class MultiLoRA:
 
     def __init__(self, vlm: Vlm) -> None:
         self.model = share_weights(vlm.model)
-        self._masks: list[tuple[Hashable, Mask]] = []
+        self._masks: list[tuple[Hashable, TokenMask]] = []
         for parent, name, linear in _projections(self.model):
             setattr(parent, name, MultiLoRALinear(linear, self._masks))
 
@@ -182,10 +182,10 @@ class MultiLoRA:
 class MultiLoRAGenerator(BatchGenerator):
     """A batch generator for sequences of several arms; each sequence names its arm."""
 
-    def __init__(self, vlm: Vlm, max_rows: int, multi_lora: MultiLoRA) -> None:
-        super().__init__(vlm, max_rows)
+    def __init__(self, vlm: Vlm, max_sequences: int, multi_lora: MultiLoRA) -> None:
+        super().__init__(vlm, max_sequences)
         self.multi_lora = multi_lora
 
-    def _forward(self, rows: Sequence[SequenceState]) -> mx.array:
-        with self.multi_lora.assign_tokens([(row.arm, len(row.pending)) for row in rows]):
-            return super()._forward(rows)
+    def _forward(self, seqs: Sequence[SequenceState]) -> mx.array:
+        with self.multi_lora.assign_tokens([(seq.arm, len(seq.pending)) for seq in seqs]):
+            return super()._forward(seqs)

@@ -20,26 +20,28 @@ ImagePrompt = tuple[Image.Image, Sequence[int]]  # a photo as the model sees it,
 
 
 def measure_cost(
-    vlm: Vlm, image_prompts: Sequence[ImagePrompt], raw: bool
+    vlm: Vlm, image_prompts: Sequence[ImagePrompt], with_pre_merger: bool
 ) -> dict[str, dict[str, float]]:
     """Return medians for base and fine_tuned; the adapter must be attached."""
     measurements: dict[str, list[dict[str, float]]] = {"base": [], "fine_tuned": []}
     rounds = [image_prompt for image_prompt in image_prompts for _ in range(ROUNDS)]
-    _measure(vlm, *rounds[0], raw)  # warm-up
+    _measure(vlm, *rounds[0], with_pre_merger)  # warm-up
     for image, prompt in tqdm(rounds, "cost", unit="round", leave=False):
         for arm, arm_measurements in measurements.items():
             with lora.disable_lora(vlm.model) if arm == "base" else nullcontext():
-                arm_measurements.append(_measure(vlm, image, prompt, raw))
+                arm_measurements.append(_measure(vlm, image, prompt, with_pre_merger))
     return {
         arm: {name: round(median(m[name] for m in repeats), 5) for name in repeats[0]}
         for arm, repeats in measurements.items()
     }
 
 
-def _measure(vlm: Vlm, image: Image.Image, prompt: Sequence[int], raw: bool) -> dict[str, float]:
+def _measure(
+    vlm: Vlm, image: Image.Image, prompt: Sequence[int], with_pre_merger: bool
+) -> dict[str, float]:
     mx.reset_peak_memory()
     started = perf_counter()
-    features = encode_image(vlm, image, raw)
+    features = encode_image(vlm, image, with_pre_merger)
     encoded = perf_counter()
     generator, image_start = BatchGenerator(vlm, 1), prompt.index(vlm.image_id)
     sampling_params = SamplingParams(TOKENS_PER_MEASUREMENT + 1, ignore_eos=True)
