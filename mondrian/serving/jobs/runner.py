@@ -118,7 +118,7 @@ class JobRunner:
             except ModelDied:  # once more, with no other sequence in the batch
                 if on_text:
                     on_text("", 0)  # discard the text so far
-                self.metrics.retries.labels("model died").inc()
+                self.metrics.retries.labels(ModelDied.__name__).inc()
                 critiques = await self._run_advisors(row, image, True, on_text)
             values = self.critique_runner.result_columns(critiques, monotonic() - started)
             await self.call_store(self.store.complete, row["id"], **values)

@@ -1,7 +1,6 @@
 """View model of a job for the pages: labels, parsed critiques and feedback."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from mondrian.core.params import Params
 from mondrian.critique import radar
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.data.photo_index import UPLOAD_PREFIX
 from mondrian.rollout.formatting import plural
 from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs
@@ -27,7 +27,6 @@ _MODE_LABELS = {
 }
 _ARM_LABELS = {"base": "base", "fine_tuned": "fine-tuned"}
 _AB_PREFIX = "ab_test_"
-_UPLOAD_PREFIX = re.compile(r"^.{36}_", re.DOTALL)  # a saved photo is <uuid>_<name>
 FeedbackByAdvisor = Mapping[tuple[str, str], FeedbackRow]  # by job and advisor
 
 
@@ -122,7 +121,7 @@ def build_job_view(
             results.append(AdvisorResult(advisor, name, text, critique, feedback_row))
     return JobView(
         row,
-        _UPLOAD_PREFIX.sub("", Path(row["filename"] or "").stem) or "photo",
+        UPLOAD_PREFIX.sub("", Path(row["filename"] or "").stem) or "photo",
         " and ".join(names.values()) or "no advisor",
         _MODE_LABELS.get(mode, mode),
         _ARM_LABELS.get(arm, model_used),
