@@ -124,7 +124,9 @@ def evaluation_flags(trained: Path, prepared: Path, folder: Path) -> list[object
         "--train_data": prepared / "train.json",
         "--cache_dir": folder / "cache",
         "--output_report": folder / "report.json",
-        "--metrics": folder / "evaluate.json",
+        "--details": folder / "evaluate.json",
+        "--timing": folder / "evaluate_timing.json",
+        "--metrics": folder / "metrics.json",
         "--html": folder / "report.html",
         "--score_error_csv": folder / "score_error.csv",
     }
@@ -167,12 +169,21 @@ def test_metrics_are_recomputed_from_a_report(
     result = run_stage("evaluate", *evaluation_flags(trained, prepared_dir, tmp_path))
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "evaluate.json").read_text())
-    assert (tmp_path / "score_error.csv").read_text().startswith("dimension,score_error\n")
+    assert (tmp_path / "score_error.csv").read_text().startswith("dimension,arm,score_error\n")
     assert not list((tmp_path / "cache/evaluate").iterdir())
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1
+    key_metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(key_metrics) <= 12
+    assert key_metrics["verdict"] == "INCONCLUSIVE"
+    assert (
+        key_metrics["val_loss"]
+        == json.loads((trained.parent / "train.json").read_text())["val_loss"]
+    )
+    assert (key_metrics["n_train"], key_metrics["n_val"]) == (4, 1)
+    assert key_metrics["failed_gates"] >= 1
     recompute = ["--recompute_from", tmp_path / "report.json"]
-    result = run_stage("evaluate", *recompute, "--metrics", tmp_path / "recomputed.json")
+    result = run_stage("evaluate", *recompute, "--details", tmp_path / "recomputed.json")
     assert result.returncode == 0, result.stderr
     recomputed = (tmp_path / "recomputed.json").read_bytes()
     assert recomputed == (tmp_path / "evaluate.json").read_bytes()
@@ -190,10 +201,10 @@ def test_metrics_are_recomputed_from_a_report(
             "--max_examples is 0; it must be 1 or more",
         ),
     ):
-        refused = run_stage("evaluate", *flags, "--metrics", tmp_path / "new.json")
+        refused = run_stage("evaluate", *flags, "--details", tmp_path / "new.json")
         assert_one_error(refused, message)
         assert not (tmp_path / "new.json").exists()
-    checked = run_stage("evaluate", "--check", "--metrics", tmp_path / "evaluate.json")
+    checked = run_stage("evaluate", "--check", "--details", tmp_path / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
     assert "Traceback" not in checked.stderr
