@@ -1,5 +1,6 @@
 # make          install, run the pipeline, show a summary
-# make test     the tests; make quick: those that take milliseconds; make long: those that take longest
+# make test     unit tests, a run of the pipeline on few photos, the service, and a page if there is Chromium
+# make test-all all other tests: whatever takes longer, every page, PostgreSQL if MONDRIAN_POSTGRES names one
 # make serve    the advisor service with the sample's adapters, and a page to try it
 # make lint     ruff, import-linter and mypy
 # make images   the images of the README; needs Chromium
@@ -15,7 +16,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: all repro serve test quick long lint images lock clean
+.PHONY: all repro serve test test-all lint images lock clean
 
 all: repro
 	@$(VENV)/bin/mondrian summary
@@ -27,14 +28,13 @@ serve: repro
 	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
 	@$(VENV)/bin/mondrian serve --lora_path models --model_mode ab_test
 
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/dev
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	@$(PYTEST) -m "not slow"
 
-long: $(VENV)/dev
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
-
-quick: $(VENV)/dev
-	@python -m pytest -m "not slow and not long"
+test-all: $(VENV)/dev
+	@$(PYTEST) -m slow
 
 lint: $(VENV)/dev
 	@ruff check .

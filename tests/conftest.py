@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
@@ -21,6 +25,7 @@ from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
@@ -43,6 +48,12 @@ SAMPLE_SEED = 7  # not the seed of the shipped sample
 JOB_COLUMNS = (
     "id filename advisor status analysis_markdown llm_outputs prompt mode created_at completed_at"
 ).split()
+
+# The machine may be busy: no example has a deadline, and slow generation is no error.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=list(HealthCheck)
+)
+hypothesis_settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,12 +104,25 @@ def make_db(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process of this test run builds, for all of them to read."""
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared = factory.getbasetemp().parent if in_worker else factory.getbasetemp()
+    folder, done = shared / name, shared / f"{name}.done"
+    with FileLock(shared / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample application, rendered with SAMPLE_SEED."""
-    folder = tmp_path_factory.mktemp("application") / "mondrian"
-    write_application(folder, SAMPLE_SEED)
-    return folder
+    return build_once(
+        tmp_path_factory, "application", lambda folder: write_application(folder, SAMPLE_SEED)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +194,9 @@ def run_stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Complete
     """Run a stage script as a user does by hand."""
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=cwd, timeout=PATIENCE
+    )
 
 
 def assert_one_error(run: subprocess.CompletedProcess[str], *parts: object) -> None:

@@ -21,7 +21,7 @@ from mondrian.sample.writing_style import write_critique
 from tests.clone import Clone, make_clone
 from tests.service_process import ServiceProcess, analyze_as, run_service
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 NUM_REVIEWED = 12  # photos that a person reviews between v1 and v2
 SEED = 4711  # of scenes that no sample has
 

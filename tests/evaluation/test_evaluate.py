@@ -135,7 +135,7 @@ def cached_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("adapter-*.jsonl"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_evaluation_resumes_to_the_same_answers(
     trained: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:

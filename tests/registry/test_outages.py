@@ -178,7 +178,6 @@ def test_ctrl_c_changes_nothing(mac: Mac) -> None:
     assert mac.leftovers() == []
 
 
-@pytest.mark.long
 def test_a_pull_killed_at_any_step_leaves_a_complete_active_version(mac: Mac) -> None:
     mac.pull("v1")
     versions, kills = set(), 0
@@ -197,7 +196,6 @@ def test_a_pull_killed_at_any_step_leaves_a_complete_active_version(mac: Mac) ->
     assert (mac.active(), mac.leftovers()) == ("v2.0.0", [])
 
 
-@pytest.mark.long
 def test_a_pull_killed_at_random_times_leaves_a_complete_active_version(mac: Mac) -> None:
     mac.pull("v1")
     started = time.perf_counter()
@@ -237,7 +235,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.long
 def test_a_disk_that_fills_at_any_point_changes_nothing(mac: Mac, small_disk: Path) -> None:
     small_mac = Mac(LocalStore(small_disk / "ansel", "ansel"), mac.source, mac.params)
     run(fast_pull_command(small_mac, "v1"))

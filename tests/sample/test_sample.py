@@ -114,7 +114,6 @@ def test_the_model_card_agrees_with_its_template() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
     """A few steps of the complete command, with two processes and the model card."""
     command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]

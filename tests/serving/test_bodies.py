@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
@@ -191,7 +191,7 @@ def test_a_body_that_does_not_arrive_times_out(
 
 
 @given(st.binary(max_size=400), st.sampled_from([MULTIPART, "application/x-www-form-urlencoded"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150)
 def test_a_form_of_any_bytes_is_accepted_or_rejected(
     params: Params, content: bytes, content_type: str
 ) -> None:

@@ -100,7 +100,6 @@ def analyze(service: ServiceProcess, jpeg: bytes, **data: str) -> Any:
         return client.post("/analyze", files={"image": ("a.jpg", jpeg)}, data=data)
 
 
-@pytest.mark.long
 def test_a_model_killed_twenty_times_loses_no_job_and_runs_none_twice(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
@@ -137,7 +136,6 @@ def test_jobs_of_a_killed_service_are_taken_over(tmp_path: Path, jpegs: list[byt
         assert wait_until_ended(second, ids, 60) == {"completed": 8}
 
 
-@pytest.mark.long
 def test_a_photo_that_crashes_the_model_ends_failed_and_the_others_completed(
     tmp_path: Path, params: Params, photos: list[Image.Image]
 ) -> None:
@@ -281,7 +279,6 @@ def test_a_full_disk_is_a_clear_error_and_survived(tmp_path: Path, jpegs: list[b
     assert leftovers == []
 
 
-@pytest.mark.long
 def test_a_database_that_is_locked_for_ten_seconds_delays_but_loses_nothing(
     tmp_path: Path, jpegs: list[bytes]
 ) -> None:
@@ -388,7 +385,6 @@ def test_requests_with_the_same_idempotency_key_are_one_job(
         assert len(list((tmp_path / "service/uploads").iterdir())) == 1
 
 
-@pytest.mark.long
 def test_memory_is_flat_under_load(tmp_path: Path, jpegs: list[bytes]) -> None:
     with run_service(tmp_path, batch_size=8) as service:
         model = model_process(service)

@@ -155,7 +155,6 @@ def test_a_candidate_that_breaks_a_guardrail_is_rolled_back_and_stays_so_after_a
         assert analyze_as(client, photo, "client-0")["model_used"] == "ab_test_fine_tuned"
 
 
-@pytest.mark.long
 def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed_job_has_its_arm(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
@@ -190,7 +189,6 @@ def test_a_client_keeps_its_arm_after_restarts_and_in_every_process_and_a_killed
         assert job["side"] == ("candidate" if before[0].endswith("tuned") else "control")
 
 
-@pytest.mark.long
 def test_the_base_replaces_a_control_that_was_deleted_and_the_log_says_so(
     tiny: Any, params: Params, photo: bytes, tmp_path: Path
 ) -> None:
