@@ -6,7 +6,7 @@ import pytest
 
 from tests.clone import Clone, make_clone
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

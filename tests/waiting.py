@@ -8,13 +8,13 @@ PATIENCE = 600.0  # seconds; an idle machine needs a fraction of it
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], describe: Callable[[], object] = str) -> T:
-    """Return the first true value of a condition, which is checked twenty times a second.
+def wait_for(condition: Callable[[], T | None], describe: Callable[[], object] = str) -> T:
+    """Return the first true value of a condition, which is checked fifty times a second.
 
     describe  what to report if there is none after PATIENCE
     """
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
         assert time.monotonic() < deadline, describe()
-        time.sleep(0.05)
+        time.sleep(0.02)
     return value

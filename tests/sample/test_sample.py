@@ -27,6 +27,7 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import TASTES, score_scene
 from mondrian.sample.writing_style import WRITING_STYLES, write_critique
 from tests.conftest import ROOT, SAMPLE_SEED
+from tests.waiting import PATIENCE
 
 BASE = ROOT / "models/base/mondrian-tiny"
 
@@ -123,7 +124,7 @@ def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     loaded = vlm.load(str(tmp_path / "base"))

@@ -19,6 +19,7 @@ from tests import browsing
 from tests.browsing import fill_in_form, open_page, overflow_width, request_critique
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, run_service
+from tests.serving.test_contract import wait_until
 
 pytestmark = pytest.mark.slow
 HEIC = ROOT / "tests/core/rendered.heic"
@@ -63,8 +64,8 @@ def upload(service: ServiceProcess, *photos: Path, wait: bool = True, **fields: 
         for photo in photos:
             files = {"image": (photo.name, photo.read_bytes())}
             ids.append(client.post("/upload", files=files, data=data).json()["job_id"])
-        while wait and any(client.get(f"/status/{i}").json()["status"] != "completed" for i in ids):
-            time.sleep(0.1)
+        for id in ids if wait else ():
+            wait_until(client, id, "completed")
     return ids
 
 
