@@ -109,6 +109,12 @@ def make_small_clone(folder: Path) -> Clone:
     return clone
 
 
+def copy_clone(clone: Clone, folder: Path) -> Clone:
+    """Copy a clone with its outputs and DVC cache to `folder`/mondrian."""
+    shutil.copytree(clone.folder, folder / "mondrian", symlinks=True)
+    return Clone(folder)
+
+
 def write_small_application(folder: Path) -> None:
     """Write mondrian.db with one critique of each photo, and the photos."""
     (folder / "source").mkdir(parents=True)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 
@@ -26,6 +26,9 @@ from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from tests.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from tests.clone import Clone
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
@@ -111,7 +114,7 @@ def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     folder, done = shared / name, shared / f"{name}.done"
     with FileLock(shared / f"{name}.lock"):
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
             build(folder)
             done.touch()
     return folder
@@ -123,6 +126,17 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_once(
         tmp_path_factory, "application", lambda folder: write_application(folder, SAMPLE_SEED)
     )
+
+
+@pytest.fixture(scope="session")
+def built_clone(tmp_path_factory: pytest.TempPathFactory) -> "Clone":
+    """A small clone after `dvc repro`; a test that changes it uses copy_clone."""
+    from tests.clone import Clone, make_small_clone
+
+    def build(folder: Path) -> None:
+        make_small_clone(folder).run("dvc", "repro")
+
+    return Clone(build_once(tmp_path_factory, "clone", build))
 
 
 @pytest.fixture(scope="session")

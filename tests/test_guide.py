@@ -71,7 +71,7 @@ def find_problem(command: list[str]) -> str | None:
         return None if args and args[0] in COMMANDS else f"mondrian has no {args[:1]}"
     if program == "make":
         text = (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
-        targets = re.findall(r"^([\w./]+):", text, re.MULTILINE)
+        targets = re.findall(r"^([\w./-]+):", text, re.MULTILINE)
         return next((f"make has no {a}" for a in args if "=" not in a and a not in targets), None)
     if program == "dvc":
         return _find_dvc_problem(args)

@@ -1,25 +1,19 @@
 """Which stages a changed parameter reruns, and whether the old value gives the old bytes."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.clone import Clone, make_clone
+from tests.clone import Clone, copy_clone
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    clone = make_clone(tmp_path_factory.mktemp("clone"))
-    clone.run("dvc", "repro", "data/sample/dvc.yaml")
-    clone.run("dvc", "repro", "evaluate@ansel")
-    return clone
-
-
 def test_a_new_learning_rate_reruns_train_and_evaluate_and_the_old_one_gives_the_old_bytes(
-    clone: Clone,
+    built_clone: Clone, tmp_path: Path
 ) -> None:
+    clone = copy_clone(built_clone, tmp_path)
     clone.commit("first run")
     params = clone.folder / "params.yaml"
     text = params.read_text()
