@@ -32,19 +32,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
-SLOWEST_FILES = (
+SLOWEST_FILES = (  # the slowest first
+    "test_shipped_sample",
+    "test_pipeline",
     "test_feedback_loop",
     "test_rerun",
-    "test_pipeline",
-    "evaluation/test_evaluate",
     "serving/test_faults",
-    "serving/test_pages",
-    "training/test_resume",
-    "training/test_trainer",
-    "serving/test_contract",
-    "registry/test_pull",
-    "registry/test_release",
     "registry/test_outages",
+    "training/test_resume",
+    "evaluation/test_evaluate",
+    "training/test_trainer",
+    "registry/test_release",
+    "registry/test_pull",
+    "serving/test_contract",
+    "serving/test_pages",
     "serving/test_rollout",
 )
 SAMPLE_SEED = 7  # not the seed of the shipped sample
@@ -60,7 +61,7 @@ hypothesis_settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first, so that both cores finish at the same time."""
+    """Start the slowest files first, so that all processes finish at the same time."""
     ranks = {f"tests/{name}.py": rank for rank, name in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.split("::")[0], len(ranks)))
 

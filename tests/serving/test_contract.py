@@ -26,7 +26,6 @@ from tests.service_process import TINY, ServiceProcess, run_service
 from tests.shapes import differences, html_differences, parse_events
 from tests.waiting import PATIENCE, wait_for
 
-pytestmark = pytest.mark.slow
 FOLDER = ROOT / "tests/serving/exchanges"
 NOT_CALLS = {1: "ports", 21: "a badge of older pages", 35: "a defect of the job worker"}
 OLD_PAGE = (
