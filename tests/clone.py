@@ -3,12 +3,21 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
+import yaml
+
+from mondrian.critique.schema import serialize_critique
+from mondrian.sample.scene import draw_scene, render
+from mondrian.sample.writing_style import write_critique
+from tests.conftest import ROOT, SAMPLE_SEED
+from tests.waiting import PATIENCE
+
+SMALL_SAMPLE = 48  # photos
 
 
 class Clone:
@@ -35,7 +44,7 @@ class Clone:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
@@ -74,3 +83,48 @@ def make_clone(folder: Path) -> Clone:
     clone.run("git", "init", "-q")
     clone.commit("clone")
     return clone
+
+
+def make_small_clone(folder: Path) -> Clone:
+    """Make a clone whose pipeline takes a minute: one advisor, few photos, epochs and samples.
+
+    Its application is beside it, in `folder`/application.
+    """
+    clone = make_clone(folder)
+    application = folder / "application"
+    write_small_application(application)
+    path = clone.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["advisors"] = ["ansel"]
+    params["application"] = {
+        "db_path": str(application / "mondrian.db"),
+        **dict.fromkeys(("source_dir", "analysis_dir", "html_dir"), str(application / "source")),
+    }
+    params["prepare"]["val_fraction"] = 0.25
+    params["train"]["epochs"] = 3
+    params["evaluate"]["few_shot_examples"] = 1
+    params["evaluate"]["consistency"] |= {"photos": 1, "samples": 2}
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    clone.commit("small sample")
+    return clone
+
+
+def copy_clone(clone: Clone, folder: Path) -> Clone:
+    """Copy a clone with its outputs and DVC cache to `folder`/mondrian."""
+    shutil.copytree(clone.folder, folder / "mondrian", symlinks=True)
+    return Clone(folder)
+
+
+def write_small_application(folder: Path) -> None:
+    """Write mondrian.db with one critique of each photo, and the photos."""
+    (folder / "source").mkdir(parents=True)
+    connection = sqlite3.connect(folder / "mondrian.db")
+    connection.execute("CREATE TABLE jobs (id, filename, advisor, status, analysis_markdown)")
+    for i in range(SMALL_SAMPLE):
+        scene, name = draw_scene(SAMPLE_SEED, i), f"IMG_{i}.jpg"
+        render(scene).save(folder / "source" / name, quality=90)
+        text = serialize_critique(write_critique("ansel", scene))
+        row = (f"job-{i}", name, "ansel", "completed", text)
+        connection.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", row)
+    connection.commit()
+    connection.close()

@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
@@ -21,22 +25,27 @@ from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.application import write_application
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
+from tests.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from tests.clone import Clone
 
 ROOT = Path(__file__).parent.parent
 PERSONA = "You are Ansel Adams."
-SLOWEST_FILES = (
-    "test_feedback_loop",
-    "test_rerun",
+SLOWEST_FILES = (  # the slowest first
+    "test_shipped_sample",
     "test_pipeline",
-    "evaluation/test_evaluate",
+    "test_feedback_loop",
+    "test_run_cache",
     "serving/test_faults",
-    "serving/test_pages",
-    "training/test_resume",
-    "training/test_trainer",
-    "serving/test_contract",
-    "registry/test_pull",
-    "registry/test_release",
     "registry/test_outages",
+    "training/test_resume",
+    "evaluation/test_evaluate",
+    "training/test_trainer",
+    "registry/test_release",
+    "registry/test_pull",
+    "serving/test_contract",
+    "serving/test_pages",
     "serving/test_rollout",
 )
 SAMPLE_SEED = 7  # not the seed of the shipped sample
@@ -44,9 +53,15 @@ JOB_COLUMNS = (
     "id filename advisor status analysis_markdown llm_outputs prompt mode created_at completed_at"
 ).split()
 
+# The machine may be busy: no example has a deadline, and slow generation is no error.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=list(HealthCheck)
+)
+hypothesis_settings.load_profile("any machine")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first, so that both cores finish at the same time."""
+    """Start the slowest files first, so that all processes finish at the same time."""
     ranks = {f"tests/{name}.py": rank for rank, name in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: ranks.get(item.nodeid.split("::")[0], len(ranks)))
 
@@ -93,12 +108,36 @@ def make_db(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process of this test run builds, for all of them to read."""
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared = factory.getbasetemp().parent if in_worker else factory.getbasetemp()
+    folder, done = shared / name, shared / f"{name}.done"
+    with FileLock(shared / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            build(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample application, rendered with SAMPLE_SEED."""
-    folder = tmp_path_factory.mktemp("application") / "mondrian"
-    write_application(folder, SAMPLE_SEED)
-    return folder
+    return build_once(
+        tmp_path_factory, "application", lambda folder: write_application(folder, SAMPLE_SEED)
+    )
+
+
+@pytest.fixture(scope="session")
+def built_clone(tmp_path_factory: pytest.TempPathFactory) -> "Clone":
+    """A small clone after `dvc repro`; a test that changes it uses copy_clone."""
+    from tests.clone import Clone, make_small_clone
+
+    def build(folder: Path) -> None:
+        make_small_clone(folder).run("dvc", "repro")
+
+    return Clone(build_once(tmp_path_factory, "clone", build))
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +209,9 @@ def run_stage(name: str, *args: object, cwd: Path = ROOT) -> subprocess.Complete
     """Run a stage script as a user does by hand."""
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *map(str, args)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=cwd, timeout=PATIENCE
+    )
 
 
 def assert_one_error(run: subprocess.CompletedProcess[str], *parts: object) -> None:

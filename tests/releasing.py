@@ -26,6 +26,7 @@ from mondrian.registry.version import parse_version
 from tests.clone import copy_work_tree
 from tests.conftest import ROOT
 from tests.service_process import make_adapter
+from tests.waiting import PATIENCE
 
 ADAPTER = "models/mondrian-tiny-lora-ansel"
 EVALUATION = "metrics/ansel/evaluate.json"
@@ -92,7 +93,7 @@ class Project:
             [*map(str, command)],
             cwd=self.folder,
             env=self.env,
-            timeout=120,
+            timeout=PATIENCE,
             capture_output=True,
             text=True,
         )

@@ -21,6 +21,7 @@ from mondrian.serving.service import Service
 from mondrian.serving.settings import ServiceSettings
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import decisions, feedback, jobs, migrate, rollouts
+from tests.waiting import wait_for
 
 DAY = 86400.0  # seconds
 SHARES = (0.05, 0.25, 0.5)  # of the first three steps of rollout.yaml
@@ -174,8 +175,7 @@ def serve_pages(path: Path, rollout: RolloutConfig | None = None, key: str = "")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_for(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ import yaml
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
 from mondrian.critique.schema import DIMENSIONS, schema_hash
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parent.parent
 TINY = "models/base/mondrian-tiny"
-START_TIMEOUT, END_TIMEOUT = 60.0, 20.0  # seconds until a service must have started or ended
 _PORT = re.compile(r"Uvicorn running on http://[^:\s]+:(\d+)")
 
 
@@ -45,7 +44,7 @@ class ServiceProcess:
 
     def client(self, **options: Any) -> httpx2.Client:
         """Return an HTTP client that ignores proxies of this machine."""
-        return httpx2.Client(base_url=self.url, trust_env=False, timeout=60, **options)
+        return httpx2.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **options)
 
 
 @contextmanager
@@ -110,36 +109,39 @@ def start_service(
     return ServiceProcess("", process, log_path, db, data)
 
 
-def wait_for_port(service: ServiceProcess, seconds: float = START_TIMEOUT) -> None:
+def wait_for_port(service: ServiceProcess) -> None:
     """Wait until it listens, and set its url. Fails with its log if it ended."""
-    deadline = time.monotonic() + seconds
-    while not (match := _PORT.search(service.log())):
-        _check_running(service, deadline)
-        time.sleep(0.05)
-    service.url = f"http://127.0.0.1:{match[1]}"
+
+    def find_port() -> re.Match[str] | None:
+        _check_running(service)
+        return _PORT.search(service.log())
+
+    service.url = f"http://127.0.0.1:{wait_for(find_port, service.log)[1]}"
 
 
-def wait_for_ready(service: ServiceProcess, seconds: float = START_TIMEOUT) -> None:
-    """Wait until a request would be answered. Fails with its log if it ended or takes too long."""
-    wait_for_port(service, seconds)
-    deadline = time.monotonic() + seconds
+def wait_for_ready(service: ServiceProcess) -> None:
+    """Wait until a request would be answered. Fails with its log if it ended."""
+    wait_for_port(service)
+
+    def is_ready() -> bool:
+        _check_running(service)
+        return client.get("/ready").status_code == 200
+
     with service.client() as client:
-        while client.get("/ready").status_code != 200:
-            _check_running(service, deadline)
-            time.sleep(0.05)
+        wait_for(is_ready, service.log)
 
 
-def stop_service(service: ServiceProcess, seconds: float = END_TIMEOUT) -> int:
+def stop_service(service: ServiceProcess) -> int:
     """End a service; return its exit code."""
-    return end_process(service.process, seconds)
+    return end_process(service.process)
 
 
-def end_process(process: subprocess.Popen[bytes], seconds: float = END_TIMEOUT) -> int:
-    """Send SIGTERM, and SIGKILL if the process does not end in time; return its exit code."""
+def end_process(process: subprocess.Popen[bytes]) -> int:
+    """Send SIGTERM, and SIGKILL if the process does not end; return its exit code."""
     if process.poll() is None:
         process.terminate()
     try:
-        return process.wait(seconds)
+        return process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
@@ -201,12 +203,10 @@ def _unused_paths(folder: Path) -> tuple[Path, Path]:
     raise AssertionError("count ended")
 
 
-def _check_running(service: ServiceProcess, deadline: float) -> None:
+def _check_running(service: ServiceProcess) -> None:
     code = service.process.poll()
     if code is not None:
         raise AssertionError(f"the service ended with {code}:\n{service.log()}")
-    if time.monotonic() > deadline:
-        raise AssertionError(f"the service is not ready in time:\n{service.log()}")
 
 
 def analyze_as(

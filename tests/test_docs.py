@@ -19,6 +19,7 @@ from mondrian.sample.corruptions import CORRUPTIONS
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 STAGES = ("link", "prepare", "train", "evaluate")
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -72,7 +73,7 @@ def test_a_stage_calls_its_script_with_existing_flags(name: str) -> None:
         command,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
     ).stdout
@@ -188,7 +189,7 @@ def test_no_file_is_large_or_names_a_registry() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=30,
+        timeout=PATIENCE,
     ).stdout.split()
     assert len(names) > 40
     for name in names:

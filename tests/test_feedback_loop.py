@@ -1,10 +1,8 @@
 """The feedback loop: sample -> v1 -> serve -> feedback -> v2 -> pull -> rollout -> serve."""
 
 import json
-import re
+import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -18,25 +16,26 @@ import yaml
 from mondrian.critique.schema import Critique
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
-from tests.clone import Clone, make_clone
+from tests.clone import Clone, copy_clone
 from tests.service_process import ServiceProcess, analyze_as, run_service
+from tests.waiting import PATIENCE, wait_for
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 NUM_REVIEWED = 12  # photos that a person reviews between v1 and v2
 SEED = 4711  # of scenes that no sample has
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+@pytest.fixture
+def project(built_clone: Clone, tmp_path: Path) -> Clone:
     """A photographer's project with one advisor, an application, an origin and a DVC remote."""
-    project = make_clone(tmp_path_factory.mktemp("project"))
-    home = project.folder.parent
-    project.run("dvc", "repro", "data/sample/dvc.yaml")
-    (project.folder / "data/sample/mondrian").rename(home / "application")
+    home = tmp_path / "home"
+    project = copy_clone(built_clone, home)
+    application = built_clone.folder.parent / "application"
+    shutil.copytree(application, home / "application")
     params = project.folder / "params.yaml"
-    text = params.read_text().replace("data/sample/mondrian", str(home / "application"))
-    text = text.replace("overhead: 0.3 ", "overhead: 99 ")  # the machine may be busy
-    params.write_text(re.sub(r"advisors: \[.*\]", "advisors: [ansel]", text))
+    text = params.read_text()
+    assert text.count(str(application)) == 4
+    params.write_text(text.replace(str(application), str(home / "application")))
     project.run("dvc", "remote", "add", "-q", "--default", "store", home / "store")
     project.run("git", "init", "-q", "--bare", "../origin")
     project.run("git", "remote", "add", "origin", "../origin")
@@ -52,7 +51,7 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
     linked = project.metrics("ansel", "link")["linked"]
 
     mac = Clone(tmp_path)
-    subprocess.run(["git", "clone", "-q", origin, mac.folder], check=True, timeout=60)
+    subprocess.run(["git", "clone", "-q", origin, mac.folder], check=True, timeout=PATIENCE)
     pull_v1 = mac.mondrian("pull", "ansel", "--rev", "v1", "--from", origin)
     assert "ansel@v1.0.0 is active" in pull_v1
     flags = service_flags(mac, application)
@@ -76,16 +75,15 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
         rollout = mac.mondrian("rollout", "ansel", "--db", application / "mondrian.db")
         assert "ansel@v2.0.0" in rollout
         assert "ansel@v1.0.0 is active again" in mac.mondrian("rollback", "ansel")
-        deadline = time.monotonic() + 20
-        while served_version(client) != first_version:
-            assert time.monotonic() < deadline
+        wait_for(lambda: served_version(client) == first_version)
 
 
 def release(project: Clone, version: str) -> None:
     """Train, commit, release and push a version."""
     project.run("dvc", "repro", "evaluate@ansel")
     project.commit(f"train {version}")
-    project.mondrian("release", "ansel", "--version", version)
+    reason = "the sample is small"  # so gates may not hold
+    project.mondrian("release", "ansel", "--version", version, "--reason", reason)
     project.run("dvc", "push", "-q", "train@ansel")
     project.run("git", "push", "-q", "origin", "HEAD", "--tags")
 
@@ -128,16 +126,11 @@ def pull_v2_under_load(
 ) -> str:
     """Pull v2 while clients send requests; return its version once it serves."""
     with service.client() as client, load(service) as statuses:
-        started = time.monotonic()
         output = mac.mondrian("pull", "ansel", "--stage", "prod", "--from", origin)
         assert "ansel@v2.0.0 is active" in output
-        pull_seconds = time.monotonic() - started
-        while (version := served_version(client)) == first_version:
-            assert time.monotonic() - started < 60
-        switch_seconds = time.monotonic() - started
+        version = wait_for(lambda: served_version(client).replace(first_version, ""))
     assert len(statuses) > 1
     assert set(statuses) == {200}
-    sys.stderr.write(f"\npull {pull_seconds:.1f} s, v2 serves after {switch_seconds:.1f} s\n")
     return version
 
 
@@ -180,4 +173,4 @@ def load(service: ServiceProcess) -> Iterator[list[int]]:
     finally:
         done.set()
         for thread in threads:
-            thread.join(120)
+            thread.join(PATIENCE)

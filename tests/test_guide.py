@@ -19,6 +19,7 @@ from mondrian.cli.parser import COMMANDS
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 DOCUMENTS = [
     ROOT / "README.md",
@@ -33,7 +34,7 @@ SHELL_KEYWORDS = {"if", "in", "do", "done", "then", "else", "fi", "while"}
 SEPARATORS = {"&&", "||", ";", "|", "&"}
 GIT_COMMANDS = set(
     subprocess.run(
-        ["git", "--list-cmds=main"], capture_output=True, text=True, timeout=30
+        ["git", "--list-cmds=main"], capture_output=True, text=True, timeout=PATIENCE
     ).stdout.split()
 )
 
@@ -70,7 +71,7 @@ def find_problem(command: list[str]) -> str | None:
         return None if args and args[0] in COMMANDS else f"mondrian has no {args[:1]}"
     if program == "make":
         text = (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
-        targets = re.findall(r"^([\w./]+):", text, re.MULTILINE)
+        targets = re.findall(r"^([\w./-]+):", text, re.MULTILINE)
         return next((f"make has no {a}" for a in args if "=" not in a and a not in targets), None)
     if program == "dvc":
         return _find_dvc_problem(args)
@@ -158,7 +159,7 @@ def read_help(command: tuple[str, ...]) -> str:
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout

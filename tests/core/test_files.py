@@ -10,6 +10,7 @@ import pytest
 from mondrian.core.errors import DataError
 from mondrian.core.files import files_hash, open_atomic_folder, read_json, write_json, write_text
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_folder_stays(tmp_path: Path) 
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert run.returncode == 1
     assert run.stderr.startswith(f"error: File too large: {folder}")

@@ -72,7 +72,7 @@ def test_a_file_that_is_not_a_photo_has_a_reason(
     assert error.value.reason == reason
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 700), st.integers(0, 255))
 def test_a_damaged_header_gives_an_image_or_a_reason(offset: int, byte: int) -> None:
     exif = Image.Exif()

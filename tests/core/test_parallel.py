@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from mondrian.core.errors import DataError, MondrianError
 from mondrian.core.parallel import map_in_processes
 from tests.conftest import ROOT
+from tests.waiting import wait_for
 
 
 def add(state: int, batch: int) -> tuple[int, int]:
@@ -61,7 +62,7 @@ def test_a_process_killed_by_the_system_is_one_clear_line() -> None:
 
 def wait(state: str, batch: int) -> int:
     Path(state, str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(3600)
     return batch
 
 
@@ -77,9 +78,9 @@ def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     started.mkdir()
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, str(started)], env=env) as process:
-        _wait_until(lambda: len(list(started.iterdir())) == (os.cpu_count() or 1))
+        wait_for(lambda: len(list(started.iterdir())) == (os.cpu_count() or 1))
         process.kill()
-    _wait_until(lambda: not any(_is_alive(int(path.name)) for path in started.iterdir()))
+    wait_for(lambda: not any(_is_alive(int(path.name)) for path in started.iterdir()))
 
 
 def _is_alive(process: int) -> bool:
@@ -89,10 +90,3 @@ def _is_alive(process: int) -> bool:
         return False
     stat = Path(f"/proc/{process}/stat")
     return not stat.exists() or stat.read_text().split()[2] != "Z"  # a zombie is gone
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

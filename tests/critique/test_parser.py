@@ -403,7 +403,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=1000)
+@settings(max_examples=500)
 @given(st.one_of(st.text(), st.lists(pieces, max_size=60).map("".join)))
 def test_any_text_gives_a_critique_or_a_reason(text: str) -> None:
     assert isinstance(parse_critique(text), ParsedCritique | Rejection)

@@ -24,6 +24,7 @@ from mondrian.serving.feedback.export import load_rated_critiques
 from mondrian.storage.jobs import JobStore
 from tests.conftest import ROOT
 from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
+from tests.waiting import PATIENCE
 
 PLAIN = RatedCritique("a", "p", "0.jpg", "A")
 
@@ -231,7 +232,7 @@ def test_the_datasets_library_reads_the_rows(rated: JobStore, tmp_path: Path) ->
     ]
     env = {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     process = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=120
+        command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=PATIENCE
     )
     assert process.returncode == 0, process.stderr
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
@@ -47,7 +47,6 @@ def test_a_line_contains_its_critique_in_one_of_three_ways(
 single_line = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(single_line, st.just("{}")), max_size=8))
 def test_any_line_is_a_job(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("list") / "a.jsonl"

@@ -66,7 +66,7 @@ def test_without_a_test_fraction_there_is_no_test_split() -> None:
     assert set(split(make_records(), test_fraction=0.0).parts) == {"train", "val"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), min_size=40, max_size=90),

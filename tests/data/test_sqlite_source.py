@@ -17,6 +17,7 @@ from mondrian.core.fields import parse_timestamp
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.data import sqlite_source
 from mondrian.data.sqlite_source import open_database
+from tests.waiting import PATIENCE
 
 MakeDb = Callable[..., Path]
 
@@ -141,7 +142,7 @@ def test_the_open_transaction_of_a_crash_is_rolled_back_in_a_copy(make_db: MakeD
         "c.execute('PRAGMA cache_size = 5')\n"
         "c.execute(\"UPDATE jobs SET status = 'failed'\")\nos.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", crash, path], timeout=60)
+    subprocess.run([sys.executable, "-c", crash, path], timeout=PATIENCE)
     assert path.with_name(path.name + "-journal").exists()
     before = folder_state(path.parent)
     assert len(read_job_ids(path)) == 200

@@ -46,7 +46,7 @@ def test_each_photo_keeps_the_constant_of_its_own_fold() -> None:
     assert merged["cost"]["base"]["peak_memory_gb"] == 1.5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_row_is_evaluated_by_an_adapter_that_was_not_trained_on_it(
     base_vlm: Any,
     rows: list[ChatRow],

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
 from mondrian.model.vlm import Generation
 from tests.conftest import ROOT, assert_one_error, run_stage
+from tests.waiting import wait_for
 
 
 def answer_record(text: str, train_sentences: set[str] | None = None) -> dict[str, Any]:
@@ -137,43 +137,43 @@ def cached_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("adapter-*.jsonl"))
 
 
-@pytest.mark.long
+def kill_after_an_answer(flags: list[object], folder: Path) -> None:
+    """Start an evaluation and kill it once it has cached an answer."""
+    command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env, cwd=ROOT) as process:
+        wait_for(lambda: cached_bytes(folder / "cache/evaluate") or process.poll() is not None)
+        process.kill()
+    assert cached_bytes(folder / "cache/evaluate")
+    assert not (folder / "report.json").exists()
+
+
+def texts(folder: Path) -> list[str]:
+    photo = json.loads((folder / "report.json").read_text())["photographs"][0]
+    return [photo[arm]["text"] for arm in ("base", "fine_tuned", "base_constrained")]
+
+
+@pytest.mark.slow
 def test_a_killed_evaluation_resumes_to_the_same_answers(
-    trained: Path, prepared_dir: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, evaluated: Path, tmp_path: Path
 ) -> None:
-    texts = []
-    for name, kill in (("uninterrupted", False), ("killed", True)):
-        flags = evaluation_flags(trained, prepared_dir, tmp_path / name)
-        folder = tmp_path / name / "cache/evaluate"
-        if kill:
-            command = [sys.executable, str(ROOT / "stages/evaluate.py"), *map(str, flags)]
-            env = os.environ | {"PYTHONPATH": str(ROOT)}
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env, cwd=ROOT) as process:
-                deadline = monotonic() + 120
-                while not cached_bytes(folder) and monotonic() < deadline:
-                    sleep(0.02)
-                process.kill()
-            assert cached_bytes(folder)
-            assert not (tmp_path / name / "report.json").exists()
-        result = run_stage("evaluate", *flags)
-        assert result.returncode == 0, result.stderr
-        photo = json.loads((tmp_path / name / "report.json").read_text())["photographs"][0]
-        texts.append([photo[arm]["text"] for arm in ("base", "fine_tuned", "base_constrained")])
-    assert texts[0] == texts[1]
+    flags = evaluation_flags(trained, prepared_dir, tmp_path)
+    kill_after_an_answer(flags, tmp_path)
+    result = run_stage("evaluate", *flags)
+    assert result.returncode == 0, result.stderr
+    assert texts(tmp_path) == texts(evaluated)
 
 
 @pytest.mark.slow
 def test_metrics_are_recomputed_from_a_report(
-    trained: Path, prepared_dir: Path, tmp_path: Path
+    trained: Path, prepared_dir: Path, evaluated: Path, tmp_path: Path
 ) -> None:
-    result = run_stage("evaluate", *evaluation_flags(trained, prepared_dir, tmp_path))
-    assert result.returncode == 0, result.stderr
-    metrics = json.loads((tmp_path / "evaluate.json").read_text())
-    assert (tmp_path / "score_error.csv").read_text().startswith("dimension,arm,score_error\n")
-    assert not list((tmp_path / "cache/evaluate").iterdir())
+    metrics = json.loads((evaluated / "evaluate.json").read_text())
+    assert (evaluated / "score_error.csv").read_text().startswith("dimension,arm,score_error\n")
+    assert not list((evaluated / "cache/evaluate").iterdir())
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1
-    key_metrics = json.loads((tmp_path / "metrics.json").read_text())
+    key_metrics = json.loads((evaluated / "metrics.json").read_text())
     assert len(key_metrics) <= 12
     assert key_metrics["verdict"] == "INCONCLUSIVE"
     assert (
@@ -182,15 +182,15 @@ def test_metrics_are_recomputed_from_a_report(
     )
     assert (key_metrics["n_train"], key_metrics["n_val"]) == (4, 1)
     assert key_metrics["failed_gates"] >= 1
-    recompute = ["--recompute_from", tmp_path / "report.json"]
+    recompute = ["--recompute_from", evaluated / "report.json"]
     result = run_stage("evaluate", *recompute, "--details", tmp_path / "recomputed.json")
     assert result.returncode == 0, result.stderr
     recomputed = (tmp_path / "recomputed.json").read_bytes()
-    assert recomputed == (tmp_path / "evaluate.json").read_bytes()
-    page = (tmp_path / "report.html").read_text()
+    assert recomputed == (evaluated / "evaluate.json").read_bytes()
+    page = (evaluated / "report.html").read_text()
     assert "INCONCLUSIVE" in page
     assert "http" not in page.replace("http://www.w3.org", "")
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((evaluated / "report.json").read_text())
     del report["cost"]
     (tmp_path / "old.json").write_text(json.dumps(report))
     for flags, message in (
@@ -204,7 +204,7 @@ def test_metrics_are_recomputed_from_a_report(
         refused = run_stage("evaluate", *flags, "--details", tmp_path / "new.json")
         assert_one_error(refused, message)
         assert not (tmp_path / "new.json").exists()
-    checked = run_stage("evaluate", "--check", "--details", tmp_path / "evaluate.json")
+    checked = run_stage("evaluate", "--check", "--details", evaluated / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
     assert "Traceback" not in checked.stderr
@@ -225,3 +225,12 @@ def trained(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     result = run_stage("train", *(word for flag in flags.items() for word in flag))
     assert result.returncode == 0, result.stderr
     return folder / "adapter"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation that was not interrupted."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    result = run_stage("evaluate", *evaluation_flags(trained, prepared_dir, folder))
+    assert result.returncode == 0, result.stderr
+    return folder

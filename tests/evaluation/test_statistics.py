@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.evaluation.statistics import (
@@ -93,7 +93,6 @@ def test_a_small_difference_needs_more_photos() -> None:
     assert 0.3 < small.detectable < 0.5
 
 
-@settings(deadline=None)  # 2,000 resamples may take longer on a busy machine
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=30))
 def test_an_interval_contains_its_mean_and_flips_with_the_sign(values: list[float]) -> None:
     estimate, flipped = (

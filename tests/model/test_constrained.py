@@ -44,7 +44,7 @@ def tokenize(grammar: CritiqueGrammar, text: str) -> list[int]:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_any_critique_is_accepted(grammar: CritiqueGrammar, data: st.DataObject) -> None:
     d = data.draw
     parts = [(d(SCORE), d(WORDS), d(WORDS)) for _ in DIMENSIONS]

@@ -18,6 +18,7 @@ from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export_adapter, export_merged, to_mlx_name
 from mondrian.model.lora import LoraConfig
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 TINY = "models/base/mondrian-tiny"
 
@@ -140,7 +141,7 @@ def test_a_name_that_is_not_an_adapter_weight_is_refused() -> None:
 @pytest.mark.slow
 def test_the_command_names_a_folder_without_an_adapter(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mondrian", "export", str(tmp_path), "--output_dir", "x"]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
     assert process.returncode == 1
     assert process.stderr.startswith("error: ")
     assert "has no recipe.json" in process.stderr

@@ -21,7 +21,7 @@ def random_vectors(rng: Any, heads: int, tokens: int) -> mx.array:
 
 
 @given(STEPS, st.integers(0, 5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_slot_attends_to_its_own_sequence_only(steps: list[list[int]], shared: int) -> None:
     rng = np.random.default_rng(7)
     prefix = None

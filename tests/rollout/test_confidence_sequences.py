@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mondrian.core.fields import FloatArray
@@ -215,7 +215,6 @@ def test_observations_that_were_not_assigned_at_random_are_refused() -> None:
         mean_band(np.array([1.0, np.nan]))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(INTEGERS, st.randoms(use_true_random=False))
 def test_a_band_contains_its_estimate_and_mirrors_with_its_sign(
     numbers: list[int], rng: Random
@@ -235,7 +234,6 @@ def test_a_band_contains_its_estimate_and_mirrors_with_its_sign(
         assert band.mean == pytest.approx(-mirrored.mean, nan_ok=True)
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_a_share_is_in_its_band_and_both_are_within_0_and_1(successes: list[bool]) -> None:
     band, mirrored = share_band(np.array(successes)), share_band(~np.array(successes))

@@ -405,7 +405,5 @@ class RolloutMachine(RuleBasedStateMachine):
         assert (record.full_since is not None) >= (self.config.steps[record.step].share == 1)
 
 
-RolloutMachine.TestCase.settings = hypothesis_settings(
-    max_examples=30, stateful_step_count=12, deadline=None
-)
+RolloutMachine.TestCase.settings = hypothesis_settings(max_examples=30, stateful_step_count=12)
 test_actions_in_any_order_keep_the_state_valid = RolloutMachine.TestCase

@@ -28,6 +28,7 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import TASTES, score_scene
 from mondrian.sample.writing_style import WRITING_STYLES, write_critique
 from tests.conftest import ROOT, SAMPLE_SEED
+from tests.waiting import PATIENCE
 
 BASE = ROOT / "models/base/mondrian-tiny"
 
@@ -42,7 +43,7 @@ def test_a_seed_determines_the_scene() -> None:
 def test_a_scene_renders_to_the_same_bytes_on_an_older_processor() -> None:
     code = (
         "import hashlib; from mondrian.sample.scene import draw_scene, render; "
-        "images = (render(draw_scene(1, i)).tobytes() for i in range(120)); "  # fewer would not show it
+        "images = (render(draw_scene(1, i)).tobytes() for i in range(120)); "
         "print(hashlib.sha256(b''.join(images)).hexdigest())"
     )
     extensions: Any = np.show_config(mode="dicts")
@@ -135,7 +136,6 @@ def test_the_model_card_agrees_with_its_template() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
     """A few steps of the complete command, with two processes and the model card."""
     command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]
@@ -145,7 +145,7 @@ def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     loaded = vlm.load(str(tmp_path / "base"))

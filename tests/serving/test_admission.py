@@ -16,7 +16,7 @@ REQUESTS = st.lists(
 
 
 @given(REQUESTS, st.integers(1, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_slots_are_never_exceeded_or_lost_when_requests_come_and_are_cancelled(
     requests: list[tuple[bool, int, int]], rows: int
 ) -> None:

@@ -19,6 +19,7 @@ from mondrian.serving.assignment import (
     hash_to_unit_interval,
 )
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 SUBJECTS = st.text(max_size=40)
 
@@ -150,7 +151,7 @@ def test_another_process_assigns_the_same_arms() -> None:
         capture_output=True,
         text=True,
         env=env,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert run.stdout.strip() == str([plan_rollout(SNAPSHOT, str(i)).adapter for i in range(50)])

@@ -8,7 +8,6 @@ responses; tests/shapes.py explains their notation.
 import json
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,8 +24,8 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.service_process import TINY, ServiceProcess, run_service
 from tests.shapes import differences, html_differences, parse_events
+from tests.waiting import PATIENCE, wait_for
 
-pytestmark = pytest.mark.slow
 FOLDER = ROOT / "tests/serving/exchanges"
 NOT_CALLS = {1: "ports", 21: "a badge of older pages", 35: "a defect of the job worker"}
 OLD_PAGE = (
@@ -128,7 +127,7 @@ class ServiceStates:
             "created_at": "2025-11-02T10:00:00",
             **columns,
         }
-        connection = sqlite3.connect(self.service.db, timeout=30)
+        connection = sqlite3.connect(self.service.db, timeout=PATIENCE)
         with connection:
             marks = ", ".join("?" for _ in row)
             command = f"INSERT OR REPLACE INTO jobs ({', '.join(row)}) VALUES ({marks})"
@@ -138,11 +137,12 @@ class ServiceStates:
 
 
 def wait_until(client: httpx2.Client, id: str, status: str) -> str:
-    deadline = time.monotonic() + 60
-    while (job := client.get(f"/status/{id}").json())["status"] != status:
+    def has_status() -> bool:
+        job = client.get(f"/status/{id}").json()
         assert job["status"] != "failed", job["error"]
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
+        return bool(job["status"] == status)
+
+    wait_for(has_status)
     return id
 
 
@@ -180,18 +180,14 @@ def states(
 
 def suspend_model(service: ServiceProcess) -> Callable[[], None]:
     """Suspend a model process before it has loaded; return the call that resumes it."""
-    while not (children := psutil.Process(service.process.pid).children()):
-        time.sleep(0.005)
-    children[0].suspend()
-    return children[0].resume
+    model = wait_for(psutil.Process(service.process.pid).children)[0]
+    model.suspend()
+    return model.resume
 
 
 def wait_until_failed(service: ServiceProcess) -> None:
     with service.client() as client:
-        deadline = time.monotonic() + 60
-        while client.get("/health").json()["status"] != "error":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: client.get("/health").json()["status"] == "error", service.log)
 
 
 def test_every_item_of_the_contract_has_an_exchange() -> None:

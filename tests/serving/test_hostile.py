@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -234,7 +234,7 @@ def test_a_photo_that_would_crash_its_decoder_is_never_opened() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 def test_a_damaged_photo_is_accepted_or_rejected(data: st.DataObject) -> None:
     whole = bytearray(ACCEPTED[data.draw(st.sampled_from(list(ACCEPTED)))])
     for _ in range(data.draw(st.integers(1, 8))):

@@ -1,11 +1,11 @@
 """A real OpenAI-compatible server as the engine: mlx_vlm.server with mondrian-tiny."""
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from mondrian.model.export import export_merged
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, end_process, make_adapter, run_service
 from tests.serving.test_faults import analyze, encode_jpeg, job_rows, upload, wait_until_ended
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -59,15 +60,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Any, params: Params) 
 
 
 def _wait_for_server(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    def answers() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
-            if httpx2.get(f"{url}/models", trust_env=False).status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+        with contextlib.suppress(httpx2.HTTPError):
+            return httpx2.get(f"{url}/models", trust_env=False).status_code == 200
+        return False
+
+    wait_for(answers, log.read_text)
 
 
 def flags(server: Server, **models: str) -> list[str]:
@@ -96,7 +95,7 @@ def test_base_and_adapter_of_another_server_answer_requests_and_jobs_of_an_ab_te
         assert "no adapter of okeefe serves" in fallback["fallback_reason"]
         assert fallback["model_used"] == "base"
         ids = upload(service, jpegs, 2)
-        assert wait_until_ended(service, ids, 90) == {"completed": 2}
+        assert wait_until_ended(service, ids) == {"completed": 2}
         arms = {row["model_used"] for row in job_rows(service) if row["id"] in ids}
         assert arms <= {"ab_test_base", "ab_test_fine_tuned"}
 
@@ -112,14 +111,14 @@ def test_a_server_without_constrained_decoding_is_a_clear_error(
 
 
 def wait_for_health(service: ServiceProcess, text: str) -> Any:
-    """Return /health once its message contains a text, or after five seconds."""
+    """Return /health once its message contains a text."""
+
+    def find_health() -> Any:
+        health = client.get("/health").json()
+        return health if text in health["message"] else None
+
     with service.client() as client:
-        for _ in range(50):
-            health = client.get("/health").json()
-            if text in health["message"]:
-                break
-            time.sleep(0.1)
-    return health
+        return wait_for(find_health, service.log)
 
 
 def test_a_server_that_does_not_answer_is_waited_for(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.service_process import ServiceProcess, run_service
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -51,13 +52,15 @@ def run_schemathesis(service: ServiceProcess, folder: Path, settings: str, *flag
         "--suppress-health-check",
         "all",
         "--request-timeout",
-        "30",
+        "600",
         "--warnings",
         "off",
         *flags,
     ]
     env = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -16,12 +16,14 @@ from tests.service_process import make_adapter, run_service
 from tests.serving.test_faults import (
     analyze,
     encode_jpeg,
+    has_started_a_job,
     job_rows,
     model_process,
     upload,
     wait_until_ended,
 )
 from tests.storage.test_jobs import new_job
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +43,7 @@ def test_jobs_that_waited_for_a_restart_are_answered_by_their_adapter(
     folder = make_adapter(tiny, tmp_path / "ansel", "ansel", params)
     ids = queue_jobs(tmp_path, photos[0], 4, mode="lora")
     with run_service(tmp_path, "--lora_path", folder) as service:
-        assert wait_until_ended(service, ids, 60) == {"completed": 4}
+        assert wait_until_ended(service, ids) == {"completed": 4}
         assert {row["model_used"] for row in job_rows(service)} == {"fine_tuned"}
         assert {row["adapter_version"] for row in job_rows(service)} != {None}
 
@@ -50,14 +52,11 @@ def test_a_missing_base_fails_no_job(tmp_path: Path, photos: list[Image.Image]) 
     queue_jobs(tmp_path, photos[0], 5)
     with run_service(tmp_path, base="models/base/no-such", ready=False) as service:
         with service.client() as client:
-            for _ in range(100):
-                health = client.get("/health")
-                if health.status_code == 503:
-                    break
-                time.sleep(0.1)
+            wait_for(lambda: client.get("/health").status_code == 503, service.log)
+            health = client.get("/health")
             assert "no base model at models/base/no-such" in health.json()["error"]
             assert analyze(service, encode_jpeg(photos[0])).status_code == 503
-        time.sleep(2)
+        time.sleep(2)  # the service looks at its queue every second
         assert {row["status"] for row in job_rows(service)} == {"queued"}
 
 
@@ -66,7 +65,7 @@ def test_a_job_of_an_advisor_that_was_removed_ends_failed(
 ) -> None:
     ids = queue_jobs(tmp_path, photos[0], 1, advisor="monet")
     with run_service(tmp_path) as service:
-        assert wait_until_ended(service, ids, 30) == {"failed": 1}
+        assert wait_until_ended(service, ids) == {"failed": 1}
         assert "monet" in job_rows(service)[0]["error"]
 
 
@@ -78,13 +77,11 @@ def test_a_model_process_that_is_stopped_does_not_stop_the_service(
         assert model
         model.send_signal(signal.SIGSTOP)
         ids = upload(service, [encode_jpeg(photo) for photo in photos], 8)
-        time.sleep(1)
+        wait_for(lambda: has_started_a_job(service))
         with service.client() as client:
-            started = time.monotonic()
             assert client.get("/health").status_code == 200
-            assert time.monotonic() - started < 2
         model.send_signal(signal.SIGCONT)
-        assert wait_until_ended(service, ids, 60) == {"completed": 8}
+        assert wait_until_ended(service, ids) == {"completed": 8}
 
 
 def test_a_signal_to_the_whole_group_still_finishes_what_runs(

@@ -19,8 +19,8 @@ from tests import browsing
 from tests.browsing import fill_in_form, open_page, overflow_width, request_critique
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, run_service
+from tests.serving.test_contract import wait_until
 
-pytestmark = pytest.mark.slow
 HEIC = ROOT / "tests/core/rendered.heic"
 EVIL = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</textarea></style>"
 KEY = "a key of more than sixteen characters"
@@ -63,8 +63,8 @@ def upload(service: ServiceProcess, *photos: Path, wait: bool = True, **fields: 
         for photo in photos:
             files = {"image": (photo.name, photo.read_bytes())}
             ids.append(client.post("/upload", files=files, data=data).json()["job_id"])
-        while wait and any(client.get(f"/status/{i}").json()["status"] != "completed" for i in ids):
-            time.sleep(0.1)
+        for id in ids if wait else ():
+            wait_until(client, id, "completed")
     return ids
 
 
@@ -114,7 +114,7 @@ def bounding_box(page: Page, selector: str, index: int) -> Any:
     return box
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "heic"])
+@pytest.mark.parametrize("kind", ["jpeg", pytest.param("heic", marks=pytest.mark.slow)])
 def test_a_critique_appears_while_it_is_generated(
     browser: Browser, service: ServiceProcess, photo: Path, kind: str
 ) -> None:
@@ -150,6 +150,7 @@ def test_a_critique_appears_while_it_is_generated(
         page.wait_for_function(f"() => ({is_loaded})(document.querySelector('.shown img'))")
 
 
+@pytest.mark.slow
 def test_both_arms_are_side_by_side_and_below_each_other_on_a_phone(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_both_arms_are_side_by_side_and_below_each_other_on_a_phone(
         expect(page.locator("article")).to_have_count(2)
 
 
+@pytest.mark.slow
 def test_a_rating_is_saved_and_counted(browser: Browser, service: ServiceProcess, job: str) -> None:
     with open_page(browser, service.url) as (page, _):
         page.goto(f"/view/{job}")
@@ -204,6 +206,7 @@ def test_a_rating_is_saved_and_counted(browser: Browser, service: ServiceProcess
         assert client.post(f"/feedback/{waiting}", data={"thumbs": "up"}).status_code == 409
 
 
+@pytest.mark.slow
 def test_a_critique_is_accepted_for_training_and_corrected(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -250,6 +253,7 @@ def test_a_critique_is_accepted_for_training_and_corrected(
     assert len(feedback["history"]) == 3
 
 
+@pytest.mark.slow
 def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -278,6 +282,7 @@ def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
         assert huge.status_code == 413
 
 
+@pytest.mark.slow
 def test_a_note_is_not_lost_when_the_other_arm_arrives(
     browser: Browser, service: ServiceProcess, job: str
 ) -> None:
@@ -293,6 +298,7 @@ def test_a_note_is_not_lost_when_the_other_arm_arrives(
         expect(page.get_by_label("Note (optional)")).to_have_value("half a thought")
 
 
+@pytest.mark.slow
 def test_the_history_links_to_every_critique(
     browser: Browser, service: ServiceProcess, job: str
 ) -> None:
@@ -312,6 +318,7 @@ def test_the_history_links_to_every_critique(
             expect(page.locator("header .brand")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_it_works_without_javascript(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -324,6 +331,7 @@ def test_it_works_without_javascript(
         expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_model_output_is_shown_as_text_only(browser: Browser, service: ServiceProcess) -> None:
     evil = {
         "filename": f"uploads/{EVIL.replace('/', '')}.jpg",
@@ -351,6 +359,7 @@ def test_model_output_is_shown_as_text_only(browser: Browser, service: ServicePr
         assert page.evaluate("typeof hacked") == "undefined"
 
 
+@pytest.mark.slow
 def test_partial_model_output_is_shown_as_text_only(
     browser: Browser, service: ServiceProcess
 ) -> None:
@@ -373,6 +382,7 @@ def test_partial_model_output_is_shown_as_text_only(
         assert page.evaluate("typeof hacked") == "undefined"
 
 
+@pytest.mark.slow
 def test_no_page_is_wider_than_a_phone(
     browser: Browser, service: ServiceProcess, job: str, photo: Path
 ) -> None:
@@ -413,6 +423,7 @@ def test_no_page_is_wider_than_a_phone(
             assert overflow_width(page) <= 0, file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_has_enough_contrast(
     browser: Browser, service: ServiceProcess, job: str, photo: Path, scheme: Any
@@ -445,6 +456,7 @@ def test_the_pages_use_the_colors_of_the_reports() -> None:
     assert set(re.findall(r"--(?:paper|ink|soft|line|card|one|two|three): #\w+", site)) == expected
 
 
+@pytest.mark.slow
 def test_a_keyboard_is_enough(browser: Browser, service: ServiceProcess, photo: Path) -> None:
     with open_page(browser, service.url) as (page, _):
         page.on("filechooser", lambda _: None)  # intercept choosers before one opens
@@ -473,6 +485,7 @@ def test_a_keyboard_is_enough(browser: Browser, service: ServiceProcess, photo: 
         expect(page.locator(".facts")).to_contain_text("requestedbase model")
 
 
+@pytest.mark.slow
 def test_every_field_and_image_has_a_label(
     browser: Browser, service: ServiceProcess, job: str
 ) -> None:
@@ -487,6 +500,7 @@ def test_every_field_and_image_has_a_label(
             expect(page.locator("h1")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_a_photo_can_be_dropped_anywhere(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -508,6 +522,7 @@ def test_a_photo_can_be_dropped_anywhere(
         expect(page.locator("h1")).to_contain_text("on dropped")
 
 
+@pytest.mark.slow
 def test_a_rejection_is_shown_in_the_form(
     browser: Browser, service: ServiceProcess, tmp_path: Path
 ) -> None:
@@ -534,6 +549,7 @@ def test_a_rejection_is_shown_in_the_form(
         assert '<form class="ask"' in response.text
 
 
+@pytest.mark.slow
 def test_a_failed_job_can_be_retried(browser: Browser, service: ServiceProcess, job: str) -> None:
     row = get_row(service, job)
     copied = {name: row[name] for name in ("filename", "mode", "advisor")}
@@ -548,6 +564,7 @@ def test_a_failed_job_can_be_retried(browser: Browser, service: ServiceProcess, 
         assert client.post(f"/again/{insert_job(service)}").status_code == 409
 
 
+@pytest.mark.slow
 def test_photos_are_served_small_and_without_metadata(service: ServiceProcess, photo: Path) -> None:
     id = upload(service, photo, wait=False)[0]
     with service.client() as client:
@@ -565,6 +582,7 @@ def test_photos_are_served_small_and_without_metadata(service: ServiceProcess, p
         assert client.get(f"/photo/{insert_job(service)}").status_code == 404
 
 
+@pytest.mark.slow
 def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
@@ -584,6 +602,7 @@ def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
         expect(page.locator("h1")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Path) -> None:
     with (
         run_service(tmp_path, env={"MONDRIAN_API_KEY": KEY}) as service,
@@ -608,6 +627,7 @@ def test_the_api_key_opens_the_pages(browser: Browser, photo: Path, tmp_path: Pa
         expect(page.get_by_text("Saved: thumbs up")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_service_without_a_key_has_no_login(service: ServiceProcess) -> None:
     with service.client() as client:
         assert client.get("/login").headers["location"] == "/"

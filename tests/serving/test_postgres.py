@@ -20,6 +20,7 @@ from tests.reviewing import add_completed_job, write_feedback
 from tests.service_process import run_service, start_service, wait_for_ready
 from tests.serving.test_faults import encode_jpeg, model_process, upload
 from tests.storage.test_jobs import new_job
+from tests.waiting import PATIENCE, wait_for
 
 SERVER = os.environ.get("MONDRIAN_POSTGRES", "")  # .ci/run starts one
 pytestmark = [
@@ -89,21 +90,24 @@ def test_a_service_finishes_the_queue_of_another_that_was_killed(
 ) -> None:
     jpegs = [encode_jpeg(photo) for photo in photos]
     flags = ("--db", url, "--data", tmp_path / "shared")
-    first = start_service(tmp_path / "a", *flags, batch_size=2)
+    first = start_service(tmp_path / "a", *flags, batch_size=2, lease_seconds=5)
     wait_for_ready(first)
-    with run_service(tmp_path / "b", *flags, batch_size=2) as second:
+    with run_service(tmp_path / "b", *flags, batch_size=2, lease_seconds=5) as second:
         upload(first, jpegs, 7)
         upload(second, jpegs, 7)
-        while count_statuses(url)["completed"] < 4:
-            pass
+        wait_for(lambda: count_statuses(url)["completed"] >= 4)
         model = model_process(first)
         first.process.kill()
         first.process.wait()
         assert model
-        model.wait(10)
+        model.wait(PATIENCE)
         with second.client() as client:
-            while count_statuses(url).keys() != {"completed"}:
+
+            def is_done() -> bool:
                 assert client.get("/health").json()["status"] == "UP"
+                return count_statuses(url).keys() == {"completed"}
+
+            wait_for(is_done, second.log)
     assert count_statuses(url) == {"completed": 14}
     with psycopg.connect(url) as connection:
         count = connection.execute("SELECT COUNT(DISTINCT analysis_html) FROM jobs").fetchone()

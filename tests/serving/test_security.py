@@ -187,7 +187,7 @@ VALUES = st.lists(PIECES | st.binary(max_size=4), max_size=6).map(b"".join)
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), st.sampled_from(["", KEY]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_headers_of_any_bytes_get_a_response(headers: dict[str, bytes], key: str) -> None:
     raw_headers = [
         (name.encode(), value) for name, value in ({"host": b"localhost"} | headers).items()

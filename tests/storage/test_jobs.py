@@ -242,4 +242,4 @@ class JobQueueMachine(RuleBasedStateMachine):
 
 real_time = time.time
 TestJobQueue = JobQueueMachine.TestCase
-TestJobQueue.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestJobQueue.settings = settings(max_examples=25, stateful_step_count=25)

@@ -33,6 +33,7 @@ from mondrian.training.plan import (
 from mondrian.training.plan_report import check_memory_fit, describe_plan, suggest_fitting_settings
 from mondrian.training.trainer import Trainer
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 TINY = ROOT / "models/base/mondrian-tiny"
 SIZES = {"2B": 2_127_532_032, "4B": 4_437_815_808, "8B": 8_767_123_696}  # as the hub has them
@@ -240,7 +241,7 @@ def test_the_plan_flag_prints_a_plan_or_refuses_it(prepared_dir: Path) -> None:
     def run_plan(*flags: str) -> subprocess.CompletedProcess[str]:
         data = [f"--{part}_data={prepared_dir / part}.json" for part in ("train", "val")]
         command = [sys.executable, str(ROOT / "stages/train.py"), "--plan", *data, *flags]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
 
     process = run_plan()
     assert process.returncode == 0, process.stderr

@@ -1,22 +1,22 @@
 """Runs that are killed, stopped, or resumed with other settings."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from benchmarks.crash_recovery import make_train_command, read_outputs, run_and_kill, run_to_end
+from benchmarks.crash_recovery import make_train_command, read_outputs, run_to_end
 from mondrian.core.errors import TrainingError
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.progress import TrainingProgress
 from tests.conftest import ROOT, assert_one_error
+from tests.waiting import PATIENCE, wait_for
 
 
 def make_state(step: int = 3) -> CheckpointState:
@@ -62,29 +62,46 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, length: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return the adapter of a run that is not interrupted, and its seconds."""
+def undisturbed(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the adapter of a run that is not interrupted."""
     work = tmp_path_factory.mktemp("undisturbed")
-    seconds = run_to_end(make_train_command(prepared_dir, work))
-    return read_outputs(work / "adapter"), seconds
+    run_to_end(make_train_command(prepared_dir, work))
+    return read_outputs(work / "adapter")
 
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
-    prepared_dir: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    expected, seconds = undisturbed
     train_command = make_train_command(prepared_dir, tmp_path)
-    for share in (0.55, 0.7, 0.85):  # each resumes the one before
-        run_and_kill(train_command, share * seconds)
+    kills = sum(_kill_after_saves(train_command, tmp_path, 2) for _ in range(3))
+    assert kills > 0
     run_to_end(train_command)
-    assert read_outputs(tmp_path / "adapter") == expected
+    assert read_outputs(tmp_path / "adapter") == undisturbed
     assert not list((tmp_path / "cache/train").rglob("*.safetensors"))
+
+
+def _kill_after_saves(command: list[str], folder: Path, count: int) -> bool:
+    """Kill a run once it has saved its checkpoint; return False if it ended before."""
+    seen: set[int] = set()
+
+    def has_saved() -> bool:
+        for path in (folder / "cache/train").rglob("checkpoint.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # the run has ended
+                seen.add(path.stat().st_mtime_ns)
+        return len(seen) > count or process.poll() is not None
+
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        wait_for(has_saved)
+        process.kill()
+    return process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_a_run_stopped_by_sigterm_saves_and_resumes(
-    prepared_dir: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     train_command = make_train_command(prepared_dir, tmp_path)
     params = Path(train_command[-1])
@@ -95,31 +112,32 @@ def test_a_run_stopped_by_sigterm_saves_and_resumes(
     with process:
         _wait_for_first_step(process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        assert process.wait(PATIENCE) == 143
     (checkpoint,) = (tmp_path / "cache/train").rglob("checkpoint.safetensors")
     assert not (tmp_path / "adapter").exists()
     text = params.read_text()
     params.write_text(text.replace("lora_alpha: 32", "lora_alpha: 64"))
-    refused = subprocess.run(train_command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    refused = subprocess.run(
+        train_command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert_one_error(refused, checkpoint, "train.lora_alpha (32", "now 64", "delete the file")
     params.write_text(text)
     run_to_end(train_command)
-    assert read_outputs(tmp_path / "adapter") == undisturbed[0]
+    assert read_outputs(tmp_path / "adapter") == undisturbed
 
 
 def _wait_for_first_step(process: "subprocess.Popen[str]") -> None:
     """Read stderr until the progress bar shows a step."""
     assert process.stderr is not None
-    output, deadline = "", time.monotonic() + 60
+    output = ""
     while not re.search(r"train:.*[1-9]\d*/\d+.*loss", output):
         assert process.poll() is None, output
-        assert time.monotonic() < deadline
         output += process.stderr.read(1)
 
 
 @pytest.mark.slow
 def test_two_ranks_have_the_losses_of_one(
-    prepared_dir: Path, undisturbed: Any, tmp_path: Path
+    prepared_dir: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     train_command = make_train_command(prepared_dir, tmp_path)
     params = Path(train_command[-1])
@@ -143,25 +161,23 @@ from mondrian.training import distributed
 world = distributed.join_process_group(3)
 if world.rank == 1:
     import time
-    time.sleep(30)
+    time.sleep(3600)
 world.sum({"a": mx.ones(3)})
 """
 
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_answer_ends_the_run(tmp_path: Path) -> None:
-    started = time.monotonic()
     process = subprocess.run(
         _parent_command(tmp_path, MISSING_RANK),
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert process.returncode == 1
     assert "rank 0 waited 3 s for another" in process.stderr
     assert "collective_timeout_seconds" in process.stderr
-    assert time.monotonic() - started < 25
 
 
 FAILING = """
@@ -173,7 +189,7 @@ def main():
     if world.rank == 1:
         raise TrainingError("it went wrong")
     import time
-    time.sleep(20)
+    time.sleep(3600)
 run_command(main)
 """
 
@@ -191,7 +207,11 @@ def _parent_command(folder: Path, code: str) -> list[str]:
 @pytest.mark.slow
 def test_a_rank_that_fails_is_an_error(tmp_path: Path) -> None:
     process = subprocess.run(
-        _parent_command(tmp_path, FAILING), capture_output=True, text=True, cwd=ROOT, timeout=100
+        _parent_command(tmp_path, FAILING),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE,
     )
     assert process.returncode == 1
     assert "error: it went wrong" in process.stderr
@@ -204,7 +224,7 @@ import mondrian.model.cpu.openblas
 from mondrian.training import distributed
 distributed.join_process_group(60)
 pathlib.Path(os.environ["PIDS"], str(os.getpid())).touch()
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -214,12 +234,6 @@ def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     pids.mkdir()
     env = os.environ | {"PIDS": str(pids)}
     with subprocess.Popen(_parent_command(tmp_path, ENDLESS), cwd=ROOT, env=env) as parent:
-        deadline = time.monotonic() + 60
-        while len(list(pids.iterdir())) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: len(list(pids.iterdir())) == 2)
         parent.kill()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid.name}/cmdline").exists() for pid in pids.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for(lambda: not any(Path(f"/proc/{pid.name}/cmdline").exists() for pid in pids.iterdir()))

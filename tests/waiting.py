@@ -1,0 +1,20 @@
+"""Waiting until something has happened. Only a test that hangs reaches the limit."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+PATIENCE = 600.0  # seconds; an idle machine needs a fraction of it
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], describe: Callable[[], object] = str) -> T:
+    """Return the first true value of a condition, which is checked fifty times a second.
+
+    describe  what to report if there is none after PATIENCE
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, describe()
+        time.sleep(0.02)
+    return value
