@@ -1,12 +1,13 @@
 """Numbers of a rollout as text: shares in percent, values with units, intervals, times."""
 
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
-from mondrian.rollout.confidence_sequences import Interval
+from mondrian.rollout.confidence_sequences import MIN_PER_ARM, Interval
 
 UNKNOWN = "–"
+TOO_FEW_TO_COMPARE = f"fewer than {MIN_PER_ARM} per arm"
 SHARE_FORMAT = {"kind": "share", "unit": ""}
 ONE_DECIMAL_RANGE = 10  # percent from 0 or 100 within which one decimal is shown
 
@@ -36,13 +37,17 @@ def format_interval(
 ) -> str:
     if not estimate["count"]:
         return "no data"
+    if estimate["mean"] is None:
+        return TOO_FEW_TO_COMPARE
     if estimate["low"] is None or estimate["high"] is None:
-        return "too few for an interval"
+        return "no interval yet"
     low, high = (format_value(estimate[end], metric, signed) for end in ("low", "high"))
     return f"{low.split(' ')[0]} to {high}"
 
 
 def format_difference(interval: Interval) -> str:
+    if isnan(interval.mean):
+        return f"{TOO_FEW_TO_COMPARE}, {plural(interval.count, 'observation')}"
     if not isfinite(interval.low):
         return f"{interval.count} observations are too few for an interval"
     ends = f"{interval.low:+.3g} to {interval.high:+.3g}"

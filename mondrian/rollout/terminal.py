@@ -18,7 +18,7 @@ from mondrian.rollout.report import SERIES_NAMES, RolloutReport
 
 LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
-_SPARKLINE_WIDTH = 10  # characters
+_SPARKLINE_WIDTH = 9  # characters
 # ANSI codes
 STATUS_COLORS = {"healthy": 32, "ready": 36, "holding": 33, "failing": 31, "rolled back": 31}
 _STEP_SYMBOLS = {"done": "●", "current": "◉", "stopped": "✕", "upcoming": "○"}
@@ -112,13 +112,14 @@ def _format_metrics(report: RolloutReport) -> str:
     rows = []
     for metric in report["metrics"]:
         candidate, control, difference = (metric[arm]["estimate"] for arm in SERIES_NAMES)
+        unit, unitless = metric["unit"], {**metric, "unit": ""}
         rows.append(
             [
-                metric["description"],
-                format_value(candidate["mean"], metric),
-                format_value(control["mean"], metric),
-                format_value(difference["mean"], metric, signed=True),
-                format_interval(difference, metric, signed=True),
+                metric["description"] + (f" ({unit})" if unit else ""),
+                format_value(candidate["mean"], unitless),
+                format_value(control["mean"], unitless),
+                format_value(difference["mean"], unitless, signed=True),
+                format_interval(difference, unitless, signed=True),
                 sparkline([point[2] for point in metric["candidate"]["series"]]),
             ]
         )
