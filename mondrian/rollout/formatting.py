@@ -5,6 +5,7 @@ from math import isfinite, isnan
 from typing import Any
 
 from mondrian.rollout.confidence_sequences import MIN_PER_ARM, Interval
+from mondrian.rollout.store import HELD, ROLLED_BACK, RolloutRecord
 
 UNKNOWN = "–"
 TOO_FEW_TO_COMPARE = f"fewer than {MIN_PER_ARM} per arm"
@@ -52,6 +53,14 @@ def format_difference(interval: Interval) -> str:
         return f"{interval.count} observations are too few for an interval"
     ends = f"{interval.low:+.3g} to {interval.high:+.3g}"
     return f"{interval.mean:+.3g} ({ends}, {interval.count} observations)"
+
+
+def format_state(record: RolloutRecord) -> str:
+    """Format the state of a rollout as far as it is known without rollout.yaml."""
+    if record.state == ROLLED_BACK:
+        return record.state
+    progress = "all clients" if record.full_since else f"step {record.step + 1}"
+    return f"held at {progress}" if record.state == HELD else progress
 
 
 def format_limit(limit: float, is_minimum: bool) -> str:

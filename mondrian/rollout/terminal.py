@@ -62,7 +62,7 @@ def _format_steps(report: RolloutReport) -> str:
     )
     names = ("jobs", "jobs_required", "hours", "hours_required")
     progress = format_progress(*(report["step"][name] for name in names))
-    is_redundant = report["state"] == "rolled back" or progress in report["verdict"]["reason"]
+    is_redundant = report["step"]["share"] == 0 or progress in report["verdict"]["reason"]
     return f"  {track}" + ("" if is_redundant else f"   {progress}")
 
 
