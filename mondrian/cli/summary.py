@@ -15,6 +15,7 @@ from mondrian.evaluation.summary import (
 )
 from mondrian.evaluation.timing import format_overhead_warning
 
+_COMMITTED = ("params.yaml", "dvc.lock", "data/sample/dvc.lock", "metrics")
 _LEGEND = """\
 quality: 0 to 100 (docs/evaluation.md). Score MAE: mean distance from the advisor's scores, of 10.
 constant: predicts the mean scores of the training critiques. Score bias above 0: too kind."""
@@ -25,12 +26,19 @@ def main(argv: list[str]) -> None:
     add_params(parser)
     params = load_params(parser.parse_args(argv).params)
     reports = read_stage_flags("evaluate", ["details", "html"], params)
-    advisors = dict(zip(params.advisors, reports, strict=True))
-    for advisor, (details, _) in advisors.items():
-        print(describe_advisor(advisor, details.parent), end="\n\n")
+    folders = [details.parent for details, _ in reports]
+    for advisor, folder in zip(params.advisors, folders, strict=True):
+        print(describe_advisor(advisor, folder), end="\n\n")
     print(_LEGEND)
-    print(f"reports: {', '.join(str(html) for _, html in advisors.values())}")
-    print("next:    make serve (try base and adapters), mondrian release ADVISOR --version v1")
+    print(f"reports: {', '.join(str(html) for _, html in reports)}")
+    print(f"commit:  git add {' '.join(_COMMITTED)} && git commit")
+    print(f"next:    {_next_step(folders)}")
+
+
+def _next_step(folders: list[Path]) -> str:
+    if any(read_json(folder / "metrics.json")["failed_gates"] for folder in folders):
+        return "read the reports; docs/guide.md, chapter 6, says what to do about each verdict"
+    return "make serve, which lets you compare base and adapters in a browser"
 
 
 def describe_advisor(advisor: str, folder: Path) -> str:
