@@ -20,9 +20,11 @@ from mondrian.critique.json_extract import is_critique
 from mondrian.critique.normalize import SENTENCE_END
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.schema import DIMENSIONS
+from mondrian.data.job_counts import FINISHED_STATUSES, JobCounts
 from mondrian.data.jobs import Job, answer_to_text
-from mondrian.data.sqlite_source import SqliteJobSource, open_database
+from mondrian.data.sqlite_source import SqliteJobSource, missing_source_message, open_database
 
+CSV_TEMPLATE = Path(__file__).with_name("critiques_template.csv")  # a list with one example
 LIST_PHOTO_FOLDERS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
 PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
 TEXT_KEYS = ("critique", "text", "response", "analysis")
@@ -48,7 +50,7 @@ _LIST_KEYS = ("key_strengths", "priority_improvements")
 def locate_source(path: Path) -> Path:
     """Return the path itself, or the list in the folder; raises DataError if there is none."""
     if not path.exists():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+        raise DataError(missing_source_message(path))
     if not path.is_dir():
         return path
     for name in LIST_PHOTO_FOLDERS:
@@ -71,9 +73,9 @@ class ListJobSource:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def count_by_advisor(self) -> dict[str, int]:
-        """Return the entries for each value of `advisor`; entries without one are for all."""
-        return dict(Counter(job.advisor or "all" for job in self._read()))
+    def count_jobs(self) -> JobCounts:
+        """Count the entries, all of which are finished; entries without an advisor are for all."""
+        return JobCounts((job.advisor or "all", FINISHED_STATUSES[0], 1) for job in self._read())
 
     def iter_finished(self, advisor: str) -> Iterator[Job]:
         for job in self._read():
@@ -89,7 +91,7 @@ def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobS
     if path.suffix not in _LIST_READERS:
         return open_database(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+        raise DataError(missing_source_message(path))
     return nullcontext(ListJobSource(path))
 
 

@@ -6,6 +6,7 @@ from dvc.utils.hydra import apply_overrides
 
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import load_params
+from mondrian.core.params_file import replace_values
 from tests.conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -52,6 +53,11 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_persona_that_is_not_written_yet_is_an_error(tmp_path: Path) -> None:
+    text = replace_values(SHIPPED, {"advisors": ["weston"]}, {"personas": {"weston": ""}})
+    assert "personas of weston: empty; write a few sentences" in read_errors(tmp_path, text)
+
+
 def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
     text = SHIPPED.replace("- okeefe", "- weston")
     assert "personas has no text for 'weston'" in read_errors(tmp_path, text)
@@ -65,6 +71,8 @@ def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
         ("You are Ansel Adams.", "You are <image>.", "contains <image>"),
+        ("db_path: data", "db_path: ~/data", "application.db_path is '~/data/sample/mondrian"),
+        ("source: models", "source: ~/models", "DVC does not expand ~; write /"),
         ("max_grad_norm: 1.0", "max_grad_norm: " + "x" * 9_999, "train.max_grad_norm is 'xxx"),
         ("max_grad_norm: 1.0", "max_grad_norm: 2024-13-45", "is not YAML"),
     ],

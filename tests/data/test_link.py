@@ -188,8 +188,17 @@ def test_an_error_about_an_unknown_advisor_names_the_others(
 ) -> None:
     path = make_db({"advisor": "okeefe, weston"})
     with pytest.raises(
-        DataError, match="no finished job of advisor 'ansel'; its other advisors: okeefe"
+        DataError, match="no finished job of advisor 'ansel'; finished jobs of others: okeefe 1"
     ):
+        run_link(path, params)
+
+
+def test_an_error_without_a_finished_job_names_the_statuses(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    path = make_db(*({"status": status} for status in ("finished", "Finished ", None)))
+    expected = "ansel': finished is done or completed, its jobs are 'finished' 2, '' 1$"
+    with pytest.raises(DataError, match=expected):
         run_link(path, params)
 
 
