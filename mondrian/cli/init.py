@@ -79,9 +79,7 @@ def _write_csv_template(path: Path) -> None:
     if path.exists():
         raise DataError(f"{path} exists; give another path")
     write_text(path, CSV_TEMPLATE.read_text(encoding="utf-8"))
-    print(
-        f"{path}: fill in a row per critique, put the photos next to it; then mondrian init --list"
-    )
+    print(f"{path}: write a row per critique, put the photos next to it; then mondrian init --list")
 
 
 def _application_values(application: Application, project: Path) -> dict[str, Any]:
