@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mondrian.core.errors import ParamsError, one_line
+from mondrian.core.files import suggest_path
 from mondrian.core.validation import suggest_name
 
 IMAGE_PLACEHOLDER = "<image>"  # in a message, as in LLaMA-Factory and ms-swift
@@ -267,7 +268,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ParamsError(f"{path} does not exist; run from the project's folder") from None
+        hint = suggest_path(path) or "; run from the project's folder"
+        raise ParamsError(f"{path} does not exist{hint}") from None
     except ValueError as error:
         raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
 

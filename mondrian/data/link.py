@@ -26,7 +26,7 @@ from mondrian.critique.schema import serialize_critique
 from mondrian.data import quality_flags
 from mondrian.data.critique_lookup import ApplicationFolders, find_critique_text
 from mondrian.data.job_counts import JobCounts
-from mondrian.data.jobs import Job, Review
+from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
@@ -135,6 +135,9 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     if isinstance(outcome, Rejection):
         return outcome
     text_from, parsed, review = outcome
+    if job.keys and not job.filename:
+        detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
+        return Rejection(RejectionReason.IMAGE_MISSING, detail)
     path, match_kind = context.photo_index.find(job.filename)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
@@ -227,6 +230,7 @@ def _explain_no_pairs(
         f"{source}: none of {counts['finished']} finished jobs of {advisor!r} gives a pair "
         f"({reasons})"
     ]
+    lines += [f"  {reason}: job {example}" for reason, example in store.first_rejections(3)]
     if unreviewed := rejected.get(RejectionReason.UNREVIEWED):
         lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
     for flags, count in store.count_left_out_by_flags().most_common(5):
