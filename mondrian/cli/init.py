@@ -31,8 +31,7 @@ def main(argv: list[str]) -> None:
     personas: dict[str, str] = {}
     if args.source:
         application = find_application(args.source.expanduser(), args.source_dir, args.advisor)
-        counts = [f"{name} {count}" for name, count in application.finished_jobs.items()]
-        print(f"{application.source}: finished jobs of {', '.join(counts)}")
+        print(application.describe_jobs())
         values |= _application_values(application, args.params.parent)
         personas = dict.fromkeys(application.finished_jobs, "")
     text = read_text(args.params)

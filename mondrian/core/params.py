@@ -268,8 +268,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        hint = suggest_path(path) or "; run from the project's folder"
-        raise ParamsError(f"{path} does not exist{hint}") from None
+        hint = suggest_path(path)
+        raise ParamsError(f"{path} does not exist; run from the project's folder{hint}") from None
     except ValueError as error:
         raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
 

@@ -16,6 +16,10 @@ class Application:
     folders: ApplicationFolders  # all exist
     finished_jobs: dict[str, int]  # by advisor
 
+    def describe_jobs(self) -> str:
+        counts = [f"{name} {count}" for name, count in self.finished_jobs.items()]
+        return f"{self.source}: finished jobs of {', '.join(counts)}"
+
 
 def find_application(path: Path, photos: Path | None, advisors: Sequence[str]) -> Application:
     """Find the folders next to a database or list, and who its advisors are.
