@@ -131,9 +131,11 @@ def read_lora_config(folder: Path, weights: Tensors, base_layers: int) -> LoraCo
 
 def read_weights(folder: Path) -> Tensors:
     """Read weights; safetensors checks every length, so a truncated file raises AdapterError."""
+    file = folder / WEIGHTS_FILE
+    if not file.exists():
+        raise AdapterError(f"{folder} has no {WEIGHTS_FILE}; copy it again, or train: dvc repro")
     try:
-        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS_FILE).items()}
+        return {name: mx.array(value) for name, value in load_file(file).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise AdapterError(
-            f"{folder / WEIGHTS_FILE} cannot be read: {one_line(error, 160)}"
-        ) from None
+        problem = f"{file} ({file.stat().st_size:,} bytes) cannot be read: {one_line(error, 160)}"
+        raise AdapterError(f"{problem}; copy it again, or train: dvc repro") from None

@@ -49,7 +49,8 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return Recipe.model_validate_json((folder / RECIPE_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"{folder} has no {RECIPE_FILE}; train one first: dvc repro") from None
+        problem = f"has no {RECIPE_FILE}" if folder.is_dir() else "is not a folder"
+        raise AdapterError(f"{folder} {problem}; train one first: dvc repro") from None
     except ValidationError as error:
         raise AdapterError(
             f"{folder / RECIPE_FILE} is damaged ({format_validation_error(error)}); train again"

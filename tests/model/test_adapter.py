@@ -131,9 +131,15 @@ def test_another_base_is_refused_by_name(base_vlm: Any, folder: Path) -> None:
         adapter.load(base_vlm.model, "0" * 64, folder)
 
 
-def test_a_folder_without_a_recipe_is_refused(base_vlm: Any, tmp_path: Path) -> None:
+def test_a_missing_file_or_folder_is_named(base_vlm: Any, folder: Path) -> None:
+    (folder / WEIGHTS_FILE).unlink()
+    with pytest.raises(AdapterError, match=r"has no adapter_model.safetensors"):
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
+    (folder / "recipe.json").unlink()
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
-        adapter.load(base_vlm.model, base_vlm.hash, tmp_path)
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
+    with pytest.raises(AdapterError, match=r"is not a folder"):
+        adapter.load(base_vlm.model, base_vlm.hash, folder / "ansel")
 
 
 @pytest.mark.parametrize(
