@@ -1,6 +1,7 @@
 """mondrian summary: the results of the last `dvc repro` as text."""
 
 from pathlib import Path
+from typing import Any
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.files import read_json
@@ -34,11 +35,20 @@ def describe_advisor(advisor: str, folder: Path) -> str:
         f"{advisor}: {link['linked']} of {link['finished']} finished jobs linked, "
         f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
         f"{prepare['test']['critiques']} test critiques",
-        f"trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
-        f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
+        describe_training(train),
         *format_arms_table(evaluate),
         describe_verdict(evaluate),
     ]
     if evaluate["photographs"] != prepare["val"]["critiques"]:
         lines.append("the training and evaluation are of other data: run dvc repro")
     return "\n  ".join(lines)
+
+
+def describe_training(train: dict[str, Any]) -> str:
+    """Return val loss, time and memory; an imported adapter has no time and memory."""
+    if "seconds" not in train:
+        return f"adapter imported, val loss {train['val_loss']:.3f}"
+    return (
+        f"trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
+        f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB"
+    )

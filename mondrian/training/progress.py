@@ -11,6 +11,7 @@ from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
 from mondrian.model.lora import Tensors
 
+LossCurve = list[tuple[int, float]]  # step, loss
 TrackerKind = Literal["none", "tensorboard", "wandb"]
 _SMOOTHING = 0.9  # of the running mean of the loss
 _MIN_STEPS = 10  # before a loss counts as growing
@@ -118,11 +119,10 @@ class TrainResult:
             "seconds": round(progress.seconds, 1),
         }
 
-    def loss_csv(self, curve: str) -> str:
-        """Return the loss by step as CSV; curve is train_loss or val_loss."""
-        key = "loss" if curve == "train_loss" else curve
-        lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
-        return "\n".join(["step,loss", *lines]) + "\n"
+    def loss_curve(self, name: str) -> LossCurve:
+        """Return train_loss or val_loss by step."""
+        key = "loss" if name == "train_loss" else name
+        return [(entry["step"], entry[key]) for entry in self.log if key in entry]
 
     def log_text(self) -> str:
         """Return training_log.jsonl, without times, so that equal runs write equal bytes."""

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import file_hash, open_atomic_folder, write_json, write_text
+from mondrian.core.files import file_hash, open_atomic_folder, write_csv, write_json
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
@@ -29,7 +29,7 @@ from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.progress import TrainResult, open_tracker
+from mondrian.training.progress import LossCurve, TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
 
@@ -152,9 +152,15 @@ class TrainingRun:
         output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
-            for curve in ("train_loss", "val_loss"):
-                write_text(self.paths.metrics.parent / f"{curve}.csv", result.loss_csv(curve))
-            write_json(self.paths.metrics, result.metrics())
+            curves = {name: result.loss_curve(name) for name in ("train_loss", "val_loss")}
+            write_metrics(self.paths.metrics, result.metrics(), curves)
+
+
+def write_metrics(path: Path, metrics: dict[str, Any], curves: dict[str, LossCurve]) -> None:
+    """Write the metrics of a run, and its loss curves as CSV next to them."""
+    for name, curve in curves.items():
+        write_csv(path.parent / f"{name}.csv", ["step", "loss"], curve)
+    write_json(path, metrics)
 
 
 def save_adapter(

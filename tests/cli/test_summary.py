@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.cli.summary import describe_advisor
+from mondrian.cli.summary import describe_advisor, describe_training
 from mondrian.core.files import write_json
 
 
@@ -37,3 +37,8 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
     assert "about 80 photos" in text
+
+
+def test_an_imported_adapter_has_a_val_loss_only() -> None:
+    train = {"train_loss": None, "val_loss": 0.5, "epoch": None, "epochs": None, "steps": None}
+    assert describe_training(train) == "adapter imported, val loss 0.500"
