@@ -45,7 +45,8 @@ def find_paths(advisor: str | None, params: Params) -> tuple[str, ImportPaths]:
     if advisor is None and len(advisors) == 1:
         advisor = advisors[0]
     if advisor not in advisors:
-        raise ParamsError(f"--advisor is {advisor}; params.yaml has {', '.join(advisors)}")
+        problem = f"--advisor is {advisor}" if advisor else "--advisor is missing"
+        raise ParamsError(f"{problem}; params.yaml has {', '.join(advisors)}")
     flags = ("train_data", "val_data", "output_dir", "metrics")
     paths = read_stage_flags("train", flags, params)[advisors.index(advisor)]
     return advisor, ImportPaths(*paths)

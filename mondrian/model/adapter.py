@@ -80,14 +80,13 @@ def check_logits_differ(adapter_logits: mx.array, base_logits: mx.array, folder:
 def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
     """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
     expected = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
+    unknown = sorted({_split_name(name)[0] for name in weights if name not in expected})
     problems = [
-        f"{name} is of no language layer or merger of this base"
-        for name in weights
-        if name not in expected
+        f"{module} cannot be adapted in this base, only its language layers and visual.merger"
+        for module in unknown
     ]
     for name, shape in expected.items():
-        module, kind = name.removeprefix("base_model.model.model.").split(".lora_")
-        kind = f"lora_{kind.removesuffix('.weight')}"
+        module, kind = _split_name(name)
         if name not in weights:
             problems.append(f"{module} has no {kind}")
         elif weights[name].shape != shape:
@@ -95,6 +94,13 @@ def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path)
     if problems:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: {join_first(problems, 3, '; ')}")
     _check_values(weights, folder / WEIGHTS_FILE)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return the module and the kind of a weight: lora_A, lora_B or lora_magnitude_vector."""
+    path = name.removeprefix("base_model.model.model.").removesuffix(".weight")
+    module, _, kind = path.rpartition(".")
+    return module or path, kind
 
 
 def _describe_mismatch(weight: mx.array, expected: tuple[int, ...], kind: str) -> str:

@@ -101,7 +101,7 @@ def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
         (lambda w: w.pop(next(iter(w))), "has no lora_"),
         (
             lambda w: w.update(other=np.zeros(3, np.float32)),
-            "other is of no language layer",
+            "other cannot be adapted in this base",
         ),
         (
             lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}),

@@ -254,7 +254,7 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
 
     folder = save_peft_adapter(base_vlm, tmp_path / "theirs", rename)
     with pytest.raises(
-        AdapterError, match=r"visual\.blocks\.0\.attn.* is of no language layer or merger"
+        AdapterError, match=r"visual\.blocks\.0\.attn.* cannot be adapted in this base"
     ):
         run_import(folder, prepared_dir, tmp_path / "out")
     lora.detach(base_vlm.model)
