@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from textwrap import fill, indent
+from typing import Any
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.dvc_paths import read_stage_flags
@@ -52,10 +53,7 @@ def describe_advisor(advisor: str, folder: Path) -> str:
         f"{link['linked']} of {link['finished']} finished jobs linked: "
         f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
         f"{prepare['test']['critiques']} test critiques",
-        f"{train['steps']} steps in {train_timing['seconds']:.0f} s, "
-        f"{train_timing['tokens_per_second']:.0f} tokens/s, peak "
-        f"{train_timing['peak_memory_gb']:.2f} GB; val loss {train['val_loss']:.3f} in epoch "
-        f"{train['epoch']} of {train['epochs']}",
+        describe_training(train, train_timing),
         *format_arms_table(evaluation),
         *describe_failed_gates(evaluation),
     ]
@@ -64,6 +62,17 @@ def describe_advisor(advisor: str, folder: Path) -> str:
     if evaluation["photographs"] != prepare["val"]["critiques"]:
         lines.append("training and evaluation are of other data: run dvc repro")
     return indent("\n".join(map(_wrap, lines)), "  ").lstrip()
+
+
+def describe_training(train: dict[str, Any], timing: dict[str, Any]) -> str:
+    """Return steps, time, memory and val loss; an imported adapter has no times."""
+    if timing["seconds"] is None:
+        return f"adapter imported, val loss {train['val_loss']:.3f}"
+    return (
+        f"{train['steps']} steps in {timing['seconds']:.0f} s, "
+        f"{timing['tokens_per_second']:.0f} tokens/s, peak {timing['peak_memory_gb']:.2f} GB; "
+        f"val loss {train['val_loss']:.3f} in epoch {train['epoch']} of {train['epochs']}"
+    )
 
 
 def _wrap(line: str) -> str:

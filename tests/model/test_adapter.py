@@ -98,9 +98,15 @@ def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop(next(iter(w))), "is missing"),
-        (lambda w: w.update(other=np.zeros(3, np.float32)), "other does not exist in this base"),
-        (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "expected"),
+        (lambda w: w.pop(next(iter(w))), "has no lora_"),
+        (
+            lambda w: w.update(other=np.zeros(3, np.float32)),
+            "other cannot be adapted in this base",
+        ),
+        (
+            lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}),
+            "has rank 1, adapter_config",
+        ),
         (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "contains NaN or inf"),
         (
             lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
