@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--metrics", type=Path, help="the key metrics, flat, for dvc metrics show")
     add("--html", type=Path, help="report page")
     add("--score_error_csv", type=Path, help="score error of base and adapter by dimension")
+    add("--loss_csv", type=Path, help="loss of the adapter's training by step")
     add("--cache_dir", type=Path, default=Path(".cache"))
     add("--base", help="base to use instead of base.source of params.yaml")
     add("--max_examples", type=int, help="evaluate only the first photos, for a quick look")
@@ -50,7 +51,8 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.max_examples is not None and args.max_examples < 1:
         raise EvaluationError(f"--max_examples is {args.max_examples}; it must be 1 or more")
     report = None if args.recompute_from else args.output_report
-    files = (report, args.details, args.timing, args.metrics, args.html, args.score_error_csv)
+    plots = (args.score_error_csv, args.loss_csv)
+    files = (report, args.details, args.timing, args.metrics, args.html, *plots)
     outputs = [path for path in files if path]
     inputs = [path for path in (args.recompute_from, args.val_data, args.train_data) if path]
     paths = [path.resolve() for path in (*outputs, *inputs)]
@@ -73,6 +75,7 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
         summary = format_metrics_summary(report["advisor"], evaluation)
         page = render_report(report, evaluation, timing) if args.html else ""
         errors = list_score_errors(evaluation)
+        losses = report["adapter"]["loss_points"]
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
         if not args.recompute_from:
             raise
@@ -87,6 +90,8 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
         write_json(args.metrics, key_metrics)
     if args.score_error_csv:
         write_csv(args.score_error_csv, ("dimension", "arm", "score_error"), errors)
+    if args.loss_csv:
+        write_csv(args.loss_csv, ("step", "curve", "loss"), losses)
     if args.html:
         write_text(args.html, page)
     warning = format_overhead_warning(timing)

@@ -14,11 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, read_val_loss
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
 from mondrian.core.params import EvaluateParams
+from mondrian.core.training_log import (
+    find_saved_epoch,
+    list_loss_points,
+    read_training_log,
+)
 from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation import generation
 from mondrian.evaluation.arms import BATCHED_ARMS, ArmPrompts, EvalPrompt, build_eval_prompts
@@ -86,9 +91,14 @@ def evaluate(
 
 def _describe_adapter(folder: Path) -> dict[str, Any]:
     recipe = read_json(folder / RECIPE_FILE)
+    log = read_training_log(folder)
     save_weights = recipe.get("train", {}).get("save_weights", "best")
-    val_loss = read_val_loss(folder, save_weights)
-    return {"folder": folder.as_posix(), "recipe": recipe, "val_loss": val_loss}
+    return {
+        "folder": folder.as_posix(),
+        "recipe": recipe,
+        "val_loss": find_saved_epoch(log, save_weights)["val_loss"] if log else None,
+        "loss_points": list_loss_points(log),
+    }
 
 
 @contextmanager

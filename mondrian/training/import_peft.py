@@ -25,7 +25,7 @@ from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
 from mondrian.training.loss import Loss
 from mondrian.training.peft_config import has_same_base, simplify_peft_config
-from mondrian.training.progress import NO_TIMING, LossPoint
+from mondrian.training.progress import NO_TIMING
 from mondrian.training.run import write_metrics
 from mondrian.training.torch_file import read_torch_file
 
@@ -65,12 +65,13 @@ class TrainerState(BaseModel):
             "steps": self.global_step,
         }
 
-    def loss_points(self, val_loss: float) -> list[LossPoint]:
-        """Return the losses that the trainer logged; without any of val, the one measured here."""
-        log = self.log_history
-        train = [(entry.step, "train", entry.loss) for entry in log if entry.loss is not None]
-        val = [(entry.step, "val", entry.eval_loss) for entry in log if entry.eval_loss is not None]
-        return train + (val or [(self.global_step or 0, "val", round(val_loss, 6))])
+    def training_log(self, val_loss: float) -> list[dict[str, Any]]:
+        """Return the losses that the trainer logged, and last the val loss measured here."""
+        log: list[dict[str, Any]] = []
+        for entry in self.log_history:
+            if entry.loss is not None:
+                log.append({"step": entry.step, "loss": entry.loss})
+        return [*log, {"step": self.global_step or 0, "val_loss": round(val_loss, 6)}]
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,15 @@ def import_adapter(
         examples = build_examples(val_rows, params.train, features)
         total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
         val_loss = total / sum(sum(example.weights) for example in examples)
-        metrics = state.metrics(val_loss)
         prompt, photo = examples[0].ids[: examples[0].start], features.get(examples[0].photo)
         with open_atomic_folder(paths.output, SAVED_FILES) as staging:
             adapter.save(staging, filled, lora_config, recipe, base_layers)
-            (staging / LOG_FILE).write_text(json.dumps(metrics) + "\n")
+            log = "".join(json.dumps(entry) + "\n" for entry in state.training_log(val_loss))
+            (staging / LOG_FILE).write_text(log)
             adapter.load_and_verify(base, staging, prompt, photo)
     finally:
         lora.detach(base.model)
-    write_metrics(paths.metrics, metrics, NO_TIMING, state.loss_points(val_loss))
+    write_metrics(paths.metrics, state.metrics(val_loss), NO_TIMING)
     zeros = len(filled) - len(weights)
     note = f" ({zeros} more are zero, of modules without weights)" if zeros else ""
     return (

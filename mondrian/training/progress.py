@@ -7,12 +7,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from mondrian.core.adapter_folder import find_saved_epoch
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
+from mondrian.core.training_log import find_saved_epoch
 from mondrian.model.lora import Tensors
 
-LossPoint = tuple[int, str, float]  # step, curve (train or val), loss
 NO_TIMING = dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_gb"))
 TrackerKind = Literal["none", "tensorboard", "wandb"]
 _SMOOTHING = 0.9  # of the running mean of the loss
@@ -123,15 +122,6 @@ class TrainResult:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1),
             "peak_memory_gb": round(self.peak_gb, 3),
         }
-
-    def loss_points(self) -> list[LossPoint]:
-        keys = {"train": "loss", "val": "val_loss"}
-        return [
-            (entry["step"], curve, entry[key])
-            for curve, key in keys.items()
-            for entry in self.log
-            if key in entry
-        ]
 
     def log_text(self) -> str:
         """Return training_log.jsonl, without times, so that equal runs write equal bytes."""

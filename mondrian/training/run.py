@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import file_hash, open_atomic_folder, write_csv, write_json
+from mondrian.core.files import file_hash, open_atomic_folder, write_json
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
@@ -29,7 +29,7 @@ from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.progress import LossPoint, TrainResult, open_tracker
+from mondrian.training.progress import TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
 
@@ -153,17 +153,11 @@ class TrainingRun:
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
             path = self.paths.metrics
-            write_metrics(path, result.metrics(), result.timing(), result.loss_points())
+            write_metrics(path, result.metrics(), result.timing())
 
 
-def write_metrics(
-    path: Path,
-    metrics: Mapping[str, Any],
-    timing: Mapping[str, Any],
-    loss_points: Sequence[LossPoint],
-) -> None:
-    """Write the metrics of a run, and next to them its times and its loss curves."""
-    write_csv(path.parent / "loss.csv", ("step", "curve", "loss"), loss_points)
+def write_metrics(path: Path, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+    """Write the metrics of a run, and next to them its times."""
     write_json(path.parent / "train_timing.json", timing)
     write_json(path, metrics)
 

@@ -135,6 +135,7 @@ def evaluation_flags(trained: Path, prepared: Path, folder: Path) -> list[object
         "--metrics": folder / "metrics.json",
         "--html": folder / "report.html",
         "--score_error_csv": folder / "score_error.csv",
+        "--loss_csv": folder / "loss.csv",
     }
     return [word for flag in flags.items() for word in flag]
 
@@ -176,6 +177,7 @@ def test_metrics_are_recomputed_from_a_report(
 ) -> None:
     metrics = json.loads((evaluated / "evaluate.json").read_text())
     assert (evaluated / "score_error.csv").read_text().startswith("dimension,arm,score_error\n")
+    assert (evaluated / "loss.csv").read_text().startswith("step,curve,loss\n1,train,")
     assert not list((evaluated / "cache/evaluate").iterdir())
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1

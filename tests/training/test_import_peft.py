@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, read_val_loss
+from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.params import load_params
+from mondrian.core.training_log import list_loss_points, read_training_log
 from mondrian.model import adapter, lora
 from mondrian.model.lora import LoraConfig, build_peft_config
 from mondrian.model.provenance import read_recipe
@@ -177,11 +178,10 @@ def test_metrics_are_those_that_training_writes(
         "epochs": 3,
         "steps": 22,
     }
-    loss_csv = "step,curve,loss\n10,train,2.0\n20,train,1.0\n22,val,1.5\n"
-    assert (tmp_path / "loss.csv").read_text() == loss_csv
+    points = [(10, "train", 2.0), (20, "train", 1.0), (22, "val", val_loss)]
+    assert list_loss_points(read_training_log(tmp_path / "out")) == points
     timing = json.loads((tmp_path / "train_timing.json").read_text())
     assert set(timing.values()) == {None}
-    assert read_val_loss(tmp_path / "out", "best") == val_loss
     (folder / "trainer_state.json").write_text('{"global_step": "many"}')
     with pytest.raises(AdapterError, match=r"trainer_state.json is damaged .*global_step.*delete"):
         run_import(folder, prepared_dir, tmp_path / "out")
