@@ -1,59 +1,59 @@
-# make          install, run the pipeline, show a summary
-# make test     unit tests, a run of the pipeline on few photos, the service, and a page if there is Chromium
-# make test-all all other tests: whatever takes longer, every page, PostgreSQL if MONDRIAN_POSTGRES names one
-# make serve    the advisor service with the sample's adapters, and a page to try it
-# make lint     ruff, import-linter and mypy
-# make images   the images of the README; needs Chromium
-# make lock     write the requirements again after a change of pyproject.toml
-# make clean    remove all outputs and the environment
+# make            install, run the pipeline, show the results
+# make serve      the advisor service with the sample's adapters, and a page to try it
+# make test       the main job for real, and every test that takes milliseconds
+# make test-all   all other tests: browser, PostgreSQL, kill -9, long runs
+# make lint       ruff, import-linter and mypy
+# make images     the images of the README; needs Chromium
+# make lock       write the requirements again after a change of pyproject.toml
+# make clean      remove all outputs and the environment
 #
-# The locks hold every package, so pip looks for none (--no-deps): an older pip would ask for a newer release of a
-# package that another one names with an extra, and refuse it because it has no hash.
+# Recipes name the programs of the environment by path: GNU make 3.81, which macOS has, looks up the
+# command of a recipe in the PATH that it was started with. PATH is for the stages, which call `python`.
 
 PYTHON ?= python3
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 
 .PHONY: all repro serve test test-all lint images lock clean
 
 all: repro
-	@$(VENV)/bin/mondrian summary
+	@$(BIN)/mondrian summary
 
 repro: $(VENV)/run
-	@dvc repro
+	@$(BIN)/dvc repro
 
 serve: repro
 	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
-	@$(VENV)/bin/mondrian serve --lora_path models --model_mode ab_test
-
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/mondrian serve --lora_path models --model_mode ab_test
 
 test: $(VENV)/dev
-	@$(PYTEST) -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(VENV)/dev
-	@$(PYTEST) -m slow
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(VENV)/dev
-	@ruff check .
-	@ruff format --check .
-	@lint-imports --no-logo
-	@mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy
 
 images: repro $(VENV)/dev
-	@$(VENV)/bin/python docs/images/make.py
+	@$(BIN)/python docs/images/make.py
 
-lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header pyproject.toml -o requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+lock: $(VENV)/uv
+	set -e; lock() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header "$$@"; }; \
+	lock --group uv -o requirements-uv.lock; \
+	lock pyproject.toml -o requirements.lock; \
+	lock --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) data/linked data/prepared data/sample/mondrian models/*-lora-* dvc_plots .cache \
-	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/python:
@@ -62,14 +62,23 @@ $(VENV)/python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
-	@echo "installing (about a minute)"
-	@python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
-	@echo "$(CURDIR)" > "$$(python -c 'import site; print(site.getsitepackages()[0])')/mondrian.pth"
-	@printf '#!%s\nfrom mondrian.cli.main import entry\n\nentry()\n' "$(CURDIR)/$(VENV)/bin/python" > $(VENV)/bin/mondrian
-	@chmod +x $(VENV)/bin/mondrian
+# uv installs in seconds, pip in a minute; the locks hold every package, so no other is looked for.
+$(VENV)/uv: $(VENV)/python requirements-uv.lock
+	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: \
+	  --require-hashes -r requirements-uv.lock || echo "there is no uv for this machine; pip takes longer"
+	@touch $@
+
+define install
+@if command -v uv >/dev/null; then uv pip install --quiet --no-deps --python $(BIN)/python $(1); \
+  else $(BIN)/python -m pip install --quiet --no-deps $(1); fi
+endef
+
+$(VENV)/run: $(VENV)/uv requirements.lock pyproject.toml
+	@echo "installing"
+	$(call install,--require-hashes -r requirements.lock)
+	$(call install,--no-build-isolation --editable .)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.lock
-	@python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+	$(call install,--require-hashes -r requirements-dev.lock)
 	@touch $@

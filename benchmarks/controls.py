@@ -25,7 +25,7 @@ from mondrian.critique.schema import serialize_critique
 from mondrian.evaluation.arms import pick_other_photos
 from mondrian.evaluation.crossvalidation import train_and_evaluate
 from mondrian.evaluation.evaluate import EvalData
-from mondrian.evaluation.verdict import build_metrics
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores
 
@@ -77,7 +77,7 @@ def replace_answer(row: ChatRow, answer: str, derived: list[str]) -> ChatRow:
 def summarize(
     advisor: str, run: ControlRun, report: dict[str, Any], params: Params
 ) -> dict[str, Any]:
-    metrics = build_metrics(report, params.evaluate)
+    metrics = build_evaluation(report, params.evaluate)
     return {
         "advisor": advisor,
         "control": run.control,

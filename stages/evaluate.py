@@ -1,4 +1,4 @@
-"""evaluate: adapter + val rows -> comparison_report.json, evaluate.json, report.html"""
+"""evaluate: adapter + val rows -> comparison_report.json, metrics.json, report.html"""
 
 import argparse
 import sys
@@ -12,9 +12,11 @@ from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import read_rows
 from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.evaluation.gates import check_gates
+from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.report import render_report
-from mondrian.evaluation.summary import format_metrics_summary
-from mondrian.evaluation.verdict import build_metrics
+from mondrian.evaluation.summary import format_metrics_summary, list_score_errors
+from mondrian.evaluation.timing import compute_timing, format_overhead_warning
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 from mondrian.model.adapter import adapts_merger
 from mondrian.model.vision_cache import FeatureCache
@@ -28,10 +30,12 @@ def parse_args() -> argparse.Namespace:
     add("--lora_path", type=Path, required=full)
     add("--val_data", type=Path, required=full)
     add("--train_data", type=Path, help="the adapter's training rows, for few-shot examples")
-    add("--output_report", type=Path, required=full)
-    add("--metrics", type=Path, required=not check_only)
+    add("--output_report", type=Path, required=full, help="every answer of every arm")
+    add("--details", type=Path, required=not check_only, help="verdict, gates and all metrics")
+    add("--timing", type=Path, help="speed of each arm")
+    add("--metrics", type=Path, help="the key metrics, flat, for dvc metrics show")
     add("--html", type=Path, help="report page")
-    add("--score_error_csv", type=Path, help="score error of the adapter by dimension")
+    add("--score_error_csv", type=Path, help="score error of base and adapter by dimension")
     add("--cache_dir", type=Path, default=Path(".cache"))
     add("--base", help="base to use instead of base.source of params.yaml")
     add("--max_examples", type=int, help="evaluate only the first photos, for a quick look")
@@ -46,7 +50,8 @@ def check_paths(args: argparse.Namespace) -> None:
     if args.max_examples is not None and args.max_examples < 1:
         raise EvaluationError(f"--max_examples is {args.max_examples}; it must be 1 or more")
     report = None if args.recompute_from else args.output_report
-    outputs = [path for path in (report, args.metrics, args.html, args.score_error_csv) if path]
+    files = (report, args.details, args.timing, args.metrics, args.html, args.score_error_csv)
+    outputs = [path for path in files if path]
     inputs = [path for path in (args.recompute_from, args.val_data, args.train_data) if path]
     paths = [path.resolve() for path in (*outputs, *inputs)]
     for path in outputs:
@@ -60,11 +65,14 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
 
     Raises EvaluationError if the report is not one of this version.
     """
+    gates = params.evaluate.gates
     try:
-        metrics = build_metrics(report, params.evaluate)
-        summary = format_metrics_summary(report["advisor"], metrics)
-        page = render_report(report, metrics) if args.html else ""
-        errors = list((metrics["fine_tuned"]["score_mae_by_dimension"] or {}).items())
+        evaluation = build_evaluation(report, params.evaluate)
+        timing = compute_timing(report, gates.overhead)
+        key_metrics = build_key_metrics(report, evaluation, gates)
+        summary = format_metrics_summary(report["advisor"], evaluation)
+        page = render_report(report, evaluation, timing) if args.html else ""
+        errors = list_score_errors(evaluation)
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
         if not args.recompute_from:
             raise
@@ -72,19 +80,24 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
             f"{args.recompute_from} is not a report of this version "
             f"({type(error).__name__}: {error}); evaluate again: dvc repro"
         ) from None
-    write_json(args.metrics, metrics)
+    write_json(args.details, evaluation)
+    if args.timing:
+        write_json(args.timing, timing)
+    if args.metrics:
+        write_json(args.metrics, key_metrics)
     if args.score_error_csv:
-        write_csv(args.score_error_csv, ["dimension", "score_error"], errors)
+        write_csv(args.score_error_csv, ("dimension", "arm", "score_error"), errors)
     if args.html:
         write_text(args.html, page)
-    return summary
+    warning = format_overhead_warning(timing)
+    return "\n  ".join([summary, *([warning] if warning else [])])
 
 
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
     if args.check:
-        check_gates(args.metrics, params, print)
+        check_gates(args.details, params, print)
         return
     check_paths(args)
     if args.recompute_from:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mondrian.core.errors import run_command
+from mondrian.core.errors import DataError, run_command
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
@@ -31,10 +31,17 @@ def main() -> None:
     check_advisor(manifest, args.advisor)
     result = split_records(manifest.records(), params.prepare)
     report = args.report or args.metrics.parent / "data_report.html"
-    write_text(report, render_data_report(manifest, result))  # first: it explains a refusal
-    check_split_sizes(args.advisor, result, params.prepare)
+    refused_report = report.with_name(f"refused_{report.name}")  # DVC does not know it
+    page = render_data_report(manifest, result)
+    try:
+        check_split_sizes(args.advisor, result, params.prepare)
+    except DataError as error:
+        write_text(refused_report, page)
+        raise DataError(f"{error}; {refused_report} shows the counts") from None
+    refused_report.unlink(missing_ok=True)
     write_split(manifest, result, persona, params.image, args.output_dir)
     write_json(args.metrics, result.counts())
+    write_text(report, page)
     print(format_split_summary(result, args.advisor))
 
 

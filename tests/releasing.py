@@ -29,7 +29,8 @@ from tests.service_process import make_adapter
 from tests.waiting import PATIENCE
 
 ADAPTER = "models/mondrian-tiny-lora-ansel"
-METRICS = "metrics/ansel/evaluate.json"
+EVALUATION = "metrics/ansel/evaluate.json"
+METRICS = "metrics/ansel/metrics.json"
 _OMITTED = ("tests/", "docs/", "benchmarks/", "metrics/", "releases/")  # not needed for a release
 _OUTPUTS = {  # of all stages up to evaluate@ansel, except the adapter and its verdict
     "data/sample/mondrian": ("mondrian.db", "source/a", "analysis_md/a", "analysis/a"),
@@ -39,9 +40,11 @@ _OUTPUTS = {  # of all stages up to evaluate@ansel, except the adapter and its v
         "link.json",
         "prepare.json",
         "train.json",
+        "train_timing.json",
+        "evaluate_timing.json",
+        "metrics.json",
         "reasons.csv",
-        "train_loss.csv",
-        "val_loss.csv",
+        "loss.csv",
         "score_error.csv",
         "data_report.html",
         "report.html",
@@ -106,7 +109,7 @@ class Project:
         """Write an adapter and a verdict as dvc repro would, and commit."""
         shutil.rmtree(self.folder / ADAPTER, ignore_errors=True)
         shutil.copytree(adapter, self.folder / ADAPTER)
-        (self.folder / METRICS).write_text(json.dumps(make_metrics(**verdict), indent=2))
+        (self.folder / EVALUATION).write_text(json.dumps(make_metrics(**verdict), indent=2))
         upstream = () if (self.folder / "dvc.lock").exists() else ("-d",)
         self.run("dvc", "commit", "-q", "-f", *upstream, "train@ansel", "evaluate@ansel")
         self.commit(f"built {adapter.name}")

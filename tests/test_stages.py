@@ -124,6 +124,10 @@ def test_prepare_refuses_too_few_photos_and_foreign_manifests(
     run = run_stage("prepare", *prepare_args(tmp_path))
     assert_one_error(run, "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
+    assert not (tmp_path / "data_report.html").exists()
+    report = tmp_path / "refused_data_report.html"
+    assert f"{report} shows the counts" in run.stderr
+    assert "6 pairs" in report.read_text()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
     assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "is not a manifest")
     link(database, tmp_path / "out")
@@ -175,7 +179,7 @@ def test_evaluate_refuses_an_adapter_of_another_base_or_prompt(
         *("--params", params_path),
         *("--val_data", tmp_path / "rows/training_data_ansel_val.json"),
         *("--output_report", tmp_path / "report.json"),
-        *("--metrics", tmp_path / "evaluate.json"),
+        *("--details", tmp_path / "evaluate.json"),
     )
     run = run_stage("evaluate", *args, "--base", other_base)
     assert_one_error(run, "was trained on", "not on this base")

@@ -12,7 +12,8 @@ from mondrian.critique.rows import read_train_and_val
 from mondrian.evaluation.crossvalidation import crossvalidate
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.summary import format_metrics_summary
-from mondrian.evaluation.verdict import build_metrics
+from mondrian.evaluation.timing import compute_timing
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 
 
@@ -23,9 +24,9 @@ def main(argv: list[str]) -> None:
         known = ", ".join(params.advisors)
         raise ParamsError(f"--advisor is {args.advisor}; params.yaml has {known}")
     data_paths = read_stage_flags("train", ["train_data", "val_data"], params)
-    metrics_paths = read_stage_flags("evaluate", ["metrics"], params)
+    details_paths = read_stage_flags("evaluate", ["details"], params)
     inputs = {}
-    for advisor, files, (path,) in zip(params.advisors, data_paths, metrics_paths, strict=True):
+    for advisor, files, (path,) in zip(params.advisors, data_paths, details_paths, strict=True):
         if args.advisor in (None, advisor):
             train_rows, val_rows = read_train_and_val(*files)
             inputs[advisor] = [*train_rows, *val_rows], path.parent
@@ -33,10 +34,11 @@ def main(argv: list[str]) -> None:
     for advisor, (rows, folder) in inputs.items():
         folds_folder = args.cache_dir / "folds" / advisor
         report = crossvalidate(base, params, rows, folds_folder, args.cache_dir)
-        metrics = build_metrics(report, params.evaluate)
-        write_json(folder / "crossvalidation.json", metrics)
-        write_text(folder / "crossvalidation.html", render_report(report, metrics))
-        print(format_metrics_summary(advisor, metrics))
+        evaluation = build_evaluation(report, params.evaluate)
+        timing = compute_timing(report, params.evaluate.gates.overhead)
+        write_json(folder / "crossvalidation.json", evaluation)
+        write_text(folder / "crossvalidation.html", render_report(report, evaluation, timing))
+        print(format_metrics_summary(advisor, evaluation))
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

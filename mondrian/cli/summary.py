@@ -1,44 +1,63 @@
 """mondrian summary: the results of the last `dvc repro` as text."""
 
 from pathlib import Path
+from textwrap import fill, indent
 
 from mondrian.cli.parser import add_params, command_parser
+from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
-from mondrian.evaluation.summary import describe_verdict, format_arms_table
+from mondrian.core.terminal import LINE_WIDTH
+from mondrian.evaluation.summary import (
+    describe_failed_gates,
+    describe_verdict,
+    format_arms_table,
+)
+from mondrian.evaluation.timing import format_overhead_warning
 
-_LEGEND = """
-score MAE: mean distance from the advisor's own scores, 0 to 10; constant predicts the mean of the \
-training scores.
-compliance: share of schema-valid answers; scored: answers with scores; bias above 0: too kind; \
-index: quality, 0 to 100 (docs/evaluation.md)."""
+_LEGEND = """\
+quality: 0 to 100 (docs/evaluation.md). Score MAE: mean distance from the advisor's scores, of 10.
+constant: predicts the mean scores of the training critiques. Score bias above 0: too kind."""
 
 
 def main(argv: list[str]) -> None:
     parser = command_parser("summary", "mondrian summary")
-    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="metrics folder")
     add_params(parser)
-    args = parser.parse_args(argv)
-    params = load_params(args.params)
-    print("\n\n".join(describe_advisor(advisor, args.metrics) for advisor in params.advisors))
+    params = load_params(parser.parse_args(argv).params)
+    reports = read_stage_flags("evaluate", ["details", "html"], params)
+    advisors = dict(zip(params.advisors, reports, strict=True))
+    for advisor, (details, _) in advisors.items():
+        print(describe_advisor(advisor, details.parent), end="\n\n")
     print(_LEGEND)
+    print(f"reports: {', '.join(str(html) for _, html in advisors.values())}")
+    print("next:    make serve (try base and adapters), mondrian release ADVISOR --version v1")
 
 
 def describe_advisor(advisor: str, folder: Path) -> str:
-    """Return counts of data, training figures, metrics and verdict of an advisor."""
-    link, prepare, train, evaluate = (
-        read_json(folder / advisor / f"{stage}.json")
-        for stage in ("link", "prepare", "train", "evaluate")
+    """Return verdict, counts, training figures, metrics and failed gates of an advisor."""
+    link, prepare, train, train_timing, evaluation, timing = (
+        read_json(folder / f"{name}.json")
+        for name in ("link", "prepare", "train", "train_timing", "evaluate", "evaluate_timing")
     )
     lines = [
-        f"{advisor}: {link['linked']} of {link['finished']} finished jobs linked, "
+        f"{advisor}: {describe_verdict(evaluation)}",
+        f"{link['linked']} of {link['finished']} finished jobs linked: "
         f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
         f"{prepare['test']['critiques']} test critiques",
-        f"trained in {train['seconds']:.0f} s at {train['tokens_per_second']:.0f} tokens/s, "
-        f"val loss {train['val_loss']:.3f}, peak {train['peak_memory_gb']:.2f} GB",
-        *format_arms_table(evaluate),
-        describe_verdict(evaluate),
+        f"{train['steps']} steps in {train_timing['seconds']:.0f} s, "
+        f"{train_timing['tokens_per_second']:.0f} tokens/s, peak "
+        f"{train_timing['peak_memory_gb']:.2f} GB; val loss {train['val_loss']:.3f} in epoch "
+        f"{train['epoch']} of {train['epochs']}",
+        *format_arms_table(evaluation),
+        *describe_failed_gates(evaluation),
     ]
-    if evaluate["photographs"] != prepare["val"]["critiques"]:
-        lines.append("the training and evaluation are of other data: run dvc repro")
-    return "\n  ".join(lines)
+    if warning := format_overhead_warning(timing):
+        lines.append(warning)
+    if evaluation["photographs"] != prepare["val"]["critiques"]:
+        lines.append("training and evaluation are of other data: run dvc repro")
+    return indent("\n".join(map(_wrap, lines)), "  ").lstrip()
+
+
+def _wrap(line: str) -> str:
+    width = LINE_WIDTH - 2
+    return line if len(line) <= width else fill(line, width, subsequent_indent="  ")

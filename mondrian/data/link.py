@@ -14,12 +14,11 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from tqdm import tqdm
-
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.fields import UNKNOWN_TIME, is_for_advisor
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import ImageParams, LinkParams
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
@@ -104,7 +103,7 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
 
 def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> dict[str, int]:
     """Store every finished job; return the rows per value of the advisor field."""
-    with open_source(source) as jobs, tqdm(desc="jobs", unit="job", leave=False) as bar:
+    with open_source(source) as jobs, progress_bar(desc="jobs", unit="job") as bar:
         job_counts = jobs.count_by_advisor()
         bar.total = _count_advisor_jobs(job_counts, context.advisor)  # finished or not
         batches = split_into_batches(jobs.iter_finished(context.advisor), _BATCH_SIZE)

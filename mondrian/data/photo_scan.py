@@ -11,12 +11,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import file_hash
 from mondrian.core.images import read_preview
 from mondrian.core.parallel import map_in_processes, split_into_batches
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
 
@@ -68,7 +67,7 @@ def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[ScannedP
     batches = split_into_batches(unread, _BATCH_SIZE)
     rows = cache.execute(f"SELECT {_INFO_COLUMNS} FROM photos")
     known_hashes = frozenset(row[0] for row in rows if _parse_cached_row(row))
-    with tqdm(total=len(unread), desc="photos", unit="photo", leave=False) as bar:
+    with progress_bar(total=len(unread), desc="photos", unit="photo") as bar:
         for scans in map_in_processes(_scan_batch, known_hashes, batches, _MAX_SERIAL):
             yield from _save_to_cache(cache, scans)
             bar.update(len(scans))

@@ -6,13 +6,12 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import file_hash, open_atomic_folder
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import ImageParams
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.rows import ChatRow, row_path
 from mondrian.critique.schema import serialize_critique
@@ -61,7 +60,7 @@ def write_split(
             photos[record.photo.sha256] = record.photo
         batches = split_into_batches(photos.values(), _BATCH_SIZE)
         output = (image_params, staging)
-        with tqdm(total=len(photos), desc="images", unit="photo", leave=False) as bar:
+        with progress_bar(total=len(photos), desc="images", unit="photo") as bar:
             for num_written in map_in_processes(_write_images, output, batches, _MAX_SERIAL):
                 bar.update(num_written)
 

@@ -157,7 +157,7 @@ def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) 
         raise DataError(
             f"prepare {advisor}: too few photos in {counts['photo_groups']} groups: "
             f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
-            "have no test split (prepare.test_fraction: 0); the data report shows the counts"
+            "have no test split (prepare.test_fraction: 0)"
         )
     num_groups = len(split.part_groups("train") | split.part_groups("val"))
     if params.folds > num_groups:

@@ -7,8 +7,8 @@ from time import perf_counter
 
 import mlx.core as mx
 from PIL import Image
-from tqdm import tqdm
 
+from mondrian.core.terminal import progress_bar
 from mondrian.model import lora
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.vlm import Vlm, encode_image
@@ -26,7 +26,7 @@ def measure_cost(
     measurements: dict[str, list[dict[str, float]]] = {"base": [], "fine_tuned": []}
     rounds = [image_prompt for image_prompt in image_prompts for _ in range(ROUNDS)]
     _measure(vlm, *rounds[0], with_pre_merger)  # warm-up
-    for image, prompt in tqdm(rounds, "cost", unit="round", leave=False):
+    for image, prompt in progress_bar(rounds, "cost", unit="round"):
         for arm, arm_measurements in measurements.items():
             with lora.disable_lora(vlm.model) if arm == "base" else nullcontext():
                 arm_measurements.append(_measure(vlm, image, prompt, with_pre_merger))

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
+from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE, read_val_loss
 from mondrian.core.errors import AdapterError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.images import read_photo
@@ -73,12 +73,19 @@ def evaluate(
     return {
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
-        "adapter": {"folder": folder.as_posix(), "recipe": read_json(folder / RECIPE_FILE)},
+        "adapter": _describe_adapter(folder),
         "packages": package_versions(),
         "train_score_means": recipe.train_score_means,
         "photographs": photos,
         "cost": cost,
     }
+
+
+def _describe_adapter(folder: Path) -> dict[str, Any]:
+    recipe = read_json(folder / RECIPE_FILE)
+    save_weights = recipe.get("train", {}).get("save_weights", "best")
+    val_loss = read_val_loss(folder, save_weights)
+    return {"folder": folder.as_posix(), "recipe": recipe, "val_loss": val_loss}
 
 
 @contextmanager

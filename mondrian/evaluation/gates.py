@@ -13,7 +13,7 @@ from mondrian.core.files import read_json
 from mondrian.core.params import GateParams, Params
 from mondrian.evaluation.statistics import Estimate
 
-MAXIMUM_GATES = ("overhead", "copied_above_reference")  # the value must not exceed the threshold
+MAXIMUM_GATES = ("copied_above_reference",)  # the value must not exceed the threshold
 WARNING_GATES = ("base_compliance",)  # about the base: no adapter can change it
 REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 for BETTER
 
@@ -29,13 +29,11 @@ def compute_gates(
     reference_copied = float(np.mean([p["reference_copied"] for p in report["photographs"]]))
     copied_above = tuned["copied"] - reference_copied
     gain = comparisons["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
-    speed = {arm: cost["decode_tokens_per_second"] for arm, cost in report["cost"].items()}
     gates = {
         "base_compliance": (base["format_compliance"], thresholds.base_compliance),
         "compliance": (tuned["format_compliance"], thresholds.compliance),
         "index_gain_percent": (100 * gain, thresholds.index_gain_percent),
         **{f"{n}_low": (comparisons[n].low, 0.0) for n in REQUIRED_COMPARISONS if n in comparisons},
-        "overhead": (speed["base"] / speed["fine_tuned"] - 1, thresholds.overhead),
         "copied_above_reference": (copied_above, thresholds.copied_above_reference),
     }
     return {
@@ -52,24 +50,24 @@ def _holds(name: str, value: float, threshold: float) -> bool:
     return bool(value <= threshold if name in MAXIMUM_GATES else value >= threshold)
 
 
-def list_failed_gates(metrics: dict[str, Any], thresholds: GateParams) -> list[str]:
+def list_failed_gates(evaluation: dict[str, Any], thresholds: GateParams) -> list[str]:
     """Return what prevents a release of this evaluate.json by current thresholds, a line each."""
-    verdict = metrics["verdict"]
+    verdict = evaluation["verdict"]
     failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]
-    if not {"compliance", "index_low"} <= set(metrics["gates"]):
+    if not {"compliance", "index_low"} <= set(evaluation["gates"]):
         raise KeyError("gates")
-    for name, gate in metrics["gates"].items():
+    for name, gate in evaluation["gates"].items():
         value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
         if name not in WARNING_GATES and (value is None or not _holds(name, value, threshold)):
             failed.append(f"{name} is {value}, the threshold is {threshold}")
     return failed
 
 
-def check_gates(metrics: Path | None, params: Params, print_line: Callable[[str], None]) -> None:
+def check_gates(details: Path | None, params: Params, print_line: Callable[[str], None]) -> None:
     """Check one evaluate.json, or all of dvc.yaml; raise EvaluationError naming failed gates."""
-    stage_paths = [] if metrics else read_stage_flags("evaluate", ["metrics"], params)
+    stage_paths = [] if details else read_stage_flags("evaluate", ["details"], params)
     failed = []
-    for file in [metrics] if metrics else [path for (path,) in stage_paths]:
+    for file in [details] if details else [path for (path,) in stage_paths]:
         content = read_json(file)
         try:
             lines = list_failed_gates(content, params.evaluate.gates)

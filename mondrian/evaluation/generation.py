@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from mondrian.core.errors import EvaluationError
 from mondrian.core.params import EvaluateParams
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
 from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS, ArmPrompts, EvalPrompt
@@ -117,7 +117,7 @@ def generate_answers(
         features = [prompts[i].features for i in pending]
         _check_memory(vlm, token_ids, sampling_params)
         finished = len(prompts) - len(pending)
-        bar = tqdm(total=len(prompts), initial=finished, desc=title, unit="critique", leave=False)
+        bar = progress_bar(total=len(prompts), initial=finished, desc=title, unit="critique")
         try:
             with bar:
                 answers = stream_generate(vlm, token_ids, features, sampling_params, pending)

@@ -34,8 +34,6 @@ def compute_arm_metrics(report: dict[str, Any], params: EvaluateParams) -> dict[
             }
     for arm, changes in compute_consistency(photos).items():
         metrics[arm]["consistency"] = changes
-    for arm, cost in report["cost"].items():
-        metrics[arm]["cost"] = cost
     metrics["constant"] = {
         "format_compliance": 1.0,
         "scored": len(photos),
@@ -61,7 +59,7 @@ def _arm_metrics(
     count = len(answers)
     scored = [i for i, answer in enumerate(answers) if answer["scores"] is not None]
     scores = np.array([answers[i]["scores"] for i in scored], float).reshape(-1, len(DIMENSIONS))
-    seconds, tokens, passes = (sum(a[k] for a in answers) for k in ("seconds", "tokens", "passes"))
+    tokens, passes = (sum(answer[key] for answer in answers) for key in ("tokens", "passes"))
     texts = [answer["text"] for answer in answers]
     references = [photo["reference_text"] for photo in photos]
     parts = compute_index_parts(answers, photos)
@@ -77,10 +75,8 @@ def _arm_metrics(
         "quality_index": round(float(np.mean(compute_quality_index(parts, params.index))), 2),
         "index_parts": {name: _mean([part[name] for part in parts]) for name in parts[0]},
         **compute_text_metrics(texts, references, [answer["copied"] for answer in answers]),
-        "seconds_per_critique": round(seconds / count, 3),
         "tokens_per_critique": round(tokens / count, 1),
         "passes_per_critique": round(passes / count, 1),
-        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
     }
 
 

@@ -18,7 +18,7 @@ _MAX_PHOTOS = 60
 _PAIR = ("base", "fine_tuned")
 
 
-def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
+def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[str, Any]) -> str:
     """Return the page as self-contained HTML."""
     photos = sorted(report["photographs"], key=_adapter_error, reverse=True)
     arms = [arm for arm in ("fine_tuned", *ARMS) if arm in photos[0]]
@@ -29,11 +29,11 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any]) -> str:
         verdict_text=describe_verdict(metrics),
         comparisons=[_build_comparison(*item) for item in metrics["comparisons"].items()],
         gates=metrics["gates"],
-        arms={arm: metrics[arm] for arm in (*arms, "constant", "reference")},
-        pair={arm: metrics[arm] for arm in _PAIR},
+        arms={arm: metrics[arm] | timing.get(arm, {}) for arm in (*arms, "constant", "reference")},
+        pair={arm: metrics[arm] | timing[arm] for arm in _PAIR},
         folds=report.get("folds"),
         constrained={arm: metrics.get(f"{arm}_constrained", {}) for arm in _PAIR},
-        overhead=metrics["gates"]["overhead"]["value"],
+        overhead=timing["overhead"],
         dimensions=metrics["dimensions"],
         photos=[_build_photo(photo) for photo in photos[:_MAX_PHOTOS]],
         radar_corners=radar.corner_points(),

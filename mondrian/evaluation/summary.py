@@ -2,19 +2,17 @@
 
 from typing import Any
 
-import pandas as pd
-
+from mondrian.core.terminal import format_table
 from mondrian.evaluation.arms import ARMS
 from mondrian.evaluation.consistency import SAMPLED
+from mondrian.evaluation.gates import WARNING_GATES
 
 _COLUMNS = {
-    "format_compliance": "compliance",
-    "scored": "scored",
-    "score_mae": "score MAE",
-    "score_bias": "bias",
-    "quality_index": "index",
-    "seconds_per_critique": "s/critique",
-    "tokens_per_critique": "tokens",
+    "quality_index": ("quality", ".2f"),
+    "score_mae": ("score MAE", ".2f"),
+    "score_bias": ("score bias", "+.2f"),
+    "format_compliance": ("schema-valid", ".0%"),
+    "tokens_per_critique": ("tokens", ".0f"),
 }
 COMPARISON_LABELS = {
     "index": "quality index above base (of 100)",
@@ -40,20 +38,30 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
         if changes:
             mean = sum(changes) / len(changes)
             lines[-1] += f"; changing the photo slightly changes a score by {mean:.2f}"
-    lines += [
-        f"  gate {name}: {gate['value']}, threshold {gate['threshold']}"
+    lines += [f"  {line}" for line in describe_failed_gates(metrics)]
+    return "\n".join(lines)
+
+
+def describe_failed_gates(metrics: dict[str, Any]) -> list[str]:
+    """Return a line for each gate that does not hold; those about the base are warnings."""
+    return [
+        f"{'warning' if name in WARNING_GATES else 'failed gate'}: {name} is {gate['value']}, the "
+        f"threshold is {gate['threshold']} (evaluate.gates)"
         for name, gate in metrics["gates"].items()
         if not gate["holds"]
     ]
-    return "\n".join(lines)
 
 
 def format_arms_table(metrics: dict[str, Any]) -> list[str]:
     """Return a header and a line for each arm."""
     arms = [arm for arm in (*ARMS, "constant") if arm in metrics]
-    table = pd.DataFrame({arm: metrics[arm] for arm in arms}).T.reindex(columns=list(_COLUMNS))
-    table = table.rename(columns=_COLUMNS).astype(float).astype({"scored": int})
-    return table.to_string(float_format="{:.2f}".format, na_rep="-").splitlines()
+    rows = []
+    for arm in arms:
+        values = [(metrics[arm].get(key), form) for key, (_, form) in _COLUMNS.items()]
+        rows.append(
+            [arm, *("-" if value is None else format(value, form) for value, form in values)]
+        )
+    return format_table(["", *(title for title, _ in _COLUMNS.values())], rows).splitlines()
 
 
 def describe_verdict(metrics: dict[str, Any]) -> str:
@@ -70,3 +78,12 @@ def format_mean_interval(estimate: dict[str, Any]) -> str:
     if estimate["low"] is None or estimate["high"] is None:
         return f"{estimate['mean']:+.2f} (too few photos for an interval)"
     return f"{estimate['mean']:+.2f} ({estimate['low']:+.2f} to {estimate['high']:+.2f})"
+
+
+def list_score_errors(metrics: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Return dimension, arm and score error of each bar of the score error plot."""
+    return [
+        (dimension, arm, error)
+        for arm in ("constant", "base", "fine_tuned")
+        for dimension, error in (metrics[arm]["score_mae_by_dimension"] or {}).items()
+    ]

@@ -23,7 +23,7 @@ _INDEX_COMPARISONS = {"index": "base", "index_few_shot": "few_shot"}
 _ERROR_COMPARISONS = {"score_error": "base", "constant": "constant", "vs_shuffled": "shuffled"}
 
 
-def build_metrics(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
+def build_evaluation(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
     """Return the content of evaluate.json: verdict, comparisons, gates and metrics of each arm."""
     arm_metrics = metrics.compute_arm_metrics(report, params)
     comparisons = compute_comparisons(report, params)

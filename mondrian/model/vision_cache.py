@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import mlx.core as mx
 from PIL import Image
-from tqdm import tqdm
 
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_photo
+from mondrian.core.terminal import progress_bar
 from mondrian.model.language import Features
 from mondrian.model.lru_cache import LRUCache
 from mondrian.model.provenance import package_versions
@@ -58,7 +58,7 @@ class FeatureCache:
         """Encode all photos that are not cached, or raise PhotoError or BaseModelError."""
         new = [path for path in dict.fromkeys(paths) if path not in self._keys]
         uncached: dict[str, Image.Image] = {}
-        for path, image in tqdm(_decode_ahead(new), "photos", len(new), unit="photo", leave=False):
+        for path, image in progress_bar(_decode_ahead(new), "photos", len(new), unit="photo"):
             digest = sha256(f"{self._key_prefix} {image.size}".encode())
             digest.update(image.tobytes())
             self._keys[path] = digest.hexdigest()

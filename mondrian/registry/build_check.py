@@ -26,7 +26,7 @@ class BuiltAdapter:
     """An adapter that matches dvc.lock of the last commit."""
 
     folder: Path
-    metrics: Path  # evaluate.json
+    evaluation: Path  # evaluate.json
     files: tuple[ReleaseFile, ...]
     commit: str
     remote: str | None  # DVC's default one
@@ -38,8 +38,8 @@ def verify_built_adapter(advisor: str, params: Params) -> BuiltAdapter:
     if advisor not in params.advisors:
         known = ", ".join(params.advisors)
         raise ReleaseError(f"params.yaml has no advisor {advisor!r} (it has {known})")
-    paths = read_stage_flags("evaluate", ["lora_path", "metrics"], params)
-    folder, metrics = paths[params.advisors.index(advisor)]
+    paths = read_stage_flags("evaluate", ["lora_path", "details"], params)
+    folder, evaluation = paths[params.advisors.index(advisor)]
     try:
         with Repo() as repo, lock_repo(repo):
             stages = list(repo.stage.collect(f"evaluate@{advisor}", with_deps=True))
@@ -49,7 +49,7 @@ def verify_built_adapter(advisor: str, params: Params) -> BuiltAdapter:
             remote = repo.config["core"].get("remote")
     except DvcException as error:
         raise ReleaseError(f"DVC: {one_line(error)}") from None
-    return BuiltAdapter(folder, metrics, files, commit, remote)
+    return BuiltAdapter(folder, evaluation, files, commit, remote)
 
 
 def _check_git(stages: list[Any]) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.params import Params
+from mondrian.core.terminal import progress_bar
 from mondrian.model.provenance import AdapterRequirements, check_requirements, local_requirements
 from mondrian.registry import download, git, tags
 from mondrian.registry.download import VersionSource
@@ -80,7 +79,7 @@ def pull(
             folder = store.version_folder(version)
         else:
             _download_and_verify(source, repo_folder, release, record, folder)
-        with tqdm(desc=f"{release.tag}: smoke test", bar_format="{desc}", leave=False):
+        with progress_bar(desc=f"{release.tag}: smoke test", bar_format="{desc}"):
             smoke_test(folder, release.tag)
         previous = store.active_version()
         if not is_installed:
@@ -128,7 +127,7 @@ def _download_and_verify(
             f"to spare, {free / 1e6:.0f} MB are free; free disk space"
         )
     (folder / RELEASE_FILE).write_bytes(record)
-    with tqdm(total=release.size, desc=release.tag, unit="B", unit_scale=True, leave=False) as bar:
+    with progress_bar(total=release.size, desc=release.tag, unit="B", unit_scale=True) as bar:
         download.download(source, repo_folder, release, folder, bar.update)
     try:
         check_integrity(folder, release)

@@ -75,10 +75,10 @@ def _summarize_evaluation(
     built: BuiltAdapter, reason: str | None, params: Params
 ) -> dict[str, Any]:
     """Return verdict and gates for the record; raise ReleaseError if one fails without a reason."""
-    metrics = read_json(built.metrics)
+    content = read_json(built.evaluation)
     try:
-        failed = list_failed_gates(metrics, params.evaluate.gates)
-        tuned, base = metrics["fine_tuned"], metrics["base"]
+        failed = list_failed_gates(content, params.evaluate.gates)
+        tuned, base = content["fine_tuned"], content["base"]
         figures = {
             "index": tuned["quality_index"],
             "base_index": base["quality_index"],
@@ -87,18 +87,20 @@ def _summarize_evaluation(
             "compliance": tuned["format_compliance"],
         }
     except (KeyError, TypeError, AttributeError):
-        raise ReleaseError(f"{built.metrics} has no verdict; evaluate again: dvc repro") from None
+        raise ReleaseError(
+            f"{built.evaluation} has no verdict; evaluate again: dvc repro"
+        ) from None
     if failed and not reason:
         first = (
-            f"{built.metrics}: {len(failed)} gates do not hold; train a better adapter, or say "
+            f"{built.evaluation}: {len(failed)} gates do not hold; train a better adapter, or say "
             'why it may be released anyway: --reason "…"'
         )
         raise ReleaseError("\n  ".join([first, *failed]))
     return {
-        "verdict": metrics["verdict"],
-        "photographs": metrics["photographs"],
+        "verdict": content["verdict"],
+        "photographs": content["photographs"],
         "figures": figures,
-        "gates": metrics["gates"],
+        "gates": content["gates"],
         "failed": tuple(failed),
     }
 

@@ -16,10 +16,10 @@ from typing import Any
 from uuid import UUID
 
 from PIL import Image
-from tqdm import tqdm
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import open_atomic_folder, write_json
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.sample.corruptions import (
@@ -143,7 +143,7 @@ def _write_photos(app: ApplicationState) -> None:
         tasks.append((app.seed, photo, app.source / app.photo_names[photo]))
     with get_context("spawn").Pool() as pool:
         written = pool.imap(_write_photo, tasks, chunksize=5)
-        list(tqdm(written, "render", NUM_PHOTOS, unit="photo"))
+        list(progress_bar(written, "render", NUM_PHOTOS, unit="photo"))
 
 
 def _write_photo(task: tuple[int, int, Path]) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import write_text
 from mondrian.core.images import resize_to_fit
+from mondrian.core.terminal import progress_bar
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS, is_schema_valid, validate_critique
 from mondrian.model import vlm
@@ -35,7 +35,7 @@ def measure_base(folder: Path, count: int) -> tuple[float, float, Scores, Scores
     base = vlm.load(str(folder))
     rng = np.random.default_rng(HELD_OUT_SEED)
     predicted, true, tokens = [], [], 0
-    for first in tqdm(range(0, count, BATCH_SIZE), "held-out scenes", unit="batch"):
+    for first in progress_bar(range(0, count, BATCH_SIZE), "held-out scenes", unit="batch"):
         indices = range(first, min(first + BATCH_SIZE, count))
         scenes = [draw_scene(HELD_OUT_SEED, i) for i in indices]
         max_pixels = IMAGE_WIDTH * IMAGE_HEIGHT

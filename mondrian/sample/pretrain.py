@@ -24,10 +24,10 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.nn.utils import average_gradients
 from PIL import Image
-from tqdm import tqdm
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import open_atomic_folder
+from mondrian.core.terminal import progress_bar
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
 from mondrian.sample.pretrain_data import BatchSampler, Images, PretrainSettings
@@ -58,7 +58,7 @@ def render_all(settings: PretrainSettings, path: Path) -> None:
     seeds = [(settings.seed, i) for i in range(settings.scenes)]
     with get_context("spawn").Pool(RANKS) as pool:
         rendered = pool.imap(render_small_image, seeds, chunksize=20)
-        for i, image in enumerate(tqdm(rendered, "render", len(seeds), unit="scene")):
+        for i, image in enumerate(progress_bar(rendered, "render", len(seeds), unit="scene")):
             images[i] = image
 
 

@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from mondrian.core.adapter_folder import find_saved_epoch
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
 from mondrian.model.lora import Tensors
@@ -100,40 +101,47 @@ class TrainResult:
 
     def saved_epoch(self) -> dict[str, Any]:
         """Return the log entry of the epoch that the saved weights are from."""
-        best = self.progress.best
-        if best and (self.params.save_weights == "best" or self.halt_reason):
-            return next(e for e in self.epochs() if e["epoch"] == best["epoch"])
-        return self.epochs()[-1]
+        return find_saved_epoch(self.log, "best" if self.halt_reason else self.params.save_weights)
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of metrics/<advisor>/train.json; losses are the saved epoch's."""
-        entry, progress = self.saved_epoch(), self.progress
+        entry = self.saved_epoch()
         metrics = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
         return metrics | {
             "epoch": entry["epoch"],
             "epochs": self.epochs()[-1]["epoch"],
-            "steps": progress.step,
-            "tokens_per_second": round(progress.tokens / progress.seconds, 1),
-            "peak_memory_gb": round(self.peak_gb, 3),
-            "seconds": round(progress.seconds, 1),
+            "steps": self.progress.step,
         }
 
-    def loss_csv(self, curve: str) -> str:
-        """Return the loss by step as CSV; curve is train_loss or val_loss."""
-        key = "loss" if curve == "train_loss" else curve
-        lines = [f"{e['step']},{e[key]}" for e in self.log if key in e]
-        return "\n".join(["step,loss", *lines]) + "\n"
+    def timing(self) -> dict[str, float]:
+        """Return the content of metrics/<advisor>/train_timing.json."""
+        progress = self.progress
+        return {
+            "seconds": round(progress.seconds, 1),
+            "tokens_per_second": round(progress.tokens / progress.seconds, 1),
+            "peak_memory_gb": round(self.peak_gb, 3),
+        }
+
+    def loss_points(self) -> list[tuple[int, str, float]]:
+        """Return step, curve (train or val) and loss of each point of the loss plot."""
+        keys = {"train": "loss", "val": "val_loss"}
+        return [
+            (entry["step"], curve, entry[key])
+            for curve, key in keys.items()
+            for entry in self.log
+            if key in entry
+        ]
 
     def log_text(self) -> str:
         """Return training_log.jsonl, without times, so that equal runs write equal bytes."""
         return "".join(json.dumps(entry) + "\n" for entry in self.log)
 
     def summary(self, folder: Path) -> str:
-        m = self.metrics()
+        m, t = self.metrics(), self.timing()
         return (
             f"train {folder}: val loss {m['val_loss']:.3f} in epoch {m['epoch']} of {m['epochs']}, "
-            f"{m['steps']} steps in {m['seconds']:.0f} s, {m['tokens_per_second']:.0f} tokens/s, "
-            f"peak {m['peak_memory_gb']:.2f} GB"
+            f"{m['steps']} steps in {t['seconds']:.0f} s, {t['tokens_per_second']:.0f} tokens/s, "
+            f"peak {t['peak_memory_gb']:.2f} GB"
         )
 
 

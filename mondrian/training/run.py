@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
-from mondrian.core.files import file_hash, open_atomic_folder, write_json, write_text
+from mondrian.core.files import file_hash, open_atomic_folder, write_csv, write_json
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
@@ -151,8 +151,9 @@ class TrainingRun:
         output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
-            for curve in ("train_loss", "val_loss"):
-                write_text(self.paths.metrics.parent / f"{curve}.csv", result.loss_csv(curve))
+            folder = self.paths.metrics.parent
+            write_csv(folder / "loss.csv", ("step", "curve", "loss"), result.loss_points())
+            write_json(folder / "train_timing.json", result.timing())
             write_json(self.paths.metrics, result.metrics())
 
 

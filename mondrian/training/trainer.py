@@ -17,10 +17,10 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from tqdm import tqdm
 
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
+from mondrian.core.terminal import progress_bar
 from mondrian.model import lora
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
@@ -140,6 +140,7 @@ class Trainer:
             self.best = lora.lora_state_dict(self.layers)
         progress.seconds = before + perf_counter() - started
         self._save()
+        self._print_epoch(bar, entry)
 
     def _synchronize_stop(self) -> None:
         if self.world.sum_numbers(float(self.stop_signal))[0] > 0:
@@ -209,12 +210,20 @@ class Trainer:
             )
 
     def _progress_bar(self) -> Any:
-        options: dict[str, Any] = {
-            "unit": "step",
-            "mininterval": 0.5,
-            "disable": self.world.rank > 0,
-        }
-        return tqdm(desc="train", total=self.steps, initial=self.progress.step, **options)
+        options: dict[str, Any] = {"unit": "step", "mininterval": 0.5}
+        if self.world.rank > 0:
+            options["disable"] = True
+        return progress_bar(desc="train", total=self.steps, initial=self.progress.step, **options)
+
+    def _print_epoch(self, bar: Any, entry: dict[str, Any]) -> None:
+        """Print a line that stays on screen; the losses are those of training_log.jsonl."""
+        if self.world.rank == 0:
+            best = ", the best so far" if self.progress.epochs_since_best == 0 else ""
+            bar.write(
+                f"epoch {entry['epoch']} of {self.params.epochs}: train loss "
+                f"{entry['train_loss']:.3f}, val loss {entry['val_loss']:.3f}{best}; "
+                f"{self.progress.seconds:.0f} s"
+            )
 
     def _show_progress(self, bar: Any) -> None:
         speed, memory = self.progress.tokens / self.progress.seconds, mx.get_peak_memory() / 1e9

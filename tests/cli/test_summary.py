@@ -9,31 +9,40 @@ from mondrian.core.files import write_json
 @pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
 def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, stale: bool) -> None:
     arm = {
+        "quality_index": 50.0,
         "format_compliance": 1.0,
-        "scored": 21,
         "score_mae": 1.0,
         "score_bias": 0.0,
-        "seconds_per_critique": 0.1,
         "tokens_per_critique": 300.0,
     }
     split = {"critiques": 9}
     metrics = {
         "link": {"linked": 40, "finished": 50},
         "prepare": {"train": split, "val": {"critiques": val}, "test": split},
-        "train": {"seconds": 9.0, "tokens_per_second": 9.0, "val_loss": 1.0, "peak_memory_gb": 1.0},
+        "train": {"steps": 9, "val_loss": 1.0, "epoch": 1, "epochs": 2},
+        "train_timing": {"seconds": 9.0, "tokens_per_second": 9.0, "peak_memory_gb": 1.0},
         "evaluate": {
             "photographs": 21,
             "base": arm,
             "fine_tuned": arm,
-            "constant": arm,
+            "constant": {**arm, "quality_index": None},
             "verdict": "INCONCLUSIVE",
             "photograph_groups": 21,
             "comparisons": {"index": {"needed": 80}},
+            "gates": {
+                "compliance": {"value": 0.5, "threshold": 0.95, "holds": False},
+                "base_compliance": {"value": 0.5, "threshold": 0.9, "holds": False},
+            },
         },
+        "evaluate_timing": {"overhead": 0.5, "max_overhead": 0.3},
     }
-    for stage, content in metrics.items():
-        write_json(tmp_path / "ansel" / f"{stage}.json", content)
-    text = describe_advisor("ansel", tmp_path)
+    for name, content in metrics.items():
+        write_json(tmp_path / "ansel" / f"{name}.json", content)
+    text = describe_advisor("ansel", tmp_path / "ansel")
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
     assert "about 80 photos" in text
+    assert "failed gate: compliance is 0.5, the threshold is 0.95" in text
+    assert "warning: base_compliance" in text
+    assert "warning: the adapter takes 50% more time" in text
+    assert all(len(line) <= 100 for line in text.splitlines())

@@ -11,7 +11,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.critique.rows import ChatRow
 from mondrian.evaluation.crossvalidation import crossvalidate, merge_reports
-from mondrian.evaluation.verdict import build_metrics
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.training.run import TrainingRun
 
 
@@ -62,7 +62,7 @@ def test_every_row_is_evaluated_by_an_adapter_that_was_not_trained_on_it(
         held_out = {row.photo_group for row in folded if row.fold == fold}
         assert not held_out & set(recipe["train_photo_groups"])
         assert recipe["train"]["save_weights"] == "last"
-    metrics = build_metrics(report, params.evaluate)
+    metrics = build_evaluation(report, params.evaluate)
     assert metrics["photographs"] == 5
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["fine_tuned"]["compliance"]["constrained"] == 1.0

@@ -124,7 +124,9 @@ def evaluation_flags(trained: Path, prepared: Path, folder: Path) -> list[object
         "--train_data": prepared / "train.json",
         "--cache_dir": folder / "cache",
         "--output_report": folder / "report.json",
-        "--metrics": folder / "evaluate.json",
+        "--details": folder / "evaluate.json",
+        "--timing": folder / "evaluate_timing.json",
+        "--metrics": folder / "metrics.json",
         "--html": folder / "report.html",
         "--score_error_csv": folder / "score_error.csv",
     }
@@ -167,12 +169,21 @@ def test_metrics_are_recomputed_from_a_report(
     trained: Path, prepared_dir: Path, evaluated: Path, tmp_path: Path
 ) -> None:
     metrics = json.loads((evaluated / "evaluate.json").read_text())
-    assert (evaluated / "score_error.csv").read_text().startswith("dimension,score_error\n")
+    assert (evaluated / "score_error.csv").read_text().startswith("dimension,arm,score_error\n")
     assert not list((evaluated / "cache/evaluate").iterdir())
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1
+    key_metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert len(key_metrics) <= 12
+    assert key_metrics["verdict"] == "INCONCLUSIVE"
+    assert (
+        key_metrics["val_loss"]
+        == json.loads((trained.parent / "train.json").read_text())["val_loss"]
+    )
+    assert (key_metrics["n_train"], key_metrics["n_val"]) == (4, 1)
+    assert key_metrics["failed_gates"] >= 1
     recompute = ["--recompute_from", evaluated / "report.json"]
-    result = run_stage("evaluate", *recompute, "--metrics", tmp_path / "recomputed.json")
+    result = run_stage("evaluate", *recompute, "--details", tmp_path / "recomputed.json")
     assert result.returncode == 0, result.stderr
     recomputed = (tmp_path / "recomputed.json").read_bytes()
     assert recomputed == (evaluated / "evaluate.json").read_bytes()
@@ -190,10 +201,10 @@ def test_metrics_are_recomputed_from_a_report(
             "--max_examples is 0; it must be 1 or more",
         ),
     ):
-        refused = run_stage("evaluate", *flags, "--metrics", tmp_path / "new.json")
+        refused = run_stage("evaluate", *flags, "--details", tmp_path / "new.json")
         assert_one_error(refused, message)
         assert not (tmp_path / "new.json").exists()
-    checked = run_stage("evaluate", "--check", "--metrics", evaluated / "evaluate.json")
+    checked = run_stage("evaluate", "--check", "--details", evaluated / "evaluate.json")
     assert checked.returncode == 1
     assert "gates do not hold" in checked.stderr
     assert "Traceback" not in checked.stderr

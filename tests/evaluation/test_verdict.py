@@ -10,11 +10,13 @@ from mondrian.core.errors import EvaluationError
 from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
 from mondrian.evaluation.gates import check_gates, list_failed_gates
+from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.metrics import compute_index_parts, compute_quality_index
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.score_metrics import kappa, most_common_fraction, spearman
 from mondrian.evaluation.summary import format_metrics_summary
-from mondrian.evaluation.verdict import build_metrics
+from mondrian.evaluation.timing import compute_timing, format_overhead_warning
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.sample.corruptions import replace_scores
 from tests.evaluation.test_evaluate import answer_record
 
@@ -68,32 +70,65 @@ def make_report(
             **arms,
         }
         photos += [photo] * copies
-    recipe = {"train_rows": 60, "data_sha256": "d", "prompt_sha256": "p"}
+    recipe = {
+        "train_rows": 60,
+        "data_sha256": "d",
+        "prompt_sha256": "p",
+        "train_photo_groups": ["a", "b"],
+    }
     return {
         "advisor": "ansel",
         "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
         "base": {"source": "tiny", "sha256": "b"},
         "packages": {"mlx": "1"},
-        "adapter": {"folder": "models/x", "recipe": recipe},
+        "adapter": {"folder": "models/x", "recipe": recipe, "val_loss": 0.25},
         "photographs": photos,
         "cost": {arm: dict.fromkeys(COSTS, 100.0) for arm in ("base", "fine_tuned")},
     }
 
 
 def test_a_better_adapter_is_better_with_an_interval(critique: Critique, params: Params) -> None:
-    metrics = build_metrics(make_report(critique, base=3, tuned=0.7), params.evaluate)
+    metrics = build_evaluation(make_report(critique, base=3, tuned=0.7), params.evaluate)
     assert metrics["verdict"] == "BETTER"
     assert metrics["comparisons"]["index"]["low"] > 0
     assert all(d["p_holm"] < 0.05 for d in metrics["dimensions"].values())
     assert list_failed_gates(metrics, params.evaluate.gates) == []
-    strict = params.evaluate.gates.model_copy(update={"overhead": -0.5, "compliance": 1.0})
-    assert list_failed_gates(metrics, strict) == ["overhead is 0.0, the threshold is -0.5"]
+    strict = params.evaluate.gates.model_copy(update={"copied_above_reference": -0.5})
+    assert list_failed_gates(metrics, strict) == [
+        "copied_above_reference is 0.0, the threshold is -0.5"
+    ]
     text = format_metrics_summary("ansel", metrics)
     assert text.startswith("evaluate ansel: BETTER on 20 critiques of 20 photos")
 
 
+def test_a_slow_adapter_is_a_warning_and_no_failed_gate(critique: Critique, params: Params) -> None:
+    report = make_report(critique, base=3, tuned=0.7)
+    assert format_overhead_warning(compute_timing(report, 0.3)) is None
+    report["cost"]["fine_tuned"]["decode_tokens_per_second"] = 50.0
+    timing = compute_timing(report, 0.3)
+    assert timing["overhead"] == 1.0
+    assert "100% more time per token" in str(format_overhead_warning(timing))
+    evaluation = build_evaluation(report, params.evaluate)
+    assert list_failed_gates(evaluation, params.evaluate.gates) == []
+    assert "cost" not in json.dumps(evaluation)
+
+
+def test_key_metrics_are_few_flat_and_without_times(critique: Critique, params: Params) -> None:
+    report = make_report(critique, base=3, tuned=0.7)
+    evaluation = build_evaluation(report, params.evaluate)
+    key_metrics = build_key_metrics(report, evaluation, params.evaluate.gates)
+    for photo in report["photographs"]:
+        photo["base"]["seconds"] += 1
+    again = build_evaluation(report, params.evaluate)
+    assert build_key_metrics(report, again, params.evaluate.gates) == key_metrics
+    assert len(key_metrics) <= 12
+    assert not any(isinstance(value, (dict, list)) for value in key_metrics.values())
+    assert key_metrics["mae"] < key_metrics["mae_constant"] < key_metrics["mae_base"]
+    assert key_metrics["failed_gates"] == 0
+
+
 def test_a_worse_adapter_is_worse(critique: Critique, params: Params) -> None:
-    metrics = build_metrics(make_report(critique, base=0.5, tuned=3), params.evaluate)
+    metrics = build_evaluation(make_report(critique, base=0.5, tuned=3), params.evaluate)
     assert metrics["verdict"] == "WORSE"
     assert any("index_low" in line for line in list_failed_gates(metrics, params.evaluate.gates))
 
@@ -102,7 +137,7 @@ def test_the_same_arm_twice_is_inconclusive(critique: Critique, params: Params) 
     same = make_report(critique, base=1, tuned=1)
     for photo in same["photographs"]:
         photo["fine_tuned"] = photo["base"]
-    metrics = build_metrics(same, params.evaluate)
+    metrics = build_evaluation(same, params.evaluate)
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["comparisons"]["index"]["mean"] == 0
 
@@ -111,7 +146,7 @@ def test_better_than_base_but_not_than_a_constant_is_inconclusive(
     critique: Critique, params: Params
 ) -> None:
     weak = make_report(critique, base=6, tuned=3.5)
-    metrics = build_metrics(weak, params.evaluate)
+    metrics = build_evaluation(weak, params.evaluate)
     assert metrics["comparisons"]["index"]["low"] > 0 > metrics["comparisons"]["constant"]["low"]
     assert metrics["verdict"] == "INCONCLUSIVE"
 
@@ -119,7 +154,9 @@ def test_better_than_base_but_not_than_a_constant_is_inconclusive(
 def test_an_adapter_that_ignores_the_photo_is_not_better(
     critique: Critique, params: Params
 ) -> None:
-    blind = build_metrics(make_report(critique, base=3, tuned=0.7, grounded=False), params.evaluate)
+    blind = build_evaluation(
+        make_report(critique, base=3, tuned=0.7, grounded=False), params.evaluate
+    )
     assert blind["verdict"] == "INCONCLUSIVE"
     assert not blind["gates"]["vs_shuffled_low"]["holds"]
 
@@ -127,7 +164,7 @@ def test_an_adapter_that_ignores_the_photo_is_not_better(
 def test_copies_count_once_and_few_photos_conclude_nothing(
     critique: Critique, params: Params
 ) -> None:
-    few = build_metrics(
+    few = build_evaluation(
         make_report(critique, base=3, tuned=0.7, count=4, copies=10), params.evaluate
     )
     assert few["photographs"] == 40
@@ -139,12 +176,12 @@ def test_answers_that_are_not_critiques_count_as_bad(critique: Critique, params:
     broken = make_report(critique, base=1, tuned=1)
     for photo in broken["photographs"]:
         photo["fine_tuned"] = answer_record("I like it.")
-    metrics = build_metrics(broken, params.evaluate)
+    metrics = build_evaluation(broken, params.evaluate)
     assert metrics["verdict"] == "WORSE"
     assert metrics["fine_tuned"]["score_mae"] is None
     assert metrics["comparisons"]["constant"]["low"] is None
     assert "too few photos" in format_metrics_summary("ansel", metrics)
-    assert "I like it." in render_report(broken, metrics)
+    assert "I like it." in render_report(broken, metrics, compute_timing(broken, 0.3))
 
 
 def test_the_index_is_the_weighted_mean_of_its_parts(critique: Critique, params: Params) -> None:
@@ -164,7 +201,9 @@ def test_the_page_shows_verdict_photos_worst_first_and_critiques(
     report = make_report(critique, base=3, tuned=0.7)
     bad = answer_record(critique_text(critique, [10.0] * 7))
     report["photographs"][7]["fine_tuned"] = bad
-    page = render_report(report, build_metrics(report, params.evaluate))
+    page = render_report(
+        report, build_evaluation(report, params.evaluate), compute_timing(report, 0.3)
+    )
     assert "BETTER" in page
     assert page.index("ansel/7,") < page.index("ansel/3,")
     assert page.count("<polygon") == 20 * 4
@@ -176,10 +215,10 @@ def test_gates_are_named_and_a_file_without_them_is_refused(
 ) -> None:
     lines: list[str] = []
     file = tmp_path / "evaluate.json"
-    file.write_text(json.dumps(build_metrics(make_report(critique, 3, 0.7), params.evaluate)))
+    file.write_text(json.dumps(build_evaluation(make_report(critique, 3, 0.7), params.evaluate)))
     check_gates(file, params, lines.append)
     assert lines == [f"{file}: BETTER"]
-    file.write_text(json.dumps(build_metrics(make_report(critique, 0.5, 3), params.evaluate)))
+    file.write_text(json.dumps(build_evaluation(make_report(critique, 0.5, 3), params.evaluate)))
     with pytest.raises(
         EvaluationError,
         match=r"gates do not hold\n  .*verdict is WORSE(.|\n)*index_gain_percent is -",

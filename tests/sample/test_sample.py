@@ -1,6 +1,7 @@
 """The sample: scenes that show their attributes, advisors that differ, and the tiny base."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,27 @@ def test_a_seed_determines_the_scene() -> None:
     images = [render(draw_scene(3, 1), IMAGE_WIDTH, IMAGE_HEIGHT) for _ in range(2)]
     assert images[0].tobytes() == images[1].tobytes()
     assert draw_scene(3, 1) != draw_scene(3, 2)
+
+
+@pytest.mark.slow
+def test_a_scene_renders_to_the_same_bytes_on_an_older_processor() -> None:
+    code = (
+        "import hashlib; from mondrian.sample.scene import draw_scene, render; "
+        # fewer scenes would not show a difference
+        "images = (render(draw_scene(1, i)).tobytes() for i in range(120)); "
+        "print(hashlib.sha256(b''.join(images)).hexdigest())"
+    )
+    extensions: Any = np.show_config(mode="dicts")
+    found = extensions["SIMD Extensions"].get("found", [])
+    digests = []
+    for disabled in ("", " ".join(found)):
+        env = os.environ | {"PYTHONPATH": str(ROOT), "NPY_DISABLE_CPU_FEATURES": disabled}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert run.returncode == 0, run.stderr
+        digests.append(run.stdout)
+    assert digests[0] == digests[1]
 
 
 def test_an_image_shows_the_light_the_tones_the_color_and_the_sharpness() -> None:

@@ -1,0 +1,35 @@
+"""metrics.json: the few metrics of an advisor that `dvc metrics show` prints in one row."""
+
+from typing import Any
+
+from mondrian.core.params import GateParams
+from mondrian.evaluation.gates import list_failed_gates
+
+
+def build_key_metrics(
+    report: dict[str, Any], evaluation: dict[str, Any], thresholds: GateParams
+) -> dict[str, Any]:
+    """Return the content of metrics.json: flat, without times, equal in an identical rerun.
+
+    quality       quality index of the adapter, 0 to 100
+    mae           mean absolute error of its scores, points of 10; also of the base and of the
+                  constant predictor
+    valid         fraction of its answers that are schema-valid
+    val_loss      loss of the saved weights on val; None if the adapter was trained elsewhere
+    n_train       photos in train, near-duplicates counted once; n_val photos it was evaluated on
+    failed_gates  number of reasons against a release
+    """
+    adapter, base = evaluation["fine_tuned"], evaluation["base"]
+    return {
+        "verdict": evaluation["verdict"],
+        "quality": adapter["quality_index"],
+        "quality_base": base["quality_index"],
+        "mae": adapter["score_mae"],
+        "mae_base": base["score_mae"],
+        "mae_constant": evaluation["constant"]["score_mae"],
+        "valid": adapter["format_compliance"],
+        "val_loss": report["adapter"]["val_loss"],
+        "n_train": len(report["adapter"]["recipe"]["train_photo_groups"]),
+        "n_val": evaluation["photograph_groups"],
+        "failed_gates": len(list_failed_gates(evaluation, thresholds)),
+    }
