@@ -1,7 +1,7 @@
 # make            install, run the pipeline, show the results
 # make serve      the advisor service with the sample's adapters, and a page to try it
-# make test       the main job for real, and every test that takes milliseconds
-# make test-all   all other tests: browser, PostgreSQL, kill -9, long runs
+# make test       unit tests, the pipeline on few photos, the service, and a page if there is Chromium
+# make test-all   all other tests: what takes longer, every page, PostgreSQL if MONDRIAN_POSTGRES is set
 # make lint       ruff, import-linter and mypy
 # make images     the images of the README; needs Chromium
 # make lock       write the requirements again after a change of pyproject.toml
@@ -29,11 +29,13 @@ serve: repro
 	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
 	@$(BIN)/mondrian serve --lora_path models --model_mode ab_test
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+	@$(PYTEST) -m slow
 
 lint: $(VENV)/dev
 	@$(BIN)/ruff check .

@@ -36,7 +36,7 @@ SLOWEST_FILES = (  # the slowest first
     "test_shipped_sample",
     "test_pipeline",
     "test_feedback_loop",
-    "test_rerun",
+    "test_run_cache",
     "serving/test_faults",
     "registry/test_outages",
     "training/test_resume",

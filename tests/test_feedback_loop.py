@@ -74,7 +74,9 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
         assert json.loads(record.read_text())["adapter_version"] == version
         rollout = mac.mondrian("rollout", "ansel", "--db", application / "mondrian.db")
         assert "ansel@v2.0.0" in rollout
-        assert "ansel@v1.0.0 is active again" in mac.mondrian("rollback", "ansel")
+        rollback = mac.mondrian("rollback", "ansel", "--db", application / "mondrian.db")
+        assert "ansel@v1.0.0 is active again" in rollback
+        assert "the rollout of ansel@v2.0.0 has ended" in rollback
         wait_for(lambda: served_version(client) == first_version)
 
 

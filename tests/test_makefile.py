@@ -20,7 +20,9 @@ def test_recipes_name_programs_of_the_environment_by_path() -> None:
     assert len(lines) > 15
     for line in lines:
         program = line.split()[0]
-        assert program.startswith(("$(BIN)/", "$(PYTHON)")) or program in _SYSTEM_PROGRAMS, line
+        assert (
+            program.startswith(("$(BIN)/", "$(PYTHON)", "$(PYTEST)")) or program in _SYSTEM_PROGRAMS
+        ), line
 
 
 def test_no_recipe_names_the_folder_of_the_checkout_without_quotes() -> None:

@@ -1,11 +1,15 @@
-"""mondrian list: versions with verdict and stages, and which one is active on this machine."""
+"""mondrian list: versions with verdict, stages and rollout, and the active one of this machine."""
 
 import json
+import sys
+from dataclasses import replace
 
-from mondrian.cli.parser import add_params, add_serving_dir, command_parser
-from mondrian.core.errors import ReleaseError
+from mondrian.cli.parser import add_db, add_params, add_serving_dir, command_parser
+from mondrian.core.errors import DataError, ReleaseError
 from mondrian.core.params import load_params
 from mondrian.registry import listing
+from mondrian.rollout.formatting import format_state
+from mondrian.rollout.store import ROLLED_BACK, NoRolloutsError, open_rollout_store
 
 
 def main(argv: list[str]) -> None:
@@ -13,6 +17,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("advisor", nargs="?", help="all of params.yaml if not given")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     add_serving_dir(parser)
+    add_db(parser)
     add_params(parser)
     args = parser.parse_args(argv)
     known = load_params(args.params).advisors
@@ -22,10 +27,31 @@ def main(argv: list[str]) -> None:
         raise ReleaseError(
             f"no advisor {advisors[0]!r} and no version of it; params.yaml has {', '.join(known)}"
         )
+    states = _read_rollout_states(args.db)
+    for advisor, rows in versions.items():
+        versions[advisor] = [replace(row, rollout=states.get(row.tag, "")) for row in rows]
     if args.json:
         print(json.dumps([row.to_dict() for rows in versions.values() for row in rows], indent=2))
     else:
         print("\n".join(_format_advisor(*item) for item in versions.items()))
+
+
+def _read_rollout_states(db: str) -> dict[str, str]:
+    """Return by the name of a version what its rollout lets it answer, as far as it is known."""
+    try:
+        with open_rollout_store(db) as store:
+            active, others = store.split_newest()
+    except NoRolloutsError:
+        return {}
+    except DataError as error:
+        print(f"rollouts are unknown: {error}", file=sys.stderr)
+        return {}
+    states = {record.name: record.state for record in others if record.state == ROLLED_BACK}
+    for record in active:
+        if record.state == ROLLED_BACK or not record.full_since:
+            states[record.control] = "control"
+        states[record.name] = format_state(record)
+    return states
 
 
 def _format_advisor(advisor: str, rows: list[listing.VersionRow]) -> str:

@@ -1,9 +1,10 @@
 """mondrian pull: download a version, verify it and activate it on this machine."""
 
 import argparse
+import getpass
 from time import perf_counter
 
-from mondrian.cli.parser import add_params, add_serving_dir, command_parser
+from mondrian.cli.parser import add_db, add_params, add_serving_dir, command_parser
 from mondrian.registry.smoke_test import start_smoke_test
 
 
@@ -28,6 +29,23 @@ def main(argv: list[str]) -> None:
         f"{release.tag} is active (adapter {release.adapter_version}): {transfer}{previous}, "
         f"{perf_counter() - started:.1f} s"
     )
+    if rollout := _describe_rollout(args.db, release.tag):
+        print(rollout)
+
+
+def _describe_rollout(db: str, tag: str) -> str:
+    """Pass the activation on to the database; return what the version's rollout lets it answer."""
+    from mondrian.core.errors import DataError
+    from mondrian.rollout.activation import activate_by_name, describe_activated
+    from mondrian.rollout.store import Actor, NoRolloutsError
+
+    try:
+        active, _ = activate_by_name(db, tag, "", Actor(getpass.getuser(), "mondrian pull"))
+    except NoRolloutsError:
+        return ""
+    except DataError as error:
+        return f"its rollout is unknown: {error}"
+    return describe_activated(active) if active else ""
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -48,5 +66,6 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--remote", metavar="NAME", help="DVC remote, if not the repository's default")
     add("--remote_url", metavar="URL", help="its URL, if it differs from the repository's")
     add_serving_dir(parser)
+    add_db(parser)
     add_params(parser)
     return parser.parse_args(argv)

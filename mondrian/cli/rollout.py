@@ -126,7 +126,7 @@ def parse_report_args(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add_db(parser)
     add("--advisor", default="", help="only this advisor")
-    add("--all", action="store_true", help="rollouts of older versions too")
+    add("--all", action="store_true", help="rollouts of other versions too")
     _add_rollout(parser)
     format_group = parser.add_mutually_exclusive_group()
     format_group.add_argument("--json", action="store_true", help="everything, as JSON")

@@ -8,13 +8,14 @@ from mondrian.core.errors import ReleaseError
 from mondrian.registry import git, tags
 from mondrian.registry.local_store import LocalStore
 from mondrian.registry.release_record import RELEASE_FILE, Release, read_record, record_path
-from mondrian.registry.version import Version, check_name, parse_version
+from mondrian.registry.version import Version, check_name, parse_version, version_tag
 
 COLUMN_TITLES = {
     "version": "version",
     "date": "released",
     "stages": "stages",
     "here": "here",
+    "rollout": "rollout",
     "verdict": "verdict",
     "index": "index",
     "score_mae": "score MAE",
@@ -26,7 +27,10 @@ _NUMBERS = ("index", "score_mae")
 
 @dataclass(frozen=True)
 class VersionRow:
-    """A version; `release` is None if its tag was made by hand."""
+    """A version; `release` is None if its tag was made by hand.
+
+    rollout  state of its rollout, if it has one
+    """
 
     advisor: str
     version: Version
@@ -34,6 +38,11 @@ class VersionRow:
     date: str
     local_status: str
     release: Release | None
+    rollout: str = ""
+
+    @property
+    def tag(self) -> str:
+        return version_tag(self.advisor, self.version)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row for `mondrian list --json`."""
@@ -46,6 +55,7 @@ class VersionRow:
             "date": self.date,
             "stages": list(self.stages),
             "here": self.local_status,
+            "rollout": self.rollout or None,
             "verdict": evaluation.get("verdict"),
             "index": figures.get("index"),
             "base_index": figures.get("base_index"),

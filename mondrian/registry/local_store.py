@@ -31,6 +31,7 @@ from mondrian.registry import release_record
 from mondrian.registry.release_record import RELEASE_FILE, Release, StrictRecord
 from mondrian.registry.version import Version, parse_version, version_tag
 
+HISTORY_FILE = "history.jsonl"
 _STAGING_PREFIX = ".left-"  # such folders are removed by the next pull
 CONTROL_LINK = "control"
 RETAINED_VERSIONS = 3  # on disk: the active one and those before it
@@ -96,7 +97,7 @@ class LocalStore:
 
     @property
     def history_path(self) -> Path:
-        return self.folder / "history.jsonl"
+        return self.folder / HISTORY_FILE
 
     def version_folder(self, version: Version) -> Path:
         return self.folder / "versions" / version_tag(self.advisor, version)
@@ -214,6 +215,13 @@ def link_control_version(folder: Path) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(Path(folder.parent.name) / folder.name)
     link.replace(store / CONTROL_LINK)
+
+
+def is_rollback_target(folder: Path) -> bool:
+    """Return whether the last activation in a version folder's store was a rollback to it."""
+    entries = read_history(folder.parent.parent / HISTORY_FILE)
+    last = entries[-1] if entries else None
+    return bool(last and last.action == "rollback" and folder.name.endswith(f"@{last.version}"))
 
 
 def check_integrity(folder: Path, release: Release) -> None:

@@ -97,9 +97,15 @@ def apply_manual_action(
 ) -> RolloutRecord:
     """Apply a person's action from the page, the API or the command; return the changed rollout.
 
-    Raises InvalidTransitionError if it is not allowed or the record is not the newest, and
-    MissingReasonError if it contradicts the verdict or ends the rollout and no reason is given.
+    Raises InvalidTransitionError if it is not allowed, the record is not the newest or its version
+    is not the active one, and MissingReasonError if it contradicts the verdict or ends the rollout
+    and no reason is given.
     """
+    active = store.split_newest(record.advisor)[0][0]
+    if active.id != record.id and action != "rollback":
+        raise InvalidTransitionError(
+            f"{record.name} is not active, {active.name} is; pull {record.name} to serve it again"
+        )
     reason = clean_line(actor.reason, MAX_REASON_CHARS)
     who = clean_line(actor.who, MAX_NAME_CHARS) or "unknown"
     if not reason:

@@ -152,7 +152,7 @@ def _step_marks(report: RolloutReport) -> list[Label]:
         time, steps = _to_epoch(decision["decided_at"]), report["steps"]
         if decision["action"] == "advance" and decision["step"] < len(steps):
             marks.append((time, percent(steps[decision["step"]]["share"])))
-        elif decision["state"] == "rolled back":
+        elif decision["action"] == "roll back":
             marks.append((time, "back"))
     return marks
 

@@ -6,7 +6,7 @@ sooner or later. A confidence sequence contains the truth at all times together 
 once. docs/experiments.md explains the choice of each method and gives its measured error rates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from mondrian.core.fields import FloatArray
 
 CONFIDENCE_LEVEL = 0.95  # of every sequence
 TIGHTEST_SAMPLE_SIZE = 300  # observations at which means and differences are relatively tightest
-MIN_PER_ARM = 5  # observations in each arm below which a difference has no interval
+MIN_PER_ARM = 5  # observations in each arm below which a difference is unknown
 # Probability of a false alarm ever. A false alarm holds a rollout until a person has looked; a
 # missed mismatch leads to wrong decisions. So more false alarms are accepted than for intervals.
 MISMATCH_LEVEL = 0.1
@@ -77,8 +77,13 @@ def mean_band(
 def paired_band(
     candidate: FloatArray, control: FloatArray, level: float = CONFIDENCE_LEVEL
 ) -> Band:
-    """Return the running mean of candidate minus control for the same photos."""
-    return mean_band(np.asarray(candidate, float) - np.asarray(control, float), level=level)
+    """Return the running mean of candidate minus control for the same photos.
+
+    It is NaN before MIN_PER_ARM pairs.
+    """
+    band = mean_band(np.asarray(candidate, float) - np.asarray(control, float), level=level)
+    is_known = np.arange(1, band.mean.shape[-1] + 1) >= MIN_PER_ARM
+    return replace(band, mean=np.where(is_known, band.mean, np.nan))
 
 
 def difference_band(
@@ -89,6 +94,8 @@ def difference_band(
     span: float = 0.0,
 ) -> Band:
     """Return candidate mean minus control mean of values assigned to the candidate by `share`.
+
+    It is NaN, with an infinite interval, before each arm has MIN_PER_ARM values.
 
     Augmented inverse-propensity scores (Waudby-Smith et al. 2024, section 3 on causal effects) with
     arm means of earlier observations only, each weighted by share(1 - share), the inverse of its
@@ -113,8 +120,9 @@ def difference_band(
     squares += np.maximum(np.maximum.accumulate(np.abs(scores), -1), span / 2) ** 2
     smaller_arm = np.minimum(np.cumsum(in_candidate, -1), np.cumsum(1 - in_candidate, -1))
     boundary = _mixture_boundary(4 * total, TIGHTEST_SAMPLE_SIZE, level)
-    boundary = np.where(smaller_arm < MIN_PER_ARM, np.inf, boundary)
-    return _build_band(np.where(smaller_arm > 0, mean, np.nan), boundary, squares, total)
+    is_known = smaller_arm >= MIN_PER_ARM
+    boundary = np.where(is_known, boundary, np.inf)
+    return _build_band(np.where(is_known, mean, np.nan), boundary, squares, total)
 
 
 def _check_values(values: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from mondrian.rollout.assessment import Assessment
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.formatting import format_difference, format_hours, format_limit, percent
 from mondrian.rollout.metrics import METRICS
-from mondrian.rollout.store import HELD, ROLLED_BACK, RolloutRecord
+from mondrian.rollout.store import HELD, REPLACED, ROLLED_BACK, RolloutRecord
 
 
 class RolloutStatus(StrEnum):
@@ -18,6 +18,7 @@ class RolloutStatus(StrEnum):
     FAILING = "failing"
     READY = "ready"
     ROLLED_BACK = "rolled back"
+    REPLACED = "replaced"
 
 
 STATUS_MEANINGS = {
@@ -27,6 +28,7 @@ STATUS_MEANINGS = {
     RolloutStatus.FAILING: "a guardrail is violated or success is worse: it is rolled back",
     RolloutStatus.READY: "the next step can start",
     RolloutStatus.ROLLED_BACK: "the candidate serves no client; a person can start it again",
+    RolloutStatus.REPLACED: "its rollout continues if its version is activated again",
 }
 
 
@@ -46,6 +48,9 @@ def decide(
     """
     if record.state == ROLLED_BACK:
         return RolloutVerdict(RolloutStatus.ROLLED_BACK, "", record.reason)
+    if record.state == REPLACED:
+        reason = "another version is active; this one answers at most as its control"
+        return RolloutVerdict(RolloutStatus.REPLACED, "", reason)
     if violations := _describe_violations(assessment):
         return RolloutVerdict(RolloutStatus.FAILING, "roll back", violations)
     if not assessment.candidate.jobs:

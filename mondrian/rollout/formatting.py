@@ -1,12 +1,14 @@
 """Numbers of a rollout as text: shares in percent, values with units, intervals, times."""
 
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
-from mondrian.rollout.confidence_sequences import Interval
+from mondrian.rollout.confidence_sequences import MIN_PER_ARM, Interval
+from mondrian.rollout.store import HELD, ROLLED_BACK, RolloutRecord
 
 UNKNOWN = "–"
+TOO_FEW_TO_COMPARE = f"fewer than {MIN_PER_ARM} per arm"
 SHARE_FORMAT = {"kind": "share", "unit": ""}
 ONE_DECIMAL_RANGE = 10  # percent from 0 or 100 within which one decimal is shown
 
@@ -36,17 +38,29 @@ def format_interval(
 ) -> str:
     if not estimate["count"]:
         return "no data"
+    if estimate["mean"] is None:
+        return TOO_FEW_TO_COMPARE
     if estimate["low"] is None or estimate["high"] is None:
-        return "too few for an interval"
+        return "no interval yet"
     low, high = (format_value(estimate[end], metric, signed) for end in ("low", "high"))
     return f"{low.split(' ')[0]} to {high}"
 
 
 def format_difference(interval: Interval) -> str:
+    if isnan(interval.mean):
+        return f"{TOO_FEW_TO_COMPARE}, {plural(interval.count, 'observation')}"
     if not isfinite(interval.low):
         return f"{interval.count} observations are too few for an interval"
     ends = f"{interval.low:+.3g} to {interval.high:+.3g}"
     return f"{interval.mean:+.3g} ({ends}, {interval.count} observations)"
+
+
+def format_state(record: RolloutRecord) -> str:
+    """Format the state of a rollout as far as it is known without rollout.yaml."""
+    if record.state == ROLLED_BACK:
+        return record.state
+    progress = "all clients" if record.full_since else f"step {record.step + 1}"
+    return f"held at {progress}" if record.state == HELD else progress
 
 
 def format_limit(limit: float, is_minimum: bool) -> str:

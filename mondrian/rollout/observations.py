@@ -9,7 +9,7 @@ from sqlalchemy import Engine, or_, select
 
 from mondrian.core.fields import parse_timestamp
 from mondrian.storage.feedback import load_rollout_feedback
-from mondrian.storage.jobs import CLIENT_DISCONNECTED, COMPLETED_STATUSES
+from mondrian.storage.jobs import CLIENT_DISCONNECTED, COMPLETED_STATUSES, FAILED_STATUSES
 from mondrian.storage.tables import CANDIDATE, jobs
 
 _COLUMNS = (
@@ -113,7 +113,7 @@ def _build_observation(row: Mapping[str, Any], feedback: Mapping[str, Any] | Non
 def _outcome(status: str, error: str | None) -> str:
     if status in COMPLETED_STATUSES:
         return "completed"
-    if status == "failed":
+    if status in FAILED_STATUSES:
         return "disconnected" if error == CLIENT_DISCONNECTED else "failed"
     return "open"
 

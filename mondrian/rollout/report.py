@@ -25,7 +25,7 @@ from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import STATUS_MEANINGS, decide
 from mondrian.rollout.metrics import METRICS, Metric, TimedBand, estimate_arm, estimate_difference
 from mondrian.rollout.observations import Observation, load_observations
-from mondrian.rollout.store import ROLLED_BACK, RolloutRecord, RolloutStore
+from mondrian.rollout.store import REPLACED, ROLLED_BACK, RolloutRecord, RolloutStore
 
 SERIES_NAMES = ("candidate", "control", "difference")
 MAX_POINTS = 100  # of a series; the newest is always included
@@ -118,14 +118,14 @@ def _report_steps(
     assessment: Assessment, record: RolloutRecord, config: RolloutConfig, now: float
 ) -> RolloutReport:
     index = min(record.step, len(config.steps) - 1)
-    is_back, current = record.state == ROLLED_BACK, config.steps[index]
-    statuses = ["done"] * index + ["stopped" if is_back else "current"]
+    has_stopped, current = record.state in (ROLLED_BACK, REPLACED), config.steps[index]
+    statuses = ["done"] * index + ["stopped" if has_stopped else "current"]
     statuses += ["upcoming"] * (len(config.steps) - len(statuses))
     return {
         "step": {
             "number": index + 1,
             "total": len(config.steps),
-            "share": 0.0 if is_back else current.share,
+            "share": 0.0 if has_stopped else current.share,
             "started_at": iso_timestamp(record.step_started_at),
             "hours": round(max(0.0, now - record.step_started_at) / 3600, 2),
             "hours_required": current.hours,

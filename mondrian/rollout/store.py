@@ -21,6 +21,8 @@ from mondrian.storage.engine import format_database_error, open_engine, redact_u
 from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
 RUNNING, HELD, ROLLED_BACK = "running", "held", "rolled back"
+REPLACED = "replaced"  # a state that is not stored: another version of the advisor is active
+_ACTIVATE = "activate"  # action of a log entry: the version is active again
 _COLUMN_BY_FIELD = {
     "reason": "why",
     "started_at": "began",
@@ -64,8 +66,8 @@ class RolloutRecord:
 
     version, name  of the candidate
     control        name of the adapter that answers the other clients; `base` for the base
-    state          running, held by a person, or rolled back
-    reason         of the newest decision
+    state          running, held by a person, or rolled back; in lists also replaced
+    reason         of the newest decision on the state
     step           from 0
     started_at, step_started_at, evidence_from, full_since
                    seconds since 1970; jobs before evidence_from do not count; full_since is when
@@ -101,6 +103,10 @@ class RolloutDecision:
     decided_at: float
 
 
+class NoRolloutsError(DataError):
+    """A database that does not exist or has no rollout tables."""
+
+
 class RolloutStore:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -110,11 +116,19 @@ class RolloutStore:
         return next(iter(self._select_records(rollouts.c.id == id)), None)
 
     def list_rollouts(self) -> list[RolloutRecord]:
-        """Return all rollouts, newest first."""
-        return self._select_records()
+        """Return all rollouts, that of the version that was activated last first.
+
+        The state of an advisor's others is replaced, unless they were rolled back.
+        """
+        listed: list[RolloutRecord] = []
+        for record in self._select_records():
+            is_first = all(record.advisor != other.advisor for other in listed)
+            is_replaced = not is_first and record.state != ROLLED_BACK
+            listed.append(replace(record, state=REPLACED) if is_replaced else record)
+        return listed
 
     def split_newest(self, advisor: str = "") -> tuple[list[RolloutRecord], list[RolloutRecord]]:
-        """Return (the newest rollout of each advisor, or of one; the older ones), newest first."""
+        """Return (the rollout of each advisor's active version, or of one's; the others)."""
         newest: dict[str, RolloutRecord] = {}
         older = []
         for record in self.list_rollouts():
@@ -154,11 +168,16 @@ class RolloutStore:
             return self.get(record.id) or record
         return record
 
+    def activate(self, record: RolloutRecord, actor: Actor) -> bool:
+        """List a rollout first, because its version is active again; its step starts again."""
+        values = {"reason": record.reason, "step_started_at": actor.now}
+        return self.change(record, _ACTIVATE, actor, **values)
+
     def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
         """Change a rollout and log it; return False, with no change, if it is not the newest."""
         new, who, reason = replace(record, **values), actor.who, actor.reason
         decision = RolloutDecision(record.id, who, action, new.state, reason, new.step, actor.now)
-        values |= {"reason": reason, "revision": record.revision + 1}
+        values = {"reason": reason, **values, "revision": record.revision + 1}
         is_newest = (rollouts.c.id == record.id) & (rollouts.c.revision == record.revision)
         with self.engine.begin() as connection:
             update = rollouts.update().where(is_newest)
@@ -185,8 +204,14 @@ class RolloutStore:
         return max(records, key=lambda record: record.full_since or 0, default=None)
 
     def _select_records(self, *conditions: Any) -> list[RolloutRecord]:
+        activated_at = (
+            select(func.max(decisions.c.at))
+            .where(decisions.c.rollout == rollouts.c.id, decisions.c.action == _ACTIVATE)
+            .scalar_subquery()
+        )
         query = select(*_columns(rollouts, RolloutRecord)).where(*conditions)
-        query = query.order_by(func.coalesce(rollouts.c.began, 0).desc(), rollouts.c.id)
+        order = func.coalesce(activated_at, rollouts.c.began, 0).desc()
+        query = query.order_by(order, rollouts.c.id)
         with self.reader.begin() as connection:
             return [RolloutRecord(**row) for row in connection.execute(query).mappings()]
 
@@ -205,12 +230,14 @@ def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
 def open_rollout_store(db: str) -> Iterator[RolloutStore]:
     """Open an existing database by SQLite path or URL; creates no file and no table.
 
-    Raises DataError if it does not exist, has no rollout tables or becomes unavailable.
+    Raises NoRolloutsError if it does not exist or has no rollout tables, and DataError if it is or
+    becomes unavailable.
     """
+    db = db.removeprefix("sqlite:///")
     engine = open_engine(db) if "://" in db else None
     tables = set(inspect(engine).get_table_names()) if engine else _list_tables(Path(db))
     if missing := _REQUIRED_TABLES - tables:
-        raise DataError(
+        raise NoRolloutsError(
             f"--db {redact_url(db)} has no table {min(missing)}, so no rollouts; "
             f"{_NO_ROLLOUTS_HINT}"
         )
@@ -222,7 +249,7 @@ def open_rollout_store(db: str) -> Iterator[RolloutStore]:
 
 def _list_tables(path: Path) -> set[str]:
     if not path.is_file():
-        raise DataError(f"--db {path} does not exist; {_NO_ROLLOUTS_HINT}")
+        raise NoRolloutsError(f"--db {path} does not exist; {_NO_ROLLOUTS_HINT}")
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -234,7 +261,7 @@ def _list_tables(path: Path) -> set[str]:
 def select_rollouts(
     store: RolloutStore, advisor: str, include_older: bool = False
 ) -> list[RolloutRecord]:
-    """Return the newest rollout of an advisor, or of each if it is empty; or all, newest first.
+    """Return the rollout of an advisor's active version, or of each if it is empty; or all.
 
     Raises DataError if there is none.
     """
@@ -248,7 +275,7 @@ def select_rollouts(
 
 
 def find_rollout(records: list[RolloutRecord], version: str) -> RolloutRecord:
-    """Return the rollout of a version, the start of one or a name; the newest for ''.
+    """Return the rollout of a version, the start of one or a name; the first for ''.
 
     Raises DataError if none or more than one matches.
     """

@@ -18,7 +18,7 @@ from mondrian.rollout.report import SERIES_NAMES, RolloutReport
 
 LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
-_SPARKLINE_WIDTH = 10  # characters
+_SPARKLINE_WIDTH = 9  # characters
 # ANSI codes
 STATUS_COLORS = {"healthy": 32, "ready": 36, "holding": 33, "failing": 31, "rolled back": 31}
 _STEP_SYMBOLS = {"done": "●", "current": "◉", "stopped": "✕", "upcoming": "○"}
@@ -62,7 +62,7 @@ def _format_steps(report: RolloutReport) -> str:
     )
     names = ("jobs", "jobs_required", "hours", "hours_required")
     progress = format_progress(*(report["step"][name] for name in names))
-    is_redundant = report["state"] == "rolled back" or progress in report["verdict"]["reason"]
+    is_redundant = report["step"]["share"] == 0 or progress in report["verdict"]["reason"]
     return f"  {track}" + ("" if is_redundant else f"   {progress}")
 
 
@@ -112,13 +112,14 @@ def _format_metrics(report: RolloutReport) -> str:
     rows = []
     for metric in report["metrics"]:
         candidate, control, difference = (metric[arm]["estimate"] for arm in SERIES_NAMES)
+        unit, unitless = metric["unit"], {**metric, "unit": ""}
         rows.append(
             [
-                metric["description"],
-                format_value(candidate["mean"], metric),
-                format_value(control["mean"], metric),
-                format_value(difference["mean"], metric, signed=True),
-                format_interval(difference, metric, signed=True),
+                metric["description"] + (f" ({unit})" if unit else ""),
+                format_value(candidate["mean"], unitless),
+                format_value(control["mean"], unitless),
+                format_value(difference["mean"], unitless, signed=True),
+                format_interval(difference, unitless, signed=True),
                 sparkline([point[2] for point in metric["candidate"]["series"]]),
             ]
         )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mondrian.registry.local_store import link_control_version
+from mondrian.registry.local_store import is_rollback_target, link_control_version
 from mondrian.rollout.actions import advance, current_verdict, roll_back
+from mondrian.rollout.activation import follow_activation, rollback_reason
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import RolloutVerdict
 from mondrian.rollout.store import ROLLED_BACK, Actor, Candidate, RolloutRecord, RolloutStore
@@ -55,12 +56,7 @@ class RolloutController:
             adapter = self.adapters.get(advisor)
             if adapter is None or not adapter.serves:
                 continue
-            record = await asyncio.to_thread(
-                self.store.get_or_start,
-                Candidate(advisor, adapter.version, Path(adapter.folder).name, adapter.folder),
-                self.config.baseline if self.load_adapter else "base",
-                self.config.steps[0].share == 1,
-            )
+            record = await asyncio.to_thread(self._get_or_start, advisor, adapter)
             control = await self._load_control(record)
             snapshot = self._build_snapshot(record, control)
             if self._snapshots.get(advisor) != snapshot:
@@ -69,6 +65,26 @@ class RolloutController:
                     await asyncio.to_thread(link_control_version, Path(record.control_folder))
                 step = f"step {record.step + 1}, {snapshot.share:.0%} of clients"
                 log.info("rollout %s (%s): %s, %s", record.id, record.name, record.state, step)
+
+    def _get_or_start(self, advisor: str, adapter: Adapter) -> RolloutRecord:
+        """Return the rollout of an adapter that serves, after `mondrian rollback` did its part."""
+        folder = Path(adapter.folder)
+        candidate = Candidate(advisor, adapter.version, folder.name, adapter.folder)
+        snapshot = self._snapshots.get(advisor)
+        if snapshot is None or snapshot.rollout != candidate.id:
+            self._follow_activation(candidate, folder)
+        baseline = self.config.baseline if self.load_adapter else "base"
+        return self.store.get_or_start(candidate, baseline, self.config.steps[0].share == 1)
+
+    def _follow_activation(self, candidate: Candidate, folder: Path) -> None:
+        """Log that a version serves now; if by a rollback, end the rollout of the one before."""
+        newest, _ = self.store.split_newest(candidate.advisor)
+        if not newest or newest[0].id == candidate.id:
+            return
+        taken_back, reason = "", f"{candidate.name} is active again"
+        if is_rollback_target(folder) and Path(newest[0].folder).parent == folder.parent:
+            taken_back, reason = newest[0].id, rollback_reason(candidate.name)
+        follow_activation(self.store, candidate.id, taken_back, Actor("service", reason))
 
     def _build_snapshot(self, record: RolloutRecord, control: str) -> RolloutSnapshot:
         step = min(record.step, len(self.config.steps) - 1)

@@ -28,7 +28,8 @@ NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
 CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
 ACTIVE_STATUSES = ("queued", "analyzing")
 COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
-TERMINAL_STATUSES = (*COMPLETED_STATUSES, "failed", "error")
+FAILED_STATUSES = ("failed", "error")
+TERMINAL_STATUSES = (*COMPLETED_STATUSES, *FAILED_STATUSES)
 _NO_LEASE = {"owner": None, "leased_until": None}
 _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 

@@ -72,8 +72,12 @@ def mac(released: Project, params: Params, tmp_path: Path) -> Mac:
 def pull_command(mac: Mac, rev: str, *flags: object) -> list[str]:
     """Return `mondrian pull`, with the model."""
     command = [sys.executable, "-m", "mondrian", "pull", "ansel", "--rev", rev]
-    command += ["--from", mac.source.repository, "--serving_dir", str(mac.store.folder.parent)]
-    return [*command, *map(str, flags)]
+    return [*command, "--from", mac.source.repository, *local_flags(mac), *map(str, flags)]
+
+
+def local_flags(mac: Mac) -> list[str]:
+    folder = mac.store.folder.parent
+    return ["--serving_dir", str(folder), "--db", str(folder / "jobs.db")]
 
 
 def fast_pull_command(mac: Mac, rev: str, kill_step: int = -1, min_free: int = 0) -> list[str]:
@@ -114,7 +118,7 @@ def test_a_pulled_adapter_has_passed_the_smoke_test(mac: Mac) -> None:
 def test_rollback_by_the_command(mac: Mac) -> None:
     mac.pull("v1")
     mac.pull("v2")
-    flags = ["--serving_dir", str(mac.store.folder.parent)]
+    flags = local_flags(mac)
     rollback = [sys.executable, "-m", "mondrian", "rollback", "ansel", *flags]
     assert "ansel@v1.0.0 is active again, instead of v2.0.0" in run(rollback).stdout
     message = "no version was active before ansel@v1.0.0"

@@ -32,6 +32,7 @@ def test_answers_of_another_version_are_left_out_and_clients_that_left_late_coun
         "control": {"side": "control", "adapter_version": "v1", "latency_seconds": 4.0},
         "late": disconnected(130),
         "soon": disconnected(10),
+        "error": {"side": "candidate", "status": "error"},
     }
     for client, values in jobs.items():
         add_completed_job(store, critique, subject=client, queued_at=QUEUED_AT, **shared, **values)
@@ -43,7 +44,9 @@ def test_answers_of_another_version_are_left_out_and_clients_that_left_late_coun
         "control": 0.0,
         "late": 1.0,
         "soon": None,
+        "error": None,
     }
+    assert observations["error"].outcome == "failed"  # as the application wrote it before 2026
     latency = METRICS["latency"]
     assert [latency.value(observations[client]) for client in ("own", "late", "soon")] == [
         3.0,

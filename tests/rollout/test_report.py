@@ -114,6 +114,41 @@ def test_a_rollout_without_jobs_has_a_report(tmp_path: Path, config: RolloutConf
     assert render_csv([report]).splitlines() == [",".join(CSV_COLUMNS)]
 
 
+def test_a_difference_is_shown_from_five_observations_in_each_arm_on(
+    tmp_path: Path, config: RolloutConfig
+) -> None:
+    store = create_database(tmp_path / "few.db")
+    record = start_rollout(store, days=2, shares=(0.5,))
+    add_jobs(store, record, count=60, days=2, shares=(0.5,))
+    report = build_rollout_report(store, config, record, time.time())
+    latency = {metric["name"]: metric for metric in report["metrics"]}["latency"]
+    times = {
+        arm: [point[0] for point in latency[arm]["series"]] for arm in ("candidate", "control")
+    }
+    fifth = max(times["candidate"][4], times["control"][4])
+    for seconds, _, mean, *_ in latency["difference"]["series"]:
+        assert (mean is not None) == (seconds >= fifth), seconds
+    rows = csv.DictReader(StringIO(render_csv([report])))
+    differences = [row for row in rows if row["arm"] == "difference"]
+    assert {row["mean"] == "" for row in differences} == {True, False}
+    assert all(row["low"] == row["high"] == "" for row in differences if row["mean"] == "")
+
+
+def test_fewer_observations_say_so_in_every_form(tmp_path: Path, config: RolloutConfig) -> None:
+    store = create_database(tmp_path / "few.db")
+    record = start_rollout(store, days=2, shares=(0.5,))
+    add_jobs(store, record, count=8, days=2, shares=(0.5,), rated=1)
+    report = build_rollout_report(store, config, record, time.time())
+    text = format_report(report)
+    assert text.count("–  fewer than 5 per arm") == len(METRICS)
+    assert "Difference, above 0 is better: fewer than 5 per arm" in text
+    estimates = [metric["difference"]["estimate"] for metric in report["metrics"]]
+    estimates.append(report["success"]["difference"])
+    assert {estimate["mean"] for estimate in estimates} == {None}
+    assert not any(build_page_charts(report).differences.values())
+    assert max(map(len, text.splitlines())) <= LINE_WIDTH
+
+
 def test_the_newest_rollout_of_each_advisor_is_separated_from_older_ones(tmp_path: Path) -> None:
     store = create_database(tmp_path / "many.db")
     for version, days in (("a", 9), ("b", 3), ("c", 6)):
@@ -139,7 +174,7 @@ def test_the_csv_has_a_row_for_each_point(report: dict[str, Any]) -> None:
 def test_the_text_fits_a_terminal_and_starts_with_the_status(report: dict[str, Any]) -> None:
     text = format_report(report)
     assert text.splitlines()[0].endswith("HEALTHY")
-    assert max(map(len, text.splitlines())) <= 1.1 * LINE_WIDTH
+    assert max(map(len, text.splitlines())) <= LINE_WIDTH
     assert "\033[1;32mHEALTHY" in format_report(report, colored=True)
     decision = report["decisions"][0] | {"reason": "\033[2J\n\x07gone " + "x" * 300}
     hostile_text = format_report(report | {"decisions": [decision]})
@@ -173,10 +208,11 @@ def test_numbers_have_their_unit_once() -> None:
     assert format_value(13.759, seconds) == "13.8 s"
     assert format_value(0.2, seconds, signed=True) == "+0.2 s"
     assert format_value(None, seconds) == "–"
-    assert format_interval({"count": 3, "low": -0.1, "high": 0.25}, SHARE, True) == "−10 to +25 %"
-    unknown = {"low": None, "high": None}
-    assert format_interval({"count": 3} | unknown, SHARE) == "too few for an interval"
-    assert format_interval({"count": 0} | unknown, SHARE) == "no data"
+    known = {"count": 30, "mean": 0.1, "low": -0.1, "high": 0.25}
+    assert format_interval(known, SHARE, True) == "−10 to +25 %"
+    assert format_interval(known | {"low": None, "high": None}, SHARE) == "no interval yet"
+    assert format_interval(known | {"mean": None}, SHARE) == "fewer than 5 per arm"
+    assert format_interval(known | {"count": 0, "mean": None}, SHARE) == "no data"
 
 
 def test_a_chart_contains_its_newest_numbers_and_its_paths_are_finite() -> None:

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.registry.local_store import CONTROL_LINK, link_control_version
+from mondrian.registry.local_store import CONTROL_LINK, LocalStore, link_control_version
+from mondrian.registry.pull import activate_previous
+from mondrian.registry.version import parse_version
 from mondrian.rollout.actions import apply_action
+from mondrian.rollout.activation import activate_by_name
 from mondrian.rollout.config import load_rollout_config
-from mondrian.rollout.store import Actor, RolloutStore
+from mondrian.rollout.store import REPLACED, ROLLED_BACK, RUNNING, Actor, RolloutStore
 from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.rollout_controller import RolloutController, control_name
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
+from tests.releasing import write_release
 
 
 class FakeEngine:
@@ -31,7 +35,7 @@ class FakeEngine:
         self.loads += 1
         if self.loads <= self.crashes:
             return None
-        self.adapters[name] = Adapter(name, str(folder), folder.name)
+        self.adapters[name] = Adapter(name, str(folder), folder.name.rpartition("@")[2])
         return self.adapters[name]
 
 
@@ -97,6 +101,122 @@ def test_a_request_waits_for_the_rollout_of_a_version_that_was_just_pulled(
     monkeypatch.setattr("mondrian.serving.rollout_controller.ROLLOUT_START_TIMEOUT", 0.1)
     asyncio.run(controller.wait_for_start("ansel"))  # nothing polls: it times out
     assert assigned_adapters(controller, "lora") == {""}
+
+
+def pull(local_store: LocalStore, number: str, *before: str) -> None:
+    """Activate a version as `mondrian pull` does."""
+    version = parse_version(number)
+    folder = local_store.version_folder(version)
+    if not folder.exists():
+        write_release(folder, str(version))
+    local_store.activate(version, (folder / "release.json").read_bytes(), "pull", before)
+
+
+def serve_active(controller: RolloutController, local_store: LocalStore) -> None:
+    """Serve the active version as the service does after its next scan."""
+    folder = local_store.current_link.resolve()
+    version = folder.name.rpartition("@")[2]
+    controller.adapters["ansel"] = Adapter("ansel", str(folder), version)  # type: ignore[index]
+    asyncio.run(controller.refresh())
+
+
+def listed_states(controller: RolloutController) -> list[tuple[str, str]]:
+    return [(record.name, record.state) for record in controller.store.list_rollouts()]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> tuple[RolloutController, LocalStore]:
+    """Serve v1, which answered all clients, and then v2 at its first step."""
+    controller = make_controller(tmp_path, FakeEngine(tmp_path))
+    local_store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
+    pull(local_store, "v1")
+    serve_active(controller, local_store)
+    advance_to_last_step(controller, "v1.0.0")
+    pull(local_store, "v2", "v1.0.0")
+    serve_active(controller, local_store)
+    assert listed_states(controller) == [("ansel@v2.0.0", RUNNING), ("ansel@v1.0.0", REPLACED)]
+    return controller, local_store
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_rollback_ends_the_rollout_in_a_database_that_the_command_does_not_know(
+    served: tuple[RolloutController, LocalStore], tmp_path: Path, is_restarted: bool
+) -> None:
+    controller, local_store = served
+    activate_previous(local_store)
+    if is_restarted:
+        controller = make_controller(tmp_path, FakeEngine(tmp_path))
+    serve_active(controller, local_store)
+    assert listed_states(controller) == [("ansel@v1.0.0", RUNNING), ("ansel@v2.0.0", ROLLED_BACK)]
+    last = controller.store.list_decisions("ansel/v2.0.0")[0]
+    assert (last.who, last.reason) == ("service", "mondrian rollback to ansel@v1.0.0")
+    assert assigned_adapters(controller) == {"ansel"}  # v1, for all clients
+    pull(local_store, "v3", "v1.0.0")
+    serve_active(controller, local_store)
+    assert controller.store.list_rollouts()[0].control == "ansel@v1.0.0"
+
+
+def test_a_rollback_that_the_command_passed_on_is_logged_once(
+    served: tuple[RolloutController, LocalStore], tmp_path: Path
+) -> None:
+    controller, local_store = served
+    activate_previous(local_store)
+    actor = Actor("ana", "mondrian rollback to ansel@v1.0.0")
+    activate_by_name(str(tmp_path / "jobs.db"), "ansel@v1.0.0", "ansel@v2.0.0", actor)
+    for _ in range(3):
+        serve_active(controller, local_store)
+    decisions = [
+        (decision.action, decision.who)
+        for version in ("v1.0.0", "v2.0.0")
+        for decision in controller.store.list_decisions(f"ansel/{version}")[:2]
+    ]
+    assert decisions == [
+        ("activate", "ana"),
+        ("advance", "somebody"),
+        ("roll back", "ana"),
+        ("begin", "service"),
+    ]
+
+
+def test_a_version_that_was_rolled_back_and_is_pulled_again_answers_no_client(
+    served: tuple[RolloutController, LocalStore],
+) -> None:
+    controller, local_store = served
+    activate_previous(local_store)
+    serve_active(controller, local_store)
+    pull(local_store, "v2", "v1.0.0")
+    serve_active(controller, local_store)
+    assert listed_states(controller) == [("ansel@v2.0.0", ROLLED_BACK), ("ansel@v1.0.0", REPLACED)]
+    assert assigned_adapters(controller) == {control_name("ansel")}
+    reason = controller.current_snapshot("ansel").withdrawal_reason
+    assert reason == "it was rolled back: mondrian rollback to ansel@v1.0.0"
+
+
+def test_a_pull_of_an_older_version_rolls_nothing_back(
+    served: tuple[RolloutController, LocalStore],
+) -> None:
+    controller, local_store = served
+    pull(local_store, "v1", "v2.0.0")
+    serve_active(controller, local_store)
+    assert listed_states(controller) == [("ansel@v1.0.0", RUNNING), ("ansel@v2.0.0", REPLACED)]
+    log = controller.store.list_decisions("ansel/v1.0.0")
+    assert (log[0].action, log[0].reason) == ("activate", "ansel@v1.0.0 is active again")
+
+
+def test_a_rollback_to_a_version_without_a_rollout_is_not_compared_with_what_was_taken_back(
+    tmp_path: Path,
+) -> None:
+    controller = make_controller(tmp_path, FakeEngine(tmp_path))
+    local_store = LocalStore(tmp_path / "serving" / "ansel", "ansel")
+    pull(local_store, "v1")
+    pull(local_store, "v2", "v1.0.0")
+    serve_active(controller, local_store)
+    advance_to_last_step(controller, "v2.0.0")
+    activate_previous(local_store)
+    serve_active(controller, local_store)
+    first, second = controller.store.list_rollouts()
+    assert (first.name, first.control, first.step) == ("ansel@v1.0.0", "base", 0)
+    assert second.state == ROLLED_BACK
 
 
 @pytest.mark.parametrize("crashes", [1, 9])

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mondrian.rollout.actions import apply_action
+from mondrian.rollout.activation import activate_by_name
 from mondrian.rollout.config import RolloutConfig, load_rollout_config
 from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
 from tests import browsing
@@ -227,6 +228,40 @@ def test_older_rollouts_have_a_page_without_buttons(
     assert "ansel@v1.0.0" in page
     assert "<button" not in page
     assert client.get("/api/experiments").json()["older"][0]["version"] == "0ld"
+
+
+def test_the_page_and_the_api_show_the_version_that_serves_after_a_rollback(
+    client: httpx2.Client, rollout: tuple[RolloutStore, RolloutRecord], tmp_path: Path
+) -> None:
+    store, record = rollout
+    start_rollout(store, version="0ld", name="ansel@v1.0.0", days=30)
+    assert 'ansel@v1.0.0</a> <span class="soft">replaced' in client.get("/experiments").text
+    actor = Actor("ana", "mondrian rollback to ansel@v1.0.0")
+    activate_by_name(str(tmp_path / "mondrian.db"), "ansel@v1.0.0", record.name, actor)
+    page = client.get("/experiments").text
+    assert "Ansel Adams: ansel@v1.0.0" in page
+    assert 'ansel@v2.0.0</a> <span class="soft">rolled back' in page
+    ended = client.get(f"/experiments/{record.id}").text
+    assert "mondrian rollback to ansel@v1.0.0" in ended
+    assert "<button" not in ended
+    listing = client.get("/api/experiments").json()
+    assert [report["name"] for report in listing["experiments"]] == ["ansel@v1.0.0"]
+    assert [(r["name"], r["state"]) for r in listing["older"]] == [("ansel@v2.0.0", "rolled back")]
+    response = client.post(f"/api/experiments/{record.id}/resume", json={"reason": "again"})
+    assert response.status_code == 409
+    assert "ansel@v2.0.0 is not active, ansel@v1.0.0 is" in response.json()["error"]
+
+
+def test_the_page_shows_no_difference_of_few_observations(
+    config: RolloutConfig, tmp_path: Path
+) -> None:
+    store = create_database(tmp_path / "few.db")
+    record = start_rollout(store, days=2, shares=(0.5,))
+    add_jobs(store, record, count=8, days=2, shares=(0.5,))
+    with serve_pages(tmp_path / "few.db", config) as url:
+        page = httpx2.get(f"{url}/experiments", trust_env=False).text
+    assert page.count('<td class="number">–</td><td class="number">fewer than 5 per arm</td>') == 9
+    assert "Difference, candidate minus control" not in page
 
 
 def hostile_world(path: Path, config: RolloutConfig) -> None:

@@ -141,5 +141,5 @@ DECISION_BODY = _json_body(
     "decision", _DECISION_FIELDS, required=["reason"], additionalProperties=False
 )
 EXPERIMENTS_RESPONSE = _json_response(
-    200, "reports of each advisor's newest rollout, and a list of the older rollouts", "rollouts"
+    200, "reports of the rollouts of the active versions, and a list of the others", "rollouts"
 )

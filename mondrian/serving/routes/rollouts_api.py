@@ -43,14 +43,14 @@ class RolloutDecisionRequest(BaseModel):
 
 @router.get("/api/experiments", responses=ERROR_RESPONSES | EXPERIMENTS_RESPONSE)
 async def experiments(request: Request, advisor: str = "") -> JSONResponse:
-    """The report on the newest rollout of each advisor, or of one; `older` lists the others."""
+    """The reports on the rollouts of the active versions; `older` lists the others."""
     service = get_service(request)
     return JSONResponse(await service.job_runner.call_store(_build_listing, service, advisor))
 
 
 @router.get("/api/experiments.csv", response_class=Response, responses=build_responses("text/csv"))
 async def experiments_csv(request: Request, advisor: str = "") -> Response:
-    """All metrics of the newest rollouts over time."""
+    """All metrics of the rollouts of the active versions over time."""
     service = get_service(request)
     text = await service.job_runner.call_store(_build_csv, service, advisor)
     headers = {"content-disposition": 'attachment; filename="experiments.csv"'}

@@ -30,7 +30,7 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.get("/experiments")
 async def show_rollouts(request: Request) -> Response:
-    """Show the newest rollout of each advisor, and a list of the older ones."""
+    """Show the rollout of each advisor's active version, and a list of the others."""
     service = get_service(request)
     return await service.job_runner.call_store(_render_rollouts, service)
 
@@ -112,7 +112,7 @@ def _render_rollouts(
 ) -> Response:
     """Show all rollouts, or only one; runs in a thread."""
     newest, older = service.rollout_store.split_newest()
-    records = [service.rollout_store.get(record.id) or record] if record else newest
+    records = [r for r in (*newest, *older) if r.id == record.id] if record else newest
     reports = [build_report(service, record) for record in records]
     for report in reports:
         metric = (report["success"] or {}).get("metric")

@@ -1,0 +1,158 @@
+"""DVC's run cache and checkout: nothing is computed twice, and a failed stage loses nothing."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clone import Clone, copy_clone
+from tests.waiting import PATIENCE, wait_for
+
+pytestmark = pytest.mark.slow
+ADAPTER = "models/mondrian-tiny-lora-ansel"
+OTHER_RATE = "learning_rate: 0.001"
+
+
+@pytest.fixture
+def clone(built_clone: Clone, tmp_path: Path) -> Clone:
+    """A committed run of the small sample."""
+    clone = copy_clone(built_clone, tmp_path)
+    clone.commit("first run")
+    return clone
+
+
+def read_outputs(clone: Clone) -> dict[str, bytes]:
+    """Return the files of the adapter and of metrics/."""
+    folders = (clone.folder / ADAPTER, clone.folder / "metrics")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(clone.folder)): path.read_bytes() for path in files}
+
+
+def set_rate(clone: Clone, text: str = OTHER_RATE) -> None:
+    replace(clone.folder / "params.yaml", r"learning_rate: \S+", text)
+
+
+def replace(path: Path, pattern: str, text: str) -> None:
+    new, count = re.subn(pattern, text, path.read_text())
+    assert count == 1
+    path.write_text(new)
+
+
+def fail_to_repro(clone: Clone, stage: str) -> str:
+    """Run a stage that fails; return its stderr."""
+    run = subprocess.run(
+        ["dvc", "repro", stage],
+        cwd=clone.folder,
+        env=clone.env,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
+def assert_checkout_restores(clone: Clone, outputs: dict[str, bytes]) -> None:
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout")
+    assert read_outputs(clone) == outputs
+    assert "up to date" in clone.run("dvc", "status")
+
+
+def test_settings_that_were_tried_before_are_restored(clone: Clone, tmp_path: Path) -> None:
+    outputs = read_outputs(clone)
+    set_rate(clone)
+    assert "train.learning_rate" in clone.run("dvc", "params", "diff")
+    output = clone.run("dvc", "repro")
+    assert re.findall(r"Running stage '([^']+)'", output) == ["train@ansel", "evaluate@ansel"]
+    diff = clone.run("dvc", "metrics", "diff").splitlines()
+    assert 3 < len(diff) <= 13
+    assert any("val_loss" in line for line in diff)
+    clone.run("git", "checkout", "-q", "params.yaml")
+    output = clone.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert output.count("is cached - skipping run") == 2
+    assert read_outputs(clone) == outputs
+    assert clone.run("git", "status", "--short") == ""
+    assert clone.run("dvc", "metrics", "diff") == ""
+    output = clone.run("dvc", "exp", "run", "-S", "train.learning_rate=0.001")
+    assert "Running stage" not in output
+    # A second clone trains nothing: it takes the runs from the remote.
+    clone.run("git", "commit", "-qam", "other rate")
+    clone.run("dvc", "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
+    clone.run("dvc", "push", "-q", "--run-cache")
+    clone.commit("remote")
+    other = Clone(tmp_path / "other")
+    other.folder.parent.mkdir()
+    subprocess.run(["git", "clone", "-q", clone.folder, other.folder], check=True)
+    other.run("dvc", "pull", "--run-cache")
+    assert "up to date" in other.run("dvc", "repro")
+    other.run("git", "checkout", "-q", "HEAD~2", "params.yaml")
+    output = other.run("dvc", "repro")
+    assert "Running stage" not in output
+    assert read_outputs(other) == outputs
+
+
+def test_an_identical_run_gives_the_same_adapter_and_metrics(clone: Clone) -> None:
+    outputs = read_outputs(clone)
+    clone.run("dvc", "repro", "--force", "--no-run-cache", "--single-item", "train@ansel")
+    clone.run("dvc", "repro", "--force", "--no-run-cache", "--single-item", "evaluate@ansel")
+    changed = {name for name, content in read_outputs(clone).items() if content != outputs[name]}
+    timed = ("_timing.json", "comparison_report.json", "report.html")
+    assert {name for name in changed if not name.endswith(timed)} == set()
+    assert clone.run("dvc", "metrics", "diff") == ""
+
+
+@pytest.mark.parametrize("with_dvc", [False, True])
+def test_a_killed_training_loses_nothing_and_resumes(clone: Clone, with_dvc: bool) -> None:
+    outputs = read_outputs(clone)
+    set_rate(clone)
+    replace(clone.folder / "params.yaml", r"checkpoint_steps: \d+", "checkpoint_steps: 1")
+    checkpoint = clone.folder / ".cache/train/mondrian-tiny-lora-ansel/checkpoint.safetensors"
+    with subprocess.Popen(
+        ["dvc", "repro", "train@ansel"],
+        cwd=clone.folder,
+        env=clone.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as dvc:
+        wait_for(checkpoint.exists)
+        stages = psutil.Process(dvc.pid).children(recursive=True)
+        for pid in [*([dvc.pid] if with_dvc else []), *(stage.pid for stage in stages)]:
+            os.kill(pid, signal.SIGKILL)
+    assert dvc.returncode != 0
+    assert not (clone.folder / ADAPTER).exists()  # DVC removed it before the stage
+    assert_checkout_restores(clone, outputs)
+    assert checkpoint.exists()
+    set_rate(clone)
+    clone.run("dvc", "repro", "train@ansel")
+    assert not checkpoint.exists()
+
+
+def test_a_full_disk_in_evaluate_loses_nothing(clone: Clone) -> None:
+    outputs = read_outputs(clone)
+    replace(clone.folder / "dvc.yaml", r"python stages/evaluate", "ulimit -f 16 \\&\\& \\g<0>")
+    error = fail_to_repro(clone, "evaluate@ansel")
+    assert re.search(r"error: .*: File too large", error), error
+    assert_checkout_restores(clone, outputs)
+
+
+def test_a_refused_prepare_does_not_block_another_branch(clone: Clone) -> None:
+    outputs = read_outputs(clone)
+    clone.run("git", "switch", "-qc", "refused")
+    replace(clone.folder / "params.yaml", r"min_train: \d+", "min_train: 1000")
+    error = fail_to_repro(clone, "prepare@ansel")
+    assert "refused_data_report.html shows the counts" in error
+    assert (clone.folder / "metrics/ansel/refused_data_report.html").exists()
+    clone.run("git", "commit", "-qam", "too few")
+    clone.run("git", "switch", "-q", "-")
+    clone.run("dvc", "checkout")
+    outputs["metrics/ansel/refused_data_report.html"] = (
+        clone.folder / "metrics/ansel/refused_data_report.html"
+    ).read_bytes()
+    assert read_outputs(clone) == outputs
