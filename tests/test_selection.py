@@ -16,7 +16,7 @@ MAIN_JOB = (
 
 def read_selections() -> dict[str, str]:
     """Return the marker expression of each target that runs tests."""
-    recipe = r'^(test[\w-]*):.*\n\t.* pytest .* -m "?([^"\n]+)"?$'
+    recipe = r'^(test[\w-]*):.*\n\t.*\$\(PYTEST\) -m "?([^"\n]+)"?$'
     return dict(re.findall(recipe, (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
