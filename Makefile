@@ -23,6 +23,7 @@ all: repro
 	@$(BIN)/mondrian summary
 
 repro: $(VENV)/run
+	@$(BIN)/mondrian check >/dev/null
 	@$(BIN)/dvc repro
 
 serve: repro

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mondrian.cli.init import PRESETS_FILE
 from mondrian.core.params import Params
 from mondrian.critique.parser import parse_critique
 from mondrian.critique.rejection import RejectionReason
@@ -18,6 +19,7 @@ from mondrian.model.provenance import EVALUATION_CODE, TRAINING_CODE, code_hash
 from mondrian.sample.corruptions import CORRUPTIONS
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
+from tests.cli.test_init import flatten
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
@@ -158,13 +160,8 @@ def test_the_readme_names_only_what_exists() -> None:
 
 
 def test_the_guide_lists_every_param_with_a_value_for_the_4b() -> None:
-    path: list[str] = []  # keys from the top level to the current line
-    keys = set()
-    for line in (ROOT / "params.yaml").read_text().splitlines():
-        if match := re.match(r"((?:  ){0,2})(\w+):", line):
-            path[len(match[1]) // 2 :] = [match[2]]
-        if "for the 4B" in line and line.startswith("  "):
-            keys.add(".".join(path))
+    preset = yaml.safe_load(PRESETS_FILE.read_text())["qwen3-vl-4b"]
+    keys = {name for name, _ in flatten(preset)}
     section = (ROOT / "docs/guide.md").read_text().split("For the real model")[1].split("```")[0]
     assert len(keys) == 12
     assert set(re.findall(r"`(\w+(?:\.\w+)+)`", section)) == keys

@@ -3,25 +3,30 @@
 from pathlib import Path
 
 from mondrian.cli.parser import add_params, command_parser
-from mondrian.core.params import load_params
-from mondrian.training.import_peft import import_adapter
-from mondrian.training.plan_report import PreparedFiles
+from mondrian.core.dvc_paths import read_stage_flags
+from mondrian.core.errors import ParamsError
+from mondrian.core.params import Params, load_params
+from mondrian.training.import_peft import ImportPaths, import_adapter
 
 
 def main(argv: list[str]) -> None:
     parser = command_parser(
         "import-adapter",
-        "mondrian import-adapter out/checkpoint-111 \\\n"
-        "  --train_data data/prepared/ansel/training_data_ansel_train.json \\\n"
-        "  --val_data data/prepared/ansel/training_data_ansel_val.json \\\n"
-        "  --output_dir models/Qwen3-VL-4B-lora-ansel",
-        "It is checked against base and rows, and must change the base's logits.",
+        "mondrian import-adapter out/checkpoint-111 --advisor ansel",
+        "It is checked against base.source and the advisor's prepared rows, and must change the\n"
+        "base's logits. It replaces what the train stage of dvc.yaml writes: the adapter folder,\n"
+        "metrics/<advisor>/train.json and its curves, with the losses of trainer_state.json.",
     )
-    parser.add_argument("adapter", type=Path, help="folder with adapter_model.safetensors")
-    parser.add_argument("--train_data", type=Path, required=True, help="rows it was trained on")
-    parser.add_argument("--val_data", type=Path, required=True, help="val rows of the same split")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument(
+        "adapter", type=Path, help="folder with adapter_config.json, as PEFT saved it"
+    )
+    parser.add_argument("--advisor", help="not needed if params.yaml has only one")
     parser.add_argument("--base", help="base to use instead of base.source of params.yaml")
+    parser.add_argument(
+        "--same_base",
+        action="store_true",
+        help="adapter_config.json has another name for the same base: import it all the same",
+    )
     parser.add_argument("--cache_dir", type=Path, default=Path(".cache"), help="vision features")
     add_params(parser)
     args = parser.parse_args(argv)
@@ -29,5 +34,19 @@ def main(argv: list[str]) -> None:
     if args.base:
         base = params.base.model_copy(update={"source": args.base})
         params = params.model_copy(update={"base": base})
-    files = PreparedFiles(args.train_data, args.val_data)
-    print(import_adapter(args.adapter, args.output_dir, files, params, args.cache_dir))
+    advisor, paths = find_paths(args.advisor, params)
+    print(import_adapter(args.adapter, paths, params, args.cache_dir, args.same_base))
+    print(f"next: dvc commit --force train@{advisor} && dvc repro evaluate@{advisor}")
+
+
+def find_paths(advisor: str | None, params: Params) -> tuple[str, ImportPaths]:
+    """Return the advisor and the paths of its train stage, or raise ParamsError."""
+    advisors = list(params.advisors)
+    if advisor is None and len(advisors) == 1:
+        advisor = advisors[0]
+    if advisor not in advisors:
+        problem = f"--advisor is {advisor}" if advisor else "--advisor is missing"
+        raise ParamsError(f"{problem}; params.yaml has {', '.join(advisors)}")
+    flags = ("train_data", "val_data", "output_dir", "metrics")
+    paths = read_stage_flags("train", flags, params)[advisors.index(advisor)]
+    return advisor, ImportPaths(*paths)

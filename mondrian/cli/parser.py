@@ -5,6 +5,8 @@ from pathlib import Path
 from textwrap import indent
 
 COMMANDS = {
+    "init": "write the settings for a base and for your database or list into params.yaml",
+    "check": "check params.yaml and the data that it names, before dvc repro",
     "serve": "start the advisor service: base, fine-tuned or A/B test",
     "summary": "show the results of the last dvc repro: data, training, scores, verdict",
     "crossvalidate": "train one adapter per fold and evaluate it on the photos it did not see",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from textwrap import fill, indent
+from typing import Any
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.dvc_paths import read_stage_flags
@@ -15,6 +16,7 @@ from mondrian.evaluation.summary import (
 )
 from mondrian.evaluation.timing import format_overhead_warning
 
+_COMMITTED = ("params.yaml", "dvc.lock", "data/sample/dvc.lock", "metrics")
 _LEGEND = """\
 quality: 0 to 100 (docs/evaluation.md). Score MAE: mean distance from the advisor's scores, of 10.
 constant: predicts the mean scores of the training critiques. Score bias above 0: too kind."""
@@ -25,12 +27,19 @@ def main(argv: list[str]) -> None:
     add_params(parser)
     params = load_params(parser.parse_args(argv).params)
     reports = read_stage_flags("evaluate", ["details", "html"], params)
-    advisors = dict(zip(params.advisors, reports, strict=True))
-    for advisor, (details, _) in advisors.items():
-        print(describe_advisor(advisor, details.parent), end="\n\n")
+    folders = [details.parent for details, _ in reports]
+    for advisor, folder in zip(params.advisors, folders, strict=True):
+        print(describe_advisor(advisor, folder), end="\n\n")
     print(_LEGEND)
-    print(f"reports: {', '.join(str(html) for _, html in advisors.values())}")
-    print("next:    make serve (try base and adapters), mondrian release ADVISOR --version v1")
+    print(f"reports: {', '.join(str(html) for _, html in reports)}")
+    print(f"commit:  git add {' '.join(_COMMITTED)} && git commit")
+    print(f"next:    {_next_step(folders)}")
+
+
+def _next_step(folders: list[Path]) -> str:
+    if any(read_json(folder / "metrics.json")["failed_gates"] for folder in folders):
+        return "read the reports; docs/guide.md, chapter 6, says what to do about each verdict"
+    return "make serve, which lets you compare base and adapters in a browser"
 
 
 def describe_advisor(advisor: str, folder: Path) -> str:
@@ -44,10 +53,7 @@ def describe_advisor(advisor: str, folder: Path) -> str:
         f"{link['linked']} of {link['finished']} finished jobs linked: "
         f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
         f"{prepare['test']['critiques']} test critiques",
-        f"{train['steps']} steps in {train_timing['seconds']:.0f} s, "
-        f"{train_timing['tokens_per_second']:.0f} tokens/s, peak "
-        f"{train_timing['peak_memory_gb']:.2f} GB; val loss {train['val_loss']:.3f} in epoch "
-        f"{train['epoch']} of {train['epochs']}",
+        describe_training(train, train_timing),
         *format_arms_table(evaluation),
         *describe_failed_gates(evaluation),
     ]
@@ -56,6 +62,17 @@ def describe_advisor(advisor: str, folder: Path) -> str:
     if evaluation["photographs"] != prepare["val"]["critiques"]:
         lines.append("training and evaluation are of other data: run dvc repro")
     return indent("\n".join(map(_wrap, lines)), "  ").lstrip()
+
+
+def describe_training(train: dict[str, Any], timing: dict[str, Any]) -> str:
+    """Return steps, time, memory and val loss; an imported adapter has no times."""
+    if timing["seconds"] is None:
+        return f"adapter imported, val loss {train['val_loss']:.3f}"
+    return (
+        f"{train['steps']} steps in {timing['seconds']:.0f} s, "
+        f"{timing['tokens_per_second']:.0f} tokens/s, peak {timing['peak_memory_gb']:.2f} GB; "
+        f"val loss {train['val_loss']:.3f} in epoch {train['epoch']} of {train['epochs']}"
+    )
 
 
 def _wrap(line: str) -> str:

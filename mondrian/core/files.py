@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -58,6 +59,21 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with open_atomic_file(path) as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def suggest_path(path: Path) -> str:
+    """Return `; there is PATH`, a similar name in the same folder, or the folder that is missing.
+
+    Returns empty text if the path exists, or if only its name is missing and none is similar.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not missing:
+        return ""
+    with suppress(OSError):
+        names = os.listdir(missing[-1].parent)
+        if matches := get_close_matches(missing[-1].name, names, n=1):
+            return f"; there is {missing[-1].parent / matches[0]}"
+    return f"; there is no {missing[-1]}" if len(missing) > 1 else ""
 
 
 def read_json(path: Path) -> Any:

@@ -1,21 +1,31 @@
 """Types of params.yaml. The file holds all defaults and explains every key."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mondrian.core.errors import ParamsError, one_line
+from mondrian.core.files import suggest_path
 from mondrian.core.validation import suggest_name
 
 IMAGE_PLACEHOLDER = "<image>"  # in a message, as in LLaMA-Factory and ms-swift
 
+
+def _check_path(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError(f"DVC does not expand ~; write {os.path.expanduser(path)}")
+    return path
+
+
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
 FlagRule = Literal["leave_out", "keep"]
 
 
@@ -40,15 +50,15 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ApplicationParams(Section):
-    db_path: str
-    source_dir: str
-    analysis_dir: str
-    html_dir: str
+    db_path: PathText
+    source_dir: PathText
+    analysis_dir: PathText
+    html_dir: PathText
 
 
 class BaseParams(Section):
     name: PathName
-    source: str
+    source: PathText
 
 
 class ImageParams(Section):
@@ -194,7 +204,7 @@ class MachineParams(Section):
 
 class Params(Section):
     advisors: Annotated[list[PathName], Field(min_length=1)]
-    personas: dict[str, Annotated[str, Field(min_length=1)]]
+    personas: dict[str, str]
     profiles: dict[str, Profile]
     application: ApplicationParams
     base: BaseParams
@@ -208,17 +218,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        for advisor in self.advisors:
-            self.persona(advisor)
+        empty = [name for name in self.advisors if not self.persona(name).strip()]
+        if empty:
+            raise ValueError(
+                f"personas of {', '.join(empty)}: empty; write a few sentences on who that is "
+                "(the system message in training and serving)"
+            )
         if len(set(self.advisors)) < len(self.advisors):
             raise ValueError(f"advisors has an advisor twice: {', '.join(self.advisors)}")
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")
         for advisor, text in self.personas.items():
-            if IMAGE_PLACEHOLDER in text or "<|" in text or not text.strip():
-                raise ValueError(
-                    f"personas.{advisor} is empty or contains {IMAGE_PLACEHOLDER} or <|"
-                )
+            if IMAGE_PLACEHOLDER in text or "<|" in text:
+                raise ValueError(f"personas.{advisor} contains {IMAGE_PLACEHOLDER} or <|")
         return self
 
     def profile(self, advisor: str) -> Profile:
@@ -249,10 +261,23 @@ def load_params(path: Path) -> Params:
 
 def load_yaml(path: Path, section_type: type[SectionType]) -> SectionType:
     """Read and check a file of parameters; raises ParamsError that lists all problems."""
+    return parse_yaml(read_text(path), path, section_type)
+
+
+def read_text(path: Path) -> str:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ParamsError(f"{path} does not exist; run from the project's folder") from None
+        hint = suggest_path(path)
+        raise ParamsError(f"{path} does not exist; run from the project's folder{hint}") from None
+    except ValueError as error:
+        raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
+
+
+def parse_yaml(text: str, path: Path, section_type: type[SectionType]) -> SectionType:
+    """Check the text of a file of parameters; raises ParamsError that lists all problems."""
+    try:
+        content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
@@ -273,7 +298,8 @@ def _describe_problem(details: Any, section_type: type[Section]) -> str:
         return f"{location} is missing"
     if details["type"] == "extra_forbidden":
         return f"{location} is not a parameter{_suggest_parameter(details['loc'], section_type)}"
-    return f"{location} is {details['input']!r:.80}; {details['msg'].removeprefix('Input ')}"
+    problem = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{location} is {details['input']!r:.80}; {problem}"
 
 
 def _suggest_parameter(location: tuple[Any, ...], section_type: type[Section]) -> str:

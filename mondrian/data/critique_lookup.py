@@ -8,7 +8,7 @@ from typing import Any
 
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.data.jobs import Job, answer_to_text
+from mondrian.data.jobs import TEXT_KEYS, Job, answer_to_text
 from mondrian.data.photo_index import UPLOAD_PREFIX
 
 
@@ -26,7 +26,8 @@ def find_critique_text(
 ) -> tuple[str, str] | Rejection:
     """Return the first source with a text, and the text; two empty strings if there is none.
 
-    Rejections: advisor_absent if only other advisors have texts, too_long if the only text is.
+    Rejections: advisor_absent if only other advisors have texts, too_long if the only text is,
+    no_text for an entry of a list.
     """
     if job.text_from:
         source, text = job.text_from, job.text
@@ -40,6 +41,9 @@ def find_critique_text(
     if job.has_several_advisors():
         detail = f"the job is for {job.advisor[:80]!r}; {advisor} did not answer"
         return Rejection(RejectionReason.ADVISOR_ABSENT, detail)
+    if job.keys:
+        detail = f"no {' or '.join(TEXT_KEYS)} among its keys: {job.keys}"
+        return Rejection(RejectionReason.NO_TEXT, detail)
     return "", ""
 
 

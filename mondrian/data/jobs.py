@@ -7,6 +7,10 @@ from typing import Any
 
 from mondrian.core.fields import UNKNOWN_TIME
 
+# Keys of a list entry that name its photo and contain its critique.
+PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
+TEXT_KEYS = ("critique", "text", "response", "analysis")
+
 
 @dataclass(frozen=True)
 class Review:
@@ -42,6 +46,7 @@ class Job:
     too_long_message: str = ""  # names the field that was not read because of its length
     text: str = ""  # the critique, for a job from a list
     text_from: str = ""  # the kind of that list
+    keys: str = ""  # of the list entry, for messages
 
     @cached_property
     def parsed_llm_outputs(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from mondrian.core.errors import DataError, PhotoError
-from mondrian.core.fields import UNKNOWN_TIME, is_for_advisor
+from mondrian.core.fields import UNKNOWN_TIME
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import ImageParams, LinkParams
 from mondrian.core.terminal import progress_bar
@@ -24,7 +24,8 @@ from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
 from mondrian.data import quality_flags
 from mondrian.data.critique_lookup import ApplicationFolders, find_critique_text
-from mondrian.data.jobs import Job, Review
+from mondrian.data.job_counts import JobCounts
+from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
@@ -101,11 +102,11 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
     return "\n".join(lines)
 
 
-def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> dict[str, int]:
-    """Store every finished job; return the rows per value of the advisor field."""
+def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> JobCounts:
+    """Store every finished job; return the counts of all jobs."""
     with open_source(source) as jobs, progress_bar(desc="jobs", unit="job") as bar:
-        job_counts = jobs.count_by_advisor()
-        bar.total = _count_advisor_jobs(job_counts, context.advisor)  # finished or not
+        job_counts = jobs.count_jobs()
+        bar.total = job_counts.count(context.advisor)  # finished or not
         batches = split_into_batches(jobs.iter_finished(context.advisor), _BATCH_SIZE)
         for examined in map_in_processes(_examine_batch, replace(context), batches, _MAX_SERIAL):
             store.add_jobs(examined)
@@ -133,6 +134,9 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     if isinstance(outcome, Rejection):
         return outcome
     text_from, parsed, review = outcome
+    if job.keys and not job.filename:
+        detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
+        return Rejection(RejectionReason.IMAGE_MISSING, detail)
     path, match_kind = context.photo_index.find(job.filename)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
@@ -197,14 +201,14 @@ def _read_critique(
 
 
 def _build_counts(
-    store: LinkStore, advisor: str, job_counts: dict[str, int], flags: Counter[str]
+    store: LinkStore, advisor: str, job_counts: JobCounts, flags: Counter[str]
 ) -> Counts:
     """Return the content of metrics/<advisor>/link.json."""
     finished, linked, photos = store.count_jobs()
     origins, rejected = store.count_origins(), store.count_reasons()
     assert finished == linked + sum(rejected.values()), f"{linked}, {rejected} of {finished} jobs"
     return {
-        "jobs": _count_advisor_jobs(job_counts, advisor),
+        "jobs": job_counts.count(advisor),
         "finished": finished,
         "linked": linked,
         "photos": photos,
@@ -214,23 +218,18 @@ def _build_counts(
     }
 
 
-def _count_advisor_jobs(job_counts: dict[str, int], advisor: str) -> int:
-    return sum(count for field, count in job_counts.items() if is_for_advisor(field, advisor))
-
-
 def _explain_no_pairs(
-    source: Path, advisor: str, job_counts: dict[str, int], counts: Counts, store: LinkStore
+    source: Path, advisor: str, job_counts: JobCounts, counts: Counts, store: LinkStore
 ) -> str:
     rejected = counts["rejected"]
     if not counts["finished"] or set(rejected) == {RejectionReason.ADVISOR_ABSENT}:
-        advisors = {part.strip() for field in job_counts for part in field.split(",")}
-        names = ", ".join(sorted(advisors - {"", "all", advisor})[:10]) or "none"
-        return f"{source} has no finished job of advisor {advisor!r}; its other advisors: {names}"
+        return f"{source} has {job_counts.explain_none_finished(advisor)}"
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
     lines = [
         f"{source}: none of {counts['finished']} finished jobs of {advisor!r} gives a pair "
         f"({reasons})"
     ]
+    lines += [f"  {reason}: job {example}" for reason, example in store.first_rejections(3)]
     if unreviewed := rejected.get(RejectionReason.UNREVIEWED):
         lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
     for flags, count in store.count_left_out_by_flags().most_common(5):

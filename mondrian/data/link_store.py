@@ -171,6 +171,13 @@ class LinkStore:
             }
             yield json.dumps(json.loads(record) | details, ensure_ascii=False)
 
+    def first_rejections(self, count: int) -> list[tuple[str, str]]:
+        """Return the most frequent reasons with details, and id and detail of the first job."""
+        query = """SELECT reason, id || ': ' || substr(detail, 1, 200), MIN(number) FROM jobs
+            WHERE reason != '' AND detail != '' GROUP BY reason ORDER BY COUNT(*) DESC LIMIT ?"""
+        rows = self._connection.execute(query, (count,))
+        return [(reason, " ".join(example.split())) for reason, example, _ in rows]
+
     def rejected_jobs(self) -> Iterator[str]:
         query = "SELECT id, reason, detail FROM jobs WHERE reason != '' ORDER BY timestamp, id"
         for job_id, reason, detail in self._connection.execute(query):

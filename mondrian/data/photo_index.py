@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from mondrian.core.errors import DataError, PhotoError
+from mondrian.core.files import suggest_path
 from mondrian.critique.rejection import RejectionReason
 
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_", re.IGNORECASE)
@@ -25,7 +26,8 @@ class PhotoIndex:
     def __init__(self, folder: Path, use_thumbnails: bool) -> None:
         """Raise DataError if the folder does not exist."""
         if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder of photos; set it with --source_dir")
+            hint = suggest_path(folder)
+            raise DataError(f"{folder} is not a folder of photos{hint}; set it with --source_dir")
         self._folder, self._resolved_folder = folder, folder.resolve()
         self._use_thumbnails = use_thumbnails
         with os.scandir(folder) as entries:

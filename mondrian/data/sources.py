@@ -20,12 +20,12 @@ from mondrian.critique.json_extract import is_critique
 from mondrian.critique.normalize import SENTENCE_END
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.data.jobs import Job, answer_to_text
-from mondrian.data.sqlite_source import SqliteJobSource, open_database
+from mondrian.data.job_counts import FINISHED_STATUSES, JobCounts
+from mondrian.data.jobs import PHOTO_KEYS, TEXT_KEYS, Job, answer_to_text
+from mondrian.data.sqlite_source import SqliteJobSource, missing_source_message, open_database
 
+CSV_TEMPLATE = Path(__file__).with_name("critiques_template.csv")  # a list with one example
 LIST_PHOTO_FOLDERS = {"critiques.jsonl": ".", "critiques.csv": ".", "guru.json": "images/full"}
-PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
-TEXT_KEYS = ("critique", "text", "response", "analysis")
 PCCD_SCORE_ORDER = (  # the order of its `score`
     "general_impression subject_of_photo composition use_of_camera depth_of_field color_lighting "
     "focus"
@@ -48,15 +48,15 @@ _LIST_KEYS = ("key_strengths", "priority_improvements")
 def locate_source(path: Path) -> Path:
     """Return the path itself, or the list in the folder; raises DataError if there is none."""
     if not path.exists():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+        raise DataError(missing_source_message(path))
     if not path.is_dir():
         return path
     for name in LIST_PHOTO_FOLDERS:
         if (path / name).is_file():
             return path / name
-    database = min(path.glob("*.db"), default=path / "mondrian.db")
-    lists = ", ".join(LIST_PHOTO_FOLDERS)
-    raise DataError(f"{path} is a folder without {lists}; give the database, such as {database}")
+    databases = ", ".join(map(str, sorted(path.glob("*.db"))))
+    hint = f"give the database itself: {databases}" if databases else "and without a database"
+    raise DataError(f"{path} is a folder without {', '.join(LIST_PHOTO_FOLDERS)}; {hint}")
 
 
 def default_photo_folder(path: Path) -> Path:
@@ -71,9 +71,9 @@ class ListJobSource:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def count_by_advisor(self) -> dict[str, int]:
-        """Return the entries for each value of `advisor`; entries without one are for all."""
-        return dict(Counter(job.advisor or "all" for job in self._read()))
+    def count_jobs(self) -> JobCounts:
+        """Count the entries, all of which are finished; entries without an advisor are for all."""
+        return JobCounts((job.advisor or "all", FINISHED_STATUSES[0], 1) for job in self._read())
 
     def iter_finished(self, advisor: str) -> Iterator[Job]:
         for job in self._read():
@@ -89,7 +89,7 @@ def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobS
     if path.suffix not in _LIST_READERS:
         return open_database(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+        raise DataError(missing_source_message(path))
     return nullcontext(ListJobSource(path))
 
 
@@ -122,27 +122,42 @@ def _parse_line(line: str, number: int, length: int) -> Job:
 
 def _read_csv(path: Path) -> Iterator[Job]:
     """Yield a job per row after the header: the critique in one column, or a column per part."""
+    rows = _read_csv_rows(path)
+    _, header = next(rows, (0, []))
+    columns = [name.strip().lower() for name in header]
+    _check_columns(columns, path)
+    for line, row in rows:
+        cells = zip(columns, row, strict=False)
+        entry: dict[str, Any] = {name: value for name, value in cells if name and value}
+        yield _entry_to_job(_merge_dimension_columns(entry), f"line-{line:06}", "csv")
+
+
+def _read_csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row that is not empty, and the number of its first line in the file."""
     csv.field_size_limit(2**31 - 1)  # a text that is too long is counted and does not end the list
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, restkey="", strict=True)
+        reader = csv.reader(file, strict=True)
+        line = 1
         try:
-            columns = [str(name).strip().lower() for name in reader.fieldnames or ()]
-            _check_columns(columns, path)
-            reader.fieldnames = columns
-            for number, row in enumerate(reader, 1):
-                entry = {name: value for name, value in row.items() if name and value}
-                yield _entry_to_job(_merge_dimension_columns(entry), f"row-{number:06}", "csv")
+            for row in reader:
+                if row:
+                    yield line, row
+                line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}; is it a CSV?") from None
+            raise DataError(f"{path}, row in line {line}: {error}; is it a CSV?") from None
 
 
 def _check_columns(columns: list[str], path: Path) -> None:
-    if set(PHOTO_KEYS).isdisjoint(columns):
-        raise DataError(
-            f"{path} has no column {' or '.join(PHOTO_KEYS[:4])}; it has "
-            f"{', '.join(columns)[:200] or 'no columns'} (columns are separated by commas)"
-        )
     parts = [f"{prefix}_{key}" for prefix in _COLUMN_PREFIXES.values() for key in _DIMENSION_KEYS]
+    for wanted, names in (
+        ((*PHOTO_KEYS,), " or ".join(PHOTO_KEYS[:4])),
+        ((*TEXT_KEYS, *parts), f"{' or '.join(TEXT_KEYS)}, nor {parts[0]} and so on"),
+    ):
+        if set(wanted).isdisjoint(columns):
+            raise DataError(
+                f"{path} has no column {names}; it has {', '.join(columns)[:200] or 'no columns'} "
+                "(columns are separated by commas; mondrian init --csv_template writes an example)"
+            )
     missing = [name for name in parts if name not in columns]
     if 0 < len(missing) < len(parts):
         raise DataError(f"{path} has no column {', '.join(missing[:5])}; add it")
@@ -174,6 +189,7 @@ def _entry_to_job(entry: dict[str, Any], name: str, kind: str) -> Job:
         advisor=", ".join(map(str, advisor)) if isinstance(advisor, list) else str(advisor),
         text=answer_to_text(text),
         text_from=kind,
+        keys=", ".join(map(str, entry))[:200],
         timestamp=first_timestamp([entry.get("created_at")]),
         prompt=str(entry.get("prompt") or ""),
         mode=str(entry.get("mode") or ""),

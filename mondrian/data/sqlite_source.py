@@ -17,7 +17,9 @@ from urllib.parse import quote
 
 from mondrian.core.errors import DataError
 from mondrian.core.fields import first_timestamp, is_for_advisor
+from mondrian.core.files import suggest_path
 from mondrian.critique.parser import MAX_CHARACTERS
+from mondrian.data.job_counts import FINISHED_STATUSES, JobCounts
 from mondrian.data.jobs import Job, Review
 
 REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
@@ -26,7 +28,6 @@ OPTIONAL_COLUMNS = (
     "kind adapter_version"
 ).split()
 TIME_COLUMNS = ("completed_at", "started_at", "created_at")
-FINISHED_JOB_STATUSES = ("done", "completed")
 _REVIEW_COLUMNS = ("verdict", "critique", "original", "who", "at")
 _NEWEST_FEEDBACK = """  -- one pass over the table, then the newest row of each job by its number
     (SELECT job, MAX(number) AS number FROM mondrian_feedback WHERE advisor = :advisor
@@ -44,9 +45,10 @@ class SqliteJobSource:
         self._columns = _read_columns(connection)
         self._has_feedback = bool(_read_columns(connection, "mondrian_feedback"))
 
-    def count_by_advisor(self) -> dict[str, int]:
-        query = "SELECT COALESCE(advisor, ''), COUNT(*) FROM jobs GROUP BY 1 ORDER BY 1"
-        return {_to_text(advisor): count for advisor, count in self._connection.execute(query)}
+    def count_jobs(self) -> JobCounts:
+        query = "SELECT advisor, status, COUNT(*) FROM jobs GROUP BY 1, 2 ORDER BY 1, 2"
+        rows = self._connection.execute(query)
+        return JobCounts((_to_text(field), _to_text(status), n) for field, status, n in rows)
 
     def iter_finished(self, advisor: str) -> Iterator[Job]:
         """Yield finished jobs for an advisor, in the order of the file."""
@@ -69,7 +71,7 @@ class SqliteJobSource:
             values = dict(zip(texts, row, strict=False))
             timestamp = first_timestamp(row[len(texts) : len(texts) + len(times)])
             status, *review = row[len(texts) + len(times) :]
-            is_finished = _to_text(status).strip().lower() in FINISHED_JOB_STATUSES
+            is_finished = _to_text(status).strip().lower() in FINISHED_STATUSES
             if is_finished and is_for_advisor(_to_text(values["advisor"]), advisor):
                 yield _make_job(values, timestamp, _make_review(review))
 
@@ -152,15 +154,19 @@ def _read_columns(connection: sqlite3.Connection, table: str = "jobs") -> list[s
     return [str(row[1]).lower() for row in connection.execute(f"PRAGMA table_xinfo({table})")]
 
 
+def missing_source_message(path: Path) -> str:
+    return f"{path} does not exist{suggest_path(path)}; set application.db_path in params.yaml"
+
+
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"{path} does not exist; set application.db_path in params.yaml")
+        raise DataError(missing_source_message(path))
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
         raise DataError(f"{path} is empty (0 bytes); copy the application's database again")
     if start != b"SQLite format 3\x00":
-        raise DataError(f"{path} is not an SQLite database")
+        raise DataError(f"{path} is not an SQLite database, nor a .csv, .jsonl or .json list")
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -173,7 +179,9 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
     missing = [name for name in REQUIRED_COLUMNS if name not in columns]
     if missing:
-        raise DataError(f"{path}: jobs has no column {', '.join(missing)}; it has {columns}")
+        raise DataError(
+            f"{path}: jobs has no column {', '.join(missing)}; it has {', '.join(columns)}"
+        )
 
 
 def _snapshot(path: Path, folder: Path) -> Path:

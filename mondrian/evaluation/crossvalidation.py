@@ -82,7 +82,7 @@ def train_and_evaluate(
     finished = _read_json_or_none(folder / "report.json")
     if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:
         return dict(finished["report"])
-    adapter, answers = folder / "adapter", folder / f"answers-{identity[:16]}.jsonl"
+    adapter, answers = folder / "adapter", folder / "answers.jsonl"
     max_gb = params.machine.feature_cache_gb
     features = FeatureCache(base, cache_dir / "features", max_gb, adapts_merger(adapter))
     report = evaluate(features, adapter, data, params.evaluate, answers)

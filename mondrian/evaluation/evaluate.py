@@ -4,6 +4,7 @@ mondrian/evaluation/verdict.py computes metrics and the verdict from this report
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ def evaluate(
     prompts = build_eval_prompts(features, data.val, data.train, params.few_shot_examples)
     with _attached_adapter(vlm, folder, prompts["base"][0]):
         cache = AnswerCache(cache_path, _identity(vlm, folder, params, data.val))
+        if message := cache.describe_other_run():
+            sys.stderr.write(f"{message}\n")
         context = EvalContext(features, grammar, params, cache)
         photos = _answer_photos(context, data, prompts)
         paths = [row.images[0] for row in data.val]
@@ -117,13 +120,14 @@ def check_rows_match_adapter(recipe: Recipe, rows: Sequence[ChatRow], folder: Pa
 def _identity(
     vlm: Vlm, folder: Path, params: EvaluateParams, rows: Sequence[ChatRow]
 ) -> dict[str, Any]:
+    consistency = params.consistency.model_dump().items()
     return {
-        "photographs": image_hashes(rows),
+        "val photos": sha256(json.dumps(image_hashes(rows)).encode()).hexdigest(),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
         "adapter": files_hash(folder, {CONFIG_FILE, WEIGHTS_FILE}),
-        "max_new_tokens": params.max_new_tokens,
-        "consistency": params.consistency.model_dump(),
+        "evaluate.max_new_tokens": params.max_new_tokens,
+        **{f"evaluate.consistency.{name}": value for name, value in consistency},
         "code": provenance.code_hash(provenance.EVALUATION_CODE),
         **package_versions(),
     }

@@ -24,6 +24,7 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import stream_generate
 from mondrian.model.hardware import available_memory, bytes_per_sequence
+from mondrian.model.provenance import describe_differences, hash_settings
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Generation, Vlm
 
@@ -42,7 +43,10 @@ class AnswerCache:
     def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
         self.path = path
         self.answers: dict[str, Generation] = {}
-        self._identity = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._identity = identity
+        self._digest = hash_settings(identity)
+        self._digests_in_file: set[str] = set()
+        self._other_identity: dict[str, Any] = {}  # of the latest evaluation with other settings
         if path is not None and path.is_file():
             self._read(path)
 
@@ -50,10 +54,25 @@ class AnswerCache:
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 entry = json.loads(line)
-                if entry["identity"] == self._identity:
+                digest = entry["digest"]
+                if "identity" in entry:
+                    self._digests_in_file.add(digest)
+                    if digest != self._digest:
+                        self._other_identity = dict(entry["identity"])
+                elif digest == self._digest:
                     self.answers[entry["key"]] = _GENERATION.validate_python(entry["answer"])
             except (ValueError, KeyError, TypeError, RecursionError):  # a line that was cut short
                 continue
+
+    def describe_other_run(self) -> str:
+        """Return a line if nothing is resumed because the interrupted evaluation differs, or ""."""
+        if self.answers or not self._other_identity:
+            return ""
+        differences = describe_differences(self._other_identity, self._identity)
+        return (
+            f"evaluation starts over: the interrupted one had other settings: {differences}; "
+            f"restore them to resume it: {self.path} is kept until the report is written"
+        )
 
     def key(self, title: str, index: int, prompt: Sequence[int], photo_row_id: str) -> str:
         key_json = json.dumps([title, str(index), list(prompt), photo_row_id])
@@ -64,10 +83,16 @@ class AnswerCache:
         self.answers[key] = answer
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        entry = {"identity": self._identity, "key": key, "answer": asdict(answer)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self._digest not in self._digests_in_file:
+            self._append(self.path, {"identity": self._identity})
+            self._digests_in_file.add(self._digest)
+        self._append(self.path, {"key": key, "answer": asdict(answer)})
+
+    def _append(self, path: Path, entry: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            line = json.dumps({"digest": self._digest} | entry, ensure_ascii=False)
+            file.write(f"{line}\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -79,17 +79,40 @@ def check_logits_differ(adapter_logits: mx.array, base_logits: mx.array, folder:
 
 def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
     """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
-    shapes = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
-    problems = [f"{name} does not exist in this base" for name in weights if name not in shapes]
-    problems += [f"{name} is missing" for name in shapes if name not in weights]
-    problems += [
-        f"{name} has shape {weights[name].shape}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in weights and weights[name].shape != shape
+    expected = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
+    unknown = sorted({_split_name(name)[0] for name in weights if name not in expected})
+    problems = [
+        f"{module} cannot be adapted in this base, only its language layers and visual.merger"
+        for module in unknown
     ]
+    for name, shape in expected.items():
+        module, kind = _split_name(name)
+        if name not in weights:
+            problems.append(f"{module} has no {kind}")
+        elif weights[name].shape != shape:
+            problems.append(f"{kind} of {module} {_describe_mismatch(weights[name], shape, kind)}")
     if problems:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: {join_first(problems, 3, '; ')}")
     _check_values(weights, folder / WEIGHTS_FILE)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Return the module and the kind of a weight: lora_A, lora_B or lora_magnitude_vector."""
+    path = name.removeprefix("base_model.model.model.").removesuffix(".weight")
+    module, _, kind = path.rpartition(".")
+    return module or path, kind
+
+
+def _describe_mismatch(weight: mx.array, expected: tuple[int, ...], kind: str) -> str:
+    """Return how a weight differs: in rank, or in the size of the base's module."""
+    rank_axis = {"lora_A": 0, "lora_B": 1}.get(kind)
+    if (
+        rank_axis is not None
+        and weight.ndim == 2
+        and weight.shape[rank_axis] != expected[rank_axis]
+    ):
+        return f"has rank {weight.shape[rank_axis]}, {CONFIG_FILE} says {expected[rank_axis]}"
+    return f"has shape {weight.shape}, this base needs {expected}"
 
 
 def _check_values(weights: Tensors, file: Path) -> None:
@@ -131,9 +154,11 @@ def read_lora_config(folder: Path, weights: Tensors, base_layers: int) -> LoraCo
 
 def read_weights(folder: Path) -> Tensors:
     """Read weights; safetensors checks every length, so a truncated file raises AdapterError."""
+    file = folder / WEIGHTS_FILE
+    if not file.exists():
+        raise AdapterError(f"{folder} has no {WEIGHTS_FILE}; copy it again, or train: dvc repro")
     try:
-        return {name: mx.array(value) for name, value in load_file(folder / WEIGHTS_FILE).items()}
+        return {name: mx.array(value) for name, value in load_file(file).items()}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise AdapterError(
-            f"{folder / WEIGHTS_FILE} cannot be read: {one_line(error, 160)}"
-        ) from None
+        problem = f"{file} ({file.stat().st_size:,} bytes) cannot be read: {one_line(error, 160)}"
+        raise AdapterError(f"{problem}; copy it again, or train: dvc repro") from None

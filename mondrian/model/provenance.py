@@ -1,7 +1,9 @@
 """recipe.json: what an adapter was trained from, and what must be the same when it serves."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mondrian.core.adapter_folder import RECIPE_FILE
-from mondrian.core.errors import AdapterError
+from mondrian.core.errors import AdapterError, join_first
 from mondrian.core.files import file_hash, files_hash, read_json
 from mondrian.core.params import ImageParams, Params, TrainParams
 from mondrian.core.validation import format_validation_error
@@ -49,7 +51,8 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return Recipe.model_validate_json((folder / RECIPE_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"{folder} has no {RECIPE_FILE}; train one first: dvc repro") from None
+        problem = f"has no {RECIPE_FILE}" if folder.is_dir() else "is not a folder"
+        raise AdapterError(f"{folder} {problem}; train one first: dvc repro") from None
     except ValidationError as error:
         raise AdapterError(
             f"{folder / RECIPE_FILE} is damaged ({format_validation_error(error)}); train again"
@@ -89,6 +92,25 @@ def code_hash(packages: Sequence[str]) -> str:
     folder = Path(__file__).parent.parent
     files = (file for package in packages for file in (folder / package).rglob("*.py"))
     return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
+
+
+def hash_settings(settings: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def describe_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Return the settings that differ, each with its saved and its current value."""
+    differences = [
+        f"{name} ({_shorten(saved.get(name))}, now {_shorten(current.get(name))})"
+        for name in sorted(current.keys() | saved.keys())
+        if current.get(name) != saved.get(name)
+    ]
+    return join_first(differences, 6)
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:8]}…"
 
 
 def score_means(rows: list[ChatRow]) -> dict[str, float]:

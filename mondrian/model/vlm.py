@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from PIL import Image
 
 from mondrian.core.errors import BaseModelError, one_line
-from mondrian.core.files import files_hash, read_json
+from mondrian.core.files import files_hash, read_json, suggest_path
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
 from mondrian.model.provenance import BaseId
 from mondrian.model.tokenizer import ChatTokenizer
@@ -140,7 +140,8 @@ def fetch_base_folder(source: str) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         if source.count("/") != 1 or source.startswith((".", "models/")):
-            raise BaseModelError(f"no base model at {source}; see base.source in params.yaml")
+            hint = suggest_path(folder)
+            raise BaseModelError(f"no base model at {source}{hint}; see base.source in params.yaml")
         from mlx_vlm.utils import get_model_path
 
         try:

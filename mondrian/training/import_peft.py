@@ -1,34 +1,86 @@
 """Import a PEFT adapter that another trainer made from the prepared rows (docs/cluster.md)."""
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import mlx.core as mx
+from pydantic import BaseModel, FiniteFloat, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mondrian.core.adapter_folder import CONFIG_FILE, SAVED_FILES, WEIGHTS_FILE
+from mondrian.core.adapter_folder import CONFIG_FILE, LOG_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.core.files import open_atomic_folder, read_json
+from mondrian.core.files import check_output_file, check_output_folder, open_atomic_folder
 from mondrian.core.params import Params
-from mondrian.critique.rows import read_rows
+from mondrian.core.validation import format_validation_error
+from mondrian.critique.rows import read_train_and_val
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.provenance import build_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
-from mondrian.training.plan_report import PreparedFiles
+from mondrian.training.loss import Loss
+from mondrian.training.peft_config import has_same_base, simplify_peft_config
+from mondrian.training.progress import NO_TIMING, LossPoint
+from mondrian.training.run import write_metrics
+from mondrian.training.torch_file import read_torch_file
 
+_TORCH_FILE = "adapter_model.bin"
+_STATE_FILE = "trainer_state.json"
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-_INITS_KEEPING_BASE = (True, False, None, "gaussian", "orthogonal", "eva")  # init_lora_weights
-_PLAIN_LORA: dict[str, Any] = {  # values that a plain LoRA may have besides None
-    "bias": "none",
-    **dict.fromkeys(("rank_pattern", "alpha_pattern"), {}),
-    **dict.fromkeys(("lora_bias", "use_qalora", "fan_in_fan_out"), False),
-    **dict.fromkeys(("modules_to_save", "layer_replication", "alora_invocation_tokens")),
-    **dict.fromkeys(("trainable_token_indices", "target_parameters")),
-}
+
+
+class _LogEntry(BaseModel):
+    step: int
+    epoch: FiniteFloat = 0.0
+    loss: FiniteFloat | None = None
+    eval_loss: FiniteFloat | None = None
+
+
+class TrainerState(BaseModel):
+    """What transformers' Trainer writes next to an adapter: steps, epochs and losses."""
+
+    global_step: int | None = None
+    epoch: FiniteFloat | None = None  # 2.97 is in the third
+    num_train_epochs: FiniteFloat | None = None
+    log_history: list[_LogEntry] = []
+
+    def metrics(self, val_loss: float) -> dict[str, Any]:
+        """Return the content of train.json; what the trainer did not write is None."""
+        last_epoch = [
+            entry.loss
+            for entry in self.log_history
+            if entry.loss is not None and entry.epoch > (self.epoch or 0.0) - 1
+        ]
+        return {
+            "train_loss": round(fmean(last_epoch), 6) if last_epoch else None,
+            "val_loss": round(val_loss, 6),
+            "epoch": self.epoch and ceil(self.epoch),
+            "epochs": self.num_train_epochs and ceil(self.num_train_epochs),
+            "steps": self.global_step,
+        }
+
+    def loss_points(self, val_loss: float) -> list[LossPoint]:
+        """Return the losses that the trainer logged; without any of val, the one measured here."""
+        log = self.log_history
+        train = [(entry.step, "train", entry.loss) for entry in log if entry.loss is not None]
+        val = [(entry.step, "val", entry.eval_loss) for entry in log if entry.eval_loss is not None]
+        return train + (val or [(self.global_step or 0, "val", round(val_loss, 6))])
+
+
+@dataclass(frozen=True)
+class ImportPaths:
+    """Files of the train stage: rows that the adapter was trained on, and what it writes."""
+
+    train: Path
+    val: Path
+    output: Path  # adapter folder
+    metrics: Path  # train.json
 
 
 def normalize_weight_name(name: str) -> str:
@@ -42,65 +94,131 @@ def normalize_weight_name(name: str) -> str:
     return f"base_model.model.model.{path}.{ending}"
 
 
-def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
-    """Return float32 weights and the config; raise AdapterError if it is not a plain PEFT LoRA."""
-    config = read_json(folder / CONFIG_FILE)
-    if not isinstance(config, Mapping) or config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder / CONFIG_FILE} is not of a PEFT LoRA")
-    init = config.get("init_lora_weights", True)
-    if init not in _INITS_KEEPING_BASE:
-        raise AdapterError(
-            f"{folder}: init_lora_weights {init!r} changed the base's weights; convert it to a "
-            "plain LoRA first (PEFT: path_initial_model_for_weight_conversion)"
-        )
-    unsupported = [
-        f"{key}: {config[key]!r}"
-        for key, plain in _PLAIN_LORA.items()
-        if config.get(key) not in (plain, None)
-    ]
-    if unsupported:
-        raise AdapterError(
-            f"{folder}: an adapter with {', '.join(unsupported)} cannot be imported; train without"
-        )
+def read_peft_weights(folder: Path) -> lora.Tensors:
+    """Return float32 weights by the names in the file; AdapterError if it cannot be read."""
+    path, torch_path = folder / WEIGHTS_FILE, folder / _TORCH_FILE
+    if not path.exists() and torch_path.exists():
+        try:
+            return {name: mx.array(value) for name, value in read_torch_file(torch_path).items()}
+        except (OSError, ValueError) as error:
+            raise AdapterError(
+                f"{torch_path} cannot be read: {one_line(error, 160)}; convert it with torch, in "
+                f'{folder}: python -c "import torch, safetensors.torch as s; s.save_file({{k: '
+                f"v.contiguous() for k, v in torch.load('{_TORCH_FILE}', weights_only=True)"
+                f".items()}}, '{WEIGHTS_FILE}')\""
+            ) from None
     try:
-        with safe_open(folder / WEIGHTS_FILE, "numpy"):  # refuses a truncated file
-            weights: Any = mx.load(str(folder / WEIGHTS_FILE))  # numpy has no bfloat16
+        with safe_open(path, "numpy"):  # refuses a truncated file
+            weights: Any = mx.load(str(path))  # numpy has no bfloat16
     except (SafetensorError, OSError, RuntimeError) as error:
+        raise AdapterError(f"{path} cannot be read: {one_line(error, 160)}") from None
+    return {name: value.astype(mx.float32) for name, value in weights.items()}
+
+
+def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
+    """Return weights by this project's names and the config; AdapterError if not a plain LoRA."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        nested = sorted(file.parent.as_posix() for file in folder.glob(f"*/{CONFIG_FILE}"))
+        suggestion = f"; there is {nested[-1]}" if nested else ""
         raise AdapterError(
-            f"{folder / WEIGHTS_FILE} cannot be read: {one_line(error, 160)}"
-        ) from None
-    normalized = {
-        normalize_weight_name(n): value.astype(mx.float32) for n, value in weights.items()
-    }
-    if len(normalized) < len(weights):
-        raise AdapterError(
-            f"{folder / WEIGHTS_FILE} has one weight under two names; save a single PEFT adapter"
+            f"{folder} has no {CONFIG_FILE}; give the folder that PEFT saved{suggestion}"
         )
-    return normalized, dict(config)
+    weights = read_peft_weights(folder)
+    normalized = {normalize_weight_name(name): value for name, value in weights.items()}
+    if len(normalized) < len(weights):
+        raise AdapterError(f"{folder} has one weight under two names; save a single PEFT adapter")
+    modules = {_KIND.sub("", name).removeprefix("base_model.model.") for name in weights}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, Mapping):
+            raise ValueError("it is not a mapping")
+        return normalized, simplify_peft_config(config, modules)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{path} cannot be imported: {one_line(error, 600)}") from None
+
+
+def read_trainer_state(folder: Path) -> TrainerState:
+    """Return what is known of the training; AdapterError if the file is damaged."""
+    path = folder / _STATE_FILE
+    if not path.exists():
+        return TrainerState()
+    try:
+        return TrainerState.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise AdapterError(
+            f"{path} is damaged ({format_validation_error(error)}); delete it to import without "
+            "its losses"
+        ) from None
 
 
 def import_adapter(
-    folder: Path, output: Path, files: PreparedFiles, params: Params, cache_dir: Path
+    folder: Path, paths: ImportPaths, params: Params, cache_dir: Path, same_base: bool = False
 ) -> str:
-    """Write a PEFT adapter as one of this project, verify it, and return a summary."""
-    if output.resolve() == folder.resolve():
-        raise AdapterError(f"{output} is the adapter itself; give another folder")
+    """Write a PEFT adapter and its metrics as the train stage does; return a summary.
+
+    same_base  the base in adapter_config.json is base.source under another name
+
+    Raises AdapterError if it is not a plain LoRA on this base or has no effect.
+    """
+    if paths.output.resolve() == folder.resolve():
+        raise AdapterError(f"{paths.output} is the adapter itself; give another folder")
+    check_output_folder(paths.output, SAVED_FILES)
+    check_output_file(paths.metrics)
     weights, config = read_peft_adapter(folder)
+    trained_on = config.get("base_model_name_or_path")
+    if trained_on and not same_base:
+        _check_base(folder, str(trained_on), params)
+    state = read_trainer_state(folder)
+    train_rows, val_rows = read_train_and_val(paths.train, paths.val)
     base = vlm.load(params.base.source)
-    rows, val = read_rows(files.train), read_rows(files.val)
-    recipe = build_recipe(base.base_id, rows, files.train, params.image, params.train)
-    recipe["train"] = {"adopted": True, "peft_version": config.get("peft_version")}
+    recipe = build_recipe(base.base_id, train_rows, paths.train, params.image, params.train)
+    recipe["train"] = {"imported": True, "peft_version": config.get("peft_version")}
     base_layers = len(base.model.language_model.model.layers)
-    lora_config = adapter.read_lora_config(folder, weights, base_layers)
-    adapter.check_weights(lora.attach(base.model, lora_config), weights, folder)
-    lora.detach(base.model)
-    features = FeatureCache(
-        base, cache_dir / "features", params.machine.feature_cache_gb, with_pre_merger=True
+    try:
+        lora_config = lora.parse_peft_config(config, weights, base_layers)
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{folder / CONFIG_FILE} cannot be imported: {error}") from None
+    max_gb = params.machine.feature_cache_gb
+    features = FeatureCache(base, cache_dir / "features", max_gb, lora_config.train_projector)
+    try:
+        layers = lora.attach(base.model, lora_config)
+        filled = fill_modules(layers, weights)
+        adapter.check_weights(layers, filled, folder)
+        lora.load_lora_weights(layers, filled)
+        examples = build_examples(val_rows, params.train, features)
+        total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
+        val_loss = total / sum(sum(example.weights) for example in examples)
+        metrics = state.metrics(val_loss)
+        prompt, photo = examples[0].ids[: examples[0].start], features.get(examples[0].photo)
+        with open_atomic_folder(paths.output, SAVED_FILES) as staging:
+            adapter.save(staging, filled, lora_config, recipe, base_layers)
+            (staging / LOG_FILE).write_text(json.dumps(metrics) + "\n")
+            adapter.load_and_verify(base, staging, prompt, photo)
+    finally:
+        lora.detach(base.model)
+    write_metrics(paths.metrics, metrics, NO_TIMING, state.loss_points(val_loss))
+    zeros = len(filled) - len(weights)
+    note = f" ({zeros} more are zero, of modules without weights)" if zeros else ""
+    return (
+        f"imported {len(weights)} tensors of rank {lora_config.rank}{note} into {paths.output}, "
+        f"val loss {val_loss:.3f}"
     )
-    example = build_examples(val[:1], params.train, features)[0]
-    prompt = example.ids[: example.start]
-    with open_atomic_folder(output, SAVED_FILES) as staging:
-        adapter.save(staging, weights, lora_config, recipe, base_layers)
-        adapter.load_and_verify(base, staging, prompt, features.get(example.photo))
-    lora.detach(base.model)
-    return f"imported {len(weights)} tensors of rank {lora_config.rank} into {output}"
+
+
+def _check_base(folder: Path, trained_on: str, params: Params) -> None:
+    if not has_same_base(trained_on, params.base.source, params.base.name):
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is {trained_on}, base.source of "
+            f"params.yaml is {params.base.source}; if they are the same model, add --same_base"
+        )
+
+
+def fill_modules(layers: dict[str, lora.LoraLinear], weights: lora.Tensors) -> lora.Tensors:
+    """Return weights with those of an adapter without effect for each module that has none.
+
+    So an adapter of some modules in some layers is one of these modules in a range of layers.
+    """
+    adapted = {name.split(".lora_")[0] for name in weights}
+    initial = lora.lora_state_dict(layers)
+    return weights | {n: v for n, v in initial.items() if n.split(".lora_")[0] not in adapted}

@@ -5,12 +5,13 @@ states in the forward pass, while a chunk's logits exist: at most chunk x vocabu
 at a time, and none is computed twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_map
 
 from mondrian.core.params import TrainParams
@@ -143,6 +144,12 @@ class Loss:
         model, loss_fn = self.model, chunked_cross_entropy_eval
         losses = self._map_streams(rows, lambda p, _: self._loss(model, p, loss_fn, False))
         return sum(losses, mx.array(0.0))
+
+    def iter_eval_losses(self, rows: Sequence[Example]) -> Iterator[float]:
+        """Yield the eval loss of each batch of rows."""
+        for i in range(0, len(rows), self.params.batch_size):
+            batch = rows[i : i + self.params.batch_size]
+            yield float(np.array(self.compute_eval_loss(batch)))
 
     def compute_loss_and_grad(
         self, rows: Sequence[Example], seed: int, divisor: float

@@ -12,6 +12,8 @@ from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
 from mondrian.model.lora import Tensors
 
+LossPoint = tuple[int, str, float]  # step, curve (train or val), loss
+NO_TIMING = dict.fromkeys(("seconds", "tokens_per_second", "peak_memory_gb"))
 TrackerKind = Literal["none", "tensorboard", "wandb"]
 _SMOOTHING = 0.9  # of the running mean of the loss
 _MIN_STEPS = 10  # before a loss counts as growing
@@ -122,8 +124,7 @@ class TrainResult:
             "peak_memory_gb": round(self.peak_gb, 3),
         }
 
-    def loss_points(self) -> list[tuple[int, str, float]]:
-        """Return step, curve (train or val) and loss of each point of the loss plot."""
+    def loss_points(self) -> list[LossPoint]:
         keys = {"train": "loss", "val": "val_loss"}
         return [
             (entry["step"], curve, entry[key])

@@ -1,7 +1,8 @@
 """One training run on disk: inputs, lock, checkpoint, adapter folder, metrics."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +26,10 @@ from mondrian.model.generate import generate
 from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
-from mondrian.training.checkpoint import Checkpoint
+from mondrian.training.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.progress import TrainResult, open_tracker
+from mondrian.training.progress import LossPoint, TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
 
@@ -43,10 +44,6 @@ class RunPaths:
     def folder(self) -> Path:
         """Return the folder of the checkpoint, and of the best weights of a diverged run."""
         return self.cache / "train" / self.name
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,13 @@ class TrainingRun:
 
         Raises TrainingError if the run diverged, with its best weights saved, or is running.
         """
-        targets = [self.paths.checkpoint, self.paths.output]
+        targets = [self.paths.folder / CHECKPOINT_PATTERN, self.paths.output]
         is_main = self.world.rank == 0
         with lock_run_folder(self.paths.folder, targets) if is_main else nullcontext():
             features, train, val = self._prepare(data)
-            checkpoint = Checkpoint(self.paths.checkpoint, self._identity(data, features))
+            checkpoint = Checkpoint(self.paths.folder, self._identity(data, features))
+            if is_main and (message := checkpoint.describe_other_run()):
+                sys.stderr.write(f"{message}\n")
             result = self._train(features, train, val, checkpoint)
             try:
                 if is_main:
@@ -88,6 +87,8 @@ class TrainingRun:
                 checkpoint.remove()
                 raise TrainingError(f"{error}; see train.learning_rate in params.yaml") from None
             self.world.barrier()  # other ranks keep their checkpoint until the adapter is saved
+            if not result.halt_reason:
+                checkpoint.remove_others()
             checkpoint.remove()
         if result.halt_reason:
             epoch = result.saved_epoch()
@@ -151,10 +152,20 @@ class TrainingRun:
         output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
-            folder = self.paths.metrics.parent
-            write_csv(folder / "loss.csv", ("step", "curve", "loss"), result.loss_points())
-            write_json(folder / "train_timing.json", result.timing())
-            write_json(self.paths.metrics, result.metrics())
+            path = self.paths.metrics
+            write_metrics(path, result.metrics(), result.timing(), result.loss_points())
+
+
+def write_metrics(
+    path: Path,
+    metrics: Mapping[str, Any],
+    timing: Mapping[str, Any],
+    loss_points: Sequence[LossPoint],
+) -> None:
+    """Write the metrics of a run, and next to them its times and its loss curves."""
+    write_csv(path.parent / "loss.csv", ("step", "curve", "loss"), loss_points)
+    write_json(path.parent / "train_timing.json", timing)
+    write_json(path, metrics)
 
 
 def save_adapter(
@@ -199,7 +210,8 @@ def evaluate_samples(
 def lock_run_folder(folder: Path, targets: Sequence[Path]) -> Iterator[None]:
     """Lock `folder` or raise TrainingError; the lock ends with the process.
 
-    targets  files and folders written atomically: staging files of a killed run are removed
+    targets  files and folders written atomically, or patterns of their names: staging files of a
+             killed run are removed
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -179,10 +179,10 @@ class Trainer:
 
     def _validate(self) -> float:
         """Return the weighted mean cross-entropy of supervised val tokens, without dropout."""
-        total, size = 0.0, self.params.batch_size
+        total = 0.0
         shard = shard_by_length(self.val_examples, self.world.rank, self.world.size)
-        for i in range(0, len(shard), size):
-            total += float(np.array(self.loss.compute_eval_loss(shard[i : i + size])))
+        for loss in self.loss.iter_eval_losses(shard):
+            total += loss
             if self.world.size == 1:
                 self._exit_if_stopped()
         total = self.world.sum_numbers(total)[0]
@@ -222,7 +222,8 @@ class Trainer:
             bar.write(
                 f"epoch {entry['epoch']} of {self.params.epochs}: train loss "
                 f"{entry['train_loss']:.3f}, val loss {entry['val_loss']:.3f}{best}; "
-                f"{self.progress.seconds:.0f} s"
+                f"{self.progress.seconds:.0f} s",
+                file=sys.stderr,  # at once, also into a pipe
             )
 
     def _show_progress(self, bar: Any) -> None:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from mondrian.cli.summary import describe_advisor
+from mondrian.cli.summary import describe_advisor, describe_training
 from mondrian.core.files import write_json
+from mondrian.training.progress import NO_TIMING
 
 
 @pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
@@ -46,3 +47,8 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     assert "warning: base_compliance" in text
     assert "warning: the adapter takes 50% more time" in text
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_an_imported_adapter_has_a_val_loss_only() -> None:
+    train = {"train_loss": None, "val_loss": 0.5, "epoch": None, "epochs": None, "steps": None}
+    assert describe_training(train, NO_TIMING) == "adapter imported, val loss 0.500"

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from mondrian.core.errors import DataError
-from mondrian.core.files import files_hash, open_atomic_folder, read_json, write_json, write_text
+from mondrian.core.files import (
+    files_hash,
+    open_atomic_folder,
+    read_json,
+    suggest_path,
+    write_json,
+    write_text,
+)
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
@@ -34,6 +41,16 @@ def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
             (staging / "missing" / "file").touch()
     assert (folder / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_missing_path_suggests_a_similar_one_or_names_the_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.db").touch()
+    assert suggest_path(tmp_path / "photos/A.db") == f"; there is {tmp_path}/photos/a.db"
+    assert suggest_path(tmp_path / "photo/mondrian.db") == f"; there is {tmp_path}/photos"
+    assert suggest_path(tmp_path / "disk/mondrian.db") == f"; there is no {tmp_path}/disk"
+    assert suggest_path(tmp_path / "photos/other") == ""
+    assert suggest_path(tmp_path) == ""
 
 
 def test_a_folder_is_replaced_completely(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import load_params
+from mondrian.core.params_file import replace_values
 from tests.conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -37,7 +39,7 @@ def test_an_exponent_without_a_point_is_a_number_as_dvc_writes_it(tmp_path: Path
         path.write_text(SHIPPED.replace("weight_decay: 0.0", f"weight_decay: {text}"))
         assert load_params(path).train.weight_decay == value
     assert "experiment is" in read_errors(
-        tmp_path, SHIPPED.replace('experiment: "1"', "experiment: 1e3")
+        tmp_path, SHIPPED.replace("experiment: '1'", "experiment: 1e3")
     )
 
 
@@ -51,19 +53,26 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_persona_that_is_not_written_yet_is_an_error(tmp_path: Path) -> None:
+    text = replace_values(SHIPPED, {"advisors": ["weston"]}, {"personas": {"weston": ""}})
+    assert "personas of weston: empty; write a few sentences" in read_errors(tmp_path, text)
+
+
 def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
-    text = SHIPPED.replace("advisors: [ansel, okeefe]", "advisors: [ansel, weston]")
+    text = SHIPPED.replace("- okeefe", "- weston")
     assert "personas has no text for 'weston'" in read_errors(tmp_path, text)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("[ansel, okeefe]", "['../x']", "advisors.0 is '../x'"),
-        ("[ansel, okeefe]", "[ansel, ansel]", "has an advisor twice"),
+        ("- okeefe", "- '../x'", "advisors.1 is '../x'"),
+        ("- okeefe", "- ansel", "has an advisor twice"),
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
         ("You are Ansel Adams.", "You are <image>.", "contains <image>"),
+        ("db_path: data", "db_path: ~/data", "application.db_path is '~/data/sample/mondrian"),
+        ("source: models", "source: ~/models", "DVC does not expand ~; write /"),
         ("max_grad_norm: 1.0", "max_grad_norm: " + "x" * 9_999, "train.max_grad_norm is 'xxx"),
         ("max_grad_norm: 1.0", "max_grad_norm: 2024-13-45", "is not YAML"),
     ],
@@ -76,16 +85,37 @@ def test_invalid_values_are_rejected(tmp_path: Path, old: str, new: str, expecte
 
 
 def test_every_value_is_explained() -> None:
+    """By a comment on its line, or on a line of its own above."""
     sections = [line.split(":")[0] for line in SHIPPED.splitlines() if line[:1].isalpha()]
     assert sections == list(yaml.safe_load(SHIPPED))
-    before, _, rest = SHIPPED.partition("\nprofiles:")  # names and prose need no comment
-    counted = before + rest[rest.index("\napplication:") :]
-    values = [line for line in counted.splitlines() if line.startswith("  ") and ":" in line]
-    values = [line for line in values if not line.lstrip().startswith("#")]
-    unexplained = [
-        line
-        for line in values
-        if "#" not in line and not line.startswith(("  ansel:", "  okeefe:", "  db_path:"))
-    ]
-    assert len(values) > 25
+    before, _, rest = SHIPPED.partition("\npersonas:")  # names and prose need no comment
+    lines = (before + rest[rest.index("\napplication:") :]).splitlines()
+    values = unexplained = 0
+    below_comment = False
+    for line in lines:
+        is_comment = line.lstrip().startswith("#")
+        below_comment = is_comment or (below_comment and "#" not in line)
+        if line.startswith("  ") and not is_comment:
+            values += 1
+            unexplained += "#" not in line and not below_comment
+    assert values > 80
     assert not unexplained
+
+
+@pytest.mark.parametrize(
+    ("override", "old", "new"),
+    [
+        ("train.learning_rate=1e-3", "learning_rate: 2.0e-3 ", "learning_rate: 0.001  "),
+        ("link.thumbnails=use", "thumbnails: leave_out ", "thumbnails: use       "),
+        ("base.source=a/b", "source: models/base/mondrian-tiny", "source: a/b"),
+        ("advisors=[ansel]", "- okeefe\n", ""),
+    ],
+)
+def test_dvc_exp_run_changes_nothing_but_the_value(
+    tmp_path: Path, override: str, old: str, new: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED)
+    apply_overrides(path, [override])  # what `dvc exp run -S` calls
+    assert SHIPPED.count(old) == 1
+    assert path.read_text() == SHIPPED.replace(old, new)

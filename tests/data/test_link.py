@@ -188,8 +188,31 @@ def test_an_error_about_an_unknown_advisor_names_the_others(
 ) -> None:
     path = make_db({"advisor": "okeefe, weston"})
     with pytest.raises(
-        DataError, match="no finished job of advisor 'ansel'; its other advisors: okeefe"
+        DataError, match="no finished job of advisor 'ansel'; finished jobs of others: okeefe 1"
     ):
+        run_link(path, params)
+
+
+def test_entries_with_other_keys_are_an_error_that_names_them(
+    source: Path, tmp_path: Path, critique: Critique, params: Params
+) -> None:
+    path = tmp_path / "critiques.jsonl"
+    text = serialize_critique(critique)
+    entries = [{"photo": "0.jpg", "kritik": text}, {"foto": "0.jpg", "text": text}]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.raises(DataError) as error:
+        run_link(path, params)
+    assert "no_text: job line-000001: no critique or text or " in str(error.value)
+    assert "among its keys: photo, kritik" in str(error.value)
+    assert "image_missing: job line-000002: no photo or image or " in str(error.value)
+
+
+def test_an_error_without_a_finished_job_names_the_statuses(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    path = make_db(*({"status": status} for status in ("finished", "Finished ", None)))
+    expected = "ansel': finished is done or completed, its jobs are 'finished' 2, '' 1$"
+    with pytest.raises(DataError, match=expected):
         run_link(path, params)
 
 

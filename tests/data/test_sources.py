@@ -41,7 +41,7 @@ def test_a_line_contains_its_critique_in_one_of_three_ways(
     results = [parse_critique(job.text) for job in jobs]
     assert all(isinstance(r, ParsedCritique) and r.critique == critique for r in results)
     with open_source(path) as source:
-        assert source.count_by_advisor() == {"all": 2, "okeefe, ansel": 1, "okeefe": 1}
+        assert source.count_jobs().count_finished_by_advisor() == {"ansel": 3, "okeefe": 4}
 
 
 single_line = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"))
@@ -90,7 +90,8 @@ def test_a_table_contains_its_critique_in_one_column_or_in_many(
     [
         ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
         ("a.csv", b"", "it has no columns"),
-        ("a.csv", b'photo,critique\n"a', "is it a CSV"),
+        ("a.csv", b'photo,critique\n"a\nb",c\n\n"d', "row in line 5: .*; is it a CSV"),
+        ("a.csv", b"photo,comments\n", "no column critique or text or .*; it has photo, comments"),
         ("a.csv", b"photo;critique\na;b\n", "columns are separated by commas"),
         (
             "a.csv",
@@ -109,6 +110,21 @@ def test_an_invalid_list_is_an_error_that_names_the_problem(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_jobs(tmp_path / name)
+
+
+def test_a_row_is_named_after_its_first_line_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('\nphoto,critique\na.jpg,"two\nlines"\n\nb.jpg,one\n')
+    assert [job.id for job in read_jobs(path)] == ["line-000003", "line-000006"]
+    path = tmp_path / "a.jsonl"
+    path.write_text('\n{"photo": "a.jpg"}\n\n{"photo": "b.jpg"}\n')
+    assert [job.id for job in read_jobs(path)] == ["line-000002", "line-000004"]
+
+
+def test_a_folder_without_a_list_names_its_databases(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").touch()
+    with pytest.raises(DataError, match=r"give the database itself: .*/jobs\.db$"):
+        locate_source(tmp_path)
 
 
 def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Path) -> None:
@@ -134,7 +150,7 @@ def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Pat
 
 
 def test_a_folder_is_resolved_to_its_list_and_photos(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder without critiques.jsonl, .*such as .*mondrian.db"):
+    with pytest.raises(DataError, match=r"folder without critiques.jsonl, .*; and without a"):
         locate_source(tmp_path)
     (tmp_path / "critiques.csv").touch()
     assert locate_source(tmp_path) == tmp_path / "critiques.csv"

@@ -90,9 +90,15 @@ def test_an_answer_is_cached_for_its_own_identity_and_prompt_only(tmp_path: Path
     key = cache.key("base", 1, [1, 2], "ansel/1")
     cache.add(key, answer)
     with path.open("a") as file:
-        file.write('{"identity": "cut sh')
-    assert AnswerCache(path, {"base": "a"}).answers == {key: answer}
-    assert AnswerCache(path, {"base": "b"}).answers == {}
+        file.write('{"digest": "cut sh')
+    same, other = AnswerCache(path, {"base": "a"}), AnswerCache(path, {"base": "b"})
+    assert (same.answers, other.answers) == ({key: answer}, {})
+    assert same.describe_other_run() == ""
+    assert "starts over: " in (message := other.describe_other_run())
+    assert "base (a, now b); restore them to resume it" in message
+    other.add(key, answer)
+    assert AnswerCache(path, {"base": "a"}).answers == {key: answer}  # settings restored
+    assert AnswerCache(path, {"base": "b"}).describe_other_run() == ""
     assert cache.key("base", 1, [1, 3], "ansel/1") != key
 
 

@@ -81,8 +81,8 @@ def test_cached_answers_are_not_generated_again(
 
     answers = generate()
     lines = path.read_text().splitlines()
-    assert len(lines) == 3
-    path.write_text("\n".join([lines[1], lines[0][:40]]) + "\n")  # interrupted after one
+    assert len(lines) == 4
+    path.write_text("\n".join([*lines[:2], lines[2][:40]]) + "\n")  # interrupted after one
     resumed = generate()
     assert [answer.ids for answer in resumed] == [answer.ids for answer in answers]
 

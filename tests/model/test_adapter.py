@@ -98,9 +98,15 @@ def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop(next(iter(w))), "is missing"),
-        (lambda w: w.update(other=np.zeros(3, np.float32)), "other does not exist in this base"),
-        (lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}), "expected"),
+        (lambda w: w.pop(next(iter(w))), "has no lora_"),
+        (
+            lambda w: w.update(other=np.zeros(3, np.float32)),
+            "other cannot be adapted in this base",
+        ),
+        (
+            lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}),
+            "has rank 1, adapter_config",
+        ),
         (lambda w: w.update({k: v * np.nan for k, v in w.items()}), "contains NaN or inf"),
         (
             lambda w: w.update({k: v * 0 for k, v in w.items() if "lora_B" in k}),
@@ -131,9 +137,15 @@ def test_another_base_is_refused_by_name(base_vlm: Any, folder: Path) -> None:
         adapter.load(base_vlm.model, "0" * 64, folder)
 
 
-def test_a_folder_without_a_recipe_is_refused(base_vlm: Any, tmp_path: Path) -> None:
+def test_a_missing_file_or_folder_is_named(base_vlm: Any, folder: Path) -> None:
+    (folder / WEIGHTS_FILE).unlink()
+    with pytest.raises(AdapterError, match=r"has no adapter_model.safetensors"):
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
+    (folder / "recipe.json").unlink()
     with pytest.raises(AdapterError, match=r"has no recipe.json"):
-        adapter.load(base_vlm.model, base_vlm.hash, tmp_path)
+        adapter.load(base_vlm.model, base_vlm.hash, folder)
+    with pytest.raises(AdapterError, match=r"is not a folder"):
+        adapter.load(base_vlm.model, base_vlm.hash, folder / "ansel")
 
 
 @pytest.mark.parametrize(

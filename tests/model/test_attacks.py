@@ -101,7 +101,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: P
 
 
 def test_a_checkpoint_whose_bytes_changed_is_damaged(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.safetensors", {})
+    checkpoint = Checkpoint(tmp_path, {})
     adapter, optimizer = {"a": mx.ones((64, 64))}, {"m": mx.zeros((8,))}
     checkpoint.save(CheckpointState(TrainingProgress(), adapter, optimizer, {}))
     assert checkpoint.load() is not None

@@ -19,9 +19,9 @@ def test_staging_files_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Pa
     target, other = tmp_path / "adapter", tmp_path / "adapter-2"
     for folder in (target, other, tmp_path / ".adapter.x1", tmp_path / ".adapter.x2.old"):
         folder.mkdir()
-    (tmp_path / ".checkpoint.st.y").write_text("half")
+    (tmp_path / ".checkpoint-1.st.y").write_text("half")
     (tmp_path / ".adapter-2.z").mkdir()
-    with lock_run_folder(tmp_path / "run", [target, tmp_path / "checkpoint.st"]):
+    with lock_run_folder(tmp_path / "run", [target, tmp_path / "checkpoint*.st"]):
         names = {path.name for path in tmp_path.iterdir()}
     assert names == {"adapter", "adapter-2", ".adapter-2.z", "run"}
 

@@ -235,8 +235,8 @@ def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
     assert expected.metrics()["steps"] == 4
     for saves in range(1, 4):
         lora.detach(base_vlm.model)
-        checkpoint = Checkpoint(tmp_path / "run.safetensors", {})
-        services = TrainerServices(InterruptingCheckpoint(checkpoint.path, {}, [saves]), 1)
+        checkpoint = Checkpoint(tmp_path, {})
+        services = TrainerServices(InterruptingCheckpoint(tmp_path, {}, [saves]), 1)
         with pytest.raises(Interrupted):
             run_trainer(cache, examples, examples[:1], settings, services)
         lora.detach(base_vlm.model)
@@ -256,7 +256,7 @@ def test_a_run_ended_by_early_stopping_is_not_continued(
         update={"epochs": 4, "early_stopping_patience": 1, "learning_rate": 0.5}
     )
     examples = build_examples(rows, settings, cache)
-    services = TrainerServices(Checkpoint(tmp_path / "run.safetensors", {}))
+    services = TrainerServices(Checkpoint(tmp_path, {}))
     first = run_trainer(cache, examples, examples[:2], settings, services)
     lora.detach(base_vlm.model)
     assert len(first.epochs()) < 4

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, REQUIRED_FILES, WEIGHTS_FILE
-from mondrian.core.errors import AdapterError
+from mondrian.core.errors import AdapterError, one_line
+from mondrian.core.files import suggest_path
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
 from mondrian.serving.engines.base import Adapter, ModelDied
@@ -25,7 +26,8 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
     no adapter can be loaded.
     """
     if not path.exists():
-        raise AdapterError(f"--lora_path {path} does not exist; train (dvc repro) or mondrian pull")
+        hint = suggest_path(path) or "; train (dvc repro) or mondrian pull"
+        raise AdapterError(f"--lora_path {path} does not exist{hint}")
     candidates = [path]
     if not _has_recipe(path):
         children = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
@@ -33,6 +35,12 @@ def find_adapters(path: Path) -> tuple[dict[str, Path], list[str]]:
     # Resolved, as `current` may be switched while the files of a folder are read.
     folders = [folder.resolve() for folder in candidates if _has_recipe(folder)]
     if not folders:
+        foreign = next((f for f in (path, *candidates) if (f / CONFIG_FILE).is_file()), None)
+        if foreign:
+            raise AdapterError(
+                f"--lora_path {path}: {foreign} has no {RECIPE_FILE}; "
+                "mondrian import-adapter writes one for an adapter that was trained elsewhere"
+            )
         raise AdapterError(
             f"--lora_path {path} holds no adapter ({RECIPE_FILE}, {CONFIG_FILE}, {WEIGHTS_FILE}) "
             "and no folder of one; train one (dvc repro), or fetch one (mondrian pull)"
@@ -58,14 +66,15 @@ def _has_recipe(folder: Path) -> bool:
 
 
 def _read_advisor(folder: Path) -> str:
+    file = folder / RECIPE_FILE
     try:
-        advisor = json.loads((folder / RECIPE_FILE).read_bytes())["advisor"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise AdapterError(
-            f"{folder / RECIPE_FILE} is damaged; train again or copy again"
-        ) from None
+        recipe = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = one_line(error, 160)
+        raise AdapterError(f"{file} cannot be read: {reason}; train again or copy again") from None
+    advisor = recipe.get("advisor") if isinstance(recipe, dict) else None
     if not isinstance(advisor, str):
-        raise AdapterError(f"{folder / RECIPE_FILE}: advisor is {advisor!r}; it must be a name")
+        raise AdapterError(f"{file}: advisor is {advisor!r:.80}; it must be a name")
     return advisor
 
 

@@ -1,0 +1,36 @@
+"""mondrian check: find what DVC would only report as a missing file, or a stage after hours."""
+
+from pathlib import Path
+
+from mondrian.cli.parser import add_params, command_parser
+from mondrian.core.errors import ParamsError
+from mondrian.core.files import suggest_path
+from mondrian.core.params import Params, load_params
+from mondrian.data.application import find_application
+
+_SAMPLE = Path("data/sample")  # dvc repro renders it
+
+
+def main(argv: list[str]) -> None:
+    parser = command_parser("check", "mondrian check && dvc repro")
+    add_params(parser)
+    args = parser.parse_args(argv)
+    params = load_params(args.params)
+    if problems := find_missing_paths(params, args.params.parent):
+        raise ParamsError("\n  ".join([f"{args.params}: paths that do not exist", *problems]))
+    source = args.params.parent / params.application.db_path
+    if source.exists():
+        photos = args.params.parent / params.application.source_dir
+        print(find_application(source, photos, params.advisors).describe_jobs())
+    print(f"{args.params} is complete; next: dvc repro")
+
+
+def find_missing_paths(params: Params, project: Path) -> list[str]:
+    paths = {f"application.{key}": path for key, path in params.application}
+    if params.base.source.startswith(("/", ".", "models/")):  # others are names on the hub
+        paths["base.source"] = params.base.source
+    return [
+        f"{name} is {path!r}{suggest_path(project / path)}"
+        for name, path in paths.items()
+        if not (project / path).exists() and not Path(path).is_relative_to(_SAMPLE)
+    ]

@@ -1,0 +1,42 @@
+import pytest
+
+from mondrian.core.errors import ParamsError
+from mondrian.core.params_file import replace_values
+
+TEXT = """\
+advisors: [a, b]   # who
+
+personas:          # a long line that stays as it is, although it has more than eighty columns
+  a: "You are A."
+
+train:
+  epochs: 5        # how often
+  learning_rate: 2.0e-3  # peak
+"""
+
+
+def test_only_the_given_values_change() -> None:
+    values = {"advisors": ["c", "a"], "train": {"epochs": 3, "learning_rate": 0.002}}
+    text = replace_values(TEXT, values, {"personas": {"c": "", "d": "", "a": ""}})
+    assert text == TEXT.replace("[a, b]", "[c, a]").replace("epochs: 5", "epochs: 3").replace(
+        '  a: "', "  c: ''\n  d: ''\n  a: \""
+    )
+
+
+@pytest.mark.parametrize("values", [{}, {"advisors": ["a", "b"], "train": {"epochs": 5}}])
+def test_equal_values_leave_a_file_of_any_form_as_it_is(values: dict[str, object]) -> None:
+    text = TEXT.replace("[a, b]", "\n  -   a\n  - b")
+    assert replace_values(text, values, {"personas": {"a": ""}}) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "params.yaml is None; it must be a section"),
+        ("train: 3\n", "params.yaml: train is 3; it must be a section"),
+        ("train: [", "params.yaml is not YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_edited_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        replace_values(text, {"train": {"epochs": 3}}, {})

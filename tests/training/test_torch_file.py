@@ -1,0 +1,134 @@
+"""Files by torch.save, read without torch."""
+
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mondrian.training.torch_file import read_torch_file
+
+SAVED = Path(__file__).parent / "torch_saved.bin"  # written by torch 2.13 from three tensors
+
+
+class _Storage:
+    def __init__(self, kind: str, key: int, array: np.ndarray) -> None:
+        self.kind, self.key, self.array = kind, key, array
+
+
+class _Tensor:
+    def __init__(self, storage: _Storage, *layout: Any) -> None:
+        self.storage, self.layout = storage, layout
+
+    def __reduce__(self) -> Any:
+        function = sys.modules["torch._utils"]._rebuild_tensor_v2
+        return function, (self.storage, *self.layout, False, OrderedDict())
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        if not isinstance(obj, _Storage):
+            return None
+        kind = getattr(sys.modules["torch"], obj.kind)
+        return "storage", kind, str(obj.key), "cpu", obj.array.size
+
+
+def write_torch_file(
+    path: Path, content: Any, storages: list[_Storage], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Write what torch.save writes, by modules with torch's names."""
+    utils, torch = ModuleType("torch._utils"), ModuleType("torch")
+
+    def _rebuild_tensor_v2() -> None: ...
+
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
+        "torch._utils",
+        "_rebuild_tensor_v2",
+    )
+    utils.__dict__["_rebuild_tensor_v2"] = _rebuild_tensor_v2
+    for name in ("FloatStorage", "LongStorage"):
+        torch.__dict__[name] = type(name, (), {"__module__": "torch"})
+    with monkeypatch.context() as patch, zipfile.ZipFile(path, "w") as archive:
+        patch.setitem(sys.modules, "torch", torch)
+        patch.setitem(sys.modules, "torch._utils", utils)
+        with archive.open("archive/data.pkl", "w") as file:
+            _Pickler(file, 2).dump(content)
+        archive.writestr("archive/byteorder", "little")
+        for storage in storages:
+            archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
+    return path
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    storages = [_Storage("FloatStorage", i, array) for i, array in enumerate(tensors.values())]
+    content = {
+        name: _Tensor(
+            storage, 0, array.shape, tuple(step // array.itemsize for step in array.strides)
+        )
+        for (name, array), storage in zip(tensors.items(), storages, strict=True)
+    }
+    return write_torch_file(path, content, storages, monkeypatch)
+
+
+def test_the_tensors_that_torch_saved_are_read() -> None:
+    tensors = read_torch_file(SAVED)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    expected = {
+        name.format("A"): np.arange(6).reshape(2, 3) / 8,  # bfloat16
+        name.format("B"): np.arange(8).reshape(4, 2),  # float32
+        "h": np.ones(2),  # float16
+    }
+    assert tensors.keys() == expected.keys()
+    for key, value in expected.items():
+        assert tensors[key].dtype == np.float32
+        assert np.array_equal(tensors[key], value)
+
+
+def test_other_content_is_refused_and_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "executed",)
+
+    path = write_torch_file(tmp_path / "a.bin", {"a": Attack()}, [], monkeypatch)
+    with pytest.raises(ValueError, match="which is not a tensor"):
+        read_torch_file(path)
+    assert not (tmp_path / "executed").exists()
+    path = write_torch_file(tmp_path / "b.bin", {"a": 1}, [], monkeypatch)
+    with pytest.raises(ValueError, match="more than tensors by name"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout", "message"),
+    [
+        ("FloatStorage", (0, (3, 2), (1, 3)), "not contiguous"),
+        ("FloatStorage", (1, (2, 3), (3, 1)), "longer than its data"),
+        ("FloatStorage", (-1, (2, 3), (3, 1)), "longer than its data"),
+        ("LongStorage", (0, (2, 3), (3, 1)), "torch.LongStorage"),
+    ],
+)
+def test_a_tensor_that_is_none_of_an_adapter_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: Any, message: str
+) -> None:
+    storage = _Storage(kind, 0, np.zeros(6, np.float32))
+    content = {"a": _Tensor(storage, *layout)}
+    path = write_torch_file(tmp_path / "a.bin", content, [storage], monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 500, 1500])
+def test_a_truncated_torch_file_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(SAVED.read_bytes()[:length])
+    with pytest.raises(ValueError, match="BadZipFile"):
+        read_torch_file(path)
