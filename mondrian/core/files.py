@@ -154,6 +154,25 @@ def _add_filename(error: BaseException, path: Path) -> BaseException:
     return error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file, after an incomplete one too; it is on disk on return."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    try:
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(f"{line}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _add_filename(error, path) from None
+    if is_new:
+        fsync_path(path.parent)
+
+
 def _swap_folder(staging: Path, path: Path) -> None:
     """Rename the old folder away and the new one into its place; undo if the latter fails."""
     old = staging.with_name(staging.name + ".old")

@@ -1,7 +1,6 @@
 """Batched generation of evaluation answers, with a resumable cache, and their report entries."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mondrian.core.errors import EvaluationError
+from mondrian.core.files import append_line
 from mondrian.core.params import EvaluateParams
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
@@ -89,12 +89,7 @@ class AnswerCache:
         self._append(self.path, {"key": key, "answer": asdict(answer)})
 
     def _append(self, path: Path, entry: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            line = json.dumps({"digest": self._digest} | entry, ensure_ascii=False)
-            file.write(f"{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(path, json.dumps({"digest": self._digest} | entry, ensure_ascii=False))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from mondrian.core.errors import ReleaseError, join_first
-from mondrian.core.files import file_hash, fsync_path
+from mondrian.core.files import append_line, file_hash, fsync_path
 from mondrian.registry import release_record
 from mondrian.registry.release_record import RELEASE_FILE, Release, StrictRecord
 from mondrian.registry.version import Version, parse_version, version_tag
@@ -65,16 +65,7 @@ def read_history(path: Path) -> list[HistoryEntry]:
 
 
 def append_history(path: Path, entry: HistoryEntry) -> None:
-    """Append an entry; it is on disk when this returns."""
-    is_new = not path.exists()
-    with path.open("ab+") as file:
-        if file.tell() and path.read_bytes()[-1:] != b"\n":
-            file.write(b"\n")  # after an incomplete line
-        file.write(json.dumps(entry.model_dump()).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        fsync_path(path.parent)
+    append_line(path, json.dumps(entry.model_dump()))
 
 
 def select_retained(current: str, entries: list[HistoryEntry]) -> set[str]:
