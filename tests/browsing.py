@@ -19,7 +19,7 @@ _FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-PATIENCE = 60_000  # ms; an idle machine needs a fraction of it
+PATIENCE = 300_000  # ms; an idle machine needs a fraction of it
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 # Record every state of the critique's text while it is generated.

@@ -100,10 +100,10 @@ def make_small_clone(folder: Path) -> Clone:
         "db_path": str(application / "mondrian.db"),
         **dict.fromkeys(("source_dir", "analysis_dir", "html_dir"), str(application / "source")),
     }
-    params["prepare"]["val_fraction"] = 0.25
+    params["prepare"]["val_fraction"] = 0.17
     params["train"]["epochs"] = 3
     params["evaluate"]["few_shot_examples"] = 1
-    params["evaluate"]["consistency"] |= {"photos": 1, "samples": 2}
+    params["evaluate"]["consistency"] |= {"photos": 1, "samples": 0}
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     clone.commit("small sample")
     return clone

@@ -39,14 +39,16 @@ SLOWEST_FILES = (  # the slowest first
     "test_run_cache",
     "serving/test_faults",
     "registry/test_outages",
-    "training/test_resume",
-    "evaluation/test_evaluate",
-    "training/test_trainer",
-    "registry/test_release",
+    "serving/test_rollout",
     "registry/test_pull",
     "serving/test_contract",
     "serving/test_pages",
-    "serving/test_rollout",
+    "training/test_trainer",
+    "evaluation/test_evaluate",
+    "sample/test_sample",
+    "registry/test_release",
+    "evaluation/test_crossvalidation",
+    "training/test_resume",
 )
 SAMPLE_SEED = 7  # not the seed of the shipped sample
 JOB_COLUMNS = (

@@ -112,7 +112,7 @@ def collect_feedback(client: httpx2.Client) -> None:
     for i in range(NUM_REVIEWED):
         job = analyze_as(client, scene_photo(i), f"client-{i}", "lora")["job_id"]
         review(client, job, write_critique("ansel", draw_scene(SEED, i)), i)
-    for i in range(30):
+    for i in range(12):
         analyze_as(client, scene_photo(i % 3), f"visitor-{i}", "baseline")
 
 

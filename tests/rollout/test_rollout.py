@@ -31,6 +31,7 @@ from mondrian.serving.assignment import hash_to_unit_interval
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
+from tests.waiting import PATIENCE
 
 HOUR = 3600.0
 RECORD = RolloutRecord(
@@ -327,7 +328,7 @@ def test_one_of_several_services_makes_a_decision(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sorted(results) == [False] * 5 + [True]
     assert begin(store, "v1").step == 1
     actions = [decision.action for decision in store.list_decisions(record.id)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mondrian.serving.engines.base import EngineState
 from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
+from tests.waiting import PATIENCE
 
 # exclusive, loop turns in its slot, loop turns until it is cancelled (0: never)
 REQUESTS = st.lists(
@@ -49,7 +50,7 @@ async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> Non
             for _ in range(turns_to_cancel):
                 await asyncio.sleep(0)
             task.cancel()
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
     assert all(r is None or isinstance(r, asyncio.CancelledError) for r in results)
     assert (admission.busy, admission.waiting) == (0, 0)
     assert completed == sum(result is None for result in results)

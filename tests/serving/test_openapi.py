@@ -21,7 +21,7 @@ from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
-EXAMPLES = 40  # of each operation
+EXAMPLES = 25  # of each operation
 SKIPPED_CHECKS = (
     "positive_data_acceptance",  # random bytes are not a photo and are rejected
     "unsupported_method",  # Starlette's Allow header has the methods of a path's first route only

@@ -20,6 +20,7 @@ from tests.browsing import fill_in_form, open_page, overflow_width, request_crit
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, run_service
 from tests.serving.test_contract import wait_until
+from tests.serving.test_faults import model_process
 
 HEIC = ROOT / "tests/core/rendered.heic"
 EVIL = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</textarea></style>"
@@ -125,8 +126,13 @@ def test_a_critique_appears_while_it_is_generated(
         caption = page.locator("[data-preview] figcaption")
         expect(caption).to_contain_text(path.name)
         expect(page.locator("[data-preview] img")).to_be_visible(visible=kind == "jpeg")
+        model = model_process(service)
+        assert model
+        model.suspend()  # until the page listens
         upload(service, *[photo] * 8, wait=False)  # so that generation takes a while
-        page.click("text=Get critique")
+        with page.expect_request("**/live/*"):
+            page.click("text=Get critique")
+        model.resume()
         page.wait_for_url("**/view/*")
         article = page.locator("article")
         expect(article.locator("h4")).to_have_count(7)
@@ -290,7 +296,8 @@ def test_a_note_is_not_lost_when_the_other_arm_arrives(
     routes: list[Route] = []
     with open_page(browser, service.url) as (page, _):
         page.route("**/live/*", lambda route: routes.append(route))
-        page.goto(f"/view/{other}")
+        with page.expect_request("**/live/*"):
+            page.goto(f"/view/{other}")
         page.get_by_label("Note (optional)").fill("half a thought")
         ended = 'data: {"ended": true}\n\n'
         routes[0].fulfill(status=200, content_type="text/event-stream", body=ended)

@@ -19,6 +19,7 @@ from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import migrate
 from tests.conftest import ROOT
 from tests.releasing import write_release
+from tests.waiting import PATIENCE
 
 
 class FakeEngine:
@@ -86,6 +87,7 @@ def test_a_request_waits_for_the_rollout_of_a_version_that_was_just_pulled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mondrian.serving.rollout_controller.POLL_INTERVAL", 0.05)
+    monkeypatch.setattr("mondrian.serving.rollout_controller.ROLLOUT_START_TIMEOUT", PATIENCE)
     engine = FakeEngine(tmp_path)
     controller = make_controller(tmp_path, engine)
     engine.serve("v1")

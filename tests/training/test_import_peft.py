@@ -110,7 +110,7 @@ def test_an_imported_adapter_can_be_evaluated(
         prepared_dir / "val.json",
         "--output_report",
         tmp_path / "report.json",
-        "--metrics",
+        "--details",
         tmp_path / "evaluate.json",
         "--cache_dir",
         tmp_path / "cache",
