@@ -200,3 +200,31 @@ def test_no_file_is_large_or_names_a_registry() -> None:
         assert text.count("--hash=sha256:") > 100
         assert "mlx-cpu==" in text
         assert "mlx-metal==" in text
+
+
+def test_git_ignores_what_holds_photos_or_texts_of_people() -> None:
+    ignored = (
+        "data/linked/ansel/training_data_manifest.json",
+        "data/prepared/ansel/training_data_ansel_train.json",
+        "data/preferences/pairs.jsonl",
+        "data/service/uploads/photo.jpg",
+        "data/sample/mondrian/source/photo.jpg",
+        "metrics/ansel/comparison_report.json",
+        "metrics/ansel/evaluate.json",
+        "metrics/ansel/refused_data_report.html",
+        "metrics/ansel/crossvalidation.html",
+        "models/mondrian-tiny-lora-ansel/adapter_model.safetensors",
+        "models/serving/ansel/current/recipe.json",
+        "critiques.csv",
+        "jobs.db",
+        "jobs.db-wal",
+    )
+    kept = ("metrics/ansel/metrics.json", "metrics/ansel/loss.csv", "data/sample/dvc.lock")
+    run = subprocess.run(
+        ["git", "check-ignore", "--no-index", *ignored, *kept],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    )
+    assert run.stdout.splitlines() == list(ignored)

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.clone import Clone, copy_clone
+from tests.conftest import ROOT
 from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
@@ -162,3 +163,21 @@ def test_a_refused_prepare_does_not_block_another_branch(clone: Clone) -> None:
         clone.folder / "metrics/ansel/refused_data_report.html"
     ).read_bytes()
     assert read_outputs(clone) == outputs
+
+
+def test_the_committed_lock_is_of_this_code() -> None:
+    """After a change of code that a stage uses: `dvc repro`, and commit what it changed."""
+    from dvc.repo import Repo  # takes a second
+
+    with Repo(str(ROOT)) as repo:
+        stages = repo.index.stages
+        assert {stage.name for stage in stages} >= {"application", "link@ansel", "evaluate@okeefe"}
+        changed = {
+            (stage.name, dep.def_path)
+            for stage in stages
+            for dep in stage.deps
+            if dep.def_path.startswith(("mondrian/", "stages/", "models/base", "params.yaml"))
+            and dep.status()
+        }
+        assert changed == set()
+        assert [stage.name for stage in stages if stage.changed_stage()] == []
