@@ -49,6 +49,20 @@ class Clone:
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
+    def fail(self, *command: object) -> str:
+        """Run a command that fails without a traceback; return its stderr."""
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
     def mondrian(self, *arguments: object) -> str:
         return self.run(sys.executable, "-m", "mondrian", *arguments)
 

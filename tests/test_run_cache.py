@@ -11,7 +11,7 @@ import pytest
 
 from tests.clone import Clone, copy_clone
 from tests.conftest import ROOT
-from tests.waiting import PATIENCE, wait_for
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 ADAPTER = "models/mondrian-tiny-lora-ansel"
@@ -50,21 +50,6 @@ def replace(path: Path, pattern: str, text: str) -> None:
     new, count = re.subn(pattern, text, path.read_text())
     assert count == 1
     path.write_text(new)
-
-
-def fail_to_repro(clone: Clone, stage: str) -> str:
-    """Run a stage that fails; return its stderr."""
-    run = subprocess.run(
-        ["dvc", "repro", stage],
-        cwd=clone.folder,
-        env=clone.env,
-        timeout=PATIENCE,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode != 0
-    assert "Traceback" not in run.stderr
-    return run.stderr
 
 
 def assert_checkout_restores(clone: Clone, outputs: dict[str, bytes]) -> None:
@@ -144,7 +129,7 @@ def test_a_killed_training_loses_nothing_and_resumes(clone: Clone, with_dvc: boo
 def test_a_full_disk_in_evaluate_loses_nothing(clone: Clone) -> None:
     outputs = read_outputs(clone)
     replace(clone.folder / "dvc.yaml", r"python stages/evaluate", r"ulimit -f 16 && \g<0>")
-    error = fail_to_repro(clone, "evaluate@ansel")
+    error = clone.fail("dvc", "repro", "evaluate@ansel")
     assert re.search(r"error: File too large: \.cache/evaluate/", error), error
     assert_checkout_restores(clone, outputs)
 
@@ -153,7 +138,7 @@ def test_a_refused_prepare_does_not_block_another_branch(clone: Clone) -> None:
     outputs = read_outputs(clone)
     clone.run("git", "switch", "-qc", "refused")
     replace(clone.folder / "params.yaml", r"min_train: \d+", "min_train: 1000")
-    error = fail_to_repro(clone, "prepare@ansel")
+    error = clone.fail("dvc", "repro", "prepare@ansel")
     assert "refused_data_report.html shows the counts" in error
     assert (clone.folder / "metrics/ansel/refused_data_report.html").exists()
     clone.run("git", "commit", "-qam", "too few")
