@@ -68,7 +68,7 @@ $(VENV)/python:
 # uv installs in seconds, pip in a minute; the locks hold every package, so no other is looked for.
 $(VENV)/uv: $(VENV)/python requirements-uv.lock
 	@command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: \
-	  --require-hashes -r requirements-uv.lock || echo "there is no uv for this machine; pip takes longer"
+	  --require-hashes -r requirements-uv.lock || echo "uv could not be installed; pip takes longer"
 	@touch $@
 
 define install

@@ -38,20 +38,19 @@ class Clone:
 
     def run(self, *command: object) -> str:
         """Run a command in the clone; return its stdout."""
-        done = subprocess.run(
-            list(map(str, command)),
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        done = self.complete(*command)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
     def fail(self, *command: object) -> str:
         """Run a command that fails without a traceback; return its stderr."""
-        done = subprocess.run(
+        done = self.complete(*command)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def complete(self, *command: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
             list(map(str, command)),
             cwd=self.folder,
             env=self.env,
@@ -59,9 +58,6 @@ class Clone:
             text=True,
             timeout=PATIENCE,
         )
-        assert done.returncode != 0
-        assert "Traceback" not in done.stderr
-        return done.stderr
 
     def mondrian(self, *arguments: object) -> str:
         return self.run(sys.executable, "-m", "mondrian", *arguments)

@@ -6,7 +6,7 @@ from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.errors import ParamsError
 from mondrian.core.files import suggest_path
 from mondrian.core.params import Params, load_params
-from mondrian.data.application import find_application
+from mondrian.data.application import check_dependencies, find_application
 
 _SAMPLE = Path("data/sample")  # dvc repro renders it
 
@@ -21,7 +21,9 @@ def main(argv: list[str]) -> None:
     source = args.params.parent / params.application.db_path
     if source.exists():
         photos = args.params.parent / params.application.source_dir
-        print(find_application(source, photos, params.advisors).describe_jobs())
+        application = find_application(source, photos, params.advisors)
+        check_dependencies(application.folders, args.params.parent)
+        print(application.describe_jobs())
     print(f"{args.params} is complete; next: dvc repro")
 
 

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
         "mondrian import-adapter out/checkpoint-111 --advisor ansel",
         "It is checked against base.source and the advisor's prepared rows, and must change the\n"
         "base's logits. It replaces what the train stage of dvc.yaml writes: the adapter folder,\n"
-        "metrics/<advisor>/train.json and its curves, with the losses of trainer_state.json.",
+        "with the losses of trainer_state.json as its log, train.json and train_timing.json.",
     )
     parser.add_argument(
         "adapter", type=Path, help="folder with adapter_config.json, as PEFT saved it"

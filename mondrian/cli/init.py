@@ -15,7 +15,7 @@ from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_text
 from mondrian.core.params import Params, parse_yaml, read_text
 from mondrian.core.params_file import replace_values
-from mondrian.data.application import Application, find_application
+from mondrian.data.application import Application, check_dependencies, find_application
 from mondrian.data.sources import CSV_TEMPLATE
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
@@ -32,6 +32,7 @@ def main(argv: list[str]) -> None:
     if args.source:
         application = find_application(args.source.expanduser(), args.source_dir, args.advisor)
         print(application.describe_jobs())
+        check_dependencies(application.folders, args.params.parent)
         values |= _application_values(application, args.params.parent)
         personas = dict.fromkeys(application.finished_jobs, "")
     text = read_text(args.params)
@@ -50,7 +51,7 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
     parser = command_parser(
         "init",
         "mondrian init --base qwen3-vl-4b-4bit --db /photos/mondrian/mondrian.db\n"
-        "mondrian init --csv_template critiques.csv",
+        "mondrian init --csv_template data/mine/critiques.csv",
         "The change is shown first; comments and all other values stay.",
     )
     parser.add_argument("--base", choices=list(bases), help="model to fine-tune")
@@ -71,6 +72,8 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
     args = parser.parse_args(argv)
     if not (args.base or args.source or args.csv_template):
         parser.error("give --base, --db, --list or --csv_template")
+    if args.csv_template and (args.base or args.source_dir or args.advisor):
+        parser.error("--csv_template writes a list only; give it alone")
     return args
 
 

@@ -1,7 +1,6 @@
 """mondrian pull: download a version, verify it and activate it on this machine."""
 
 import argparse
-import getpass
 from time import perf_counter
 
 from mondrian.cli.parser import add_db, add_params, add_serving_dir, command_parser
@@ -37,10 +36,10 @@ def _describe_rollout(db: str, tag: str) -> str:
     """Pass the activation on to the database; return what the version's rollout lets it answer."""
     from mondrian.core.errors import DataError
     from mondrian.rollout.activation import activate_by_name, describe_activated
-    from mondrian.rollout.store import Actor, NoRolloutsError
+    from mondrian.rollout.store import Actor, NoRolloutsError, current_user
 
     try:
-        active, _ = activate_by_name(db, tag, "", Actor(getpass.getuser(), "mondrian pull"))
+        active, _ = activate_by_name(db, tag, "", Actor(current_user(), "mondrian pull"))
     except NoRolloutsError:
         return ""
     except DataError as error:

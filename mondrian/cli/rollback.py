@@ -1,14 +1,12 @@
 """mondrian rollback: activate the previous version, and end the rollout of the one before it."""
 
-import getpass
-
 from mondrian.cli.parser import add_db, add_serving_dir, command_parser
 from mondrian.core.errors import DataError
 from mondrian.registry.local_store import LocalStore
 from mondrian.registry.pull import activate_previous
 from mondrian.registry.version import version_tag
 from mondrian.rollout.activation import activate_by_name, describe_activated, rollback_reason
-from mondrian.rollout.store import Actor
+from mondrian.rollout.store import Actor, current_user
 from mondrian.storage.engine import redact_url
 
 
@@ -31,7 +29,7 @@ def main(argv: list[str]) -> None:
 
 def _end_rollout(db: str, active_tag: str, replaced_tag: str) -> str:
     """Pass the rollback on to the database; return what it changed."""
-    actor = Actor(getpass.getuser(), rollback_reason(active_tag))
+    actor = Actor(current_user(), rollback_reason(active_tag))
     try:
         active, replaced = activate_by_name(db, active_tag, replaced_tag, actor)
     except DataError as error:

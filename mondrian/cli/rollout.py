@@ -1,7 +1,6 @@
 """mondrian rollout: show or change the rollout of a new version, and report its metrics."""
 
 import argparse
-import getpass
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from mondrian.rollout.store import (
     Actor,
     RolloutRecord,
     RolloutStore,
+    current_user,
     find_rollout,
     open_rollout_store,
     select_rollouts,
@@ -55,7 +55,7 @@ def _apply_action(
     store: RolloutStore, config: RolloutConfig, record: RolloutRecord, args: argparse.Namespace
 ) -> str:
     try:
-        actor = Actor(getpass.getuser(), args.reason)
+        actor = Actor(current_user(), args.reason)
         changed = apply_manual_action(store, config, record, args.action, actor)
     except MissingReasonError as error:
         raise MondrianError(f'{error}: --reason "…"') from None

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
+import yaml as pyyaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from mondrian.core.errors import ParamsError, one_line
 
@@ -43,7 +45,7 @@ def _update(section: Any, values: Mapping[str, Any], name: str, overwrite: bool 
         if isinstance(value, Mapping):
             changed |= _update(section.get(key), value, f"{name}: {key}", overwrite)
         elif key not in section:
-            section.insert(added, key, value)
+            section.insert(added, _quote(key), _quote(value))
             changed, added = True, added + 1
         elif overwrite and section[key] != value:
             _assign(section, key, value)
@@ -53,7 +55,22 @@ def _update(section: Any, values: Mapping[str, Any], name: str, overwrite: bool 
 
 def _assign(section: CommentedMap, key: str, value: Any) -> None:
     if isinstance(value, list) and isinstance(section[key], CommentedSeq):
-        section[key].clear()  # in place: keeps the style of the list
-        section[key].extend(value)
+        items = section[key]
+        comment = items.ca.items.pop(len(items) - 1, None)  # after the last item
+        items.clear()  # in place: keeps the style of the list
+        items.extend(map(_quote, value))
+        if comment and items:
+            items.ca.items[len(items) - 1] = comment
     else:
-        section[key] = value
+        section[key] = _quote(value)
+
+
+def _quote(value: Any) -> Any:
+    """Return a value in quotes if params.yaml would be read as something else, such as `no`."""
+    if not isinstance(value, str):
+        return value
+    try:
+        is_plain = pyyaml.safe_load(value) == value
+    except pyyaml.YAMLError:
+        is_plain = False
+    return value if is_plain else SingleQuotedScalarString(value)

@@ -29,8 +29,13 @@ def read_training_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def find_saved_epoch(log: Sequence[dict[str, Any]], save_weights: str) -> dict[str, Any]:
-    """Return the entry of the epoch whose weights train.save_weights (best or last) keeps."""
+    """Return the entry of the epoch whose weights train.save_weights (best or last) keeps.
+
+    Raises AdapterError if no epoch is whole.
+    """
     epochs = [entry for entry in log if "val_loss" in entry]
+    if not epochs:
+        raise AdapterError(f"{LOG_FILE} has no whole epoch; train again: dvc repro")
     if save_weights == "best":
         return min(epochs, key=lambda entry: float(entry["val_loss"]))
     return epochs[-1]

@@ -34,7 +34,8 @@ def find_application(path: Path, photos: Path | None, advisors: Sequence[str]) -
     folder = photos or default_photo_folder(source)
     if not folder.is_dir():
         raise DataError(
-            f"{folder} is not a folder of photos{suggest_path(folder)}; give it with --source_dir"
+            f"{folder} is not a folder of photos{suggest_path(folder)}; give it with --source_dir "
+            "of mondrian init, or in application.source_dir of params.yaml"
         )
     analysis, html = (
         analyses if analyses.is_dir() else folder
@@ -42,6 +43,17 @@ def find_application(path: Path, photos: Path | None, advisors: Sequence[str]) -
     )
     folders = ApplicationFolders(folder, analysis, html)
     return Application(source, folders, _count_finished_jobs(source, advisors))
+
+
+def check_dependencies(folders: ApplicationFolders, project: Path) -> None:
+    """Raise DataError if a folder contains outputs of the pipeline, which DVC refuses."""
+    outputs = [(project / name).resolve() for name in ("data/linked", "metrics", "models")]
+    for folder in (folders.source, folders.analysis, folders.html):
+        if any(output.is_relative_to(folder.resolve()) for output in outputs):
+            raise DataError(
+                f"{folder} contains outputs of the pipeline, so DVC cannot depend on it; put "
+                "photos and list into a folder of their own, such as data/photos"
+            )
 
 
 def _count_finished_jobs(source: Path, advisors: Sequence[str]) -> dict[str, int]:

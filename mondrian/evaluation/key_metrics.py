@@ -15,7 +15,7 @@ def build_key_metrics(
     mae           mean absolute error of its scores, points of 10; also of the base and of the
                   constant predictor
     valid         fraction of its answers that are schema-valid
-    val_loss      loss of the saved weights on val; None if the adapter was trained elsewhere
+    val_loss      loss of the saved weights on val; None if the adapter has no training log
     n_train       photos in train, near-duplicates counted once; n_val photos it was evaluated on
     failed_gates  number of reasons against a release
     """

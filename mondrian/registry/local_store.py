@@ -159,7 +159,7 @@ class LocalStore:
     def activate(self, version: Version, record: bytes, action: str, before: Versions) -> None:
         """Make a version the current one: write the history first, then rename the link."""
         entry = HistoryEntry(
-            activated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            activated_at=datetime.now(UTC).isoformat(timespec="microseconds"),
             version=str(version),
             record=sha256(record).hexdigest(),
             action=action,
@@ -208,11 +208,20 @@ def link_control_version(folder: Path) -> None:
     link.replace(store / CONTROL_LINK)
 
 
-def is_rollback_target(folder: Path) -> bool:
-    """Return whether the last activation in a version folder's store was a rollback to it."""
+@dataclass(frozen=True)
+class Activation:
+    at: float  # seconds since 1970
+    taken_back: str  # version that a rollback replaced; empty for a pull
+
+
+def read_activation(folder: Path) -> Activation | None:
+    """Return the last activation in a version folder's store, None if it was of another version."""
     entries = read_history(folder.parent.parent / HISTORY_FILE)
-    last = entries[-1] if entries else None
-    return bool(last and last.action == "rollback" and folder.name.endswith(f"@{last.version}"))
+    if not entries or not folder.name.endswith(f"@{entries[-1].version}"):
+        return None
+    last = entries[-1]
+    taken_back = entries[-2].version if last.action == "rollback" and len(entries) > 1 else ""
+    return Activation(datetime.fromisoformat(last.activated_at).timestamp(), taken_back)
 
 
 def check_integrity(folder: Path, release: Release) -> None:

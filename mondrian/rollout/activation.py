@@ -23,8 +23,7 @@ def follow_activation(store: RolloutStore, active: str, taken_back: str, actor: 
     """
     while (record := store.get(taken_back)) and record.state != ROLLED_BACK:
         roll_back(store, record, actor)  # again if a service changes it meanwhile
-    record = store.get(active)
-    if record and store.split_newest(record.advisor)[0][0].id != active:
+    while (record := store.get(active)) and store.split_newest(record.advisor)[0][0].id != active:
         store.activate(record, actor)
 
 

@@ -4,6 +4,7 @@ A change needs the newest state (its revision) and is made in one transaction wi
 if several services reach the same decision, one of them makes it.
 """
 
+import getpass
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -173,6 +174,15 @@ class RolloutStore:
         values = {"reason": record.reason, "step_started_at": actor.now}
         return self.change(record, _ACTIVATE, actor, **values)
 
+    def activated_at(self, record: RolloutRecord) -> float:
+        """Return when the version of a rollout was activated last, in seconds since 1970."""
+        is_activation = (decisions.c.rollout == record.id) & (decisions.c.action == _ACTIVATE)
+        with self.reader.begin() as connection:
+            last = connection.execute(
+                select(func.max(decisions.c.at)).where(is_activation)
+            ).scalar()
+        return record.started_at if last is None else float(last)
+
     def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
         """Change a rollout and log it; return False, with no change, if it is not the newest."""
         new, who, reason = replace(record, **values), actor.who, actor.reason
@@ -214,6 +224,14 @@ class RolloutStore:
         query = query.order_by(order, rollouts.c.id)
         with self.reader.begin() as connection:
             return [RolloutRecord(**row) for row in connection.execute(query).mappings()]
+
+
+def current_user() -> str:
+    """Return who runs the command, for the log; a container may have no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def _columns(table: Table, record_type: type) -> list[Label[Any]]:

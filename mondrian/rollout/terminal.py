@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 
+from mondrian.core.terminal import LINE_WIDTH
 from mondrian.rollout.decision import format_progress
 from mondrian.rollout.formatting import (
     SHARE_FORMAT,
@@ -16,7 +17,6 @@ from mondrian.rollout.formatting import (
 )
 from mondrian.rollout.report import SERIES_NAMES, RolloutReport
 
-LINE_WIDTH = 100  # characters
 _SPARKLINE_CHARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 9  # characters
 # ANSI codes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from mondrian.registry.local_store import is_rollback_target, link_control_version
+from mondrian.registry.local_store import link_control_version, read_activation
 from mondrian.rollout.actions import advance, current_verdict, roll_back
 from mondrian.rollout.activation import follow_activation, rollback_reason
 from mondrian.rollout.config import RolloutConfig
@@ -81,9 +81,14 @@ class RolloutController:
         newest, _ = self.store.split_newest(candidate.advisor)
         if not newest or newest[0].id == candidate.id:
             return
+        activation = read_activation(folder)
+        if activation and activation.at <= self.store.activated_at(newest[0]):
+            return  # by another service of this database, after this one's version
         taken_back, reason = "", f"{candidate.name} is active again"
-        if is_rollback_target(folder) and Path(newest[0].folder).parent == folder.parent:
-            taken_back, reason = newest[0].id, rollback_reason(candidate.name)
+        if activation and activation.taken_back:
+            name = f"{candidate.advisor}@{activation.taken_back}"
+            taken_back = newest[0].id if newest[0].name == name else ""
+            reason = rollback_reason(candidate.name)
         follow_activation(self.store, candidate.id, taken_back, Actor("service", reason))
 
     def _build_snapshot(self, record: RolloutRecord, control: str) -> RolloutSnapshot:

@@ -39,7 +39,6 @@ class _LogEntry(BaseModel):
     step: int
     epoch: FiniteFloat = 0.0
     loss: FiniteFloat | None = None
-    eval_loss: FiniteFloat | None = None
 
 
 class TrainerState(BaseModel):

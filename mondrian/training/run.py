@@ -36,7 +36,7 @@ from mondrian.training.trainer import Trainer, TrainerServices
 @dataclass(frozen=True)
 class RunPaths:
     output: Path  # adapter folder
-    metrics: Path  # JSON; the loss curves are written next to it as CSV
+    metrics: Path  # train.json; train_timing.json is written next to it
     cache: Path  # of vision features and checkpoints
     name: str  # of the checkpoint folder <cache>/train/<name>
 

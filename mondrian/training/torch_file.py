@@ -6,6 +6,8 @@ that a dictionary of tensors needs; a pickle that names any other is refused.
 
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -52,14 +54,15 @@ class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return name
-        allowed = {
-            ("collections", "OrderedDict"): dict,
+        allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         }
         if (module, name) not in allowed:
             raise ValueError(f"it contains {module}.{name}, which is not a tensor")
-        return allowed[module, name]
+        function = allowed[module, name]
+        return lambda *args: function(*args)  # a pickle may set attributes of what it gets
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """Return a storage as a flat float32 array."""

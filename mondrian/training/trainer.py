@@ -202,6 +202,8 @@ class Trainer:
             self.progress, self.best = state.progress, state.best
             lora.load_lora_weights(self.layers, state.adapter)
             self.optimizer.state = tree_unflatten(list(state.optimizer.items()))
+            if self.world.rank == 0:
+                sys.stderr.write(f"training resumes after step {state.progress.step}\n")
         steps = self.world.sum_numbers(float(self.progress.step))[0]
         if steps != self.progress.step * self.world.size:
             raise TrainingError(

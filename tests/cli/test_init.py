@@ -110,6 +110,15 @@ def test_paths_outside_the_project_are_absolute(
     assert load_params(path).application.source_dir == str(tmp_path / "source")
 
 
+def test_photos_next_to_the_outputs_of_the_pipeline_are_refused(
+    path: Path, make_db: Callable[..., Path], tmp_path: Path
+) -> None:
+    database = make_db({})
+    with pytest.raises(DataError, match="contains outputs of the pipeline.*data/photos"):
+        run(path, "--db", database, "--source_dir", tmp_path, "--yes")
+    assert path.read_text() == SHIPPED
+
+
 @pytest.mark.parametrize(("answer", "is_written"), [("y", True), ("", False), (None, False)])
 def test_nothing_is_written_without_a_yes(
     path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, is_written: bool

@@ -137,7 +137,7 @@ def test_a_rollout_can_be_held_resumed_advanced_rolled_back_and_restarted(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rollout.getpass, "getuser", lambda: "ana")  # type: ignore[attr-defined]
+    monkeypatch.setattr(rollout, "current_user", lambda: "ana")
     for flags, message in (
         (["--hold"], "is held at step 3 of 4 and answers 50 % of clients"),
         (["--resume"], "is running at step 3 of 4"),

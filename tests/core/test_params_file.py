@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from mondrian.core.errors import ParamsError
 from mondrian.core.params_file import replace_values
@@ -21,6 +22,20 @@ def test_only_the_given_values_change() -> None:
     assert text == TEXT.replace("[a, b]", "[c, a]").replace("epochs: 5", "epochs: 3").replace(
         '  a: "', "  c: ''\n  d: ''\n  a: \""
     )
+
+
+def test_a_comment_after_a_list_stays() -> None:
+    text = TEXT.replace("[a, b]   # who\n", "# who\n- a\n- b\n\n# each of them\n")
+    edited = replace_values(text, {"advisors": ["c", "d", "e"]}, {})
+    assert edited == text.replace("- a\n- b\n", "- c\n- d\n- e\n")
+
+
+@pytest.mark.parametrize("name", ["no", "12:30", "null", "1", "a: b", "it's", "Zoë"])
+def test_names_are_read_as_they_were_given(name: str) -> None:
+    edited = replace_values(TEXT, {"advisors": [name]}, {"personas": {name: ""}})
+    document = yaml.safe_load(edited)
+    assert document["advisors"] == [name]
+    assert name in document["personas"]
 
 
 @pytest.mark.parametrize("values", [{}, {"advisors": ["a", "b"], "train": {"epochs": 5}}])

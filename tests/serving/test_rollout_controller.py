@@ -11,7 +11,14 @@ from mondrian.registry.version import parse_version
 from mondrian.rollout.actions import apply_action
 from mondrian.rollout.activation import activate_by_name
 from mondrian.rollout.config import load_rollout_config
-from mondrian.rollout.store import REPLACED, ROLLED_BACK, RUNNING, Actor, RolloutStore
+from mondrian.rollout.store import (
+    REPLACED,
+    ROLLED_BACK,
+    RUNNING,
+    Actor,
+    Candidate,
+    RolloutStore,
+)
 from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.rollout_controller import RolloutController, control_name
@@ -156,6 +163,20 @@ def test_a_rollback_ends_the_rollout_in_a_database_that_the_command_does_not_kno
     pull(local_store, "v3", "v1.0.0")
     serve_active(controller, local_store)
     assert controller.store.list_rollouts()[0].control == "ansel@v1.0.0"
+
+
+def test_a_service_that_restarts_with_an_older_version_changes_nothing(
+    served: tuple[RolloutController, LocalStore], tmp_path: Path
+) -> None:
+    controller, local_store = served
+    activate_previous(local_store)
+    serve_active(controller, local_store)
+    newer = Candidate("ansel", "v3.0.0", "ansel@v3.0.0", str(tmp_path / "elsewhere/ansel@v3.0.0"))
+    controller.store.get_or_start(newer, "previous")  # by another machine's service
+    before = listed_states(controller)
+    serve_active(make_controller(tmp_path, FakeEngine(tmp_path)), local_store)
+    assert listed_states(controller) == before
+    assert before[0] == ("ansel@v3.0.0", RUNNING)
 
 
 def test_a_rollback_that_the_command_passed_on_is_logged_once(

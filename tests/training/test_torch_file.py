@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mondrian.training import torch_file
 from mondrian.training.torch_file import read_torch_file
 
 SAVED = Path(__file__).parent / "torch_saved.bin"  # written by torch 2.13 from three tensors
@@ -105,6 +106,17 @@ def test_other_content_is_refused_and_not_executed(
     path = write_torch_file(tmp_path / "b.bin", {"a": 1}, [], monkeypatch)
     with pytest.raises(ValueError, match="more than tensors by name"):
         read_torch_file(path)
+
+
+def test_a_pickle_changes_nothing_in_this_process(tmp_path: Path) -> None:
+    rebuild = b"ctorch._utils\n_rebuild_parameter\n"
+    state = b"N}U\x08__name__U\x03bads\x86"  # (None, {"__name__": "bad"}), set by BUILD
+    with zipfile.ZipFile(tmp_path / "a.bin", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + rebuild + state + b"b.")
+    before = torch_file._rebuild_parameter.__name__
+    with pytest.raises(ValueError, match="more than tensors by name"):
+        read_torch_file(tmp_path / "a.bin")
+    assert torch_file._rebuild_parameter.__name__ == before
 
 
 @pytest.mark.parametrize(
