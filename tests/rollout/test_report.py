@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from mondrian.core.terminal import LINE_WIDTH
 from mondrian.rollout.actions import (
     MAX_REASON_CHARS,
     InvalidTransitionError,
@@ -37,7 +38,7 @@ from mondrian.rollout.report import (
     render_csv,
 )
 from mondrian.rollout.store import Actor, RolloutRecord, RolloutStore
-from mondrian.rollout.terminal import LINE_WIDTH, format_report, sparkline
+from mondrian.rollout.terminal import format_report, sparkline
 from mondrian.storage.tables import jobs
 from tests.conftest import ROOT
 from tests.rollout_world import add_jobs, create_database, create_healthy_rollout, start_rollout
