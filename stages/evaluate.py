@@ -1,6 +1,7 @@
 """evaluate: adapter + val rows -> comparison_report.json, metrics.json, report.html"""
 
 import argparse
+import json
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -75,7 +76,8 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
         summary = format_metrics_summary(report["advisor"], evaluation)
         page = render_report(report, evaluation, timing) if args.html else ""
         errors = list_score_errors(evaluation)
-        losses = report["adapter"]["loss_points"]
+        losses = [(int(n), str(c), float(v)) for n, c, v in report["adapter"]["loss_points"]]
+        json.dumps([evaluation, timing, key_metrics], allow_nan=False)
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
         if not args.recompute_from:
             raise

@@ -6,7 +6,7 @@ from mondrian.registry.local_store import LocalStore
 from mondrian.registry.pull import activate_previous
 from mondrian.registry.version import version_tag
 from mondrian.rollout.activation import activate_by_name, describe_activated, rollback_reason
-from mondrian.rollout.store import Actor, current_user
+from mondrian.rollout.store import Actor, NoRolloutsError, current_user
 from mondrian.storage.engine import redact_url
 
 
@@ -32,8 +32,10 @@ def _end_rollout(db: str, active_tag: str, replaced_tag: str) -> str:
     actor = Actor(current_user(), rollback_reason(active_tag))
     try:
         active, replaced = activate_by_name(db, active_tag, replaced_tag, actor)
-    except DataError as error:
+    except NoRolloutsError as error:
         return f"no rollout was ended: {error}"
+    except DataError as error:
+        raise DataError(f"the rollout of {replaced_tag} was not ended: {error}") from None
     ended = f"the rollout of {replaced_tag} has ended"
     if not replaced:
         ended = f"there is no rollout of {replaced_tag} in --db {redact_url(db)}"

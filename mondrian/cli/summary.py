@@ -6,6 +6,7 @@ from typing import Any
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.dvc_paths import read_stage_flags
+from mondrian.core.errors import DataError
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
 from mondrian.core.terminal import LINE_WIDTH
@@ -28,12 +29,18 @@ def main(argv: list[str]) -> None:
     params = load_params(parser.parse_args(argv).params)
     reports = read_stage_flags("evaluate", ["details", "html"], params)
     folders = [details.parent for details, _ in reports]
-    for advisor, folder in zip(params.advisors, folders, strict=True):
-        print(describe_advisor(advisor, folder), end="\n\n")
-    print(_LEGEND)
+    try:
+        texts = [describe_advisor(*item) for item in zip(params.advisors, folders, strict=True)]
+        next_step = _next_step(folders)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"a file in {', '.join(map(str, folders))} is damaged or of another version "
+            f"({type(error).__name__}: {error}); dvc checkout brings it back, dvc repro computes it"
+        ) from None
+    print("\n\n".join([*texts, _LEGEND]))
     print(f"reports: {', '.join(str(html) for _, html in reports)}")
     print(f"commit:  git add {' '.join(_COMMITTED)} && git commit")
-    print(f"next:    {_next_step(folders)}")
+    print(f"next:    {next_step}")
 
 
 def _next_step(folders: list[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,19 @@ def read_training_log(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        list_loss_points(log)
-    except (ValueError, KeyError, TypeError) as error:
+        points = list_loss_points(log)
+        if not all(isfinite(loss) for _, _, loss in points):
+            raise ValueError("a loss is not finite")
+        if not any(curve == "val" for _, curve, _ in points):
+            raise ValueError("it has no whole epoch")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(f"{path} is damaged ({error}); train again: dvc repro") from None
     return log
 
 
 def find_saved_epoch(log: Sequence[dict[str, Any]], save_weights: str) -> dict[str, Any]:
-    """Return the entry of the epoch whose weights train.save_weights (best or last) keeps.
-
-    Raises AdapterError if no epoch is whole.
-    """
+    """Return the entry of the epoch whose weights train.save_weights (best or last) keeps."""
     epochs = [entry for entry in log if "val_loss" in entry]
-    if not epochs:
-        raise AdapterError(f"{LOG_FILE} has no whole epoch; train again: dvc repro")
     if save_weights == "best":
         return min(epochs, key=lambda entry: float(entry["val_loss"]))
     return epochs[-1]

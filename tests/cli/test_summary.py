@@ -1,10 +1,14 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mondrian.cli import summary
 from mondrian.cli.summary import describe_advisor, describe_training
+from mondrian.core.errors import DataError
 from mondrian.core.files import write_json
 from mondrian.training.progress import NO_TIMING
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(("val", "stale"), [(21, False), (6, True)])
@@ -47,6 +51,25 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     assert "warning: base_compliance" in text
     assert "warning: the adapter takes 50% more time" in text
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("metrics", "{}"), ("metrics", "[]"), ("link", "{}"), ("prepare", "null"), ("evaluate", "{}")],
+)
+def test_a_damaged_file_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    files = ("link", "prepare", "train", "train_timing", "evaluate", "evaluate_timing", "metrics")
+    for advisor in ("ansel", "okeefe"):
+        for file in files:
+            write_json(tmp_path / "metrics" / advisor / f"{file}.json", {})
+    (tmp_path / "metrics/ansel" / f"{name}.json").write_text(text)
+    for file in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is damaged or of another version .*dvc repro"):
+        summary.main([])
 
 
 def test_an_imported_adapter_has_a_val_loss_only() -> None:
