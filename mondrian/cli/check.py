@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     params = load_params(args.params)
     if problems := find_missing_paths(params, args.params.parent):
-        raise ParamsError("\n  ".join([f"{args.params}: paths that do not exist", *problems]))
+        raise ParamsError("\n  ".join([f"{args.params}: paths that cannot be used", *problems]))
     source = args.params.parent / params.application.db_path
     if source.exists():
         photos = args.params.parent / params.application.source_dir
@@ -28,11 +28,24 @@ def main(argv: list[str]) -> None:
 
 
 def find_missing_paths(params: Params, project: Path) -> list[str]:
+    """Return a line per path that is missing, or is not what a stage needs."""
     paths = {f"application.{key}": path for key, path in params.application}
-    if params.base.source.startswith(("/", ".", "models/")):  # others are names on the hub
-        paths["base.source"] = params.base.source
+    base = params.base.source
+    if base.startswith(("/", ".", "models/")) or (project / base).exists():  # or a name on the hub
+        paths["base.source"] = base
     return [
-        f"{name} is {path!r}{suggest_path(project / path)}"
+        f"{name} is {path!r}{problem}"
         for name, path in paths.items()
-        if not (project / path).exists() and not Path(path).is_relative_to(_SAMPLE)
+        if (problem := _describe_problem(name, project / path)) is not None
+        and ((project / path).exists() or not Path(path).is_relative_to(_SAMPLE))
     ]
+
+
+def _describe_problem(name: str, path: Path) -> str | None:
+    if not path.exists():
+        return suggest_path(path)
+    if name.endswith("_dir") and not path.is_dir():
+        return "; it must be a folder"
+    if name == "base.source" and not (path / "config.json").is_file():
+        return "; it must be a folder with config.json"
+    return None

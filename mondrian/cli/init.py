@@ -1,6 +1,7 @@
 """mondrian init: write the values of a base, and of one's own data, into params.yaml."""
 
 import os
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
@@ -8,12 +9,13 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.errors import DataError, ParamsError
-from mondrian.core.files import write_text
-from mondrian.core.params import Params, parse_yaml, read_text
+from mondrian.core.files import write_bytes, write_text
+from mondrian.core.params import Params, PathName, parse_yaml, read_text
 from mondrian.core.params_file import replace_values
 from mondrian.data.application import Application, check_dependencies, find_application
 from mondrian.data.sources import CSV_TEMPLATE
@@ -31,18 +33,19 @@ def main(argv: list[str]) -> None:
     personas: dict[str, str] = {}
     if args.source:
         application = find_application(args.source.expanduser(), args.source_dir, args.advisor)
+        _check_advisor_ids(application)
         print(application.describe_jobs())
         check_dependencies(application.folders, args.params.parent)
         values |= _application_values(application, args.params.parent)
         personas = dict.fromkeys(application.finished_jobs, "")
     text = read_text(args.params)
-    edited = replace_values(text, values, {"personas": personas})
+    edited = replace_values(text, values, {"personas": personas}, str(args.params))
     if edited == text:
         print(f"{args.params} already has these values")
     else:
         print(_format_diff(text, edited, str(args.params)))
         _confirm(args)
-        write_text(args.params, edited)
+        _write_edited(args.params, text, edited)
         print(f"{args.params} is written")
     print(_next_step(edited, args.params, list(personas)))
 
@@ -52,7 +55,7 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
         "init",
         "mondrian init --base qwen3-vl-4b-4bit --db /photos/mondrian/mondrian.db\n"
         "mondrian init --csv_template data/mine/critiques.csv",
-        "The change is shown first; comments and all other values stay.",
+        "The change is shown first; all other values and their comments stay.",
     )
     parser.add_argument("--base", choices=list(bases), help="model to fine-tune")
     sources = parser.add_mutually_exclusive_group()
@@ -74,6 +77,8 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
         parser.error("give --base, --db, --list or --csv_template")
     if args.csv_template and (args.base or args.source_dir or args.advisor):
         parser.error("--csv_template writes a list only; give it alone")
+    if not args.source and (args.source_dir or args.advisor):
+        parser.error("--source_dir and --advisor need --db or --list")
     return args
 
 
@@ -82,6 +87,21 @@ def _write_csv_template(path: Path) -> None:
         raise DataError(f"{path} exists; give another path")
     write_text(path, CSV_TEMPLATE.read_text(encoding="utf-8"))
     print(f"{path}: write a row per critique, put the photos next to it; then mondrian init --list")
+
+
+def _check_advisor_ids(application: Application) -> None:
+    """Raise DataError if params.yaml cannot name an advisor."""
+    for advisor, count in application.finished_jobs.items():
+        try:
+            is_id = TypeAdapter(PathName).validate_python(advisor) != "all"
+        except ValidationError:
+            is_id = False
+        if not is_id:
+            raise DataError(
+                f"{application.source}: {advisor!r:.80} (finished jobs: {count}) is not the id of "
+                "an advisor (letters, digits, '.', '_' and '-'; not 'all'); name those to use with "
+                "--advisor"
+            )
 
 
 def _application_values(application: Application, project: Path) -> dict[str, Any]:
@@ -106,6 +126,19 @@ def _path_for_dvc(path: Path, project: Path) -> str:
 def _format_diff(old: str, new: str, name: str) -> str:
     lines = unified_diff(old.splitlines(), new.splitlines(), name, f"{name} (new)", "", "", 1, "")
     return "\n".join(lines)
+
+
+def _write_edited(path: Path, old: str, new: str) -> None:
+    """Write params.yaml; its mode, its line ends and a symlink to it stay."""
+    if read_text(path) != old:
+        raise ParamsError(f"{path} changed meanwhile; run mondrian init again")
+    file = path.resolve()
+    if not os.access(file, os.W_OK):
+        raise ParamsError(f"{file} is not writable; change it with chmod u+w")
+    mode = stat.S_IMODE(file.stat().st_mode)
+    line_end = "\r\n" if b"\r\n" in file.read_bytes() else "\n"
+    write_bytes(file, new.replace("\n", line_end).encode())
+    file.chmod(mode)
 
 
 def _confirm(args: Namespace) -> None:

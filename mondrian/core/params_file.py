@@ -1,6 +1,7 @@
 """Edits of params.yaml that keep its comments, order and form."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from io import StringIO
 from typing import Any
 
@@ -13,11 +14,17 @@ from ruamel.yaml.scalarstring import SingleQuotedScalarString
 from mondrian.core.errors import ParamsError, one_line
 
 
-def replace_values(text: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+def replace_values(
+    text: str,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    name: str = "params.yaml",
+) -> str:
     """Return the text of a params.yaml with other values.
 
     values     by section and key; a key that the file lacks is added at the start of its section
     defaults   the same, only for keys that the file lacks
+    name       of the file, for messages
 
     Raises ParamsError if the text is not YAML or a section is missing.
     """
@@ -25,11 +32,12 @@ def replace_values(text: str, values: Mapping[str, Any], defaults: Mapping[str, 
     yaml.preserve_quotes = True
     yaml.width = 4096  # columns; leaves long lines as they are
     try:
+        pyyaml.safe_load(text)  # refuses tags, which ruamel.yaml keeps
         document = yaml.load(text)
-    except YAMLError as error:
-        raise ParamsError(f"params.yaml is not YAML: {one_line(error)}") from None
-    changed = _update(document, values, "params.yaml")
-    if not _update(document, defaults, "params.yaml", overwrite=False) and not changed:
+    except (YAMLError, pyyaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParamsError(f"{name} is not YAML: {one_line(error)}") from None
+    changed = _update(document, values, name)
+    if not _update(document, defaults, name, overwrite=False) and not changed:
         return text
     stream = StringIO()
     yaml.dump(document, stream)
@@ -43,7 +51,10 @@ def _update(section: Any, values: Mapping[str, Any], name: str, overwrite: bool 
     changed, added = False, 0
     for key, value in values.items():
         if isinstance(value, Mapping):
-            changed |= _update(section.get(key), value, f"{name}: {key}", overwrite)
+            if value and key not in section:
+                raise ParamsError(f"{name} has no section {key}; add it")
+            if value:
+                changed |= _update(section[key], value, f"{name}: {key}", overwrite)
         elif key not in section:
             section.insert(added, _quote(key), _quote(value))
             changed, added = True, added + 1
@@ -55,14 +66,33 @@ def _update(section: Any, values: Mapping[str, Any], name: str, overwrite: bool 
 
 def _assign(section: CommentedMap, key: str, value: Any) -> None:
     if isinstance(value, list) and isinstance(section[key], CommentedSeq):
-        items = section[key]
-        comment = items.ca.items.pop(len(items) - 1, None)  # after the last item
-        items.clear()  # in place: keeps the style of the list
-        items.extend(map(_quote, value))
-        if comment and items:
-            items.ca.items[len(items) - 1] = comment
+        _replace_items(section[key], value)
     else:
         section[key] = _quote(value)
+
+
+def _replace_items(items: CommentedSeq, value: list[Any]) -> None:
+    """Replace the items in place, so that the style of the list stays.
+
+    A comment stays with its item; what follows the line of the last item stays after the list.
+    """
+    old = list(items)
+    comments = {i: comment for i, comment in items.ca.items.items() if comment[0]}
+    after, template = "", comments.get(len(old) - 1)
+    if template:
+        line, _, after = template[0].value.partition("\n")
+        template[0].value = f"{line}\n"
+    items.ca.items.clear()
+    items.clear()
+    items.extend(map(_quote, value))
+    for i, item in enumerate(value):
+        if item in old and (comment := comments.get(old.index(item))):
+            items.ca.items[i] = comment
+    if after and value:
+        if len(value) - 1 not in items.ca.items:
+            items.ca.items[len(value) - 1] = deepcopy(template)
+            items.ca.items[len(value) - 1][0].value = "\n"
+        items.ca.items[len(value) - 1][0].value += after
 
 
 def _quote(value: Any) -> Any:

@@ -31,18 +31,18 @@ def find_application(path: Path, photos: Path | None, advisors: Sequence[str]) -
     existing one. Raises DataError if the source is invalid, or photos or finished jobs are missing.
     """
     source = locate_source(path)
+    finished_jobs = _count_finished_jobs(source, advisors)
     folder = photos or default_photo_folder(source)
     if not folder.is_dir():
         raise DataError(
-            f"{folder} is not a folder of photos{suggest_path(folder)}; give it with --source_dir "
-            "of mondrian init, or in application.source_dir of params.yaml"
+            f"{folder} is not a folder of photos{suggest_path(folder)}; give it with --source_dir"
         )
     analysis, html = (
         analyses if analyses.is_dir() else folder
         for analyses in (source.parent / "analysis_md", source.parent / "analysis")
     )
     folders = ApplicationFolders(folder, analysis, html)
-    return Application(source, folders, _count_finished_jobs(source, advisors))
+    return Application(source, folders, finished_jobs)
 
 
 def check_dependencies(folders: ApplicationFolders, project: Path) -> None:

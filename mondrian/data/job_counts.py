@@ -37,7 +37,7 @@ class JobCounts:
             statuses = [f"{name!r:.40} {count}" for name, count in by_status.most_common()]
             finished = " or ".join(FINISHED_STATUSES)
             return f"{explanation}: finished is {finished}, its jobs are {join_first(statuses, 8)}"
-        others = [f"{name} {count}" for name, count in self.count_finished_by_advisor().items()]
+        others = [f"{name!r:.40} {n}" for name, n in self.count_finished_by_advisor().items()]
         return f"{explanation}; finished jobs of others: {join_first(others, 8) or 'none'}"
 
     def _count_by_status(self, advisor: str | None) -> Counter[str]:

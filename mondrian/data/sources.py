@@ -4,6 +4,7 @@ PCCD is the Photo Critique Captioning Dataset (Chang et al., "Aesthetic Critique
 Photos", ICCV 2017): seven aspects with a score and a comment.
 """
 
+import codecs
 import csv
 import json
 import re
@@ -60,9 +61,9 @@ def locate_source(path: Path) -> Path:
 
 
 def default_photo_folder(path: Path) -> Path:
-    if path.suffix not in _LIST_READERS:
+    if not _is_list(path):
         return path.parent / "source"
-    return path.parent / LIST_PHOTO_FOLDERS.get(path.name, ".")
+    return path.parent / LIST_PHOTO_FOLDERS.get(path.name.lower(), ".")
 
 
 class ListJobSource:
@@ -81,16 +82,29 @@ class ListJobSource:
                 yield job
 
     def _read(self) -> Iterator[Job]:
-        return _LIST_READERS[self._path.suffix](self._path)
+        return _LIST_READERS[self._path.suffix.lower()](self._path)
 
 
 def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobSource]:
     """Open a database, or a list by its suffix; raises DataError if it is missing or invalid."""
-    if path.suffix not in _LIST_READERS:
+    if not _is_list(path):
         return open_database(path)
     if not path.is_file():
         raise DataError(missing_source_message(path))
+    _check_encoding(path)
     return nullcontext(ListJobSource(path))
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in _LIST_READERS
+
+
+def _check_encoding(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    has_mark = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if has_mark or (path.suffix.lower() == ".csv" and b"\0" in start):
+        raise DataError(f"{path} is UTF-16; save it as UTF-8 (in Excel as CSV UTF-8)")
 
 
 def _read_jsonl(path: Path) -> Iterator[Job]:
@@ -154,8 +168,9 @@ def _check_columns(columns: list[str], path: Path) -> None:
         ((*TEXT_KEYS, *parts), f"{' or '.join(TEXT_KEYS)}, nor {parts[0]} and so on"),
     ):
         if set(wanted).isdisjoint(columns):
+            existing = ", ".join(map(repr, columns))[:200] or "no columns"
             raise DataError(
-                f"{path} has no column {names}; it has {', '.join(columns)[:200] or 'no columns'} "
+                f"{path} has no column {names}; it has {existing} "
                 "(columns are separated by commas; mondrian init --csv_template writes an example)"
             )
     missing = [name for name in parts if name not in columns]
@@ -163,7 +178,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
         raise DataError(f"{path} has no column {', '.join(missing[:5])}; add it")
     for name, count in Counter(columns).items():
         if name and count > 1:
-            raise DataError(f"{path} has the column {name} twice; rename one")
+            raise DataError(f"{path} has the column {name!r:.80} twice; rename one")
 
 
 def _merge_dimension_columns(entry: dict[str, Any]) -> dict[str, Any]:

@@ -133,6 +133,63 @@ def test_nothing_is_written_without_a_yes(
     assert (path.read_text() != SHIPPED) == is_written
 
 
+def test_an_edit_made_while_init_waits_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edit_and_confirm(prompt: str) -> str:
+        path.write_text(SHIPPED + "# mine\n")
+        return "y"
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", edit_and_confirm)
+    with pytest.raises(ParamsError, match="changed meanwhile; run mondrian init again"):
+        run(path, "--base", "qwen3-vl-4b")
+    assert path.read_text() == SHIPPED + "# mine\n"
+
+
+def test_the_link_the_mode_and_the_line_ends_of_the_file_stay(path: Path, tmp_path: Path) -> None:
+    run(path, "--base", "qwen3-vl-4b", "--yes")
+    written = path.read_bytes()
+    path.write_bytes(SHIPPED.replace("\n", "\r\n").encode())
+    path.chmod(0o600)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(path)
+    run(link, "--base", "qwen3-vl-4b", "--yes")
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == written.replace(b"\n", b"\r\n")
+
+
+def test_a_file_that_is_not_writable_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write any file
+    with pytest.raises(ParamsError, match="is not writable"):
+        run(path, "--base", "qwen3-vl-4b", "--yes")
+    assert path.read_text() == SHIPPED
+
+
+@pytest.mark.parametrize("advisor", ["a/b", "../etc", "é", "x: y", "a\0b", "a\x1b[2J", "all"])
+def test_an_advisor_that_params_yaml_cannot_name_is_refused(
+    path: Path, make_db: Callable[..., Path], advisor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = make_db({"advisor": advisor}, {})
+    choice = ["--advisor", advisor] if advisor == "all" else []
+    with pytest.raises(DataError, match=r"finished jobs: \d.*--advisor") as error:
+        run(path, "--db", database, "--yes", *choice)
+    assert repr(advisor) in str(error.value)
+    assert (path.read_text(), capsys.readouterr().out) == (SHIPPED, "")
+    run(path, "--db", database, "--yes", "--advisor", "ansel")
+    assert yaml.safe_load(path.read_text())["advisors"] == ["ansel"]
+
+
+@pytest.mark.parametrize("flag", ["--source_dir", "--advisor"])
+def test_flags_of_a_source_need_one(
+    path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(path, "--base", "tiny", flag, "x")
+    assert "need --db or --list" in capsys.readouterr().err
+
+
 def test_the_csv_template_is_a_list_of_one_valid_critique(path: Path, tmp_path: Path) -> None:
     template = tmp_path / "photos/critiques.csv"
     run(path, "--csv_template", template)

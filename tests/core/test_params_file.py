@@ -30,6 +30,25 @@ def test_a_comment_after_a_list_stays() -> None:
     assert edited == text.replace("- a\n- b\n", "- c\n- d\n- e\n")
 
 
+def test_a_comment_stays_with_its_item() -> None:
+    text = TEXT.replace(
+        "[a, b]   # who\n", "\n- a  # first\n# then\n- b  # last\n\n# each of them\n"
+    )
+    edited = replace_values(text, {"advisors": ["b", "c", "a"]}, {})
+    list_end = "\n\n# each of them\n\npersonas"
+    assert edited.startswith(f"advisors:\n- b  # last\n- c\n- a  # first\n# then{list_end}")
+    edited = replace_values(text, {"advisors": ["a"]}, {})
+    assert edited.startswith(f"advisors:\n- a  # first\n# then{list_end}")
+    edited = replace_values(text, {"advisors": ["c"]}, {})
+    assert edited.startswith(f"advisors:\n- c{list_end}")
+
+
+def test_a_section_without_new_values_is_not_needed() -> None:
+    text = TEXT.replace("personas:", "other:")
+    edited = replace_values(text, {"advisors": ["c"]}, {"personas": {}})
+    assert edited == text.replace("[a, b]", "[c]   ")
+
+
 @pytest.mark.parametrize("name", ["no", "12:30", "null", "1", "a: b", "it's", "Zoë"])
 def test_names_are_read_as_they_were_given(name: str) -> None:
     edited = replace_values(TEXT, {"advisors": [name]}, {"personas": {name: ""}})
@@ -49,9 +68,17 @@ def test_equal_values_leave_a_file_of_any_form_as_it_is(values: dict[str, object
     [
         ("", "params.yaml is None; it must be a section"),
         ("train: 3\n", "params.yaml: train is 3; it must be a section"),
+        ("a: 1\n", "params.yaml has no section train; add it"),
         ("train: [", "params.yaml is not YAML"),
+        ("train: {epochs: 5}\na: !b 1\n", "params.yaml is not YAML: .*!b"),
+        ("train: {epochs: 5}\na: " + "[" * 5000 + "]" * 5000, "params.yaml is not YAML"),
     ],
 )
 def test_a_file_that_cannot_be_edited_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         replace_values(text, {"train": {"epochs": 3}}, {})
+
+
+def test_an_error_names_the_file() -> None:
+    with pytest.raises(ParamsError, match=r"^pp\.yaml: train is 3"):
+        replace_values("train: 3\n", {"train": {"epochs": 3}}, {}, "pp.yaml")

@@ -34,7 +34,7 @@ def test_an_advisor_who_is_not_named_has_the_jobs_for_all(make_db: MakeDb) -> No
     [
         ({"advisor": "all"}, [], "names no advisor; give --advisor NAME"),
         ({"status": "ok"}, [], "no finished job: finished is done or completed, .* 'ok' 1"),
-        ({}, ["anse"], "no finished job of advisor 'anse'; finished jobs of others: ansel 1"),
+        ({}, ["anse"], "no finished job of advisor 'anse'; finished jobs of others: 'ansel' 1"),
     ],
 )
 def test_a_source_without_advisors_is_an_error(
@@ -52,3 +52,14 @@ def test_a_missing_photo_folder_is_an_error_that_names_a_similar_one(
     with pytest.raises(DataError, match="there is .*/sources; give it with --source_dir"):
         find_application(path, None, [])
     assert find_application(path, tmp_path / "sources", []).folders.source.name == "sources"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "is empty"), ("text", "is not an SQLite database")]
+)
+def test_an_invalid_database_is_named_before_its_missing_photos(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "mondrian.db").write_text(content)
+    with pytest.raises(DataError, match=message):
+        find_application(tmp_path / "mondrian.db", None, [])

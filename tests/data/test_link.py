@@ -188,7 +188,7 @@ def test_an_error_about_an_unknown_advisor_names_the_others(
 ) -> None:
     path = make_db({"advisor": "okeefe, weston"})
     with pytest.raises(
-        DataError, match="no finished job of advisor 'ansel'; finished jobs of others: okeefe 1"
+        DataError, match="no finished job of advisor 'ansel'; finished jobs of others: 'okeefe' 1"
     ):
         run_link(path, params)
 

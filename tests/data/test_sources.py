@@ -88,17 +88,29 @@ def test_a_table_contains_its_critique_in_one_column_or_in_many(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"name,critique\n", "no column photo or image or filename or file; it has name"),
+        (
+            "a.csv",
+            b"name,critique\n",
+            "no column photo or image or filename or file; it has 'name'",
+        ),
         ("a.csv", b"", "it has no columns"),
         ("a.csv", b'photo,critique\n"a\nb",c\n\n"d', "row in line 5: .*; is it a CSV"),
-        ("a.csv", b"photo,comments\n", "no column critique or text or .*; it has photo, comments"),
+        (
+            "a.csv",
+            b"photo,comments\n",
+            "no column critique or text or .*; it has 'photo', 'comments'",
+        ),
         ("a.csv", b"photo;critique\na;b\n", "columns are separated by commas"),
         (
             "a.csv",
             b"photo,composition_score,light_score\na,1,2\n",
             "no column composition_comment, ",
         ),
-        ("a.csv", b"photo,critique,critique\na,b,c\n", "the column critique twice"),
+        ("a.csv", b"photo,critique,critique\na,b,c\n", "the column 'critique' twice"),
+        ("A.CSV", b"photo;critique\na;b\n", "columns are separated by commas"),
+        ("a.csv", "photo,critique\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("a.csv", "photo,critique\n".encode("utf-16-be"), "is UTF-16; save it as UTF-8"),
+        ("a.jsonl", "{}\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         ("guru.json", b"{}", "not a PCCD list"),
         ("guru.json", b"[{}]", "not a PCCD list"),
         ("guru.json", b"[", "not JSON"),
@@ -156,6 +168,7 @@ def test_a_folder_is_resolved_to_its_list_and_photos(tmp_path: Path) -> None:
     assert locate_source(tmp_path) == tmp_path / "critiques.csv"
     assert default_photo_folder(tmp_path / "critiques.csv") == tmp_path
     assert default_photo_folder(tmp_path / "guru.json") == tmp_path / "images" / "full"
+    assert default_photo_folder(tmp_path / "A.JSONL") == tmp_path
     assert default_photo_folder(tmp_path / "mondrian.db") == tmp_path / "source"
 
 
