@@ -6,6 +6,7 @@ the base must be the one it was trained on, and the logits must differ from the 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def attach_from_folder(model: Any, folder: Path) -> dict[str, LoraLinear]:
     config = read_lora_config(folder, weights, len(model.language_model.model.layers))
     layers = lora.attach(model, config)
     try:
-        check_weights(layers, weights, folder)
+        check_weights(layers, weights, folder / WEIGHTS_FILE)
     except AdapterError:
         lora.detach(model)
         raise
@@ -77,12 +78,12 @@ def check_logits_differ(adapter_logits: mx.array, base_logits: mx.array, folder:
         raise AdapterError(f"{folder} changes nothing: its logits equal the base's")
 
 
-def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path) -> None:
+def check_weights(layers: dict[str, LoraLinear], weights: Tensors, file: Path) -> None:
     """Raise AdapterError unless weights fit `layers`, are finite, and have an effect."""
     expected = {name: value.shape for name, value in lora.lora_state_dict(layers).items()}
     unknown = sorted({_split_name(name)[0] for name in weights if name not in expected})
     problems = [
-        f"{module} cannot be adapted in this base, only its language layers and visual.merger"
+        f"{module!r} cannot be adapted in this base, only its language layers and visual.merger"
         for module in unknown
     ]
     for name, shape in expected.items():
@@ -92,15 +93,15 @@ def check_weights(layers: dict[str, LoraLinear], weights: Tensors, folder: Path)
         elif weights[name].shape != shape:
             problems.append(f"{kind} of {module} {_describe_mismatch(weights[name], shape, kind)}")
     if problems:
-        raise AdapterError(f"{folder / WEIGHTS_FILE}: {join_first(problems, 3, '; ')}")
-    _check_values(weights, folder / WEIGHTS_FILE)
+        raise AdapterError(f"{file}: {join_first(problems, 3, '; ')}")
+    _check_values(weights, file)
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Return the module and the kind of a weight: lora_A, lora_B or lora_magnitude_vector."""
-    path = name.removeprefix("base_model.model.model.").removesuffix(".weight")
+    """Return the module and the kind of a weight, such as lora_A; "" if it is not of a LoRA."""
+    path = re.sub(r"^base_model\.model\.(?:model\.)?", "", name).removesuffix(".weight")
     module, _, kind = path.rpartition(".")
-    return module or path, kind
+    return (module, kind) if module and kind.startswith("lora_") else (path, "")
 
 
 def _describe_mismatch(weight: mx.array, expected: tuple[int, ...], kind: str) -> str:
@@ -116,6 +117,8 @@ def _describe_mismatch(weight: mx.array, expected: tuple[int, ...], kind: str) -
 
 
 def _check_values(weights: Tensors, file: Path) -> None:
+    if not weights:
+        raise AdapterError(f"{file} contains no tensors; train again, or save the adapter again")
     if not all(bool(mx.all(mx.isfinite(value))) for value in weights.values()):
         raise AdapterError(f"{file} contains NaN or inf; train again")
     if not any(bool(mx.any(value != 0)) for name, value in weights.items() if ".lora_B." in name):
@@ -128,11 +131,11 @@ def check_weight_format(weights: Tensors, config: LoraConfig, folder: Path) -> N
     for path in sorted({name.rsplit(".lora_", 1)[0] for name in weights}):
         a, b = (weights.get(f"{path}.lora_{kind}.weight") for kind in "AB")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2:
-            raise AdapterError(f"{file}: {path} has no 2-D lora_A and lora_B; train again")
+            raise AdapterError(f"{file}: {path!r} has no 2-D lora_A and lora_B; train again")
         if not a.shape[0] == b.shape[1] == rank:
-            raise AdapterError(f"{file}: {path} has rank {a.shape[0]}, {CONFIG_FILE} says {rank}")
+            raise AdapterError(f"{file}: {path!r} has rank {a.shape[0]}, {CONFIG_FILE} says {rank}")
         if config.dora and f"{path}.lora_magnitude_vector" not in weights:
-            raise AdapterError(f"{file}: {path} has no lora_magnitude_vector, which DoRA needs")
+            raise AdapterError(f"{file}: {path!r} has no lora_magnitude_vector, which DoRA needs")
     _check_values(weights, file)
 
 

@@ -5,10 +5,11 @@ base is bitwise the same. mondrian/model/adapter.py reads and writes adapter fol
 """
 
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from typing import Any
 
 import mlx.core as mx
@@ -88,11 +89,11 @@ def parse_peft_config(
     config: Mapping[str, Any], names: Collection[str], base_layers: int
 ) -> LoraConfig:
     """Parse adapter_config.json; raise KeyError, TypeError or ValueError if it is not a LoRA's."""
-    rank, alpha = config["r"], float(config["lora_alpha"])
-    dropout = float(config.get("lora_dropout", 0.0))
+    rank, alpha = config["r"], float(check_number("lora_alpha", config["lora_alpha"]))
+    dropout = float(check_number("lora_dropout", config.get("lora_dropout", 0.0)))
     if config.get("peft_type", "LORA") != "LORA":
         raise ValueError(f"peft_type is {config['peft_type']!r}")
-    if not (isinstance(rank, int) and 0 < rank <= 65_536 and 0 < alpha < inf):
+    if not (isinstance(rank, int) and 0 < rank <= 65_536 and alpha > 0):
         raise ValueError(f"r is {rank!r} and lora_alpha {alpha!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"lora_dropout is {config['lora_dropout']!r}")
@@ -106,9 +107,23 @@ def parse_peft_config(
         target_modules=tuple(name for name in PROJECTIONS["both"] if name in modules),
         num_layers=base_layers - first if 0 < first < base_layers else 0,
         train_projector=any(".visual.merger." in name for name in names),
-        rslora=bool(config.get("use_rslora", False)),
-        dora=bool(config.get("use_dora", False)),
+        rslora=_check_bool("use_rslora", config.get("use_rslora", False)),
+        dora=_check_bool("use_dora", config.get("use_dora", False)),
     )
+
+
+def check_number(key: str, value: Any) -> float:
+    """Return a value of adapter_config.json, or raise ValueError unless a float can hold it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{key} is {value!r}; it must be a finite number")
+    return value
+
+
+def _check_bool(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}; it must be true or false")
+    return value
 
 
 class LoraLinear(nn.Module):

@@ -24,7 +24,10 @@ from mondrian.model.provenance import describe_differences, hash_settings
 from mondrian.training.progress import TrainingProgress
 
 CHECKPOINT_PATTERN = "checkpoint*.safetensors"
-_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+_DAMAGE = (
+    *(SafetensorError, OSError, ValueError, KeyError, TypeError),
+    *(AttributeError, RecursionError),  # JSON of another shape, or nested too deeply
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Checkpoint:
 
     def _other_paths(self) -> list[Path]:
         """Return the checkpoints of runs with other settings."""
-        return [path for path in self.folder.glob(CHECKPOINT_PATTERN) if path != self.path]
+        paths = self.folder.glob(CHECKPOINT_PATTERN)
+        return [path for path in paths if path != self.path and path.is_file()]
 
     def _other_paths_by_age(self) -> list[Path]:
         return sorted(self._other_paths(), key=lambda path: path.stat().st_mtime_ns)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import mlx.core as mx
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from mondrian.core.adapter_folder import CONFIG_FILE, LOG_FILE, SAVED_FILES, WEIGHTS_FILE
@@ -27,7 +27,7 @@ from mondrian.training.loss import Loss
 from mondrian.training.peft_config import has_same_base, simplify_peft_config
 from mondrian.training.progress import NO_TIMING
 from mondrian.training.run import write_metrics
-from mondrian.training.torch_file import read_torch_file
+from mondrian.training.torch_file import ForeignFileError, read_torch_file
 
 _TORCH_FILE = "adapter_model.bin"
 _STATE_FILE = "trainer_state.json"
@@ -35,18 +35,21 @@ _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
 
 
+_Number = Annotated[float, Field(ge=-1e30, le=1e30)]  # not NaN, and a sum is not inf
+
+
 class _LogEntry(BaseModel):
     step: int
-    epoch: FiniteFloat = 0.0
-    loss: FiniteFloat | None = None
+    epoch: _Number = 0.0
+    loss: _Number | None = None
 
 
 class TrainerState(BaseModel):
     """What transformers' Trainer writes next to an adapter: steps, epochs and losses."""
 
     global_step: int | None = None
-    epoch: FiniteFloat | None = None  # 2.97 is in the third
-    num_train_epochs: FiniteFloat | None = None
+    epoch: _Number | None = None  # 2.97 is in the third
+    num_train_epochs: _Number | None = None
     log_history: list[_LogEntry] = []
 
     def metrics(self, val_loss: float) -> dict[str, Any]:
@@ -94,16 +97,27 @@ def normalize_weight_name(name: str) -> str:
     return f"base_model.model.model.{path}.{ending}"
 
 
-def read_peft_weights(folder: Path) -> lora.Tensors:
+def find_weights_file(folder: Path) -> Path:
+    for name in (WEIGHTS_FILE, _TORCH_FILE):
+        if (folder / name).exists():
+            return folder / name
+    raise AdapterError(f"{folder} has no {WEIGHTS_FILE} and no {_TORCH_FILE}; copy it again")
+
+
+def read_peft_weights(path: Path) -> lora.Tensors:
     """Return float32 weights by the names in the file; AdapterError if it cannot be read."""
-    path, torch_path = folder / WEIGHTS_FILE, folder / _TORCH_FILE
-    if not path.exists() and torch_path.exists():
+    if path.name == _TORCH_FILE:
         try:
-            return {name: mx.array(value) for name, value in read_torch_file(torch_path).items()}
+            return {name: mx.array(value) for name, value in read_torch_file(path).items()}
+        except ForeignFileError as error:
+            raise AdapterError(
+                f"{path} cannot be read: {one_line(error, 160)}; save the adapter again, with PEFT "
+                f"as {WEIGHTS_FILE}"
+            ) from None
         except (OSError, ValueError) as error:
             raise AdapterError(
-                f"{torch_path} cannot be read: {one_line(error, 160)}; convert it with torch, in "
-                f'{folder}: python -c "import torch, safetensors.torch as s; s.save_file({{k: '
+                f"{path} cannot be read: {one_line(error, 160)}; convert it with torch, in "
+                f'{path.parent}: python -c "import torch, safetensors.torch as s; s.save_file({{k: '
                 f"v.contiguous() for k, v in torch.load('{_TORCH_FILE}', weights_only=True)"
                 f".items()}}, '{WEIGHTS_FILE}')\""
             ) from None
@@ -124,7 +138,7 @@ def read_peft_adapter(folder: Path) -> tuple[lora.Tensors, dict[str, Any]]:
         raise AdapterError(
             f"{folder} has no {CONFIG_FILE}; give the folder that PEFT saved{suggestion}"
         )
-    weights = read_peft_weights(folder)
+    weights = read_peft_weights(find_weights_file(folder))
     normalized = {normalize_weight_name(name): value for name, value in weights.items()}
     if len(normalized) < len(weights):
         raise AdapterError(f"{folder} has one weight under two names; save a single PEFT adapter")
@@ -184,20 +198,25 @@ def import_adapter(
     try:
         layers = lora.attach(base.model, lora_config)
         filled = fill_modules(layers, weights)
-        adapter.check_weights(layers, filled, folder)
+        adapter.check_weights(layers, filled, find_weights_file(folder))
         lora.load_lora_weights(layers, filled)
         examples = build_examples(val_rows, params.train, features)
         total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
         val_loss = total / sum(sum(example.weights) for example in examples)
+        metrics = state.metrics(val_loss)
         prompt, photo = examples[0].ids[: examples[0].start], features.get(examples[0].photo)
         with open_atomic_folder(paths.output, SAVED_FILES) as staging:
             adapter.save(staging, filled, lora_config, recipe, base_layers)
             log = "".join(json.dumps(entry) + "\n" for entry in state.training_log(val_loss))
             (staging / LOG_FILE).write_text(log)
-            adapter.load_and_verify(base, staging, prompt, photo)
+            try:
+                adapter.load_and_verify(base, staging, prompt, photo)
+            except AdapterError as error:
+                message = str(error).replace(str(staging), str(folder))
+                raise AdapterError(message.removesuffix("; train again")) from None
     finally:
         lora.detach(base.model)
-    write_metrics(paths.metrics, state.metrics(val_loss), NO_TIMING)
+    write_metrics(paths.metrics, metrics, NO_TIMING)
     zeros = len(filled) - len(weights)
     note = f" ({zeros} more are zero, of modules without weights)" if zeros else ""
     return (
@@ -209,7 +228,7 @@ def import_adapter(
 def _check_base(folder: Path, trained_on: str, params: Params) -> None:
     if not has_same_base(trained_on, params.base.source, params.base.name):
         raise AdapterError(
-            f"{folder / CONFIG_FILE}: base_model_name_or_path is {trained_on}, base.source of "
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is {trained_on!r}, base.source of "
             f"params.yaml is {params.base.source}; if they are the same model, add --same_base"
         )
 

@@ -22,10 +22,15 @@ _DTYPES = {
 }
 
 
+class ForeignFileError(ValueError):
+    """The file contains what torch.save does not write for tensors; torch may not be safe."""
+
+
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Return tensors in float32; raise ValueError if the file holds anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path.stat().st_size)
             (pickle_name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
             folder = pickle_name.removesuffix("data.pkl")
             names = set(archive.namelist())
@@ -44,6 +49,15 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _check_sizes(archive: zipfile.ZipFile, file_size: int) -> None:
+    """Raise ForeignFileError if reading the members could take more memory than the file."""
+    members = archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+        raise ForeignFileError("it is compressed, which torch never does")
+    if sum(info.file_size for info in members) > file_size:
+        raise ForeignFileError("its members are larger than the file")
+
+
 class _TensorUnpickler(pickle.Unpickler):
     """An unpickler that can build dictionaries of tensors and nothing else."""
 
@@ -60,17 +74,15 @@ class _TensorUnpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         }
         if (module, name) not in allowed:
-            raise ValueError(f"it contains {module}.{name}, which is not a tensor")
+            raise ForeignFileError(f"it contains {f'{module}.{name}'!r}, which is not a tensor")
         function = allowed[module, name]
         return lambda *args: function(*args)  # a pickle may set attributes of what it gets
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """Return a storage as a flat float32 array."""
         _, storage_type, key, _, _ = pid
-        info = self._archive.getinfo(f"{self._folder}data/{key}")
-        if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses
-            raise ValueError("it is compressed")
-        array = np.frombuffer(self._archive.read(info), _DTYPES[storage_type])
+        data = self._archive.read(f"{self._folder}data/{key}")
+        array = np.frombuffer(data, _DTYPES[storage_type])
         if storage_type == "BFloat16Storage":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         return array.astype(np.float32)
@@ -79,6 +91,8 @@ class _TensorUnpickler(pickle.Unpickler):
 def _rebuild_tensor(
     storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> np.ndarray:
+    if any(length < 0 for length in shape):
+        raise ValueError(f"a tensor has the shape {shape}")
     size = prod(shape)
     contiguous = (prod(shape[i + 1 :]) for i in range(len(shape)))
     steps = zip(shape, stride, contiguous, strict=True)

@@ -99,9 +99,18 @@ def test_the_folder_has_pefts_layout(base_vlm: Any, folder: Path) -> None:
     ("change", "message"),
     [
         (lambda w: w.pop(next(iter(w))), "has no lora_"),
+        (lambda w: w.clear(), "contains no tensors"),
+        (
+            lambda w: w.update({"base_model.model.lm_head.weight": np.zeros(3, np.float32)}),
+            "'lm_head' cannot be adapted",
+        ),
+        (
+            lambda w: w.update({"a\n\x1b.lora_A.weight": np.zeros(3, np.float32)}),
+            r"'a\\n\\x1b' cannot be adapted",
+        ),
         (
             lambda w: w.update(other=np.zeros(3, np.float32)),
-            "other cannot be adapted in this base",
+            "'other' cannot be adapted in this base",
         ),
         (
             lambda w: w.update({k: v[:1] for k, v in list(w.items())[:1]}),
@@ -156,7 +165,11 @@ def test_a_missing_file_or_folder_is_named(base_vlm: Any, folder: Path) -> None:
         (RECIPE_FILE, '{"base": "x"}', "damaged"),
         (CONFIG_FILE, "{}", "is damaged"),
         (CONFIG_FILE, '{"r": "x", "lora_alpha": 1}', "r is 'x'"),
-        (CONFIG_FILE, '{"r": 4, "lora_alpha": NaN}', "lora_alpha nan"),
+        (CONFIG_FILE, '{"r": 4, "lora_alpha": NaN}', "lora_alpha is nan"),
+        (CONFIG_FILE, f'{{"r": 4, "lora_alpha": {10**400}}}', "lora_alpha is 1000"),
+        (CONFIG_FILE, '{"r": 4, "lora_alpha": 8, "lora_dropout": null}', "lora_dropout is None"),
+        (CONFIG_FILE, '{"r": 4, "lora_alpha": 8, "use_dora": "false"}', "use_dora is 'false'"),
+        (CONFIG_FILE, '{"r": 4, "lora_alpha": 8, "use_rslora": "yes"}', "use_rslora is 'yes'"),
     ],
 )
 def test_a_damaged_recipe_or_config_is_named(

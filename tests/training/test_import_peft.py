@@ -27,7 +27,7 @@ from mondrian.training.import_peft import (
     read_peft_adapter,
 )
 from tests.conftest import ROOT, run_stage
-from tests.training.test_torch_file import write_tensors
+from tests.training.test_torch_file import write_tensors, write_torch_file
 
 NORMALIZED = "base_model.model.model.language_model.layers.{}.{}.{}"
 
@@ -149,6 +149,12 @@ def test_an_adapter_saved_by_torch_is_imported(
     run_import(folder, prepared_dir, tmp_path / "out")
     imported = load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert all(np.array_equal(imported[name], value) for name, value in weights.items())
+    write_tensors(folder / "adapter_model.bin", {"lm_head": np.ones(1)}, monkeypatch)
+    with pytest.raises(AdapterError, match=r"adapter_model.bin: .*'lm_head' cannot be adapted"):
+        run_import(folder, prepared_dir, tmp_path / "out")
+    write_torch_file(folder / "adapter_model.bin", {"a": Path()}, [], monkeypatch)
+    with pytest.raises(AdapterError, match="which is not a tensor; save the adapter again"):
+        run_import(folder, prepared_dir, tmp_path / "out")
     (folder / "adapter_model.bin").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(AdapterError, match=r"convert it with torch, in .*torch.load\('adapter_mod"):
         run_import(folder, prepared_dir, tmp_path / "out")
@@ -182,6 +188,12 @@ def test_metrics_are_those_that_training_writes(
     assert list_loss_points(read_training_log(tmp_path / "out")) == points
     timing = json.loads((tmp_path / "train_timing.json").read_text())
     assert set(timing.values()) == {None}
+    saved = (tmp_path / "out" / WEIGHTS_FILE).stat()
+    overflow = {"log_history": [{"step": i, "loss": 1e308} for i in range(2)]}
+    (folder / "trainer_state.json").write_text(json.dumps(overflow))
+    with pytest.raises(AdapterError, match=r"trainer_state.json is damaged .*loss.*delete"):
+        run_import(folder, prepared_dir, tmp_path / "out")
+    assert (tmp_path / "out" / WEIGHTS_FILE).stat() == saved
     (folder / "trainer_state.json").write_text('{"global_step": "many"}')
     with pytest.raises(AdapterError, match=r"trainer_state.json is damaged .*global_step.*delete"):
         run_import(folder, prepared_dir, tmp_path / "out")
@@ -200,7 +212,10 @@ def test_metrics_are_those_that_training_writes(
         ),
         ({"r": 8}, "lora_A of language_model.layers.0.self_attn.q_proj has rank 4, .* says 8"),
         ({"lora_dropout": 1}, "lora_dropout is 1"),
-        ({"base_model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"}, "is Qwen/.*add --same_base"),
+        ({"base_model_name_or_path": "Qwen/Qwen3-VL-4B-Instruct"}, "is 'Qwen/.*add --same_base"),
+        ({"lora_alpha": 1e38}, "theirs: its logits contain NaN or inf$"),
+        ({"lora_alpha": 1e-30}, "theirs changes nothing"),
+        ({"use_dora": "false"}, "adapter_config.json cannot be imported: use_dora is 'false'"),
     ],
 )
 def test_an_unsupported_adapter_is_refused_and_nothing_is_written(
@@ -261,6 +276,15 @@ def test_an_adapter_on_the_vision_tower_is_refused_by_name(
     ):
         run_import(folder, prepared_dir, tmp_path / "out")
     lora.detach(base_vlm.model)
+
+
+def test_missing_weights_are_named(base_vlm: Any, tmp_path: Path) -> None:
+    folder = save_peft_adapter(base_vlm, tmp_path / "theirs")
+    (folder / WEIGHTS_FILE).unlink()
+    with pytest.raises(
+        AdapterError, match=r"no adapter_model.safetensors and no adapter_model.bin"
+    ):
+        read_peft_adapter(folder)
 
 
 @pytest.mark.parametrize("length", [0, 9, 500])

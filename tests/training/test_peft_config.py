@@ -59,16 +59,26 @@ def test_a_plain_lora_is_accepted_in_each_spelling(config: dict[str, Any]) -> No
         ({"lora_alpha": 0}, "lora_alpha is 0"),
         (
             {"rank_pattern": {"q_proj": 8}},
-            "rank_pattern gives r 16 for .*down_proj and 8 for .*q_proj",
+            "rank_pattern gives r 16 for .*down_proj' and 8 for .*q_proj'",
         ),
         ({"alpha_pattern": {"layers.0.*": 8}}, "alpha_pattern gives lora_alpha 8 for .*and 32 for"),
-        ({"rank_pattern": {"(": 8}}, r"rank_pattern has the pattern .*\("),
+        ({"rank_pattern": {"(": 8}}, r"rank_pattern has the pattern '\('; it must be"),
+        ({"alpha_pattern": {"(?=a)b": 8}}, r"has the pattern '\(\?=a\)b'; .* without lookaround"),
+        ({"rank_pattern": {"a{9999999999}": 8}}, r"has the pattern 'a\{9999999999}'"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"use\x1b": 1}, r"'use\\x1b' is 1"),
         ({"rank_pattern": [8]}, r"rank_pattern is \[8\]"),
     ],
 )
 def test_what_is_more_than_a_plain_lora_is_named(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simplify_peft_config(PLAIN | config, MODULES)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "((a*)*)*b", "(a|a)" * 40 + "b"])
+def test_no_pattern_takes_exponential_time(pattern: str) -> None:
+    simple = simplify_peft_config(PLAIN | {"rank_pattern": {pattern: 8}}, ["a" * 10_000])
+    assert simple["r"] == 16
 
 
 def test_all_problems_are_named_at_once() -> None:

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, or resumed with other settings."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks.crash_recovery import make_train_command, read_outputs, run_to_end
 from mondrian.core.errors import TrainingError
@@ -85,6 +88,29 @@ def test_a_damaged_checkpoint_of_other_settings_does_not_stop_a_run(tmp_path: Pa
     assert "starts over: " in (message := checkpoint.describe_other_run())
     assert "checkpoint-old.safetensors is damaged" in message
     assert checkpoint.load() is None
+
+
+@pytest.mark.parametrize(
+    "about",
+    [json.dumps({"identity": identity, "progress": {"step": 1}}) for identity in (["a"], "a", None)]
+    + ["[]", "[" * 100_000],
+    ids=["list", "string", "null", "no mapping", "deep"],
+)
+def test_a_checkpoint_of_another_shape_counts_as_damaged(tmp_path: Path, about: str) -> None:
+    path = tmp_path / "checkpoint-old.safetensors"
+    save_file({"a": np.ones(1)}, path, {"about": about})
+    message = Checkpoint(tmp_path, {"base": "b"}).describe_other_run()
+    assert message == f"training starts over: {path} is damaged"
+
+
+def test_only_files_count_as_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-link.safetensors").symlink_to(tmp_path / "missing")
+    (tmp_path / "checkpoint-folder.safetensors").mkdir()
+    checkpoint = Checkpoint(tmp_path, {})
+    assert checkpoint.describe_other_run() == ""
+    checkpoint.save(make_state())
+    checkpoint.remove_others()
+    assert checkpoint.load() is not None
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, -1])

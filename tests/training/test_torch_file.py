@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mondrian.training import torch_file
-from mondrian.training.torch_file import read_torch_file
+from mondrian.training.torch_file import ForeignFileError, read_torch_file
 
 SAVED = Path(__file__).parent / "torch_saved.bin"  # written by torch 2.13 from three tensors
 
@@ -123,9 +123,10 @@ def test_a_pickle_changes_nothing_in_this_process(tmp_path: Path) -> None:
     ("kind", "layout", "message"),
     [
         ("FloatStorage", (0, (3, 2), (1, 3)), "not contiguous"),
+        ("FloatStorage", (0, (-2, -3), (-3, 1)), r"has the shape \(-2, -3\)"),
         ("FloatStorage", (1, (2, 3), (3, 1)), "longer than its data"),
         ("FloatStorage", (-1, (2, 3), (3, 1)), "longer than its data"),
-        ("LongStorage", (0, (2, 3), (3, 1)), "torch.LongStorage"),
+        ("LongStorage", (0, (2, 3), (3, 1)), "'torch.LongStorage', which is not"),
     ],
 )
 def test_a_tensor_that_is_none_of_an_adapter_is_refused(
@@ -135,6 +136,30 @@ def test_a_tensor_that_is_none_of_an_adapter_is_refused(
     content = {"a": _Tensor(storage, *layout)}
     path = write_torch_file(tmp_path / "a.bin", content, [storage], monkeypatch)
     with pytest.raises(ValueError, match=message):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "byteorder", "data/0"])
+def test_a_compressed_member_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with zipfile.ZipFile(SAVED) as saved, zipfile.ZipFile(tmp_path / "a.bin", "w") as archive:
+        for info in saved.infolist():
+            kind = zipfile.ZIP_DEFLATED if info.filename.endswith(name) else zipfile.ZIP_STORED
+            archive.writestr(info.filename, saved.read(info), kind)
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(ForeignFileError, match="it is compressed"):
+        read_torch_file(tmp_path / "a.bin")
+
+
+def test_members_that_are_larger_than_the_file_are_refused(tmp_path: Path) -> None:
+    content = SAVED.read_bytes()
+    with zipfile.ZipFile(SAVED) as archive:
+        directory = archive.start_dir
+    sizes = directory + 20  # of the first member: compressed, uncompressed
+    path = tmp_path / "a.bin"
+    path.write_bytes(content[:sizes] + b"\0\0\0\x7f" * 2 + content[sizes + 8 :])
+    with pytest.raises(ForeignFileError, match="larger than the file"):
         read_torch_file(path)
 
 
