@@ -86,7 +86,10 @@ def _write_csv_template(path: Path) -> None:
     if path.exists():
         raise DataError(f"{path} exists; give another path")
     write_text(path, CSV_TEMPLATE.read_text(encoding="utf-8"))
-    print(f"{path}: write a row per critique, put the photos next to it; then mondrian init --list")
+    print(
+        f"{path}: replace the example by a row per critique and put the photos next to it; then "
+        f"mondrian init --list {path.parent}"
+    )
 
 
 def _check_advisor_ids(application: Application) -> None:
@@ -163,4 +166,4 @@ def _next_step(text: str, path: Path, advisors: list[str]) -> str:
     if advisors:
         personas = ", ".join(f"personas.{advisor}" for advisor in advisors)
         return f"next: check {personas} in {path}, then dvc repro prepare"
-    return "next: dvc repro"
+    return "next: dvc repro prepare"  # --plan and train read the rows in the base's image size

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
 
 
 def _next_step(folders: list[Path]) -> str:
-    if any(read_json(folder / "metrics.json")["failed_gates"] for folder in folders):
+    metrics = [read_json(folder / "metrics.json") for folder in folders]
+    if any(m["verdict"] != "BETTER" or m["failed_gates"] for m in metrics):
         return "read the reports; docs/guide.md, chapter 6, says what to do about each verdict"
     return "make serve, which lets you compare base and adapters in a browser"
 

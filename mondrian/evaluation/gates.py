@@ -51,16 +51,22 @@ def _holds(name: str, value: float, threshold: float) -> bool:
 
 
 def list_failed_gates(evaluation: dict[str, Any], thresholds: GateParams) -> list[str]:
-    """Return what prevents a release of this evaluate.json by current thresholds, a line each."""
-    verdict = evaluation["verdict"]
-    failed = [] if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER"]
+    """Return the gates of this evaluate.json that fail by current thresholds, a line each."""
+    failed = []
     if not {"compliance", "index_low"} <= set(evaluation["gates"]):
         raise KeyError("gates")
     for name, gate in evaluation["gates"].items():
         value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
         if name not in WARNING_GATES and (value is None or not _holds(name, value, threshold)):
-            failed.append(f"{name} is {value}, the threshold is {threshold}")
+            shown = "unknown" if value is None else value
+            failed.append(f"{name} is {shown}, the threshold is {threshold}")
     return failed
+
+
+def list_release_faults(evaluation: dict[str, Any], thresholds: GateParams) -> list[str]:
+    """Return what prevents a release: the verdict and failed gates, a line each."""
+    verdict, failed = evaluation["verdict"], list_failed_gates(evaluation, thresholds)
+    return failed if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER", *failed]
 
 
 def check_gates(details: Path | None, params: Params, print_line: Callable[[str], None]) -> None:
@@ -70,7 +76,7 @@ def check_gates(details: Path | None, params: Params, print_line: Callable[[str]
     for file in [details] if details else [path for (path,) in stage_paths]:
         content = read_json(file)
         try:
-            lines = list_failed_gates(content, params.evaluate.gates)
+            lines = list_release_faults(content, params.evaluate.gates)
             print_line(f"{file}: {content['verdict']}")
         except (KeyError, TypeError, AttributeError):
             raise EvaluationError(f"{file} has no gates; evaluate again: dvc repro") from None

@@ -17,7 +17,7 @@ def build_key_metrics(
     valid         fraction of its answers that are schema-valid
     val_loss      loss of the saved weights on val; None if the adapter has no training log
     n_train       photos in train, near-duplicates counted once; n_val photos it was evaluated on
-    failed_gates  number of reasons against a release
+    failed_gates  number of gates that do not hold; the verdict is none of them
     """
     adapter, base = evaluation["fine_tuned"], evaluation["base"]
     return {

@@ -57,9 +57,10 @@ def estimate_paired_difference(
     x = average_by_group(differences, groups)
     n, mean = len(x), float(x.mean())
     spread = float(x.std(ddof=1)) if n > 1 else 0.0
-    if n < 2 or spread == 0:
+    if n < MIN_GROUPS or spread == 0:
         low, high = (mean, mean) if n >= MIN_GROUPS else (-np.inf, np.inf)
-        return Estimate(mean, low, high, n, 0.0, n if mean else None, sign_flip(x, seed))
+        needed = _needed(mean, spread) if spread else n if mean else None
+        return Estimate(mean, low, high, n, 0.0, needed, sign_flip(x, seed))
     error = spread / sqrt(n)
     resamples = x[np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))]
     errors = resamples.std(axis=1, ddof=1) / sqrt(n)

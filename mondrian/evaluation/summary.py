@@ -5,7 +5,7 @@ from typing import Any
 from mondrian.core.terminal import format_table
 from mondrian.evaluation.arms import ARMS
 from mondrian.evaluation.consistency import SAMPLED
-from mondrian.evaluation.gates import WARNING_GATES
+from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES
 
 _COLUMNS = {
     "quality_index": ("quality", ".2f"),
@@ -45,8 +45,9 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
 def describe_failed_gates(metrics: dict[str, Any]) -> list[str]:
     """Return a line for each gate that does not hold; those about the base are warnings."""
     return [
-        f"{'warning' if name in WARNING_GATES else 'failed gate'}: {name} is {gate['value']}, the "
-        f"threshold is {gate['threshold']} (evaluate.gates)"
+        f"{'warning' if name in WARNING_GATES else 'failed gate'}: {name} is "
+        f"{'unknown' if gate['value'] is None else gate['value']}, the threshold is "
+        f"{gate['threshold']}"
         for name, gate in metrics["gates"].items()
         if not gate["holds"]
     ]
@@ -65,13 +66,20 @@ def format_arms_table(metrics: dict[str, Any]) -> list[str]:
 
 
 def describe_verdict(metrics: dict[str, Any]) -> str:
-    """Return the verdict, the number of photos, and how many an open verdict would need."""
+    """Return the verdict, the number of photos, and what leaves it open."""
     count, groups = metrics["photographs"], metrics["photograph_groups"]
     text = f"{metrics['verdict']} on {count} critiques of {groups} photos not used in training"
-    needed = metrics["comparisons"]["index"]["needed"]
-    if metrics["verdict"] == "INCONCLUSIVE" and needed:
-        text += f"; a difference of this size needs about {needed} photos"
+    if metrics["verdict"] == "INCONCLUSIVE":
+        text += "".join(
+            f"; {COMPARISON_LABELS[name]} may be 0{_describe_needed(estimate['needed'])}"
+            for name, estimate in metrics["comparisons"].items()
+            if name in REQUIRED_COMPARISONS and not (estimate["low"] or 0) > 0
+        )
     return text
+
+
+def _describe_needed(needed: int | None) -> str:
+    return f": about {needed} photos would show it" if needed else ""
 
 
 def format_mean_interval(estimate: dict[str, Any]) -> str:

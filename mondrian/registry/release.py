@@ -15,7 +15,7 @@ from mondrian.core.adapter_folder import RECIPE_FILE, adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError, one_line
 from mondrian.core.files import read_json
 from mondrian.core.params import Params
-from mondrian.evaluation.gates import list_failed_gates
+from mondrian.evaluation.gates import list_release_faults
 from mondrian.model.provenance import read_recipe
 from mondrian.registry import git, release_record, tags
 from mondrian.registry.build_check import BuiltAdapter, verify_built_adapter
@@ -77,7 +77,7 @@ def _summarize_evaluation(
     """Return verdict and gates for the record; raise ReleaseError if one fails without a reason."""
     content = read_json(built.evaluation)
     try:
-        failed = list_failed_gates(content, params.evaluate.gates)
+        failed = list_release_faults(content, params.evaluate.gates)
         tuned, base = content["fine_tuned"], content["base"]
         figures = {
             "index": tuned["quality_index"],

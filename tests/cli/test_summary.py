@@ -33,7 +33,7 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
             "constant": {**arm, "quality_index": None},
             "verdict": "INCONCLUSIVE",
             "photograph_groups": 21,
-            "comparisons": {"index": {"needed": 80}},
+            "comparisons": {"index": {"needed": 80, "low": -1.0}},
             "gates": {
                 "compliance": {"value": 0.5, "threshold": 0.95, "holds": False},
                 "base_compliance": {"value": 0.5, "threshold": 0.9, "holds": False},

@@ -14,7 +14,7 @@ from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.metrics import compute_index_parts, compute_quality_index
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.score_metrics import kappa, most_common_fraction, spearman
-from mondrian.evaluation.summary import format_metrics_summary
+from mondrian.evaluation.summary import describe_verdict, format_metrics_summary
 from mondrian.evaluation.timing import compute_timing, format_overhead_warning
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.sample.corruptions import replace_scores
@@ -149,6 +149,9 @@ def test_better_than_base_but_not_than_a_constant_is_inconclusive(
     metrics = build_evaluation(weak, params.evaluate)
     assert metrics["comparisons"]["index"]["low"] > 0 > metrics["comparisons"]["constant"]["low"]
     assert metrics["verdict"] == "INCONCLUSIVE"
+    text = describe_verdict(metrics)
+    assert "score error below constant (of 10) may be 0" in text
+    assert "quality index" not in text
 
 
 def test_an_adapter_that_ignores_the_photo_is_not_better(
@@ -170,6 +173,7 @@ def test_copies_count_once_and_few_photos_conclude_nothing(
     assert few["photographs"] == 40
     assert few["photograph_groups"] == 4
     assert few["verdict"] == "INCONCLUSIVE"
+    assert few["comparisons"]["index"]["low"] is None  # four photos give no interval
 
 
 def test_answers_that_are_not_critiques_count_as_bad(critique: Critique, params: Params) -> None:
