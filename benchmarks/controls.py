@@ -22,9 +22,9 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.critique.schema import serialize_critique
-from mondrian.evaluation.arms import pick_other_photos
 from mondrian.evaluation.crossvalidation import train_and_evaluate
 from mondrian.evaluation.evaluate import EvalData
+from mondrian.evaluation.prompts import pick_other_photos
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores

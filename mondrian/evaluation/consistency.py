@@ -12,15 +12,15 @@ from PIL import Image, ImageEnhance
 
 from mondrian.core.images import read_photo
 from mondrian.critique.rows import ChatRow
-from mondrian.evaluation.arms import EvalPrompt
+from mondrian.evaluation.arms import SAMPLED
 from mondrian.evaluation.generation import EvalContext, build_answer_record, generate_answers
+from mondrian.evaluation.prompts import EvalPrompt
 from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.language import Features
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm, encode_image, tokenize_prompt
 
-SAMPLED = "sampled"  # variant with the unchanged photo and another sampling seed
 _CROP_MARGIN = 0.03  # of a side, removed at each end
 _BRIGHTNESS = 1.06  # about a fifth of a stop
 _JPEG_QUALITY = 75

@@ -26,10 +26,11 @@ from mondrian.core.training_log import (
 )
 from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation import generation
-from mondrian.evaluation.arms import BATCHED_ARMS, ArmPrompts, EvalPrompt, build_eval_prompts
+from mondrian.evaluation.arms import BATCHED_ARMS
 from mondrian.evaluation.consistency import measure_consistency
 from mondrian.evaluation.cost import measure_cost
 from mondrian.evaluation.generation import AnswerCache, EvalContext
+from mondrian.evaluation.prompts import ArmPrompts, EvalPrompt, build_eval_prompts
 from mondrian.model import adapter, lora, provenance
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.provenance import Recipe, package_versions, read_recipe

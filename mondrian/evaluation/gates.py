@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import EvaluationError
 from mondrian.core.files import read_json
 from mondrian.core.params import GateParams, Params
-from mondrian.evaluation.statistics import Estimate
+
+if TYPE_CHECKING:  # statistics loads scipy, which `mondrian summary` does not need
+    from mondrian.evaluation.statistics import Estimate
 
 MAXIMUM_GATES = ("copied_above_reference",)  # the value must not exceed the threshold
 WARNING_GATES = ("base_compliance",)  # about the base: no adapter can change it
@@ -21,7 +23,7 @@ REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 f
 def compute_gates(
     report: dict[str, Any],
     arms: dict[str, Any],
-    comparisons: dict[str, Estimate],
+    comparisons: "dict[str, Estimate]",
     thresholds: GateParams,
 ) -> dict[str, Any]:
     """Return value, threshold and result of each gate."""

@@ -17,7 +17,8 @@ from mondrian.core.params import EvaluateParams
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
-from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS, ArmPrompts, EvalPrompt
+from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS
+from mondrian.evaluation.prompts import ArmPrompts, EvalPrompt
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams

@@ -3,8 +3,7 @@
 from typing import Any
 
 from mondrian.core.terminal import format_table
-from mondrian.evaluation.arms import ARMS
-from mondrian.evaluation.consistency import SAMPLED
+from mondrian.evaluation.arms import ARMS, SAMPLED
 from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES
 
 _COLUMNS = {

@@ -13,9 +13,9 @@ from mondrian.core.errors import AdapterError
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
-from mondrian.evaluation.arms import pick_other_photos, pick_stratified_examples
 from mondrian.evaluation.evaluate import check_rows_match_adapter
 from mondrian.evaluation.generation import AnswerCache, build_answer_record
+from mondrian.evaluation.prompts import pick_other_photos, pick_stratified_examples
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model.provenance import BaseId, Recipe
 from mondrian.model.vlm import Generation

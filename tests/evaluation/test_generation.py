@@ -11,8 +11,8 @@ from mondrian.core.errors import EvaluationError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.evaluation import generation
-from mondrian.evaluation.arms import EvalPrompt
 from mondrian.evaluation.generation import AnswerCache, generate_answers
+from mondrian.evaluation.prompts import EvalPrompt
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.hardware import bytes_per_sequence
 from mondrian.model.vlm import Generation, Vlm, encode_image, tokenize_prompt
