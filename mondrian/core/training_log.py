@@ -33,6 +33,11 @@ def read_training_log(folder: Path) -> list[dict[str, Any]]:
     return log
 
 
+def write_training_log(folder: Path, log: Sequence[dict[str, Any]]) -> None:
+    """Write entries without times, so that equal runs write equal bytes."""
+    (folder / LOG_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in log))
+
+
 def find_saved_epoch(log: Sequence[dict[str, Any]], save_weights: str) -> dict[str, Any]:
     """Return the entry of the epoch whose weights train.save_weights (best or last) keeps."""
     epochs = [entry for entry in log if "val_loss" in entry]

@@ -163,11 +163,11 @@ def _read_csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _check_columns(columns: list[str], path: Path) -> None:
     parts = [f"{prefix}_{key}" for prefix in _COLUMN_PREFIXES.values() for key in _DIMENSION_KEYS]
-    for wanted, names in (
+    for accepted, names in (
         ((*PHOTO_KEYS,), " or ".join(PHOTO_KEYS[:4])),
         ((*TEXT_KEYS, *parts), f"{' or '.join(TEXT_KEYS)}, nor {parts[0]} and so on"),
     ):
-        if set(wanted).isdisjoint(columns):
+        if set(accepted).isdisjoint(columns):
             existing = ", ".join(map(repr, columns))[:200] or "no columns"
             raise DataError(
                 f"{path} has no column {names}; it has {existing} "

@@ -64,7 +64,7 @@ def evaluate(
     """
     recipe, vlm = read_recipe(folder), features.vlm
     check_rows_match_adapter(recipe, data.val, folder)
-    described = _describe_adapter(folder)  # before the work: its log may be damaged
+    adapter_entry = _describe_adapter(folder)  # before the work: its log may be damaged
     vocabulary_size = vlm.model.config.text_config.vocab_size
     grammar = CritiqueGrammar(vlm.processor.tokenizer, vocabulary_size, params.max_new_tokens)
     features.precompute([row.images[0] for row in data.val])
@@ -83,7 +83,7 @@ def evaluate(
     return {
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
-        "adapter": described,
+        "adapter": adapter_entry,
         "packages": package_versions(),
         "train_score_means": recipe.train_score_means,
         "photographs": photos,

@@ -60,9 +60,12 @@ def list_failed_gates(evaluation: dict[str, Any], thresholds: GateParams) -> lis
     for name, gate in evaluation["gates"].items():
         value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
         if name not in WARNING_GATES and (value is None or not _holds(name, value, threshold)):
-            shown = "unknown" if value is None else value
-            failed.append(f"{name} is {shown}, the threshold is {threshold}")
+            failed.append(format_gate(name, value, threshold))
     return failed
+
+
+def format_gate(name: str, value: float | None, threshold: float) -> str:
+    return f"{name} is {'unknown' if value is None else value}, the threshold is {threshold}"
 
 
 def list_release_faults(evaluation: dict[str, Any], thresholds: GateParams) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mondrian.core.terminal import format_table
 from mondrian.evaluation.arms import ARMS, SAMPLED
-from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES
+from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES, format_gate
 
 _COLUMNS = {
     "quality_index": ("quality", ".2f"),
@@ -44,9 +44,8 @@ def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
 def describe_failed_gates(metrics: dict[str, Any]) -> list[str]:
     """Return a line for each gate that does not hold; those about the base are warnings."""
     return [
-        f"{'warning' if name in WARNING_GATES else 'failed gate'}: {name} is "
-        f"{'unknown' if gate['value'] is None else gate['value']}, the threshold is "
-        f"{gate['threshold']}"
+        f"{'warning' if name in WARNING_GATES else 'failed gate'}: "
+        f"{format_gate(name, gate['value'], gate['threshold'])}"
         for name, gate in metrics["gates"].items()
         if not gate["holds"]
     ]

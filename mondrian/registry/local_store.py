@@ -210,7 +210,7 @@ def link_control_version(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Activation:
-    at: float  # seconds since 1970
+    activated_at: float  # seconds since 1970
     taken_back: str  # version that a rollback replaced; empty for a pull
 
 

@@ -82,7 +82,7 @@ class RolloutController:
         if not newest or newest[0].id == candidate.id:
             return
         activation = read_activation(folder)
-        if activation and activation.at <= self.store.activated_at(newest[0]):
+        if activation and activation.activated_at <= self.store.activated_at(newest[0]):
             return  # by another service of this database, after this one's version
         taken_back, reason = "", f"{candidate.name} is active again"
         if activation and activation.taken_back:

@@ -13,9 +13,9 @@ import mlx.core as mx
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from mondrian.core.adapter_folder import CONFIG_FILE, LOG_FILE, SAVED_FILES, WEIGHTS_FILE
+from mondrian.core.adapter_folder import CONFIG_FILE, SAVED_FILES, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError, one_line
-from mondrian.core.files import check_output_file, check_output_folder, open_atomic_folder
+from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rows import read_train_and_val
@@ -26,15 +26,13 @@ from mondrian.training.dataset import build_examples
 from mondrian.training.loss import Loss
 from mondrian.training.peft_config import has_same_base, simplify_peft_config
 from mondrian.training.progress import NO_TIMING
-from mondrian.training.run import write_metrics
+from mondrian.training.run import AdapterContents, write_metrics, write_verified_adapter
 from mondrian.training.torch_file import ForeignFileError, read_torch_file
 
 _TORCH_FILE = "adapter_model.bin"
 _STATE_FILE = "trainer_state.json"
 _PREFIX = re.compile(r"^(?:(?:base_model|model|language_model)\.)*(?=layers\.)")
 _KIND = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$")
-
-
 _Number = Annotated[float, Field(ge=-1e30, le=1e30)]  # not NaN, and a sum is not inf
 
 
@@ -69,10 +67,11 @@ class TrainerState(BaseModel):
 
     def training_log(self, val_loss: float) -> list[dict[str, Any]]:
         """Return the losses that the trainer logged, and last the val loss measured here."""
-        log: list[dict[str, Any]] = []
-        for entry in self.log_history:
-            if entry.loss is not None:
-                log.append({"step": entry.step, "loss": entry.loss})
+        log: list[dict[str, Any]] = [
+            {"step": entry.step, "loss": entry.loss}
+            for entry in self.log_history
+            if entry.loss is not None
+        ]
         return [*log, {"step": self.global_step or 0, "val_loss": round(val_loss, 6)}]
 
 
@@ -175,61 +174,68 @@ def import_adapter(
 
     Raises AdapterError if it is not a plain LoRA on this base or has no effect.
     """
-    if paths.output.resolve() == folder.resolve():
-        raise AdapterError(f"{paths.output} is the adapter itself; give another folder")
-    check_output_folder(paths.output, SAVED_FILES)
-    check_output_file(paths.metrics)
+    _check_outputs(folder, paths)
     weights, config = read_peft_adapter(folder)
-    trained_on = config.get("base_model_name_or_path")
-    if trained_on and not same_base:
-        _check_base(folder, str(trained_on), params)
+    if not same_base:
+        _check_base(folder, config.get("base_model_name_or_path"), params)
     state = read_trainer_state(folder)
     train_rows, val_rows = read_train_and_val(paths.train, paths.val)
     base = vlm.load(params.base.source)
     recipe = build_recipe(base.base_id, train_rows, paths.train, params.image, params.train)
     recipe["train"] = {"imported": True, "peft_version": config.get("peft_version")}
-    base_layers = len(base.model.language_model.model.layers)
-    try:
-        lora_config = lora.parse_peft_config(config, weights, base_layers)
-    except (ValueError, TypeError) as error:
-        raise AdapterError(f"{folder / CONFIG_FILE} cannot be imported: {error}") from None
+    lora_config = _parse_config(folder, config, weights, base)
     max_gb = params.machine.feature_cache_gb
     features = FeatureCache(base, cache_dir / "features", max_gb, lora_config.train_projector)
+    examples = build_examples(val_rows, params.train, features)
     try:
         layers = lora.attach(base.model, lora_config)
         filled = fill_modules(layers, weights)
         adapter.check_weights(layers, filled, find_weights_file(folder))
         lora.load_lora_weights(layers, filled)
-        examples = build_examples(val_rows, params.train, features)
         total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
         val_loss = total / sum(sum(example.weights) for example in examples)
         metrics = state.metrics(val_loss)
-        prompt, photo = examples[0].ids[: examples[0].start], features.get(examples[0].photo)
-        with open_atomic_folder(paths.output, SAVED_FILES) as staging:
-            adapter.save(staging, filled, lora_config, recipe, base_layers)
-            log = "".join(json.dumps(entry) + "\n" for entry in state.training_log(val_loss))
-            (staging / LOG_FILE).write_text(log)
-            try:
-                adapter.load_and_verify(base, staging, prompt, photo)
-            except AdapterError as error:
-                message = str(error).replace(str(staging), str(folder))
-                raise AdapterError(message.removesuffix("; train again")) from None
+        contents = AdapterContents(filled, lora_config, recipe, state.training_log(val_loss))
+        write_verified_adapter(features, contents, examples[0], paths.output)
+    except AdapterError as error:
+        message = str(error).replace(str(paths.output), str(folder))
+        raise AdapterError(message.removesuffix("; train again")) from None
     finally:
         lora.detach(base.model)
     write_metrics(paths.metrics, metrics, NO_TIMING)
-    zeros = len(filled) - len(weights)
+    imported = _describe_imported(len(weights), len(filled), lora_config.rank)
+    return f"{imported} into {paths.output}, val loss {val_loss:.3f}"
+
+
+def _describe_imported(num_imported: int, num_written: int, rank: int) -> str:
+    zeros = num_written - num_imported
     note = f" ({zeros} more are zero, of modules without weights)" if zeros else ""
-    return (
-        f"imported {len(weights)} tensors of rank {lora_config.rank}{note} into {paths.output}, "
-        f"val loss {val_loss:.3f}"
-    )
+    return f"imported {num_imported} tensors of rank {rank}{note}"
 
 
-def _check_base(folder: Path, trained_on: str, params: Params) -> None:
-    if not has_same_base(trained_on, params.base.source, params.base.name):
+def _check_outputs(folder: Path, paths: ImportPaths) -> None:
+    if paths.output.resolve() == folder.resolve():
+        raise AdapterError(f"{paths.output} is the adapter itself; give another folder")
+    check_output_folder(paths.output, SAVED_FILES)
+    check_output_file(paths.metrics)
+
+
+def _parse_config(
+    folder: Path, config: dict[str, Any], weights: lora.Tensors, base: vlm.Vlm
+) -> lora.LoraConfig:
+    base_layers = len(base.model.language_model.model.layers)
+    try:
+        return lora.parse_peft_config(config, weights, base_layers)
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{folder / CONFIG_FILE} cannot be imported: {error}") from None
+
+
+def _check_base(folder: Path, trained_on: Any, params: Params) -> None:
+    base = params.base
+    if trained_on and not has_same_base(str(trained_on), base.source, base.name):
         raise AdapterError(
-            f"{folder / CONFIG_FILE}: base_model_name_or_path is {trained_on!r}, base.source of "
-            f"params.yaml is {params.base.source}; if they are the same model, add --same_base"
+            f"{folder / CONFIG_FILE}: base_model_name_or_path is {str(trained_on)!r}, base.source "
+            f"of params.yaml is {base.source}; if they are the same model, add --same_base"
         )
 
 

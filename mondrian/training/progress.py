@@ -1,6 +1,5 @@
 """Progress of a training run: log, divergence checks, result, and trackers of its loss curves."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
@@ -122,10 +121,6 @@ class TrainResult:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1),
             "peak_memory_gb": round(self.peak_gb, 3),
         }
-
-    def log_text(self) -> str:
-        """Return training_log.jsonl, without times, so that equal runs write equal bytes."""
-        return "".join(json.dumps(entry) + "\n" for entry in self.log)
 
     def summary(self, folder: Path) -> str:
         m, t = self.metrics(), self.timing()

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mondrian.core.adapter_folder import LOG_FILE, SAVED_FILES
+from mondrian.core.adapter_folder import SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.files import file_hash, open_atomic_folder, write_json
 from mondrian.core.params import MachineParams, TrainParams
+from mondrian.core.training_log import write_training_log
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
+from mondrian.model.lora import LoraConfig, Tensors
 from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Vlm
@@ -152,8 +154,7 @@ class TrainingRun:
         output = self.paths.folder / "best" if result.halt_reason else self.paths.output
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
-            path = self.paths.metrics
-            write_metrics(path, result.metrics(), result.timing())
+            write_metrics(self.paths.metrics, result.metrics(), result.timing())
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
@@ -169,12 +170,32 @@ def save_adapter(
     recipe: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write an adapter to a staging folder; rename it if it changes the example's logits."""
-    vlm, config = features.vlm, lora.make_lora_config(result.params)
+    """Write the adapter of a run if it changes the logits of the example."""
+    config = lora.make_lora_config(result.params)
+    contents = AdapterContents(result.weights, config, recipe, result.log)
+    write_verified_adapter(features, contents, example, folder)
+
+
+@dataclass(frozen=True)
+class AdapterContents:
+    weights: Tensors
+    config: LoraConfig
+    recipe: dict[str, Any]
+    log: Sequence[dict[str, Any]]
+
+
+def write_verified_adapter(
+    features: FeatureCache, contents: AdapterContents, example: Example, folder: Path
+) -> None:
+    """Write an adapter to a staging folder; rename it if it changes the example's logits.
+
+    Raises AdapterError if it does not; `folder` is unchanged then.
+    """
+    vlm = features.vlm
     with open_atomic_folder(folder, SAVED_FILES) as staging:
         layers = len(vlm.model.language_model.model.layers)
-        adapter.save(staging, result.weights, config, recipe, layers)
-        (staging / LOG_FILE).write_text(result.log_text())
+        adapter.save(staging, contents.weights, contents.config, contents.recipe, layers)
+        write_training_log(staging, contents.log)
         prompt = example.ids[: example.start]
         try:
             adapter.load_and_verify(vlm, staging, prompt, features.get(example.photo))

@@ -212,10 +212,14 @@ class Trainer:
             )
 
     def _progress_bar(self) -> Any:
-        options: dict[str, Any] = {"unit": "step", "mininterval": 0.5}
-        if self.world.rank > 0:
-            options["disable"] = True
-        return progress_bar(desc="train", total=self.steps, initial=self.progress.step, **options)
+        return progress_bar(
+            desc="train",
+            total=self.steps,
+            initial=self.progress.step,
+            unit="step",
+            mininterval=0.5,
+            disable=True if self.world.rank > 0 else None,
+        )
 
     def _print_epoch(self, bar: Any, entry: dict[str, Any]) -> None:
         """Print a line that stays on screen; the losses are those of training_log.jsonl."""

@@ -125,7 +125,7 @@ def test_a_pattern_counts_only_if_it_leaves_one_rank(r: int, other: int, mask: i
         (r"C:\models\qwen3-vl-4b-instruct", True),
         ("mlx-community/Qwen3-VL-4B-Instruct-4bit", True),
         ("unsloth/Qwen3-VL-4B-Instruct-unsloth-bnb-4bit", True),
-        ("/root/hub/models--Qwen--Qwen3-VL-4B-Instruct/snapshots/89e3a1", True),
+        ("/data/hub/models--Qwen--Qwen3-VL-4B-Instruct/snapshots/89e3a1", True),
         ("Qwen/Qwen3-VL-8B-Instruct", False),
         ("Qwen/Qwen3-VL-4B-Thinking", False),
         ("Qwen/Qwen2.5-VL-3B-Instruct", False),
