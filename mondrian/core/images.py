@@ -7,6 +7,7 @@ removed, then one resize for the model.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, floor, sqrt
 from pathlib import Path
@@ -46,18 +47,28 @@ def check_image(image: Image.Image) -> None:
     _check_content(image.convert("L"))
 
 
-def read_preview(path: Path) -> tuple[tuple[int, int], Image.Image]:
-    """Return a photo's size as stored and a small upright grey image, decoded to the last byte.
+@dataclass(frozen=True)
+class Preview:
+    """A photo, decoded to the last byte, as a small upright RGB image without metadata."""
+
+    size: tuple[int, int]  # pixels, as stored
+    image: Image.Image
+    notes: tuple[str, ...] = ()  # what was assumed to decode it
+
+
+def read_preview(path: Path) -> Preview:
+    """Decode a photo to a preview.
 
     Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
     with _open_image(path) as file:
         size = file.size
         _check_size(size)
-        file.draft("L", (PREVIEW_SIDE, PREVIEW_SIDE))
-        grey = _to_eight_bits(ImageOps.exif_transpose(file)).convert("L")
-    _check_content(grey)
-    return size, grey
+        file.draft("RGB", (PREVIEW_SIDE, PREVIEW_SIDE))
+        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+    _check_content(image.convert("L"))
+    image.info.clear()
+    return Preview(size, image)
 
 
 def read_thumbnail(path: Path, side: int) -> Image.Image:

@@ -26,6 +26,7 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
+ScoreRule = Literal["keep", "leave_out", "text_only"]
 FlagRule = Literal["leave_out", "keep"]
 
 
@@ -71,7 +72,9 @@ class ImageParams(Section):
 class LinkParams(Section):
     include_served: Literal["reviewed", "corrected", "leave_out"]
     made_by_adapter: FlagRule
-    template_scores: FlagRule
+    template_scores: ScoreRule
+    constant_scores: ScoreRule
+    unscored: Literal["leave_out", "text_only"]
     shared_text: FlagRule
     wrong_picture: FlagRule
     critiques_per_photo: AtLeastOne

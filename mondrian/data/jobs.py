@@ -46,6 +46,7 @@ class Job:
     too_long_message: str = ""  # names the field that was not read because of its length
     text: str = ""  # the critique, for a job from a list
     text_from: str = ""  # the kind of that list
+    notes: tuple[str, ...] = ()  # what was assumed to read it, such as an encoding
     keys: str = ""  # of the list entry, for messages
 
     @cached_property

@@ -149,6 +149,7 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         "text_from": text_from,
         "form": parsed.source_format,
         "repairs": parsed.repairs,
+        "notes": job.notes,
         "created": created,
         "mode": job.mode,
         "model": job.model,

@@ -25,9 +25,10 @@ _SCHEMA = """
         path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
-        reason TEXT, detail TEXT, photo_group TEXT);
+        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
     CREATE VIEW records AS
-        SELECT jobs.*, sha256, width, height, photo_group, photos.reason AS photo_reason,
+        SELECT jobs.*, sha256, width, height, photo_group, photos.notes AS photo_notes,
+            photos.reason AS photo_reason,
             json_extract(record, '$.critique.image_description') AS description
         FROM jobs JOIN photos USING (path);
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
@@ -68,7 +69,7 @@ class LinkStore:
     def add_photos(self, photos: Iterable[tuple[Path, PhotoInfo]]) -> None:
         """Add photos, and reject the jobs of those that cannot be used."""
         rows = ((str(path), *astuple(info)) for path, info in photos)
-        self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, '')", rows)
+        self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')", rows)
         self._connection.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
@@ -160,16 +161,18 @@ class LinkStore:
         """Yield records as JSON in order of time: those that are left out, or the others."""
         photo_keys = ("path", "sha256", "width", "height", "group", "match_kind")
         query = (
-            "SELECT record, reason, flags, path, sha256, width, height, photo_group, match_kind "
-            f"FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
+            "SELECT record, reason, flags, photo_notes, path, sha256, width, height, photo_group, "
+            f"match_kind FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
         )
-        for record, reason, flags, *photo in self._connection.execute(query):
+        for record, reason, flags, notes, *photo in self._connection.execute(query):
+            content = json.loads(record)
             details = {
+                "notes": [*content["notes"], *filter(None, notes.split("\n"))],
                 "photo": dict(zip(photo_keys, photo, strict=True)),
                 "suspicions": flags.split(),
                 "reason": reason or None,
             }
-            yield json.dumps(json.loads(record) | details, ensure_ascii=False)
+            yield json.dumps(content | details, ensure_ascii=False)
 
     def first_rejections(self, count: int) -> list[tuple[str, str]]:
         """Return the most frequent reasons with details, and id and detail of the first job."""

@@ -59,6 +59,8 @@ class ManifestRecord(_Frozen):
     mode: str
     model: str
     suspicions: tuple[str, ...]  # quality flags
+    notes: tuple[str, ...] = ()  # what was assumed: an encoding, an ignored color profile
+    scored: bool = True  # False: its scores are not the advisor's; only its text is used
     reason: RejectionReason | None = None  # of a record that is left out
     review: ReviewProvenance | None = None
 

@@ -19,12 +19,12 @@ from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
 
-CACHE_VERSION = 2  # of the cached data; a cache of another version is cleared
+CACHE_VERSION = 3  # of the cached data; a cache of another version is cleared
 CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
 _REASONS = frozenset(RejectionReason)
-_INFO_COLUMNS = "sha256, width, height, thumbnail, reason, detail"
+_INFO_COLUMNS = "sha256, width, height, thumbnail, notes, reason, detail"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class PhotoInfo:
     width: int = 0
     height: int = 0
     thumbnail: bytes = b""
+    notes: str = ""  # what was assumed to decode it, one per line
     reason: str = ""
     detail: str = ""
 
@@ -75,10 +76,11 @@ def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[ScannedP
 
 def read_photo_info(path: Path, sha256: str) -> PhotoInfo:
     try:
-        (width, height), grey = read_preview(path)
+        preview = read_preview(path)
     except PhotoError as error:
         return PhotoInfo(sha256, reason=str(error.reason), detail=str(error))
-    return PhotoInfo(sha256, width, height, make_thumbnail(grey))
+    thumbnail = make_thumbnail(preview.image)
+    return PhotoInfo(sha256, *preview.size, thumbnail, "\n".join(preview.notes))
 
 
 def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
@@ -112,7 +114,7 @@ def _open_cache(path: Path) -> sqlite3.Connection:
                 path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
             CREATE TABLE photos (
                 sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, thumbnail BLOB,
-                reason TEXT, detail TEXT);
+                notes TEXT, reason TEXT, detail TEXT);
             PRAGMA user_version = {CACHE_VERSION};
         """)
     connection.execute("PRAGMA synchronous = OFF")  # a lost cache is created again
@@ -150,8 +152,9 @@ def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[Sc
         if stamp is not None:
             # An unreadable photo is not cached: the error may be temporary.
             if info.thumbnail or info.reason not in ("", RejectionReason.IMAGE_UNREADABLE):
-                query = f"INSERT OR REPLACE INTO photos ({_INFO_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
-                cache.execute(query, astuple(info))
+                values = astuple(info)
+                marks = ", ".join("?" * len(values))
+                cache.execute(f"INSERT OR REPLACE INTO photos VALUES ({marks})", values)
             stamped = (*stamp, info.sha256)
             cache.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
             if not info.thumbnail and not info.reason:  # its content is known

@@ -140,7 +140,7 @@ def _make_job(values: dict[str, Any], timestamp: float, review: Review | None) -
         if isinstance(value, int) and value > MAX_CHARACTERS and name != "id":
             too_long = f"{name} has {value:,} characters; at most {MAX_CHARACTERS:,}"
             values[name] = ""
-    texts = {name: _to_text(value) for name, value in values.items()}
+    texts: dict[str, Any] = {name: _to_text(value) for name, value in values.items()}
     return Job(timestamp=timestamp, too_long_message=too_long, review=review, **texts)
 
 

@@ -134,11 +134,11 @@ def test_a_preview_looks_like_the_full_image(tmp_path: Path, photos: list[Image.
     exif[0x0112] = 6
     large = photos[0].resize((1600, 1280))
     large.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    size, grey = read_preview(tmp_path / "a.jpg")
-    assert size == (1280, 1600)  # as stored
-    assert grey.size == (400, 320)  # upright
-    preview, expected = (np.asarray(p.convert("L").resize((32, 32)), int) for p in (grey, large))
-    assert np.abs(preview - expected).mean() < 2
+    preview = read_preview(tmp_path / "a.jpg")
+    assert preview.size == (1280, 1600)  # as stored
+    assert preview.image.size == (400, 320)  # upright
+    small, expected = (np.asarray(p.resize((32, 32)), int) for p in (preview.image, large))
+    assert np.abs(small - expected).mean() < 2
 
 
 def test_a_preview_reads_to_the_last_byte(tmp_path: Path, photos: list[Image.Image]) -> None:
@@ -159,8 +159,7 @@ def test_a_heic_photo_is_read_without_its_location(photos: list[Image.Image]) ->
     assert not image.info
     downscaled = np.asarray(image.resize((320, 256)), float)
     assert np.abs(downscaled - np.asarray(photos[0], float)).mean() < 8
-    size, _ = read_preview(path)
-    assert size == (640, 512)
+    assert read_preview(path).size == (640, 512)
 
 
 def test_a_damaged_heic_photo_is_rejected(tmp_path: Path) -> None:
