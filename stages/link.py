@@ -4,11 +4,18 @@ import argparse
 from pathlib import Path
 
 from mondrian.core.errors import run_command
-from mondrian.core.files import write_csv, write_json
+from mondrian.core.files import write_csv, write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import LinkContext, format_link_summary, link
-from mondrian.data.manifest import count_outcomes
+from mondrian.data.link import (
+    MANIFEST_FILE,
+    LinkContext,
+    NoPairsError,
+    format_link_summary,
+    link,
+)
+from mondrian.data.manifest import Manifest, count_outcomes
+from mondrian.data.report import DATA_REPORT_FILE, render_data_report, summarize_manifest
 from mondrian.data.sources import default_photo_folder, locate_source
 
 
@@ -26,12 +33,19 @@ def parse_args() -> argparse.Namespace:
     add("--cache_dir", type=Path, default=Path(".cache"), help="photo hashes; default: .cache")
     add("--metrics", type=Path, help="counts; default: link.json in the output folder")
     add("--reasons_csv", type=Path, help="job outcomes; default: reasons.csv in the output folder")
+    add("--report", type=Path, help=f"page; default: {DATA_REPORT_FILE} in the output folder")
     add("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    manifest_path = args.output_dir / MANIFEST_FILE
+    metrics = args.metrics or args.output_dir / "link.json"
+    reasons = args.reasons_csv or args.output_dir / "reasons.csv"
+    report = args.report or args.output_dir / DATA_REPORT_FILE
+    for path in (manifest_path, metrics, reasons, report):
+        path.unlink(missing_ok=True)  # prepare must not use an older manifest after an error
     params = load_params(args.params)
     source = locate_source(args.db_path)
     folders = ApplicationFolders(
@@ -40,11 +54,18 @@ def main() -> None:
         html=args.html_dir or source.parent / "analysis",
     )
     context = LinkContext(args.advisor, folders, params.link)
-    counts = link(source, context, params.image, args.cache_dir, args.output_dir)
-    write_json(args.metrics or args.output_dir / "link.json", counts)
-    reasons = args.reasons_csv or args.output_dir / "reasons.csv"
+    problem: NoPairsError | None = None
+    try:
+        counts = link(source, context, params.image, args.cache_dir, args.output_dir)
+    except NoPairsError as error:
+        counts, problem = error.counts, error
+    write_json(metrics, counts)
     write_csv(reasons, ("reason", "jobs"), count_outcomes(counts).items())
-    print(format_link_summary(args.advisor, counts))
+    summary = summarize_manifest(Manifest(manifest_path), params.link)
+    write_text(report, render_data_report(summary, str(problem or "")))
+    if problem:
+        raise problem
+    print(format_link_summary(args.advisor, counts, summary.switches))
 
 
 if __name__ == "__main__":

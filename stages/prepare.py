@@ -1,4 +1,4 @@
-"""prepare: data/linked/<advisor>/ -> data/prepared/<advisor>/, prepare.json, data_report.html"""
+"""prepare: data/linked/<advisor>/ -> data/prepared/<advisor>/, prepare.json, split_report.html"""
 
 import argparse
 from pathlib import Path
@@ -7,9 +7,9 @@ from mondrian.core.errors import DataError, run_command
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
-from mondrian.data.prepare import check_advisor, format_split_summary, write_split
-from mondrian.data.report import render_data_report
+from mondrian.data.prepare import check_manifest, format_split_summary, write_split
 from mondrian.data.split import check_split_sizes, split_records
+from mondrian.data.split_report import SPLIT_REPORT_FILE, render_split_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -18,7 +18,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--advisor", required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--report", type=Path, help="default: data_report.html next to the metrics")
+    parser.add_argument(
+        "--report", type=Path, help=f"default: {SPLIT_REPORT_FILE} next to the metrics"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser.parse_args()
 
@@ -28,20 +30,19 @@ def main() -> None:
     params = load_params(args.params)
     persona = params.persona(args.advisor)
     manifest = Manifest(args.manifest)
-    check_advisor(manifest, args.advisor)
+    check_manifest(manifest, args.advisor, args.metrics.parent)
     result = split_records(manifest.records(), params.prepare)
-    report = args.report or args.metrics.parent / "data_report.html"
+    report = args.report or args.metrics.parent / SPLIT_REPORT_FILE
     refused_report = report.with_name(f"refused_{report.name}")  # DVC does not know it
-    page = render_data_report(manifest, result)
     try:
         check_split_sizes(args.advisor, result, params.prepare)
     except DataError as error:
-        write_text(refused_report, page)
+        write_text(refused_report, render_split_report(manifest, result, str(error)))
         raise DataError(f"{error}; {refused_report} shows the counts") from None
     refused_report.unlink(missing_ok=True)
     write_split(manifest, result, persona, params.image, args.output_dir)
     write_json(args.metrics, result.counts())
-    write_text(report, page)
+    write_text(report, render_split_report(manifest, result))
     print(format_split_summary(result, args.advisor))
 
 

@@ -32,11 +32,20 @@ from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
+from mondrian.data.switches import SwitchCounts, allowing_values, format_switches
 
 MANIFEST_FILE = "training_data_manifest.json"
 Counts = dict[str, Any]
 _BATCH_SIZE = 250  # jobs
 _MAX_SERIAL = 4  # batches that are examined without starting processes
+
+
+class NoPairsError(DataError):
+    """No finished job gives a pair; the manifest, which is written, says why."""
+
+    def __init__(self, problem: str, counts: Counts) -> None:
+        super().__init__(problem)
+        self.counts = counts
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ def link(
 ) -> Counts:
     """Write the manifest, which accounts for every finished job of the advisor; return the counts.
 
-    Raises DataError if the source is invalid, has no such advisor, or gives no pair.
+    Raises DataError if the source is invalid, and NoPairsError after writing a manifest without a
+    pair.
     """
     _ = context.photo_index  # raises if there is no photo folder
     try:
@@ -69,22 +79,21 @@ def link(
             store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
-            if not counts["linked"]:
-                raise DataError(
-                    _explain_no_pairs(source, context.advisor, job_counts, counts, store)
-                )
             sections = {
                 "records": store.records(left_out=False),
                 "left_out": store.records(left_out=True),
                 "rejected": store.rejected_jobs(),
             }
             write_manifest(output_dir / MANIFEST_FILE, context.advisor, counts, sections)
+            if not counts["linked"]:
+                problem = _explain_no_pairs(source, context, job_counts, counts, store)
+                raise NoPairsError(problem, counts)
         return counts
     except sqlite3.Error as error:  # of the store; source and cache convert their own errors
         raise DataError(f"{gettempdir()}: {error}; make room there, or set TMPDIR") from None
 
 
-def format_link_summary(advisor: str, counts: Counts) -> str:
+def format_link_summary(advisor: str, counts: Counts, switches: SwitchCounts | None = None) -> str:
     rejected = counts["rejected"]
     lines = [
         f"link {advisor}: {counts['finished']} finished jobs → {counts['linked']} pairs "
@@ -97,8 +106,8 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
         lines.append(f"  pairs reviewed by a person: {verdicts}")
     if RejectionReason.UNREVIEWED in rejected:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
-    if flags := [name for name in quality_flags.FLAGS if name in rejected]:
-        lines.append(f"  link.NAME: keep in params.yaml would use {', '.join(flags)}")
+    if switches:
+        lines += format_switches(switches)
     return "\n".join(lines)
 
 
@@ -220,9 +229,9 @@ def _build_counts(
 
 
 def _explain_no_pairs(
-    source: Path, advisor: str, job_counts: JobCounts, counts: Counts, store: LinkStore
+    source: Path, context: LinkContext, job_counts: JobCounts, counts: Counts, store: LinkStore
 ) -> str:
-    rejected = counts["rejected"]
+    advisor, rejected = context.advisor, counts["rejected"]
     if not counts["finished"] or set(rejected) == {RejectionReason.ADVISOR_ABSENT}:
         return f"{source} has {job_counts.explain_none_finished(advisor)}"
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
@@ -233,8 +242,11 @@ def _explain_no_pairs(
     lines += [f"  {reason}: job {example}" for reason, example in store.first_rejections(3)]
     if unreviewed := rejected.get(RejectionReason.UNREVIEWED):
         lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
-    for flags, count in store.count_left_out_by_flags().most_common(5):
+    combinations: Counter[tuple[str, ...]] = Counter()
+    for flags, count in store.count_left_out_by_flags().items():
+        combinations[tuple(quality_flags.find_excluding_flags(flags, context.params))] += count
+    for flags, count in combinations.most_common(5):
         cost = "; ".join(quality_flags.FLAG_COSTS[name] for name in flags)
-        settings = ", ".join(f"link.{name}: keep" for name in flags)
+        settings = ", ".join(f"link.{name}: {allowing_values(name)[-1]}" for name in flags)
         lines.append(f"  {settings} in params.yaml gives up to {count}: {cost}")
     return "\n".join(lines)

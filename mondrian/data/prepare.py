@@ -16,6 +16,7 @@ from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.rows import ChatRow, row_path
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.manifest import Manifest, Photo
+from mondrian.data.report import DATA_REPORT_FILE
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
 _IMAGES = "images"  # folder next to the rows
@@ -25,11 +26,19 @@ _BATCH_SIZE = 8  # images
 _MAX_SERIAL = 8  # batches that are written without starting processes
 
 
-def check_advisor(manifest: Manifest, advisor: str) -> None:
+def check_manifest(manifest: Manifest, advisor: str, metrics_dir: Path) -> None:
+    """Raise DataError if link found no pair, or if the manifest is of another advisor.
+
+    metrics_dir   folder of the data report under DVC; by hand it is next to the manifest
+    """
     if manifest.advisor != advisor:
         raise DataError(
             f"{manifest.path} is the manifest of {manifest.advisor!r}, not of {advisor!r}"
         )
+    if not manifest.counts.linked:
+        reports = [folder / DATA_REPORT_FILE for folder in (manifest.path.parent, metrics_dir)]
+        report = next((path for path in reports if path.exists()), reports[0])
+        raise DataError(f"{manifest.path} has no pair; {report} says why; then run link again")
 
 
 def write_split(

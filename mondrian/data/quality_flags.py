@@ -7,7 +7,7 @@ A critique that this project served needs a review. Any other problem is a flag 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
@@ -108,6 +108,11 @@ def words_hash(critique: Critique) -> str:
     return sha256(" ".join(re.findall(r"\w+", " ".join(parts).lower())).encode()).hexdigest()
 
 
+def find_excluding_flags(flags: Iterable[str], params: LinkParams) -> list[str]:
+    """Return the flags for which params leave out a record that no person has reviewed."""
+    return [name for name in flags if getattr(params, name) == "leave_out"]
+
+
 def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
     """Leave out duplicates and flagged records as params say; return the number of each flag."""
     shared_texts = store.find_shared_texts()
@@ -126,7 +131,7 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
         flagged |= {"shared_text": words in shared_texts, "wrong_picture": group in mixed_groups}
         flags = [name for name in FLAGS if flagged.get(name)]
         counts.update(flags)
-        excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
+        excluded = [] if review else find_excluding_flags(flags, params)
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
         if flags:
             outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), number))

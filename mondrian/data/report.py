@@ -1,82 +1,105 @@
-"""The data report: one HTML page about the manifest and the split, to read before training."""
+"""The data report: one HTML page about what link read, used and left out, and why."""
 
-from collections import defaultdict
-from itertools import chain, islice
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mondrian.core.html import render_template, thumbnail_url
+from mondrian.core.params import LinkParams
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.data.manifest import Manifest, ManifestRecord, count_outcomes
+from mondrian.data.duplicate_groups import DuplicateGroups, list_kinds
+from mondrian.data.manifest import Manifest, ManifestRecord, RejectedJob, count_outcomes
 from mondrian.data.quality_flags import FLAG_COSTS
-from mondrian.data.split import SPLIT_PARTS, DatasetSplit
+from mondrian.data.score_summary import ScoreSummary
+from mondrian.data.switches import SwitchCounter, SwitchCounts
 
-_MAX_DUPLICATE_GROUPS = 24
-_FILES_PER_GROUP = 6
+DATA_REPORT_FILE = "data_report.html"
 _RECORDS_PER_FLAG = 4
-_PHOTOS_PER_PART = 18
-_MAX_REJECTED_JOBS = 500
-_BINS = np.arange(-0.5, 11)  # one for each whole score
+_JOBS_PER_REASON = 25
+_MAX_ROWS = 20  # of a table of counts
+_MAX_CHARACTERS = 400  # of a detail, an id or a name
 
 
-def render_data_report(manifest: Manifest, split: DatasetSplit) -> str:
+@dataclass
+class ManifestSummary:
+    """What the data report and link's printed summary show of a manifest."""
+
+    manifest: Manifest
+    params: LinkParams
+    switches: SwitchCounts
+    scores: ScoreSummary = field(default_factory=ScoreSummary)
+    duplicates: DuplicateGroups = field(default_factory=DuplicateGroups)
+    # Counts of used and of left-out records by where the text was found, and so on.
+    origins: dict[str, Counter[tuple[str, bool]]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    flagged: dict[str, list[ManifestRecord]] = field(default_factory=lambda: defaultdict(list))
+    rejected: dict[str, list[RejectedJob]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, record: ManifestRecord) -> None:
+        is_used = record.reason is None
+        self.scores.add(record)
+        self.duplicates.add(record.photo, is_used)
+        self.origins["text"][record.text_from, is_used] += 1
+        self.origins["match"][record.photo.match_kind, is_used] += 1
+        for note in dict.fromkeys(record.notes):
+            self.origins["note"][note[:_MAX_CHARACTERS], is_used] += 1
+        for flag in record.suspicions:
+            if len(self.flagged[flag]) < _RECORDS_PER_FLAG:
+                self.flagged[flag].append(record)
+
+
+def summarize_manifest(manifest: Manifest, params: LinkParams) -> ManifestSummary:
+    """Read a manifest once; `params` are those that link ran with."""
+    counter = SwitchCounter(params)
+    summary = ManifestSummary(manifest, params, counter.count())
+    for record in manifest.left_out_records():
+        counter.add_left_out(record)
+        summary.add(record)
+    for record in manifest.records():
+        counter.add_used(record)
+        summary.add(record)
+    for job in manifest.rejected_jobs():
+        counter.add_rejected(job)
+        if len(summary.rejected[job.reason]) < _JOBS_PER_REASON:
+            summary.rejected[job.reason].append(job)
+    summary.switches = counter.count()
+    return summary
+
+
+def render_data_report(summary: ManifestSummary, problem: str = "") -> str:
+    """Return the page; `problem` is the error of a run that linked nothing."""
+    counts = summary.manifest.counts
+    groups = summary.duplicates.find_groups()
     return render_template(
         "data/data_report.html",
-        advisor=manifest.advisor,
-        counts=manifest.counts,
-        split_counts=split.counts(),
-        part_names=SPLIT_PARTS,
-        outcomes=count_outcomes(manifest.counts.model_dump()),
+        advisor=summary.manifest.advisor,
+        problem=problem,
+        counts=counts,
+        outcomes=count_outcomes(counts.model_dump()),
         reasons=RejectionReason,
+        rejected=summary.rejected,
+        switches=summary.switches,
         flag_costs=FLAG_COSTS,
-        score_charts=_build_score_charts(split),
-        rejected_jobs=list(islice(manifest.rejected_jobs(), _MAX_REJECTED_JOBS)),
-        photos_per_group=_FILES_PER_GROUP,
+        flagged=summary.flagged,
+        scores=summary.scores,
+        dimensions=DIMENSIONS,
+        tolerance=summary.params.overall_tolerance,
+        groups=groups,
+        kinds=list_kinds(groups),
+        origins={name: _top_rows(rows) for name, rows in summary.origins.items()},
         to_path=Path,
-        thumbnail_url=thumbnail_url,
-        **_select_examples(manifest, split),
+        thumbnail_url=cache(thumbnail_url),
     )
 
 
-def _select_examples(manifest: Manifest, split: DatasetSplit) -> dict[str, Any]:
-    """Return photos of each split, flagged records and near-duplicates."""
-    photos: dict[str, dict[str, str]] = {part: {} for part in SPLIT_PARTS}
-    part_by_group: dict[str, str] = {}
-    for record, part in zip(manifest.records(), split.parts, strict=True):
-        part_by_group[record.photo.group] = part
-        if len(photos[part]) < _PHOTOS_PER_PART:
-            photos[part].setdefault(record.photo.group, record.photo.path)
-    flagged: dict[str, list[ManifestRecord]] = defaultdict(list)
-    copies: dict[str, dict[str, str]] = defaultdict(dict)  # sha256 by path
-    for record in chain(manifest.records(), manifest.left_out_records()):
-        copies[record.photo.group].setdefault(record.photo.path, record.photo.sha256)
-        for flag in record.suspicions:
-            if len(flagged[flag]) < _RECORDS_PER_FLAG:
-                flagged[flag].append(record)
-    groups = sorted(copies, key=lambda group: (-len(copies[group]), group))
-    duplicates = [
-        (part_by_group.get(group, "left out"), copies[group])
-        for group in groups[:_MAX_DUPLICATE_GROUPS]
-        if len(copies[group]) > 1
-    ]
-    return {"photos": photos, "flagged_records": flagged, "duplicate_groups": duplicates}
-
-
-def _build_score_charts(split: DatasetSplit) -> list[dict[str, Any]]:
-    """Return the distribution of each score in each split, in % per whole score."""
-    parts = [part for part in SPLIT_PARTS if len(split.scores(part))]
-    charts = []
-    for i, name in enumerate((*DIMENSIONS, "Overall")):
-        rows = []
-        for part in parts:
-            scores = split.scores(part)[:, i]
-            fractions = np.histogram(scores, _BINS)[0] / len(scores)
-            row = {"part": part, "mean": scores.mean(), "std": scores.std()}
-            row["percentages"] = [round(100 * fraction, 1) for fraction in fractions.tolist()]
-            rows.append(row | {"mode_percentage": 100 * fractions.max()})
-        highest = max((max(row["percentages"]) for row in rows), default=0.0)
-        charts.append({"name": name, "rows": rows, "max_percentage": highest})
-    return charts
+def _top_rows(rows: Mapping[tuple[str, bool], int]) -> list[tuple[str, int, int]]:
+    """Return the most frequent (name, used, left out) counts."""
+    names = {name for name, _ in rows}
+    counts = [(name, rows.get((name, True), 0), rows.get((name, False), 0)) for name in names]
+    counts.sort(key=lambda row: (-row[1] - row[2], row[0]))
+    return list(islice(counts, _MAX_ROWS))
