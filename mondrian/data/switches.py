@@ -103,11 +103,11 @@ def format_switches(counts: SwitchCounts) -> list[str]:
     }
     lines = {f"link.NAME: {value} adds": items for value, items in added.items() if items}
     if not lines and counts.together:
-        lines = {"only several settings of link add pairs": []}
-    ends = [""] * (len(lines) - 1) + [f"; together {counts.together}"]
-    if len(counts.switches) < 2:
-        ends[-1:] = [""]
-    return [_fit_line(f"  {key}", lines[key], end) for key, end in zip(lines, ends, strict=False)]
+        return [f"  only several settings of link together add pairs: {counts.together}"]
+    ends = ["" for _ in lines]
+    if len(counts.switches) > 1:
+        ends[-1] = f"; together {counts.together}"
+    return [_fit_line(f"  {key}", lines[key], end) for key, end in zip(lines, ends, strict=True)]
 
 
 def _fit_line(start: str, items: Sequence[str], end: str) -> str:
