@@ -144,10 +144,8 @@ def _read_jpeg(content: bytes) -> PhotoHeader:
             size = (_number(content, offset + 5, 2), _number(content, offset + 3, 2))
         if marker == _START_OF_SCAN:
             scans += 1
-            if scans == 1:  # at most as many follow, those of previews behind the photo included
-                following = content.count(b"\xff\xda", offset)
-                if following < MAX_SCANS:
-                    return PhotoHeader("JPEG", size, 1 + following)
+            if scans == 1 and content.find(b"\xff\xda", offset) < 0:
+                break
         offset += _number(content, offset, 2)
     if scans > MAX_SCANS:
         detail = f"a JPEG of {scans:,} scans; at most {MAX_SCANS}, and programs write up to 20"
