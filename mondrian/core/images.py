@@ -1,7 +1,8 @@
 """The one image loader of link, train, evaluate and service.
 
-Allowed formats only, a pixel limit before decoding, EXIF orientation applied and all other EXIF
-removed, then one resize for the model.
+Allowed formats only, limits checked in the header before decoding, colors converted to sRGB,
+transparency on white, EXIF orientation applied and all other metadata removed, then one resize
+for the model.
 """
 
 import warnings
@@ -14,37 +15,53 @@ from pathlib import Path
 
 import numpy as np
 import pi_heif
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from mondrian.core import tiff_pages
+from mondrian.core.color import to_srgb
 from mondrian.core.errors import PhotoError
+from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "HEIF")
 MAX_PHOTO_PIXELS = 200_000_000  # a 14,000 x 14,000 scan; a decompression bomb declares more
 SIDE_MULTIPLE = 32  # patch 16 x merge 2: every Qwen3-VL
 MIN_SIDE = 64  # pixels
 MAX_ASPECT_RATIO = 20  # a model would see a narrower image as a line
 PREVIEW_SIDE = 256  # minimum pixels of a preview's sides, if the photo has them
-BLANK_STD = 3.0  # standard deviation of grey values (0 to 255) below which an image is blank
-ImageSource = Path | BytesIO
+_ORIENTATION = 0x0112  # EXIF tag
+_TRANSPOSES = {  # how pixels of that orientation become upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# An image is blank if its tones hardly vary and nothing stands out of them.
+_BLANK_STD = 3.0  # of 255: standard deviation of a color channel over 64x64 cells
+_DARK_BLANK_STD = (
+    0.8,
+    0.05,
+)  # of a black image, and its rise with the mean of the brightest channel
+_LIGHT = 24  # of 255: what stands out of the median of a color channel, in an image of 256x256
+_MIN_LIGHTS = 64  # of its 65,536 pixels
 pi_heif.register_heif_opener(thumbnails=False)
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here, before anything is decoded
+Image.MAX_IMAGE_PIXELS = None  # MAX_PHOTO_PIXELS is checked here, before anything is decoded
 
 
 def read_photo(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
     """Decode a photo as upright RGB without metadata; small and blank ones are accepted.
 
-    Raises PhotoError with reason image_missing, image_unreadable or image_too_large.
+    Raises PhotoError with reason image_missing, image_unreadable, image_raw or image_too_large.
     """
     with _open_image(source, max_pixels) as file:
-        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
-    image.info.clear()
-    return image
+        return _decode(file)[0]
 
 
 def check_image(image: Image.Image) -> None:
     """Raise PhotoError with reason image_too_small or image_blank if there is nothing to see."""
     _check_size(image.size)
-    _check_content(image.convert("L"))
+    _check_content(image)
 
 
 @dataclass(frozen=True)
@@ -64,21 +81,36 @@ def read_preview(path: Path) -> Preview:
     with _open_image(path) as file:
         size = file.size
         _check_size(size)
-        file.draft("RGB", (PREVIEW_SIDE, PREVIEW_SIDE))
-        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
-    _check_content(image.convert("L"))
-    image.info.clear()
-    return Preview(size, image)
+        image, notes = _decode(file, PREVIEW_SIDE)
+    _check_content(image)
+    return Preview(size, image, notes)
 
 
 def read_thumbnail(path: Path, side: int) -> Image.Image:
     """Return a small upright image without metadata; raises PhotoError as `read_photo` does."""
     with _open_image(path) as file:
-        file.draft("RGB", (side, side))
-        image = _to_eight_bits(ImageOps.exif_transpose(file)).convert("RGB")
+        image, _ = _decode(file, side)
     image.thumbnail((side, side))
-    image.info.clear()
     return image
+
+
+def _decode(file: Image.Image, min_side: int = 0) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the upright image in sRGB and notes; reduced if `min_side` is not 0."""
+    if min_side:
+        file.draft("RGB", (min_side, min_side))  # a JPEG is decoded at a fraction of its size
+    image, notes = to_srgb(file, min_side)
+    if transpose := _TRANSPOSES.get(_read_orientation(file)):
+        image = image.transpose(transpose)
+    return image, notes
+
+
+def _read_orientation(file: Image.Image) -> int:
+    """Return the EXIF orientation, or 1 if there is none that makes sense."""
+    try:
+        value = file.getexif().get(_ORIENTATION, 1)
+        return int(value[0] if isinstance(value, tuple) else value)
+    except Exception:  # EXIF readers raise anything on damaged data
+        return 1
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -87,90 +119,61 @@ def _check_size(size: tuple[int, int]) -> None:
         raise PhotoError("image_too_small", f"{size[0]}x{size[1]} pixels; {limits}")
 
 
-def _check_content(grey: Image.Image) -> None:
-    if np.asarray(grey.resize((64, 64)), np.float32).std() < BLANK_STD:
+def _check_content(image: Image.Image) -> None:
+    """Raise PhotoError if no color channel varies and no lights stand out.
+
+    Cells of 64x64 average noise away. A dark image varies less: 0.8 of 255 in black, 3 from a mean
+    of 44 on (landscapes at a twentieth of their light: 1.5; a lens cap with noise of 10: 0.5).
+    The lights of a night are too small to change the variance: they are counted.
+    """
+    small = image.convert("RGB").resize((256, 256), Image.Resampling.BOX)
+    cells = np.asarray(small.reduce(4), np.float32).reshape(-1, 3)
+    lowest, rise = _DARK_BLANK_STD
+    required_std = min(_BLANK_STD, lowest + rise * float(cells.mean(axis=0).max()))
+    values = np.asarray(small, np.float32).reshape(-1, 3)
+    lights = np.abs(values - np.median(values, axis=0)).max(axis=1) > _LIGHT
+    if cells.std(axis=0).max() < required_std and lights.sum() < _MIN_LIGHTS:
         raise PhotoError("image_blank", "the image is blank (nearly uniform)")
 
 
 @contextmanager
 def _open_image(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Iterator[Image.Image]:
     """Open a photo, its header read; every error of its decoding becomes a PhotoError."""
+    header = read_header(source)
+    _check_pixels(header.size, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd EXIF: the photo is decoded or it is not
-            _check_heif(source)
-            with Image.open(source, formats=FORMATS) as file:
-                if file.width * file.height > max_pixels:
-                    detail = f"{file.width}x{file.height} pixels declared; at most {max_pixels:,}"
-                    raise PhotoError("image_too_large", detail)
+            with Image.open(_select_page(source, header), formats=(header.format,)) as file:
+                _check_pixels(file.size, max_pixels)
                 yield file
-    except FileNotFoundError:
-        raise PhotoError("image_missing", "no such file") from None
     except UnidentifiedImageError:
-        raise PhotoError("image_unreadable", f"not one of {', '.join(FORMATS)}") from None
+        raise PhotoError("image_unreadable", _describe_unreadable(header)) from None
     except PhotoError:
         raise
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
-        raise PhotoError("image_unreadable", str(error)[:200]) from None
+        detail = str(error)[:200] or f"a damaged {header.format} file ({type(error).__name__})"
+        raise PhotoError("image_unreadable", detail) from None
 
 
-def _check_heif(source: ImageSource) -> None:
-    """Raise PhotoError for a HEIF file that would abort the process that opens it."""
-    if isinstance(source, BytesIO):
-        content = source.getvalue()
-    else:
-        with source.open("rb") as file:
-            content = file.read(12)
-            content += file.read() if content[4:8] == b"ftyp" else b""
-    if not is_safe_to_decode(content):
-        raise PhotoError("image_unreadable", "a HEIF file whose item names are not text")
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        detail = f"{size[0]}x{size[1]} pixels declared; at most {max_pixels:,}"
+        raise PhotoError("image_too_large", detail)
 
 
-def is_safe_to_decode(content: bytes) -> bool:
-    """Return False for a HEIF file with an item type or name that is not UTF-8.
-
-    pi-heif 1.4.0 aborts the process on it, without an exception: its C code passes on NULL.
-    """
-    if content[4:8] != b"ftyp":
-        return True
-    try:
-        for box in _heif_boxes(content):
-            for item in _heif_items(box):
-                item.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _select_page(source: ImageSource, header: PhotoHeader) -> ImageSource:
+    """Return a TIFF with the photo's page as its first one, which Pillow reads."""
+    if header.page is None or header.page.is_first:
+        return source
+    content = source.getvalue() if isinstance(source, BytesIO) else source.read_bytes()
+    return BytesIO(tiff_pages.move_to_front(content, header.page))
 
 
-def _heif_boxes(content: bytes) -> Iterator[bytes]:
-    """Yield the content of the outermost boxes, except the pixels (ISO 14496-12, 4.2)."""
-    offset = 0
-    while offset + 8 <= len(content):
-        size, header = int.from_bytes(content[offset : offset + 4], "big"), 8
-        if size == 1:  # the size follows in 64 bits
-            size, header = int.from_bytes(content[offset + 8 : offset + 16], "big"), 16
-        end = offset + size if size >= header else len(content)
-        if content[offset + 4 : offset + 8] != b"mdat":
-            yield content[offset + header : end]
-        offset = end
-
-
-def _heif_items(box: bytes) -> Iterator[bytes]:
-    """Yield type and names of the item of each `infe` box inside a box (ISO 14496-12, 8.11.6)."""
-    offset = box.find(b"infe")
-    while offset >= 0:
-        size = int.from_bytes(box[max(0, offset - 4) : offset], "big")
-        end = offset - 4 + size if size > 8 else len(box)
-        number = 4 if box[offset + 4 : offset + 5] >= b"\3" else 2
-        yield box[offset + 8 + number + 2 : end]
-        offset = box.find(b"infe", offset + 4)
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits: Pillow's own conversion would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
+def _describe_unreadable(header: PhotoHeader) -> str:
+    if header.page is not None:
+        return f"{header.page.describe()}, which is not read; export it as RGB with 8 bits"
+    return f"a {header.format} file with a damaged header"
 
 
 def fit_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

@@ -13,13 +13,13 @@ from typing import Any
 
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import file_hash
-from mondrian.core.images import read_preview
 from mondrian.core.parallel import map_in_processes, split_into_batches
+from mondrian.core.photo_decoder import read_preview
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
 
-CACHE_VERSION = 3  # of the cached data; a cache of another version is cleared
+CACHE_VERSION = 4  # of the cached data; a cache of another version is cleared
 CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes

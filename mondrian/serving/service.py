@@ -129,11 +129,11 @@ class Service:
 
         Raises RequestRejectedError if the idempotency key was used for another photo.
         """
-        call = self.job_runner.call_upload_store
-        upload = await call(self.uploads.save, form.content, form.filename)
+        runner = self.job_runner
+        upload = await runner.decode_upload(self.uploads.save, form.content, form.filename)
         row, is_new = await self.add_job(form, upload, kind, status)
         if not is_new:
-            await call(self.uploads.delete, upload.filename)
+            await runner.call_upload_store(self.uploads.delete, upload.filename)
             check_same_photo(row, upload)
         return row, upload, is_new
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mondrian.core.images import is_safe_to_decode
+from mondrian.core.heif_boxes import is_safe_to_decode
 from mondrian.sample.scene import draw_scene, render
 from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from tests import odd_files

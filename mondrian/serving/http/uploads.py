@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from PIL import Image
@@ -13,8 +15,14 @@ from PIL import Image
 from mondrian.core.errors import MondrianError, PhotoError, one_line
 from mondrian.core.files import write_bytes
 from mondrian.core.images import check_image, read_photo, resize_to_fit
+from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
+from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
 
+Result = TypeVar("Result")
 _JPEG_QUALITY = 95  # of the saved photo
+_QUICK_WORK = 25_000_000  # pixels x scans up to which photos are decoded several at a time
+_QUICK_SECONDS, _SLOW_SECONDS = 10, 30  # limits; a usual phone's photo takes 0.3 s
+_QUICK_DECODERS = DecoderPool(4, DecoderLimits.for_pixels(_QUICK_SECONDS, _QUICK_WORK))
 _UNSAFE_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -33,16 +41,28 @@ class Upload:
     sha256: str  # of the uploaded bytes
 
 
+@dataclass(frozen=True)
+class PixelLimits:
+    min_pixels: int  # of the image for the model
+    max_pixels: int
+    max_photo_pixels: int  # a photo that declares more is rejected
+
+
 class UploadStore:
-    """A folder of uploaded photos.
+    """A folder of uploaded photos, which are decoded in processes of their own.
 
     min_pixels, max_pixels  bounds of the image for the model
     max_megapixels          a photo that declares more is rejected
+
+    Photos that may take long or need much memory are decoded one at a time, by another process
+    than the others, so that they hold up none of these.
     """
 
     def __init__(self, folder: Path, min_pixels: int, max_pixels: int, max_megapixels: int) -> None:
-        self.folder, self.min_pixels, self.max_pixels = folder, min_pixels, max_pixels
-        self.max_photo_pixels = max_megapixels * 1_000_000
+        self.folder = folder
+        self.limits = PixelLimits(min_pixels, max_pixels, max_megapixels * 1_000_000)
+        slow = DecoderLimits.for_pixels(_SLOW_SECONDS, self.limits.max_photo_pixels)
+        self._slow_decoders = DecoderPool(1, slow)
 
     def save(self, content: bytes, filename: str) -> Upload:
         """Decode, check and orient a photo, and save it as JPEG.
@@ -51,17 +71,22 @@ class UploadStore:
         """
         if not content:
             raise RequestRejectedError(400, "the photo is empty (0 bytes)")
-        image = self._read(BytesIO(content))
-        jpeg = BytesIO()
-        image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+        image, jpeg = self._decode(_convert_upload, BytesIO(content))
         stored_name = f"uploads/{uuid4()}_{_sanitize_name(filename)}.jpg"
-        write_bytes(self.folder / stored_name, jpeg.getvalue())
-        model_image = resize_to_fit(image, self.min_pixels, self.max_pixels)
-        return Upload(model_image, stored_name, sha256(content).hexdigest())
+        write_bytes(self.folder / stored_name, jpeg)
+        return Upload(image, stored_name, sha256(content).hexdigest())
 
     def load_image(self, filename: str) -> Image.Image:
         """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""
-        return resize_to_fit(self._read(self.path(filename)), self.min_pixels, self.max_pixels)
+        return self._decode(_read_model_image, self.path(filename))
+
+    def is_slow(self, photo: bytes | str) -> bool:
+        """Return whether `save` of a content, or `load_image` of a file name, may take long."""
+        source = BytesIO(photo) if isinstance(photo, bytes) else self.path(photo)
+        try:
+            return _is_slow(read_header(source))
+        except PhotoError:  # rejected at once
+            return False
 
     def path(self, filename: str) -> Path:
         """Return the path of a saved photo; only the last part of `filename` is used."""
@@ -70,14 +95,35 @@ class UploadStore:
     def delete(self, filename: str) -> None:
         self.path(filename).unlink(missing_ok=True)
 
-    def _read(self, source: Path | BytesIO) -> Image.Image:
+    def _decode(
+        self, function: Callable[[ImageSource, PixelLimits], Result], source: ImageSource
+    ) -> Result:
         try:
-            image = read_photo(source, self.max_photo_pixels)
-            check_image(image)
+            is_slow = _is_slow(read_header(source))
+            decoders = self._slow_decoders if is_slow else _QUICK_DECODERS
+            return decoders.call(function, source, self.limits)
         except PhotoError as error:
-            status = 415 if error.reason == "image_unreadable" else 422
+            status = 415 if error.reason in ("image_unreadable", "image_raw") else 422
             raise RequestRejectedError(status, f"{error.reason}: {one_line(error)}") from None
-        return image
+
+
+def _is_slow(header: PhotoHeader) -> bool:
+    return not 0 < header.work <= _QUICK_WORK
+
+
+def _convert_upload(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes]:
+    """Return the image for the model, and the photo as JPEG: upright, sRGB, without metadata."""
+    image = read_photo(source, limits.max_photo_pixels)
+    check_image(image)
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+    return resize_to_fit(image, limits.min_pixels, limits.max_pixels), jpeg.getvalue()
+
+
+def _read_model_image(source: ImageSource, limits: PixelLimits) -> Image.Image:
+    image = read_photo(source, limits.max_photo_pixels)
+    check_image(image)
+    return resize_to_fit(image, limits.min_pixels, limits.max_pixels)
 
 
 def _sanitize_name(name: str) -> str:

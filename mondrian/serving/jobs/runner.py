@@ -74,7 +74,8 @@ class JobRunner:
         self._leased_ids: set[str] = set()
         self._wake_up = asyncio.Event()
         self._store_threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
-        self._image_threads = ThreadPoolExecutor(2, thread_name_prefix="photos")
+        self._image_threads = ThreadPoolExecutor(6, thread_name_prefix="photos")
+        self._slow_image_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -90,6 +91,15 @@ class JobRunner:
     async def call_upload_store(self, call: Callable[..., Result], *args: Any) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._image_threads, partial(call, *args))
+
+    async def decode_upload(
+        self, call: Callable[..., Result], photo: bytes | str, *args: Any
+    ) -> Result:
+        """Call a method of the upload store that decodes; large photos wait for each other only."""
+        if not await self.call_upload_store(self.uploads.is_slow, photo):
+            return await self.call_upload_store(call, photo, *args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._slow_image_thread, partial(call, photo, *args))
 
     def plan(self, row: JobRow, advisor: str) -> AnswerPlan:
         """Return which arm answers a job for an advisor. Raises UnknownModeError."""
@@ -218,7 +228,7 @@ class JobRunner:
     async def _critique_job(self, row: JobRow) -> None:
         started = monotonic()
         try:
-            image = await self.call_upload_store(self.uploads.load_image, row["filename"])
+            image = await self.decode_upload(self.uploads.load_image, row["filename"])
             critiques = await self._run_advisors(row, image, exclusive=bool(row["crashes"]))
             values = self.critique_runner.result_columns(critiques, monotonic() - started)
         except RequestRejectedError as error:

@@ -1,0 +1,164 @@
+"""A photo that costs too much is ended and rejected; the others go on."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from PIL import Image
+
+from mondrian.core import images, photo_decoder
+from mondrian.core.errors import PhotoError
+from mondrian.core.images import read_photo
+from mondrian.core.photo_decoder import DecoderLimits, DecoderPool, is_cheap, read_preview
+from mondrian.core.photo_header import read_header
+from tests.conftest import ROOT
+from tests.core import odd_photos
+from tests.waiting import wait_for
+
+HEIC = Path(__file__).parent / "rendered.heic"
+LIMITS = DecoderLimits(seconds=0.5, memory_bytes=2**28)
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    decoders = DecoderPool(1, LIMITS)
+    yield decoders
+    decoders.close()
+
+
+def test_a_photo_is_decoded_in_another_process_alike(pool: DecoderPool) -> None:
+    assert pool.call(os.getpid) != os.getpid()
+    assert pool.call(read_photo, HEIC).tobytes() == read_photo(HEIC).tobytes()
+    assert pool.call(read_photo, io.BytesIO(odd_photos.JPEG)).size == odd_photos.SIZE
+
+
+def test_a_reason_comes_back_from_the_other_process(pool: DecoderPool) -> None:
+    with pytest.raises(PhotoError, match="a GIF") as error:
+        pool.call(read_photo, io.BytesIO(odd_photos.encode(odd_photos.PHOTO, "GIF")))
+    assert error.value.reason == "image_unreadable"
+
+
+def test_a_photo_that_takes_too_long_is_ended(pool: DecoderPool) -> None:
+    process = pool.call(os.getpid)
+    started = monotonic()
+    with pytest.raises(PhotoError, match=r"took more than 0\.5 s") as error:
+        pool.call(time.sleep, 3600)
+    assert error.value.reason == "image_unreadable"
+    assert monotonic() - started < 30  # on a busy machine
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert pool.call(os.getpid) != process  # the next one has a new decoder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit memory")
+def test_a_photo_that_needs_too_much_memory_is_rejected(pool: DecoderPool) -> None:
+    for _ in range(2):
+        with pytest.raises(PhotoError, match="too much memory") as error:
+            pool.call(bytes, 2**29)
+        assert error.value.reason == "image_unreadable"
+    assert len(pool.call(bytes, 2**20)) == 2**20
+
+
+def test_memory_is_watched_if_the_system_does_not_limit_it(
+    pool: DecoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS: the decoder is ended when it has grown."""
+    pool.limits = DecoderLimits(60, 2**24)  # less than an idle decoder has
+    monkeypatch.setattr(photo_decoder, "_MEMORY_LIMIT_WORKS", False)
+    with pytest.raises(PhotoError, match="too much memory"):
+        pool.call(time.sleep, 50)
+
+
+def test_a_decoder_that_crashes_rejects_one_photo_only(pool: DecoderPool) -> None:
+    with pytest.raises(PhotoError, match="crashed") as error:
+        pool.call(os.abort)
+    assert error.value.reason == "image_unreadable"
+    assert pool.call(read_photo, HEIC).size == (640, 512)
+
+
+def test_an_idle_decoder_that_the_system_ended_is_replaced(pool: DecoderPool) -> None:
+    os.kill(pool.call(os.getpid), signal.SIGKILL)
+    wait_for(lambda: not pool._idle[0].is_running)
+    assert pool.call(read_photo, HEIC).size == (640, 512)
+
+
+def test_other_errors_of_a_decoder_are_reasons(pool: DecoderPool) -> None:
+    with pytest.raises(PhotoError, match="ValueError"):
+        pool.call(int, "x")
+
+
+def test_busy_decoders_do_not_hold_up_the_others() -> None:
+    decoders = DecoderPool(3, DecoderLimits(1, 2**29))
+    with ThreadPoolExecutor(2) as threads:
+        bad = [threads.submit(decoders.call, time.sleep, 3600) for _ in range(2)]
+        assert decoders.call(read_photo, HEIC).size == (640, 512)
+        assert {type(future.exception()) for future in bad} == {PhotoError}
+    decoders.close()
+
+
+def test_a_quick_photo_needs_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setattr(photo_decoder._scan_decoder, "call", fail)
+    path = tmp_path / "photo"
+    for kind in ("JPEG", "PNG", "WEBP"):
+        odd_photos.PHOTO.save(path, kind)
+        assert read_preview(path).size == odd_photos.SIZE
+    with pytest.raises(AssertionError, match="started"):
+        read_preview(HEIC)
+
+
+def test_a_slow_photo_is_read_alike_in_another_process() -> None:
+    assert not is_cheap(read_header(HEIC))
+    bounded, direct = read_preview(HEIC), images.read_preview(HEIC)
+    assert (bounded.size, bounded.notes) == (direct.size, direct.notes)
+    assert bounded.image.tobytes() == direct.image.tobytes()
+
+
+def test_what_counts_as_quick() -> None:
+    at = odd_photos.JPEG.index(b"\xff\xc0") + 5
+    size = struct.pack(">HH", 6000, 8064)  # 48 megapixels, as phones make them
+    large = odd_photos.JPEG[:at] + size + odd_photos.JPEG[at + 4 :]
+    assert is_cheap(read_header(io.BytesIO(large)))
+    assert not is_cheap(read_header(io.BytesIO(odd_photos.png_header(8064, 8064))))
+    assert not is_cheap(read_header(io.BytesIO(odd_photos.TIFF)))
+    with Image.open(io.BytesIO(odd_photos.JPEG)) as image:
+        slow = odd_photos.encode(image.resize((1200, 1000)), "JPEG", progressive=True)
+    assert is_cheap(read_header(io.BytesIO(slow)))
+
+
+def test_no_decoder_outlives_a_killed_run(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from mondrian.core.photo_decoder import DecoderLimits, DecoderPool\n"
+        "pool = DecoderPool(1, DecoderLimits(60, 2**29))\n"
+        "Path(sys.argv[1]).write_text(str(pool.call(os.getpid)))\ntime.sleep(3600)"
+    )
+    file = tmp_path / "process"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code, str(file)], env=env) as run:
+        wait_for(lambda: file.exists() and bool(file.read_text()))
+        run.kill()
+    decoder = int(file.read_text())
+    wait_for(lambda: not _is_alive(decoder))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.exists() or stat.read_text().split()[2] != "Z"  # a zombie is gone
