@@ -1,11 +1,15 @@
-"""link: database or list + photos -> data/linked/<advisor>/, metrics/<advisor>/link.*"""
+"""link: database or list + photos -> data/linked/<advisor>/, metrics/<advisor>/link.*
+
+Database and folders are those of `application` in params.yaml unless flags name others: no shell
+reads them, so that any character may be in their names.
+"""
 
 import argparse
 from pathlib import Path
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import write_csv, write_json, write_text
-from mondrian.core.params import load_params
+from mondrian.core.params import ApplicationParams, advisor_id, load_params
 from mondrian.data.critique_lookup import ApplicationFolders
 from mondrian.data.link import (
     MANIFEST_FILE,
@@ -23,8 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Link finished jobs to their photos.")
     add = parser.add_argument
     source_help = "mondrian.db, or a list: .jsonl, .csv, PCCD's guru.json, or its folder"
-    add("--db_path", type=Path, required=True, help=source_help)
-    add("--advisor", required=True)
+    add("--db_path", type=Path, help=f"{source_help}; default: application.db_path")
+    add("--advisor", type=advisor_id, required=True)
     add("--output_dir", type=Path, required=True)
     photos_help = "photos; default: source/ next to a database, the folder of a list"
     add("--source_dir", type=Path, help=photos_help)
@@ -38,6 +42,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def locate_application(
+    args: argparse.Namespace, application: ApplicationParams
+) -> tuple[Path, ApplicationFolders]:
+    """Return the source and its folders: of params.yaml, or next to --db_path."""
+    if args.db_path is None:
+        names = (application.source_dir, application.analysis_dir, application.html_dir)
+        source, defaults = Path(application.db_path), tuple(map(Path, names))
+    else:
+        source = locate_source(args.db_path)
+        analyses = (source.parent / "analysis_md", source.parent / "analysis")
+        defaults = (default_photo_folder(source), *analyses)
+    flags = (args.source_dir, args.analysis_dir, args.html_dir)
+    folders = (flag or default for flag, default in zip(flags, defaults, strict=True))
+    return locate_source(source), ApplicationFolders(*folders)
+
+
 def main() -> None:
     args = parse_args()
     manifest_path = args.output_dir / MANIFEST_FILE
@@ -47,12 +67,7 @@ def main() -> None:
     for path in (manifest_path, metrics, reasons, report):
         path.unlink(missing_ok=True)  # prepare must not use an older manifest after an error
     params = load_params(args.params)
-    source = locate_source(args.db_path)
-    folders = ApplicationFolders(
-        source=args.source_dir or default_photo_folder(source),
-        analysis=args.analysis_dir or source.parent / "analysis_md",
-        html=args.html_dir or source.parent / "analysis",
-    )
+    source, folders = locate_application(args, params.application)
     context = LinkContext(args.advisor, folders, params.link)
     problem: NoPairsError | None = None
     try:
