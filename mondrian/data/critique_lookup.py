@@ -26,9 +26,11 @@ def find_critique_text(
 ) -> tuple[str, str] | Rejection:
     """Return the first source with a text, and the text; two empty strings if there is none.
 
-    Rejections: advisor_absent if only other advisors have texts, too_long if the only text is,
-    no_text for an entry of a list.
+    Rejections: that of the job; advisor_absent if only other advisors have texts, too_long if the
+    only text is, no_text for an entry of a list.
     """
+    if job.rejection:
+        return job.rejection
     if job.text_from:
         source, text = job.text_from, job.text
     else:

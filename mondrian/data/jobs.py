@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from mondrian.core.fields import UNKNOWN_TIME
+from mondrian.critique.rejection import Rejection
 
 # Keys of a list entry that name its photo and contain its critique.
-PHOTO_KEYS = ("photo", "image", "filename", "file", "title")
-TEXT_KEYS = ("critique", "text", "response", "analysis")
+PHOTO_KEYS = ("photo", "image", "filename", "file", "images", "image_path", "path", "title")
+TEXT_KEYS = ("critique", "text", "response", "analysis", "completion", "output", "answer")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Job:
     too_long_message: str = ""  # names the field that was not read because of its length
     text: str = ""  # the critique, for a job from a list
     text_from: str = ""  # the kind of that list
+    rejection: Rejection | None = None  # of a list entry that cannot be used
     notes: tuple[str, ...] = ()  # what was assumed to read it, such as an encoding
     keys: str = ""  # of the list entry, for messages
 
@@ -67,9 +69,29 @@ class Job:
         return "," in self.advisor or self.advisor.strip() == "all"
 
 
+class UniqueIds:
+    """Gives each job of a source an id of its own: `7`, and for the next one `7 (line 12)`."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+
+    def add(self, job_id: str, place: str) -> str:
+        unique = job_id.encode(errors="replace").decode()  # as it is written to the manifest
+        while unique in self._ids:
+            unique = f"{unique} ({place})"
+        self._ids.add(unique)
+        return unique
+
+
 def answer_to_text(stored: Any) -> str:
     """Return a stored answer as text: unchanged, or as JSON; empty if there is none."""
+    if not stored or isinstance(stored, str):
+        return stored or ""
     try:
-        return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
+        text = json.dumps(stored, ensure_ascii=False)  # what was unreadable stays visible
+        text.encode()
+    except UnicodeEncodeError:  # half an emoji
+        return json.dumps(stored)
     except RecursionError:  # deeply nested lists
         return "{"
+    return text

@@ -20,7 +20,7 @@ from mondrian.core.fields import first_timestamp, is_for_advisor
 from mondrian.core.files import suggest_path
 from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.data.job_counts import FINISHED_STATUSES, JobCounts
-from mondrian.data.jobs import Job, Review
+from mondrian.data.jobs import Job, Review, UniqueIds
 
 REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
 OPTIONAL_COLUMNS = (
@@ -63,7 +63,7 @@ class SqliteJobSource:
         texts = [name for name in names if name in self._columns]
         times = [name for name in TIME_COLUMNS if name in self._columns]
         columns = [*map(_bounded_column_sql, texts), *(f'jobs."{name}"' for name in times)]
-        columns.append("jobs.status")
+        columns += [self._row_number_sql(), "jobs.status"]
         join = ""
         if self._has_feedback:
             columns += [f"feedback.{name}" for name in _REVIEW_COLUMNS]
@@ -74,13 +74,24 @@ class SqliteJobSource:
             "AND (instr(jobs.advisor, :advisor) OR instr(jobs.advisor, 'all'))"
         )
         query = f"SELECT {', '.join(columns)} FROM jobs {join} WHERE {candidates}"
-        for row in self._connection.execute(query, {"advisor": advisor}):
+        ids = UniqueIds()
+        for count, row in enumerate(self._connection.execute(query, {"advisor": advisor}), 1):
             values = dict(zip(texts, row, strict=False))
             timestamp = first_timestamp(row[len(texts) : len(texts) + len(times)])
-            status, *review = row[len(texts) + len(times) :]
+            number, status, *review = row[len(texts) + len(times) :]
             is_finished = _to_text(status).strip().lower() in FINISHED_STATUSES
             if is_finished and is_for_advisor(_to_text(values["advisor"]), advisor):
+                place = f"row {number if isinstance(number, int) else count}"
+                values["id"] = ids.add(_to_text(values["id"]) or place, place)
                 yield _make_job(values, timestamp, _make_review(review))
+
+    def _row_number_sql(self) -> str:
+        """Return SQL for what tells rows with one id apart; a view has no row numbers."""
+        try:
+            self._connection.execute("SELECT jobs.rowid FROM jobs LIMIT 0")
+        except sqlite3.OperationalError:
+            return "NULL"
+        return "jobs.rowid"
 
 
 @contextmanager

@@ -1,182 +1,167 @@
-import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mondrian.core.errors import DataError
-from mondrian.critique.parser import ParsedCritique, parse_critique
-from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
-from mondrian.data.jobs import Job
-from mondrian.data.sources import PCCD_SCORE_ORDER, default_photo_folder, locate_source, open_source
+from mondrian.core.params import Params
+from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data.sources import default_photo_folder, locate_source, open_source
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.writing_style import write_critique
+from tests.data.lists import format_table, make_chat_entries, make_row, read_jobs, write_lines
+from tests.data.test_link import run_link
 
 
-def read_jobs(path: Path, advisor: str = "ansel") -> list[Job]:
-    with open_source(path) as source:
-        return list(source.iter_finished(advisor))
-
-
-def write_lines(path: Path, *entries: Any) -> Path:
-    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
-    return path
-
-
-def test_a_line_contains_its_critique_in_one_of_three_ways(
-    tmp_path: Path, critique: Critique
-) -> None:
-    value = json.loads(serialize_critique(critique))
-    path = write_lines(
-        tmp_path / "critiques.jsonl",
-        {"photo": "a.jpg", "critique": value, "id": 7, "created_at": "2026-01-01"},
-        {"image": "b.jpg", "text": serialize_critique(critique), "advisor": "okeefe, ansel"},
-        {"file": "c.jpg", **value},
-        {"photo": "d.jpg", "critique": value, "advisor": "okeefe"},
-    )
-    jobs = read_jobs(path)
-    assert [job.filename for job in jobs] == ["a.jpg", "b.jpg", "c.jpg"]
-    assert [job.id for job in jobs] == ["7", "line-000002", "line-000003"]
-    results = [parse_critique(job.text) for job in jobs]
-    assert all(isinstance(r, ParsedCritique) and r.critique == critique for r in results)
-    with open_source(path) as source:
-        assert source.count_jobs().count_finished_by_advisor() == {"ansel": 3, "okeefe": 4}
-
-
-single_line = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n"))
-
-
-@given(st.lists(st.one_of(single_line, st.just("{}")), max_size=8))
-def test_any_line_is_a_job(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    path = tmp_path_factory.mktemp("list") / "a.jsonl"
-    path.write_text("\n".join(texts), encoding="utf-8", newline="\n")
-    assert len(read_jobs(path)) == sum(bool(text.lstrip("\ufeff").strip()) for text in texts)
-
-
-def test_a_line_over_the_length_limit_is_skipped_and_counted(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("x" * 3_000_000 + "\n" + json.dumps({"photo": "a.jpg"}) + "\n")
-    long, short = read_jobs(path)
-    assert long.too_long_message == "line 1 has 3,000,001 characters; at most 1,000,000"
-    assert (short.id, short.filename) == ("line-000002", "a.jpg")
-
-
-def test_a_table_contains_its_critique_in_one_column_or_in_many(
-    tmp_path: Path, critique: Critique
-) -> None:
-    flat = {"Photo": "b.jpg", "image_description": critique.image_description}
-    for dimension in critique.dimensions:
-        start = dimension.name.lower().replace(" & ", "_").replace(" ", "_")
-        for key in ("score", "comment", "recommendation"):
-            flat[f"{start}_{key}"] = str(getattr(dimension, key))
-    flat["overall_score"] = str(critique.overall_score)
-    flat["key_strengths"] = "; ".join(critique.key_strengths)
-    flat["priority_improvements"] = "\n".join(critique.priority_improvements)
-    flat["technical_notes"] = critique.technical_notes
-    with (tmp_path / "critiques.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["critique", *flat])
-        table.writeheader()
-        table.writerow({"Photo": "a.jpg", "critique": serialize_critique(critique)})
-        table.writerow(flat)
-    for job, name in zip(read_jobs(tmp_path / "critiques.csv"), ("a.jpg", "b.jpg"), strict=True):
-        result = parse_critique(job.text)
-        assert isinstance(result, ParsedCritique), result
-        assert (job.filename, result.critique) == (name, critique)
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("names", "expected"),
     [
-        (
-            "a.csv",
-            b"name,critique\n",
-            "no column photo or image or filename or file; it has 'name'",
-        ),
-        ("a.csv", b"", "it has no columns"),
-        ("a.csv", b'photo,critique\n"a\nb",c\n\n"d', "row in line 5: .*; is it a CSV"),
-        (
-            "a.csv",
-            b"photo,comments\n",
-            "no column critique or text or .*; it has 'photo', 'comments'",
-        ),
-        ("a.csv", b"photo;critique\na;b\n", "columns are separated by commas"),
-        (
-            "a.csv",
-            b"photo,composition_score,light_score\na,1,2\n",
-            "no column composition_comment, ",
-        ),
-        ("a.csv", b"photo,critique,critique\na,b,c\n", "the column 'critique' twice"),
-        ("A.CSV", b"photo;critique\na;b\n", "columns are separated by commas"),
-        ("a.csv", "photo,critique\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        ("a.csv", "photo,critique\n".encode("utf-16-be"), "is UTF-16; save it as UTF-8"),
-        ("a.jsonl", "{}\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
-        ("guru.json", b"{}", "not a PCCD list"),
-        ("guru.json", b"[{}]", "not a PCCD list"),
-        ("guru.json", b"[", "not JSON"),
+        (["critiques.csv"], "critiques.csv"),
+        (["Critiques.JSONL", "notes.txt", "photo.jpg"], "Critiques.JSONL"),
+        (["critiques.tsv", "mondrian.db"], "critiques.tsv"),
+        (["guru.json", "other.json"], "guru.json"),
+        (["my list.ndjson"], "my list.ndjson"),
+        (["rows.json", "._rows.json", ".hidden.csv", "README.txt"], "rows.json"),
     ],
 )
-def test_an_invalid_list_is_an_error_that_names_the_problem(
-    tmp_path: Path, name: str, content: bytes, message: str
+def test_a_folder_is_resolved_to_its_list(tmp_path: Path, names: list[str], expected: str) -> None:
+    touch(tmp_path, *names)
+    assert locate_source(tmp_path) == tmp_path / expected
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], r"folder without critiques.jsonl, critiques.csv; and without a database$"),
+        (["photo.jpg", "notes.txt"], r"folder without critiques.jsonl, critiques.csv;"),
+        (["jobs.db"], r"give the database itself: .*/jobs\.db$"),
+        (["critiques.csv", "critiques.jsonl"], "several lists: critiques.csv, critiques.jsonl; gi"),
+        (["guru.json", "critiques.json"], "several lists: critiques.json, guru.json; give one"),
+        (["a.csv", "b.json"], "several lists: a.csv, b.json; give one of them, not the folder"),
+        (["a.csv", "mondrian.db"], "several lists: a.csv, mondrian.db; give one of them"),
+    ],
+)
+def test_a_folder_without_one_list_is_an_error(
+    tmp_path: Path, names: list[str], message: str
 ) -> None:
-    (tmp_path / name).write_bytes(content)
+    touch(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        read_jobs(tmp_path / name)
-
-
-def test_a_row_is_named_after_its_first_line_in_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text('\nphoto,critique\na.jpg,"two\nlines"\n\nb.jpg,one\n')
-    assert [job.id for job in read_jobs(path)] == ["line-000003", "line-000006"]
-    path = tmp_path / "a.jsonl"
-    path.write_text('\n{"photo": "a.jpg"}\n\n{"photo": "b.jpg"}\n')
-    assert [job.id for job in read_jobs(path)] == ["line-000002", "line-000004"]
-
-
-def test_a_folder_without_a_list_names_its_databases(tmp_path: Path) -> None:
-    (tmp_path / "jobs.db").touch()
-    with pytest.raises(DataError, match=r"give the database itself: .*/jobs\.db$"):
         locate_source(tmp_path)
 
 
-def test_the_seven_aspects_of_the_pccd_become_the_seven_dimensions(tmp_path: Path) -> None:
-    entry = {aspect: f"On {aspect}. Try more." for aspect in PCCD_SCORE_ORDER}
-    entry |= {"title": "a.jpg", "description": "A tree."}
-    scores = ["5", "6", "7", "8", "9", "4", "3"]
-    short = entry | {"focus": "Sharp."}
-    unrated = entry | {"score": [None, *scores[1:]]}
-    path = tmp_path / "guru.json"
-    path.write_text(json.dumps([entry | {"score": scores}, short | {"score": scores}, unrated]))
-    first, *others = read_jobs(path)
-    result = parse_critique(first.text)
-    assert isinstance(result, ParsedCritique)
-    assert (first.id, first.filename) == ("entry-000001", "a.jpg")
-    assert result.critique.scores() == (7, 8, 3, 4, 9, 6, 5)
-    assert result.critique.dimensions[0].comment == "On composition."
-    assert {d.recommendation for d in result.critique.dimensions} == {"Try more."}
-    assert [d.name for d in result.critique.dimensions] == list(DIMENSIONS)
-    assert [str(getattr(parse_critique(job.text), "reason", "")) for job in others] == [
-        "dimensions_incomplete",
-        "unscored",
-    ]
-
-
-def test_a_folder_is_resolved_to_its_list_and_photos(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"folder without critiques.jsonl, .*; and without a"):
-        locate_source(tmp_path)
-    (tmp_path / "critiques.csv").touch()
-    assert locate_source(tmp_path) == tmp_path / "critiques.csv"
-    assert default_photo_folder(tmp_path / "critiques.csv") == tmp_path
+def test_photos_are_next_to_a_list_and_in_source_next_to_a_database(tmp_path: Path) -> None:
+    for name in ("critiques.csv", "A.JSONL", "rows.ndjson", "a.tsv", "a.json"):
+        assert default_photo_folder(tmp_path / name) == tmp_path
     assert default_photo_folder(tmp_path / "guru.json") == tmp_path / "images" / "full"
-    assert default_photo_folder(tmp_path / "A.JSONL") == tmp_path
     assert default_photo_folder(tmp_path / "mondrian.db") == tmp_path / "source"
+    (tmp_path / "list").write_text("photo,text\na.jpg,x\n")
+    assert default_photo_folder(tmp_path / "list") == tmp_path
 
 
-def test_unusual_values_of_a_line_are_accepted(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", {"photo": "a.jpg", "advisor": ["okeefe", "ansel"]})
+def test_rows_with_one_id_are_told_apart_by_their_line(tmp_path: Path) -> None:
+    ids = [7, "7", None, "line-000003", "7 (line 2)", "\ud800", "\udc00", True, [1], " 7 ", "", 0]
+    entries = [{"photo": f"{i}.jpg", "id": job_id} for i, job_id in enumerate(ids)]
+    write_lines(tmp_path / "a.jsonl", *entries)
+    jobs = read_jobs(tmp_path / "a.jsonl")
+    assert [job.id for job in jobs] == [
+        "7",
+        "7 (line 2)",
+        "line-000003",
+        "line-000003 (line 4)",
+        "7 (line 2) (line 5)",
+        "?",
+        "? (line 7)",
+        "line-000008",
+        "line-000009",
+        "7 (line 10)",
+        "line-000011",
+        "0",
+    ]
+    assert jobs == read_jobs(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text(json.dumps(entries[:2]))
+    assert [job.id for job in read_jobs(tmp_path / "a.json")] == ["7", "7 (entry 2)"]
+    (tmp_path / "a.csv").write_text('id,photo,text\n7,"a\n.jpg",x\n7,b.jpg,y\n')
+    assert [job.id for job in read_jobs(tmp_path / "a.csv")] == ["7", "7 (line 4)"]
+
+
+def test_an_id_is_the_same_for_each_advisor(tmp_path: Path) -> None:
+    entries = [{"photo": "a.jpg", "id": 7, "advisor": name} for name in ("okeefe", "ansel")]
+    path = write_lines(tmp_path / "a.jsonl", *entries)
+    assert [job.id for job in read_jobs(path, "ansel")] == ["7 (line 2)"]
+    assert [job.id for job in read_jobs(path, "okeefe")] == ["7"]
+
+
+@given(st.lists(st.sampled_from(["7", "7 (line 2)", "line-000002", "\ud800", ""]), max_size=9))
+def test_no_id_is_there_twice(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
+    entries = [{"photo": "a.jpg", "id": job_id} for job_id in ["7", *ids]]
+    path = write_lines(tmp_path_factory.mktemp("list") / "a.jsonl", *entries)
+    assert len({job.id for job in read_jobs(path)}) == len(entries)
+
+
+def write_photos(folder: Path, count: int) -> list[Critique]:
+    """Write different photos, and return a critique of each."""
+    for i in range(count):
+        Image.effect_noise((320, 256), 20 + i).resize((320, 256)).save(folder / f"{i}.jpg")
+    return [write_critique("ansel", draw_scene(6, i)) for i in range(count)]
+
+
+def test_a_critique_in_each_layout_is_linked_exactly(tmp_path: Path, params: Params) -> None:
+    layouts = list(make_chat_entries("", write_critique("ansel", draw_scene(6, 0))))
+    critiques = write_photos(tmp_path, len(layouts) + 3)
+    expected = {f"{i}.jpg": serialize_critique(critique) for i, critique in enumerate(critiques)}
+    entries = [
+        make_chat_entries(f"{i}.jpg", critiques[i])[layout] for i, layout in enumerate(layouts)
+    ]
+    entries += [
+        {"photo": f"{i}.jpg", "critique": json.loads(expected[f"{i}.jpg"])}
+        for i in range(len(layouts), len(critiques))
+    ]
+    write_lines(tmp_path / "a.jsonl", *entries)
+    (tmp_path / "a.json").write_text(json.dumps(entries, indent=2))
+    rows = [make_row(f"{i}.jpg", critique) for i, critique in enumerate(critiques)]
+    (tmp_path / "a.csv").write_bytes(format_table(rows, ";").encode("utf-16"))
+    for name, notes in (("a.jsonl", ()), ("a.json", ()), ("a.csv", ("list read as UTF-16",))):
+        linked = run_link(tmp_path / name, params, source=tmp_path)
+        records = linked.records + linked.left_out
+        assert {
+            r.photo.path.rsplit("/", 1)[-1]: serialize_critique(r.critique) for r in records
+        } == (expected)
+        assert {r.notes for r in records} == {notes}
+
+
+def test_the_manifest_has_each_job_once_with_its_reason(
+    tmp_path: Path, params: Params, critique: Critique
+) -> None:
+    write_photos(tmp_path, 1)
+    good = make_chat_entries("0.jpg", critique)["TRL"] | {"id": 7}
+    entries = [
+        good,
+        good | {"images": ["a.jpg", "b.jpg"]},
+        good | {"images": ["https://a.org/0.jpg"]},
+        {"id": 7, "photo": "0.jpg"},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", *entries)
     with path.open("a") as file:
-        file.write('{"photo": "b.jpg", "created_at": 1' + "0" * 400 + "}\n")
-        file.write('{"photo": "c.jpg", "critique": ' + "[" * 950 + "]" * 950 + "}\n")
-    jobs = read_jobs(path)
-    assert len(jobs) == 3
-    assert [job.filename for job in jobs[:2]] == ["a.jpg", "b.jpg"]
+        file.write('{"id": 7, "photo": "0.jpg", "photo": "1.jpg", "text": "x"}\n')
+    linked = run_link(path, params, source=tmp_path)
+    assert [record.job_id for record in linked.records] == ["7"]
+    assert linked.reasons == {
+        "7 (line 2)": "image_ambiguous",
+        "7 (line 3)": "image_missing",
+        "7 (line 4)": "no_text",
+        "line-000005": "malformed_json",
+    }
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv does not exist"):
+        open_source(tmp_path / "a.csv")

@@ -241,3 +241,31 @@ def test_a_database_in_wal_mode_is_copied_even_if_one_version_byte_is_wrong(
 def test_any_stored_time_is_seconds_or_none(value: object) -> None:
     seconds = parse_timestamp(value)
     assert seconds is None or seconds > 0
+
+
+@pytest.mark.parametrize("table", ["TABLE jobs", "VIEW jobs"])
+def test_rows_without_an_id_of_their_own_are_told_apart_by_their_row(
+    tmp_path: Path, table: str
+) -> None:
+    ids = [7, "7", b"7", None, None, "", "row 4", 7.5, "a"]
+    path = tmp_path / "mondrian.db"
+    with closing(sqlite3.connect(path)) as connection:
+        name = "jobs" if table == "TABLE jobs" else "rows"
+        connection.execute(f"CREATE TABLE {name} (id, filename, advisor, status)")
+        rows = [(job_id, "a.jpg", "ansel", "done") for job_id in ids]
+        connection.executemany(f"INSERT INTO {name} VALUES (?, ?, ?, ?)", rows)
+        if name == "rows":
+            connection.execute("CREATE VIEW jobs AS SELECT * FROM rows")
+        connection.commit()
+    with open_database(path) as source:
+        assert [job.id for job in source.iter_finished("ansel")] == [
+            "7",
+            "7 (row 2)",
+            "7 (row 3)",
+            "row 4",
+            "row 5",
+            "row 6",
+            "row 4 (row 7)",
+            "7.5",
+            "a",
+        ]
