@@ -33,6 +33,21 @@ class ExtractedObject:
     repairs: tuple[str, ...]
 
 
+class DuplicateKeyError(ValueError):
+    """An object has one key with two different values, so its meaning is ambiguous."""
+
+
+def parse_unique(text: str) -> Any:
+    """Parse JSON; raises ValueError, and DuplicateKeyError for a key with two different values.
+
+    Deeply nested lists raise ValueError instead of RecursionError.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
+    except RecursionError:
+        raise ValueError("lists nested too deeply") from None
+
+
 def is_critique(value: Mapping[str, Any]) -> bool:
     """Return whether an object is the outer level of a critique, not one of its dimensions."""
     return any(key in value for key in CRITIQUE_KEYS)
@@ -115,8 +130,9 @@ def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, t
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
-        if unique.setdefault(key, value) != value:
-            raise ValueError(f"{key[:40]!r} has two different values")
+        stored = unique.setdefault(key, value)
+        if stored != value or isinstance(stored, bool) != isinstance(value, bool):
+            raise DuplicateKeyError(f"{key[:40]!r} has two different values")
     return unique
 
 
