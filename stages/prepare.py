@@ -9,6 +9,7 @@ from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
 from mondrian.data.prepare import check_advisor, format_split_summary, write_split
 from mondrian.data.report import render_data_report
+from mondrian.data.score_variation import check_score_variation
 from mondrian.data.split import check_split_sizes, split_records
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     page = render_data_report(manifest, result)
     try:
         check_split_sizes(args.advisor, result, params.prepare)
+        warning = check_score_variation(args.advisor, manifest.records())
     except DataError as error:
         write_text(refused_report, page)
         raise DataError(f"{error}; {refused_report} shows the counts") from None
@@ -43,6 +45,8 @@ def main() -> None:
     write_json(args.metrics, result.counts())
     write_text(report, page)
     print(format_split_summary(result, args.advisor))
+    if warning:
+        print(warning)
 
 
 if __name__ == "__main__":

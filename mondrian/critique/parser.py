@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mondrian.critique.html_cards import parse_html_cards
 from mondrian.critique.json_extract import ExtractedObject, extract_object
-from mondrian.critique.normalize import normalize_critique
+from mondrian.critique.normalize import find_extra_scores, normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
 
@@ -27,6 +27,7 @@ class ParsedCritique:
     critique: Critique
     source_format: str
     repairs: tuple[str, ...] = ()
+    extra_scores: tuple[float, ...] = ()  # of dimensions other than the seven
 
 
 _PLACEHOLDER = re.compile(
@@ -98,7 +99,8 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
         return normalized
     critique, repairs = normalized
     source_format = "json" if cards is None else "cards"
-    return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
+    extra_scores = find_extra_scores(extracted.value)
+    return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs), extra_scores)
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:

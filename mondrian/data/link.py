@@ -29,6 +29,7 @@ from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
+from mondrian.data.other_advisors import add_other_texts
 from mondrian.data.photo_index import PhotoIndex
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
@@ -67,6 +68,7 @@ def link(
             job_counts = _examine_jobs(source, context, store)
             store.add_photos(scan_photos(store.photo_paths(), cache_dir))
             store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
+            add_other_texts(source, context.advisor, context.folders, context.photo_index, store)
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
             if not counts["linked"]:
@@ -117,10 +119,7 @@ def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> JobCo
 def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
     examined = []
     for job in jobs:
-        try:
-            outcome = _examine_job(context, job)
-        except PhotoError as error:
-            outcome = Rejection(RejectionReason(error.reason), str(error))
+        outcome = _examine_job(context, job)
         if isinstance(outcome, Rejection):
             outcome = ExaminedJob(job.timestamp, job.id, str(outcome.reason), outcome.detail)
         # Lone surrogates (half an emoji) cannot be written as UTF-8.
@@ -137,11 +136,17 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     if job.keys and not job.filename:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
-    path, match_kind = context.photo_index.find(job.filename)
+    words = quality_flags.words_hash(parsed.critique)
+    scores = " ".join(map(str, parsed.critique.scores()))
+    flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
+    facts = {"words": words, "scores": scores, "flags": " ".join(flags)}
+    try:
+        path, match_kind = context.photo_index.find(job.filename)
+    except PhotoError as error:  # its scores are counted all the same
+        reason, detail = error.reason, str(error)
+        return ExaminedJob(job.timestamp, job.id, reason, detail, job.filename, **facts)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
-    words = quality_flags.words_hash(parsed.critique)
-    flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
     record = {
         "job_id": job.id,
         "critique": json.loads(serialize_critique(parsed.critique)),
@@ -168,10 +173,9 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         job.id,
         path=str(path),
         match_kind=match_kind,
-        words=words,
-        flags=" ".join(flags),
         review=review.verdict if review else "",
         record=json.dumps(record, ensure_ascii=False),
+        **facts,
     )
 
 
