@@ -43,7 +43,10 @@ class RejectionReason(StrEnum):
     DUPLICATE = "duplicate", "the same text about the same photo as an earlier job"
     MADE_BY_ADAPTER = "made_by_adapter", "written by an earlier fine-tuned model"
     TEMPLATE_SCORES = "template_scores", "its seven scores are those of the example in its prompt"
-    CONSTANT_SCORES = "constant_scores", "the same scores in many critiques, or nearly the example's"
+    CONSTANT_SCORES = (
+        "constant_scores",
+        "the same scores in many critiques, or nearly the example's",
+    )
     SHARED_TEXT = "shared_text", "one text stored for different photos"
     WRONG_PICTURE = "wrong_picture", "texts about one file describe different scenes"
     DIMENSION_TWICE = "dimension_twice", "a dimension is scored twice"

@@ -34,10 +34,10 @@ _SCHEMA = """
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
     CREATE VIEW left_out AS
         SELECT * FROM records WHERE reason != '' AND record != '' AND photo_reason = '';
-    CREATE VIEW texts AS  -- that describe a file: no adapter made them up
+    CREATE VIEW texts AS  -- that tell what a file shows; an adapter's only if a person has agreed
         SELECT sha256, '' AS advisor, words, MAX(review != '') AS is_reviewed,
             json_extract(record, '$.critique') AS critique, photo_group AS photo
-        FROM pairs WHERE flags NOT LIKE '%made_by_adapter%' GROUP BY sha256, words
+        FROM pairs WHERE flags NOT LIKE '%made_by_adapter%' OR review != '' GROUP BY sha256, words
         UNION ALL
         SELECT sha256, advisor, words, 0, critique, photo
         FROM other_texts GROUP BY sha256, advisor, words;

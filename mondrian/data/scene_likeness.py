@@ -50,7 +50,7 @@ _COMMON_WORDS = (  # of critiques of any photo
 )
 _COMMON_FRACTION, _RARE_FRACTION = 0.3, 0.01  # of photos with such a word, before counting
 _PRIOR_PHOTOS = 10  # photos that this expectation counts for
-_PRIOR_PAIRS = 30  # pairs that the expectation from other writers counts for
+_PRIOR_PAIRS = 5  # pairs that the expectation from other writers counts for
 _MAX_LIKENESS = 4.0  # more proves no more; one rare word must not outweigh all other pairs
 
 

@@ -36,6 +36,7 @@ _COMMENTS = (
     "The image conveys calm and invites the viewer to linger; {p} tells a story.",
     "Emotionally the photograph is strong, because {p} is immediate and honest.",
 )
+_ANY_SCENE: Scene = (("the subject",) * 4,) * 3 + (("the light",) * 4,) * 2
 
 
 @cache
@@ -49,15 +50,27 @@ def scenes() -> tuple[Scene, ...]:
 
 def describe(scene: Scene, rng: Random) -> str:
     """Return a description of a scene by a random writer."""
-    parts = [Random.choice(rng, wordings) for wordings in scene]
+    parts = [_choose(wordings, rng) for wordings in scene]
     return _capitalize(rng.choice(_DESCRIPTIONS).format(*parts))
 
 
 def comment(scene: Scene, rng: Random) -> str:
-    """Return seven comments on a photo of the scene, most of which could be on any photo."""
+    """Return seven comments on a photo of the scene, about half of which fit any photo."""
     chosen = (rng.choice(_COMMENTS[i : i + 2]) for i in range(0, len(_COMMENTS), 2))
-    p, q = (rng.choice(scene[i]) for i in (0, 3))
+    p, q = (_choose(scene[part], rng) for part in (0, 3))
     return " ".join(_capitalize(text.format(p=p, q=q)) for text in chosen)
+
+
+def write_scene_text(scene: Scene, rng: Random, comments_mention_scene: bool = True) -> str:
+    """Return what mondrian.data.scene_likeness.scene_text returns of a critique."""
+    description = describe(scene, rng)
+    subject = scene if comments_mention_scene else _ANY_SCENE
+    return f"{description} {description} {comment(subject, rng)}"
+
+
+def _choose(wordings: tuple[str, ...], rng: Random) -> str:
+    """Return a wording; the first one is what most writers say."""
+    return rng.choices(wordings, (3, 1, 1, 1))[0]
 
 
 def _capitalize(text: str) -> str:
