@@ -8,6 +8,7 @@ from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
 from mondrian.data.prepare import check_advisor, check_any_pair, format_split_summary, write_split
+from mondrian.data.score_variation import check_score_variation
 from mondrian.data.split import check_split_sizes, split_records
 from mondrian.data.split_report import SPLIT_REPORT_FILE, render_split_report
 
@@ -37,6 +38,7 @@ def main() -> None:
     refused_report = report.with_name(f"refused_{report.name}")  # DVC does not know it
     try:
         check_split_sizes(args.advisor, result, params.prepare)
+        warning = check_score_variation(args.advisor, manifest.records())
     except DataError as error:
         write_text(refused_report, render_split_report(manifest, result, str(error)))
         raise DataError(f"{error}; {refused_report} shows the counts") from None
@@ -45,6 +47,8 @@ def main() -> None:
     write_json(args.metrics, result.counts())
     write_text(report, render_split_report(manifest, result))
     print(format_split_summary(result, args.advisor))
+    if warning:
+        print(warning)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,12 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
+REMOVED_PARAMETERS = {  # and what to do
+    "link.critiques_per_photo": (
+        "was removed: delete the line; critiques of one file are compared with each other now, "
+        "whatever their number"
+    ),
+}
 ScoreRule = Literal["keep", "leave_out", "text_only"]
 FlagRule = Literal["leave_out", "keep"]
 
@@ -77,7 +83,6 @@ class LinkParams(Section):
     unscored: Literal["leave_out", "text_only"]
     shared_text: FlagRule
     wrong_picture: FlagRule
-    critiques_per_photo: AtLeastOne
     dimension_twice: FlagRule
     repeated_advice: FlagRule
     overall_off_mean: FlagRule
@@ -299,6 +304,8 @@ def _describe_problem(details: Any, section_type: type[Section]) -> str:
         return str(details["msg"].removeprefix("Value error, "))
     if details["type"] == "missing":
         return f"{location} is missing"
+    if location in REMOVED_PARAMETERS:
+        return f"{location} {REMOVED_PARAMETERS[location]}"
     if details["type"] == "extra_forbidden":
         return f"{location} is not a parameter{_suggest_parameter(details['loc'], section_type)}"
     problem = details["msg"].removeprefix("Input ").removeprefix("Value error, ")

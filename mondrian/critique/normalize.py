@@ -85,6 +85,19 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
     return critique, tuple(dict.fromkeys(repairs))
 
 
+def find_extra_scores(value: JsonObject) -> tuple[float, ...]:
+    """Return the valid scores of dimensions that are not among the seven."""
+    stored = _correct_keys(value, ("dimensions",), []).get("dimensions")
+    if isinstance(stored, dict):
+        stored = [{"name": name, **parts} for name, parts in stored.items()]
+    names_and_scores = (
+        (str(parts.get("name")), _correct_keys(parts, ("score",), []).get("score"))
+        for parts in stored or ()
+    )
+    scores = (_parse_score(s, name, []) for name, s in names_and_scores if not dimension_name(name))
+    return tuple(score for score in scores if not isinstance(score, Rejection))
+
+
 def _is_blank(stored: Any) -> bool:
     """Return whether a value is empty, white space, or a list with a blank item."""
     if isinstance(stored, list):

@@ -15,7 +15,7 @@ from mondrian.critique.diagnosis import explain_rejection, find_loop, is_latin
 from mondrian.critique.html_cards import parse_html_cards
 from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
-from mondrian.critique.normalize import normalize_critique
+from mondrian.critique.normalize import find_extra_scores, normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
 from mondrian.critique.text_repair import (
@@ -37,6 +37,7 @@ class ParsedCritique:
     critique: Critique
     source_format: str
     repairs: tuple[str, ...] = ()
+    extra_scores: tuple[float, ...] = ()  # of dimensions other than the seven
 
 
 # Would be tokenized as a control token.
@@ -116,9 +117,8 @@ def _normalize(
         texts = all_texts(value)
         return _find_unreadable(texts) or _find_loop(texts) or normalized
     critique, normalizations = normalized
-    return ParsedCritique(
-        critique, source_format, tuple(dict.fromkeys((*repairs, *normalizations)))
-    )
+    repairs = list(dict.fromkeys((*repairs, *normalizations)))
+    return ParsedCritique(critique, source_format, tuple(repairs), find_extra_scores(value))
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:

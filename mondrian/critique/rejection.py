@@ -43,12 +43,15 @@ class RejectionReason(StrEnum):
     DUPLICATE = "duplicate", "the same text about the same photo as an earlier job"
     MADE_BY_ADAPTER = "made_by_adapter", "written by an earlier fine-tuned model"
     TEMPLATE_SCORES = "template_scores", "its seven scores are those of the example in its prompt"
-    CONSTANT_SCORES = "constant_scores", "nearly the same seven scores in many critiques"
+    CONSTANT_SCORES = (
+        "constant_scores",
+        "the same scores in many critiques, or nearly the example's",
+    )
     SHARED_TEXT = "shared_text", "one text stored for different photos"
-    WRONG_PICTURE = "wrong_picture", "many unlike descriptions of one photo"
+    WRONG_PICTURE = "wrong_picture", "texts about one file describe different scenes"
     DIMENSION_TWICE = "dimension_twice", "a dimension is scored twice"
     REPEATED_ADVICE = "repeated_advice", "one recommendation in several dimensions"
-    OVERALL_OFF_MEAN = "overall_off_mean", "the overall score is far from the mean of the seven"
+    OVERALL_OFF_MEAN = "overall_off_mean", "the overall score is far from the mean of the scores"
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
+from mondrian.data.other_advisors import add_other_texts
 from mondrian.data.photo_conflicts import find_conflicts
-from mondrian.data.photo_index import MatchKind, PhotoIndex
+from mondrian.data.photo_index import MatchKind, PhotoIndex, PhotoMatch
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
 from mondrian.data.switches import SwitchCounts, allowing_values, format_switches
@@ -79,6 +80,7 @@ def link(
             job_counts = _examine_jobs(source, context, store)
             store.add_photos(scan_photos(store.photo_paths(), cache_dir))
             store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
+            add_other_texts(source, context.advisor, context.folders, context.photo_index, store)
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
             sections = {
@@ -132,16 +134,21 @@ def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> JobCo
 def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
     examined = []
     for job in jobs:
-        try:
-            outcome = _examine_job(context, job)
-        except PhotoError as error:
-            outcome = Rejection(RejectionReason(error.reason), str(error))
+        outcome = _examine_job(context, job)
         if isinstance(outcome, Rejection):
             outcome = ExaminedJob(job.timestamp, job.id, str(outcome.reason), outcome.detail)
         # Lone surrogates (half an emoji) cannot be written as UTF-8.
         texts = (text.encode("utf-8", "replace").decode() for text in outcome[1:])
         examined.append(ExaminedJob(job.timestamp, *texts))
     return examined
+
+
+def _find_photo(context: LinkContext, job: Job) -> PhotoMatch:
+    match = context.photo_index.find(job.filename)
+    if job.kind and match.kind is MatchKind.WITHOUT_UPLOAD_PREFIX:  # served here, then deleted
+        detail = f"the upload {job.filename!r} is gone; {match.path.name} may be another photo"
+        raise PhotoError(RejectionReason.IMAGE_MISSING, detail)
+    return match
 
 
 def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
@@ -152,14 +159,17 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     if job.keys and not job.filename:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
-    match = context.photo_index.find(job.filename)
-    if job.kind and match.kind is MatchKind.WITHOUT_UPLOAD_PREFIX:  # served here, then deleted
-        detail = f"the upload {job.filename!r} is gone; {match.path.name} may be another photo"
-        return Rejection(RejectionReason.IMAGE_MISSING, detail)
+    words = quality_flags.words_hash(parsed.critique)
+    scores = " ".join(map(str, parsed.critique.scores()))
+    flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
+    facts = {"words": words, "scores": scores, "flags": " ".join(flags)}
+    try:
+        match = _find_photo(context, job)
+    except PhotoError as error:  # its scores are counted all the same
+        reason, detail = error.reason, str(error)
+        return ExaminedJob(job.timestamp, job.id, reason, detail, job.filename, **facts)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
-    words = quality_flags.words_hash(parsed.critique)
-    flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
     record = {
         "job_id": job.id,
         "critique": json.loads(serialize_critique(parsed.critique)),
@@ -187,10 +197,9 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         path=str(match.path),
         match_kind=match.kind,
         assumed_source=match.assumed_source or "",
-        words=words,
-        flags=" ".join(flags),
         review=review.verdict if review else "",
         record=json.dumps(record, ensure_ascii=False),
+        **facts,
     )
 
 

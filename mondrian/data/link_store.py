@@ -23,18 +23,26 @@ _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, match_kind TEXT, assumed_source TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
+        path TEXT, match_kind TEXT, assumed_source TEXT, words TEXT, scores TEXT, flags TEXT,
+        review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
         notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
+    CREATE TABLE other_texts (advisor TEXT, photo TEXT, sha256 TEXT, words TEXT, critique TEXT);
     CREATE VIEW records AS
         SELECT jobs.*, sha256, width, height, photo_group, photos.notes AS photo_notes,
-            photos.reason AS photo_reason,
-            json_extract(record, '$.critique.image_description') AS description
+            photos.reason AS photo_reason
         FROM jobs JOIN photos USING (path);
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
     CREATE VIEW left_out AS
         SELECT * FROM records WHERE reason != '' AND record != '' AND photo_reason = '';
+    CREATE VIEW texts AS  -- that tell what a file shows; an adapter's only if a person has agreed
+        SELECT sha256, '' AS advisor, words, MAX(review != '') AS is_reviewed,
+            json_extract(record, '$.critique') AS critique, photo_group AS photo
+        FROM pairs WHERE flags NOT LIKE '%made_by_adapter%' OR review != '' GROUP BY sha256, words
+        UNION ALL
+        SELECT sha256, advisor, words, 0, critique, photo
+        FROM other_texts GROUP BY sha256, advisor, words;
 """
 
 
@@ -49,9 +57,31 @@ class ExaminedJob(NamedTuple):
     match_kind: str = ""  # see MatchKind
     assumed_source: str = ""  # see PhotoMatch
     words: str = ""  # words_hash of the critique
+    scores: str = ""  # the seven, separated by spaces
     flags: str = ""  # separated by spaces
     review: str = ""  # accepted or corrected by a person
     record: str = ""  # JSON
+
+
+class Pair(NamedTuple):
+    """What the filters that compare records need of one."""
+
+    number: int
+    sha256: str
+    words: str
+    scores: tuple[float, ...]
+    flags: str
+    review: str
+
+
+class OtherText(NamedTuple):
+    """A critique by another advisor, as evidence of what its photo shows."""
+
+    advisor: str
+    photo: str  # equal for copies of a photo
+    sha256: str  # of the linked advisor's photo with the same bytes; empty if there is none
+    words: str
+    critique: str  # JSON
 
 
 class LinkStore:
@@ -110,24 +140,43 @@ class LinkStore:
         query = "SELECT words FROM pairs GROUP BY words HAVING COUNT(DISTINCT photo_group) > 1"
         return set(self._column(query))
 
-    def find_groups_with_many_texts(self, max_texts: int) -> list[str]:
-        """Return groups with more than `max_texts` different texts without a review."""
-        query = "SELECT photo_group FROM pairs WHERE review = '' GROUP BY photo_group"
-        return self._column(f"{query} HAVING COUNT(DISTINCT words) > ?", max_texts)
-
-    def descriptions(self, max_rows: int) -> list[tuple[str, str]]:
-        """Return (photo_group, description) pairs."""
-        query = "SELECT DISTINCT photo_group, description FROM pairs LIMIT ?"
-        return list(self._connection.execute(query, [max_rows]))
-
-    def group_descriptions(self, photo_group: str, max_rows: int) -> list[str]:
-        query = "SELECT DISTINCT description FROM pairs WHERE review = '' AND photo_group = ?"
-        return self._column(f"{query} LIMIT ?", photo_group, max_rows)
-
-    def pairs(self) -> Iterator[tuple[int, str, str, str, str]]:
-        """Yield number, photo_group, words, flags and review of every pair, in any order."""
-        query = "SELECT number, photo_group, words, flags, review FROM pairs"
+    def photo_ids(self) -> Iterator[tuple[str, str, str]]:
+        """Yield path, sha256 and photo_group of each usable photo."""
+        query = "SELECT path, sha256, photo_group FROM photos WHERE reason = ''"
         yield from self._connection.execute(query)
+
+    def add_other_texts(self, texts: Iterable[OtherText]) -> None:
+        self._execute_many("INSERT INTO other_texts VALUES (?, ?, ?, ?, ?)", texts)
+
+    def texts_of_repeated_files(self) -> Iterator[tuple[str, str, str, bool, str]]:
+        """Yield sha256, advisor, words, is_reviewed and critique of files with several texts."""
+        yield from self._connection.execute(
+            "SELECT sha256, advisor, words, is_reviewed, critique FROM texts WHERE sha256 IN "
+            "(SELECT sha256 FROM texts GROUP BY sha256 HAVING COUNT(DISTINCT words) > 1) "
+            "AND sha256 != '' ORDER BY sha256, words, advisor"
+        )
+
+    def background_texts(self, max_rows: int) -> Iterator[tuple[str, str, str]]:
+        """Yield advisor, photo and critique of texts by the advisor and of as many by others."""
+        query = "SELECT advisor, photo, critique FROM texts WHERE {} GROUP BY words LIMIT ?"
+        for condition in ("advisor = ''", "advisor != ''"):
+            yield from self._connection.execute(query.format(condition), [max_rows])
+
+    def scored_texts(self) -> Iterator[tuple[tuple[float, ...], str, str, bool]]:
+        """Yield scores, words, photo and is_template of all critiques, used or not."""
+        query = (
+            "SELECT scores, words, COALESCE(NULLIF(photo_group, ''), path), "
+            "flags LIKE '%template_scores%' FROM jobs LEFT JOIN photos USING (path) "
+            "WHERE scores != '' AND flags NOT LIKE '%made_by_adapter%'"
+        )
+        for scores, *values in self._connection.execute(query):
+            yield (_parse_scores(scores), *values)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield every pair, in any order."""
+        query = "SELECT number, sha256, words, scores, flags, review FROM pairs"
+        for number, sha256, words, scores, *values in self._connection.execute(query):
+            yield Pair(number, sha256, words, _parse_scores(scores), *values)
 
     def set_outcomes(self, outcomes: Iterable[tuple[str, str, str, int]]) -> None:
         """Set reason, detail and flags of records by number; then reject duplicates.
@@ -215,6 +264,10 @@ class LinkStore:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise DataError(f"{self._folder}: {error}; make room there, or set TMPDIR") from None
+
+
+def _parse_scores(scores: str) -> tuple[float, ...]:
+    return tuple(map(float, scores.split()))
 
 
 @contextmanager

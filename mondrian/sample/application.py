@@ -262,11 +262,11 @@ def _add_html_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> No
 
 
 def _add_mismatched_photo_jobs(app: ApplicationState, advisor: str) -> None:
-    """Add one image, saved for each job, with five critiques of other photos."""
+    """Add five uploads that were overwritten by one photo, with critiques of other photos."""
     image = render(draw_scene(app.seed, 3000 + len(advisor)))
     for i in range(5):
         name = f"portrait-{advisor}-{i}.jpg"
-        image.save(app.source / name, quality=90 - 5 * i)
+        image.save(app.source / name, quality=90)
         text = app.make_text(advisor, 3100 + i)
         app.add_job(advisor, name, RejectionReason.WRONG_PICTURE, analysis_markdown=text)
 

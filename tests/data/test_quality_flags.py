@@ -7,7 +7,7 @@ import pytest
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.jobs import Job
-from mondrian.data.quality_flags import Vocabulary, find_record_flags, words_hash
+from mondrian.data.quality_flags import find_record_flags, words_hash
 from mondrian.sample.corruptions import (
     EXAMPLE_SCORES,
     build_example_prompt,
@@ -20,11 +20,32 @@ from mondrian.sample.writing_style import write_critique
 
 def find_flags(critique: Critique, *repairs: str, **columns: Any) -> tuple[str, ...]:
     job = Job(id="1", filename="a.jpg", **columns)
-    return find_record_flags(job, ParsedCritique(critique, "json", repairs), tolerance=0.15)
+    return find_record_flags(job, ParsedCritique(critique, "json", repairs), tolerance=0.5)
 
 
 def test_an_honest_critique_has_no_flag(critique: Critique) -> None:
     assert find_flags(critique, prompt=build_example_prompt(), model="qwen3-vl:8b") == ()
+
+
+@pytest.mark.parametrize("form", ["json", "cards"])
+def test_the_overall_score_may_be_the_mean_of_eight(critique: Critique, form: str) -> None:
+    scored = replace_scores(critique, (8, 8, 8, 8, 8, 8, 8), 7.2)
+    eighth = {"name": "Subject Isolation", "comment": "Lost.", "recommendation": "Step closer."}
+    flags = {}
+    for score in (1.6, 8):
+        content = json.loads(serialize_critique(scored))
+        content["dimensions"].append(eighth | {"score": score})
+        text = json.dumps(content)
+        if form == "cards":
+            card = f'<div class="feedback-card"><h3>Subject Isolation ({score}/10)</h3>'
+            card += '<p class="feedback-comment">Lost.</p></div><div class="overall-grade-box">'
+            text = render_html_cards(scored).replace('<div class="overall-grade-box">', card)
+            text = text if card in text else text.replace('<p class="overall-grade">', card, 1)
+        parsed = parse_critique(text)
+        assert isinstance(parsed, ParsedCritique)
+        assert parsed.extra_scores == (score,)
+        flags[score] = find_record_flags(Job(id="1", filename="a.jpg"), parsed, tolerance=0.5)
+    assert flags == {1.6: (), 8: ("overall_off_mean",)}
 
 
 @pytest.mark.parametrize("column", ["prompt", "llm_prompt", "llm_outputs", "html"])
@@ -62,7 +83,7 @@ def test_faults_of_one_critique_are_flagged(critique: Critique) -> None:
     repeated = critique.model_copy(update={"dimensions": (first, repeating, *rest)})
     assert find_flags(repeated) == ("repeated_advice",)
     mean = sum(critique.scores()) / 7
-    for difference, expected in ((0.1, ()), (0.3, ("overall_off_mean",))):
+    for difference, expected in ((0.4, ()), (0.6, ("overall_off_mean",))):
         off_mean = critique.model_copy(update={"overall_score": mean + difference})
         assert find_flags(off_mean) == expected
     assert find_flags(critique, "dimension_twice") == ("dimension_twice",)
@@ -117,21 +138,3 @@ def test_a_text_has_the_same_hash_with_other_scores_and_spaces(
         hashes.add(words_hash(parsed.critique))
     assert hashes == {words_hash(critique)}
     assert words_hash(write_critique("ansel", draw_scene(5, 9))) not in hashes
-
-
-def test_descriptions_of_one_subject_in_other_words_are_alike() -> None:
-    tower = [
-        "A white lighthouse stands on a rocky cliff above the stormy sea.",
-        "The lighthouse, white against the storm, on its cliff of rock over the sea.",
-        "On a rocky cliff a lighthouse in white faces stormy waves.",
-    ]
-    others = [
-        "A portrait of an old woman with a red scarf looking at the camera.",
-        "Three children play football in a narrow street at noon.",
-        "A bowl of oranges on a wooden table beside a window.",
-        "A dog sleeps in the grass of a summer garden.",
-    ]
-    vocabulary = Vocabulary([("tower", text) for text in tower] + [(text, text) for text in others])
-    assert not vocabulary.has_unrelated_descriptions(tower, 1)
-    assert vocabulary.has_unrelated_descriptions(others, 3)
-    assert not vocabulary.has_unrelated_descriptions(tower + others, 5)

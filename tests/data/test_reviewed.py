@@ -24,6 +24,7 @@ KEEP_ALL = dict.fromkeys(
     (
         "made_by_adapter",
         "template_scores",
+        "constant_scores",
         "shared_text",
         "wrong_picture",
         "dimension_twice",
@@ -140,7 +141,7 @@ def test_no_flag_leaves_out_a_reviewed_critique(store: JobStore, params: Params)
     for row, text in zip(rows, texts, strict=True):
         write_feedback(store, row, text, verdict="accepted", critique=None)
     old = add_completed_job(store, make_critique(4), "uploads/0.jpg", kind=None)
-    linked = run_link(database_path(store), params, critiques_per_photo=1)
+    linked = run_link(database_path(store), params)
     assert {record.job_id for record in linked.records} == {row["id"] for row in (*rows, old)}
     flags = {record.job_id: record.suspicions for record in linked.records}
     assert flags[rows[0]["id"]] == ("made_by_adapter", "overall_off_mean")

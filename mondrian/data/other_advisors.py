@@ -1,0 +1,98 @@
+"""Read what other advisors wrote, as evidence of what the linked advisor's photos show.
+
+All their critiques of the same files are read, and a sample of the others, from which the rarity of
+words is learned.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+from mondrian.core.errors import PhotoError
+from mondrian.core.files import file_hash
+from mondrian.core.parallel import map_in_processes, split_into_batches
+from mondrian.critique.rejection import Rejection
+from mondrian.critique.schema import serialize_critique
+from mondrian.data.critique_lookup import ApplicationFolders, read_critique
+from mondrian.data.jobs import Job
+from mondrian.data.link_store import LinkStore, OtherText
+from mondrian.data.photo_index import PhotoIndex
+from mondrian.data.quality_flags import is_made_by_adapter, words_hash
+from mondrian.data.sources import open_source
+
+_SAMPLE_SIZE = 1000  # critiques of other photos
+_BATCH_SIZE, _MAX_SERIAL = 250, 4
+
+
+class _PhotoJob(NamedTuple):
+    job: Job
+    photo: str
+    sha256: str
+
+
+class KnownPhotos:
+    """The linked advisor's photos, by path and by content."""
+
+    def __init__(self, photos: Iterator[tuple[str, str, str]]) -> None:
+        """photos  path, sha256 and group of each"""
+        self._content = {path: (content, group) for path, content, group in photos}
+        self._group_by_sha256 = dict(self._content.values())
+        self._sizes = {Path(path).stat().st_size for path in self._content}
+        self._hashes: dict[Path, str] = {}
+
+    def identify(self, path: Path) -> tuple[str, str]:
+        """Return the group and the sha256 of a known photo; otherwise its size and nothing."""
+        if known := self._content.get(str(path)):
+            content, group = known
+            return group, content
+        size = path.stat().st_size
+        if size in self._sizes:
+            content = self._hashes.setdefault(path, "") or file_hash(path)
+            self._hashes[path] = content
+            if content in self._group_by_sha256:
+                return self._group_by_sha256[content], content
+        return f"{size} bytes", ""
+
+
+def add_other_texts(
+    source: Path, advisor: str, folders: ApplicationFolders, index: PhotoIndex, store: LinkStore
+) -> None:
+    """Store critiques by all other advisors in the source, not those that were served here."""
+    photos = KnownPhotos(store.photo_ids())
+    with open_source(source) as jobs:
+        finished = jobs.count_jobs().count_finished_by_advisor()
+        finished.pop(advisor, None)
+        step = max(1, sum(finished.values()) // _SAMPLE_SIZE)
+        for name in finished:
+            candidates = _locate(jobs.iter_finished(name), index, photos, step)
+            batches = split_into_batches(candidates, _BATCH_SIZE)
+            for texts in map_in_processes(_read_texts, (name, folders), batches, _MAX_SERIAL):
+                store.add_other_texts(texts)
+
+
+def _locate(
+    jobs: Iterator[Job], index: PhotoIndex, photos: KnownPhotos, step: int
+) -> Iterator[_PhotoJob]:
+    """Yield the jobs with known photos, and one of `step` of those with others."""
+    for job in jobs:
+        if job.kind or is_made_by_adapter(job):
+            continue
+        try:
+            photo, content = photos.identify(index.find(job.filename).path)
+        except (PhotoError, OSError):
+            continue
+        if content or crc32(job.id.encode("utf-8", "replace")) % step == 0:
+            yield _PhotoJob(job, photo, content)
+
+
+def _read_texts(state: tuple[str, ApplicationFolders], jobs: list[_PhotoJob]) -> list[OtherText]:
+    advisor, folders = state
+    texts = []
+    for job, photo, content in jobs:
+        result = read_critique(job, advisor, folders)
+        if not isinstance(result, Rejection):
+            _, parsed = result
+            critique = serialize_critique(parsed.critique).encode("utf-8", "replace").decode()
+            texts.append(OtherText(advisor, photo, content, words_hash(parsed.critique), critique))
+    return texts

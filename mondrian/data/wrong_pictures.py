@@ -1,0 +1,112 @@
+"""Recognize critiques of another photo: critiques of one file that describe different scenes.
+
+An upload may be overwritten later, by an advisor's portrait for example. Only byte-identical files
+are compared, never near-duplicates. A file with only one text cannot be judged. The rates of
+false alarms and of hits are measured by benchmarks/wrong_pictures.py.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, groupby, islice
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from mondrian.core.parallel import map_in_processes, split_into_batches
+from mondrian.data.link_store import LinkStore
+from mondrian.data.scene_likeness import SceneLikeness, SceneText, count_words, scene_text
+
+_MIN_LIKENESS = 0.75  # mean, in standard deviations, from which texts describe one scene
+_MIN_MAJORITY, _MIN_MAJORITY_SHARE = 4, 0.8  # texts about one scene that outvote the others
+_MAX_BACKGROUND = 1000  # texts of the advisor, and of the others, from which likeness is learned
+_MAX_TEXTS = 100  # of one file that are compared with each other
+_BATCH_SIZE, _MAX_SERIAL = 200, 4  # files; batches that are judged without starting processes
+
+
+class FileText(NamedTuple):
+    """A text about a file, by the linked advisor or by another one."""
+
+    sha256: str
+    advisor: str  # empty for the linked one
+    words: str  # quality_flags.words_hash
+    is_reviewed: bool  # a person has seen it together with the photo
+    critique: str  # JSON
+
+
+WrongPictures = dict[tuple[str, str], str]  # sha256 and words -> explanation
+
+
+def find_wrong_pictures(store: LinkStore, excluded_words: Collection[str]) -> WrongPictures:
+    """Return the texts that may be about another photo than the one in their file.
+
+    excluded_words  texts stored for different photos: no evidence about any of them
+    """
+    files = _read_files(store, excluded_words)
+    first = list(islice(files, 1))
+    if not first:
+        return {}
+    background = [
+        SceneText(advisor, photo, count_words(scene_text(json.loads(critique))))
+        for advisor, photo, critique in store.background_texts(_MAX_BACKGROUND)
+    ]
+    wrong: WrongPictures = {}
+    batches = split_into_batches(chain(first, files), _BATCH_SIZE)
+    likeness = SceneLikeness(background)
+    for found in map_in_processes(_judge_files, likeness, batches, _MAX_SERIAL):
+        wrong |= found
+    return wrong
+
+
+def _read_files(store: LinkStore, excluded_words: Collection[str]) -> Iterator[list[FileText]]:
+    """Yield the texts of each file with several, in batches of at most _MAX_TEXTS."""
+    rows = (FileText(*row) for row in store.texts_of_repeated_files())
+    usable = (text for text in rows if text.words not in excluded_words)
+    for _, texts in groupby(usable, attrgetter("sha256")):
+        for batch in split_into_batches(texts, _MAX_TEXTS):
+            if len(batch) > 1:
+                yield batch
+
+
+def _judge_files(likeness: SceneLikeness, files: Sequence[Sequence[FileText]]) -> WrongPictures:
+    wrong: WrongPictures = {}
+    for texts in files:
+        scenes = cluster_scenes(
+            likeness,
+            [
+                SceneText(text.advisor, text.sha256, count_words(scene_text(json.loads(text[-1]))))
+                for text in texts
+            ],
+        )
+        reviewed = [i for i, text in enumerate(texts) if text.is_reviewed]
+        detail = f"{len(texts)} texts about this file describe {len(set(scenes))} different scenes"
+        wrong |= {(texts[i].sha256, texts[i].words): detail for i in find_foreign(scenes, reviewed)}
+    return wrong
+
+
+def cluster_scenes(likeness: SceneLikeness, texts: Sequence[SceneText]) -> list[int]:
+    """Return the number of the scene that each text describes, by average linkage."""
+    similarities = likeness.compare(texts)
+    top = similarities.max()
+    distances = squareform(top - similarities, checks=False)
+    scenes = fcluster(linkage(distances, "average"), top - _MIN_LIKENESS, "distance")
+    return [int(scene) for scene in np.atleast_1d(scenes)]
+
+
+def find_foreign(scenes: Sequence[int], reviewed: Collection[int]) -> set[int]:
+    """Return the texts of one file that may be about another photo.
+
+    A reviewed text shows what the photo is; otherwise a large majority does. Without either, nobody
+    can know which texts are true, and all of them are returned.
+    """
+    sizes = Counter(scenes)
+    if len(sizes) == 1:
+        return set()
+    scene, size = sizes.most_common(1)[0]
+    true_scenes = {scenes[i] for i in reviewed}
+    if not true_scenes and size >= max(_MIN_MAJORITY, _MIN_MAJORITY_SHARE * len(scenes)):
+        true_scenes = {scene}
+    return {i for i, other in enumerate(scenes) if other not in true_scenes}

@@ -1,0 +1,152 @@
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+from PIL import Image
+
+from mondrian.core.params import Params
+from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data.scene_likeness import SceneLikeness, SceneText, count_words
+from mondrian.data.wrong_pictures import cluster_scenes, find_foreign
+from tests.data.described_scenes import comment, describe, scenes, write_scene_text
+from tests.data.test_link import MakeDb, run_link, source
+
+__all__ = ["source"]
+JUDGED = range(0, 64, 2)  # the other scenes set the scale
+
+
+def make_text(scene: int, rng: Random, photo: str = "file", advisor: str = "") -> SceneText:
+    return SceneText(advisor, photo, count_words(write_scene_text(scenes()[scene], rng)))
+
+
+@pytest.fixture(scope="module")
+def likeness() -> SceneLikeness:
+    rng = Random(1)
+    background = [make_text(i, rng, f"photo-{i}", a) for i in range(1, 64, 2) for a in ("", "b")]
+    return SceneLikeness(background)
+
+
+def count_rejected(likeness: SceneLikeness, sets: Sequence[Sequence[int]]) -> float:
+    """Return the fraction of texts that are rejected in sets of scenes of one file."""
+    rng = Random(2)
+    rejected = 0
+    for described in sets:
+        texts = [make_text(scene, rng) for scene in described]
+        rejected += len(find_foreign(cluster_scenes(likeness, texts), ()))
+    return rejected / sum(map(len, sets))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 10])
+def test_descriptions_of_one_photo_in_other_words_are_kept(
+    likeness: SceneLikeness, size: int
+) -> None:
+    assert count_rejected(likeness, [[scene] * size for scene in JUDGED]) <= 0.07
+
+
+@pytest.mark.parametrize(("size", "minimum"), [(2, 0.85), (3, 0.95), (5, 0.98), (10, 0.99)])
+def test_descriptions_of_different_scenes_are_rejected(
+    likeness: SceneLikeness, size: int, minimum: float
+) -> None:
+    rng = Random(3)
+    assert count_rejected(likeness, [rng.sample(JUDGED, size) for _ in range(40)]) >= minimum
+
+
+def test_of_three_true_and_four_other_descriptions_nobody_knows_the_true_ones(
+    likeness: SceneLikeness,
+) -> None:
+    rng = Random(4)
+    samples = [rng.sample(JUDGED, 5) for _ in range(20)]
+    assert count_rejected(likeness, [[s[0]] * 3 + s[1:] for s in samples]) >= 0.97
+    assert count_rejected(likeness, [[s[0]] * 3 + [s[1]] * 4 for s in samples]) >= 0.95
+
+
+def test_two_advisors_are_compared_with_pairs_of_the_same_two(likeness: SceneLikeness) -> None:
+    rng = Random(5)
+
+    def agree(first: int, second: int) -> bool:
+        texts = [make_text(first, rng), make_text(second, rng, advisor="b")]
+        return len(set(cluster_scenes(likeness, texts))) == 1
+
+    assert sum(agree(scene, scene) for scene in JUDGED) >= 29
+    assert sum(agree(a, b) for a, b in zip(JUDGED, JUDGED[1:], strict=False)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("scenes_of_texts", "reviewed", "foreign"),
+    [
+        ([1, 1, 1], [], set()),
+        ([1, 2], [], {0, 1}),
+        ([1, 1, 2], [], {0, 1, 2}),
+        ([1, 1, 1, 2], [], {0, 1, 2, 3}),
+        ([1, 1, 1, 1, 2], [], {4}),  # four fifths
+        ([1, 1, 1, 2, 2], [], {0, 1, 2, 3, 4}),
+        ([1, 1, 1, 1, 2], [4], {0, 1, 2, 3}),  # the reviewer has seen the photo
+        ([1, 2, 3], [0, 1], {2}),
+    ],
+)
+def test_only_a_review_or_a_large_majority_tells_the_true_texts(
+    scenes_of_texts: list[int], reviewed: list[int], foreign: set[int]
+) -> None:
+    assert find_foreign(scenes_of_texts, reviewed) == foreign
+
+
+def rewrite(critique: Critique, scene: int, seed: int, filename: str, **row: str) -> dict[str, str]:
+    """Return a row with a critique of a scene."""
+    rng = Random(seed)
+    parts = []
+    for dimension in critique.dimensions:
+        remark, advice = comment(scenes()[scene], rng)[:900], f"{dimension.name}: crop by {seed}."
+        score = {"score": rng.randint(3, 9), "comment": remark, "recommendation": advice}
+        parts.append(dimension.model_copy(update=score))
+    mean = round(sum(part.score for part in parts) / 7, 1)
+    changes = {"image_description": describe(scenes()[scene], rng), "overall_score": mean}
+    changed = critique.model_copy(update=changes | {"dimensions": tuple(parts)})
+    return {"filename": filename, "analysis_markdown": serialize_critique(changed), **row}
+
+
+def test_an_upload_overwritten_by_another_photo_is_recognized_by_two_texts(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    for name in ("upload-1.jpg", "upload-2.jpg"):
+        (source / name).write_bytes((source / "5.jpg").read_bytes())
+    rows = [rewrite(critique, i, i, filename=f"{i}.jpg") for i in range(5)]
+    rows += [rewrite(critique, 10 + i, 20 + i, filename=f"upload-{i}.jpg") for i in (1, 2)]
+    rows += [rewrite(critique, 0, 99, filename="0.jpg")]
+    linked = run_link(make_db(*rows), params)
+    assert linked.reasons == {"job-5": "wrong_picture", "job-6": "wrong_picture"}
+
+
+def test_near_duplicates_may_be_described_differently(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, photos: list[Image.Image]
+) -> None:
+    photos[0].save(source / "again.jpg", quality=60)
+    names = ("0.jpg", "again.jpg", "1.jpg", "2.jpg")
+    rows = [rewrite(critique, i, i, filename=name) for i, name in enumerate(names)]
+    linked = run_link(make_db(*rows), params)
+    assert linked.reasons == {}
+    assert len({record.photo.group for record in linked.records}) == 3
+
+
+def test_another_advisor_shows_that_a_single_text_is_about_another_photo(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    (source / "copy.jpg").write_bytes((source / "0.jpg").read_bytes())
+    rows = [rewrite(critique, i, i, filename=f"{i}.jpg") for i in range(4)]
+    others = [
+        rewrite(critique, scene, 50 + i, filename=name, advisor="weston")
+        for i, (scene, name) in enumerate(
+            [(20, "copy.jpg"), (1, "1.jpg"), (2, "2.jpg"), (30, "4.jpg"), (31, "5.jpg")]
+        )
+    ]
+    assert run_link(make_db(*rows), params).reasons == {}
+    linked = run_link(make_db(*rows, *others, name="with_others.db"), params)
+    assert linked.reasons == {"job-0": "wrong_picture"}
+
+
+def test_unreviewed_answers_served_here_are_no_evidence(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    rows = [rewrite(critique, i, i, filename=f"{i}.jpg") for i in range(4)]
+    answer = rewrite(critique, 20, 50, filename="0.jpg", advisor="weston", mode="lora")
+    assert run_link(make_db(*rows, answer), params).reasons == {}
