@@ -23,8 +23,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 def parse_html_cards(text: str, advisor: str) -> dict[str, Any] | Rejection | None:
     """Return the critique in the advisor's section, or in the only one; None without cards.
 
-    Rejections: advisor_absent if all sections are other advisors', unscored if no card has a
-    score, truncated if the last card does not end.
+    Rejections: advisor_absent if all sections are other advisors', truncated if the last card does
+    not end.
     """
     if "feedback-card" not in text:
         return None
@@ -39,9 +39,6 @@ def parse_html_cards(text: str, advisor: str) -> dict[str, Any] | Rejection | No
     dimensions = _read_dimensions(section)
     if not dimensions:
         return None
-    if not any("score" in dimension for dimension in dimensions):
-        names = ", ".join(dimension["name"] for dimension in dimensions)
-        return Rejection(RejectionReason.UNSCORED, f"HTML cards without scores: {names[:80]}")
     if not _CLOSING_TAG.search(text, text.rfind("feedback-recommendation")):
         return Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {text[-40:]!r}")
     description = _read_description(section)

@@ -27,6 +27,7 @@ class ParsedCritique:
     critique: Critique
     source_format: str
     repairs: tuple[str, ...] = ()
+    scored: bool = True  # False: a score is missing, and all are FILLER_SCORE
 
 
 _PLACEHOLDER = re.compile(
@@ -50,12 +51,13 @@ _LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
 
 
 def parse_critique(
-    text: str, advisor: str = "", prompts: Sequence[str] = ()
+    text: str, advisor: str = "", prompts: Sequence[str] = (), accept_unscored: bool = False
 ) -> ParsedCritique | Rejection:
     """Parse the critique in a stored text.
 
-    advisor  the one to take from HTML of several advisors
-    prompts  prompts of the job, to recognize an echo of them
+    advisor          the one to take from HTML of several advisors
+    prompts          prompts of the job, to recognize an echo of them
+    accept_unscored  return a critique that is complete but for its scores, with `scored` False
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
@@ -70,7 +72,10 @@ def parse_critique(
     if result is None:
         return _reject_prose(body, prompts)
     if isinstance(result, ParsedCritique):
-        return _find_problem(result, prompts) or result
+        problem = _find_problem(result, prompts)
+        if problem is None and not (result.scored or accept_unscored):
+            return Rejection(RejectionReason.UNSCORED, "complete but for a score")
+        return problem or result
     if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON):
         return _find_loop(body) or result
     if result.reason == RejectionReason.OTHER_SCHEMA and _is_prompt_echo(body, prompts):
@@ -95,10 +100,13 @@ def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
         return extracted
     normalized = normalize_critique(extracted.value)
     if isinstance(normalized, Rejection):
+        if cards and not any("score" in dimension for dimension in cards["dimensions"]):
+            detail = f"HTML cards without scores; {normalized.detail}"
+            return Rejection(RejectionReason.UNSCORED, detail)
         return normalized
-    critique, repairs = normalized
     source_format = "json" if cards is None else "cards"
-    return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
+    repairs = (*extracted.repairs, *normalized.repairs)
+    return ParsedCritique(normalized.critique, source_format, repairs, normalized.scored)
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:

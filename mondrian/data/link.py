@@ -97,8 +97,14 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
         lines.append(f"  pairs reviewed by a person: {verdicts}")
     if RejectionReason.UNREVIEWED in rejected:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
-    if flags := [name for name in quality_flags.FLAGS if name in rejected]:
+    if counts["text_only"]:
+        lines.append(f"  text only, scores neither learned nor judged: {counts['text_only']} pairs")
+    left_out = [name for name in quality_flags.FLAGS if name in rejected]
+    if flags := [name for name in left_out if name != "unscored"]:
         lines.append(f"  link.NAME: keep in params.yaml would use {', '.join(flags)}")
+    complete = counts["suspicions"].get("unscored", 0)  # the others are no critiques
+    if "unscored" in left_out and complete and not counts["text_only"]:
+        lines.append(f"  link.unscored: text_only in params.yaml would use the text of {complete}")
     return "\n".join(lines)
 
 
@@ -188,8 +194,10 @@ def _read_critique(
         source, parsed = "", stored
     else:
         source, text = stored
-        parsed = parse_critique(text, context.advisor, job.prompts())
-    canonical = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
+        parsed = parse_critique(text, context.advisor, job.prompts(), accept_unscored=True)
+    canonical = ""  # a text without scores cannot be reviewed either
+    if isinstance(parsed, ParsedCritique) and parsed.scored:
+        canonical = serialize_critique(parsed.critique)
     if review and canonical != review.original:
         if job.kind:
             detail = f"served by {job.model_used or 'the base'}; its text changed after the review"
@@ -235,6 +243,6 @@ def _explain_no_pairs(
         lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
     for flags, count in store.count_left_out_by_flags().most_common(5):
         cost = "; ".join(quality_flags.FLAG_COSTS[name] for name in flags)
-        settings = ", ".join(f"link.{name}: keep" for name in flags)
+        settings = ", ".join(f"link.{name}: {quality_flags.USING_RULES[name]}" for name in flags)
         lines.append(f"  {settings} in params.yaml gives up to {count}: {cost}")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from mondrian.data.jobs import Job, Review
 from mondrian.data.link_store import LinkStore
 
 FLAG_COSTS = {  # what training on such records does
+    "unscored": "its text is learned and judged, scores are not",
     "made_by_adapter": "the adapter learns from an adapter",
     "template_scores": "teaches constant scores",
     "shared_text": "teaches a text about other photos",
@@ -31,6 +32,8 @@ FLAG_COSTS = {  # what training on such records does
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
 FLAGS = tuple(FLAG_COSTS)  # the first one in this order that is not allowed is the reason
+# The rule that uses most of such a record without harm; template_scores may also be `keep`.
+USING_RULES = dict.fromkeys(FLAGS, "keep") | {"unscored": "text_only"}
 _VERDICTS = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
 _MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are similar
 _SAMPLED_PAIRS = 2000  # pairs of descriptions of different photos: their usual similarity
@@ -70,7 +73,9 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
     is_flagged = {
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
         or bool(_ADAPTER_NAME.search(model)),
-        "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
+        "unscored": not parsed.scored,
+        "template_scores": parsed.scored
+        and any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(advice) < len(critique.dimensions),
         "overall_off_mean": difference > tolerance + 1e-9,
@@ -129,9 +134,15 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
         excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
         if flags:
-            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), number))
+            scored = review or not any(is_text_only(name, params) for name in flags)
+            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), bool(scored), number))
     store.set_outcomes(outcomes)
     return counts
+
+
+def is_text_only(flag: str, params: LinkParams) -> bool:
+    """Return whether the scores of records with a flag are not used: link.FLAG is text_only."""
+    return flag == "unscored" or getattr(params, flag) == "text_only"
 
 
 class Vocabulary:
