@@ -99,12 +99,8 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
     if counts["text_only"]:
         lines.append(f"  text only, scores neither learned nor judged: {counts['text_only']} pairs")
-    left_out = [name for name in quality_flags.FLAGS if name in rejected]
-    if flags := [name for name in left_out if name != "unscored"]:
+    if flags := [name for name in quality_flags.FLAGS if name in rejected]:
         lines.append(f"  link.NAME: keep in params.yaml would use {', '.join(flags)}")
-    complete = counts["suspicions"].get("unscored", 0)  # the others are no critiques
-    if "unscored" in left_out and complete and not counts["text_only"]:
-        lines.append(f"  link.unscored: text_only in params.yaml would use the text of {complete}")
     return "\n".join(lines)
 
 
@@ -243,6 +239,6 @@ def _explain_no_pairs(
         lines.append(f"  {unreviewed} were served here: accept or correct them on their pages")
     for flags, count in store.count_left_out_by_flags().most_common(5):
         cost = "; ".join(quality_flags.FLAG_COSTS[name] for name in flags)
-        settings = ", ".join(f"link.{name}: {quality_flags.USING_RULES[name]}" for name in flags)
+        settings = ", ".join(f"link.{name}: keep" for name in flags)
         lines.append(f"  {settings} in params.yaml gives up to {count}: {cost}")
     return "\n".join(lines)

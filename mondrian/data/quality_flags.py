@@ -32,8 +32,6 @@ FLAG_COSTS = {  # what training on such records does
     "overall_off_mean": "the overall score no longer follows from the seven",
 }
 FLAGS = tuple(FLAG_COSTS)  # the first one in this order that is not allowed is the reason
-# The rule that uses most of such a record without harm; template_scores may also be `keep`.
-USING_RULES = dict.fromkeys(FLAGS, "keep") | {"unscored": "text_only"}
 _VERDICTS = {"reviewed": ("accepted", "corrected"), "corrected": ("corrected",), "leave_out": ()}
 _MIN_SIMILARITY = 0.3  # weighted share of common words from which two descriptions are similar
 _SAMPLED_PAIRS = 2000  # pairs of descriptions of different photos: their usual similarity
@@ -134,15 +132,11 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
         excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
         if flags:
-            scored = review or not any(is_text_only(name, params) for name in flags)
-            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), bool(scored), number))
+            text_only = [name for name in flags if getattr(params, name) == "text_only"]
+            scored = "unscored" not in flags and (bool(review) or not text_only)
+            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), scored, number))
     store.set_outcomes(outcomes)
     return counts
-
-
-def is_text_only(flag: str, params: LinkParams) -> bool:
-    """Return whether the scores of records with a flag are not used: link.FLAG is text_only."""
-    return flag == "unscored" or getattr(params, flag) == "text_only"
 
 
 class Vocabulary:

@@ -202,18 +202,15 @@ def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) 
 
 
 def _check_scored_photos(advisor: str, split: DatasetSplit, params: PrepareParams) -> None:
-    """Raise DataError if nothing could be concluded about scores: too few photos have any."""
-    minimums = {"train": 1, "val": params.min_val, "test": params.min_test}
-    if not params.test_fraction:
-        del minimums["test"]
+    """Raise DataError if the verdict would always be INCONCLUSIVE: too few photos have scores."""
     problems = [
         f"{part} has {count}, at least {minimum} needed"
-        for part, minimum in minimums.items()
+        for part, minimum in (("train", 1), ("val", params.min_val))
         if (count := len(split.scored_groups(part))) < minimum
     ]
     if problems:
         raise DataError(
-            f"prepare {advisor}: too few photos with scores: {'; '.join(problems)}; without them "
-            "no adapter can be BETTER: link more critiques with scores, or lower prepare.min_val "
-            "and prepare.min_test in params.yaml"
+            f"prepare {advisor}: too few photos with scores: {'; '.join(problems)}; no verdict on "
+            "scores is possible without them: link more critiques with scores, raise "
+            "prepare.val_fraction, or lower prepare.min_val"
         )
