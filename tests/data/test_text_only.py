@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +152,11 @@ def test_no_row_depends_on_scores_that_are_not_used(
 ) -> None:
     settings = PREPARE.model_copy(update={"min_train": 1, "min_val": 1, "test_fraction": 0.0})
     files = []
-    for name, scores in (("a", EXAMPLE_SCORES), ("b", (0.0, 10.0, 2.5, 3.0, 9.9, 1.0, 7.0))):
+    vectors: dict[str, tuple[float, ...]] = {
+        "a": EXAMPLE_SCORES,
+        "b": (0.0, 10.0, 2.5, 3.0, 9.9, 1.0, 7.0),
+    }
+    for name, scores in vectors.items():
         records = [with_photo(record(i, f"photo-{i}"), photos[i], tmp_path) for i in range(6)]
         records[1:3] = [without_scores(r, scores) for r in records[1:3]]
         write(tmp_path / f"{name}.json", records)
