@@ -38,6 +38,7 @@ class ParsedCritique:
     source_format: str
     repairs: tuple[str, ...] = ()
     extra_scores: tuple[float, ...] = ()  # of dimensions other than the seven
+    scored: bool = True  # False: a score is missing, and all are FILLER_SCORE
 
 
 # Would be tokenized as a control token.
@@ -48,12 +49,13 @@ _ENTITIES = ("&quot;", "&#34;", "&#x22;")
 
 
 def parse_critique(
-    text: str, advisor: str = "", prompts: Sequence[str] = ()
+    text: str, advisor: str = "", prompts: Sequence[str] = (), accept_unscored: bool = False
 ) -> ParsedCritique | Rejection:
     """Parse the critique in a stored text.
 
-    advisor  the one to take from HTML of several advisors
-    prompts  prompts of the job, to recognize an echo of them
+    advisor          the one to take from HTML of several advisors
+    prompts          prompts of the job, to recognize an echo of them
+    accept_unscored  return a critique that is complete but for its scores, with `scored` False
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
@@ -62,7 +64,10 @@ def parse_critique(
         return Rejection(RejectionReason.NO_TEXT, "empty text")
     result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):
-        return _find_problem(result, prompts) or result
+        problem = _find_problem(result, prompts)
+        if problem is None and not (result.scored or accept_unscored):
+            return Rejection(RejectionReason.UNSCORED, "complete but for a score")
+        return problem or result
     return explain_rejection(body, result, prompts)
 
 
@@ -116,9 +121,13 @@ def _normalize(
     if isinstance(normalized, Rejection):
         texts = all_texts(value)
         return _find_unreadable(texts) or _find_loop(texts) or normalized
-    critique, normalizations = normalized
-    repairs = list(dict.fromkeys((*repairs, *normalizations)))
-    return ParsedCritique(critique, source_format, tuple(repairs), find_extra_scores(value))
+    return ParsedCritique(
+        normalized.critique,
+        source_format,
+        tuple(dict.fromkeys((*repairs, *normalized.repairs))),
+        find_extra_scores(value) if normalized.scored else (),
+        normalized.scored,
+    )
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:

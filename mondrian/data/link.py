@@ -111,6 +111,8 @@ def format_link_summary(advisor: str, counts: Counts, switches: SwitchCounts | N
         lines.append(f"  pairs reviewed by a person: {verdicts}")
     if RejectionReason.UNREVIEWED in rejected:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
+    if counts["text_only"]:
+        lines.append(f"  text only, scores neither learned nor judged: {counts['text_only']} pairs")
     if switches:
         lines += format_switches(switches)
     return "\n".join(lines)
@@ -160,7 +162,7 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
     words = quality_flags.words_hash(parsed.critique)
-    scores = " ".join(map(str, parsed.critique.scores()))
+    scores = " ".join(map(str, parsed.critique.scores())) if parsed.scored else ""
     flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
     facts = {"words": words, "scores": scores, "flags": " ".join(flags)}
     try:
@@ -212,7 +214,9 @@ def _read_critique(
         return quality_flags.reject_unreviewed(job, context.params)
     found = read_critique(job, context.advisor, context.folders)
     source, parsed = ("", found) if isinstance(found, Rejection) else found
-    canonical = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
+    canonical = ""  # a text without scores cannot be reviewed either
+    if isinstance(parsed, ParsedCritique) and parsed.scored:
+        canonical = serialize_critique(parsed.critique)
     if review and canonical != review.original:
         if job.kind:
             detail = f"served by {job.model_used or 'the base'}; its text changed after the review"

@@ -24,6 +24,7 @@ from mondrian.data.link_store import LinkStore
 from mondrian.data.wrong_pictures import find_wrong_pictures
 
 FLAG_COSTS = {  # what training on such records does
+    "unscored": "its text is learned and judged, scores are not",
     "made_by_adapter": "the adapter learns from an adapter",
     "template_scores": "teaches constant scores",
     "constant_scores": "teaches constant scores",
@@ -58,8 +59,9 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
     advice = {" ".join(d.recommendation.lower().split()) for d in critique.dimensions}
     is_flagged = {
         "made_by_adapter": is_made_by_adapter(job),
-        "template_scores": is_example(scores, job.prompts()),
-        "constant_scores": is_nearly_example(scores, job.prompts()),
+        "unscored": not parsed.scored,
+        "template_scores": parsed.scored and is_example(scores, job.prompts()),
+        "constant_scores": parsed.scored and is_nearly_example(scores, job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(advice) < len(critique.dimensions),
         "overall_off_mean": _is_off_mean(parsed, tolerance),
@@ -118,6 +120,9 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
             details.get(name) or RejectionReason(name).description for name in flags if excluded
         )
         if flags:
-            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), pair.number))
+            text_only = [name for name in flags if getattr(params, name) == "text_only"]
+            scored = "unscored" not in flags and (bool(pair.review) or not text_only)
+            outcome = ("".join(excluded[:1]), detail, " ".join(flags), scored, pair.number)
+            outcomes.append(outcome)
     store.set_outcomes(outcomes)
     return counts
