@@ -68,7 +68,7 @@ def parse_unique(text: str) -> Any:
     Deeply nested lists raise ValueError instead of RecursionError.
     """
     try:
-        return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except RecursionError:
         raise ValueError("lists nested too deeply") from None
 

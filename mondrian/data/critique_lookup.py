@@ -43,8 +43,8 @@ def read_critique(
 ) -> tuple[str, ParsedCritique] | Rejection:
     """Return the first place with a readable critique, and the critique; one with scores before.
 
-    Otherwise the rejection of the job itself, or the most telling rejection of all places: a stored error message, then faults of a
-    critique, then texts of another kind. Rejections of a job without any text: too_long,
+    Otherwise the rejection of the job itself, or the most telling rejection of all places: a stored
+    error message, then faults of a critique, then texts of another kind. Rejections of a job without any text: too_long,
     advisor_absent if only other advisors have texts, no_text.
     """
     if job.rejection:

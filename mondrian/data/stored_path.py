@@ -36,7 +36,9 @@ def parse_stored_path(filename: str, source_folder: Path) -> StoredPath:
     """Split a path of any system, and find the source folder's own path or name in it."""
     *folders, name = split_path(filename) or [""]
     normalized = [normalize_path(part) for part in folders]
-    own_paths = [split_path(str(path)) for path in (source_folder.absolute(), source_folder.resolve())]
+    own_paths = [
+        split_path(str(path)) for path in (source_folder.absolute(), source_folder.resolve())
+    ]
     for own in own_paths:
         if filename.startswith("/") and normalized[: len(own)] == list(map(normalize_path, own)):
             folders, normalized = folders[len(own) :], []  # a path of this machine
