@@ -7,7 +7,7 @@ from mondrian.core.errors import DataError, run_command
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
 from mondrian.data.manifest import Manifest
-from mondrian.data.prepare import check_manifest, format_split_summary, write_split
+from mondrian.data.prepare import check_advisor, check_any_pair, format_split_summary, write_split
 from mondrian.data.split import check_split_sizes, split_records
 from mondrian.data.split_report import SPLIT_REPORT_FILE, render_split_report
 
@@ -30,7 +30,8 @@ def main() -> None:
     params = load_params(args.params)
     persona = params.persona(args.advisor)
     manifest = Manifest(args.manifest)
-    check_manifest(manifest, args.advisor, args.metrics.parent)
+    check_advisor(manifest, args.advisor)
+    check_any_pair(manifest, args.metrics.parent)
     result = split_records(manifest.records(), params.prepare)
     report = args.report or args.metrics.parent / SPLIT_REPORT_FILE
     refused_report = report.with_name(f"refused_{report.name}")  # DVC does not know it

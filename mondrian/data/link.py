@@ -6,6 +6,7 @@ filters that compare jobs come last (mondrian/data/quality_flags.py).
 
 import json
 import sqlite3
+import textwrap
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.fields import UNKNOWN_TIME
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.params import ImageParams, LinkParams
-from mondrian.core.terminal import progress_bar
+from mondrian.core.terminal import LINE_WIDTH, progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
@@ -99,8 +100,9 @@ def format_link_summary(advisor: str, counts: Counts, switches: SwitchCounts | N
         f"link {advisor}: {counts['finished']} finished jobs → {counts['linked']} pairs "
         f"from {counts['photos']} photos; {sum(rejected.values())} rejected"
     ]
-    reasons = [f"{reason} {count}" for reason, count in rejected.items()]
-    lines += ["  " + " · ".join(reasons[i : i + 6]) for i in range(0, len(reasons), 6)]
+    reasons = " ".join(f"{reason}\xa0{count}\xa0·" for reason, count in rejected.items())
+    wrapped = textwrap.wrap(reasons, LINE_WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines += [line.replace("\xa0", " ").removesuffix(" ·") for line in wrapped]
     if counts["reviewed"]:
         verdicts = " · ".join(f"{name} {count}" for name, count in counts["reviewed"].items())
         lines.append(f"  pairs reviewed by a person: {verdicts}")

@@ -26,15 +26,18 @@ _BATCH_SIZE = 8  # images
 _MAX_SERIAL = 8  # batches that are written without starting processes
 
 
-def check_manifest(manifest: Manifest, advisor: str, metrics_dir: Path) -> None:
-    """Raise DataError if link found no pair, or if the manifest is of another advisor.
-
-    metrics_dir   folder of the data report under DVC; by hand it is next to the manifest
-    """
+def check_advisor(manifest: Manifest, advisor: str) -> None:
     if manifest.advisor != advisor:
         raise DataError(
             f"{manifest.path} is the manifest of {manifest.advisor!r}, not of {advisor!r}"
         )
+
+
+def check_any_pair(manifest: Manifest, metrics_dir: Path) -> None:
+    """Raise DataError if link found no pair.
+
+    metrics_dir   folder of the data report under DVC; by hand it is next to the manifest
+    """
     if not manifest.counts.linked:
         reports = [folder / DATA_REPORT_FILE for folder in (manifest.path.parent, metrics_dir)]
         report = next((path for path in reports if path.exists()), reports[0])

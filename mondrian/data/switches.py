@@ -2,18 +2,17 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from mondrian.core.params import LinkParams
+from mondrian.core.terminal import LINE_WIDTH
 from mondrian.data.manifest import ManifestRecord, RejectedJob
 from mondrian.data.quality_flags import FLAGS, find_excluding_flags
 
-_MAX_COLUMNS = 100  # of a printed line
-_MAX_LINES = 2
 # Settings that also accept jobs whose photo or text was not examined: some of them will fail then.
-_UNEXAMINED = {"thumbnails": "use", "include_served": "reviewed", "unscored": "text_only"}
+_UNEXAMINED = {"thumbnails": "use", "include_served": "reviewed"}
 _SETTING = re.compile(r"\blink\.(\w+)")
 
 
@@ -97,27 +96,25 @@ def list_switches(params: LinkParams) -> list[tuple[str, str]]:
 
 
 def format_switches(counts: SwitchCounts) -> list[str]:
-    """Return at most two lines of 100 columns on what the settings would add."""
-    items = [f"{switch.label} +{switch.alone}" for switch in counts.switches if switch.alone]
-    items += [f"{label} up to +{count}" for label, count in counts.up_to.items()]
-    last = f"together +{counts.together}" if len(counts.switches) > 1 else ""
-    if not items and not last:
-        return []
-    for num_cut in range(len(items) + 1):
-        shown = items[: len(items) - num_cut]
-        more = [f"{num_cut} more in the report"] if num_cut else []
-        lines = _wrap_items([*shown, *more, *filter(None, [last])])
-        if len(lines) <= _MAX_LINES:
+    """Return at most two lines: the pairs that settings of `link` would add, alone and together."""
+    added = {
+        value: [f"{s.name} {s.alone}" for s in counts.switches if value in s.values and s.alone]
+        for value in ("text_only", "keep")
+    }
+    lines = {f"link.NAME: {value} adds": items for value, items in added.items() if items}
+    if not lines and counts.together:
+        return [f"  only several settings of link together add pairs: {counts.together}"]
+    ends = ["" for _ in lines]
+    if len(counts.switches) > 1:
+        ends[-1] = f"; together {counts.together}"
+    return [_fit_line(f"  {key}", lines[key], end) for key, end in zip(lines, ends, strict=True)]
+
+
+def _fit_line(start: str, items: Sequence[str], end: str) -> str:
+    """Join the first items that fit, and say how many more there are."""
+    for count in range(len(items), -1, -1):
+        more = [f"{len(items) - count} more"] if count < len(items) else []
+        line = f"{start} {' · '.join([*items[:count], *more])}{end}"
+        if len(line) <= LINE_WIDTH:
             break
-    return lines
-
-
-def _wrap_items(items: Iterable[str]) -> list[str]:
-    lines = ["  pairs that link in params.yaml could add:"]
-    for item in items:
-        separator = " " if lines[-1].endswith(":") else " · "
-        if len(lines[-1] + separator + item) > _MAX_COLUMNS:
-            lines.append("    " + item)
-        else:
-            lines[-1] += separator + item
-    return lines
+    return line
