@@ -47,6 +47,7 @@ _OUTPUTS = {  # of all stages up to evaluate@ansel, except the adapter and its v
         "loss.csv",
         "score_error.csv",
         "data_report.html",
+        "split_report.html",
         "report.html",
         "comparison_report.json",
     ),

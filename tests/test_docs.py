@@ -211,7 +211,7 @@ def test_git_ignores_what_holds_photos_or_texts_of_people() -> None:
         "data/sample/mondrian/source/photo.jpg",
         "metrics/ansel/comparison_report.json",
         "metrics/ansel/evaluate.json",
-        "metrics/ansel/refused_data_report.html",
+        "metrics/ansel/refused_split_report.html",
         "metrics/ansel/crossvalidation.html",
         "models/mondrian-tiny-lora-ansel/adapter_model.safetensors",
         "models/serving/ansel/current/recipe.json",

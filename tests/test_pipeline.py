@@ -26,8 +26,9 @@ def test_the_counts_of_all_stages_agree(built_clone: Clone) -> None:
     assert sum(split["critiques"] for split in splits) == link["linked"]
     assert sum(split["photo_groups"] for split in splits) == prepare["photo_groups"]
     assert evaluate["photographs"] == prepare["val"]["critiques"]
-    page = (built_clone.folder / "metrics/ansel/data_report.html").read_text()
-    assert f"<strong>{link['linked']} pairs</strong>" in page
+    for name in ("data_report", "split_report"):
+        page = (built_clone.folder / f"metrics/ansel/{name}.html").read_text()
+        assert f"<strong>{link['linked']} pairs</strong>" in page
     assert {"train_loss", "val_loss", "steps"} <= set(train)
     key_metrics = built_clone.metrics("ansel", "metrics")
     assert key_metrics["val_loss"] == train["val_loss"]

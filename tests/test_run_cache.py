@@ -145,13 +145,13 @@ def test_a_refused_prepare_does_not_block_another_branch(clone: Clone) -> None:
     clone.run("git", "switch", "-qc", "refused")
     replace(clone.folder / "params.yaml", r"min_train: \d+", "min_train: 1000")
     error = clone.fail("dvc", "repro", "prepare@ansel")
-    assert "refused_data_report.html shows the counts" in error
-    assert (clone.folder / "metrics/ansel/refused_data_report.html").exists()
+    assert "refused_split_report.html shows the counts" in error
+    assert (clone.folder / "metrics/ansel/refused_split_report.html").exists()
     clone.run("git", "commit", "-qam", "too few")
     clone.run("git", "switch", "-q", "-")
     clone.run(*CHECKOUT)
-    outputs["metrics/ansel/refused_data_report.html"] = (
-        clone.folder / "metrics/ansel/refused_data_report.html"
+    outputs["metrics/ansel/refused_split_report.html"] = (
+        clone.folder / "metrics/ansel/refused_split_report.html"
     ).read_bytes()
     assert read_outputs(clone) == outputs
 

@@ -78,33 +78,76 @@ def test_link_by_hand_needs_three_flags(database: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
 
 
-def test_link_with_a_bad_database_keeps_the_old_manifest(database: Path, tmp_path: Path) -> None:
+LINK_OUTPUTS = ("training_data_manifest.json", "link.json", "reasons.csv", "data_report.html")
+
+
+def test_after_a_link_that_cannot_start_no_older_output_is_left(
+    database: Path, tmp_path: Path
+) -> None:
     output_dir = tmp_path / "out"
-    link(database, output_dir)
-    manifest = (output_dir / "training_data_manifest.json").read_bytes()
     (tmp_path / "empty.db").touch()
     (tmp_path / "text.db").write_text("not a database" * 400)
-    for path, problem in (
-        (tmp_path / "none.db", "does not exist"),
-        (tmp_path / "empty.db", "0 bytes"),
-        (tmp_path / "text.db", "not an SQLite database"),
-        (tmp_path, "is a folder"),
+    (tmp_path / "params.yaml").write_text("link: 1")
+    source = ("--source_dir", tmp_path / "source")
+    for path, flags, problem in (
+        (tmp_path / "none.db", source, "does not exist"),
+        (tmp_path / "empty.db", source, "0 bytes"),
+        (tmp_path / "text.db", source, "not an SQLite database"),
+        (tmp_path, source, "is a folder"),
+        (database, ("--source_dir", tmp_path / "no"), "is not a folder of photos"),
+        (database, ("--params", tmp_path / "params.yaml"), "params.yaml: "),
     ):
-        run = link(path, output_dir, "--source_dir", tmp_path / "source")
-        assert_one_error(run, path, problem)
-    run = link(database, output_dir, "--advisor", "x")
-    assert_one_error(run, "no finished job of advisor 'x'", "ansel")
-    run = link(database, output_dir, "--source_dir", tmp_path / "no")
-    assert_one_error(run, "is not a folder of photos")
-    assert (output_dir / "training_data_manifest.json").read_bytes() == manifest
+        for name in LINK_OUTPUTS:
+            output_dir.mkdir(exist_ok=True)
+            (output_dir / name).write_text("of an earlier run")
+        assert_one_error(link(path, output_dir, *flags), problem)
+        assert list(output_dir.iterdir()) == [], problem
+    assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "run link first")
 
 
-def test_link_without_any_photo_fails_with_the_counts(database: Path, tmp_path: Path) -> None:
-    shutil.rmtree(tmp_path / "source")
-    (tmp_path / "source").mkdir()
-    run = link(database, tmp_path / "out")
-    assert_one_error(run, "none of 6 finished jobs", "image_missing 6")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("flags", [(), ("--report", "page.html", "--metrics", "counts.json")])
+def test_link_without_a_pair_reports_every_job_and_prepare_refuses(
+    database: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    paths = [tmp_path / flag if "." in flag else flag for flag in flags]
+    assert link(database, tmp_path / "out", *paths).returncode == 0
+    for photo in (tmp_path / "source").iterdir():
+        photo.unlink()
+    run = link(database, tmp_path / "out", *paths)
+    assert_one_error(run, f"{database}: none of 6 finished jobs of 'ansel' gives a pair")
+    assert "image_missing 6" in run.stderr.splitlines()[0]
+    assert run.stdout == ""
+    manifest = json.loads((tmp_path / "out/training_data_manifest.json").read_text())
+    counts = json.loads((tmp_path / ("counts.json" if flags else "out/link.json")).read_text())
+    assert manifest["counts"] == counts
+    assert (counts["finished"], counts["linked"], counts["photos"]) == (6, 0, 0)
+    assert manifest["records"] == manifest["left_out"] == []
+    assert {job["reason"] for job in manifest["rejected"]} == {"image_missing"}
+    assert (tmp_path / "out/reasons.csv").read_text() == (
+        "reason,jobs\nlinked,0\nimage_missing,6\n"
+    )
+    report = tmp_path / ("page.html" if flags else "out/data_report.html")
+    for part in ("0 pairs", "none of 6 finished jobs of &#39;ansel&#39;", "no &#39;0.jpg&#39;"):
+        assert part in report.read_text()
+    run = run_stage("prepare", *prepare_args(tmp_path))
+    assert_one_error(run, "training_data_manifest.json has no pair", "run link again")
+    if not flags:
+        assert str(report) in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert not (tmp_path / "rows").exists()
+
+
+def test_link_of_an_advisor_without_jobs_names_the_others_in_its_report(
+    database: Path, tmp_path: Path
+) -> None:
+    run = link(database, tmp_path / "out", "--advisor", "x")
+    problem = "no finished job of advisor 'x'; finished jobs of others: 'ansel' 6"
+    assert_one_error(run, f"{database} has {problem}")
+    assert len(run.stderr.splitlines()) == 1
+    assert json.loads((tmp_path / "out/link.json").read_text())["finished"] == 0
+    page = (tmp_path / "out/data_report.html").read_text()
+    assert problem.replace("'", "&#39;") in page
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(LINK_OUTPUTS)
 
 
 def test_all_problems_of_a_params_file_are_reported_at_once(database: Path, tmp_path: Path) -> None:
@@ -124,10 +167,11 @@ def test_prepare_refuses_too_few_photos_and_foreign_manifests(
     run = run_stage("prepare", *prepare_args(tmp_path))
     assert_one_error(run, "train has 4, at least 20", "params.yaml")
     assert not (tmp_path / "rows").exists()
-    assert not (tmp_path / "data_report.html").exists()
-    report = tmp_path / "refused_data_report.html"
+    assert not (tmp_path / "split_report.html").exists()
+    report = tmp_path / "refused_split_report.html"
     assert f"{report} shows the counts" in run.stderr
     assert "6 pairs" in report.read_text()
+    assert "train has 4, at least 20" in report.read_text()
     (tmp_path / "out/training_data_manifest.json").write_text("{}")
     assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "is not a manifest")
     link(database, tmp_path / "out")

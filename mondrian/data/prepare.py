@@ -40,8 +40,8 @@ def check_any_pair(manifest: Manifest, metrics_dir: Path) -> None:
     """
     if not manifest.counts.linked:
         reports = [folder / DATA_REPORT_FILE for folder in (manifest.path.parent, metrics_dir)]
-        report = next((path for path in reports if path.exists()), reports[0])
-        raise DataError(f"{manifest.path} has no pair; {report} says why; then run link again")
+        report = next(filter(Path.exists, reports), f"link's {DATA_REPORT_FILE}")
+        raise DataError(f"{manifest.path} has no pair; {report} says why; run link again")
 
 
 def write_split(
