@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.clone import Clone, copy_clone
+from mondrian.data.manifest import Manifest
+from tests.clone import SMALL_SAMPLE, Clone, copy_clone
 from tests.conftest import ROOT
 from tests.waiting import wait_for
 
@@ -154,6 +155,28 @@ def test_a_refused_prepare_does_not_block_another_branch(clone: Clone) -> None:
         clone.folder / "metrics/ansel/refused_split_report.html"
     ).read_bytes()
     assert read_outputs(clone) == outputs
+
+
+def test_after_a_link_without_a_pair_prepare_does_not_run(clone: Clone, tmp_path: Path) -> None:
+    outputs = read_outputs(clone)
+    empty = tmp_path / "no photos"
+    empty.mkdir()
+    replace(clone.folder / "params.yaml", r"source_dir: .+", f"source_dir: {empty}")
+    for _ in range(2):  # the second time nothing is taken from the cache
+        done = clone.complete("dvc", "repro", "prepare@ansel")
+        assert f"none of {SMALL_SAMPLE} finished jobs of 'ansel' gives a pair" in done.stderr
+        assert re.findall(r"Running stage '([^']+)'", done.stdout) == ["link@ansel"]
+    manifest = Manifest(clone.folder / "data/linked/ansel/training_data_manifest.json")
+    assert list(manifest.records()) == []
+    assert clone.metrics("ansel", "link")["rejected"] == {"image_missing": SMALL_SAMPLE}
+    report = "metrics/ansel/data_report.html"
+    assert "gives a pair" in (clone.folder / report).read_text()
+    error = clone.fail("dvc", "repro", "--single-item", "prepare@ansel")
+    assert f"has no pair; {report} says why" in error
+    assert not (clone.folder / "data/prepared/ansel").exists()
+    clone.run("git", "checkout", "-q", ".")
+    clone.run(*CHECKOUT, "--force")  # DVC has no copy of what the failed stage wrote
+    assert_checkout_restores(clone, outputs)
 
 
 def test_the_committed_lock_is_of_this_code() -> None:

@@ -8,7 +8,7 @@ from mondrian.data.manifest import Photo
 
 IDENTICAL = "identical file"
 UNNAMED_KIND = "near-duplicate"
-_GROUPS_PER_KIND = 4
+_GROUPS_PER_KIND = 3
 _MAX_KINDS = 12
 
 

@@ -52,6 +52,7 @@ class ManifestRecord(_Frozen):
     job_id: str
     photo: Photo
     critique: Critique
+    extra_scores: tuple[float, ...] = ()  # of dimensions other than the seven
     words: Sha256Hex  # quality_flags.words_hash of the critique
     text_from: str
     form: str  # json or cards

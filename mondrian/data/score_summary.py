@@ -23,7 +23,7 @@ class ScoreVector:
 
     @property
     def mean(self) -> float:
-        return sum(self.scores[:-1]) / (len(self.scores) - 1)
+        return _mean(self.scores[:-1])
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class ScoreSummary:
     critiques: int = 0
     used: int = 0
     text_only: int = 0  # used records whose scores are not learned
+    nearer_to_all: int = 0  # critiques whose overall score follows from more than the seven
     _vectors: Counter[Vector] = field(default_factory=Counter)
     _used_vectors: Counter[Vector] = field(default_factory=Counter)
     _flags: dict[Vector, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -55,7 +56,9 @@ class ScoreSummary:
         if "unscored" in record.suspicions:  # it has no scores of the advisor
             return
         scores, overall = record.critique.scores(), record.critique.overall_score
-        mean = sum(scores) / len(scores)
+        of_seven = _mean(scores)
+        mean = min(of_seven, _mean((*scores, *record.extra_scores)), key=lambda m: abs(overall - m))
+        self.nearer_to_all += mean != of_seven
         self.critiques += 1
         self.used += is_used
         vector = (*scores, overall)
@@ -85,7 +88,10 @@ class ScoreSummary:
         ]
 
     def dots(self) -> list[Dot]:
-        """Return the dots of overall against mean, those of left-out records first."""
+        """Return the dots of overall against mean, those of left-out records first.
+
+        The mean is that of the seven, or of all stored dimensions if the overall is closer to it.
+        """
         return [
             Dot(round(x * _CELL, 1), round(y * _CELL, 1), count, is_used)
             for (x, y, is_used), count in sorted(self._cells.items(), key=lambda c: (c[0][2], c[0]))
@@ -99,3 +105,7 @@ class ScoreSummary:
     def _count_up_to(self, limit: float) -> tuple[int, int]:
         within = [(used, n) for (d, used), n in self._differences.items() if d <= limit + 1e-9]
         return sum(n for _, n in within), sum(n for used, n in within if used)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
+from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders
 from mondrian.data.link import MANIFEST_FILE, LinkContext, format_link_summary, link
@@ -299,3 +300,14 @@ class FullDisk(sqlite3.Connection):
         if step == self.step:
             raise sqlite3.OperationalError("database or disk is full")
         return getattr(super(), step)(*args)
+
+
+def test_the_printed_counts_fit_a_terminal() -> None:
+    rejected = {str(reason): 100_000 for reason in RejectionReason}
+    counts = {"finished": 10**7, "linked": 10**6, "photos": 10**6, "rejected": rejected}
+    lines = format_link_summary("ansel", counts | {"reviewed": {}}).splitlines()
+    assert max(map(len, lines)) <= 100
+    printed = " · ".join(
+        line.strip() for line in lines[1:] if not line.startswith("  unreviewed c")
+    )
+    assert printed == " · ".join(f"{reason} {count}" for reason, count in rejected.items())

@@ -179,7 +179,7 @@ def test_equal_scores_are_counted_with_their_flags_and_mean(params: Params, tmp_
     rows = table_after(page, "Critiques with equal scores")
     assert rows == [["3 (75 %)", "1", "8, 7, 9, 6, 7, 8, 7", "7.4", "7.43", "template_scores"]]
     assert "4 critiques have 2 different sets of scores" in page.text_content()
-    assert "1 of the pairs are for their text only" in page.text_content()
+    assert "Text only: 1 of the pairs" in page.text_content()
 
 
 def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Pa
     manifest = write(tmp_path / "m.json", used, left_out)
     link_params = params.link.model_copy(update={"overall_tolerance": 0.1})
     page = html.document_fromstring(render_data_report(summarize_manifest(manifest, link_params)))
-    rows = table_after(page, "The overall score beside the mean of the seven")
+    rows = table_after(page, "The overall score beside its mean")
     assert [(row[0].split()[1], row[1], row[2]) for row in rows] == [
         ("0.05", "3", "3"),
         ("0.1", "4", "4"),  # the tolerance
@@ -203,6 +203,20 @@ def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Pa
     assert [dot.get("class") for dot in dots] == [None, *["used"] * 4]
     assert dots[0].get("cx") == "62.5"  # 5 on an axis from 0 to 8
     assert dots[0].get("cy") == "0.0"
+
+
+def test_a_mean_of_more_than_the_seven_is_used_if_it_is_closer(
+    params: Params, tmp_path: Path
+) -> None:
+    used = [
+        with_scores(record(0, "a"), (6,) * 7, 7, extra_scores=(10.0, 10.0, 10.0)),  # of all: 7.2
+        with_scores(record(1, "b"), (6,) * 7, 6, extra_scores=(9.0,)),
+    ]
+    page = render(write(tmp_path / "m.json", used), params)
+    rows = table_after(page, "The overall score beside its mean")
+    assert rows[0][:2] == ["by 0.05 at most", "1"]
+    assert rows[2][:2] == ["by 0.5 at most", "2"]
+    assert "for 1 of the critiques it is that of all stored dimensions" in page.text_content()
 
 
 def test_copies_are_grouped_by_kind(params: Params, tmp_path: Path) -> None:
