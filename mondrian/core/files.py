@@ -15,12 +15,12 @@ from typing import Any, TextIO
 
 from mondrian.core.errors import DataError
 
-# What systems and programs put into folders, in lower case; .gitignore and .dvcignore have the same.
+# What systems and programs put into folders, in lower case; .gitignore and .dvcignore list the same.
 JUNK_PATTERNS = (
-    *(".ds_store", "._*", ".localized", ".apdisk", "icon\r", "__macosx"),  # macOS; _* on other disks
-    *(".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", ".appledouble"),
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *(".nfs*", ".directory", ".trash-*", "lost+found", "@eadir"),  # NFS, KDE, Linux, NAS
+    *(".ds_store", "._*", ".localized", "__macosx", ".appledouble", ".spotlight-v100"),
+    *(".trashes", ".fseventsd", ".temporaryitems", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", ".nfs*", ".directory", ".trash-*"),
+    *("lost+found", "@eadir"),
 )
 
 
