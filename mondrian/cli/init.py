@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from mondrian.cli.parser import add_params, command_parser
-from mondrian.core.advisor_id import advisor_id, check_advisor_id
+from mondrian.core.advisor_id import check_advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_bytes, write_text
 from mondrian.core.params import Params, parse_yaml, read_text
@@ -69,7 +69,7 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
     photos_help = "photos, if they are not next to the database or list"
     parser.add_argument("--source_dir", type=Path, help=photos_help)
     advisor_help = "advisors to use; default: all that the database or list names"
-    parser.add_argument("--advisor", nargs="+", type=advisor_id, default=[], help=advisor_help)
+    parser.add_argument("--advisor", nargs="+", default=[], help=advisor_help)
     parser.add_argument("--yes", action="store_true", help="write without asking")
     add_params(parser)
     args = parser.parse_args(argv)

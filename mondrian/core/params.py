@@ -224,16 +224,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
+        if len({advisor.lower() for advisor in self.advisors}) < len(self.advisors):
+            raise ValueError(
+                f"advisors has an advisor twice: {', '.join(self.advisors)} (capitals do not "
+                "count: a Mac has one folder for both)"
+            )
         empty = [name for name in self.advisors if not self.persona(name).strip()]
         if empty:
             raise ValueError(
                 f"personas of {', '.join(empty)}: empty; write a few sentences on who that is "
                 "(the system message in training and serving)"
-            )
-        if len({advisor.lower() for advisor in self.advisors}) < len(self.advisors):
-            raise ValueError(
-                f"advisors has an advisor twice: {', '.join(self.advisors)} (capitals do not count: "
-                "a Mac has one folder for both)"
             )
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")

@@ -23,7 +23,8 @@ _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, match_kind TEXT, assumed_source TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
+        path TEXT, match_kind TEXT, assumed_source TEXT,
+        words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
         notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
@@ -75,8 +76,8 @@ class LinkStore:
             "CREATE INDEX by_claim ON jobs (path, assumed_source) WHERE assumed_source != ''"
         )
         self._execute_many(
-            f"UPDATE jobs SET reason = '{RejectionReason.IMAGE_AMBIGUOUS}', detail = ?, record = '' "
-            "WHERE path = ? AND assumed_source = ? AND assumed_source != '' AND reason = ''",
+            f"UPDATE jobs SET reason = '{RejectionReason.IMAGE_AMBIGUOUS}', detail = ?, "
+            "record = '' WHERE path = ? AND assumed_source = ? AND assumed_source != ''",
             ((detail, str(path), assumed) for (path, assumed), detail in conflicts.items()),
         )
 

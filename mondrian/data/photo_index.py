@@ -16,7 +16,13 @@ from mondrian.core.files import suggest_path
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data import stored_path
 from mondrian.data.photo_listing import PathTable, PhotoListing
-from mondrian.data.stored_path import StoredPath, is_ending, normalize_path, parse_stored_path
+from mondrian.data.stored_path import (
+    StoredPath,
+    is_ending,
+    normalize_path,
+    normalized_paths,
+    parse_stored_path,
+)
 
 UPLOAD_PREFIX = stored_path.UPLOAD_PREFIX
 _MAX_NAME_LENGTH = 255  # characters; no file system has longer names
@@ -59,6 +65,7 @@ class PhotoIndex:
             hint = suggest_path(folder)
             raise DataError(f"{folder} is not a folder of photos{hint}; set it with --source_dir")
         self.folder, self._resolved_folder = folder, folder.resolve()
+        self._source_paths = normalized_paths(folder)
         self._use_thumbnails = use_thumbnails
         self._listing = PhotoListing(folder)
 
@@ -71,7 +78,7 @@ class PhotoIndex:
             raise PhotoError(RejectionReason.IMAGE_MISSING, "the row names no photo")
         if filename in self._listing.photos.files:
             return self._make_match(filename, [MatchKind.AS_STORED])
-        stored = parse_stored_path(filename, self.folder)
+        stored = parse_stored_path(filename, self._source_paths)
         if len(stored.names[0]) <= _MAX_NAME_LENGTH:
             match = self._search(self._listing.photos, stored)
             if match is None and self._use_thumbnails:
@@ -139,7 +146,7 @@ class PhotoIndex:
                 return match and replace(match, assumed_source=None)
         if self._listing.has_folder(stored.folders[-1:]):
             return None
-        for name, paths in files.items():
+        for paths in files.values():
             path = self._select(paths, stored)
             if "/" not in path:
                 match = self._find_path(table, path, [MatchKind.NAME_ONLY])
@@ -153,12 +160,16 @@ class PhotoIndex:
     def _select(self, paths: list[str], stored: StoredPath) -> str:
         """Return the only path, or raise PhotoError; links to one file count once."""
         first, *others = paths
-        target = (self.folder / first).resolve()
-        if any((self.folder / other).resolve() != target for other in others):
+        if others and not self._is_one_file(paths):
             name = "/".join([*stored.folders, stored.names[0]])
             detail = f"{name[-80:]!r} may be {first!r} or {others[0]!r} in {self.folder}"
             raise PhotoError(RejectionReason.IMAGE_AMBIGUOUS, detail)
         return first
+
+    def _is_one_file(self, paths: list[str]) -> bool:
+        if self._listing.linked_files.isdisjoint(paths):
+            return False
+        return len({(self.folder / path).resolve() for path in paths}) == 1
 
     def _check_uploads(self, path: Path, name: str) -> None:
         """Raise PhotoError if an upload of that name is another photo than the file."""

@@ -163,7 +163,15 @@ def test_another_file_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None
         pass
 
 
-JUNK = (".DS_Store", "Thumbs.db", "thumbs.db", "desktop.ini", "Desktop.ini", "._weights", ".nfs0001")
+JUNK = (
+    ".DS_Store",
+    "Thumbs.db",
+    "thumbs.db",
+    "desktop.ini",
+    "Desktop.ini",
+    "._weights",
+    ".nfs0001",
+)
 
 
 @pytest.mark.parametrize("name", JUNK)
@@ -182,7 +190,9 @@ def test_what_systems_put_into_a_folder_stops_no_step(tmp_path: Path, name: str)
         check_output_folder(folder, ["weights"])
 
 
-@pytest.mark.parametrize("name", ["photo.jpg", "my.DS_Store.jpg", "desktop.ini.txt", "_a.jpg", ".a"])
+@pytest.mark.parametrize(
+    "name", ["photo.jpg", "my.DS_Store.jpg", "desktop.ini.txt", "_a.jpg", ".a"]
+)
 def test_a_file_that_a_person_may_have_made_is_no_junk(name: str) -> None:
     assert not is_junk(name)
 
