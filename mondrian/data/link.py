@@ -30,7 +30,7 @@ from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.photo_conflicts import find_conflicts
-from mondrian.data.photo_index import MatchKind, PhotoIndex
+from mondrian.data.photo_index import CERTAIN_KINDS, PhotoIndex
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
 
@@ -142,8 +142,8 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
     match = context.photo_index.find(job.filename)
-    if job.kind and match.kind is MatchKind.WITHOUT_UPLOAD_PREFIX:  # served here, then deleted
-        detail = f"the upload {job.filename!r} is gone; {match.path.name} may be another photo"
+    if job.kind and match.kind not in CERTAIN_KINDS:  # served here, and its upload was deleted
+        detail = f"{job.filename!r:.200} is gone; {match.path} may be another photo"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""

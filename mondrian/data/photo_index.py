@@ -41,6 +41,7 @@ class MatchKind(StrEnum):
 
 
 _KINDS = tuple(MatchKind)
+CERTAIN_KINDS = _KINDS[:3]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mondrian.core.errors import PhotoError
 from mondrian.data.photo_conflicts import find_conflicts
 from mondrian.data.photo_index import MatchKind, PhotoIndex, PhotoMatch
+from tests.conftest import ROOT
 
 UPLOAD = "0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_"
 UPLOAD_2 = "1c9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a12_"
@@ -253,6 +254,11 @@ def test_a_photo_that_paths_of_different_folders_lead_to_is_refused_to_each_that
     for name in refused:
         detail = conflicts[claims[name]]
         assert any(repr(other) in detail for other in filenames if other != name)
+
+
+def test_the_documentation_lists_every_kind_of_match() -> None:
+    text = (ROOT / "docs/database.md").read_text()
+    assert [kind for kind in MatchKind if f"\n| `{kind}` | " not in text] == []
 
 
 PARTS = st.sampled_from(["2023", "2024", "raw", "Raw", "source", "mondrian", "uploads", "Users"])
