@@ -117,7 +117,7 @@ class PhotoIndex:
                 path = "/".join([*folders, name])
                 if match := self._find_path(table, path, [kind, _name_kind(stored, name)]):
                     return replace(match, assumed_source=assumed)
-            if start >= min(stored.starts) and self._is_top_folder(folders):
+            if self._has_folder(stored, start):
                 return None
         return None
 
@@ -136,7 +136,7 @@ class PhotoIndex:
 
         None if the stored folder exists here, or if that file's folder is another.
         """
-        if any(self._is_top_folder((folder,)) for folder in stored.subfolders):
+        if any(self._has_folder(stored, start) for start in range(len(stored.folders))):
             return None
         files = self._find_names(table, stored)
         for name, paths in files.items():
@@ -145,7 +145,7 @@ class PhotoIndex:
                 kinds = [MatchKind.IN_SUBFOLDER, _name_kind(stored, name)]
                 match = self._find_path(table, path, kinds)
                 return match and replace(match, assumed_source=None)
-        if self._listing.has_folder(stored.folders[-1:]):
+        if self._listing.has_folder_name(stored.folders[-1:]):
             return None
         for paths in files.values():
             path = self._select(paths, stored)
@@ -175,12 +175,16 @@ class PhotoIndex:
     def _check_uploads(self, path: Path, name: str) -> None:
         """Raise PhotoError if an upload of that name is another photo than the file."""
         for upload in self._listing.uploads.get(normalize_path(name), []):
-            if not filecmp.cmp(path, self.folder / upload, shallow=False):
+            if not _is_same_content(path, self.folder / upload):
                 detail = f"{name!r} was uploaded more than once: {upload!r} is another photo"
                 raise PhotoError(RejectionReason.IMAGE_AMBIGUOUS, detail)
 
-    def _is_top_folder(self, folders: tuple[str, ...]) -> bool:
-        return bool(folders) and normalize_path(folders[0]) in self._listing.top_folders
+    def _has_folder(self, stored: StoredPath, start: int) -> bool:
+        """Return whether the stored folder from `start` on exists here, or at least begins here."""
+        folders = stored.folders[start:]
+        is_below_source = start >= min(stored.starts)
+        begins_here = bool(folders) and is_below_source and self._listing.has_folder(folders[:1])
+        return begins_here or self._listing.has_folder(folders)
 
     def _suggest(self, stored: StoredPath) -> str:
         """Return what else a message about a missing photo says."""
@@ -199,6 +203,12 @@ class PhotoIndex:
             detail = f"{path} leads outside {self.folder}"
             raise PhotoError(RejectionReason.IMAGE_OUTSIDE_SOURCE, detail)
         return PhotoMatch(full_path, max(kinds, key=_KINDS.index))
+
+
+def _is_same_content(path: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return filecmp.cmp(path, other, shallow=False)
+    return False  # unreadable
 
 
 def _name_kind(stored: StoredPath, name: str) -> MatchKind:

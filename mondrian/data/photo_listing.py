@@ -62,17 +62,21 @@ class PhotoListing:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.photos, self.thumbnails = PathTable(), PathTable()
-        self.top_folders: set[str] = set()  # normalized names, links included
-        self.folder_names: set[str] = set()  # of sub-folders at any depth, normalized
+        self._folders: set[str] = set()  # normalized paths, links included
+        self._folder_names: set[str] = set()  # normalized
         self.linked_files: set[str] = set()
         self.linked_folders: set[str] = set()
         self.uploads: dict[str, list[str]] = {}  # by normalized name without the upload prefix
         for parent, entries in _walk(folder):
             self._add_entries(parent, entries)
 
-    def has_folder(self, names: Sequence[str]) -> bool:
-        """Return whether a sub-folder at any depth has one of the names, in any spelling."""
-        return any(normalize_path(name) in self.folder_names for name in names)
+    def has_folder(self, folders: Sequence[str]) -> bool:
+        """Return whether a path of folders exists, in any spelling."""
+        return normalize_path("/".join(folders)) in self._folders
+
+    def has_folder_name(self, names: Sequence[str]) -> bool:
+        """Return whether a folder at any depth has one of the names, in any spelling."""
+        return any(normalize_path(name) in self._folder_names for name in names)
 
     def leads_through_link(self, path: str) -> bool:
         """Return whether a path names a file in a linked folder."""
@@ -99,10 +103,8 @@ class PhotoListing:
                     self._add_photo(path, entry.name)
 
     def _add_folder(self, path: str, entry: os.DirEntry[str]) -> None:
-        name = normalize_path(entry.name)
-        self.folder_names.add(name)
-        if path == entry.name:
-            self.top_folders.add(name)
+        self._folders.add(normalize_path(path))
+        self._folder_names.add(normalize_path(entry.name))
         if entry.is_symlink():
             self.linked_folders.add(path)
 
