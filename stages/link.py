@@ -7,9 +7,10 @@ reads them, so that any character may be in their names.
 import argparse
 from pathlib import Path
 
+from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import run_command
 from mondrian.core.files import write_csv, write_json, write_text
-from mondrian.core.params import ApplicationParams, advisor_id, load_params
+from mondrian.core.params import ApplicationParams, load_params
 from mondrian.data.critique_lookup import ApplicationFolders
 from mondrian.data.link import (
     MANIFEST_FILE,

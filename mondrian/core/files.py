@@ -3,32 +3,27 @@
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from fnmatch import fnmatch, fnmatchcase
+from fnmatch import fnmatch, translate
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, TextIO
 
 from mondrian.core.errors import DataError
 
-# What systems and programs put into folders, in lower case; .gitignore and .dvcignore have the same.
+# What systems and programs put into folders, in lower case; .gitignore and .dvcignore agree.
 JUNK_PATTERNS = (
-    *(
-        ".ds_store",
-        "._*",
-        ".localized",
-        ".apdisk",
-        "icon\r",
-        "__macosx",
-    ),  # macOS; _* on other disks
-    *(".spotlight-v100", ".trashes", ".fseventsd", ".temporaryitems", ".appledouble"),
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *(".nfs*", ".directory", ".trash-*", "lost+found", "@eadir"),  # NFS, KDE, Linux, NAS
+    *(".ds_store", "._*", ".localized", "__macosx", ".appledouble", ".spotlight-v100"),
+    *(".trashes", ".fseventsd", ".temporaryitems", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", ".nfs*", ".directory", ".trash-*"),
+    *("lost+found", "@eadir"),
 )
+_JUNK = re.compile("|".join(map(translate, JUNK_PATTERNS)))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,7 +88,7 @@ def suggest_path(path: Path) -> str:
 
 def is_junk(name: str) -> bool:
     """Return whether a file or folder of that name is no one's work, such as .DS_Store."""
-    return any(fnmatchcase(name.lower(), pattern) for pattern in JUNK_PATTERNS)
+    return _JUNK.fullmatch(name.lower()) is not None
 
 
 def read_json(path: Path) -> Any:

@@ -32,7 +32,7 @@ from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
 from mondrian.data.other_advisors import add_other_texts
 from mondrian.data.photo_conflicts import find_conflicts
-from mondrian.data.photo_index import MatchKind, PhotoIndex, PhotoMatch
+from mondrian.data.photo_index import CERTAIN_KINDS, PhotoIndex, PhotoMatch
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
 from mondrian.data.switches import SwitchCounts, allowing_values, format_switches
@@ -147,8 +147,8 @@ def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
 
 def _find_photo(context: LinkContext, job: Job) -> PhotoMatch:
     match = context.photo_index.find(job.filename)
-    if job.kind and match.kind is MatchKind.WITHOUT_UPLOAD_PREFIX:  # served here, then deleted
-        detail = f"the upload {job.filename!r} is gone; {match.path.name} may be another photo"
+    if job.kind and match.kind not in CERTAIN_KINDS:  # served here, and its upload was deleted
+        detail = f"{job.filename!r:.200} is gone; {match.path} may be another photo"
         raise PhotoError(RejectionReason.IMAGE_MISSING, detail)
     return match
 

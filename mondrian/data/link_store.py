@@ -105,8 +105,8 @@ class LinkStore:
             "CREATE INDEX by_claim ON jobs (path, assumed_source) WHERE assumed_source != ''"
         )
         self._execute_many(
-            f"UPDATE jobs SET reason = '{RejectionReason.IMAGE_AMBIGUOUS}', detail = ?, record = '' "
-            "WHERE path = ? AND assumed_source = ? AND assumed_source != '' AND reason = ''",
+            f"UPDATE jobs SET reason = '{RejectionReason.IMAGE_AMBIGUOUS}', detail = ?, "
+            "record = '' WHERE path = ? AND assumed_source = ? AND assumed_source != ''",
             ((detail, str(path), assumed) for (path, assumed), detail in conflicts.items()),
         )
 

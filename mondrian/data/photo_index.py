@@ -16,7 +16,13 @@ from mondrian.core.files import suggest_path
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data import stored_path
 from mondrian.data.photo_listing import PathTable, PhotoListing
-from mondrian.data.stored_path import StoredPath, is_ending, normalize_path, parse_stored_path
+from mondrian.data.stored_path import (
+    StoredPath,
+    is_ending,
+    normalize_path,
+    normalized_paths,
+    parse_stored_path,
+)
 
 UPLOAD_PREFIX = stored_path.UPLOAD_PREFIX
 _MAX_NAME_LENGTH = 255  # characters; no file system has longer names
@@ -35,6 +41,7 @@ class MatchKind(StrEnum):
 
 
 _KINDS = tuple(MatchKind)
+CERTAIN_KINDS = _KINDS[:3]
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class PhotoIndex:
             hint = suggest_path(folder)
             raise DataError(f"{folder} is not a folder of photos{hint}; set it with --source_dir")
         self.folder, self._resolved_folder = folder, folder.resolve()
+        self._source_paths = normalized_paths(folder)
         self._use_thumbnails = use_thumbnails
         self._listing = PhotoListing(folder)
 
@@ -71,7 +79,7 @@ class PhotoIndex:
             raise PhotoError(RejectionReason.IMAGE_MISSING, "the row names no photo")
         if filename in self._listing.photos.files:
             return self._make_match(filename, [MatchKind.AS_STORED])
-        stored = parse_stored_path(filename, self.folder)
+        stored = parse_stored_path(filename, self._source_paths)
         if len(stored.names[0]) <= _MAX_NAME_LENGTH:
             match = self._search(self._listing.photos, stored)
             if match is None and self._use_thumbnails:
@@ -109,7 +117,7 @@ class PhotoIndex:
                 path = "/".join([*folders, name])
                 if match := self._find_path(table, path, [kind, _name_kind(stored, name)]):
                     return replace(match, assumed_source=assumed)
-            if start >= min(stored.starts) and self._is_top_folder(folders):
+            if self._has_folder(stored, start):
                 return None
         return None
 
@@ -128,7 +136,7 @@ class PhotoIndex:
 
         None if the stored folder exists here, or if that file's folder is another.
         """
-        if any(self._is_top_folder((folder,)) for folder in stored.subfolders):
+        if any(self._has_folder(stored, start) for start in range(len(stored.folders))):
             return None
         files = self._find_names(table, stored)
         for name, paths in files.items():
@@ -137,9 +145,9 @@ class PhotoIndex:
                 kinds = [MatchKind.IN_SUBFOLDER, _name_kind(stored, name)]
                 match = self._find_path(table, path, kinds)
                 return match and replace(match, assumed_source=None)
-        if self._listing.has_folder(stored.folders[-1:]):
+        if self._listing.has_folder_name(stored.folders[-1:]):
             return None
-        for name, paths in files.items():
+        for paths in files.values():
             path = self._select(paths, stored)
             if "/" not in path:
                 match = self._find_path(table, path, [MatchKind.NAME_ONLY])
@@ -153,22 +161,30 @@ class PhotoIndex:
     def _select(self, paths: list[str], stored: StoredPath) -> str:
         """Return the only path, or raise PhotoError; links to one file count once."""
         first, *others = paths
-        target = (self.folder / first).resolve()
-        if any((self.folder / other).resolve() != target for other in others):
+        if others and not self._is_one_file(paths):
             name = "/".join([*stored.folders, stored.names[0]])
             detail = f"{name[-80:]!r} may be {first!r} or {others[0]!r} in {self.folder}"
             raise PhotoError(RejectionReason.IMAGE_AMBIGUOUS, detail)
         return first
 
+    def _is_one_file(self, paths: list[str]) -> bool:
+        if self._listing.linked_files.isdisjoint(paths):
+            return False
+        return len({(self.folder / path).resolve() for path in paths}) == 1
+
     def _check_uploads(self, path: Path, name: str) -> None:
         """Raise PhotoError if an upload of that name is another photo than the file."""
         for upload in self._listing.uploads.get(normalize_path(name), []):
-            if not filecmp.cmp(path, self.folder / upload, shallow=False):
+            if not _is_same_content(path, self.folder / upload):
                 detail = f"{name!r} was uploaded more than once: {upload!r} is another photo"
                 raise PhotoError(RejectionReason.IMAGE_AMBIGUOUS, detail)
 
-    def _is_top_folder(self, folders: tuple[str, ...]) -> bool:
-        return bool(folders) and normalize_path(folders[0]) in self._listing.top_folders
+    def _has_folder(self, stored: StoredPath, start: int) -> bool:
+        """Return whether the stored folder from `start` on exists here, or at least begins here."""
+        folders = stored.folders[start:]
+        is_below_source = start >= min(stored.starts)
+        begins_here = bool(folders) and is_below_source and self._listing.has_folder(folders[:1])
+        return begins_here or self._listing.has_folder(folders)
 
     def _suggest(self, stored: StoredPath) -> str:
         """Return what else a message about a missing photo says."""
@@ -187,6 +203,12 @@ class PhotoIndex:
             detail = f"{path} leads outside {self.folder}"
             raise PhotoError(RejectionReason.IMAGE_OUTSIDE_SOURCE, detail)
         return PhotoMatch(full_path, max(kinds, key=_KINDS.index))
+
+
+def _is_same_content(path: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return filecmp.cmp(path, other, shallow=False)
+    return False  # unreadable
 
 
 def _name_kind(stored: StoredPath, name: str) -> MatchKind:

@@ -62,17 +62,21 @@ class PhotoListing:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.photos, self.thumbnails = PathTable(), PathTable()
-        self.top_folders: set[str] = set()  # normalized names, links included
-        self.folder_names: set[str] = set()  # of sub-folders at any depth, normalized
+        self._folders: set[str] = set()  # normalized paths, links included
+        self._folder_names: set[str] = set()  # normalized
         self.linked_files: set[str] = set()
         self.linked_folders: set[str] = set()
         self.uploads: dict[str, list[str]] = {}  # by normalized name without the upload prefix
-        for path, entry in _walk(folder):
-            self._add(path, entry)
+        for parent, entries in _walk(folder):
+            self._add_entries(parent, entries)
 
-    def has_folder(self, names: Sequence[str]) -> bool:
-        """Return whether a sub-folder at any depth has one of the names, in any spelling."""
-        return any(normalize_path(name) in self.folder_names for name in names)
+    def has_folder(self, folders: Sequence[str]) -> bool:
+        """Return whether a path of folders exists, in any spelling."""
+        return normalize_path("/".join(folders)) in self._folders
+
+    def has_folder_name(self, names: Sequence[str]) -> bool:
+        """Return whether a folder at any depth has one of the names, in any spelling."""
+        return any(normalize_path(name) in self._folder_names for name in names)
 
     def leads_through_link(self, path: str) -> bool:
         """Return whether a path names a file in a linked folder."""
@@ -81,47 +85,52 @@ class PhotoListing:
         is_in_link = any(parent in self.linked_folders for parent in parents)
         return is_in_link and _call_or_false((self._folder / path).is_file)
 
-    def _add(self, path: str, entry: os.DirEntry[str]) -> None:
-        if _call_or_false(entry.is_dir):
-            name = normalize_path(entry.name)
-            self.folder_names.add(name)
-            if "/" not in path:
-                self.top_folders.add(name)
-            if entry.is_symlink():
-                self.linked_folders.add(path)
-        elif _call_or_false(entry.is_file):
-            if entry.is_symlink():
-                self.linked_files.add(path)
-            self._add_file(path)
+    def _add_entries(self, parent: str, entries: list[os.DirEntry[str]]) -> None:
+        folders = parent.split("/") if parent else []
+        outer = [folder for folder in folders if folder.lower() not in _THUMB_FOLDERS]
+        for entry in entries:
+            path = f"{parent}/{entry.name}" if parent else entry.name
+            if _call_or_false(entry.is_dir):
+                self._add_folder(path, entry)
+            elif _call_or_false(entry.is_file):
+                if entry.is_symlink():
+                    self.linked_files.add(path)
+                original = _THUMB_NAME.sub("", entry.name)
+                if original != entry.name or len(outer) < len(folders):
+                    self.thumbnails.add(path, path)
+                    self.thumbnails.add("/".join([*outer, original]), path)
+                else:
+                    self._add_photo(path, entry.name)
 
-    def _add_file(self, path: str) -> None:
-        folder, slash, name = path.rpartition("/")
-        original = _THUMB_NAME.sub("", name)
-        outer = [part for part in folder.split("/") if part.lower() not in _THUMB_FOLDERS]
-        original_path = "/".join(filter(None, [*outer, original]))
-        if original_path != path:
-            self.thumbnails.add(path, path)
-            self.thumbnails.add(original_path, path)
-            return
+    def _add_folder(self, path: str, entry: os.DirEntry[str]) -> None:
+        self._folders.add(normalize_path(path))
+        self._folder_names.add(normalize_path(entry.name))
+        if entry.is_symlink():
+            self.linked_folders.add(path)
+
+    def _add_photo(self, path: str, name: str) -> None:
         self.photos.add(path, path)
         if prefix := UPLOAD_PREFIX.match(name):
             self.uploads.setdefault(normalize_path(name[prefix.end() :]), []).append(path)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield all entries with their relative paths, in a fixed order.
+def _walk(folder: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """Yield the relative path and the entries of each folder, the outer ones first.
 
     Names that are not UTF-8 are left out: they cannot be written to the manifest.
     """
     pending = deque([""])
     while pending:
         parent = pending.popleft()
-        for entry in _scan(folder / parent, is_top=not parent):
-            path = f"{parent}/{entry.name}" if parent else entry.name
-            yield path, entry
-            is_folder = _call_or_false(lambda e=entry: e.is_dir(follow_symlinks=False))
-            if is_folder and path.count("/") < _MAX_DEPTH:
-                pending.append(path)
+        entries = _scan(folder / parent, is_top=not parent)
+        yield parent, entries
+        if parent.count("/") < _MAX_DEPTH:
+            names = (entry.name for entry in entries if _is_real_folder(entry))
+            pending.extend(f"{parent}/{name}" if parent else name for name in names)
+
+
+def _is_real_folder(entry: os.DirEntry[str]) -> bool:
+    return not entry.is_symlink() and _call_or_false(entry.is_dir)
 
 
 def _scan(folder: Path, is_top: bool) -> list[os.DirEntry[str]]:

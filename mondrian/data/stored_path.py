@@ -19,7 +19,10 @@ class StoredPath:
 
     @property
     def is_upload(self) -> bool:
-        return len(self.names) > 1 and self.folders[-1:] == (_UPLOAD_FOLDER,)
+        """Whether its folder is that of uploads, or it has none: where the photo was is unknown."""
+        is_bare = len(self.folders) in self.starts
+        is_in_uploads = [normalize_path(f) for f in self.folders[-1:]] == [_UPLOAD_FOLDER]
+        return len(self.names) > 1 and (is_bare or is_in_uploads)
 
     @property
     def subfolders(self) -> tuple[str, ...]:
@@ -32,17 +35,23 @@ def normalize_path(path: str) -> str:
     return normalize("NFC", path).casefold()
 
 
-def parse_stored_path(filename: str, source_folder: Path) -> StoredPath:
-    """Split a path of any system, and find the source folder's own path or name in it."""
+def normalized_paths(folder: Path) -> list[list[str]]:
+    """Return the parts of the folder's path, and of the path that it is a link to."""
+    paths = (folder.absolute(), folder.resolve())
+    return [split_path(normalize_path(str(path))) for path in paths]
+
+
+def parse_stored_path(filename: str, source_paths: Sequence[Sequence[str]]) -> StoredPath:
+    """Split a path of any system, and find the source folder's own path or name in it.
+
+    source_paths  normalized_paths of the source folder
+    """
     *folders, name = split_path(filename) or [""]
     normalized = [normalize_path(part) for part in folders]
-    own_paths = [
-        split_path(str(path)) for path in (source_folder.absolute(), source_folder.resolve())
-    ]
-    for own in own_paths:
-        if filename.startswith("/") and normalized[: len(own)] == list(map(normalize_path, own)):
+    for own in source_paths:
+        if filename.startswith("/") and normalized[: len(own)] == own:
             folders, normalized = folders[len(own) :], []  # a path of this machine
-    own_names = {normalize_path(own[-1]) for own in own_paths if own}
+    own_names = {own[-1] for own in source_paths if own}
     starts = {
         i + 1
         for i, folder in enumerate(normalized)

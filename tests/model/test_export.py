@@ -146,3 +146,14 @@ def test_the_command_names_a_folder_without_an_adapter(tmp_path: Path) -> None:
     assert process.stderr.startswith("error: ")
     assert "has no recipe.json" in process.stderr
     assert not (ROOT / "x").exists()
+
+
+def test_what_systems_put_into_a_base_changes_no_hash(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_text(name)
+    before = vlm.base_hash(tmp_path)
+    for name in ("._model.safetensors", "._config.json", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_text("junk")
+    assert vlm.base_hash(tmp_path) == before
+    (tmp_path / "vocab.json").write_text("{}")
+    assert vlm.base_hash(tmp_path) != before
