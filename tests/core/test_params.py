@@ -119,3 +119,9 @@ def test_dvc_exp_run_changes_nothing_but_the_value(
     apply_overrides(path, [override])  # what `dvc exp run -S` calls
     assert SHIPPED.count(old) == 1
     assert path.read_text() == SHIPPED.replace(old, new)
+
+
+def test_a_removed_parameter_says_what_to_do(tmp_path: Path) -> None:
+    text = SHIPPED.replace("  wrong_picture:", "  critiques_per_photo: 3\n  wrong_picture:")
+    message = read_errors(tmp_path, text)
+    assert "link.critiques_per_photo was removed: delete the line" in message
