@@ -31,6 +31,7 @@ _MIN_LIKENESS = 0.75  # mean, in standard deviations, from which texts describe 
 _MIN_MAJORITY, _MIN_MAJORITY_SHARE = 4, 0.8  # texts about one scene that outvote the others
 _MAX_BACKGROUND = 1000  # texts of the advisor, and of the others, from which likeness is learned
 _MAX_TEXTS = 100  # of one file that are compared with each other
+_MIN_WORDS = 3  # without grammar; "A photo." contradicts nothing
 _BATCH_SIZE, _MAX_SERIAL = 200, 4  # files; batches that are judged without starting processes
 
 
@@ -65,13 +66,18 @@ class _Judge:
         return cls(SceneLikeness(background, has_comments), repeated)
 
     def cluster(self, texts: Sequence[FileText]) -> list[int]:
+        """Return the number of the scene of each text; the largest one if it says too little."""
         critiques = [json.loads(text.critique) for text in texts]
         repeated = find_repeated_comments(critiques) | self.repeated_comments
         words = [count_words(scene_text(critique, repeated)) for critique in critiques]
-        return cluster_scenes(
-            self.likeness,
-            [SceneText(t.advisor, t.sha256, w) for t, w in zip(texts, words, strict=True)],
-        )
+        scene_texts = [SceneText(t.advisor, t.sha256, w) for t, w in zip(texts, words, strict=True)]
+        judged = [i for i, text in enumerate(scene_texts) if len(text.words) >= _MIN_WORDS]
+        if len(judged) < 2:
+            return [1] * len(texts)
+        scenes = cluster_scenes(self.likeness, [scene_texts[i] for i in judged])
+        [(largest, _)] = Counter(scenes).most_common(1)
+        by_text = dict(zip(judged, scenes, strict=True))
+        return [by_text.get(i, largest) for i in range(len(texts))]
 
 
 WrongPictures = dict[tuple[str, str], str]  # sha256 and words -> explanation

@@ -179,6 +179,18 @@ def test_another_advisor_shows_that_a_single_text_is_about_another_photo(
     assert linked.reasons == {"job-0": "wrong_picture"}
 
 
+def test_a_description_that_says_nothing_contradicts_nothing(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    rows = [rewrite(critique, i, i, filename=f"{i}.jpg") for i in range(4)]
+    row = rewrite(critique, 0, 50, filename="0.jpg")
+    empty = json.loads(row["analysis_markdown"]) | {"image_description": "A photo."}
+    for dimension, name in zip(empty["dimensions"], "abcdefg", strict=True):
+        dimension |= {"comment": "Good.", "recommendation": f"More {name}."}
+    rows.append(row | {"analysis_markdown": json.dumps(empty)})
+    assert run_link(make_db(*rows), params).reasons == {}
+
+
 def test_unreviewed_answers_served_here_are_no_evidence(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
