@@ -4,6 +4,7 @@ All their critiques of the same files are read, and a sample of the others, from
 words is learned.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class KnownPhotos:
         """photos  path, sha256 and group of each"""
         self._content = {path: (content, group) for path, content, group in photos}
         self._group_by_sha256 = dict(self._content.values())
-        self._sizes = {Path(path).stat().st_size for path in self._content}
+        self._sizes = set(map(_file_size, self._content))
         self._hashes: dict[Path, str] = {}
 
     def identify(self, path: Path) -> tuple[str, str]:
@@ -46,10 +47,11 @@ class KnownPhotos:
         if known := self._content.get(str(path)):
             content, group = known
             return group, content
-        size = path.stat().st_size
+        size = _file_size(path)
         if size in self._sizes:
-            content = self._hashes.setdefault(path, "") or file_hash(path)
-            self._hashes[path] = content
+            if path not in self._hashes:
+                self._hashes[path] = file_hash(path)
+            content = self._hashes[path]
             if content in self._group_by_sha256:
                 return self._group_by_sha256[content], content
         return f"{size} bytes", ""
@@ -71,6 +73,13 @@ def add_other_texts(
                 store.add_other_texts(texts)
 
 
+def _file_size(path: Path | str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # removed meanwhile
+        return -1
+
+
 def _locate(
     jobs: Iterator[Job], index: PhotoIndex, photos: KnownPhotos, step: int
 ) -> Iterator[_PhotoJob]:
@@ -81,7 +90,7 @@ def _locate(
         try:
             photo, content = photos.identify(index.find(job.filename).path)
         except (PhotoError, OSError):
-            continue
+            continue  # without its file it is no evidence
         if content or crc32(job.id.encode("utf-8", "replace")) % step == 0:
             yield _PhotoJob(job, photo, content)
 

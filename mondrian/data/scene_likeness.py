@@ -8,7 +8,7 @@ therefore measured against pairs by the same two advisors about different photos
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from mondrian.core.fields import FloatArray
 
 _STEM = 5  # letters: rock and rocky have the same stem, and so have mountain and mountains
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_WORD = re.compile(r"\w{3,}")
 _STOP_WORDS = frozenset(
     "the and with this that from for are was were has have had its his her their our your you "
     "they them she him who which what where when while there here into onto over under above "
@@ -62,16 +62,29 @@ class SceneText(NamedTuple):
     words: Mapping[str, int]
 
 
-def scene_text(critique: Mapping[str, Any]) -> str:
-    """Return what a critique (as JSON) says about the scene; the description counts twice."""
-    comments = (dimension.get("comment", "") for dimension in critique["dimensions"])
+def find_repeated_comments(critiques: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return comments found in several critiques (as JSON): they say nothing about a photo."""
+    counts = Counter(comment for critique in critiques for comment in set(read_comments(critique)))
+    return {comment for comment, count in counts.items() if count > 1}
+
+
+def scene_text(critique: Mapping[str, Any], repeated: Collection[str]) -> str:
+    """Return description and comments of a critique (as JSON); the description counts twice."""
+    comments = (comment for comment in read_comments(critique) if comment not in repeated)
     return " ".join([critique["image_description"]] * 2 + list(comments))
+
+
+def read_comments(critique: Mapping[str, Any]) -> list[str]:
+    return [dimension.get("comment") or "" for dimension in critique["dimensions"]]
 
 
 def count_words(text: str) -> Counter[str]:
     """Return the stems of a text, without words of grammar."""
-    words = _WORD.findall(text.lower())
-    return Counter(word[:_STEM] for word in words if word not in _STOP_WORDS)
+    stems: Counter[str] = Counter()
+    for word, count in Counter(_WORD.findall(text.lower())).items():
+        if word not in _STOP_WORDS:
+            stems[word[:_STEM]] += count
+    return stems
 
 
 class _Moments(NamedTuple):
@@ -90,14 +103,20 @@ class _Moments(NamedTuple):
 Vector = Mapping[str, float]
 
 
-_UNRELATED = _Moments(0.17, 0.07)  # cosines of texts about different photos, before measuring
+# Cosines of texts about different photos, with and without comments, before any is measured.
+_UNRELATED = {True: _Moments(0.15, 0.06), False: _Moments(0.015, 0.04)}
 
 
 class SceneLikeness:
     """Likeness of texts, in standard deviations above the mean of texts about other photos."""
 
-    def __init__(self, background: Sequence[SceneText]) -> None:
-        """background  texts about many photos, from which rarity and usual likeness are learned"""
+    def __init__(self, background: Sequence[SceneText], has_comments: bool = True) -> None:
+        """Learn the rarity of words, and the likeness of texts about different photos.
+
+        background    texts about many photos
+        has_comments  the texts are more than descriptions
+        """
+        self._prior = _UNRELATED[has_comments]
         self._weights, self._default_weight = _learn_weights(background)
         self._unrelated = self._measure_unrelated(background)
 
@@ -130,7 +149,7 @@ class SceneLikeness:
         names, advisors = np.unique([text.advisor for text in texts], return_inverse=True)
         is_pair = np.triu(photos[:, None] != photos[None], 1)
         is_same = advisors[:, None] == advisors[None]
-        every = _UNRELATED.update(cosines[is_pair])
+        every = self._prior.update(cosines[is_pair])
         unrelated: dict[object, _Moments] = {
             same: every.update(cosines[is_pair & (is_same == same)]) for same in (True, False)
         }

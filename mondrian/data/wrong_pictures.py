@@ -7,23 +7,31 @@ false alarms and of hits are measured by benchmarks/wrong_pictures.py.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.data.link_store import LinkStore
-from mondrian.data.scene_likeness import SceneLikeness, SceneText, count_words, scene_text
+from mondrian.data.scene_likeness import (
+    SceneLikeness,
+    SceneText,
+    count_words,
+    find_repeated_comments,
+    read_comments,
+    scene_text,
+)
 
 _MIN_LIKENESS = 0.75  # mean, in standard deviations, from which texts describe one scene
 _MIN_MAJORITY, _MIN_MAJORITY_SHARE = 4, 0.8  # texts about one scene that outvote the others
 _MAX_BACKGROUND = 1000  # texts of the advisor, and of the others, from which likeness is learned
 _MAX_TEXTS = 100  # of one file that are compared with each other
+_MIN_WORDS = 3  # without grammar; "A photo." contradicts nothing
 _BATCH_SIZE, _MAX_SERIAL = 200, 4  # files; batches that are judged without starting processes
 
 
@@ -35,6 +43,41 @@ class FileText(NamedTuple):
     words: str  # quality_flags.words_hash
     is_reviewed: bool  # a person has seen it together with the photo
     critique: str  # JSON
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What was learned from the texts of all photos."""
+
+    likeness: SceneLikeness
+    repeated_comments: set[str]
+
+    @classmethod
+    def from_background(cls, rows: Iterable[tuple[str, str, str]]) -> Self:
+        """rows  advisor, photo and critique (JSON)"""
+        texts = [(advisor, photo, json.loads(critique)) for advisor, photo, critique in rows]
+        critiques = [critique for _, _, critique in texts]
+        repeated = find_repeated_comments(critiques)
+        has_comments = any(set(read_comments(critique)) - repeated for critique in critiques)
+        background = [
+            SceneText(advisor, photo, count_words(scene_text(critique, repeated)))
+            for advisor, photo, critique in texts
+        ]
+        return cls(SceneLikeness(background, has_comments), repeated)
+
+    def cluster(self, texts: Sequence[FileText]) -> list[int]:
+        """Return the number of the scene of each text; the largest one if it says too little."""
+        critiques = [json.loads(text.critique) for text in texts]
+        repeated = find_repeated_comments(critiques) | self.repeated_comments
+        words = [count_words(scene_text(critique, repeated)) for critique in critiques]
+        scene_texts = [SceneText(t.advisor, t.sha256, w) for t, w in zip(texts, words, strict=True)]
+        judged = [i for i, text in enumerate(scene_texts) if len(text.words) >= _MIN_WORDS]
+        if len(judged) < 2:
+            return [1] * len(texts)
+        scenes = cluster_scenes(self.likeness, [scene_texts[i] for i in judged])
+        [(largest, _)] = Counter(scenes).most_common(1)
+        by_text = dict(zip(judged, scenes, strict=True))
+        return [by_text.get(i, largest) for i in range(len(texts))]
 
 
 WrongPictures = dict[tuple[str, str], str]  # sha256 and words -> explanation
@@ -49,14 +92,10 @@ def find_wrong_pictures(store: LinkStore, excluded_words: Collection[str]) -> Wr
     first = list(islice(files, 1))
     if not first:
         return {}
-    background = [
-        SceneText(advisor, photo, count_words(scene_text(json.loads(critique))))
-        for advisor, photo, critique in store.background_texts(_MAX_BACKGROUND)
-    ]
+    judge = _Judge.from_background(store.background_texts(_MAX_BACKGROUND))
     wrong: WrongPictures = {}
     batches = split_into_batches(chain(first, files), _BATCH_SIZE)
-    likeness = SceneLikeness(background)
-    for found in map_in_processes(_judge_files, likeness, batches, _MAX_SERIAL):
+    for found in map_in_processes(_judge_files, judge, batches, _MAX_SERIAL):
         wrong |= found
     return wrong
 
@@ -71,16 +110,10 @@ def _read_files(store: LinkStore, excluded_words: Collection[str]) -> Iterator[l
                 yield batch
 
 
-def _judge_files(likeness: SceneLikeness, files: Sequence[Sequence[FileText]]) -> WrongPictures:
+def _judge_files(judge: _Judge, files: Sequence[Sequence[FileText]]) -> WrongPictures:
     wrong: WrongPictures = {}
     for texts in files:
-        scenes = cluster_scenes(
-            likeness,
-            [
-                SceneText(text.advisor, text.sha256, count_words(scene_text(json.loads(text[-1]))))
-                for text in texts
-            ],
-        )
+        scenes = judge.cluster(texts)
         reviewed = [i for i, text in enumerate(texts) if text.is_reviewed]
         detail = f"{len(texts)} texts about this file describe {len(set(scenes))} different scenes"
         wrong |= {(texts[i].sha256, texts[i].words): detail for i in find_foreign(scenes, reviewed)}
@@ -90,10 +123,12 @@ def _judge_files(likeness: SceneLikeness, files: Sequence[Sequence[FileText]]) -
 def cluster_scenes(likeness: SceneLikeness, texts: Sequence[SceneText]) -> list[int]:
     """Return the number of the scene that each text describes, by average linkage."""
     similarities = likeness.compare(texts)
+    if similarities.min() >= _MIN_LIKENESS:  # the usual case, without the cost of linkage
+        return [1] * len(texts)
     top = similarities.max()
     distances = squareform(top - similarities, checks=False)
     scenes = fcluster(linkage(distances, "average"), top - _MIN_LIKENESS, "distance")
-    return [int(scene) for scene in np.atleast_1d(scenes)]
+    return [int(scene) for scene in scenes]
 
 
 def find_foreign(scenes: Sequence[int], reviewed: Collection[int]) -> set[int]:

@@ -187,3 +187,9 @@ def test_any_other_id_is_refused_with_the_rule_at_load_and_as_a_flag(
     assert "1 to 64 letters (a-z, A-Z), digits, - and _, with a letter first" in message
     with pytest.raises(ArgumentTypeError, match="1 to 64 letters"):
         advisor_id(advisor)
+
+
+def test_a_removed_parameter_says_what_to_do(tmp_path: Path) -> None:
+    text = SHIPPED.replace("  wrong_picture:", "  critiques_per_photo: 3\n  wrong_picture:")
+    message = read_errors(tmp_path, text)
+    assert "link.critiques_per_photo was removed: delete the line" in message

@@ -61,11 +61,14 @@ def comment(scene: Scene, rng: Random) -> str:
     return " ".join(_capitalize(text.format(p=p, q=q)) for text in chosen)
 
 
-def write_scene_text(scene: Scene, rng: Random, comments_mention_scene: bool = True) -> str:
-    """Return what mondrian.data.scene_likeness.scene_text returns of a critique."""
+def write_scene_text(scene: Scene, rng: Random, comments: str = "of the scene") -> str:
+    """Return what mondrian.data.scene_likeness.scene_text returns of a critique.
+
+    comments  of the scene, of any scene or none
+    """
     description = describe(scene, rng)
-    subject = scene if comments_mention_scene else _ANY_SCENE
-    return f"{description} {description} {comment(subject, rng)}"
+    remarks = comment(scene if comments == "of the scene" else _ANY_SCENE, rng)
+    return f"{description} {description} {'' if comments == 'none' else remarks}"
 
 
 def _choose(wordings: tuple[str, ...], rng: Random) -> str:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -128,6 +129,40 @@ def test_near_duplicates_may_be_described_differently(
     assert len({record.photo.group for record in linked.records}) == 3
 
 
+@pytest.mark.parametrize("num_photos", [0, 3])
+def test_descriptions_decide_if_all_comments_are_the_same(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params, num_photos: int
+) -> None:
+    descriptions = {
+        "0.jpg": [
+            "A white lighthouse stands on a rocky cliff above the stormy sea.",
+            "The lighthouse, white against storm clouds, on its cliff of rock over the sea.",
+            "On a rocky cliff a white lighthouse faces stormy waves.",
+        ],
+        "4.jpg": [
+            "A portrait of an old woman with a red scarf looking at the camera.",
+            "Three children play football in a narrow street at noon.",
+            "A bowl of oranges on a wooden table by a window.",
+        ],
+    }
+    descriptions |= {
+        f"{i + 1}.jpg": [text]
+        for i, text in enumerate(
+            ("A dog sleeps in the grass.", "A steam train on a bridge.", "Boats in a harbor.")
+        )
+        if i < num_photos
+    }
+    texts = [(name, text) for name, group in descriptions.items() for text in group]
+    rows = []
+    for i, (name, text) in enumerate(texts):
+        row = rewrite(critique, 0, 7, filename=name)
+        scored = json.loads(row["analysis_markdown"]) | {"image_description": text}
+        scored["dimensions"][0]["score"] = i
+        rows.append(row | {"analysis_markdown": json.dumps(scored)})
+    linked = run_link(make_db(*rows), params, overall_off_mean="keep")
+    assert linked.reasons == dict.fromkeys(("job-3", "job-4", "job-5"), "wrong_picture")
+
+
 def test_another_advisor_shows_that_a_single_text_is_about_another_photo(
     make_db: MakeDb, source: Path, critique: Critique, params: Params
 ) -> None:
@@ -142,6 +177,18 @@ def test_another_advisor_shows_that_a_single_text_is_about_another_photo(
     assert run_link(make_db(*rows), params).reasons == {}
     linked = run_link(make_db(*rows, *others, name="with_others.db"), params)
     assert linked.reasons == {"job-0": "wrong_picture"}
+
+
+def test_a_description_that_says_nothing_contradicts_nothing(
+    make_db: MakeDb, source: Path, critique: Critique, params: Params
+) -> None:
+    rows = [rewrite(critique, i, i, filename=f"{i}.jpg") for i in range(4)]
+    row = rewrite(critique, 0, 50, filename="0.jpg")
+    empty = json.loads(row["analysis_markdown"]) | {"image_description": "A photo."}
+    for dimension, name in zip(empty["dimensions"], "abcdefg", strict=True):
+        dimension |= {"comment": "Good.", "recommendation": f"More {name}."}
+    rows.append(row | {"analysis_markdown": json.dumps(empty)})
+    assert run_link(make_db(*rows), params).reasons == {}
 
 
 def test_unreviewed_answers_served_here_are_no_evidence(
