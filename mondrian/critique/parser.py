@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.critique.diagnosis import explain_rejection, find_loop, is_latin
-from mondrian.critique.html_cards import parse_html_cards
+from mondrian.critique.html_cards import has_open_element, parse_html_cards
 from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
 from mondrian.critique.text_repair import (
-    REPLACEMENT,
+    UNREADABLE,
     all_texts,
     clean_texts,
     count_examples,
@@ -78,6 +78,9 @@ def _parse_body(
     )
     if isinstance(cards, ParsedCritique):
         return cards
+    is_incomplete = cards is not None and cards.reason == RejectionReason.DIMENSIONS_INCOMPLETE
+    if is_incomplete and "overall" not in body.lower() and has_open_element(body):
+        cards = Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {body[-40:]!r}")
     extracted = extract_object(remove_invisible(body) if is_html(body) else body)
     if not isinstance(extracted, ExtractedObject) and any(e in body for e in _ENTITIES):
         extracted = extract_object(html.unescape(body)) or extracted
@@ -114,6 +117,8 @@ def _normalize(
     normalized = normalize_critique(value)
     if isinstance(normalized, Rejection):
         texts = all_texts(value)
+        if "punctuation" in repairs:
+            normalized = Rejection(RejectionReason.MALFORMED_JSON, normalized.detail)
         return _find_unreadable(texts) or _find_loop(texts) or normalized
     critique, normalizations = normalized
     return ParsedCritique(
@@ -157,11 +162,11 @@ def _find_placeholder(critique: Critique, prompts: Sequence[str]) -> Rejection |
 
 
 def _find_unreadable(texts: Iterable[str]) -> Rejection | None:
-    unreadable = next((text for text in texts if REPLACEMENT in text), None)
+    unreadable = next(filter(None, map(UNREADABLE.search, texts)), None)
     if unreadable is None:
         return None
-    start = max(0, unreadable.find(REPLACEMENT) - 20)
-    detail = f"an unreadable character in {unreadable[start : start + 40]!r}"
+    start = max(0, unreadable.start() - 20)
+    detail = f"an unreadable character in {unreadable.string[start : start + 40]!r}"
     return Rejection(RejectionReason.NOT_UTF8, detail)
 
 
