@@ -45,7 +45,8 @@ _PART_BY_HEADING = {
 }
 _TEXT_PARTS = ("image_description", "technical_notes")
 _PART_CLASSES = frozenset(
-    "feedback-comment feedback-recommendation overall-grade overall-grade-box".split()
+    "feedback-comment feedback-recommendation overall-grade overall-grade-box "
+    "image-description".split()
 )
 _CARD_HINT = re.compile(r"feedback-card|<h[2-6]\b", re.IGNORECASE)
 _LAST_BLOCK = re.compile(r"<(?:div|p|li|td|h[1-6]|section|article)\b", re.IGNORECASE)
@@ -120,6 +121,8 @@ class _CardReader:
             self.card = None
         if block.part.startswith("overall") or self._starts_overall(block):
             self._read_overall(block.text)
+        elif block.part == "image-description":
+            self.parts.setdefault("image_description", []).append(block.text)
         elif self._starts_card(block):
             self._start_card(block.text)
         elif block.tag in HEADINGS and self._read_heading(block):
@@ -193,6 +196,11 @@ def _read_card_text(card: _Card, block: Block) -> None:
         if _SCORE_LABEL.fullmatch(text[: grade.start()]):  # "Score: 8/10. The lines …"
             card.grades.add(_to_number(grade[1]))
             text = text[grade.end() :].lstrip(" .:;,)–—-")
+    if not block.part and re.fullmatch(_RECOMMENDATION, text.strip(" :："), re.IGNORECASE):
+        card.part = "recommendation"
+        return
+    if not block.part and _COMMENT_START.fullmatch(f"{text}:"):
+        return
     if label := _ADVICE_START.match(text):
         card.part, text = "recommendation", text[label.end() :]
     part = block.part or card.part

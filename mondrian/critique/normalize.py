@@ -8,13 +8,14 @@ import json
 import re
 import reprlib
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import DIMENSIONS, MAX_SHORT_TEXT, Critique
+from mondrian.critique.schema import DIMENSIONS, FILLER_SCORE, MAX_SHORT_TEXT, Critique
 from mondrian.critique.text_repair import is_placeholder
 
 _CRITIQUE_FIELDS = frozenset(Critique.model_fields)
@@ -37,6 +38,11 @@ _KEY_BY_LETTERS = {
     for other in (key, *others.split())
 }
 _LISTS, _LONG_TEXTS = ("key_strengths", "priority_improvements"), ("technical_notes",)
+_NO_SCORE = re.compile(
+    r"\W{0,9}(?:n\W?a|none|null|un(?:rated|scored)"
+    r"|not (?:applicable|available|given|rated|scored))?\W{0,9}",
+    re.IGNORECASE,
+)
 _SCORE = re.compile(r"\s{0,9}(\d{1,3}(?:\.\d{1,3})?)\s{0,9}(?:/\s{0,9}10)?\s{0,9}")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 JsonObject = dict[str, Any]
@@ -55,8 +61,15 @@ def dimension_name(name: str) -> str | None:
     return _DIMENSION_BY_LETTERS.get(_letters(name))
 
 
-def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | Rejection:
-    """Repair what is unambiguous; a Rejection if a part of the critique itself is missing."""
+@dataclass(frozen=True)
+class NormalizedCritique:
+    critique: Critique
+    repairs: tuple[str, ...]
+    scored: bool  # False: a score is missing, and all are FILLER_SCORE
+
+
+def normalize_critique(value: JsonObject) -> NormalizedCritique | Rejection:
+    """Repair what is unambiguous; a Rejection if a text of the critique itself is missing."""
     repairs: list[str] = []
     if conflict := _find_conflict(value):
         return conflict
@@ -67,6 +80,9 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
     overall = _parse_score(outer.get("overall_score"), "overall_score", repairs)
     if isinstance(overall, Rejection):
         return overall
+    scored = None not in (overall, *(d["score"] for d in dimensions))
+    if not scored:  # a part of the scores is of no use
+        overall, dimensions = FILLER_SCORE, [d | {"score": FILLER_SCORE} for d in dimensions]
     outer |= {"dimensions": dimensions, "overall_score": overall}
     for name, default in _summarize(dimensions).items():
         if _is_blank(outer.get(name)) or _has_placeholder(outer[name]):
@@ -82,7 +98,7 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
         too_long = error.errors()[0]["type"] in ("string_too_long", "too_long")
         reason = RejectionReason.TOO_LONG if too_long else RejectionReason.OTHER_SCHEMA
         return Rejection(reason, format_validation_error(error)[:120])
-    return critique, tuple(dict.fromkeys(repairs))
+    return NormalizedCritique(critique, tuple(dict.fromkeys(repairs)), scored)
 
 
 def _is_blank(stored: Any) -> bool:
@@ -194,13 +210,14 @@ def _read_dimension(name: str, stored: JsonObject, repairs: list[str]) -> JsonOb
     return score if isinstance(score, Rejection) else {"name": name, **parts, "score": score}
 
 
-def _parse_score(stored: Any, name: str, repairs: list[str]) -> float | Rejection:
+def _parse_score(stored: Any, name: str, repairs: list[str]) -> float | None | Rejection:
+    """Return a score rounded to tenths, or None if there is none."""
+    if stored is None or (isinstance(stored, str) and _NO_SCORE.fullmatch(stored)):
+        return None
     value = stored
     if isinstance(stored, str) and (match := _SCORE.fullmatch(stored)):
         value = float(match[1])
         repairs.append("score_as_text")
-    if value is None:
-        return Rejection(RejectionReason.UNSCORED, f"{name} has no score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10:
         detail = f"{name}: {reprlib.repr(stored)} of 10"
         return Rejection(RejectionReason.SCORE_OUT_OF_RANGE, detail)

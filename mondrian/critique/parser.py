@@ -17,7 +17,7 @@ from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
 from mondrian.critique.text_repair import (
     UNREADABLE,
     all_texts,
@@ -37,22 +37,26 @@ class ParsedCritique:
     critique: Critique
     source_format: str
     repairs: tuple[str, ...] = ()
+    scored: bool = True  # False: a score is missing, and all are FILLER_SCORE
 
 
 # Would be tokenized as a control token.
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>|</?(?:think|tool_call|tool_response)>")
+_COLON = re.compile(r'"\s{0,99}:')
+_EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
 _MIN_LOOP = 120  # characters of a loop in one text of a critique
 _SUMMARIES = ("key_strengths", "priority_improvements", "technical_notes")
 _ENTITIES = ("&quot;", "&#34;", "&#x22;")
 
 
 def parse_critique(
-    text: str, advisor: str = "", prompts: Sequence[str] = ()
+    text: str, advisor: str = "", prompts: Sequence[str] = (), accept_unscored: bool = False
 ) -> ParsedCritique | Rejection:
     """Parse the critique in a stored text.
 
-    advisor  the one to take from HTML of several advisors
-    prompts  prompts of the job, to recognize an echo of them
+    advisor          the one to take from HTML of several advisors
+    prompts          prompts of the job, to recognize an echo of them
+    accept_unscored  return a critique that is complete but for its scores, with `scored` False
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
@@ -61,7 +65,10 @@ def parse_critique(
         return Rejection(RejectionReason.NO_TEXT, "empty text")
     result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):
-        return _find_problem(result, prompts) or result
+        problem = _find_problem(result, prompts)
+        if problem is None and not (result.scored or accept_unscored):
+            return Rejection(RejectionReason.UNSCORED, "complete but for a score")
+        return problem or result
     return explain_rejection(body, result, prompts)
 
 
@@ -70,17 +77,9 @@ def _parse_body(
 ) -> ParsedCritique | Rejection | None:
     if critique := _read_canonical(body, prompts):
         return ParsedCritique(critique, "json")
-    value = parse_html_cards(body, advisor)
-    cards = (
-        _normalize(ExtractedObject(value, ()), "cards", prompts)
-        if isinstance(value, dict)
-        else value
-    )
+    cards = _read_cards(body, advisor, prompts)
     if isinstance(cards, ParsedCritique):
         return cards
-    is_incomplete = cards is not None and cards.reason == RejectionReason.DIMENSIONS_INCOMPLETE
-    if is_incomplete and "overall" not in body.lower() and has_open_element(body):
-        cards = Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {body[-40:]!r}")
     extracted = extract_object(remove_invisible(body) if is_html(body) else body)
     if not isinstance(extracted, ExtractedObject) and any(e in body for e in _ENTITIES):
         extracted = extract_object(html.unescape(body)) or extracted
@@ -89,15 +88,37 @@ def _parse_body(
     return cards or extracted
 
 
+def _read_cards(
+    body: str, advisor: str, prompts: Sequence[str]
+) -> ParsedCritique | Rejection | None:
+    """Return the critique of HTML cards; None for HTML with similar headings but no score."""
+    value = parse_html_cards(body, advisor)
+    if not isinstance(value, dict):
+        return value
+    cards = _normalize(ExtractedObject(value, ()), "cards", prompts)
+    is_incomplete = getattr(cards, "reason", "") == RejectionReason.DIMENSIONS_INCOMPLETE
+    if isinstance(cards, ParsedCritique) or not is_incomplete:
+        return cards
+    if not any("score" in dimension for dimension in value["dimensions"]):
+        detail = f"HTML cards without scores; {cards.detail}"
+        unscored = Rejection(RejectionReason.UNSCORED, detail)
+        return unscored if "feedback-card" in body else None
+    if "overall" not in body.lower() and has_open_element(body):
+        return Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {body[-40:]!r}")
+    return cards
+
+
 def _read_canonical(body: str, prompts: Sequence[str]) -> Critique | None:
-    """Return the critique of canonical text that needs no repair: most texts, ten times faster."""
+    """Return the critique of schema-valid text that needs no repair: most texts, much faster."""
     try:
         critique = validate_critique(body)
     except ValidationError:
         return None
     texts = list(_texts(critique))
-    is_canonical = serialize_critique(critique) == body and not needs_cleaning(body)
-    if not is_canonical or find_placeholder(texts) or count_examples(texts, prompts):
+    has_duplicate_keys = len(_COLON.findall(body)) != _EXPECTED_KEY_COUNT
+    if has_duplicate_keys or needs_cleaning(body):
+        return None
+    if find_placeholder(texts) or count_examples(texts, prompts):
         return None
     return critique
 
@@ -120,10 +141,9 @@ def _normalize(
         if "punctuation" in repairs:
             normalized = Rejection(RejectionReason.MALFORMED_JSON, normalized.detail)
         return _find_unreadable(texts) or _find_loop(texts) or normalized
-    critique, normalizations = normalized
-    return ParsedCritique(
-        critique, source_format, tuple(dict.fromkeys((*repairs, *normalizations)))
-    )
+    repairs += normalized.repairs
+    unique_repairs = tuple(dict.fromkeys(repairs))
+    return ParsedCritique(normalized.critique, source_format, unique_repairs, normalized.scored)
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:

@@ -23,6 +23,7 @@ class ChatRow(BaseModel):
     photo: str  # sha256 of the original file
     photo_group: str  # shared by photos that look alike or have a text in common
     derived: list[str] = []  # keys of the critique that are not in the advisor's own words
+    scored: bool = True  # False: all its scores are FILLER_SCORE, to be left out of the loss
     fold: int | None = None  # for cross-validation, if prepare.folds is set
     prompt_hash: str
 

@@ -5,6 +5,7 @@ exactly the text that a grammar made from `json_schema()` allows.
 """
 
 import json
+import re
 from functools import cache
 from hashlib import sha256
 from typing import Annotated, Any, Self
@@ -31,6 +32,11 @@ LongText = Annotated[str, Field(min_length=1, max_length=MAX_LONG_TEXT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=MAX_SHORT_TEXT)]
 ShortTexts = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=MAX_LIST_ITEMS)]
 Score = Annotated[float, Field(ge=0, le=10, multiple_of=0.1, allow_inf_nan=False)]
+
+# The score of a critique without scores: the middle of the scale, so that the text after it is
+# neither praise nor blame. It is never in the loss, and nothing is compared with it.
+FILLER_SCORE = 5.0
+SCORE_VALUE = re.compile(r'score"\s{0,9}:\s{0,9}(\d+(?:\.\d+)?)')  # in JSON, overall_score too
 
 
 class _Strict(BaseModel):
@@ -62,6 +68,10 @@ class Critique(_Strict):
     def scores(self) -> tuple[float, ...]:
         """Return the seven scores, in the order of DIMENSIONS."""
         return tuple(d.score for d in self.dimensions)
+
+    def with_filler_scores(self) -> Self:
+        dimensions = tuple(d.model_copy(update={"score": FILLER_SCORE}) for d in self.dimensions)
+        return self.model_copy(update={"dimensions": dimensions, "overall_score": FILLER_SCORE})
 
 
 def serialize_critique(critique: Critique) -> str:

@@ -71,10 +71,13 @@ def find_placeholder(texts: Sequence[str]) -> str | None:
 
 
 def is_placeholder(text: str) -> bool:
-    letters = "".join(filter(str.isalpha, text)).lower()
-    if not letters or letters in _PLACEHOLDER_WORDS or letters in _OWN_WORDS:
-        return True
-    if len(text) < _MAX_INSTRUCTION and _INSTRUCTION.fullmatch(text):
+    if len(text) < _MAX_INSTRUCTION:
+        letters = "".join(filter(str.isalpha, text)).lower()
+        if not letters or letters in _PLACEHOLDER_WORDS or letters in _OWN_WORDS:
+            return True
+        if _INSTRUCTION.fullmatch(text):
+            return True
+    elif not any(map(str.isalpha, text)):
         return True
     return bool(_BRACKETED.fullmatch(text) or _LOREM.match(text))
 
@@ -90,6 +93,8 @@ _OWN_WORDS = _own_words()
 
 def count_examples(texts: Sequence[str], prompts: Sequence[str]) -> int:
     """Return how many texts are, as a whole, a quoted text of a prompt."""
+    if not prompts:
+        return 0
     words = (text for text in texts if sum(map(str.isalpha, text)) >= _MIN_EXAMPLE)
     return sum(any(_is_quoted(text, prompt) for prompt in prompts) for text in words)
 

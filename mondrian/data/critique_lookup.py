@@ -41,23 +41,29 @@ class ApplicationFolders:
 def read_critique(
     job: Job, advisor: str, folders: ApplicationFolders
 ) -> tuple[str, ParsedCritique] | Rejection:
-    """Return the first place with a readable critique, and the critique.
+    """Return the first place with a readable critique, and the critique; rather one with scores.
 
     Otherwise the most telling rejection of all places: a stored error message, then faults of a
     critique, then texts of another kind. Rejections of a job without any text: too_long,
     advisor_absent if only other advisors have texts, no_text.
     """
     rejections: list[Rejection] = []
+    unscored: tuple[str, ParsedCritique] | None = None
     parsed_texts: set[str] = set()
     for place, text in _find_texts(job, advisor, folders):
         if isinstance(text, Rejection):
             rejections.append(text)
         elif text.strip() and text not in parsed_texts:
             parsed_texts.add(text)
-            parsed = parse_critique(text, advisor, job.prompts())
-            if isinstance(parsed, ParsedCritique):
+            parsed = parse_critique(text, advisor, job.prompts(), accept_unscored=True)
+            if isinstance(parsed, Rejection):
+                rejections.append(parsed)
+            elif parsed.scored:
                 return place, parsed
-            rejections.append(parsed)
+            else:
+                unscored = unscored or (place, parsed)
+    if unscored:
+        return unscored
     return min(rejections, key=_rank) if rejections else _reject_without_text(job, advisor)
 
 

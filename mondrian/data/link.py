@@ -97,6 +97,8 @@ def format_link_summary(advisor: str, counts: Counts) -> str:
         lines.append(f"  pairs reviewed by a person: {verdicts}")
     if RejectionReason.UNREVIEWED in rejected:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
+    if counts["text_only"]:
+        lines.append(f"  text only, scores neither learned nor judged: {counts['text_only']} pairs")
     if flags := [name for name in quality_flags.FLAGS if name in rejected]:
         lines.append(f"  link.NAME: keep in params.yaml would use {', '.join(flags)}")
     return "\n".join(lines)
@@ -184,7 +186,9 @@ def _read_critique(
         return quality_flags.reject_unreviewed(job, context.params)
     found = read_critique(job, context.advisor, context.folders)
     source, parsed = ("", found) if isinstance(found, Rejection) else found
-    canonical = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
+    canonical = ""  # a text without scores cannot be reviewed either
+    if isinstance(parsed, ParsedCritique) and parsed.scored:
+        canonical = serialize_critique(parsed.critique)
     if review and canonical != review.original:
         if job.kind:
             detail = f"served by {job.model_used or 'the base'}; its text changed after the review"

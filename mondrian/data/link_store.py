@@ -22,7 +22,8 @@ _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
+        path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT,
+        scored INTEGER DEFAULT 1);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
         notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
@@ -111,19 +112,20 @@ class LinkStore:
         query = "SELECT number, photo_group, words, flags, review FROM pairs"
         yield from self._connection.execute(query)
 
-    def set_outcomes(self, outcomes: Iterable[tuple[str, str, str, int]]) -> None:
-        """Set reason, detail and flags of records by number; then reject duplicates.
+    def set_outcomes(self, outcomes: Iterable[tuple[str, str, str, bool, int]]) -> None:
+        """Set reason, detail, flags and scored of records by number; then reject duplicates.
 
-        Of equal texts the corrected one stays, else the accepted one, else the first.
+        Of equal texts the corrected one stays, else the accepted, else one with scores, else the
+        first.
         """
-        query = "UPDATE jobs SET reason = ?, detail = ?, flags = ? WHERE number = ?"
+        query = "UPDATE jobs SET reason = ?, detail = ?, flags = ?, scored = ? WHERE number = ?"
         self._execute_many(query, outcomes)
         self._connection.execute(
             f"UPDATE jobs SET reason = '{RejectionReason.DUPLICATE}', detail = "
             "'same text and photo as job ' || copies.first FROM (SELECT number, "
             "FIRST_VALUE(id) OVER same AS first, ROW_NUMBER() OVER same AS nth FROM pairs "
             "WINDOW same AS (PARTITION BY photo_group, words ORDER BY review = 'corrected' DESC, "
-            "review = 'accepted' DESC, timestamp, id, number)) AS copies "
+            "review = 'accepted' DESC, scored DESC, timestamp, id, number)) AS copies "
             "WHERE copies.number = jobs.number AND copies.nth > 1"
         )
 
@@ -137,8 +139,8 @@ class LinkStore:
         query = "SELECT reason, COUNT(*) FROM jobs WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
         return dict(self._connection.execute(query))
 
-    def count_origins(self) -> dict[str, dict[str, int]]:
-        """Return how many pairs have each form, repair, kind of filename match and review."""
+    def count_origins(self) -> dict[str, Any]:
+        """Return how many pairs have each form, repair, filename match and review, or no scores."""
         repairs: Counter[str] = Counter()
         for names in self._column("SELECT json_extract(record, '$.repairs') FROM pairs"):
             repairs.update({name.split(" ")[0] for name in json.loads(names)})
@@ -147,6 +149,7 @@ class LinkStore:
             "repairs": dict(sorted(repairs.items())),
             "match_kinds": self._count_by("match_kind"),
             "reviewed": self._count_by("NULLIF(review, '')"),
+            "text_only": self._column("SELECT COUNT(*) FROM pairs WHERE NOT scored")[0],
         }
 
     def _count_by(self, expression: str) -> dict[str, int]:
@@ -161,15 +164,17 @@ class LinkStore:
         """Yield records as JSON in order of time: those that are left out, or the others."""
         photo_keys = ("path", "sha256", "width", "height", "group", "match_kind")
         query = (
-            "SELECT record, reason, flags, photo_notes, path, sha256, width, height, photo_group, "
-            f"match_kind FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
+            "SELECT record, reason, flags, scored, photo_notes, path, sha256, width, height, "
+            f"photo_group, match_kind FROM {'left_out' if left_out else 'pairs'} "
+            "ORDER BY timestamp, id"
         )
-        for record, reason, flags, notes, *photo in self._connection.execute(query):
+        for record, reason, flags, scored, notes, *photo in self._connection.execute(query):
             content = json.loads(record)
             details = {
                 "notes": [*content["notes"], *filter(None, notes.split("\n"))],
                 "photo": dict(zip(photo_keys, photo, strict=True)),
                 "suspicions": flags.split(),
+                "scored": bool(scored),
                 "reason": reason or None,
             }
             yield json.dumps(content | details, ensure_ascii=False)

@@ -60,7 +60,7 @@ class ManifestRecord(_Frozen):
     model: str
     suspicions: tuple[str, ...]  # quality flags
     notes: tuple[str, ...] = ()  # what was assumed: an encoding, an ignored color profile
-    scored: bool = True  # False: its scores are not the advisor's; only its text is used
+    scored: bool = True  # False: only its text is used; its scores are missing or a constant
     reason: RejectionReason | None = None  # of a record that is left out
     review: ReviewProvenance | None = None
 
@@ -84,6 +84,7 @@ class LinkCounts(_Frozen):
     repairs: dict[str, int]
     match_kinds: dict[str, int]
     reviewed: dict[str, int] = {}  # linked records accepted and corrected by a person
+    text_only: int = 0  # linked records whose scores are not used
 
 
 class ManifestHeader(_Frozen):

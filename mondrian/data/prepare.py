@@ -46,13 +46,17 @@ def write_split(
         photos = {}
         records = zip(manifest.records(), split.groups, split.parts, split.folds, strict=True)
         for record, group, part, fold in records:
+            critique = record.critique
+            if not record.scored:  # no model sees them: not as targets, nor as context
+                critique = critique.with_filler_scores()
             row = ChatRow(
-                messages=build_row_messages(persona, serialize_critique(record.critique)),
+                messages=build_row_messages(persona, serialize_critique(critique)),
                 images=[image_path(folder, record.photo.sha256).as_posix()],
                 id=f"{manifest.advisor}/{record.job_id}",
                 photo=record.photo.sha256,
                 photo_group=group,
                 derived=[r.split(" ", 1)[1] for r in record.repairs if r.startswith("summary ")],
+                scored=record.scored,
                 fold=fold,
                 prompt_hash=prompt_hash(persona),
             )
@@ -104,4 +108,6 @@ def format_split_summary(split: DatasetSplit, advisor: str) -> str:
         f"{counts[part]['critiques']} {part} from {counts[part]['photo_groups']} photos"
         for part in SPLIT_PARTS
     )
-    return f"prepare {advisor}: {parts}; largest group {counts['largest_group']}"
+    summary = f"prepare {advisor}: {parts}; largest group {counts['largest_group']}"
+    text_only = [f"{n} {part}" for part in SPLIT_PARTS if (n := counts[part]["text_only"])]
+    return summary + (f"; text only, without scores: {', '.join(text_only)}" if text_only else "")

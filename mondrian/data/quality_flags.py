@@ -22,6 +22,7 @@ from mondrian.data.jobs import Job, Review
 from mondrian.data.link_store import LinkStore
 
 FLAG_COSTS = {  # what training on such records does
+    "unscored": "its text is learned and judged, scores are not",
     "made_by_adapter": "the adapter learns from an adapter",
     "template_scores": "teaches constant scores",
     "shared_text": "teaches a text about other photos",
@@ -70,7 +71,9 @@ def find_record_flags(job: Job, parsed: ParsedCritique, tolerance: float) -> tup
     is_flagged = {
         "made_by_adapter": job.adapter.strip().lower() not in _NO_ADAPTER
         or bool(_ADAPTER_NAME.search(model)),
-        "template_scores": any(scores in _example_scores(prompt) for prompt in job.prompts()),
+        "unscored": not parsed.scored,
+        "template_scores": parsed.scored
+        and any(scores in _example_scores(prompt) for prompt in job.prompts()),
         "dimension_twice": "dimension_twice" in parsed.repairs,
         "repeated_advice": len(advice) < len(critique.dimensions),
         "overall_off_mean": difference > tolerance + 1e-9,
@@ -129,7 +132,9 @@ def apply_dataset_filters(store: LinkStore, params: LinkParams) -> Counter[str]:
         excluded = [name for name in flags if getattr(params, name) == "leave_out" and not review]
         detail = "; ".join(RejectionReason(name).description for name in flags if excluded)
         if flags:
-            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), number))
+            text_only = [name for name in flags if getattr(params, name) == "text_only"]
+            scored = "unscored" not in flags and (bool(review) or not text_only)
+            outcomes.append(("".join(excluded[:1]), detail, " ".join(flags), scored, number))
     store.set_outcomes(outcomes)
     return counts
 

@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf, isnan, nan
 from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from mondrian.core.errors import DataError
@@ -27,7 +29,7 @@ NUM_CANDIDATE_SPLITS = 200  # of which the most balanced one is used
 class DatasetSplit:
     """Scores, group, split and fold of each record, in the order of the manifest."""
 
-    all_scores: FloatArray  # (records, dimensions and overall)
+    all_scores: FloatArray  # (records, dimensions and overall); NaN if only its text is used
     groups: Sequence[str]
     parts: Sequence[str]
     folds: Sequence[int | None]
@@ -39,9 +41,11 @@ class DatasetSplit:
         counts: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
         for part in SPLIT_PARTS:
             overall = self.scores(part)[:, -1]
+            critiques = self.parts.count(part)
             counts[part] = {
-                "critiques": len(overall),
+                "critiques": critiques,
                 "photo_groups": len(self.part_groups(part)),
+                "text_only": critiques - len(overall),
                 "overall_mean": round(float(overall.mean()), 3) if len(overall) else None,
                 "overall_std": round(float(overall.std()), 3) if len(overall) else None,
             }
@@ -53,8 +57,18 @@ class DatasetSplit:
     def part_groups(self, part: str) -> set[str]:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
+    def scored_groups(self, part: str) -> set[str]:
+        """Return the groups with a critique whose scores are used."""
+        members = zip(self.groups, self.parts, self._is_scored(), strict=True)
+        return {group for group, p, scored in members if p == part and scored}
+
     def scores(self, part: str) -> FloatArray:
-        return self.all_scores[np.array([p == part for p in self.parts], bool)]
+        """Return the scores of a split, without records of which only the text is used."""
+        in_part = np.array([p == part for p in self.parts], bool)
+        return self.all_scores[in_part & self._is_scored()]
+
+    def _is_scored(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.all_scores[:, -1])
 
 
 def split_records(records: Iterable[ManifestRecord], params: PrepareParams) -> DatasetSplit:
@@ -62,20 +76,33 @@ def split_records(records: Iterable[ManifestRecord], params: PrepareParams) -> D
     pairs, scores = [], []
     for record in records:
         pairs.append((record.photo.group, record.words))
-        scores.append((*record.critique.scores(), record.critique.overall_score))
+        row = (*record.critique.scores(), record.critique.overall_score)
+        scores.append(row if record.scored else (nan,) * len(row))
     all_scores = np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
     groups = _find_groups(pairs)
     members = defaultdict(list)
     for i, group in enumerate(groups):
         members[group].append(i)
-    group_means = {group: all_scores[members[group]].mean(axis=0) for group in sorted(members)}
-    order = sorted(group_means, key=lambda group: (group_means[group][-1], group))
+    group_means = {group: _mean_scores(all_scores[members[group]]) for group in sorted(members)}
+    # Groups without scores come last, so that strata spread both kinds evenly.
+    order = sorted(group_means, key=lambda group: (_overall_rank(group_means[group]), group))
     # Many critiques of one photo are one observation: such a group stays in train.
     small = [group for group in order if len(members[group]) <= params.max_group_in_val]
     held_out = _assign_held_out(group_means, small, params)
     folds = _assign_folds([group for group in order if held_out.get(group) != "test"], params)
     parts = [held_out.get(group, "train") for group in groups]
     return DatasetSplit(all_scores, groups, parts, [folds.get(group) for group in groups])
+
+
+def _mean_scores(scores: FloatArray) -> FloatArray:
+    """Return the mean (dimensions and overall,) over the records with scores; NaN without any."""
+    scored = scores[~np.isnan(scores[:, -1])]
+    means: FloatArray = scored.mean(axis=0) if len(scored) else scores[0]
+    return means
+
+
+def _overall_rank(means: FloatArray) -> float:
+    return inf if isnan(means[-1]) else float(means[-1])
 
 
 def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -103,18 +130,24 @@ def _assign_held_out(
     """
     if not small:
         return {}
-    all_means = np.array(list(group_means.values()))
+    args = (Random(params.seed), small, len(group_means), params)
+    samples = (_sample_held_out(*args) for _ in range(NUM_CANDIDATE_SPLITS))
+    scored_means = {group: mean for group, mean in group_means.items() if not isnan(mean[-1])}
+    if not scored_means:
+        return next(samples)
+    all_means = np.array(list(scored_means.values()))
     center, spread = all_means.mean(axis=0), all_means.std(axis=0) + 1e-9
 
     def imbalance(held_out: dict[str, str]) -> float:
         distances = []
         for part in set(held_out.values()):
-            mean = np.mean([group_means[g] for g, p in held_out.items() if p == part], axis=0)
+            groups = [g for g, p in held_out.items() if p == part and g in scored_means]
+            if not groups:
+                return inf
+            mean = np.mean([scored_means[group] for group in groups], axis=0)
             distances.append(float(np.abs((mean - center) / spread).max()))
         return max(distances)
 
-    args = (Random(params.seed), small, len(group_means), params)
-    samples = (_sample_held_out(*args) for _ in range(NUM_CANDIDATE_SPLITS))
     return min(samples, key=imbalance)
 
 
@@ -159,9 +192,25 @@ def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) 
             f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
             "have no test split (prepare.test_fraction: 0)"
         )
+    _check_scored_photos(advisor, split, params)
     num_groups = len(split.part_groups("train") | split.part_groups("val"))
     if params.folds > num_groups:
         raise DataError(
             f"prepare {advisor}: prepare.folds is {params.folds}, more than the {num_groups} "
             "groups; lower it"
+        )
+
+
+def _check_scored_photos(advisor: str, split: DatasetSplit, params: PrepareParams) -> None:
+    """Raise DataError if the verdict would always be INCONCLUSIVE: too few photos have scores."""
+    problems = [
+        f"{part} has {count}, at least {minimum} needed"
+        for part, minimum in (("train", 1), ("val", params.min_val))
+        if (count := len(split.scored_groups(part))) < minimum
+    ]
+    if problems:
+        raise DataError(
+            f"prepare {advisor}: too few photos with scores: {'; '.join(problems)}; no verdict on "
+            "scores is possible without them: link more critiques with scores, raise "
+            "prepare.val_fraction, or lower prepare.min_val"
         )

@@ -167,7 +167,7 @@ def _answer_photos(
             "prompt_sha256": row.prompt_hash,
             "reference": reference.model_dump(mode="json"),
             "reference_text": text,
-            "reference_scores": reference.scores(),
+            "reference_scores": reference.scores() if row.scored else None,  # None: text only
             "reference_copied": bool(generation.hash_answer_sentences([text]) & train_sentences),
         }
         for arm, arm_answers in answers.items():

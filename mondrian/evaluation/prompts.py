@@ -59,7 +59,8 @@ def pick_other_photos(rows: Sequence[ChatRow]) -> list[int] | None:
 
 
 def pick_stratified_examples(train: Sequence[ChatRow], count: int) -> list[ChatRow]:
-    """Return rows of train evenly spaced from low to high overall score."""
-    ordered = sorted(train, key=lambda row: (row.reference_critique().overall_score, row.id))
+    """Return rows of train with scores, evenly spaced from low to high overall score."""
+    scored = [row for row in train if row.scored]
+    ordered = sorted(scored, key=lambda row: (row.reference_critique().overall_score, row.id))
     count = min(count, len(ordered))
     return [ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)]

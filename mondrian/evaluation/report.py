@@ -46,7 +46,9 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[
 
 
 def _adapter_error(photo: dict[str, Any]) -> float:
-    """Return the adapter's score error; 10 for an answer without scores."""
+    """Return the adapter's score error; 10 for an answer without scores, -1 if text only."""
+    if photo["reference_scores"] is None:
+        return -1.0
     error = score_error(photo["fine_tuned"]["scores"], photo["reference_scores"])
     return 10.0 if isnan(error) else error
 
@@ -81,6 +83,7 @@ def _build_photo(photo: dict[str, Any]) -> dict[str, Any]:
             (color, radar.polygon_points(s)) for color, s in colored.items() if s is not None
         ],
         "errors": {arm: "no scores" if isnan(e) else f"{e:.2f}" for arm, e in errors.items()},
+        "text_only": reference is None,
         "fault": photo["fine_tuned"]["fault"],
         "dimensions": _build_dimensions(photo),
     }
@@ -98,7 +101,7 @@ def _build_dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
                 answer = critique.dimensions[i]
                 changed = _mark_changed_words(answer.comment, reference["comment"])
                 cells[arm] = {"score": f"{answer.score:g}", "words": changed}
-        score = f"{reference['score']:g}"
+        score = "-" if photo["reference_scores"] is None else f"{reference['score']:g}"
         dimensions.append({"name": name, "score": score, "comment": reference["comment"], **cells})
     return dimensions
 

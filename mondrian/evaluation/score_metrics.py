@@ -17,9 +17,9 @@ Scores = Sequence[float] | FloatArray
 CHANCE_ERROR = 10 / 3  # mean distance of two scores drawn uniformly from 0 to 10
 
 
-def score_error(scores: Scores | None, reference: Scores) -> float:
-    """Return the mean absolute error of the scores of one answer; NaN if it has none."""
-    if scores is None:
+def score_error(scores: Scores | None, reference: Scores | None) -> float:
+    """Return the mean absolute error of the scores of one answer; NaN if one side has none."""
+    if scores is None or reference is None:
         return float("nan")
     return float(np.abs(np.subtract(scores, reference)).mean())
 

@@ -67,6 +67,8 @@ def describe_verdict(metrics: dict[str, Any]) -> str:
     """Return the verdict, the number of photos, and what leaves it open."""
     count, groups = metrics["photographs"], metrics["photograph_groups"]
     text = f"{metrics['verdict']} on {count} critiques of {groups} photos not used in training"
+    if text_only := metrics.get("text_only_photographs", 0):
+        text += f", {text_only} of the critiques without scores and judged by their text alone"
     if metrics["verdict"] == "INCONCLUSIVE":
         text += "".join(
             f"; {COMPARISON_LABELS[name]} may be 0{_describe_needed(estimate['needed'])}"

@@ -25,14 +25,16 @@ _ERROR_COMPARISONS = {"score_error": "base", "constant": "constant", "vs_shuffle
 
 def build_evaluation(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
     """Return the content of evaluate.json: verdict, comparisons, gates and metrics of each arm."""
+    photos = report["photographs"]
     arm_metrics = metrics.compute_arm_metrics(report, params)
     comparisons = compute_comparisons(report, params)
     return {
         "verdict": decide_verdict(comparisons),
-        "photographs": len(report["photographs"]),
-        "photograph_groups": comparisons["index"].groups,
+        "photographs": len(photos),
+        "text_only_photographs": sum(photo["reference_scores"] is None for photo in photos),
+        "photograph_groups": len({photo["photo_group"] for photo in photos}),
         "comparisons": {name: _to_json(estimate) for name, estimate in comparisons.items()},
-        "dimensions": _compare_dimensions(report["photographs"]),
+        "dimensions": _compare_dimensions(photos),
         "gates": compute_gates(report, arm_metrics, comparisons, params.gates),
         **arm_metrics,
     }
@@ -55,17 +57,16 @@ def compute_comparisons(report: dict[str, Any], params: EvaluateParams) -> dict[
     for arm in arms:
         answers = [photo[arm] for photo in photos]
         parts = metrics.compute_index_parts(answers, photos)
-        index[arm] = np.array(metrics.compute_quality_index(parts, params.index))
+        index[arm] = metrics.compute_quality_index(parts, params.index)
         errors[arm] = list(map(score_error, [a["scores"] for a in answers], references))
     errors["constant"] = list(map(score_error, metrics.predict_constant(report), references))
     comparisons = {}
     for name, arm in _INDEX_COMPARISONS.items():
         if arm in arms:
-            gain = (index["fine_tuned"] - index[arm]).tolist()
-            comparisons[name] = estimate_paired_difference(gain, groups)
+            comparisons[name] = _estimate_gain(index[arm], index["fine_tuned"], groups)
     for name, arm in _ERROR_COMPARISONS.items():
-        if arm in errors:
-            comparisons[name] = _error_reduction(errors["fine_tuned"], errors[arm], groups)
+        if arm in errors:  # a smaller error is a gain
+            comparisons[name] = _estimate_gain(errors["fine_tuned"], errors[arm], groups)
     return comparisons
 
 
@@ -77,18 +78,22 @@ def decide_verdict(comparisons: dict[str, Estimate]) -> str:
     return WORSE if comparisons["index"].is_below_zero else INCONCLUSIVE
 
 
-def _error_reduction(tuned: list[float], other: list[float], groups: list[str]) -> Estimate:
-    """Estimate how much smaller the adapter's error is, over photos for which both are known."""
-    pairs = zip(tuned, other, groups, strict=True)
-    reductions = [(o - t, group) for t, o, group in pairs if isfinite(o - t)]
-    if not reductions:
+def _estimate_gain(lower: list[float], higher: list[float], groups: list[str]) -> Estimate:
+    """Estimate the difference of paired values, over photos for which both are known."""
+    values = zip(lower, higher, groups, strict=True)
+    gains = [(b - a, group) for a, b, group in values if isfinite(b - a)]
+    if not gains:
         return Estimate(0.0, -np.inf, np.inf, 0, 0.0, None, 1.0)
-    return estimate_paired_difference([r for r, _ in reductions], [g for _, g in reductions])
+    return estimate_paired_difference([gain for gain, _ in gains], [group for _, group in gains])
 
 
 def _compare_dimensions(photos: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the adapter's error reduction in each dimension, p adjusted for seven tests."""
-    photos = [p for p in photos if p["base"]["scores"] and p["fine_tuned"]["scores"]]
+    photos = [
+        photo
+        for photo in photos
+        if photo["base"]["scores"] and photo["fine_tuned"]["scores"] and photo["reference_scores"]
+    ]
     if not photos:
         return {}
     reference = np.array([photo["reference_scores"] for photo in photos], float)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
 from mondrian.core.adapter_folder import RECIPE_FILE
-from mondrian.core.errors import AdapterError, join_first
+from mondrian.core.errors import AdapterError, DataError, join_first
 from mondrian.core.files import file_hash, files_hash, read_json
 from mondrian.core.params import ImageParams, Params, TrainParams
 from mondrian.core.validation import format_validation_error
@@ -75,6 +75,7 @@ def build_recipe(
         "schema_sha256": schema_hash(),
         "data_sha256": file_hash(data),
         "train_rows": len(rows),
+        "train_text_only_rows": sum(not row.scored for row in rows),
         "train_photo_groups": sorted({row.photo_group for row in rows}),
         "train_score_means": score_means(rows),
         "train": params.model_dump(),
@@ -114,8 +115,16 @@ def _shorten(value: Any) -> str:
 
 
 def score_means(rows: list[ChatRow]) -> dict[str, float]:
-    """Return the mean score of each dimension, which the constant predictor predicts."""
-    scores = np.array([row.reference_critique().scores() for row in rows])
+    """Return the mean score of each dimension, which the constant predictor predicts.
+
+    Raises DataError if no row has scores.
+    """
+    scores = np.array([row.reference_critique().scores() for row in rows if row.scored])
+    if not len(scores):
+        raise DataError(
+            f"none of the {len(rows)} train rows has scores (scored is false in all of them); "
+            "link critiques with scores and prepare again: dvc repro"
+        )
     return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))
 
 

@@ -1,18 +1,17 @@
 """Prepared rows -> training examples: tokens, and the weight of each in the loss."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mondrian.core.errors import TrainingError, join_first
 from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
+from mondrian.critique.schema import SCORE_VALUE
 from mondrian.model.tokenizer import RowTokenizer
 from mondrian.model.vision_cache import FeatureCache
 
 Span = tuple[int, int]  # first character, end
-_SCORE = re.compile(r'score": (\d+(?:\.\d+)?)')
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Example:
     start: int  # index of the completion's first token
     photo: str  # path
     weights: list[float]  # (completion tokens,) weight of each in the loss
-    scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions
+    scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions; empty if text only
 
 
 def build_examples(
@@ -46,8 +45,9 @@ def build_example(
     prompt = tokenizer.tokenize_prompt(row.messages[:-1], image_tokens)
     text = row.messages[-1]["content"]
     completion, spans = tokenizer.tokenize_completion(text)
-    weights = token_weights(text, spans, row.derived, params.score_weight)
-    scores = tuple(row.reference_critique().scores())
+    score_weight = params.score_weight if row.scored else 0.0
+    weights = token_weights(text, spans, row.derived, score_weight)
+    scores = row.reference_critique().scores() if row.scored else ()
     return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
 
 
@@ -67,10 +67,13 @@ def token_weights(
 ) -> list[float]:
     """Weight each token: 1, score_weight for a score's digits, 0 for derived values.
 
-    tokens   characters of each token
-    derived  keys of the critique with values computed from its other parts
+    tokens        characters of each token
+    derived       keys of the critique with values computed from its other parts
+    score_weight  0 excludes scores, with the comma after each: it says that no decimal follows
     """
-    scores = [match.span(1) for match in _SCORE.finditer(completion)]
+    comma = 0 if score_weight else 1
+    matches = SCORE_VALUE.finditer(completion)
+    scores = [(match.start(1), match.end(1) + comma) for match in matches]
     excluded = _value_spans(completion, derived)
     return [
         0.0 if _overlaps(token, excluded) else score_weight if _overlaps(token, scores) else 1.0

@@ -13,7 +13,7 @@ from mondrian.model.architecture import find_base_folder, read_architecture
 from mondrian.model.hardware import detect_device, measure_throughput, memory_budget
 from mondrian.model.lora import make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
-from mondrian.training.plan import RunSetup, TrainingPlan, build_setup, make_plan
+from mondrian.training.plan import Examples, RunSetup, TrainingPlan, build_setup, make_plan
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def describe_plan(plan: TrainingPlan, title: str, seconds: float, budget: int) -
         "base": f"{_format_count(base.num_weights())} weights in {kind}",
         "adapter": f"{_format_count(adapter)} weights at rank {plan.setup.lora.rank}, "
         f"{adapter * 4 / 1e6:.1f} MB",
-        "rows": f"{len(plan.train)} train, {len(plan.val)} val",
+        "rows": f"{_count_rows(plan.train)} train, {_count_rows(plan.val)} val",
         "tokens": f"{about}{tokens:,} per epoch, "
         f"{supervised:,} of them supervised; longest row {longest:,} of {params.max_seq_length:,}",
         "steps": f"{plan.steps:,} in {params.epochs} epochs",
@@ -83,6 +83,11 @@ def describe_plan(plan: TrainingPlan, title: str, seconds: float, budget: int) -
     lines = [f"  {name:<12} {value}" for name, value in facts.items()]
     parts = [f"    {name:<42} {size / 1e9:7.2f} GB" for name, size in plan.memory_parts().items()]
     return "\n".join([title, *lines, *parts])
+
+
+def _count_rows(rows: Examples) -> str:
+    text_only = sum(not planned.example.scores for planned in rows)
+    return f"{len(rows)}{f' ({text_only} text only)' if text_only else ''}"
 
 
 def _format_count(count: int) -> str:

@@ -206,7 +206,7 @@ def write_verified_adapter(
 def evaluate_samples(
     features: FeatureCache, samples: Sequence[Example], max_seq_length: int
 ) -> dict[str, float]:
-    """Return compliance of greedy completions, and the score error of those that can be parsed."""
+    """Return compliance of greedy completions, and the score error of those that have scores."""
     max_new_tokens = max_seq_length - max(example.start for example in samples)
     prompts = [example.ids[: example.start] for example in samples]
     photo_features = [features.get(example.photo) for example in samples]
@@ -214,7 +214,7 @@ def evaluate_samples(
     errors = []
     for example, completion in zip(samples, completions, strict=True):
         parsed = parse_critique(completion.text)
-        if isinstance(parsed, ParsedCritique):
+        if isinstance(parsed, ParsedCritique) and example.scores:
             errors.append(np.abs(np.subtract(parsed.critique.scores(), example.scores)).mean())
     compliance = np.mean([is_schema_valid(completion.text) for completion in completions])
     metrics = {"val_compliance": float(compliance)}

@@ -184,6 +184,16 @@ CARDS = {
     "comments_and_scripts": '<!-- 1/10 --><div class="feedback-card"><script>x = "3/10"</script>'
     "<h3>{n}<style>h3 {{}}</style> ({s}/10)</h3><p>{c}</p><noscript>No</noscript>"
     "<p>Recommendation: {r}</p></div>",
+    "label_alone": '<div class="feedback-card"><h3>{n} ({s}/10)</h3><p>{c}</p><p><b>How to Improve'
+    "</b></p><ul><li>{r}</li></ul></div>",
+    "definitions": '<div class="feedback-card"><dl><dt>{n}</dt><dd>{s}/10</dd><dt>Comment</dt>'
+    "<dd>{c}</dd><dt>Recommendation</dt><dd>{r}</dd></dl></div>",
+    "upper_case": '<DIV CLASS="feedback-card"><H3>1. {n} - Score: {s}/10</H3><P>{c}</P>'
+    "<P>Suggestion: {r}</P></DIV>",
+    "score_in_comment": '<div class="feedback-card"><h3>{n}</h3><p>Score: {s}/10. {c}</p>'
+    "<p>Recommendation: {r}</p></div>",
+    "spans": '<div class="feedback-card"><div><span class="n">{n}</span><span>{s}/10</span></div>'
+    '<div class="feedback-comment">{c}</div><div class="feedback-recommendation">{r}</div></div>',
     "table": '<div class="feedback-card"><table><tr><td>{n}</td><td>{s}/10</td></tr><tr><td>{c}'
     "</td></tr><tr><td>Recommendation: {r}</td></tr></table></div>",
 }

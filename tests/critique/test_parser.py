@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
+from mondrian.critique.schema import DIMENSIONS, FILLER_SCORE, Critique, serialize_critique
 from mondrian.data.quality_flags import FLAGS
 from mondrian.sample.corruptions import CORRUPTIONS, Corruption, render_html_cards
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.writing_style import write_critique
 
 MAX_SECONDS = 10.0  # under 1 on two idle cores; minutes if a regular expression backtracks
 
@@ -139,8 +142,78 @@ def test_from_a_page_of_several_advisors_each_gets_their_own_critique(critique: 
     assert reject(both, advisor="weston").reason == RejectionReason.ADVISOR_ABSENT
 
 
+@pytest.mark.parametrize("stored", [None, "", "N/A", "n.a.", "—", "not rated", "unscored"])
+def test_a_text_that_is_complete_but_for_a_score_is_unscored(
+    stored: str | None, critique: Critique
+) -> None:
+    for text in (
+        edit(critique, lambda v: v["dimensions"][2].update(score=stored)),
+        edit(critique, lambda v: [d.update(score=stored) for d in v["dimensions"]]),
+        edit(critique, lambda v: v["dimensions"][2].pop("score")),
+        edit(critique, lambda v: v.update(overall_score=stored)),
+    ):
+        assert reject(text).reason == RejectionReason.UNSCORED
+        result = parse_critique(text, accept_unscored=True)
+        assert isinstance(result, ParsedCritique), result
+        assert not result.scored
+        assert result.critique.scores() == (FILLER_SCORE,) * 7
+        assert result.critique == critique.with_filler_scores()  # every text is as stored
+
+
 def test_cards_without_scores_are_unscored(critique: Critique) -> None:
-    assert reject(render_html_cards(critique).replace("/10", "")).reason == RejectionReason.UNSCORED
+    page = render_html_cards(critique)
+    for text in (page.replace("/10", ""), re.sub(r" <span>\([\d.]+/10\)", "", page)):
+        assert reject(text).reason == RejectionReason.UNSCORED
+    result = parse_critique(text, accept_unscored=True)
+    assert isinstance(result, ParsedCritique)
+    assert not result.scored
+    assert [d.comment for d in result.critique.dimensions] == [
+        d.comment for d in critique.dimensions
+    ]
+    incomplete = text.replace(critique.dimensions[3].recommendation, "")
+    rejection = reject(incomplete, accept_unscored=True)
+    assert rejection.reason == RejectionReason.UNSCORED
+    assert "Color Harmony has no recommendation" in rejection.detail
+
+
+def test_what_is_not_a_complete_critique_stays_rejected_without_scores(critique: Critique) -> None:
+    unscored = [c for c in CORRUPTIONS if c.reason == RejectionReason.UNSCORED]
+    assert len(unscored) > 3
+    for corruption in unscored:
+        rejection = reject(corruption.make_text(critique), accept_unscored=True)
+        assert rejection.reason == RejectionReason.UNSCORED
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: v["dimensions"][2].pop("comment"), "dimensions_incomplete"),
+        (lambda v: v["dimensions"].pop(), "dimensions_incomplete"),
+        (lambda v: v.pop("image_description"), "other_schema"),
+        (lambda v: v["dimensions"][2].update(score=85), "score_out_of_range"),
+        (lambda v: v["dimensions"][2].update(score="B+"), "score_out_of_range"),
+        (lambda v: v.update(technical_notes="sky " * 250), "looping"),
+    ],
+)
+def test_json_without_scores_and_with_another_fault_is_rejected_for_that(
+    change: Callable[[dict[str, Any]], Any], reason: str, critique: Critique
+) -> None:
+    value = json.loads(re.sub(r'"score": [\d.]+, ', "", serialize_critique(critique)))
+    change(value)
+    assert reject(json.dumps(value), accept_unscored=True).reason == reason
+
+
+@given(st.sets(st.integers(0, 7)))
+def test_a_critique_has_scores_only_if_all_eight_are_there(missing: set[int]) -> None:
+    critique = write_critique("ansel", draw_scene(5, 1))
+    value = json.loads(serialize_critique(critique))
+    for i in missing:
+        part, key = (value["dimensions"][i], "score") if i < 7 else (value, "overall_score")
+        del part[key]
+    result = parse_critique(json.dumps(value), accept_unscored=True)
+    assert isinstance(result, ParsedCritique)
+    assert result.scored == (not missing)
+    assert result.critique == (critique.with_filler_scores() if missing else critique)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
@@ -148,7 +221,8 @@ def test_every_kind_of_corruption_has_its_reason(
     corruption: Corruption, critique: Critique
 ) -> None:
     result = parse_critique(corruption.make_text(critique))
-    expected = None if corruption.reason in FLAGS else corruption.reason  # link finds flags
+    found_by_link = set(FLAGS) - {RejectionReason.UNSCORED}
+    expected = None if corruption.reason in found_by_link else corruption.reason
     assert (result.reason if isinstance(result, Rejection) else None) == expected
 
 

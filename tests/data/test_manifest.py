@@ -18,6 +18,7 @@ COUNTS = {
     "repairs": {},
     "match_kinds": {},
     "reviewed": {},
+    "text_only": 0,
 }
 
 

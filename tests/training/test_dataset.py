@@ -29,6 +29,19 @@ def test_digits_of_scores_count_more_and_derived_parts_not_at_all(critique: Crit
     assert remaining == [d for d in derived if d]
 
 
+def test_without_scores_exactly_their_digits_and_the_comma_after_them_are_not_trained(
+    critique: Critique,
+) -> None:
+    text = serialize_critique(critique.with_filler_scores())
+    tokens = [match.span() for match in re.finditer(r"\w+|\W", text)] + [(len(text), len(text) + 9)]
+    weights = token_weights(text, tokens, [], 0.0)
+    assert set(weights) == {0.0, 1.0}
+    ignored = "".join(
+        text[a:b] if not weight else "\0" for (a, b), weight in zip(tokens, weights, strict=True)
+    )
+    assert [part for part in ignored.split("\0") if part] == ["5,"] * 8
+
+
 @pytest.fixture
 def cache(base_vlm: Any) -> FeatureCache:
     return FeatureCache(base_vlm, None, 0)
@@ -45,6 +58,26 @@ def test_a_score_counts_more_than_a_word(
     critique = rows[0].reference_critique()
     scores = "".join(f"{score:g}" for score in (*critique.scores(), critique.overall_score))
     assert "".join(digits) == scores
+
+
+def test_the_model_is_not_trained_on_the_digits_of_a_row_without_scores(
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
+) -> None:
+    scored, text_only = build_examples([rows[0], without_scores(rows[0])], params.train, cache)
+    decode = base_vlm.processor.tokenizer.decode
+    completion = zip(text_only.ids[text_only.start :], text_only.weights, strict=True)
+    ignored = [decode([token]) for token, weight in completion if not weight]
+    assert "".join(ignored) == "5," * 8
+    assert set(text_only.weights) == {0.0, 1.0}
+    assert sum(text_only.weights) == len(text_only.weights) - len(ignored)
+    assert text_only.scores == ()
+    assert scored.scores == rows[0].reference_critique().scores()
+
+
+def without_scores(row: ChatRow) -> ChatRow:
+    answer = serialize_critique(row.reference_critique().with_filler_scores())
+    messages = [*row.messages[:-1], {"role": "assistant", "content": answer}]
+    return row.model_copy(update={"messages": messages, "scored": False})
 
 
 def test_the_completion_ends_with_the_end_token(

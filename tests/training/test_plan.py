@@ -33,6 +33,7 @@ from mondrian.training.plan import (
 from mondrian.training.plan_report import check_memory_fit, describe_plan, suggest_fitting_settings
 from mondrian.training.trainer import Trainer
 from tests.conftest import ROOT
+from tests.training.test_dataset import without_scores
 from tests.waiting import PATIENCE
 
 TINY = ROOT / "models/base/mondrian-tiny"
@@ -198,10 +199,17 @@ def test_the_estimated_time_is_products_and_elementwise_work(plan: TrainingPlan)
     assert plan.estimate_seconds(Throughput(1e12, 1e-9)) > product_seconds
 
 
-def test_a_description_lists_time_steps_and_memory(plan: TrainingPlan) -> None:
+def test_a_description_lists_time_rows_steps_and_memory(
+    base_vlm: Any, rows: list[ChatRow], plan: TrainingPlan
+) -> None:
     text = describe_plan(plan, "ansel", 7200.0, int(16e9))
     assert "about 2.0 h" in text
     assert f"{plan.steps} in 5 epochs" in text
+    assert "5 train, 2 val\n" in text
+    train = [*rows[:3], *map(without_scores, rows[3:])]
+    mixed = make_plan(plan.setup, base_vlm.tokenizer, train, rows[:2])
+    text = describe_plan(mixed, "ansel", 7200.0, int(16e9))
+    assert "5 (2 text only) train, 2 val\n" in text
     parts = [float(x) for x in re.findall(r"^ {4}\S.*?([\d.]+) GB$", text, re.MULTILINE)]
     assert len(parts) == 5
     assert sum(parts) == pytest.approx(plan.peak_bytes / 1e9, abs=0.03)

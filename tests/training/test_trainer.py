@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, SAVED_FILES, WEIGHTS_FILE
-from mondrian.core.errors import AdapterError, TrainingError
+from mondrian.core.errors import AdapterError, DataError, TrainingError
 from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.model import adapter, lora, vlm
@@ -21,6 +21,7 @@ from mondrian.training.progress import TrainResult
 from mondrian.training.run import evaluate_samples, save_adapter
 from mondrian.training.trainer import Trainer, TrainerServices
 from tests.conftest import ROOT
+from tests.training.test_dataset import without_scores
 
 
 @pytest.fixture
@@ -197,6 +198,15 @@ def test_val_samples_are_generated_after_each_epoch(
     assert 0 <= entry["val_score_mae"] <= 10
 
 
+def test_the_score_error_of_samples_ignores_rows_without_scores(
+    rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
+) -> None:
+    scored, text_only = build_examples([rows[0], without_scores(rows[0])], quick, cache)
+    metrics = evaluate_samples(cache, [scored, text_only], 1536)
+    assert metrics["val_score_mae"] == evaluate_samples(cache, [scored], 1536)["val_score_mae"]
+    assert "val_score_mae" not in evaluate_samples(cache, [text_only], 1536)
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, tmp_path: Path
 ) -> None:
@@ -224,6 +234,35 @@ def test_score_means_are_those_of_the_train_rows(rows: list[ChatRow]) -> None:
     mean_scores = score_means(rows)
     scores = [row.reference_critique().scores()[0] for row in rows]
     assert mean_scores["Composition"] == pytest.approx(np.mean(scores), abs=1e-3)
+
+
+def test_rows_without_scores_have_no_part_in_the_score_means(rows: list[ChatRow]) -> None:
+    text_only = [without_scores(row) for row in rows]
+    assert score_means([*rows[:2], *text_only[2:]]) == score_means(rows[:2])
+    with pytest.raises(DataError, match="none of the 5 train rows has scores"):
+        score_means(text_only)
+
+
+def test_the_loss_of_a_row_without_scores_is_that_of_its_other_tokens(
+    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
+) -> None:
+    """Alone and in a batch, in validation and in training."""
+    settings = quick.model_copy(update={"lora_dropout": 0.0})
+    scored, text_only = build_examples([rows[1], without_scores(rows[0])], settings, cache)
+    trainer = Trainer(cache, [scored, text_only], [scored, text_only], settings)
+
+    def compute_loss(*examples: Example) -> float:
+        return float(trainer.loss.compute_eval_loss(examples))
+
+    every_token = replace(text_only, weights=[1.0] * len(text_only.weights))
+    digits = replace(text_only, weights=[1.0 - weight for weight in text_only.weights])
+    expected = compute_loss(every_token) - compute_loss(digits)
+    assert compute_loss(digits) > 1
+    assert compute_loss(text_only) == pytest.approx(expected, rel=1e-4)
+    both = compute_loss(scored) + expected
+    assert compute_loss(scored, text_only) == pytest.approx(both, rel=1e-4)
+    train_loss, _ = trainer.loss.compute_loss_and_grad([scored, text_only], 1, 1.0)
+    assert float(train_loss) == pytest.approx(both, rel=1e-4)
 
 
 def test_a_run_resumed_at_any_step_ends_with_the_same_weights(

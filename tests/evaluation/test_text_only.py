@@ -1,0 +1,185 @@
+"""Photos whose reference has no scores are judged by format and text alone."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mondrian.core.params import Params
+from mondrian.critique.schema import Critique
+from mondrian.evaluation.key_metrics import build_key_metrics
+from mondrian.evaluation.metrics import compute_index_parts, compute_quality_index
+from mondrian.evaluation.prompts import pick_stratified_examples
+from mondrian.evaluation.report import render_report
+from mondrian.evaluation.summary import (
+    describe_verdict,
+    format_metrics_summary,
+    list_score_errors,
+)
+from mondrian.evaluation.text_metrics import chrf
+from mondrian.evaluation.timing import compute_timing
+from mondrian.evaluation.verdict import build_evaluation, compute_comparisons
+from tests.evaluation.test_evaluate import answer_record, make_row
+from tests.evaluation.test_verdict import critique_text, make_report
+
+SCORES = [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+def remove_scores(report: dict[str, Any], *indices: int) -> dict[str, Any]:
+    for i in indices:
+        photo = report["photographs"][i]
+        report["photographs"][i] = photo | {"reference_scores": None}
+    return report
+
+
+def photo_entry(critique: Critique, scored: bool) -> dict[str, Any]:
+    text = critique_text(critique, SCORES if scored else [5.0] * 7)
+    return {"reference_text": text, "reference_scores": SCORES if scored else None}
+
+
+def test_the_index_of_a_text_only_photo_by_hand(critique: Critique, params: Params) -> None:
+    weights = params.evaluate.index.model_copy(
+        update={"format": 1.0, "scores": 2.0, "text": 3.0, "grounding": 4.0}
+    )
+    photos = [photo_entry(critique, True), photo_entry(critique, False)]
+    other_words = critique.model_copy(update={"technical_notes": "Nothing of the kind at all."})
+    text = critique_text(other_words, [score + 1 for score in SCORES[:-1]] + [10.0])
+    parts = compute_index_parts([answer_record(text), answer_record(f"```\n{text}\n```")], photos)
+    scored, text_only = compute_quality_index(parts, weights)
+    # every score is off by 1 of 10/3; there is no other photo with scores: grounding is chance
+    assert set(parts[0]) == {"format", "scores", "text", "grounding"}
+    assert parts[0]["scores"] == pytest.approx(0.7)
+    assert parts[0]["grounding"] == 0.5
+    expected = 100 * (1 * 1 + 2 * 0.7 + 3 * parts[0]["text"] + 4 * 0.5) / 10
+    assert scored == pytest.approx(expected)
+    assert set(parts[1]) == {"format", "text"}
+    assert parts[1]["format"] == 0.5  # it is a critique after repair
+    assert text_only == pytest.approx(100 * (1 * 0.5 + 3 * parts[1]["text"]) / 4)
+
+
+def test_no_score_of_an_answer_counts_for_a_text_only_photo(
+    critique: Critique, params: Params
+) -> None:
+    answers = [
+        answer_record(critique_text(critique, scores)) for scores in (SCORES, [5.0] * 7, [0.1] * 7)
+    ]
+    photo = photo_entry(critique, False)
+    parts = compute_index_parts(answers, [photo] * 3)
+    assert parts[0] == parts[1] == parts[2] == {"format": 1.0, "text": pytest.approx(1.0)}
+    assert chrf(answers[2]["text"], photo["reference_text"]) < 1  # the digits differ
+    assert compute_quality_index(parts, params.evaluate.index) == pytest.approx([100] * 3)
+
+
+def test_all_that_is_about_scores_is_of_the_photos_with_scores(
+    critique: Critique, params: Params
+) -> None:
+    """Fields that only depend on scores are those of a report without the text-only photos."""
+    report = make_report(critique, base=3, tuned=0.7, count=9)
+    mixed = remove_scores(json.loads(json.dumps(report)), *range(6, 9))
+    scored = report | {"photographs": report["photographs"][:6]}
+    metrics, expected = (build_evaluation(r, params.evaluate) for r in (mixed, scored))
+    for name in ("score_error", "constant", "vs_shuffled"):
+        assert metrics["comparisons"][name] == expected["comparisons"][name]
+    assert metrics["comparisons"]["constant"]["groups"] == 6
+    for arm in ("base", "fine_tuned", "shuffled", "constant"):
+        for name in ("scored", "score_mae", "score_kappa", "by_dimension", "score_collapse"):
+            assert metrics[arm][name] == expected[arm][name], (arm, name)
+    for part in ("scores", "grounding"):
+        shares = [m["fine_tuned"]["index_parts"][part] for m in (metrics, expected)]
+        assert shares[0] == shares[1], part
+    assert metrics["dimensions"] == expected["dimensions"]
+    assert list_score_errors(metrics) == list_score_errors(expected)
+    assert metrics["fine_tuned"]["compliance"]["repaired"] == 1  # of all answers
+    assert (metrics["photographs"], metrics["text_only_photographs"]) == (9, 3)
+    assert metrics["comparisons"]["index"]["groups"] == metrics["photograph_groups"] == 9
+    keys = build_key_metrics(mixed, metrics, params.evaluate.gates)
+    assert set(keys) == set(build_key_metrics(scored, expected, params.evaluate.gates))
+    assert keys["mae"] == expected["fine_tuned"]["score_mae"]
+
+
+def test_the_index_difference_is_the_mean_over_both_kinds_of_photos(
+    critique: Critique, params: Params
+) -> None:
+    report = make_report(critique, base=3, tuned=0.7, count=10)
+    scored = compute_comparisons(report, params.evaluate)["index"].mean
+    for photo in report["photographs"][5:]:  # the adapter writes the advisor's text, the base not
+        photo["base"] = answer_record(photo["base"]["text"].replace("e", "i"))
+    mixed = remove_scores(report, *range(5, 10))
+    photos, index = mixed["photographs"], {}
+    for arm in ("base", "fine_tuned"):
+        parts = compute_index_parts([photo[arm] for photo in photos], photos)
+        index[arm] = np.array(compute_quality_index(parts, params.evaluate.index))
+    gains = index["fine_tuned"] - index["base"]
+    assert compute_comparisons(mixed, params.evaluate)["index"].mean == pytest.approx(gains.mean())
+    assert gains[5:].min() > 0
+    assert gains.mean() != pytest.approx(scored)
+    same = [photo | {"base": photo["fine_tuned"]} for photo in photos]
+    comparison = compute_comparisons(mixed | {"photographs": same}, params.evaluate)["index"]
+    assert comparison.mean == 0  # equal answers are equal on both kinds
+
+
+def test_text_alone_is_never_better_than_a_constant(critique: Critique, params: Params) -> None:
+    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=6), *range(6))
+    for photo in report["photographs"]:
+        photo["base"] = answer_record("I like it.")
+    metrics = build_evaluation(report, params.evaluate)
+    assert metrics["comparisons"]["index"]["low"] > 0
+    assert metrics["verdict"] == "INCONCLUSIVE"
+    assert metrics["constant"] == {
+        "format_compliance": 1.0,
+        "scored": 0,
+        "score_mae": None,
+        "score_bias": None,
+        "score_mae_by_dimension": None,
+    }
+    assert not metrics["gates"]["constant_low"]["holds"]
+    assert "score error below constant (of 10) may be 0" in describe_verdict(metrics)
+    assert build_key_metrics(report, metrics, params.evaluate.gates)["mae"] is None
+    assert "judged by its text alone" in render_report(report, metrics, compute_timing(report, 0.3))
+    assert format_metrics_summary("ansel", metrics)
+
+
+def test_an_index_of_scores_alone_leaves_text_only_photos_out(
+    critique: Critique, params: Params
+) -> None:
+    changes = {"format": 0.0, "scores": 1.0, "text": 0.0, "grounding": 0.0}
+    settings = params.evaluate.model_copy(
+        update={"index": params.evaluate.index.model_copy(update=changes)}
+    )
+    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=8), 6, 7)
+    metrics = build_evaluation(report, settings)
+    assert metrics["comparisons"]["index"]["groups"] == 6
+    assert metrics["fine_tuned"]["quality_index"] > metrics["base"]["quality_index"]
+    none = build_evaluation(remove_scores(report, *range(8)), settings)
+    assert none["fine_tuned"]["quality_index"] is None
+    assert none["verdict"] == "INCONCLUSIVE"
+    assert format_metrics_summary("ansel", none)
+    build_key_metrics(report, none, settings.gates)
+
+
+def test_the_page_says_how_many_are_judged_by_text_alone(
+    critique: Critique, params: Params
+) -> None:
+    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=6), 0, 1)
+    metrics = build_evaluation(report, params.evaluate)
+    page = render_report(report, metrics, compute_timing(report, 0.3))
+    assert "2 of the critiques without scores and judged by their text alone" in page
+    assert page.count("judged by its text alone") == 2
+    assert page.index("ansel/0,") > page.index("ansel/5,")  # after the photos with an error
+    assert page.count("<polygon") == 6 * 4 - 2  # the advisor's scores of two photos are missing
+
+
+def test_examples_in_the_prompt_are_critiques_with_scores(critique: Critique) -> None:
+    train = [make_row(str(i), str(i), critique, i) for i in (9, 1, 5)]
+    fives = [row.model_copy(update={"scored": False}) for row in train[:2]]
+    assert [row.id for row in pick_stratified_examples([*fives, train[2]], 2)] == ["5"]
+    assert pick_stratified_examples(fives, 2) == []
+
+
+@pytest.mark.parametrize("stored", ["null", '"N/A"'])
+def test_an_answer_without_scores_is_not_given_any(critique: Critique, stored: str) -> None:
+    text = critique_text(critique, SCORES).replace('"score": 3', f'"score": {stored}', 1)
+    record = answer_record(text)
+    assert record["scores"] is None
+    assert record["fault"].startswith("unscored")
