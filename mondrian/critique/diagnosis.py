@@ -12,11 +12,11 @@ from mondrian.critique.text_repair import UNREADABLE
 from mondrian.critique.thoughts import MIN_ANSWER, is_thinking, remove_thoughts
 
 _ERROR_WORD = re.compile(
-    r"\b(?:errors?\s{0,9}(?:[:\]!*]|[-–—]\s|<|\n|$|\d|occurred)"
+    r"\b(?:error\s{0,9}(?:[:\]!*]|[-–—]\s|<|\n|$|\d|occurred)"
     r"|error (?:[a-z]{2,12}ing|in|from|at)\b|exception\s{0,9}[:\]]|errno\b"
     r"|[A-Z]\w{2,30}(?:Error|Exception)\b|traceback \(most recent call last\)"
-    r"|failed to (?:parse|connect|load|generate|analy[sz]e|process|open|read|get|reach|fetch"
-    r"|decode)\b|(?:analysis|request|generation|processing|critique) (?:has )?"
+    r"|failed to (?:parse|connect|load|generate|analy[sz]e|process|fetch|decode|(?:open|read) file)"
+    r"\b|(?:analysis|request|generation|processing|critique) (?:has )?"
     r"(?:failed|timed out|was aborted)\b|(?:could not|cannot|can't|unable to) "
     r"(?:connect to|parse|load|generate|analy[sz]e|process|reach)\b)",
     re.IGNORECASE | re.MULTILINE,
@@ -53,6 +53,7 @@ _WINDOW, _MIN_LOOP = 4000, 300  # characters that are compressed; the shortest l
 _LOOP_RATIO = 10  # zlib shrinks English of 4,000 characters 2 to 3 times
 _SHORT_WINDOW, _SHORT_RATIO = 600, 6
 _MIN_REPEATS = 3
+_MAX_MARKS = 16  # characters that the last unit may lack, such as its line break
 _MIN_WORDS = 10  # letters after JSON that show that a text goes on
 _MAX_SENTENCES = 2000
 _RULE = re.compile(r"(?<=[ \t=_─—~+:-])[ \t=_─—~+:-]+")
@@ -185,7 +186,7 @@ def _ends_in_period(text: str, min_loop: int) -> bool:
             return False
         period = len(body) - len(suffix) - position
         length = _repeated_length(body, period)
-        if length >= max(min_loop, _MIN_REPEATS * period):
+        if length >= min_loop and length + _MAX_MARKS >= _MIN_REPEATS * period:
             return True
     return False
 

@@ -23,10 +23,10 @@ _MAX_REPAIR_LENGTH, _MAX_REPAIR_QUOTES = 12_000, 400  # beyond them json-repair 
 _OBJECT_START = re.compile(r'\{(?=\s{0,99}["}])')
 _KEY = r"(?:dimensions|dimensional_analysis|image_description|overall_score|overall_grade)"
 _ANY_KEY = re.compile(  # also with the quotes of other notations, or with none
-    rf"[\"'“”„‘’]{_KEY}[\"'“”‘’]\s{{0,9}}:|[{{,]\s{{0,9}}{_KEY}\s{{0,9}}:"
+    rf"[\"'“”„‘’«»]{_KEY}[\"'“”‘’«»]\s{{0,9}}:|[{{,]\s{{0,9}}{_KEY}\s{{0,9}}:"
 )
 _OTHER_QUOTES = re.compile(
-    r"[{,]\s{0,99}['“”„‘’]\w{2,30}['“”‘’]\s{0,9}:|\w[\"”’]\s{0,9}:\s{0,9}[“”„‘’']"
+    r"[{,]\s{0,99}['“”„‘’«»]\w{2,30}['“”‘’«»]\s{0,9}:|\w[\"”’]\s{0,9}:\s{0,9}[“”„‘’']"
 )
 _MALFORMED_NUMBER = re.compile(
     r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])'

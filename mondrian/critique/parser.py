@@ -46,6 +46,7 @@ _COLON = re.compile(r'"\s{0,99}:')
 _EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
 _MIN_LOOP = 120  # characters of a loop in one text of a critique
 _SUMMARIES = ("key_strengths", "priority_improvements", "technical_notes")
+_NOTHING = ("null", "none", "[]", '""')  # an absent text that was stored as text
 _ENTITIES = ("&quot;", "&#34;", "&#x22;")
 
 
@@ -61,7 +62,7 @@ def parse_critique(
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
     body = text.strip("\ufeff \n\r\t\v\f")
-    if not body.strip():
+    if not body.strip() or body.lower() in _NOTHING:
         return Rejection(RejectionReason.NO_TEXT, "empty text")
     result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):

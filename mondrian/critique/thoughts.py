@@ -12,7 +12,9 @@ _START = re.compile(
     r"|(?:i'll|i will|i'm going to|we are asked|we're asked)\b|thinking process\b|my thought)",
     re.IGNORECASE,
 )
-_HEADING_LINES = re.compile(r"(?:\s{0,99}#{1,6} [^\n]{0,200}\n){1,9}")
+_HEADING_LINES = re.compile(
+    r"(?:\s{0,99}(?:#{1,6} [^\n]{0,200}|\*\*[^*\n]{1,80}\*\*:?[ \t]{0,9})\n){1,9}"
+)
 _HESITATION = re.compile(
     r"\b(?:wait,|hmm\b|let me\b|the user (?:wants|asked|asks|is|said|has)"
     r"|i (?:should|need to|must)\b|maybe i\b|(?:i'll|i will) (?:write|start|say|give)\b)",

@@ -281,6 +281,7 @@ DEFECTS: dict[str, tuple[Callable[[str], str], str]] = {
     "smart_quotes": (_replace('"', "”", -1), "malformed_json"),
     "smart_pairs": (lambda t: t.replace(' "', " “").replace('"', "”"), "malformed_json"),
     "smart_keys": (_replace('"score"', "“score”", -1), "malformed_json"),
+    "guillemets": (_replace('"', "»", -1), "malformed_json"),
     "missing_quote": (_replace('"score": 8', 'score": 8'), "malformed_json"),
     "missing_brace": (_replace('}, {"name"', ', {"name"'), "malformed_json"),
     "replaced": (_replace("tones", "t\ufffdnes"), "not_utf8"),
@@ -361,8 +362,13 @@ _THOUGHTS = {
     "I should say what I see. I need to be fair. Let me begin with the light on the boats.",
     "heading": "# Analysis\n\nOkay, so the user asked for a critique. First, the light.",
     "page": "<p>Okay, let me look at this photograph. It shows a lake.</p>",
+    "bold_heading": "**Analyzing the image**\n\nI need to look at the light first.",
     "plan": "Let me plan this. 1. Description. 2. Scores: {composition: 8?, lighting: 7?}. Go.",
 }
+_PROSE = (
+    "The photograph shows a lake at dawn. Its light is soft, and one error in focus does not spoil "
+    "it. Composition is good; the boats lead into the picture, but the horizon is not level. "
+)
 _LOOPS = {
     "marks": "<>" * 400,
     "bold": "**peace**" * 300,
@@ -371,6 +377,7 @@ _LOOPS = {
     "long_unit": f"A fine lake. {(_UNIT + '. ') * 4}",
     "very_long_unit": "A lake. "
     + (" ".join(f"{a} {b}" for a in _NOUNS for b in _NOUNS) + ". ") * 4,
+    "paragraph": f"{_PROSE}\n\n" * 3,
     "cut_unit": (_UNIT + ". ") * 4 + _UNIT[:100],
     "counted": "".join(f"{i}. The light is good and the shadow is soft.\n" for i in range(200)),
     "in_cut_json": '{"image_description": "A lake, ' + "a boat, " * 200,
@@ -394,10 +401,6 @@ _PROMPT = "Please look at my picture. Write JSON of this form: " + json.dumps(
         "technical_notes": "Camera and lens",
     }
 )
-_PROSE = (
-    "The photograph shows a lake at dawn. Its light is soft, and one error in focus does not spoil "
-    "it. Composition is good; the boats lead into the picture, but the horizon is not level. "
-)
 _PROSE_TEXTS: dict[str, tuple[str, str]] = {
     "prose": (_PROSE, "unscored"),
     "error_of_the_photographer": (_PROSE + "A margin of error: small.", "unscored"),
@@ -417,6 +420,9 @@ _PROSE_TEXTS: dict[str, tuple[str, str]] = {
         'Critique this photo. Output format: {"dimensions": [{"name": str}]}',
         "prompt_echo",
     ),
+    "no_errors": (f"{_PROSE}\n\nErrors: none. Failed to open the shadows, though.", "unscored"),
+    "null": ("null", "no_text"),
+    "list": ("[]", "no_text"),
     "refusal": ("Sorry, I cannot analyze this image.", "unscored"),
     "rules": (f"{_PROSE}\n\n{'-' * 600}\n\nThe end.", "unscored"),
     "cut_answer": (
