@@ -8,21 +8,23 @@ from itertools import islice
 
 from mondrian.critique.html_text import visible_text
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.text_repair import REPLACEMENT
-from mondrian.critique.thoughts import is_thinking
+from mondrian.critique.text_repair import UNREADABLE
+from mondrian.critique.thoughts import MIN_ANSWER, is_thinking, remove_thoughts
 
 _ERROR_WORD = re.compile(
-    r"\b(?:errors?\s{0,9}(?:[:\]!*]|[-–—]\s|<|\n|$|\d|occurred)|error (?:[a-z]{2,12}ing|in|from|at)\b"
-    r"|[A-Z]\w{2,30}(?:Error|Exception)\b|exception\s{0,9}[:\]]|errno\b|traceback \(most recent call last\)"
-    r"|failed to (?:parse|connect|load|generate|analy[sz]e|process|open|read|get|reach|fetch|decode)\b"
-    r"|(?:analysis|request|generation|processing|critique) (?:has )?(?:failed|timed out|was aborted)\b"
-    r"|(?:could not|cannot|can't|unable to) (?:connect to|parse|load|generate|analy[sz]e|process|reach)\b)",
+    r"\b(?:error\s{0,9}(?:[:\]!*]|[-–—]\s|<|\n|$|\d|occurred)"
+    r"|error (?:[a-z]{2,12}ing|in|from|at)\b|exception\s{0,9}[:\]]|errno\b"
+    r"|[A-Z]\w{2,30}(?:Error|Exception)\b|traceback \(most recent call last\)"
+    r"|failed to (?:parse|connect|load|generate|analy[sz]e|process|fetch|decode|(?:open|read) file)"
+    r"\b|(?:analysis|request|generation|processing|critique) (?:has )?"
+    r"(?:failed|timed out|was aborted)\b|(?:could not|cannot|can't|unable to) "
+    r"(?:connect to|parse|load|generate|analy[sz]e|process|reach)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
 _ERROR_CONTEXT = re.compile(  # before the word: the start of a line or a sentence
-    r"(?:^|[.!?>:\n])[^\w\n]{0,20}(?:(?:an?|the|critical|unexpected|internal|unknown|fatal|connection"
-    r"|ollama|api|http|https|server|network|runtime|timeout|model|json|parse|parsing|validation|memory"
-    r"|analysis|processing|llm|ai|backend|service|system|database) ){0,3}$",
+    r"(?:^|[.!?>:\n])[^\w\n]{0,20}(?:(?:an?|the|critical|unexpected|internal|unknown|fatal"
+    r"|connection|ollama|api|http|https|server|network|runtime|timeout|model|json|parse|parsing"
+    r"|validation|memory|analysis|processing|llm|ai|backend|service|system|database) ){0,3}$",
     re.IGNORECASE,
 )
 _MAX_CONTEXT, _MAX_ERROR_WORDS = 80, 5000
@@ -42,6 +44,7 @@ _ERROR_KEY = re.compile(
     re.IGNORECASE,
 )
 _INSTRUCTION = re.compile(
+    r"(?<!cannot )(?<!can't )(?<!unable to )(?<!not )(?<!failed to )(?<!couldn't )"
     r"(?:analy[sz]e|evaluate|critique) (?:the|this) (?:photo|image|picture)|your task is"
     r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:one |valid |a )?json|output format"
 )
@@ -50,7 +53,10 @@ _WINDOW, _MIN_LOOP = 4000, 300  # characters that are compressed; the shortest l
 _LOOP_RATIO = 10  # zlib shrinks English of 4,000 characters 2 to 3 times
 _SHORT_WINDOW, _SHORT_RATIO = 600, 6
 _MIN_REPEATS = 3
+_MAX_MARKS = 16  # characters that the last unit may lack, such as its line break
+_MIN_WORDS = 10  # letters after JSON that show that a text goes on
 _MAX_SENTENCES = 2000
+_RULE = re.compile(r"(?<=[ \t=_─—~+:-])[ \t=_─—~+:-]+")
 _SENTENCE = re.compile(r"[.!?。！？\n]+\s*")
 _END_MARKS = "`\"'}]…. \n\r\t,;*_"
 
@@ -68,6 +74,9 @@ def explain_rejection(body: str, rejection: Rejection | None, prompts: Sequence[
     A stored error comes first, then a loop, reasoning, the prompt, language and encoding.
     """
     text = visible_text(body)
+    answer = remove_thoughts(text)
+    if sum(map(str.isalpha, answer)) > MIN_ANSWER:
+        text = answer
     if rejection and rejection.reason not in _UNCLEAR:
         return find_error(_outside_json(text)) or rejection
     if problem := find_error(text if rejection is None else _outside_json(text)) or find_loop(text):
@@ -78,14 +87,9 @@ def explain_rejection(body: str, rejection: Rejection | None, prompts: Sequence[
         rejection = _explain_prose(text, rejection, prompts)
     elif rejection.reason == RejectionReason.MALFORMED_JSON or _goes_on_after_json(text):
         rejection = _explain_drafts(text, rejection, prompts)
-    is_unreadable = REPLACEMENT in body and rejection.reason in (
-        *_UNCLEAR[:2],
-        RejectionReason.UNSCORED,
-    )
-    if is_unreadable:
-        return Rejection(
-            RejectionReason.NOT_UTF8, f"unreadable at character {body.find(REPLACEMENT)}"
-        )
+    unreadable = UNREADABLE.search(body)
+    if unreadable and rejection.reason in (*_UNCLEAR[:2], RejectionReason.UNSCORED):
+        return Rejection(RejectionReason.NOT_UTF8, f"unreadable at character {unreadable.start()}")
     return rejection
 
 
@@ -109,7 +113,7 @@ def _begins_sentence(text: str, position: int) -> bool:
 
 def find_loop(text: str, min_loop: int = _MIN_LOOP) -> Rejection | None:
     """Return a rejection if a text ends in a loop, or if most of it is one."""
-    body = re.sub(r"[ \t]{2,}", " ", text) if "  " in text or "\t" in text else text
+    body = _RULE.sub("-", text)  # lines of a table, indentation
     if len(body) >= min_loop:
         tail = body[-5 * _WINDOW :]
         if _ends_in_period(tail, min_loop) or _is_compressible(body[-_WINDOW:]):
@@ -132,7 +136,8 @@ def is_prompt_echo(text: str, prompts: Sequence[str]) -> bool:
 
 
 def _explain_prose(text: str, rejection: Rejection | None, prompts: Sequence[str]) -> Rejection:
-    if is_thinking(text) and is_latin(text):
+    goes_on = rejection is None or _goes_on_after_json(text)
+    if goes_on and is_thinking(text) and is_latin(text):
         reason = RejectionReason.THINKING_ONLY
     elif is_prompt_echo(text, prompts):
         reason = RejectionReason.PROMPT_ECHO
@@ -154,9 +159,12 @@ def _explain_drafts(text: str, rejection: Rejection, prompts: Sequence[str]) -> 
 
 
 def _goes_on_after_json(text: str) -> bool:
-    """Return whether words of prose follow the last bracket or quote."""
+    """Return whether words of prose follow the last bracket or closing quote."""
     end = max(text.rfind(mark) for mark in '"}]')
-    return sum(map(str.isalpha, text[end + 1 :])) > 20
+    is_opening = text[end : end + 1] == '"' and text[:end].rstrip()[-1:] in (":", ",", "[")
+    if is_opening and "\n" not in text[end:]:
+        return False  # a text that is cut off
+    return sum(map(str.isalpha, text[end + 1 :])) > _MIN_WORDS
 
 
 def _outside_json(text: str) -> str:
@@ -178,7 +186,7 @@ def _ends_in_period(text: str, min_loop: int) -> bool:
             return False
         period = len(body) - len(suffix) - position
         length = _repeated_length(body, period)
-        if length >= max(min_loop, _MIN_REPEATS * period):
+        if length >= min_loop and length + _MAX_MARKS >= _MIN_REPEATS * period:
             return True
     return False
 

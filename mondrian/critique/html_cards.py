@@ -22,9 +22,8 @@ from mondrian.critique.rejection import Rejection, RejectionReason
 _NUMBER = r"(\d{1,2}(?:[.,]\d{1,2})?)"
 _GRADE = re.compile(rf"(?<![\d.,/+~−–-]){_NUMBER}\s{{0,9}}(?:/|out of)\s{{0,9}}10(?![.,]?\d)")
 _SCORE_WORD = r"(?:score|grade|rating)"
-_SCORE_ALONE = re.compile(rf"\W{{0,9}}{_SCORE_WORD}\s{{0,9}}:\s{{0,9}}{_NUMBER}\W{{0,9}}", re.I)
 _SCORE_LABEL = re.compile(rf"(?:[\w&,/ -]{{0,40}}\b)?{_SCORE_WORD}\W{{0,9}}|\W{{0,9}}", re.I)
-_NAME_END = re.compile(rf"\s{{0,9}}{_SCORE_WORD}\s{{0,9}}$", re.I)
+_NAME_END = re.compile(rf"\s{{0,9}}{_SCORE_WORD}\W{{0,9}}[\d.,]{{0,6}}\W{{0,3}}$", re.I)
 _RECOMMENDATION = r"(?:recommendations?|how to improve|suggestions?|advice|to improve)"
 _ADVICE_START = re.compile(rf"\W{{0,9}}{_RECOMMENDATION}\s{{0,9}}[:：]\s{{0,9}}", re.I)
 _ADVICE_INSIDE = re.compile(
@@ -34,9 +33,6 @@ _COMMENT_START = re.compile(
     r"(?:comments?|feedback|assessment|observations?)\s{0,9}[:：]\s{0,9}", re.I
 )
 _OVERALL = re.compile(rf"\W{{0,9}}(?:overall|final|total)(?:\s{_SCORE_WORD})?\b", re.I)
-_OVERALL_ALONE = re.compile(
-    rf"\W{{0,9}}(?:overall|final|total)\s{_SCORE_WORD}\W{{0,9}}{_NUMBER}\W?", re.I
-)
 _PART_BY_HEADING = {
     "image analysis": "image_description",
     "image description": "image_description",
@@ -49,7 +45,8 @@ _PART_BY_HEADING = {
 }
 _TEXT_PARTS = ("image_description", "technical_notes")
 _PART_CLASSES = frozenset(
-    "feedback-comment feedback-recommendation overall-grade overall-grade-box".split()
+    "feedback-comment feedback-recommendation overall-grade overall-grade-box "
+    "image-description".split()
 )
 _CARD_HINT = re.compile(r"feedback-card|<h[2-6]\b", re.IGNORECASE)
 _LAST_BLOCK = re.compile(r"<(?:div|p|li|td|h[1-6]|section|article)\b", re.IGNORECASE)
@@ -124,6 +121,8 @@ class _CardReader:
             self.card = None
         if block.part.startswith("overall") or self._starts_overall(block):
             self._read_overall(block.text)
+        elif block.part == "image-description":
+            self.parts.setdefault("image_description", []).append(block.text)
         elif self._starts_card(block):
             self._start_card(block.text)
         elif block.tag in HEADINGS and self._read_heading(block):
@@ -145,18 +144,12 @@ class _CardReader:
         return critique
 
     def _starts_overall(self, block: Block) -> bool:
-        is_title = (
-            block.tag in HEADINGS
-            or _find_grades(block.text)
-            or _OVERALL_ALONE.fullmatch(block.text)
-        )
+        is_title = block.tag in HEADINGS or _find_grades(block.text)
         return bool(is_title and len(block.text) < _SHORT and _OVERALL.match(block.text))
 
     def _read_overall(self, text: str) -> None:
         """Take the grade of the text; without one, it is a heading and the grade follows."""
         grades = _find_grades(text)
-        if not grades and (alone := _OVERALL_ALONE.fullmatch(text)):
-            grades = {_to_number(alone[1])}
         self.overall |= grades
         self.part, self.card = "" if grades else "overall_score", None
 
@@ -177,8 +170,6 @@ class _CardReader:
         self.part = ""
         self.card.name = _title_name(text)
         self.card.grades |= _find_grades(text)
-        if not self.card.grades and (alone := _SCORE_ALONE.search(text)):
-            self.card.grades.add(_to_number(alone[1]))
 
     def _read_heading(self, block: Block) -> bool:
         """Return whether a heading only says what follows it."""
@@ -205,6 +196,11 @@ def _read_card_text(card: _Card, block: Block) -> None:
         if _SCORE_LABEL.fullmatch(text[: grade.start()]):  # "Score: 8/10. The lines …"
             card.grades.add(_to_number(grade[1]))
             text = text[grade.end() :].lstrip(" .:;,)–—-")
+    if not block.part and re.fullmatch(_RECOMMENDATION, text.strip(" :："), re.IGNORECASE):
+        card.part = "recommendation"
+        return
+    if not block.part and _COMMENT_START.fullmatch(f"{text}:"):
+        return
     if label := _ADVICE_START.match(text):
         card.part, text = "recommendation", text[label.end() :]
     part = block.part or card.part
@@ -220,23 +216,18 @@ def _read_card_text(card: _Card, block: Block) -> None:
 def _read_score(card: _Card, text: str) -> bool:
     """Return whether a text is only a score, and take it."""
     grade = _GRADE.search(text)
-    if (
-        grade
-        and _SCORE_LABEL.fullmatch(text[: grade.start()])
-        and not text[grade.end() :].strip(" .)")
-    ):
-        card.grades.add(_to_number(grade[1]))
-        return True
-    alone = _SCORE_ALONE.fullmatch(text)
-    if alone:
-        card.grades.add(_to_number(alone[1]))
-    return bool(alone)
+    if grade is None or text[grade.end() :].strip(" .)"):
+        return False
+    if not _SCORE_LABEL.fullmatch(text[: grade.start()]):
+        return False
+    card.grades.add(_to_number(grade[1]))
+    return True
 
 
 def _title_name(text: str) -> str:
     """Return a title without its grade: "Composition Score: 8/10" is Composition."""
     before, _, after = _GRADE.sub("\0", text).partition("\0")
-    name = _SCORE_ALONE.sub("", before).strip(" (:-–—|·\xa0") or after.strip(" ):-–—|·\xa0")
+    name = before.strip(" (:-–—|·\xa0") or after.strip(" ):-–—|·\xa0")
     return _NAME_END.sub("", name)[:_SHORT] or text[:_SHORT]
 
 
@@ -263,6 +254,14 @@ def _find_section(page: Any, advisor: str) -> tuple[Any, frozenset[Any]]:
 
 
 def _is_cut_off(text: str) -> bool:
-    """Return whether HTML ends inside a tag, or its last block with text is never closed."""
+    """Return whether HTML ends inside a tag, or in text of an element that is never closed."""
     start = max((m.start() for m in _LAST_BLOCK.finditer(text)), default=0)
-    return text.rfind("<") > text.rfind(">") or not _CLOSING_TAG.search(text, start)
+    if text.rfind("<") > text.rfind(">") or not _CLOSING_TAG.search(text, start):
+        return True
+    tail = text[text.rfind(">") + 1 :].strip("` \n\r\t")
+    return bool(tail) and has_open_element(text)
+
+
+def has_open_element(text: str) -> bool:
+    """Return whether more div elements begin than end."""
+    return text.count("<div") > text.count("</div")

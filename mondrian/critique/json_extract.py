@@ -13,7 +13,7 @@ from typing import Any
 import json_repair
 
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.thoughts import THOUGHT_TAG, remove_thoughts
+from mondrian.critique.thoughts import MIN_ANSWER, THOUGHT_TAG, remove_thoughts
 
 CRITIQUE_KEYS = ("dimensions", "dimensional_analysis", "image_description")
 _MAX_OBJECTS = 1000  # objects that are tried before a text is malformed
@@ -23,10 +23,10 @@ _MAX_REPAIR_LENGTH, _MAX_REPAIR_QUOTES = 12_000, 400  # beyond them json-repair 
 _OBJECT_START = re.compile(r'\{(?=\s{0,99}["}])')
 _KEY = r"(?:dimensions|dimensional_analysis|image_description|overall_score|overall_grade)"
 _ANY_KEY = re.compile(  # also with the quotes of other notations, or with none
-    rf"[\"'“”„‘’]{_KEY}[\"'“”‘’]\s{{0,9}}:|[{{,]\s{{0,9}}{_KEY}\s{{0,9}}:"
+    rf"[\"'“”„‘’«»]{_KEY}[\"'“”‘’«»]\s{{0,9}}:|[{{,]\s{{0,9}}{_KEY}\s{{0,9}}:"
 )
 _OTHER_QUOTES = re.compile(
-    r"[{,]\s{0,99}['“”„‘’]\w{2,30}['“”‘’]\s{0,9}:|\w[\"”’]\s{0,9}:\s{0,9}[“”„‘’']"
+    r"[{,]\s{0,99}['“”„‘’«»]\w{2,30}['“”‘’«»]\s{0,9}:|\w[\"”’]\s{0,9}:\s{0,9}[“”„‘’']"
 )
 _MALFORMED_NUMBER = re.compile(
     r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])'
@@ -34,7 +34,6 @@ _MALFORMED_NUMBER = re.compile(
 _NUMBER = re.compile(r"[-+~.\d]*\d[.\d]*")
 _FENCE = re.compile(r"```\w{0,10}")
 _END_MARKS = "`\n\r\t …"  # that may follow a text that is cut off
-_MIN_ANSWER = 100  # letters outside thoughts that are an answer without JSON
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class _Failure:
     reason: RejectionReason
     detail: str
     position: int = 0
-    is_duplicate: bool = False
+    is_final: bool = False  # no repair is possible
 
     def to_rejection(self) -> Rejection:
         return Rejection(self.reason, self.detail[:120])
@@ -68,7 +67,7 @@ def parse_unique(text: str) -> Any:
     Deeply nested lists raise ValueError instead of RecursionError.
     """
     try:
-        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
+        return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
     except RecursionError:
         raise ValueError("lists nested too deeply") from None
 
@@ -95,7 +94,7 @@ def extract_object(text: str, depth: int = 0) -> ExtractedObject | Rejection | N
         return replace(result, repairs=("thoughts", *result.repairs))
     if isinstance(whole, ExtractedObject) and _is_answer(text, whole):
         return replace(whole, repairs=("thoughts",))
-    if isinstance(result, Rejection) or sum(map(str.isalpha, answer)) > _MIN_ANSWER:
+    if isinstance(result, Rejection) or sum(map(str.isalpha, answer)) > MIN_ANSWER:
         return result
     return Rejection(RejectionReason.THINKING_ONLY, f"thoughts without an answer: {text[-40:]!r}")
 
@@ -118,8 +117,10 @@ def _extract(body: str, depth: int) -> ExtractedObject | Rejection | None:
     if isinstance(retry, ExtractedObject):
         return replace(retry, repairs=(*retry.repairs, "number"))
     failure = retry or result
-    if failure and (failure.reason == RejectionReason.OTHER_SCHEMA or failure.is_duplicate):
+    is_other = failure and failure.reason == RejectionReason.OTHER_SCHEMA
+    if failure and (failure.is_final or (is_other and not _has_critique_key(body))):
         return failure.to_rejection()
+    failure = None if is_other else failure  # its objects are parts of a damaged critique
     # The braces may be those of LaTeX or prose.
     start = _FENCE.sub("", body[:99]).lstrip()
     if "{" not in body or not (_ANY_KEY.search(body) or re.match(r"\{\s{0,9}[\"'“]", start)):
@@ -153,13 +154,16 @@ def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
         decoded = _decode_object(body, opening.start())
         if isinstance(decoded, _Failure):
             scanned += decoded.position - opening.start()
-            position = decoded.position if decoded.is_duplicate else opening.end()
+            position = decoded.position if decoded.is_final else opening.end()
             is_critique_text = _has_critique_key(body, opening.start(), decoded.position)
-            if decoded.is_duplicate and is_critique_text:
+            if decoded.is_final and is_critique_text:
                 found, failure = None, decoded
             failure = failure or decoded
             continue
         scanned += decoded.end - decoded.start
+        if _is_in_python_text(body, decoded):
+            malformed = RejectionReason.MALFORMED_JSON
+            return _Failure(malformed, "JSON in a text of Python", is_final=True)
         critique = _find_critique(decoded, depth)
         if critique is None:
             other = other or f"keys {', '.join(list(decoded.value)[:6])}"
@@ -175,6 +179,13 @@ def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
         detail = f"more than {_MAX_OBJECTS} objects"
         return failure or _Failure(RejectionReason.MALFORMED_JSON, detail)
     return failure or (_Failure(RejectionReason.OTHER_SCHEMA, other) if other else None)
+
+
+def _is_in_python_text(body: str, decoded: ExtractedObject) -> bool:
+    """Return whether an object is in single quotes, so that its escapes mean something else."""
+    if not body[decoded.start - 1 : decoded.start] == "'" == body[decoded.end : decoded.end + 1]:
+        return False
+    return bool(_OTHER_QUOTES.search(body[max(0, decoded.start - 200) : decoded.start]))
 
 
 def _find_critique(decoded: ExtractedObject, depth: int) -> ExtractedObject | None:
@@ -196,7 +207,7 @@ def _decode_object(body: str, start: int) -> ExtractedObject | _Failure:
     """Return the object that begins at a brace, or the error and its position."""
     malformed = RejectionReason.MALFORMED_JSON
     for strict in (True, False):
-        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=reject_duplicate_keys)
+        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_reject_duplicate_keys)
         try:
             value, end = decoder.raw_decode(body, start)
         except json.JSONDecodeError as error:
@@ -206,8 +217,8 @@ def _decode_object(body: str, start: int) -> ExtractedObject | _Failure:
             if not message.startswith("Invalid control character"):
                 break
         except DuplicateKeyError as error:
-            _, end = json.JSONDecoder(strict=False).raw_decode(body, start)
-            return _Failure(malformed, str(error), end, is_duplicate=True)
+            end = _find_end(body, start)
+            return _Failure(malformed, str(error), end or len(body), is_final=end > 0)
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits
             return _Failure(malformed, str(error), len(body))
         else:
@@ -215,8 +226,15 @@ def _decode_object(body: str, start: int) -> ExtractedObject | _Failure:
     return failure
 
 
-def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raises ValueError if a key has two different values."""
+def _find_end(body: str, start: int) -> int:
+    """Return the end of an object with any keys; 0 if it has none."""
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(body, start)[1]
+    except (ValueError, RecursionError):
+        return 0
+
+
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
         stored = unique.setdefault(key, value)

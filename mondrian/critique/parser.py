@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from mondrian.critique.diagnosis import explain_rejection, find_loop, is_latin
-from mondrian.critique.html_cards import parse_html_cards
+from mondrian.critique.html_cards import has_open_element, parse_html_cards
 from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import find_extra_scores, normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
 from mondrian.critique.text_repair import (
-    REPLACEMENT,
+    UNREADABLE,
     all_texts,
     clean_texts,
     count_examples,
@@ -43,8 +43,11 @@ class ParsedCritique:
 
 # Would be tokenized as a control token.
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>|</?(?:think|tool_call|tool_response)>")
+_COLON = re.compile(r'"\s{0,99}:')
+_EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
 _MIN_LOOP = 120  # characters of a loop in one text of a critique
 _SUMMARIES = ("key_strengths", "priority_improvements", "technical_notes")
+_NOTHING = ("null", "none", "[]", '""')  # an absent text that was stored as text
 _ENTITIES = ("&quot;", "&#34;", "&#x22;")
 
 
@@ -60,7 +63,7 @@ def parse_critique(
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
     body = text.strip("\ufeff \n\r\t\v\f")
-    if not body.strip():
+    if not body.strip() or body.lower() in _NOTHING:
         return Rejection(RejectionReason.NO_TEXT, "empty text")
     result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):
@@ -76,12 +79,7 @@ def _parse_body(
 ) -> ParsedCritique | Rejection | None:
     if critique := _read_canonical(body, prompts):
         return ParsedCritique(critique, "json")
-    value = parse_html_cards(body, advisor)
-    cards = (
-        _normalize(ExtractedObject(value, ()), "cards", prompts)
-        if isinstance(value, dict)
-        else value
-    )
+    cards = _read_cards(body, advisor, prompts)
     if isinstance(cards, ParsedCritique):
         return cards
     extracted = extract_object(remove_invisible(body) if is_html(body) else body)
@@ -92,15 +90,37 @@ def _parse_body(
     return cards or extracted
 
 
+def _read_cards(
+    body: str, advisor: str, prompts: Sequence[str]
+) -> ParsedCritique | Rejection | None:
+    """Return the critique of HTML cards; None for HTML with similar headings but no score."""
+    value = parse_html_cards(body, advisor)
+    if not isinstance(value, dict):
+        return value
+    cards = _normalize(ExtractedObject(value, ()), "cards", prompts)
+    is_incomplete = getattr(cards, "reason", "") == RejectionReason.DIMENSIONS_INCOMPLETE
+    if isinstance(cards, ParsedCritique) or not is_incomplete:
+        return cards
+    if not any("score" in dimension for dimension in value["dimensions"]):
+        detail = f"HTML cards without scores; {cards.detail}"
+        unscored = Rejection(RejectionReason.UNSCORED, detail)
+        return unscored if "feedback-card" in body else None
+    if "overall" not in body.lower() and has_open_element(body):
+        return Rejection(RejectionReason.TRUNCATED, f"HTML cut off after {body[-40:]!r}")
+    return cards
+
+
 def _read_canonical(body: str, prompts: Sequence[str]) -> Critique | None:
-    """Return the critique of canonical text that needs no repair: most texts, ten times faster."""
+    """Return the critique of schema-valid text that needs no repair: most texts, much faster."""
     try:
         critique = validate_critique(body)
     except ValidationError:
         return None
     texts = list(_texts(critique))
-    is_canonical = serialize_critique(critique) == body and not needs_cleaning(body)
-    if not is_canonical or find_placeholder(texts) or count_examples(texts, prompts):
+    has_duplicate_keys = len(_COLON.findall(body)) != _EXPECTED_KEY_COUNT
+    if has_duplicate_keys or needs_cleaning(body):
+        return None
+    if find_placeholder(texts) or count_examples(texts, prompts):
         return None
     return critique
 
@@ -120,11 +140,14 @@ def _normalize(
     normalized = normalize_critique(value)
     if isinstance(normalized, Rejection):
         texts = all_texts(value)
+        if "punctuation" in repairs:
+            normalized = Rejection(RejectionReason.MALFORMED_JSON, normalized.detail)
         return _find_unreadable(texts) or _find_loop(texts) or normalized
+    repairs += normalized.repairs
     return ParsedCritique(
         normalized.critique,
         source_format,
-        tuple(dict.fromkeys((*repairs, *normalized.repairs))),
+        tuple(dict.fromkeys(repairs)),
         find_extra_scores(value) if normalized.scored else (),
         normalized.scored,
     )
@@ -166,11 +189,11 @@ def _find_placeholder(critique: Critique, prompts: Sequence[str]) -> Rejection |
 
 
 def _find_unreadable(texts: Iterable[str]) -> Rejection | None:
-    unreadable = next((text for text in texts if REPLACEMENT in text), None)
+    unreadable = next(filter(None, map(UNREADABLE.search, texts)), None)
     if unreadable is None:
         return None
-    start = max(0, unreadable.find(REPLACEMENT) - 20)
-    detail = f"an unreadable character in {unreadable[start : start + 40]!r}"
+    start = max(0, unreadable.start() - 20)
+    detail = f"an unreadable character in {unreadable.string[start : start + 40]!r}"
     return Rejection(RejectionReason.NOT_UTF8, detail)
 
 

@@ -4,14 +4,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mondrian.critique.prompt import INSTRUCTIONS
+from mondrian.critique.schema import DIMENSIONS
 from mondrian.critique.thoughts import THOUGHT_TAG, remove_thoughts
 
-REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not UTF-8
+# What a decoder writes for bytes that are not UTF-8, and half a character of UTF-16.
+UNREADABLE = re.compile("[\ufffd\ud800-\udfff]")
 _MAX_ROUNDS = 3  # of text that was decoded wrongly several times
-# UTF-8 read as cp1252: the first character is a lead byte, the others are continuation bytes.
-_MOJIBAKE = re.compile(
-    r"[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u017e\u0192\u02c6-\u02dc\u2013-\u2122]{1,3}"
-)
+# UTF-8 read as cp1252: a lead byte, then continuation bytes. Letters such as Å are lead bytes only
+# in a text with surer signs of it.
+_CONTINUATION = r"[\u0080-\u00bf\u0152-\u017e\u0192\u02c6-\u02dc\u2013-\u2122]"
+_MOJIBAKE = re.compile(rf"[ÂÃ]{_CONTINUATION}|â{_CONTINUATION}{{2}}|ð{_CONTINUATION}{{3}}")
+_MORE_MOJIBAKE = re.compile(rf"[Ä-Å]{_CONTINUATION}|{_MOJIBAKE.pattern}")
 _PLACEHOLDER_WORDS = frozenset(
     """string str text tbd tba todo na none null nil undefined unknown empty blank example sample
     placeholder lorem ipsum comment comments recommendation recommendations description feedback
@@ -23,6 +27,14 @@ _PLACEHOLDER_WORDS = frozenset(
     """.split()
 )
 _BRACKETED = re.compile(r"\s*(?:<[^<>]{1,200}>|\[[^\[\]]{1,200}\]|\{[^{}]{1,200}\})[.\s]*")
+_INSTRUCTION = re.compile(  # Your comment here, Brief comment on Lighting
+    r"\W*(?:(?:your|insert|add|enter|write|provide)\s(?:[\w&]+\s){0,4}(?:comments?|recommendations?"
+    r"|feedback|description|text)\b(?:\shere|\s(?:on|about|for)\s(?:[\w&]+\s?){1,4})?"
+    r"|(?:a\s)?(?:(?:brief|short|detailed|specific|actionable|concrete)\s)?(?:comment|feedback"
+    r"|recommendation|description|suggestion)s?\s(?:on|about|for|regarding)\s(?:[\w&]+\s?){1,4})\W*",
+    re.IGNORECASE,
+)
+_MAX_INSTRUCTION = 80  # characters
 _LOREM = re.compile(r"\s*lorem ipsum\b", re.IGNORECASE)
 _MIN_EXAMPLE = 4  # letters of an example in a prompt that is more than a common word
 
@@ -37,7 +49,8 @@ def clean_texts(value: Any, repairs: list[str]) -> Any:
         return value
     text = value
     for _ in range(_MAX_ROUNDS):
-        fixed = _MOJIBAKE.sub(_decode_again, text)
+        pattern = _MORE_MOJIBAKE if _MOJIBAKE.search(text) else _MOJIBAKE
+        fixed = pattern.sub(_decode_again, text)
         if fixed == text:
             break
         text = fixed
@@ -58,14 +71,30 @@ def find_placeholder(texts: Sequence[str]) -> str | None:
 
 
 def is_placeholder(text: str) -> bool:
-    letters = "".join(filter(str.isalpha, text)).lower()
-    if not letters or letters in _PLACEHOLDER_WORDS:
+    if len(text) < _MAX_INSTRUCTION:
+        letters = "".join(filter(str.isalpha, text)).lower()
+        if not letters or letters in _PLACEHOLDER_WORDS or letters in _OWN_WORDS:
+            return True
+        if _INSTRUCTION.fullmatch(text):
+            return True
+    elif not any(map(str.isalpha, text)):
         return True
     return bool(_BRACKETED.fullmatch(text) or _LOREM.match(text))
 
 
+def _own_words() -> frozenset[str]:
+    """Return the letters of what says nothing here: dimension names, and our prompt's words."""
+    texts = [*DIMENSIONS, *(line.partition(":")[2] for line in INSTRUCTIONS.splitlines())]
+    return frozenset("".join(filter(str.isalpha, text)).lower() for text in texts)
+
+
+_OWN_WORDS = _own_words()
+
+
 def count_examples(texts: Sequence[str], prompts: Sequence[str]) -> int:
     """Return how many texts are, as a whole, a quoted text of a prompt."""
+    if not prompts:
+        return 0
     words = (text for text in texts if sum(map(str.isalpha, text)) >= _MIN_EXAMPLE)
     return sum(any(_is_quoted(text, prompt) for prompt in prompts) for text in words)
 

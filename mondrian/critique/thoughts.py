@@ -6,18 +6,22 @@ THOUGHT_TAG = re.compile(
     r"<(/?)(?:think|thinking|thoughts?|reasoning)(?:\s[^<>]{0,40})?>|\[(/?)THINK\]", re.IGNORECASE
 )
 _START = re.compile(
-    r"\W{0,9}(?:<(?:think|thought|reason)|\[THINK\]|(?:okay|ok|alright|hmm+|got it|now|so|wait)\b[,.!: ]"
-    r"|let me\b|let's\b|first,? (?:i|let)\b|the user\b|(?:i|we) (?:need|have|should|must) to\b"
+    r"\W{0,9}(?:<(?:think|thought|reason)|\[THINK\]"
+    r"|(?:okay|ok|alright|hmm+|got it|now|so|wait)\b[,.!: ]|let me\b|let's\b"
+    r"|first,? (?:i|let)\b|the user\b|(?:i|we) (?:need|have|should|must) to\b"
     r"|(?:i'll|i will|i'm going to|we are asked|we're asked)\b|thinking process\b|my thought)",
     re.IGNORECASE,
 )
-_HEADING_LINES = re.compile(r"(?:\s{0,99}#{1,6} [^\n]{0,200}\n){1,9}")
+_HEADING_LINES = re.compile(
+    r"(?:\s{0,99}(?:#{1,6} [^\n]{0,200}|\*\*[^*\n]{1,80}\*\*:?[ \t]{0,9})\n){1,9}"
+)
 _HESITATION = re.compile(
-    r"\b(?:wait,|hmm\b|let me\b|the user (?:wants|asked|asks|is|said|has)|i (?:should|need to|must)\b"
-    r"|maybe i\b|(?:i'll|i will) (?:write|start|say|give)\b)",
+    r"\b(?:wait,|hmm\b|let me\b|the user (?:wants|asked|asks|is|said|has)"
+    r"|i (?:should|need to|must)\b|maybe i\b|(?:i'll|i will) (?:write|start|say|give)\b)",
     re.IGNORECASE,
 )
 _MIN_HESITATIONS = 4
+MIN_ANSWER = 100  # letters outside thoughts that are an answer without JSON
 
 
 def remove_thoughts(text: str) -> str:

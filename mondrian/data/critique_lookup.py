@@ -41,17 +41,17 @@ class ApplicationFolders:
 def read_critique(
     job: Job, advisor: str, folders: ApplicationFolders
 ) -> tuple[str, ParsedCritique] | Rejection:
-    """Return the first place with a readable critique, and the critique; one with scores before.
+    """Return the first place with a readable critique, and the critique; rather one with scores.
 
     Otherwise the rejection of the job itself, or the most telling rejection of all places: a stored
-    error message, then faults of a critique, then texts of another kind. Rejections of a job without any text: too_long,
-    advisor_absent if only other advisors have texts, no_text.
+    error message, then faults of a critique, then texts of another kind. Rejections of a job
+    without any text: too_long, advisor_absent if only other advisors have texts, no_text.
     """
     if job.rejection:
         return job.rejection
     rejections: list[Rejection] = []
-    parsed_texts: set[str] = set()
     unscored: tuple[str, ParsedCritique] | None = None
+    parsed_texts: set[str] = set()
     for place, text in _find_texts(job, advisor, folders):
         if isinstance(text, Rejection):
             rejections.append(text)
