@@ -184,9 +184,10 @@ def read_preview(path: Path) -> Preview:
 
     Raises PhotoError as that does, and with reason image_unreadable if a limit is exceeded.
     """
-    if is_cheap(read_header(path)):
-        return images.read_preview(path)
-    return _scan_decoder.call(images.read_preview, path)
+    header = read_header(path)
+    if is_cheap(header):
+        return images.read_preview(path, header)
+    return _scan_decoder.call(images.read_preview, path, header)
 
 
 def _run(pipe: Connection, memory_bytes: int, seconds: int) -> None:
