@@ -78,7 +78,7 @@ def to_profile(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.I
     transform = ImageCms.buildTransform(
         source, target, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC
     )
-    return ImageCms.applyTransform(image, transform)
+    return transform.apply(image)
 
 
 SPACES: dict[str, tuple[Callable[[Image.Image], Image.Image], bytes]] = {
