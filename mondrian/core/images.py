@@ -163,6 +163,9 @@ def _open_image(
         raise PhotoError("image_unreadable", _describe_unreadable(header)) from None
     except PhotoError:
         raise
+    except MemoryError:
+        detail = "its decoding needs too much memory; export it smaller, as JPEG"
+        raise PhotoError("image_unreadable", detail) from None
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
         detail = str(error)[:200] or f"a damaged {header.format} file ({type(error).__name__})"
         raise PhotoError("image_unreadable", detail) from None

@@ -65,6 +65,9 @@ def test_a_photo_that_needs_too_much_memory_is_rejected(pool: DecoderPool) -> No
             pool.call(bytes, 2**29)
         assert error.value.reason == "image_unreadable"
     assert len(pool.call(bytes, 2**20)) == 2**20
+    large = odd_photos.png_header(20_000, 20_000)  # 1.2e9 bytes
+    with pytest.raises(PhotoError, match="too much memory"):
+        pool.call(read_photo, io.BytesIO(large), 10**9)
 
 
 def test_memory_is_watched_if_the_system_does_not_limit_it(
