@@ -24,7 +24,7 @@ from tests.core import odd_photos
 from tests.waiting import wait_for
 
 HEIC = Path(__file__).parent / "rendered.heic"
-LIMITS = DecoderLimits(seconds=0.5, memory_bytes=2**28)
+LIMITS = DecoderLimits(seconds=60, memory_bytes=2**29)
 
 
 @pytest.fixture
@@ -46,28 +46,31 @@ def test_a_reason_comes_back_from_the_other_process(pool: DecoderPool) -> None:
     assert error.value.reason == "image_unreadable"
 
 
-def test_a_photo_that_takes_too_long_is_ended(pool: DecoderPool) -> None:
+def test_a_photo_that_takes_too_long_is_ended() -> None:
+    pool = DecoderPool(1, DecoderLimits(seconds=1.5, memory_bytes=2**29))
     process = pool.call(os.getpid)
     started = monotonic()
-    with pytest.raises(PhotoError, match=r"took more than 0\.5 s") as error:
+    with pytest.raises(PhotoError, match=r"took more than 1\.5 s") as error:
         pool.call(time.sleep, 3600)
     assert error.value.reason == "image_unreadable"
     assert monotonic() - started < 30  # on a busy machine
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     assert pool.call(os.getpid) != process  # the next one has a new decoder
+    pool.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not limit memory")
-def test_a_photo_that_needs_too_much_memory_is_rejected(pool: DecoderPool) -> None:
-    for _ in range(2):
-        with pytest.raises(PhotoError, match="too much memory") as error:
-            pool.call(bytes, 2**29)
-        assert error.value.reason == "image_unreadable"
-    assert len(pool.call(bytes, 2**20)) == 2**20
+def test_a_photo_that_needs_too_much_memory_is_rejected() -> None:
+    pool = DecoderPool(1, DecoderLimits(seconds=60, memory_bytes=2**28))
     large = odd_photos.png_header(20_000, 20_000)  # 1.2e9 bytes
-    with pytest.raises(PhotoError, match="too much memory"):
+    with pytest.raises(PhotoError, match="too much memory") as error:
         pool.call(read_photo, io.BytesIO(large), 10**9)
+    assert error.value.reason == "image_unreadable"
+    with pytest.raises(PhotoError, match="too much memory"):
+        pool.call(bytes, 2**29)
+    assert len(pool.call(bytes, 2**20)) == 2**20
+    pool.close()
 
 
 def test_memory_is_watched_if_the_system_does_not_limit_it(
@@ -100,7 +103,7 @@ def test_other_errors_of_a_decoder_are_reasons(pool: DecoderPool) -> None:
 
 
 def test_busy_decoders_do_not_hold_up_the_others() -> None:
-    decoders = DecoderPool(3, DecoderLimits(1, 2**29))
+    decoders = DecoderPool(3, DecoderLimits(5, 2**29))
     with ThreadPoolExecutor(2) as threads:
         bad = [threads.submit(decoders.call, time.sleep, 3600) for _ in range(2)]
         assert decoders.call(read_photo, HEIC).size == (640, 512)
