@@ -135,11 +135,10 @@ def _scale_16_bits(image: Image.Image) -> Image.Image:
     """Scale grey of 12 or 16 bits to 8: Pillow's own conversion would clip it to white."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits = tags.get(tiff_pages.BITS, (16,))[0]
-    values = np.asarray(image) * np.float32(255 / (2**bits - 1))
-    grey = np.rint(values).clip(0, 255).astype(np.uint8)
+    table = np.rint(np.arange(2**16) * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
     if tags.get(tiff_pages.PHOTOMETRIC) == 0:  # 0 is white, which Pillow inverts in 8 bits only
-        grey = 255 - grey
-    return Image.fromarray(grey)
+        table = 255 - table
+    return Image.fromarray(table[np.asarray(image)])
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pi_heif
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mondrian.core import tiff_pages
@@ -61,7 +62,7 @@ def read_photo(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Image
 def check_image(image: Image.Image) -> None:
     """Raise PhotoError with reason image_too_small or image_blank if there is nothing to see."""
     _check_size(image.size)
-    _check_content(image)
+    _check_content(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ class Preview:
     notes: tuple[str, ...] = ()  # what was assumed to decode it
 
 
-def read_preview(path: Path) -> Preview:
+def read_preview(path: Path, header: PhotoHeader | None = None) -> Preview:
     """Decode a photo to a preview.
+
+    header  of the photo, if it was read before
 
     Raises PhotoError as `read_photo` does, and with reason image_too_small or image_blank.
     """
-    with _open_image(path) as file:
+    with _open_image(path, header=header) as file:
         size = file.size
         _check_size(size)
         image, notes = _decode(file, PREVIEW_SIDE)
@@ -126,20 +129,29 @@ def _check_content(image: Image.Image) -> None:
     of 44 on (landscapes at a twentieth of their light: 1.5; a lens cap with noise of 10: 0.5).
     The lights of a night are too small to change the variance: they are counted.
     """
-    small = image.convert("RGB").resize((256, 256), Image.Resampling.BOX)
-    cells = np.asarray(small.reduce(4), np.float32).reshape(-1, 3)
+    cells = _read_values(image, 64)
     lowest, rise = _DARK_BLANK_STD
     required_std = min(_BLANK_STD, lowest + rise * float(cells.mean(axis=0).max()))
-    values = np.asarray(small, np.float32).reshape(-1, 3)
-    lights = np.abs(values - np.median(values, axis=0)).max(axis=1) > _LIGHT
-    if cells.std(axis=0).max() < required_std and lights.sum() < _MIN_LIGHTS:
+    if cells.std(axis=0).max() >= required_std:
+        return
+    pixels = _read_values(image, 256)
+    lights = np.abs(pixels - np.median(pixels, axis=0)).max(axis=1) > _LIGHT
+    if lights.sum() < _MIN_LIGHTS:
         raise PhotoError("image_blank", "the image is blank (nearly uniform)")
 
 
+def _read_values(image: Image.Image, side: int) -> NDArray[np.float32]:
+    """Return the mean colors (cells, 3) of a grid of side x side cells."""
+    grid = image.resize((side, side), Image.Resampling.BOX)  # of an RGB image
+    return np.asarray(grid, np.float32).reshape(-1, 3)
+
+
 @contextmanager
-def _open_image(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Iterator[Image.Image]:
+def _open_image(
+    source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS, header: PhotoHeader | None = None
+) -> Iterator[Image.Image]:
     """Open a photo, its header read; every error of its decoding becomes a PhotoError."""
-    header = read_header(source)
+    header = header or read_header(source)
     _check_pixels(header.size, max_pixels)
     try:
         with warnings.catch_warnings():
@@ -151,6 +163,9 @@ def _open_image(source: ImageSource, max_pixels: int = MAX_PHOTO_PIXELS) -> Iter
         raise PhotoError("image_unreadable", _describe_unreadable(header)) from None
     except PhotoError:
         raise
+    except MemoryError:
+        detail = "its decoding needs too much memory; export it smaller, as JPEG"
+        raise PhotoError("image_unreadable", detail) from None
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
         detail = str(error)[:200] or f"a damaged {header.format} file ({type(error).__name__})"
         raise PhotoError("image_unreadable", detail) from None

@@ -184,9 +184,10 @@ def read_preview(path: Path) -> Preview:
 
     Raises PhotoError as that does, and with reason image_unreadable if a limit is exceeded.
     """
-    if is_cheap(read_header(path)):
-        return images.read_preview(path)
-    return _scan_decoder.call(images.read_preview, path)
+    header = read_header(path)
+    if is_cheap(header):
+        return images.read_preview(path, header)
+    return _scan_decoder.call(images.read_preview, path, header)
 
 
 def _run(pipe: Connection, memory_bytes: int, seconds: int) -> None:
@@ -197,6 +198,8 @@ def _run(pipe: Connection, memory_bytes: int, seconds: int) -> None:
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory_bytes
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # that of the user, if there is one
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     pipe.send(None)
     while True:
@@ -216,7 +219,7 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any
     except PhotoError as error:
         return pickle.dumps(((error.reason, str(error)), None))
     except MemoryError:
-        error_detail = "its decoding needs too much memory; export it as JPEG"
+        error_detail = "its decoding needs too much memory; export it smaller, as JPEG"
     except Exception as error:
         error_detail = f"{type(error).__name__}: {error}"
     return pickle.dumps((("image_unreadable", error_detail), None))

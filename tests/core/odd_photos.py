@@ -19,6 +19,7 @@ from tests.core.tiff_files import (
     BYTE,
     LONG,
     SHORT,
+    Order,
     Page,
     array_page,
     grey_page,
@@ -31,6 +32,7 @@ UPRIGHT, TURNED = SIZE, SIZE[::-1]
 PHOTO = render(draw_scene(5, 1), *SIZE)
 SMALL = PHOTO.resize((66, 64))
 PIXELS = np.asarray(PHOTO)
+ORDERS: tuple[Order, Order] = ("<", ">")
 HEIC = (Path(__file__).parent / "rendered.heic").read_bytes()
 Expected = tuple[int, int] | str
 OddPhoto = tuple[str, bytes, Expected]
@@ -118,14 +120,14 @@ def raw_files() -> Iterator[OddPhoto]:
     yield "a DNG", make_tiff(Page(dng.tags, dng.pixels, [full])), RAW
     yield "a DNG of linear values", make_tiff(Page(dng.tags, dng.pixels, [linear])), RAW
     yield "a DNG in one page", make_tiff(image_page(PHOTO, 0, {50706: (BYTE, [1, 4, 0, 0])})), RAW
-    for order in "<>":
+    for order in ORDERS:
         name = f"a NEF, order {order}"
         sub_pages = [image_page(PHOTO, 1), full]
         yield name, make_tiff(Page(preview.tags, preview.pixels, sub_pages), order=order), RAW
     yield "a PEF", make_tiff(full), RAW
     yield "a raw file in the second page", make_tiff(preview, linear), RAW
     for code in (32767, 32770, 34713, 65535):
-        page = Page(full.tags | {259: (SHORT, [code]), 262: (SHORT, [1])}, full.pixels)
+        page = Page({**full.tags, 259: (SHORT, [code]), 262: (SHORT, [1])}, full.pixels)
         yield f"a raw file of compression {code}", make_tiff(preview, page), RAW
 
 
@@ -237,7 +239,8 @@ def odd_modes() -> Iterator[OddPhoto]:
 
 def odd_tiffs() -> Iterator[OddPhoto]:
     preview, full = image_page(SMALL, 1), image_page(PHOTO)
-    for order, big in (("<", False), (">", False), ("<", True)):
+    layouts: list[tuple[Order, bool]] = [("<", False), (">", False), ("<", True)]
+    for order, big in layouts:
         name = f"order {order}, big {big}"
         yield (
             f"a page behind its preview, {name}",
@@ -251,7 +254,7 @@ def odd_tiffs() -> Iterator[OddPhoto]:
     yield "two previews", make_tiff(preview, image_page(PHOTO, 1)), UPRIGHT
     yield "two full pages", make_tiff(full, image_page(SMALL)), UPRIGHT
     grey = PIXELS[..., 0].astype(float) / 255
-    for order in "<>":
+    for order in ORDERS:
         read = {
             "16 bits": grey_page((grey * 65535).astype(np.uint16), order),
             "RGB of 16 bits": array_page(PIXELS.astype(np.uint16) * 257, 2, order),

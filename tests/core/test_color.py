@@ -42,8 +42,12 @@ TO_ADOBE = np.array([[0.7151256, 0.2848744, 0], [0, 1, 0], [0, 0.0411619, 0.9588
 
 @pytest.fixture(scope="module")
 def photo(photos: list[Image.Image]) -> Image.Image:
-    """A landscape with strong colors, all of them inside sRGB."""
-    hsv = np.asarray(photos[5].convert("HSV")).copy()
+    return make_colorful(photos[5])
+
+
+def make_colorful(photo: Image.Image) -> Image.Image:
+    """Return a photo with three times the saturation; all colors are inside sRGB."""
+    hsv = np.asarray(photo.convert("HSV")).copy()
     hsv[..., 1] = np.minimum(255, hsv[..., 1].astype(int) * 3)
     return Image.fromarray(hsv, "HSV").convert("RGB")
 
@@ -74,7 +78,7 @@ def to_profile(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.I
     transform = ImageCms.buildTransform(
         source, target, "RGB", mode, ImageCms.Intent.RELATIVE_COLORIMETRIC
     )
-    return ImageCms.applyTransform(image, transform)
+    return transform.apply(image)
 
 
 SPACES: dict[str, tuple[Callable[[Image.Image], Image.Image], bytes]] = {

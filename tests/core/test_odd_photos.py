@@ -1,11 +1,14 @@
 """Every odd file is read at its size or rejected with its reason, alike by link and service."""
 
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mondrian.core import photo_header
@@ -42,6 +45,28 @@ def test_an_odd_file_has_its_size_or_its_reason(name: str, tmp_path: Path) -> No
         assert max(thumbnail) == 48
     else:
         assert preview == thumbnail == expected
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_changed_file_is_an_image_or_a_reason(data: st.DataObject) -> None:
+    """Of each odd file, with other bytes in its header and cut somewhere."""
+    content = bytearray(FILES[data.draw(st.sampled_from(sorted(FILES)))][0][:60_000])
+    for _ in range(data.draw(st.integers(0, 6))):
+        if content:
+            offset = data.draw(st.integers(0, min(400, len(content) - 1)))
+            content[offset] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.sampled_from([len(content), len(content) // 2, 40]))
+    source = io.BytesIO(bytes(content[:cut]))
+    header = None
+    with contextlib.suppress(PhotoError):
+        header = read_header(source)
+    if header is None:
+        return
+    assert header.scans <= MAX_SCANS
+    if header.format != "HEIF":  # its decoder runs in a process of its own
+        with contextlib.suppress(PhotoError):
+            assert read_photo(source, 2_000_000).mode == "RGB"
 
 
 def test_the_odd_files_are_many_and_of_all_reasons() -> None:

@@ -1,17 +1,18 @@
 """TIFF files made tag by tag: pages, sub-pages, and modes that Pillow does not write."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 BYTE, ASCII, SHORT, LONG, LONG8 = 1, 2, 3, 4, 16
+Order = Literal["<", ">"]
 _FORMATS = {BYTE: "B", ASCII: "B", SHORT: "H", LONG: "I", LONG8: "Q"}
-Tags = dict[int, tuple[int, Sequence[int]]]  # number -> type and values
+Tags = Mapping[int, tuple[int, Sequence[int]]]  # number -> type and values
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Page:
     sub_pages: list["Page"] = field(default_factory=list)
 
 
-def grey_page(values: NDArray[Any], order: str = "<", **more: Any) -> Page:
+def grey_page(values: NDArray[Any], order: Order = "<", **more: Any) -> Page:
     return array_page(values[..., None], 1, order, **more)
 
 
@@ -37,7 +38,7 @@ def image_page(image: Image.Image, subfile: int = 0, tags: Tags | None = None) -
 def array_page(
     values: NDArray[Any],
     photometric: int,
-    order: str = "<",
+    order: Order = "<",
     bits: int = 0,
     tags: Tags | None = None,
 ) -> Page:
@@ -55,10 +56,10 @@ def array_page(
         278: (LONG, [height]),
         339: (SHORT, [kind] * channels),
     }
-    return Page(own | (tags or {}), content)
+    return Page({**own, **(tags or {})}, content)
 
 
-def make_tiff(*pages: Page, order: str = "<", big: bool = False) -> bytes:
+def make_tiff(*pages: Page, order: Order = "<", big: bool = False) -> bytes:
     """Return a file with these pages in a row."""
     mark = {"<": b"II", ">": b"MM"}[order]
     head = (
@@ -71,12 +72,12 @@ def make_tiff(*pages: Page, order: str = "<", big: bool = False) -> bytes:
     return bytes(content)
 
 
-def _write_pages(content: bytearray, pages: Sequence[Page], order: str, big: bool) -> list[int]:
+def _write_pages(content: bytearray, pages: Sequence[Page], order: Order, big: bool) -> list[int]:
     """Append pages that link to the next one; return their offsets."""
     number, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
     offsets, link = [], 0
     for page in pages:
-        tags = dict(page.tags)
+        tags: dict[int, tuple[int, Sequence[int]]] = dict(page.tags)
         if page.pixels:
             tags |= {273: (LONG, [0]), 279: (LONG, [len(page.pixels)])}
         if page.sub_pages:

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mondrian.core import images, photo_decoder
+from mondrian.core.color import UNREADABLE_PROFILE
 from mondrian.core.errors import DataError, PhotoError
+from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
 from mondrian.data import photo_scan
 from mondrian.data.photo_scan import CACHE_FILE, PhotoInfo, scan_photos
+from tests.conftest import ROOT
+from tests.slow_decoding import get_stuck_on_heif
 
 
 @pytest.fixture
@@ -61,6 +66,32 @@ def test_scanning_in_processes_gives_the_same_result(
     serial = dict(scan_photos(files, tmp_path / "one"))
     monkeypatch.setattr(photo_scan, "_MAX_SERIAL", 0)
     assert dict(scan_photos(files, tmp_path / "two")) == serial
+
+
+def test_a_photo_that_takes_too_long_is_rejected_and_the_others_are_scanned(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = DecoderPool(1, DecoderLimits(0.5, 2**29))
+    monkeypatch.setattr(photo_decoder, "_scan_decoder", pool)
+    monkeypatch.setattr(images, "read_preview", get_stuck_on_heif)
+    heic = tmp_path / "phone.heic"
+    heic.write_bytes((ROOT / "tests/core/rendered.heic").read_bytes())
+    infos = dict(scan_photos([heic, *files], tmp_path / "cache"))
+    assert infos[heic].reason == "image_unreadable"
+    assert "took more than 0.5 s" in infos[heic].detail
+    assert [infos[path].reason for path in files[:-1]] == [""] * (len(files) - 1)
+    monkeypatch.undo()  # it was not cached: on an idle machine it is read
+    assert dict(scan_photos([heic], tmp_path / "cache"))[heic].width == 640
+    pool.close()
+
+
+def test_what_was_assumed_about_a_photo_is_kept_in_the_cache(
+    tmp_path: Path, photos: list[Image.Image]
+) -> None:
+    path = tmp_path / "photo.jpg"
+    photos[0].save(path, icc_profile=b"broken")
+    for _ in range(2):
+        assert dict(scan_photos([path], tmp_path / "cache"))[path].notes == UNREADABLE_PROFILE
 
 
 def test_a_missing_photo_has_a_reason(tmp_path: Path) -> None:

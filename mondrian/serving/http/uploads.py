@@ -21,7 +21,7 @@ from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
 Result = TypeVar("Result")
 _JPEG_QUALITY = 95  # of the saved photo
 _QUICK_WORK = 25_000_000  # pixels x scans up to which photos are decoded several at a time
-_QUICK_SECONDS, _SLOW_SECONDS = 10, 30  # limits; a usual phone's photo takes 0.3 s
+_QUICK_SECONDS, _SLOW_SECONDS = 15, 60  # limits: 0.3 s and 5 s are usual on an idle machine
 _QUICK_DECODERS = DecoderPool(4, DecoderLimits.for_pixels(_QUICK_SECONDS, _QUICK_WORK))
 _UNSAFE_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 

@@ -1,0 +1,151 @@
+"""Uploads are kept as they look, and a bad one holds up no other."""
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mondrian.core.params import Params
+from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
+from mondrian.serving.http import uploads
+from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
+from mondrian.serving.jobs.runner import JobRunner
+from tests.core import odd_photos
+from tests.core.odd_photos import encode
+from tests.core.test_color import P3_PROFILE, difference, make_colorful, on_white, to_p3
+from tests.slow_decoding import STUCK_SIDE, get_stuck
+
+
+@pytest.fixture(scope="module")
+def photo(photos: list[Image.Image]) -> Image.Image:
+    return make_colorful(photos[5])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> UploadStore:
+    return UploadStore(tmp_path, 4096, 20_480, 80)
+
+
+def test_a_kept_upload_shows_the_colors_of_its_profile(
+    store: UploadStore, photo: Image.Image
+) -> None:
+    large = photo.resize((960, 768))
+    upload = store.save(encode(to_p3(large), "JPEG", quality=97, icc_profile=P3_PROFILE), "a.jpg")
+    with Image.open(store.path(upload.filename)) as kept:
+        assert "icc_profile" not in kept.info
+        assert difference(kept, large) < 2
+    assert upload.image.size == (160, 128)
+    assert difference(upload.image, large) < 2
+    assert difference(store.load_image(upload.filename), upload.image) < 1
+
+
+def test_a_kept_upload_is_white_if_it_was_transparent(
+    store: UploadStore, photo: Image.Image
+) -> None:
+    alpha = Image.linear_gradient("L").resize(photo.size)
+    transparent = photo.copy()
+    transparent.putalpha(alpha)
+    upload = store.save(encode(transparent, "PNG"), "a.png")
+    with Image.open(store.path(upload.filename)) as kept:
+        assert difference(kept, on_white(photo, alpha)) < 2
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"\0\0\0\x18ftypcrx " + bytes(900), 415, "image_raw: a raw file .Canon CR3"),
+        (odd_photos.make_scans(2000), 415, "image_unreadable: a JPEG of 2,000 scans"),
+        (odd_photos.png_header(9100, 9100), 422, "image_too_large: 9100x9100 pixels"),
+        (encode(Image.new("RGB", (300, 200), "red"), "PNG"), 422, "image_blank"),
+        (encode(odd_photos.PHOTO, "BMP"), 415, "image_unreadable: a BMP, not one of"),
+    ],
+)
+def test_a_rejected_upload_says_why(
+    store: UploadStore, content: bytes, status: int, message: str
+) -> None:
+    with pytest.raises(RequestRejectedError, match=message) as error:
+        store.save(content, "a.jpg")
+    assert error.value.status == status
+    assert not list(store.folder.rglob("*"))
+
+
+def stuck_photo(kind: str = "JPEG") -> bytes:
+    return encode(odd_photos.PHOTO.resize((STUCK_SIDE, 200)), kind)
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let photos of STUCK_SIDE take forever, and shorten the limits."""
+    pool = DecoderPool(4, DecoderLimits(6, 2**30))
+    monkeypatch.setattr(uploads, "_convert_upload", get_stuck)
+    monkeypatch.setattr(uploads, "_QUICK_DECODERS", pool)
+    monkeypatch.setattr(uploads, "_SLOW_SECONDS", 14)
+    yield
+    pool.close()
+
+
+def make_runner(params: Params, store: UploadStore) -> JobRunner:
+    engine = SimpleNamespace(state=SimpleNamespace(batch_size=1))
+    critique_runner: Any = SimpleNamespace(params=params, engine=engine)
+    unused: Any = None
+    return JobRunner(critique_runner, unused, store, unused)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stuck")
+def test_two_bad_uploads_and_a_large_one_hold_up_no_other(tmp_path: Path, params: Params) -> None:
+    """Two small photos and a large one get stuck; the others are stored before these end."""
+    store = UploadStore(tmp_path, 4096, 20_480, 80)
+    runner = make_runner(params, store)
+    large = encode(odd_photos.PHOTO.resize((STUCK_SIDE, 120_000)), "PNG")
+    assert store.is_slow(large)
+    ended: list[str] = []
+
+    async def save(name: str, content: bytes) -> None:
+        try:
+            await runner.decode_upload(store.save, content, name)
+            ended.append(name)
+        except RequestRejectedError as error:
+            ended.append(f"{name} ended" if "took more than" in str(error) else str(error))
+
+    async def save_all() -> None:
+        await save("first", odd_photos.JPEG)  # starts a decoder
+        bad = [save("bad", stuck_photo()), save("bad", stuck_photo()), save("large", large)]
+        good = [save(f"good {i}", odd_photos.JPEG) for i in range(3)]
+        await asyncio.gather(*bad, save("heic", odd_photos.HEIC), *good)
+
+    asyncio.run(save_all())
+    assert ended[-1] == "large ended"
+    assert sorted(ended[:-1]) == [
+        *["bad ended"] * 2,
+        "first",
+        *[f"good {i}" for i in range(3)],
+        "heic",
+    ]
+
+
+@pytest.mark.usefixtures("stuck")
+def test_large_photos_wait_for_each_other(tmp_path: Path) -> None:
+    store = UploadStore(tmp_path, 4096, 20_480, 80)
+    assert store._slow_decoders.limits.seconds == 14
+    assert store.is_slow(odd_photos.png_header(8000, 8000))
+    assert not store.is_slow(odd_photos.png_header(5712, 4284))  # a phone's 24 megapixels
+    assert not store.is_slow(odd_photos.HEIC)
+    assert not store.is_slow(b"no photo")
+
+
+def test_a_missing_photo_of_a_job_is_a_reason(store: UploadStore) -> None:
+    with pytest.raises(RequestRejectedError, match="image_missing"):
+        store.load_image("uploads/gone.jpg")
+
+
+def test_an_upload_is_stored_as_it_was_sent(store: UploadStore) -> None:
+    content = encode(odd_photos.PHOTO, "PNG")
+    with Image.open(store.path(store.save(content, "a").filename)) as kept:
+        assert kept.size == odd_photos.SIZE
+        assert difference(kept, Image.open(io.BytesIO(content))) < 3
