@@ -1,9 +1,12 @@
-"""Measure time and memory of link by rows: python benchmarks/link_rows.py [10000 100000 1000000]
+"""Measure time and memory of link by rows, of a database or of a list:
+python benchmarks/link_rows.py [--layout db jsonl json csv] [--rows 10000 100000 1000000]
 
-Each database has every kind of text of the sample, with critiques of realistic length, and photos
+Each source has every kind of text of the sample, with critiques of realistic length, and photos
 for 1,000 of its rows. link runs as a separate process; its peak memory includes its workers.
 """
 
+import argparse
+import csv
 import json
 import os
 import sqlite3
@@ -13,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from mondrian.critique.schema import Critique, serialize_critique
@@ -65,6 +69,36 @@ def write_database(path: Path, count: int) -> None:
     connection.close()
 
 
+def write_list(path: Path, count: int) -> None:
+    """Write a list: chat rows in JSON, or a table with the critique in one column."""
+    keys = ("id", "photo", "advisor", "critique", "prompt", "created_at")
+    rows = ((name, *row[:2], *row[3:]) for name, *row in make_jobs(count))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            csv.writer(file, delimiter=";").writerows(chain([keys], rows))
+            return
+        file.write("[" if path.suffix == ".json" else "")
+        for i, row in enumerate(rows):
+            entry = make_chat_row(dict(zip(keys, row, strict=True)))
+            file.write(",\n" if i and path.suffix == ".json" else "")
+            file.write(json.dumps(entry) + ("\n" if path.suffix == ".jsonl" else ""))
+        file.write("]" if path.suffix == ".json" else "")
+
+
+def make_chat_row(row: dict[str, str]) -> dict[str, object]:
+    return {
+        "id": row["id"],
+        "advisor": row["advisor"],
+        "created_at": row["created_at"],
+        "images": [row["photo"]],
+        "messages": [
+            {"role": "system", "content": row["prompt"]},
+            {"role": "user", "content": "<image>Critique this photograph."},
+            {"role": "assistant", "content": row["critique"]},
+        ],
+    }
+
+
 def resident_bytes(pid: int) -> int:
     """Return the memory of a process and its descendants, shared pages counted once (Linux PSS)."""
     total, pids = 0, [pid]
@@ -104,27 +138,42 @@ def measure(command: list[str]) -> tuple[float, float]:
     return seconds, peak / 1e9
 
 
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure time and memory of link by rows.")
+    layouts = ("db", "jsonl", "json", "csv")
+    parser.add_argument("--layout", nargs="+", choices=layouts, default=["db"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    return parser.parse_args()
+
+
+def measure_link(folder: Path, layout: str, count: int) -> str:
+    """Write a source, link it and return a line of the table."""
+    source, output = folder / f"mondrian.{layout}", folder / "out"
+    (write_database if layout == "db" else write_list)(source, count)
+    command = [sys.executable, str(ROOT / "stages/link.py"), "--advisor", "ansel"]
+    command += ["--db_path", str(source), "--source_dir", str(folder / "source")]
+    command += ["--output_dir", str(output), "--cache_dir", str(folder / f"cache-{layout}-{count}")]
+    seconds, peak = measure(command)
+    linked = json.loads((output / "link.json").read_text())["linked"]
+    size = source.stat().st_size / 1e9
+    source.unlink()
+    return (
+        f"{layout:>6} {count:>9,} {size:>8.2f} {seconds:>8.1f} {1e6 * seconds / count:>7.0f} "
+        f"{peak:>8.2f} {linked:>6}"
+    )
+
+
 def main() -> None:
-    counts = [int(argument) for argument in sys.argv[1:]] or [10_000, 100_000, 1_000_000]
+    args = parse_args()
     with tempfile.TemporaryDirectory() as tmp_dir:
         folder = Path(tmp_dir)
         (folder / "source").mkdir()
         for i in range(NUM_PHOTOS):
             render(draw_scene(1, i), 320, 256).save(folder / "source" / f"{i}.jpg")
-        print(f"{'rows':>9} {'database GB':>12} {'seconds':>8} {'us/row':>7} {'peak GB':>8} linked")
-        database, output = folder / "mondrian.db", folder / "out"
-        for count in counts:
-            write_database(database, count)
-            command = [sys.executable, str(ROOT / "stages/link.py"), "--advisor", "ansel"]
-            command += ["--db_path", str(database), "--output_dir", str(output)]
-            seconds, peak = measure([*command, "--cache_dir", str(folder / f"cache-{count}")])
-            linked = json.loads((output / "link.json").read_text())["linked"]
-            print(
-                f"{count:>9,} {database.stat().st_size / 1e9:>12.2f} {seconds:>8.1f} "
-                f"{1e6 * seconds / count:>7.0f} {peak:>8.2f} {linked:>6}",
-                flush=True,
-            )
-            database.unlink()
+        print("layout      rows       GB  seconds  us/row  peak GB linked")
+        for layout in args.layout:
+            for count in args.rows:
+                print(measure_link(folder, layout, count), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from mondrian.data.list_entry import entry_to_job, reject_entry
 from mondrian.data.text_encoding import TextEncoding
 
 _SEPARATORS = ",;\t|"
+_QUOTES = "In a text in quotes, a quote is written twice."
 _MAX_CELL = 1 << 25  # characters; a longer one has no closing quote
 
 
@@ -82,7 +83,8 @@ def _read_header(text: str, separator: str) -> list[str]:
 def _read_rows(file: TextIO, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, and the number of its first line in the file."""
     csv.field_size_limit(_MAX_CELL)
-    reader = csv.reader(_read_lines(file), strict=True, delimiter=separator)
+    lines = _read_lines(file)
+    reader = csv.reader(lines, strict=True, delimiter=separator, skipinitialspace=True)
     line = 1
     try:
         for row in reader:
@@ -91,13 +93,15 @@ def _read_rows(file: TextIO, separator: str, path: Path) -> Iterator[tuple[int, 
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, row in line {line}: {error}; is it a CSV?") from None
+        raise DataError(f"{path}, row in line {line}: {error}; is it a CSV? {_QUOTES}") from None
 
 
 def _read_lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a table, without its byte order mark."""
-    start = file.readline(_MAX_CELL).removeprefix("\ufeff")
-    if start:
-        yield start
+    """Yield the lines of a table without its byte order mark; raises csv.Error for a long one."""
+    mark = "\ufeff"
     while line := file.readline(_MAX_CELL):
-        yield line
+        if len(line) == _MAX_CELL:
+            raise csv.Error(f"a line of more than {_MAX_CELL:,} characters")
+        if line := line.removeprefix(mark):
+            yield line
+        mark = ""
