@@ -97,7 +97,7 @@ def _decode(body: str) -> ExtractedObject | Rejection | None:
 def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[str, ...]]:
     """Return the object that begins at a brace, its end, and repairs; or None and the error."""
     for strict in (True, False):
-        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=reject_duplicate_keys)
+        decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_reject_duplicate_keys)
         try:
             value, end = decoder.raw_decode(body, start)
         except json.JSONDecodeError as error:
@@ -112,8 +112,7 @@ def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, t
     return None, end, (message,)
 
 
-def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raises ValueError if a key has two different values."""
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
         if unique.setdefault(key, value) != value:
