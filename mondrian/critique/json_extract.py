@@ -7,30 +7,70 @@ only if it changed nothing but punctuation, and never on JSON that is cut off.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import json_repair
 
 from mondrian.critique.rejection import Rejection, RejectionReason
+from mondrian.critique.thoughts import THOUGHT_TAG, remove_thoughts
 
 CRITIQUE_KEYS = ("dimensions", "dimensional_analysis", "image_description")
-_MAX_BRACES = 20  # opening braces that are tried before a text is malformed
+_MAX_OBJECTS = 1000  # objects that are tried before a text is malformed
 _MAX_SCANNED = 3_000_000  # characters that all these attempts may read
+_MAX_NESTED_TEXTS = 3  # a critique as text in an object as text in an object
 _MAX_REPAIR_LENGTH, _MAX_REPAIR_QUOTES = 12_000, 400  # beyond them json-repair can be slow
-_THOUGHT_START = re.compile(r"<(?:think|thought|thinking)>")
-_THOUGHT_END = re.compile(r"</(?:think|thought|thinking)>")
+_OBJECT_START = re.compile(r'\{(?=\s{0,99}["}])')
+_KEY = r"(?:dimensions|dimensional_analysis|image_description|overall_score|overall_grade)"
+_ANY_KEY = re.compile(  # also with the quotes of other notations, or with none
+    rf"[\"'“”„‘’]{_KEY}[\"'“”‘’]\s{{0,9}}:|[{{,]\s{{0,9}}{_KEY}\s{{0,9}}:"
+)
+_OTHER_QUOTES = re.compile(
+    r"[{,]\s{0,99}['“”„‘’]\w{2,30}['“”‘’]\s{0,9}:|\w[\"”’]\s{0,9}:\s{0,9}[“”„‘’']"
+)
 _MALFORMED_NUMBER = re.compile(
     r'("\w{4,20}"\s{0,9}:\s{0,9}\d{1,3})\.(?:\.(\d{1,3}))?(?=\s{0,9}[,}\]])'
 )
 _NUMBER = re.compile(r"[-+~.\d]*\d[.\d]*")
 _FENCE = re.compile(r"```\w{0,10}")
+_END_MARKS = "`\n\r\t …"  # that may follow a text that is cut off
+_MIN_ANSWER = 100  # letters outside thoughts that are an answer without JSON
 
 
 @dataclass(frozen=True)
 class ExtractedObject:
     value: dict[str, Any]
     repairs: tuple[str, ...]
+    start: int = 0  # of the object in the text
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why no object was extracted, and where decoding stopped."""
+
+    reason: RejectionReason
+    detail: str
+    position: int = 0
+    is_duplicate: bool = False
+
+    def to_rejection(self) -> Rejection:
+        return Rejection(self.reason, self.detail[:120])
+
+
+class DuplicateKeyError(ValueError):
+    """An object has one key with two different values, so its meaning is ambiguous."""
+
+
+def parse_unique(text: str) -> Any:
+    """Parse JSON; raises ValueError, and DuplicateKeyError for a key with two different values.
+
+    Deeply nested lists raise ValueError instead of RecursionError.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_reject_duplicate_keys)
+    except RecursionError:
+        raise ValueError("lists nested too deeply") from None
 
 
 def is_critique(value: Mapping[str, Any]) -> bool:
@@ -38,93 +78,158 @@ def is_critique(value: Mapping[str, Any]) -> bool:
     return any(key in value for key in CRITIQUE_KEYS)
 
 
-def extract_object(text: str) -> ExtractedObject | Rejection | None:
+def extract_object(text: str, depth: int = 0) -> ExtractedObject | Rejection | None:
     """Return the last JSON object that is a critique's outer level; None without JSON.
 
-    Rejections: truncated, malformed_json, other_schema; thinking_only in thoughts without an end.
+    Thoughts of a model contain no answer, except for an object at their very end if they never end.
+    Rejections: truncated, malformed_json, other_schema; thinking_only if there are only thoughts.
     """
-    body = _THOUGHT_END.split(text)[-1]
-    if _THOUGHT_START.search(body):
-        return Rejection(RejectionReason.THINKING_ONLY, f"thoughts without an end: {body[-40:]!r}")
-    thoughts = () if body == text else ("thoughts",)
-    result = _decode(body)
+    answer = remove_thoughts(text)
+    if answer == text:
+        return _extract(text, depth)
+    whole = _decode(text, depth)
+    if isinstance(whole, ExtractedObject) and THOUGHT_TAG.search(text, whole.start, whole.end):
+        return whole  # the tags are in its texts
+    result = _extract(answer, depth)
     if isinstance(result, ExtractedObject):
-        return ExtractedObject(result.value, (*thoughts, *result.repairs))
-    fixed = _MALFORMED_NUMBER.sub(lambda match: f"{match[1]}.{match[2] or 0}", body)
-    retry = None if fixed == body else _decode(fixed)
-    if isinstance(retry, ExtractedObject):
-        return ExtractedObject(retry.value, (*thoughts, *retry.repairs, "number"))
-    # The braces may be those of LaTeX or prose.
-    is_json = _has_critique_key(body) or _FENCE.sub("", body).lstrip().startswith('{"')
-    if result is None or not is_json:
-        return result if result and result.reason == RejectionReason.OTHER_SCHEMA else None
-    if result.reason != RejectionReason.MALFORMED_JSON:
+        return replace(result, repairs=("thoughts", *result.repairs))
+    if isinstance(whole, ExtractedObject) and _is_answer(text, whole):
+        return replace(whole, repairs=("thoughts",))
+    if isinstance(result, Rejection) or sum(map(str.isalpha, answer)) > _MIN_ANSWER:
         return result
-    if body.count("{") > body.count("}"):
-        tail = body.rstrip("`\n\r\t ")
+    return Rejection(RejectionReason.THINKING_ONLY, f"thoughts without an answer: {text[-40:]!r}")
+
+
+def _is_answer(text: str, critique: ExtractedObject) -> bool:
+    """Return whether an object inside thoughts ends the text, and no tag ends the thoughts."""
+    after = _FENCE.sub("", text[critique.end :])
+    if any(map(str.isalnum, THOUGHT_TAG.sub("", after))):
+        return False
+    before = _FENCE.sub("", text[: critique.start])
+    return not THOUGHT_TAG.search(after) or not any(map(str.isalnum, THOUGHT_TAG.sub("", before)))
+
+
+def _extract(body: str, depth: int) -> ExtractedObject | Rejection | None:
+    result = _decode(body, depth)
+    if isinstance(result, ExtractedObject):
+        return result
+    fixed = _MALFORMED_NUMBER.sub(lambda match: f"{match[1]}.{match[2] or 0}", body)
+    retry = None if fixed == body else _decode(fixed, depth)
+    if isinstance(retry, ExtractedObject):
+        return replace(retry, repairs=(*retry.repairs, "number"))
+    failure = retry or result
+    if failure and (failure.reason == RejectionReason.OTHER_SCHEMA or failure.is_duplicate):
+        return failure.to_rejection()
+    # The braces may be those of LaTeX or prose.
+    start = _FENCE.sub("", body[:99]).lstrip()
+    if "{" not in body or not (_ANY_KEY.search(body) or re.match(r"\{\s{0,9}[\"'“]", start)):
+        return None
+    if _is_cut_off(fixed, failure):
+        tail = body.rstrip(_END_MARKS)
         return Rejection(RejectionReason.TRUNCATED, f"cut off after {tail[-40:]!r}")
-    return _repair_json(fixed[fixed.find("{") : fixed.rfind("}") + 1]) or result
+    if other := _OTHER_QUOTES.search(body):
+        detail = f"not the quotes of JSON: {other[0].strip('{,')[:40]!r}"
+        return Rejection(RejectionReason.MALFORMED_JSON, detail)
+    repaired = _repair_json(fixed[fixed.find("{") : fixed.rfind("}") + 1])
+    default = _Failure(RejectionReason.MALFORMED_JSON, f"not JSON: {body[:40]!r}")
+    return repaired or (failure or default).to_rejection()
 
 
-def _decode(body: str) -> ExtractedObject | Rejection | None:
+def _is_cut_off(body: str, failure: _Failure | None) -> bool:
+    """Return whether braces stay open, and nothing says that one is missing in the middle."""
+    tail = body.rstrip(_END_MARKS)
+    if body.count("{") <= body.count("}"):
+        return False
+    return not tail.endswith(("}", "]")) or failure is None or failure.position > len(tail) - 9
+
+
+def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
     """Return the last critique: a model repeats the prompt's example, or drafts, before it."""
-    candidate, error, other, scanned = None, "", "", 0
-    start = body.find("{")
-    for _ in range(_MAX_BRACES):
-        if start < 0 or scanned > _MAX_SCANNED:
+    found, failure, other, scanned, position = None, None, "", 0, 0
+    for _ in range(_MAX_OBJECTS):
+        opening = _OBJECT_START.search(body, position)
+        if opening is None or scanned > _MAX_SCANNED:
             break
-        value, end, notes = _decode_object(body, start)
-        scanned += end - start
-        next_start = start + 1
-        if value is None:
-            error = error or notes[0]
-        elif is_critique(value):
-            repairs = (*_surrounding_repairs(body[:start], body[end:]), *notes)
-            candidate = ExtractedObject(value, repairs)
-            error, next_start = "", end
-            if not _has_critique_key(body, end):
-                return candidate
-        else:
-            other = other or f"keys {', '.join(list(value)[:6])}"
-        start = body.find("{", next_start)
-    if candidate:  # followed by another one that cannot be read
-        error = error or f"more than {_MAX_BRACES} objects"
-    if other and not error:
-        return Rejection(RejectionReason.OTHER_SCHEMA, other[:120])
-    return Rejection(RejectionReason.MALFORMED_JSON, error) if error else None
+        decoded = _decode_object(body, opening.start())
+        if isinstance(decoded, _Failure):
+            scanned += decoded.position - opening.start()
+            position = decoded.position if decoded.is_duplicate else opening.end()
+            is_critique_text = _has_critique_key(body, opening.start(), decoded.position)
+            if decoded.is_duplicate and is_critique_text:
+                found, failure = None, decoded
+            failure = failure or decoded
+            continue
+        scanned += decoded.end - decoded.start
+        critique = _find_critique(decoded, depth)
+        if critique is None:
+            other = other or f"keys {', '.join(list(decoded.value)[:6])}"
+            is_outer = _has_critique_key(body, opening.start(), decoded.end)
+            position = opening.end() if is_outer else decoded.end
+            continue
+        found, failure, position = critique, None, decoded.end
+        if not _has_critique_key(body, decoded.end):
+            return _add_surrounding_repairs(found, body)
+    if found:  # followed by another one that cannot be read
+        if failure is None and _OBJECT_START.search(body, position) is None:
+            return _add_surrounding_repairs(found, body)
+        detail = f"more than {_MAX_OBJECTS} objects"
+        return failure or _Failure(RejectionReason.MALFORMED_JSON, detail)
+    return failure or (_Failure(RejectionReason.OTHER_SCHEMA, other) if other else None)
 
 
-def _decode_object(body: str, start: int) -> tuple[dict[str, Any] | None, int, tuple[str, ...]]:
-    """Return the object that begins at a brace, its end, and repairs; or None and the error."""
+def _find_critique(decoded: ExtractedObject, depth: int) -> ExtractedObject | None:
+    """Return an object that is a critique, or the critique that is a text in it."""
+    if is_critique(decoded.value):
+        return decoded
+    if depth >= _MAX_NESTED_TEXTS:
+        return None
+    for text in decoded.value.values():
+        if isinstance(text, str) and _has_critique_key(text):
+            nested = extract_object(text, depth + 1)
+            if isinstance(nested, ExtractedObject):
+                repairs = ("nested_text", *nested.repairs, *decoded.repairs)
+                return replace(decoded, value=nested.value, repairs=repairs)
+    return None
+
+
+def _decode_object(body: str, start: int) -> ExtractedObject | _Failure:
+    """Return the object that begins at a brace, or the error and its position."""
+    malformed = RejectionReason.MALFORMED_JSON
     for strict in (True, False):
         decoder = json.JSONDecoder(strict=strict, object_pairs_hook=_reject_duplicate_keys)
         try:
             value, end = decoder.raw_decode(body, start)
         except json.JSONDecodeError as error:
-            end, message = error.pos, str(error)[:120]
+            message = str(error)
+            is_open = message.startswith("Unterminated")
+            failure = _Failure(malformed, message, len(body) if is_open else error.pos)
             if not message.startswith("Invalid control character"):
                 break
-        except (ValueError, RecursionError) as error:  # a duplicate key, a number of 5,000 digits
-            end, message = len(body), str(error)[:120]
-            break
+        except DuplicateKeyError as error:
+            _, end = json.JSONDecoder(strict=False).raw_decode(body, start)
+            return _Failure(malformed, str(error), end, is_duplicate=True)
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits
+            return _Failure(malformed, str(error), len(body))
         else:
-            return value, end, () if strict else ("control_character",)
-    return None, end, (message,)
+            return ExtractedObject(value, () if strict else ("control_character",), start, end)
+    return failure
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for key, value in pairs:
-        if unique.setdefault(key, value) != value:
-            raise ValueError(f"{key[:40]!r} has two different values")
+        stored = unique.setdefault(key, value)
+        if stored != value or isinstance(stored, bool) != isinstance(value, bool):
+            raise DuplicateKeyError(f"{key[:40]!r} has two different values")
     return unique
 
 
-def _has_critique_key(body: str, start: int = 0) -> bool:
-    return any(body.find(f'"{key}"', start) >= 0 for key in CRITIQUE_KEYS)
+def _has_critique_key(body: str, start: int = 0, end: int | None = None) -> bool:
+    return any(body.find(f'"{key}', start, end) >= 0 for key in CRITIQUE_KEYS)
 
 
-def _surrounding_repairs(before: str, after: str) -> list[str]:
+def _add_surrounding_repairs(found: ExtractedObject, body: str) -> ExtractedObject:
+    before, after = body[: found.start], body[found.end :]
     fenced = "```" in before or "```" in after
     before, after = (_FENCE.sub("", part).strip() for part in (before, after))
     present = {
@@ -133,7 +238,8 @@ def _surrounding_repairs(before: str, after: str) -> list[str]:
         "extra_brace": after.startswith("}"),
         "text_after": bool(after.strip("} \n\r\t")),
     }
-    return [name for name, is_present in present.items() if is_present]
+    names = (name for name, is_present in present.items() if is_present)
+    return replace(found, repairs=(*names, *found.repairs))
 
 
 def _repair_json(text: str) -> ExtractedObject | None:

@@ -7,7 +7,7 @@ What an older form lacks (strengths, priorities, notes) is taken from the critiq
 import json
 import re
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,21 +15,28 @@ from pydantic import ValidationError
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, MAX_SHORT_TEXT, Critique
+from mondrian.critique.text_repair import is_placeholder
 
 _CRITIQUE_FIELDS = frozenset(Critique.model_fields)
 _DIMENSION_FIELDS = ("score", "comment", "recommendation")
 _SPELLINGS = {  # other spellings and older names of each key
     "dimensions": "dimensional_analysis dimentions dimensons",
     "overall_score": "overall_grade overal_score overall_scroe",
-    "image_description": "image_desciption image_discription",
-    "key_strengths": "key_strenghts key_strengts",
-    "priority_improvements": "priority_improvments",
-    "technical_notes": "technical_note tehnical_notes",
+    "image_description": "image_desciption image_discription description",
+    "key_strengths": "key_strenghts key_strengts strengths",
+    "priority_improvements": "priority_improvments priorities improvements weaknesses "
+    "areas_for_improvement",
+    "technical_notes": "technical_note tehnical_notes notes technical technical_details",
     "score": "scroe socre sore",
     "comment": "coment comments",
     "recommendation": "recomendation reccomendation recommendations recommendaton",
 }
-_KEY_BY_SPELLING = {other: key for key, others in _SPELLINGS.items() for other in others.split()}
+_KEY_BY_LETTERS = {
+    other.replace("_", ""): key
+    for key, others in _SPELLINGS.items()
+    for other in (key, *others.split())
+}
+_LISTS, _LONG_TEXTS = ("key_strengths", "priority_improvements"), ("technical_notes",)
 _SCORE = re.compile(r"\s{0,9}(\d{1,3}(?:\.\d{1,3})?)\s{0,9}(?:/\s{0,9}10)?\s{0,9}")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)")
 JsonObject = dict[str, Any]
@@ -51,6 +58,8 @@ def dimension_name(name: str) -> str | None:
 def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | Rejection:
     """Repair what is unambiguous; a Rejection if a part of the critique itself is missing."""
     repairs: list[str] = []
+    if conflict := _find_conflict(value):
+        return conflict
     outer = _correct_keys(value, _CRITIQUE_FIELDS, repairs)
     dimensions = _read_dimensions(outer.get("dimensions"), repairs)
     if isinstance(dimensions, Rejection):
@@ -60,7 +69,7 @@ def normalize_critique(value: JsonObject) -> tuple[Critique, tuple[str, ...]] | 
         return overall
     outer |= {"dimensions": dimensions, "overall_score": overall}
     for name, default in _summarize(dimensions).items():
-        if _is_blank(outer.get(name)):
+        if _is_blank(outer.get(name)) or _has_placeholder(outer[name]):
             outer[name] = default
             repairs.append(f"summary {name}")
     if _is_blank(outer.get("image_description")):
@@ -83,17 +92,68 @@ def _is_blank(stored: Any) -> bool:
     return not stored or (isinstance(stored, str) and not stored.strip())
 
 
+def _has_placeholder(stored: Any) -> bool:
+    items = stored if isinstance(stored, list) else [stored]
+    return any(isinstance(item, str) and is_placeholder(item) for item in items)
+
+
+def _find_conflict(value: JsonObject) -> Rejection | None:
+    """Return a Rejection if a score is stored under two spellings with different values."""
+    stored = value.get("dimensions") or value.get("dimensional_analysis")
+    items = stored.values() if isinstance(stored, dict) else stored
+    for parts in (value, *(items if isinstance(items, Collection) else ())):
+        scores: JsonObject = {}
+        for key, item in parts.items() if isinstance(parts, dict) else ():
+            meant = _meant_key(key)
+            if meant in ("score", "overall_score") and scores.setdefault(meant, item) != item:
+                detail = f"two values of {meant}: {reprlib.repr(scores[meant])}, {key[:40]}"
+                return Rejection(RejectionReason.MALFORMED_JSON, detail)
+    return None
+
+
+def _meant_key(key: str) -> str:
+    """Return the key that a spelling means: Score, imageDescription, strengths."""
+    return _KEY_BY_LETTERS.get(re.sub("[^a-z]", "", key.lower()), key)
+
+
 def _correct_keys(value: JsonObject, keys: Collection[str], repairs: list[str]) -> JsonObject:
     """Return the expected parts under their correct keys, without all others."""
-    corrected = {key: value[key] for key in keys if key in value}
+    corrected = {key: _correct_form(key, value[key], repairs) for key in keys if key in value}
     for key, item in value.items():
-        correct_key = _KEY_BY_SPELLING.get(key, key)
-        if key not in corrected and correct_key in keys and correct_key not in corrected:
-            corrected[correct_key] = item
+        meant = _meant_key(key)
+        is_free = meant not in corrected or _is_blank(corrected[meant])
+        form = _correct_form(meant, item, repairs) if is_free and key not in keys else None
+        if form is not None and meant in keys and _has_form(meant, form):
+            corrected[meant] = form
             repairs.append(f"key {key[:40]}")
         elif key not in keys and key != "name":
             repairs.append(f"extra_key {key[:40]}")
     return corrected
+
+
+def _correct_form(key: str, item: Any, repairs: list[str]) -> Any:
+    """Return a list for one text, and one text for a list or an object of texts."""
+    form = item
+    if key in _LISTS and isinstance(item, str) and item.strip():
+        form = SENTENCE_END.split(item.strip()) if len(item) > MAX_SHORT_TEXT else [item.strip()]
+    elif key in _LONG_TEXTS and isinstance(item, list) and _are_texts(item):
+        form = " ".join(item)
+    elif key in _LONG_TEXTS and isinstance(item, dict) and _are_texts(item.values()):
+        form = " ".join(f"{name}: {text}" for name, text in item.items())
+    if form is not item:
+        repairs.append(f"form {key}")
+    return form
+
+
+def _has_form(key: str, item: Any) -> bool:
+    """Return whether a part under another key has the form of the part that it may mean."""
+    if key in _LISTS:
+        return isinstance(item, list) and _are_texts(item)
+    return isinstance(item, str) or key not in (*_LONG_TEXTS, "image_description")
+
+
+def _are_texts(items: Iterable[Any]) -> bool:
+    return all(isinstance(item, str) for item in items)
 
 
 def _read_dimensions(stored: Any, repairs: list[str]) -> list[JsonObject] | Rejection:

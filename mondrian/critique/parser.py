@@ -4,18 +4,28 @@ Critiques are JSON (plain, in a fence, after headings, prose or reasoning, with 
 keys) or the application's HTML cards; every other kind of text has its reason code.
 """
 
+import html
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from mondrian.critique.diagnosis import explain_rejection, find_loop, is_latin
 from mondrian.critique.html_cards import parse_html_cards
+from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
 from mondrian.critique.normalize import normalize_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
-from mondrian.critique.schema import DIMENSIONS, Critique, Dimension, validate_critique
+from mondrian.critique.schema import Critique, serialize_critique, validate_critique
+from mondrian.critique.text_repair import (
+    REPLACEMENT,
+    all_texts,
+    clean_texts,
+    count_examples,
+    find_placeholder,
+    needs_cleaning,
+)
 
 MAX_CHARACTERS = 1_000_000  # the longest real text, with reasoning and prompt, had 60,000
 
@@ -29,24 +39,11 @@ class ParsedCritique:
     repairs: tuple[str, ...] = ()
 
 
-_PLACEHOLDER = re.compile(
-    r"^\W{0,20}(?:p>)?\s{0,20}(?:error\b|failed to parse model response)"
-    r"|cannot connect to ai service|API returned [45]\d\d|Advisor not found in database",
-    re.IGNORECASE,
-)
-_THINKING = re.compile(
-    r"\W{0,9}(?:<th|okay|ok,|alright|hmm|wait,|let me|let's|so,|first, (?:i|let)|got it|the user"
-    r"|(?:i|we) need to|now,)",
-    re.IGNORECASE,
-)
-_INSTRUCTION = re.compile(
-    r"(?:analy[sz]e|evaluate|critique) (?:the|this) (?:photo|image|picture)|your task is"
-    r"|(?:reply|respond|answer) (?:only )?(?:with|in) (?:valid )?json|output format",
-)
-_EXPECTED_KEY_COUNT = len(Critique.model_fields) + len(DIMENSIONS) * len(Dimension.model_fields)
-_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>")  # would be tokenized as a control token
-_LOOP_WINDOW, _LOOP_MIN_BYTES = 4000, 300  # characters at the end that are checked
-_LOOP_RATIO = 10  # zlib shrinks English of that length 2 to 3 times
+# Would be tokenized as a control token.
+_CONTROL = re.compile(r"<\|\w{1,40}\|>|<image>|</?(?:think|tool_call|tool_response)>")
+_MIN_LOOP = 120  # characters of a loop in one text of a critique
+_SUMMARIES = ("key_strengths", "priority_improvements", "technical_notes")
+_ENTITIES = ("&quot;", "&#34;", "&#x22;")
 
 
 def parse_critique(
@@ -59,46 +56,69 @@ def parse_critique(
     """
     if len(text) > MAX_CHARACTERS:
         return Rejection(RejectionReason.TOO_LONG, f"over {MAX_CHARACTERS:,} characters")
-    body = text.strip()
-    if not body:
+    body = text.strip("\ufeff \n\r\t\v\f")
+    if not body.strip():
         return Rejection(RejectionReason.NO_TEXT, "empty text")
-    if (offset := body.find("\ufffd")) >= 0:
-        return Rejection(RejectionReason.NOT_UTF8, f"unreadable at character {offset}")
-    if len(body) < 1000 and _PLACEHOLDER.search(body):
-        return Rejection(RejectionReason.ERROR_PLACEHOLDER, body[:80])
-    result = _parse_body(body, advisor)
-    if result is None:
-        return _reject_prose(body, prompts)
+    result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):
         return _find_problem(result, prompts) or result
-    if result.reason in (RejectionReason.TRUNCATED, RejectionReason.MALFORMED_JSON):
-        return _find_loop(body) or result
-    if result.reason == RejectionReason.OTHER_SCHEMA and _is_prompt_echo(body, prompts):
-        return Rejection(RejectionReason.PROMPT_ECHO, result.detail)
-    return result
+    return explain_rejection(body, result, prompts)
 
 
-def _parse_body(body: str, advisor: str) -> ParsedCritique | Rejection | None:
-    try:
-        critique = validate_critique(body)  # canonical text, the fast path
-        # As many colons as keys: no key occurs twice, of which the last would count.
-        has_unique_keys = body.count('":') == _EXPECTED_KEY_COUNT
-        if has_unique_keys and all(text.strip() for text in _texts(critique)):
-            return ParsedCritique(critique, "json")
-    except ValidationError:
-        pass
-    cards = parse_html_cards(body, advisor)
-    if isinstance(cards, Rejection):
+def _parse_body(
+    body: str, advisor: str, prompts: Sequence[str]
+) -> ParsedCritique | Rejection | None:
+    if critique := _read_canonical(body, prompts):
+        return ParsedCritique(critique, "json")
+    value = parse_html_cards(body, advisor)
+    cards = (
+        _normalize(ExtractedObject(value, ()), "cards", prompts)
+        if isinstance(value, dict)
+        else value
+    )
+    if isinstance(cards, ParsedCritique):
         return cards
-    extracted = extract_object(body) if cards is None else ExtractedObject(cards, ())
-    if extracted is None or isinstance(extracted, Rejection):
-        return extracted
-    normalized = normalize_critique(extracted.value)
+    extracted = extract_object(remove_invisible(body) if is_html(body) else body)
+    if not isinstance(extracted, ExtractedObject) and any(e in body for e in _ENTITIES):
+        extracted = extract_object(html.unescape(body)) or extracted
+    if isinstance(extracted, ExtractedObject):
+        return _normalize(extracted, "json", prompts)
+    return cards or extracted
+
+
+def _read_canonical(body: str, prompts: Sequence[str]) -> Critique | None:
+    """Return the critique of canonical text that needs no repair: most texts, ten times faster."""
+    try:
+        critique = validate_critique(body)
+    except ValidationError:
+        return None
+    texts = list(_texts(critique))
+    is_canonical = serialize_critique(critique) == body and not needs_cleaning(body)
+    if not is_canonical or find_placeholder(texts) or count_examples(texts, prompts):
+        return None
+    return critique
+
+
+def _normalize(
+    extracted: ExtractedObject, source_format: str, prompts: Sequence[str]
+) -> ParsedCritique | Rejection:
+    """Return the critique of an object; loops and unreadable characters explain a rejection."""
+    repairs = list(extracted.repairs)
+    try:
+        value = clean_texts(extracted.value, repairs)
+    except RecursionError:
+        return Rejection(RejectionReason.OTHER_SCHEMA, "lists nested too deeply")
+    for key in _SUMMARIES:
+        if count_examples(all_texts(value.get(key)), prompts):
+            del value[key]
+    normalized = normalize_critique(value)
     if isinstance(normalized, Rejection):
-        return normalized
-    critique, repairs = normalized
-    source_format = "json" if cards is None else "cards"
-    return ParsedCritique(critique, source_format, (*extracted.repairs, *repairs))
+        texts = all_texts(value)
+        return _find_unreadable(texts) or _find_loop(texts) or normalized
+    critique, normalizations = normalized
+    return ParsedCritique(
+        critique, source_format, tuple(dict.fromkeys((*repairs, *normalizations)))
+    )
 
 
 def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection | None:
@@ -107,17 +127,46 @@ def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection |
     texts = list(_texts(critique))
     if any(critique.image_description in prompt for prompt in prompts):
         return Rejection(RejectionReason.PROMPT_ECHO, "it is the example of its own prompt")
-    if wordless := next((text for text in texts if not any(map(str.isalpha, text))), None):
-        detail = f"a text without a word: {wordless[:40]!r}"
-        return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, detail)
+    if problem := _find_unreadable(texts) or _find_placeholder(critique, prompts):
+        return problem
     if "punctuation" in result.repairs and any(r.startswith("extra") for r in result.repairs):
         return Rejection(RejectionReason.MALFORMED_JSON, "its parts cannot be separated")
     joined = "\n".join(texts)
     if control := _CONTROL.search(joined):
         return Rejection(RejectionReason.OTHER_SCHEMA, f"contains the control token {control[0]}")
-    if not _is_latin(joined):
+    if not is_latin(joined):
         return Rejection(RejectionReason.WRONG_LANGUAGE, critique.image_description[:40])
-    return next(filter(None, map(_find_loop, texts)), None)
+    return _find_loop(texts)
+
+
+def _find_placeholder(critique: Critique, prompts: Sequence[str]) -> Rejection | None:
+    comments = [t for d in critique.dimensions for t in (d.comment, d.recommendation)]
+    if examples := count_examples(comments, prompts):
+        detail = f"{examples} texts are those of the example in its prompt"
+        is_echo = 2 * examples > len(comments)
+        reason = RejectionReason.PROMPT_ECHO if is_echo else RejectionReason.DIMENSIONS_INCOMPLETE
+        return Rejection(reason, detail)
+    placeholder = find_placeholder([critique.image_description, *comments])
+    if placeholder is None:
+        wordless = (text for text in _texts(critique) if not any(map(str.isalpha, text)))
+        placeholder = next(wordless, None)
+    if placeholder is None:
+        return None
+    detail = f"a text that says nothing: {placeholder[:40]!r}"
+    return Rejection(RejectionReason.DIMENSIONS_INCOMPLETE, detail)
+
+
+def _find_unreadable(texts: Iterable[str]) -> Rejection | None:
+    unreadable = next((text for text in texts if REPLACEMENT in text), None)
+    if unreadable is None:
+        return None
+    start = max(0, unreadable.find(REPLACEMENT) - 20)
+    detail = f"an unreadable character in {unreadable[start : start + 40]!r}"
+    return Rejection(RejectionReason.NOT_UTF8, detail)
+
+
+def _find_loop(texts: Iterable[str]) -> Rejection | None:
+    return next(filter(None, (find_loop(text, _MIN_LOOP) for text in texts)), None)
 
 
 def _texts(critique: Critique) -> Iterable[str]:
@@ -126,41 +175,3 @@ def _texts(critique: Critique) -> Iterable[str]:
         yield from (dimension.comment, dimension.recommendation)
     yield from (*critique.key_strengths, *critique.priority_improvements)
     yield critique.technical_notes
-
-
-def _reject_prose(body: str, prompts: Sequence[str]) -> Rejection:
-    if loop := _find_loop(body):
-        return loop
-    reason = RejectionReason.UNSCORED
-    if not _is_latin(body):
-        reason = RejectionReason.WRONG_LANGUAGE
-    elif _THINKING.match(body):
-        reason = RejectionReason.THINKING_ONLY
-    elif _is_prompt_echo(body, prompts):
-        reason = RejectionReason.PROMPT_ECHO
-    return Rejection(reason, f"{body[:60]!r}")
-
-
-def _is_prompt_echo(body: str, prompts: Sequence[str]) -> bool:
-    starts = (prompt.strip()[:100] for prompt in prompts)
-    return any(s and s in body for s in starts) or bool(_INSTRUCTION.search(body[:4000].lower()))
-
-
-def _find_loop(text: str) -> Rejection | None:
-    tail = text[-_LOOP_WINDOW:]
-    words = tail.split()
-    if len(words) > 20 and 3 * len(set(words)) > len(words):
-        return None  # too many different words
-    content = tail.encode("utf-8", "replace")
-    if len(content) < _LOOP_MIN_BYTES or len(content) <= _LOOP_RATIO * len(
-        zlib.compress(content, 1)
-    ):
-        return None
-    return Rejection(RejectionReason.LOOPING, f"ends in {text[-40:]!r}")
-
-
-def _is_latin(text: str) -> bool:
-    if text.isascii():
-        return True
-    letters = [c for c in text if c.isalpha()]
-    return 2 * sum(ord(c) < 0x250 for c in letters) >= len(letters)

@@ -34,6 +34,7 @@ class Job:
     llm_outputs: str = ""
     analysis_markdown: str = ""
     analysis_html: str = ""
+    error: str = ""
     prompt: str = ""
     llm_prompt: str = ""
     mode: str = ""

@@ -23,7 +23,7 @@ from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
 from mondrian.data import quality_flags
-from mondrian.data.critique_lookup import ApplicationFolders, find_critique_text
+from mondrian.data.critique_lookup import ApplicationFolders, read_critique
 from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
@@ -182,13 +182,8 @@ def _read_critique(
     review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
     if job.kind and review is None:  # no other setting allows it
         return quality_flags.reject_unreviewed(job, context.params)
-    stored = find_critique_text(job, context.advisor, context.folders)
-    parsed: ParsedCritique | Rejection
-    if isinstance(stored, Rejection):
-        source, parsed = "", stored
-    else:
-        source, text = stored
-        parsed = parse_critique(text, context.advisor, job.prompts())
+    found = read_critique(job, context.advisor, context.folders)
+    source, parsed = ("", found) if isinstance(found, Rejection) else found
     canonical = "" if isinstance(parsed, Rejection) else serialize_critique(parsed.critique)
     if review and canonical != review.original:
         if job.kind:

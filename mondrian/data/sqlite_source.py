@@ -24,7 +24,7 @@ from mondrian.data.jobs import Job, Review, UniqueIds
 
 REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
 OPTIONAL_COLUMNS = (
-    "llm_outputs analysis_markdown analysis_html prompt llm_prompt mode model model_used adapter "
+    "llm_outputs analysis_markdown analysis_html error prompt llm_prompt mode model model_used adapter "
     "kind adapter_version"
 ).split()
 TIME_COLUMNS = ("completed_at", "started_at", "created_at")

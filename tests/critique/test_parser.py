@@ -195,7 +195,7 @@ def test_an_echo_is_recognized_by_the_prompt_of_its_job() -> None:
         (lambda v: v.update(dimensions=7), "other_schema"),
         (lambda v: v.pop("image_description"), "other_schema"),
         (lambda v: v.pop("overall_score"), "unscored"),
-        (lambda v: v["dimensions"][2].update(comment="word " * 300), "too_long"),
+        (lambda v: v["dimensions"][2].update(comment="".join(map(str, range(999)))), "too_long"),
         (lambda v: v["dimensions"][2].update(comment="sky " * 200), "looping"),
     ],
 )
@@ -259,8 +259,9 @@ def test_of_several_critiques_the_last_one_counts(text: str, critique: Critique)
     "text",
     [
         "<think>A draft: {} No, too kind.",
-        "<think>{}",
-        "<thought>Hm. {}\n```",
+        "<think>A draft: {}</think>",
+        "<thought>Hm. {} Or rather",
+        "Okay, a draft: {} That is it.</think>",
     ],
 )
 def test_thoughts_that_never_end_contain_no_critique(text: str, critique: Critique) -> None:
