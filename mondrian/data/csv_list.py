@@ -9,6 +9,7 @@ from typing import TextIO
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.headings import (
+    MAX_COLUMNS,
     count_known,
     find_heading_problem,
     heading_keys,
@@ -62,7 +63,7 @@ def _find_separator(text: str) -> str:
 
     def count_headings(separator: str) -> tuple[int, int]:
         header = _read_header(text, separator)
-        return count_known(heading_keys(header)), len(header)
+        return count_known(heading_keys(header[:MAX_COLUMNS])), len(header)
 
     return max(_SEPARATORS, key=count_headings)
 

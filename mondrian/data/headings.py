@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from mondrian.critique.normalize import dimension_name
@@ -49,6 +50,7 @@ _KEY_BY_LETTERS = {key.replace("_", ""): key for key in _KEYS} | {
 _PART_BY_LETTERS = {part: part for part in _PARTS} | {
     other: part for part, others in _OTHER_PARTS.items() for other in others.split()
 }
+MAX_COLUMNS = 1000
 _DECIMAL = re.compile(r"\s*(\d{1,3})(?:[.,](\d{0,3}))?\s*(?:/\s*10(?:[.,]0+)?\s*)?")
 _BULLET = re.compile(r"^(?:[-*•–]\s+)+")
 
@@ -79,6 +81,8 @@ def count_known(keys: Iterable[str]) -> int:
 
 def find_heading_problem(headings: Sequence[str]) -> str | None:
     """Return why columns cannot give critiques: one is missing, or is there twice."""
+    if len(headings) > MAX_COLUMNS:
+        return f"has {len(headings):,} columns in its first row; at most {MAX_COLUMNS:,}"
     keys = heading_keys(headings)
     for accepted, names in (
         (PHOTO_KEYS, " or ".join(PHOTO_KEYS[:4])),
@@ -123,14 +127,16 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z]", "", name)
 
 
+@lru_cache(maxsize=1000)
 def _heading_key(name: str) -> str:
     letters = _letters(name)
     if key := _KEY_BY_LETTERS.get(letters):
         return key
     for word, part in _PART_BY_LETTERS.items():
-        for rest in (letters.removesuffix(word), letters.removeprefix(word)):
-            dimension = dimension_name(rest) or dimension_name(re.sub("^(?:of|on|for)", "", rest))
-            if dimension and rest != letters:
+        before = letters.removesuffix(word)
+        after = re.sub("^(?:of|on|for)", "", letters.removeprefix(word))
+        for rest in {before, after} - {letters}:
+            if dimension := dimension_name(rest):
                 return f"{_PREFIXES[dimension]}_{part}"
     dimension = dimension_name(letters)
     return f"{_PREFIXES[dimension]}_" if dimension else name
