@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -15,12 +16,13 @@ from mondrian.data.headings import (
     heading_keys,
     merge_columns,
 )
-from mondrian.data.jobs import Job
+from mondrian.data.jobs import PHOTO_KEYS, Job
 from mondrian.data.list_entry import entry_to_job, reject_entry
 from mondrian.data.text_encoding import TextEncoding
 
 _SEPARATORS = ",;\t|"
 _QUOTES = "In a text in quotes, a quote is written twice."
+_MAX_TITLES = 10  # rows in which the header is searched
 _MAX_CELL = 1 << 25  # characters; a longer one has no closing quote
 
 
@@ -40,7 +42,7 @@ def read_table(path: Path, encoding: TextEncoding) -> Iterator[tuple[str, Job]]:
         separator = _find_separator(file.read(_MAX_CELL >> 9))
         file.seek(0)
         rows = _read_rows(file, separator, path)
-        _, headings = next(rows, (0, []))
+        headings = _take_header(rows)
         if problem := find_heading_problem(headings):
             raise DataError(f"{path} {problem}")
         keys = heading_keys(headings)
@@ -76,9 +78,20 @@ def _named_separator(line: str) -> str:
 def _read_header(text: str, separator: str) -> list[str]:
     try:
         rows = _read_rows(io.StringIO(text, newline=""), separator, Path("header"))
-        return next(rows, (0, []))[1]
+        return _take_header(rows)
     except DataError:
         return []
+
+
+def _take_header(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """Return the first row with a photo among its headings; a table may have titles before it."""
+    first: list[str] = []
+    for _, row in islice(rows, _MAX_TITLES):
+        first = first or row
+        keys = heading_keys(row[:MAX_COLUMNS])
+        if count_known(keys) > 1 and not {*PHOTO_KEYS}.isdisjoint(keys):
+            return row
+    return first
 
 
 def _read_rows(file: TextIO, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -39,7 +39,7 @@ def decode_line(text: str, name: str, kind: str, decoder: EntryDecoder) -> Job:
     body = text.strip()
     try:
         entry, end = decoder.decode(body)
-        problem = decoder.problem or ("text after the object" if end < len(body) else "")
+        problem = decoder.problem or ("text after the object" if body[end:].strip(", ") else "")
     except (ValueError, RecursionError) as error:
         entry, problem = None, str(error)[:120]
         if isinstance(error, json.JSONDecodeError) and _is_cut_off(error, body):

@@ -43,7 +43,13 @@ def test_a_critique_may_stand_in_one_column(tmp_path: Path) -> None:
         assert (job.filename, read_critique(job)) == ("a.jpg", CRITIQUE)
 
 
-@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;", "\n", ";;;;\n;;;;"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        *("sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;", "\n", ";;;;\n;;;;"),
+        *("My critiques", "My critiques, 2026;;;\n;;\nPhoto club\n"),
+    ],
+)
 def test_lines_before_the_header_and_between_rows_are_skipped(tmp_path: Path, first: str) -> None:
     table = format_table([make_row("a.jpg", CRITIQUE)] * 2, ";").split("\r\n")
     lines = [first, table[0], ";" * 26, *table[1:], ";" * 26, ""]

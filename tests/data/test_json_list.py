@@ -82,6 +82,7 @@ def test_a_line_over_the_length_limit_is_skipped_and_counted(tmp_path: Path) -> 
         ("{'photo': 'a.jpg', 'critique': 'x'}", "malformed_json"),
         ('{"photo": "a.jpg", "critique": CRITIQUE, "n": ' + "9" * 5000 + "}", "malformed_json"),
         ('{"photo": "a.jpg", "critique": ' + "[" * 99_999 + "}", "malformed_json"),
+        ('{"photo": "a.jpg", "critique": CRITIQUE},', ""),
         ("CRITIQUE", ""),
         ("null", "unscored"),
     ],

@@ -54,6 +54,7 @@ FOREIGN = {
     "the log of an SQLite database; give the database": b"\x37\x7f\x06\x82\x00\x2d\xe2\x18",
     "a photo; give its folder": make_photo("JPEG"),
     "an HTML page;": b"<!DOCTYPE html>\n<html><body>photo,critique</body></html>",
+    "an HTML page; copy": b"<table><tr><td>photo</td></tr></table>",
     "XML;": b"<?xml version='1.0'?><rows/>",
     "a Rich Text document;": b"{\\rtf1\\ansi photo}",
     "a pointer of Git LFS; run git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid",
