@@ -1,11 +1,16 @@
-"""link: database or list + photos -> data/linked/<advisor>/, metrics/<advisor>/link.*"""
+"""link: database or list + photos -> data/linked/<advisor>/, metrics/<advisor>/link.*
+
+Database and folders are those of `application` in params.yaml unless flags name others: no shell
+reads them, so that any character may be in their names.
+"""
 
 import argparse
 from pathlib import Path
 
+from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import run_command
 from mondrian.core.files import write_csv, write_json
-from mondrian.core.params import load_params
+from mondrian.core.params import ApplicationParams, load_params
 from mondrian.data.critique_lookup import ApplicationFolders
 from mondrian.data.link import LinkContext, format_link_summary, link
 from mondrian.data.manifest import count_outcomes
@@ -16,8 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Link finished jobs to their photos.")
     add = parser.add_argument
     source_help = "mondrian.db; a list as CSV, JSON lines or JSON; or the folder of a list"
-    add("--db_path", type=Path, required=True, help=source_help)
-    add("--advisor", required=True)
+    add("--db_path", type=Path, help=f"{source_help}; default: application.db_path")
+    add("--advisor", type=advisor_id, required=True)
     add("--output_dir", type=Path, required=True)
     photos_help = "photos; default: source/ next to a database, the folder of a list"
     add("--source_dir", type=Path, help=photos_help)
@@ -30,15 +35,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def locate_application(
+    args: argparse.Namespace, application: ApplicationParams
+) -> tuple[Path, ApplicationFolders]:
+    """Return the source and its folders: of params.yaml, or next to --db_path."""
+    if args.db_path is None:
+        names = (application.source_dir, application.analysis_dir, application.html_dir)
+        source, defaults = Path(application.db_path), tuple(map(Path, names))
+    else:
+        source = locate_source(args.db_path)
+        analyses = (source.parent / "analysis_md", source.parent / "analysis")
+        defaults = (default_photo_folder(source), *analyses)
+    flags = (args.source_dir, args.analysis_dir, args.html_dir)
+    folders = (flag or default for flag, default in zip(flags, defaults, strict=True))
+    return locate_source(source), ApplicationFolders(*folders)
+
+
 def main() -> None:
     args = parse_args()
     params = load_params(args.params)
-    source = locate_source(args.db_path)
-    folders = ApplicationFolders(
-        source=args.source_dir or default_photo_folder(source),
-        analysis=args.analysis_dir or source.parent / "analysis_md",
-        html=args.html_dir or source.parent / "analysis",
-    )
+    source, folders = locate_application(args, params.application)
     context = LinkContext(args.advisor, folders, params.link)
     counts = link(source, context, params.image, args.cache_dir, args.output_dir)
     write_json(args.metrics or args.output_dir / "link.json", counts)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError, run_command
 from mondrian.core.files import write_json, write_text
 from mondrian.core.params import load_params
@@ -15,7 +16,7 @@ from mondrian.data.split import check_split_sizes, split_records
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Split linked critiques and write chat rows.")
     parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--advisor", required=True)
+    parser.add_argument("--advisor", type=advisor_id, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--report", type=Path, help="default: data_report.html next to the metrics")

@@ -9,13 +9,13 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from mondrian.cli.parser import add_params, command_parser
+from mondrian.core.advisor_id import check_advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_bytes, write_text
-from mondrian.core.params import Params, PathName, parse_yaml, read_text
+from mondrian.core.params import Params, parse_yaml, read_text
 from mondrian.core.params_file import replace_values
 from mondrian.data.application import Application, check_dependencies, find_application
 from mondrian.data.sources import CSV_TEMPLATE
@@ -96,15 +96,12 @@ def _check_advisor_ids(application: Application) -> None:
     """Raise DataError if params.yaml cannot name an advisor."""
     for advisor, count in application.finished_jobs.items():
         try:
-            is_id = TypeAdapter(PathName).validate_python(advisor) != "all"
-        except ValidationError:
-            is_id = False
-        if not is_id:
+            check_advisor_id(advisor)
+        except ValueError as error:
             raise DataError(
-                f"{application.source}: {advisor!r:.80} (finished jobs: {count}) is not the id of "
-                "an advisor (letters, digits, '.', '_' and '-'; not 'all'); name those to use with "
-                "--advisor"
-            )
+                f"{application.source}: {advisor!r:.80} (finished jobs: {count}) cannot be used: "
+                f"{error}; name those to use with --advisor, or rename it in the application"
+            ) from None
 
 
 def _application_values(application: Application, project: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from mondrian.cli.parser import add_params, command_parser
+from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
@@ -31,7 +32,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--db", required=True, help="the service's database: SQLite file, or postgresql://…")
-    add("--advisor", required=True)
+    add("--advisor", type=advisor_id, required=True)
     add("--output_dir", type=Path, required=True)
     add("--data", type=Path, help="the service's --data; default: application.source_dir")
     add("--format", choices=tuple(EXPORT_FORMATS), default="trl", help="layout of the rows")

@@ -3,17 +3,27 @@
 import csv
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from fnmatch import fnmatch
+from fnmatch import fnmatch, translate
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, TextIO
 
 from mondrian.core.errors import DataError
+
+# What systems and programs put into folders, in lower case; .gitignore and .dvcignore agree.
+JUNK_PATTERNS = (
+    *(".ds_store", "._*", ".localized", "__macosx", ".appledouble", ".spotlight-v100"),
+    *(".trashes", ".fseventsd", ".temporaryitems", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("$recycle.bin", "system volume information", ".nfs*", ".directory", ".trash-*"),
+    *("lost+found", "@eadir"),
+)
+_JUNK = re.compile("|".join(map(translate, JUNK_PATTERNS)))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,6 +86,11 @@ def suggest_path(path: Path) -> str:
     return f"; there is no {missing[-1]}" if len(missing) > 1 else ""
 
 
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder of that name is no one's work, such as .DS_Store."""
+    return _JUNK.fullmatch(name.lower()) is not None
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; raises DataError if the file is missing or is not JSON."""
     try:
@@ -90,7 +105,7 @@ def read_json(path: Path) -> Any:
 def open_atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """Create a temporary folder that replaces `path` if the context ends without an error.
 
-    Raises DataError if `path` is a file or contains a file that no pattern matches.
+    Raises DataError if `path` is a file, or contains a file that no pattern matches and is no junk.
     """
     path = path.resolve()  # a symlink stays; its target is replaced
     old_folders = sorted(path.parent.glob(f".{path.name}.*.old"))
@@ -141,7 +156,8 @@ def _check_replaceable(path: Path, patterns: Sequence[str]) -> None:
         raise DataError(f"{path} is a file; give a folder to write to")
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
     for name in names:
-        if not any(fnmatch(name, pattern) for pattern in patterns):
+        is_known = any(fnmatch(name, pattern) for pattern in patterns)
+        if not is_known and not any(map(is_junk, name.split("/"))):
             raise DataError(
                 f"{path} contains {name!r}, which this step did not write; give another folder"
             )

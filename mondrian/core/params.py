@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mondrian.core.advisor_id import AdvisorId
 from mondrian.core.errors import ParamsError, one_line
 from mondrian.core.files import suggest_path
 from mondrian.core.validation import suggest_name
@@ -19,6 +20,8 @@ IMAGE_PLACEHOLDER = "<image>"  # in a message, as in LLaMA-Factory and ms-swift
 def _check_path(path: str) -> str:
     if path.startswith("~"):
         raise ValueError(f"DVC does not expand ~; write {os.path.expanduser(path)}")
+    if "\0" in path:
+        raise ValueError("no file name has a NUL character")
     return path
 
 
@@ -206,7 +209,7 @@ class MachineParams(Section):
 
 
 class Params(Section):
-    advisors: Annotated[list[PathName], Field(min_length=1)]
+    advisors: Annotated[list[AdvisorId], Field(min_length=1)]
     personas: dict[str, str]
     profiles: dict[str, Profile]
     application: ApplicationParams
@@ -221,14 +224,17 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
+        if len({advisor.lower() for advisor in self.advisors}) < len(self.advisors):
+            raise ValueError(
+                f"advisors has an advisor twice: {', '.join(self.advisors)} (capitals do not "
+                "count: a Mac has one folder for both)"
+            )
         empty = [name for name in self.advisors if not self.persona(name).strip()]
         if empty:
             raise ValueError(
                 f"personas of {', '.join(empty)}: empty; write a few sentences on who that is "
                 "(the system message in training and serving)"
             )
-        if len(set(self.advisors)) < len(self.advisors):
-            raise ValueError(f"advisors has an advisor twice: {', '.join(self.advisors)}")
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")
         for advisor, text in self.personas.items():

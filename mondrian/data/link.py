@@ -29,7 +29,8 @@ from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.near_duplicates import group_near_duplicates
-from mondrian.data.photo_index import PhotoIndex
+from mondrian.data.photo_conflicts import find_conflicts
+from mondrian.data.photo_index import CERTAIN_KINDS, PhotoIndex
 from mondrian.data.photo_scan import scan_photos
 from mondrian.data.sources import open_source
 
@@ -111,6 +112,9 @@ def _examine_jobs(source: Path, context: LinkContext, store: LinkStore) -> JobCo
         for examined in map_in_processes(_examine_batch, replace(context), batches, _MAX_SERIAL):
             store.add_jobs(examined)
             bar.update(len(examined))
+        doubtful = store.doubtful_matches()
+        filenames = jobs.iter_filenames() if doubtful else ()
+        store.reject_ambiguous(find_conflicts(context.photo_index, filenames, doubtful))
     return job_counts
 
 
@@ -137,7 +141,10 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     if job.keys and not job.filename:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
-    path, match_kind = context.photo_index.find(job.filename)
+    match = context.photo_index.find(job.filename)
+    if job.kind and match.kind not in CERTAIN_KINDS:  # served here, and its upload was deleted
+        detail = f"{job.filename!r:.200} is gone; {match.path} may be another photo"
+        return Rejection(RejectionReason.IMAGE_MISSING, detail)
     is_dated = job.timestamp != UNKNOWN_TIME
     created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
     words = quality_flags.words_hash(parsed.critique)
@@ -166,8 +173,9 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     return ExaminedJob(
         job.timestamp,
         job.id,
-        path=str(path),
-        match_kind=match_kind,
+        path=str(match.path),
+        match_kind=match.kind,
+        assumed_source=match.assumed_source or "",
         words=words,
         flags=" ".join(flags),
         review=review.verdict if review else "",

@@ -7,7 +7,7 @@ rejected), or a record and perhaps flags.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
+from mondrian.data.photo_conflicts import Claim
 from mondrian.data.photo_scan import PhotoInfo
 
 _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
     CREATE TABLE jobs (
         number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
-        path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
+        path TEXT, match_kind TEXT, assumed_source TEXT,
+        words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
         notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
@@ -45,7 +47,8 @@ class ExaminedJob(NamedTuple):
     reason: str = ""
     detail: str = ""
     path: str = ""  # of the photo
-    match_kind: str = ""  # see PhotoIndex.find
+    match_kind: str = ""  # see MatchKind
+    assumed_source: str = ""  # see PhotoMatch
     words: str = ""  # words_hash of the critique
     flags: str = ""  # separated by spaces
     review: str = ""  # accepted or corrected by a person
@@ -61,6 +64,22 @@ class LinkStore:
     def add_jobs(self, jobs: Iterable[ExaminedJob]) -> None:
         columns, marks = ", ".join(ExaminedJob._fields), ", ".join("?" * len(ExaminedJob._fields))
         self._execute_many(f"INSERT INTO jobs ({columns}) VALUES ({marks})", jobs)
+
+    def doubtful_matches(self) -> set[Claim]:
+        """Return the photos and assumed source folders of matches that others may contradict."""
+        query = "SELECT DISTINCT path, assumed_source FROM jobs WHERE assumed_source != ''"
+        return {(Path(path), assumed) for path, assumed in self._connection.execute(query)}
+
+    def reject_ambiguous(self, conflicts: Mapping[Claim, str]) -> None:
+        """Reject the jobs of these matches, each with its message."""
+        self._connection.execute(
+            "CREATE INDEX by_claim ON jobs (path, assumed_source) WHERE assumed_source != ''"
+        )
+        self._execute_many(
+            f"UPDATE jobs SET reason = '{RejectionReason.IMAGE_AMBIGUOUS}', detail = ?, "
+            "record = '' WHERE path = ? AND assumed_source = ? AND assumed_source != ''",
+            ((detail, str(path), assumed) for (path, assumed), detail in conflicts.items()),
+        )
 
     def photo_paths(self) -> list[Path]:
         query = "SELECT DISTINCT path FROM jobs WHERE reason = '' ORDER BY path"

@@ -31,6 +31,10 @@ class ListJobSource:
         """Count the entries, all of which are finished; entries without an advisor are for all."""
         return JobCounts((job.advisor or "all", FINISHED_STATUSES[0], 1) for job in self._read())
 
+    def iter_filenames(self) -> Iterator[str]:
+        """Yield the photos of all entries, whoever the advisor."""
+        yield from {job.filename for job in self._read()}
+
     def iter_finished(self, advisor: str) -> Iterator[Job]:
         for job in self._read():
             if not job.advisor or is_for_advisor(job.advisor, advisor):

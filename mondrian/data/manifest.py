@@ -34,7 +34,7 @@ class Photo(_Frozen):
     width: int  # pixels, as stored
     height: int
     group: str  # shared by near-duplicates
-    match_kind: str  # how the row's filename led to it; see PhotoIndex.find
+    match_kind: str  # how the row's filename led to it; see MatchKind in photo_index.py
 
 
 class ReviewProvenance(_Frozen):

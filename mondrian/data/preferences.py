@@ -127,7 +127,9 @@ def find_pair_photos(pairs: Iterable[PreferencePair], source: Path, cache_dir: P
     index, paths = PhotoIndex(source, use_thumbnails=False), {}
     for filename in {pair.chosen_source.filename for pair in pairs}:
         with suppress(PhotoError):
-            paths[filename] = index.find(filename)[0]
+            match = index.find(filename)
+            if not match.assumed_source:  # else another row may name that photo
+                paths[filename] = match.path
     infos = dict(scan_photos(sorted(set(paths.values())), cache_dir))
     return {name: (path, infos[path]) for name, path in paths.items() if not infos[path].reason}
 

@@ -50,6 +50,13 @@ class SqliteJobSource:
         rows = self._connection.execute(query)
         return JobCounts((_to_text(field), _to_text(status), n) for field, status, n in rows)
 
+    def iter_filenames(self) -> Iterator[str]:
+        """Yield the filenames of finished jobs, whoever the advisor."""
+        query = "SELECT DISTINCT filename, status FROM jobs"
+        for filename, status in self._connection.execute(query):
+            if _to_text(status).strip().lower() in FINISHED_STATUSES:
+                yield _to_text(filename)
+
     def iter_finished(self, advisor: str) -> Iterator[Job]:
         """Yield finished jobs for an advisor, in the order of the file."""
         names = (*REQUIRED_COLUMNS[:3], *OPTIONAL_COLUMNS)

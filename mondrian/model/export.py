@@ -11,7 +11,7 @@ from safetensors.numpy import save as to_bytes
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
-from mondrian.core.files import open_atomic_folder
+from mondrian.core.files import is_junk, open_atomic_folder
 from mondrian.model import adapter, vlm
 from mondrian.model.lora import LoraLinear
 from mondrian.model.provenance import read_recipe
@@ -80,14 +80,17 @@ def export_merged(base: str, folder: Path, output: Path) -> None:
         )
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise AdapterError(f"{output} is the base itself or inside it; give another folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECIPE_FILE).is_file():
+    is_empty = not output.is_dir() or all(is_junk(file.name) for file in output.iterdir())
+    if not is_empty and not (output / RECIPE_FILE).is_file():
         raise AdapterError(f"{output} is not empty and not a merged base; give another folder")
     layers = adapter.load(loaded.model, loaded.hash, folder)
-    stored = {name for file in source.glob("*.safetensors") for name in _load(file)}
+    weight_files = (f for f in source.glob("*.safetensors") if not is_junk(f.name))
+    stored = {name for file in weight_files for name in _load(file)}
     missing = [path for path in layers if f"model.{path}.weight" not in stored]
     if missing:
         raise AdapterError(f"{base} has no model.{missing[0]}.weight; use the base as published")
-    names = [p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
+    files = (file for file in source.iterdir() if file.is_file() and not is_junk(file.name))
+    names = [file.name for file in files if not file.name.startswith(".")]
     with open_atomic_folder(output, [*names, RECIPE_FILE]) as staging:
         shutil.copy(folder / RECIPE_FILE, staging / RECIPE_FILE)
         for name in names:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from mondrian.core.adapter_folder import RECIPE_FILE
 from mondrian.core.errors import AdapterError, join_first
-from mondrian.core.files import file_hash, files_hash, read_json
+from mondrian.core.files import file_hash, files_hash, is_junk, read_json
 from mondrian.core.params import ImageParams, Params, TrainParams
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.prompt import prompt_hash
@@ -91,7 +91,8 @@ def code_hash(packages: Sequence[str]) -> str:
     """Return the sha256 of the code of packages: work that other code began is not resumed."""
     folder = Path(__file__).parent.parent
     files = (file for package in packages for file in (folder / package).rglob("*.py"))
-    return files_hash(folder, {file.relative_to(folder).as_posix() for file in files})
+    names = (file.relative_to(folder).as_posix() for file in files if not is_junk(file.name))
+    return files_hash(folder, names)
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:

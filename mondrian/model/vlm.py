@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from PIL import Image
 
 from mondrian.core.errors import BaseModelError, one_line
-from mondrian.core.files import files_hash, read_json, suggest_path
+from mondrian.core.files import files_hash, is_junk, read_json, suggest_path
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
 from mondrian.model.provenance import BaseId
 from mondrian.model.tokenizer import ChatTokenizer
@@ -93,7 +93,8 @@ def load(source: str) -> Vlm:
 def base_hash(folder: Path) -> str:
     """Return the sha256 of what determines a base's output: weights, config and tokenizer."""
     patterns = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
-    return files_hash(folder, {file.name for pattern in patterns for file in folder.glob(pattern)})
+    names = {file.name for pattern in patterns for file in folder.glob(pattern)}
+    return files_hash(folder, (name for name in names if not is_junk(name)))
 
 
 def encode_image(vlm: Vlm, image: Image.Image, with_pre_merger: bool = False) -> Features:

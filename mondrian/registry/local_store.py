@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from mondrian.core.errors import ReleaseError, join_first
-from mondrian.core.files import append_line, file_hash, fsync_path
+from mondrian.core.files import append_line, file_hash, fsync_path, is_junk
 from mondrian.registry import release_record
 from mondrian.registry.release_record import RELEASE_FILE, Release, StrictRecord
 from mondrian.registry.version import Version, parse_version, version_tag
@@ -225,9 +225,9 @@ def read_activation(folder: Path) -> Activation | None:
 
 
 def check_integrity(folder: Path, release: Release) -> None:
-    """Raise ReleaseError unless a folder has exactly the files of a release."""
+    """Raise ReleaseError unless a folder has exactly the files of a release, and perhaps junk."""
     names = {RELEASE_FILE, *(file.name for file in release.files)}
-    extra = sorted(path.name for path in folder.iterdir() if path.name not in names)
+    extra = sorted({path.name for path in folder.iterdir() if not is_junk(path.name)} - names)
     problems = [f"{name} is not part of it" for name in extra]
     for released in release.files:
         name, file = released.name, folder / released.name

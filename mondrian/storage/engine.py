@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.core.errors import DataError, one_line
@@ -11,18 +11,20 @@ from mondrian.core.errors import DataError, one_line
 
 def open_engine(url: str) -> Engine:
     """Open a database by URL, or SQLite by path, in WAL mode. Raises DataError."""
+    address: str | URL = url
     try:
         if "://" not in url:
             os.makedirs(os.path.dirname(os.path.abspath(url)), exist_ok=True)
-            url = f"sqlite:///{url}"
+            address = URL.create("sqlite", database=url)  # a path is literal: `?` and `%` too
         elif url.startswith(("postgresql://", "postgres://")):
-            url = "postgresql+psycopg://" + url.split("://", 1)[1]
-        if url.startswith("sqlite"):
-            engine = create_engine(url, connect_args={"timeout": 30.0})  # seconds for a lock
+            address = "postgresql+psycopg://" + url.split("://", 1)[1]
+        if str(address).startswith("sqlite"):
+            engine = create_engine(address, connect_args={"timeout": 30.0})  # seconds for a lock
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
         else:
-            engine = create_engine(url, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+            settings = {"connect_timeout": 10}
+            engine = create_engine(address, connect_args=settings, pool_pre_ping=True)
         engine.connect().close()
     except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
         message = format_database_error(error)

@@ -167,7 +167,10 @@ def test_a_file_that_is_not_writable_is_not_replaced(
     assert path.read_text() == SHIPPED
 
 
-@pytest.mark.parametrize("advisor", ["a/b", "../etc", "é", "x: y", "a\0b", "a\x1b[2J", "all"])
+@pytest.mark.parametrize(
+    "advisor",
+    ["a/b", "../etc", "é", "x: y", "a\0b", "a\x1b[2J", "all", "a.b", "Ansel Adams", "o'keeffe"],
+)
 def test_an_advisor_that_params_yaml_cannot_name_is_refused(
     path: Path, make_db: Callable[..., Path], advisor: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 import json
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,10 @@ import pytest
 
 from mondrian.core.errors import DataError
 from mondrian.core.files import (
+    JUNK_PATTERNS,
+    check_output_folder,
     files_hash,
+    is_junk,
     open_atomic_folder,
     read_json,
     suggest_path,
@@ -156,3 +161,72 @@ def test_another_file_deep_in_the_folder_is_not_replaced(tmp_path: Path) -> None
         open_atomic_folder(tmp_path / "rows", ("images/*.png", "*.json")),
     ):
         pass
+
+
+JUNK = (
+    ".DS_Store",
+    "Thumbs.db",
+    "thumbs.db",
+    "desktop.ini",
+    "Desktop.ini",
+    "._weights",
+    ".nfs0001",
+)
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_systems_put_into_a_folder_stops_no_step(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "adapter"
+    for content in ("old", "new"):
+        with open_atomic_folder(folder, ["weights"]) as staging:
+            write_text(staging / "weights", content)
+        (folder / "sub").mkdir()
+        for path in (folder / name, folder / "sub" / name):
+            path.touch()
+        check_output_folder(folder, ["weights"])
+    assert (folder / "weights").read_text() == "new"
+    (folder / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"contains 'notes.txt', which this step did not write"):
+        check_output_folder(folder, ["weights"])
+
+
+@pytest.mark.parametrize(
+    "name", ["photo.jpg", "my.DS_Store.jpg", "desktop.ini.txt", "_a.jpg", ".a"]
+)
+def test_a_file_that_a_person_may_have_made_is_no_junk(name: str) -> None:
+    assert not is_junk(name)
+
+
+def test_dvc_and_git_ignore_what_systems_put_into_folders(tmp_path: Path) -> None:
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "rows/images").mkdir(parents=True)
+    (tmp_path / "rows/images/a.png").touch()
+    run_dvc(tmp_path, "init", "-q", "--no-scm")
+    run_dvc(tmp_path, "add", "-q", "rows")
+    for name in (*JUNK, ".Trash-1000", "@eaDir", "__MACOSX"):
+        assert is_junk(name)
+        (tmp_path / "rows/images" / name).touch()
+    assert run_dvc(tmp_path, "status", "rows.dvc") == "Data and pipelines are up to date.\n"
+    (tmp_path / "rows/images/b.png").touch()
+    assert "modified" in run_dvc(tmp_path, "status", "rows.dvc")
+    (tmp_path / "rows/images/b.png").unlink()
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    status = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all", "rows"]
+    assert subprocess.run(status, capture_output=True, text=True).stdout == "?? rows/images/a.png\n"
+    for file in (".dvcignore", ".gitignore"):  # each pattern of the code is there
+        lines = {re.sub(r"\[(\w)\w\]", r"\1", line).lower() for line in read_lines(file)}
+        assert set(JUNK_PATTERNS) <= lines
+
+
+def run_dvc(folder: Path, *args: str) -> str:
+    command = [sys.executable, "-m", "dvc", *args]
+    run = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    return run.stdout
+
+
+def read_lines(name: str) -> list[str]:
+    return (ROOT / name).read_text().splitlines()

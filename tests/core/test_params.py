@@ -1,12 +1,15 @@
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
+from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import load_params
 from mondrian.core.params_file import replace_values
+from mondrian.registry.version import check_name
 from tests.conftest import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text()
@@ -68,6 +71,13 @@ def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
     [
         ("- okeefe", "- '../x'", "advisors.1 is '../x'"),
         ("- okeefe", "- ansel", "has an advisor twice"),
+        ("- okeefe", "- Ansel", "has an advisor twice: ansel, Ansel (capitals do not count"),
+        ("- okeefe", "- 7", "advisors.1 is 7; should be a valid string"),
+        (
+            "db_path: data/sample/mondrian/mondrian.db",
+            'db_path: "a\\0"',
+            "no file name has a NUL character",
+        ),
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
         ("You are Ansel Adams.", "You are <image>.", "contains <image>"),
@@ -119,3 +129,61 @@ def test_dvc_exp_run_changes_nothing_but_the_value(
     apply_overrides(path, [override])  # what `dvc exp run -S` calls
     assert SHIPPED.count(old) == 1
     assert path.read_text() == SHIPPED.replace(old, new)
+
+
+@pytest.mark.parametrize("advisor", ["Ansel", "a", "O-Keeffe_2", "a" * 64, "null"])
+def test_an_id_of_letters_digits_hyphens_and_underscores_is_an_advisor(
+    tmp_path: Path, advisor: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    values = {"advisors": [advisor], "personas": {advisor: "You are one."}}
+    path.write_text(replace_values(SHIPPED, values, {}))
+    assert load_params(path).advisors == [advisor]
+    assert advisor_id(advisor) == advisor
+    check_name(advisor)  # of a git tag
+
+
+@pytest.mark.parametrize(
+    "advisor",
+    [
+        *(
+            "a.b",
+            "a b",
+            "o'keeffe",
+            'a"b',
+            "a/b",
+            "a\\b",
+            "müller",
+            "a$b",
+            "a`b",
+            "a@b",
+            "a#b",
+            "a,b",
+        ),
+        *(
+            "7",
+            "1e5",
+            "0x1F",
+            "-a",
+            "_a",
+            "a-",
+            "a_",
+            "",
+            " a",
+            "a\n",
+            "all",
+            "All",
+            "a" * 65,
+            "..",
+        ),
+    ],
+)
+def test_any_other_id_is_refused_with_the_rule_at_load_and_as_a_flag(
+    tmp_path: Path, advisor: str
+) -> None:
+    values = {"advisors": [advisor], "personas": {advisor: "You are one."}}
+    message = read_errors(tmp_path, replace_values(SHIPPED, values, {}))
+    assert f"advisors.0 is {advisor!r}"[:80] in message
+    assert "1 to 64 letters (a-z, A-Z), digits, - and _, with a letter first" in message
+    with pytest.raises(ArgumentTypeError, match="1 to 64 letters"):
+        advisor_id(advisor)

@@ -117,6 +117,63 @@ def test_a_photo_is_matched_by_its_name_alone(
     assert Path(run_link(path, params).records[0].photo.path) == source / "0.jpg"
 
 
+def link_photos(make_db: MakeDb, params: Params, *rows: dict[str, str], **rules: Any) -> Linked:
+    """Link rows with a good critique each."""
+    texts = (serialize_critique(write_critique("ansel", draw_scene(5, i))) for i in range(99))
+    return run_link(
+        make_db(*({"analysis_markdown": next(texts)} | row for row in rows)), params, **rules
+    )
+
+
+def test_paths_of_different_folders_that_lead_to_one_file_are_both_refused(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    linked = link_photos(
+        make_db,
+        params,
+        {"filename": "2023/0.jpg"},
+        {"filename": "2024/0.jpg"},
+        {"filename": "2023/1.jpg"},
+        {"filename": "D:\\2024\\1.jpg", "advisor": "okeefe"},
+        {"filename": "2024/2.jpg"},
+        {"filename": "2.jpg"},
+        {"filename": "/Users/me/3.jpg"},
+        {"filename": "/Users/you/3.jpg", "status": "queued"},
+    )
+    ambiguous = dict.fromkeys(("job-0", "job-1", "job-2", "job-4"), "image_ambiguous")
+    assert linked.reasons == ambiguous
+    kinds = {record.job_id: record.photo.match_kind for record in linked.records}
+    assert kinds == {"job-5": "as_stored", "job-6": "name_only"}
+    assert linked.left_out == []
+
+
+def test_the_message_about_an_ambiguous_photo_names_the_other_path(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    rows = ({"filename": "2023/0.jpg"}, {"filename": "2024/0.jpg"})
+    with pytest.raises(DataError) as error:
+        link_photos(make_db, params, *rows)
+    assert "(image_ambiguous 2)" in str(error.value)
+    assert f"'2024/0.jpg' of another row leads to {source / '0.jpg'} too" in str(error.value)
+
+
+def test_photos_of_one_name_in_two_folders_are_each_linked_to_their_own(
+    make_db: MakeDb, source: Path, params: Params
+) -> None:
+    for folder, photo in (("2023", "0.jpg"), ("2024", "1.jpg")):
+        (source / folder).mkdir()
+        (source / photo).rename(source / folder / "IMG_0001.JPG")
+    names = ("2023/IMG_0001.JPG", "C:\\Users\\x\\source\\2024\\IMG_0001.JPG", "2025/IMG_0001.JPG")
+    linked = link_photos(make_db, params, *({"filename": name} for name in names))
+    photos = {r.job_id: (r.photo.path, r.photo.match_kind) for r in linked.records}
+    assert photos == {
+        "job-0": (str(source / "2023/IMG_0001.JPG"), "as_stored"),
+        "job-1": (str(source / "2024/IMG_0001.JPG"), "path_ending"),
+    }
+    assert linked.reasons == {"job-2": "image_ambiguous"}
+    assert linked.counts["match_kinds"] == {"as_stored": 1, "path_ending": 1}
+
+
 def test_nothing_outside_the_source_folder_is_read(
     make_db: MakeDb, source: Path, critique: Critique, params: Params, tmp_path: Path
 ) -> None:

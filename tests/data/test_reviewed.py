@@ -39,6 +39,20 @@ ADAPTER = {
 }
 
 
+def test_a_deleted_upload_is_missing_even_if_a_photo_has_its_original_name(
+    store: JobStore, params: Params, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    prefix = "0b9b6e0e-5f2e-4bd4-8f39-6a1d3f0c9a11_"
+    (source / "uploads/0.jpg").rename(source / "cat.jpg")
+    (source / "uploads/1.jpg").rename(source / f"uploads/{prefix}dog.jpg")
+    for i, name in enumerate(("cat.jpg", "dog.jpg")):
+        accept(store, add_completed_job(store, make_critique(i), f"uploads/{prefix}{name}"), i)
+    linked = run_link(tmp_path / "mondrian.db", params)
+    assert list(linked.reasons.values()) == ["image_missing"]
+    assert [record.photo.match_kind for record in linked.records] == ["as_stored"]
+
+
 @pytest.fixture
 def store(tmp_path: Path, photos: list[Image.Image]) -> JobStore:
     folder = tmp_path / "source" / "uploads"

@@ -127,6 +127,19 @@ def test_a_change_of_any_byte_of_the_record_is_detected(store: LocalStore) -> No
             read_local_record(store, V2)
 
 
+def test_what_systems_put_into_a_store_damages_no_version(store: LocalStore) -> None:
+    release = read_release(store, V2)
+    names = (".DS_Store", "Thumbs.db", "desktop.ini", ".nfs000000001", "._recipe.json")
+    for folder in (store.folder, store.folder / "versions", store.current_link):
+        for name in names:
+            (folder / name).write_bytes(b"x")
+    (store.folder / "versions" / f"._{store.advisor}@v1.0.0").touch()
+    check_integrity(store.current_link, release)
+    store.prune(V2)
+    assert read_local_record(store, V2)[1] == release
+    assert (store.folder / "versions/.DS_Store").exists()
+
+
 @pytest.mark.parametrize("size", [0, 1, 20])
 def test_a_truncated_file_is_named_with_its_size(store: LocalStore, size: int) -> None:
     os.truncate(store.current_link / "recipe.json", size)
