@@ -27,7 +27,7 @@ from mondrian.data.sources import default_photo_folder, locate_source
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Link finished jobs to their photos.")
     add = parser.add_argument
-    source_help = "mondrian.db, or a list: .jsonl, .csv, PCCD's guru.json, or its folder"
+    source_help = "mondrian.db; a list as CSV, JSON lines or JSON; or the folder of a list"
     add("--db_path", type=Path, help=f"{source_help}; default: application.db_path")
     add("--advisor", type=advisor_id, required=True)
     add("--output_dir", type=Path, required=True)

@@ -62,7 +62,7 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
     add = sources.add_argument
     db_help = "your database; advisors and folders are found in it and next to it"
     add("--db", dest="source", type=Path, metavar="PATH", help=db_help)
-    list_help = "your .csv or .jsonl list, or its folder"
+    list_help = "your list (CSV, JSON lines, chat rows), or its folder"
     add("--list", dest="source", type=Path, metavar="PATH", help=list_help)
     template_help = "write a list with one example, to be filled in, and exit"
     add("--csv_template", type=Path, metavar="PATH", help=template_help)

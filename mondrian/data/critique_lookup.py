@@ -43,12 +43,10 @@ def read_critique(
 ) -> tuple[str, ParsedCritique] | Rejection:
     """Return the first place with a readable critique, and the critique; rather one with scores.
 
-    Otherwise the rejection of the job itself, or the most telling rejection of all places: a stored
-    error message, then faults of a critique, then texts of another kind. Rejections of a job
-    without any text: too_long, advisor_absent if only other advisors have texts, no_text.
+    Otherwise the most telling rejection of all places: a stored error message, then faults of a
+    critique, then texts of another kind. Rejections of a job without any text: too_long,
+    advisor_absent if only other advisors have texts, no_text.
     """
-    if job.rejection:
-        return job.rejection
     rejections: list[Rejection] = []
     unscored: tuple[str, ParsedCritique] | None = None
     parsed_texts: set[str] = set()
@@ -94,7 +92,7 @@ def _reject_without_text(job: Job, advisor: str) -> Rejection:
 def _find_texts(job: Job, advisor: str, folders: ApplicationFolders) -> Iterator[Place]:
     """Yield each place that may have a text, in the order of docs/database.md."""
     if job.text_from:
-        yield job.text_from, job.text
+        yield job.text_from, job.rejection or job.text
         return
     yield from _find_outputs(job, advisor)
     default_name = f"analysis-{advisor}-{job.id}.md"

@@ -3,22 +3,26 @@
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.headings import (
+    MAX_COLUMNS,
     count_known,
     find_heading_problem,
     heading_keys,
     merge_columns,
 )
-from mondrian.data.jobs import Job
+from mondrian.data.jobs import PHOTO_KEYS, Job
 from mondrian.data.list_entry import entry_to_job, reject_entry
 from mondrian.data.text_encoding import TextEncoding
 
 _SEPARATORS = ",;\t|"
+_QUOTES = "In a text in quotes, a quote is written twice."
+_MAX_TITLES = 10  # rows in which the header is searched
 _MAX_CELL = 1 << 25  # characters; a longer one has no closing quote
 
 
@@ -38,7 +42,7 @@ def read_table(path: Path, encoding: TextEncoding) -> Iterator[tuple[str, Job]]:
         separator = _find_separator(file.read(_MAX_CELL >> 9))
         file.seek(0)
         rows = _read_rows(file, separator, path)
-        _, headings = next(rows, (0, []))
+        headings = _take_header(rows)
         if problem := find_heading_problem(headings):
             raise DataError(f"{path} {problem}")
         keys = heading_keys(headings)
@@ -61,7 +65,7 @@ def _find_separator(text: str) -> str:
 
     def count_headings(separator: str) -> tuple[int, int]:
         header = _read_header(text, separator)
-        return count_known(heading_keys(header)), len(header)
+        return count_known(heading_keys(header[:MAX_COLUMNS])), len(header)
 
     return max(_SEPARATORS, key=count_headings)
 
@@ -74,15 +78,27 @@ def _named_separator(line: str) -> str:
 def _read_header(text: str, separator: str) -> list[str]:
     try:
         rows = _read_rows(io.StringIO(text, newline=""), separator, Path("header"))
-        return next(rows, (0, []))[1]
+        return _take_header(rows)
     except DataError:
         return []
+
+
+def _take_header(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """Return the first row with a photo among its headings; a table may have titles before it."""
+    first: list[str] = []
+    for _, row in islice(rows, _MAX_TITLES):
+        first = first or row
+        keys = heading_keys(row[:MAX_COLUMNS])
+        if count_known(keys) > 1 and not {*PHOTO_KEYS}.isdisjoint(keys):
+            return row
+    return first
 
 
 def _read_rows(file: TextIO, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield each row that is not blank, and the number of its first line in the file."""
     csv.field_size_limit(_MAX_CELL)
-    reader = csv.reader(_read_lines(file), strict=True, delimiter=separator)
+    lines = _read_lines(file)
+    reader = csv.reader(lines, strict=True, delimiter=separator, skipinitialspace=True)
     line = 1
     try:
         for row in reader:
@@ -91,13 +107,15 @@ def _read_rows(file: TextIO, separator: str, path: Path) -> Iterator[tuple[int, 
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, row in line {line}: {error}; is it a CSV?") from None
+        raise DataError(f"{path}, row in line {line}: {error}; is it a CSV? {_QUOTES}") from None
 
 
 def _read_lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a table, without its byte order mark."""
-    start = file.readline(_MAX_CELL).removeprefix("\ufeff")
-    if start:
-        yield start
+    """Yield the lines of a table without its byte order mark; raises csv.Error for a long one."""
+    mark = "\ufeff"
     while line := file.readline(_MAX_CELL):
-        yield line
+        if len(line) == _MAX_CELL:
+            raise csv.Error(f"a line of more than {_MAX_CELL:,} characters")
+        if line := line.removeprefix(mark):
+            yield line
+        mark = ""

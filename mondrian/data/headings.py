@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from mondrian.critique.normalize import dimension_name
@@ -22,9 +23,11 @@ _KEYS = (  # other than those of the parts
     *"image_description overall_score technical_notes id advisor prompt mode model adapter".split(),
     "created_at",
 )
-_OTHER_HEADINGS = {
+_PHOTO_HEADINGS = {
     "photo": "photos photograph picture photofile photofilename photoname photopath picturefile",
     "image": "imagefile imagename imagefilename",
+}
+_OTHER_HEADINGS = {
     "overall_score": "overall overallgrade overallrating totalscore",
     "image_description": "description photodescription picturedescription",
     "key_strengths": "keystrength strengths",
@@ -38,12 +41,16 @@ _OTHER_PARTS = {
     "comment": "comments remark remarks feedback",
     "recommendation": "recommendations advice suggestion suggestions howtoimprove",
 }
+_OTHER_NAMES = {key: others.split() for key, others in _OTHER_HEADINGS.items()}
 _KEY_BY_LETTERS = {key.replace("_", ""): key for key in _KEYS} | {
-    other: key for key, others in _OTHER_HEADINGS.items() for other in others.split()
+    other: key
+    for key, others in (*_PHOTO_HEADINGS.items(), *_OTHER_HEADINGS.items())
+    for other in others.split()
 }
 _PART_BY_LETTERS = {part: part for part in _PARTS} | {
     other: part for part, others in _OTHER_PARTS.items() for other in others.split()
 }
+MAX_COLUMNS = 1000
 _DECIMAL = re.compile(r"\s*(\d{1,3})(?:[.,](\d{0,3}))?\s*(?:/\s*10(?:[.,]0+)?\s*)?")
 _BULLET = re.compile(r"^(?:[-*•–]\s+)+")
 
@@ -52,8 +59,14 @@ def heading_keys(headings: Iterable[str]) -> list[str]:
     """Return the key of each heading; one that is not known stays, in lower case.
 
     A dimension alone, such as `Composition`, is its score, or its comment if a score has a column.
+    `Notes` are the technical ones unless these have a column.
     """
-    keys = [_heading_key(heading) for heading in headings]
+    names = [heading.strip().lower() for heading in headings]
+    keys = [_heading_key(name) for name in names]
+    exact = {key for key, name in zip(keys, names, strict=True) if _letters(name) == _letters(key)}
+    for i, (key, name) in enumerate(zip(keys, names, strict=True)):
+        if key in exact and _letters(name) in _OTHER_NAMES.get(key, ()):
+            keys[i] = name
     for prefix in _PREFIXES.values():
         alone = f"{prefix}_"
         for part in ("score", "comment"):
@@ -68,6 +81,8 @@ def count_known(keys: Iterable[str]) -> int:
 
 def find_heading_problem(headings: Sequence[str]) -> str | None:
     """Return why columns cannot give critiques: one is missing, or is there twice."""
+    if len(headings) > MAX_COLUMNS:
+        return f"has {len(headings):,} columns in its first row; at most {MAX_COLUMNS:,}"
     keys = heading_keys(headings)
     for accepted, names in (
         (PHOTO_KEYS, " or ".join(PHOTO_KEYS[:4])),
@@ -108,17 +123,23 @@ def merge_columns(row: dict[str, Any]) -> dict[str, Any]:
     return entry | ({"dimensions": dimensions} if dimensions else {})
 
 
-def _heading_key(heading: str) -> str:
-    letters = re.sub(r"[^a-z]", "", heading.lower())
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name)
+
+
+@lru_cache(maxsize=1000)
+def _heading_key(name: str) -> str:
+    letters = _letters(name)
     if key := _KEY_BY_LETTERS.get(letters):
         return key
     for word, part in _PART_BY_LETTERS.items():
-        for rest in (letters.removesuffix(word), letters.removeprefix(word)):
-            name = dimension_name(rest) or dimension_name(re.sub("^(?:of|on|for)", "", rest))
-            if name and rest != letters:
-                return f"{_PREFIXES[name]}_{part}"
-    name = dimension_name(letters)
-    return f"{_PREFIXES[name]}_" if name else heading.strip().lower()
+        before = letters.removesuffix(word)
+        after = re.sub("^(?:of|on|for)", "", letters.removeprefix(word))
+        for rest in {before, after} - {letters}:
+            if dimension := dimension_name(rest):
+                return f"{_PREFIXES[dimension]}_{part}"
+    dimension = dimension_name(letters)
+    return f"{_PREFIXES[dimension]}_" if dimension else name
 
 
 def _read_decimal(stored: Any) -> Any:

@@ -20,6 +20,7 @@ from mondrian.data.list_entry import (
     entry_to_job,
     reject_entry,
     reject_long_entry,
+    reject_malformed,
 )
 from mondrian.data.text_encoding import TextEncoding
 
@@ -70,7 +71,7 @@ def read_json_list(path: Path, encoding: TextEncoding) -> Iterator[tuple[str, Jo
             raise DataError(f"{path} is not a PCCD list: entry {number} needs {keys}")
         name, place = f"entry-{number:06}", f"entry {number}"
         if problem:
-            yield place, reject_entry(name, RejectionReason.MALFORMED_JSON, problem)
+            yield place, reject_malformed(name, entry, problem)
         elif length > MAX_CHARACTERS:
             detail = f"{place} has {length:,} characters; at most {MAX_CHARACTERS:,}"
             yield place, reject_long_entry(name, json.dumps(entry), detail)

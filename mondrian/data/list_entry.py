@@ -1,10 +1,11 @@
 """One entry of a list -> a job: with the keys of docs/database.md, columns, or a chat."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from mondrian.core.fields import first_timestamp
-from mondrian.critique.json_extract import is_critique, reject_duplicate_keys
+from mondrian.critique.json_extract import is_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.data.chat_entry import locate_image, plain_prompt, read_chat
 from mondrian.data.headings import heading_keys, merge_columns
@@ -27,13 +28,10 @@ class EntryDecoder:
 
     def _make_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
-        if len(value) == len(pairs):
-            return value
-        try:
-            return reject_duplicate_keys(pairs)
-        except ValueError as error:
-            self.problem = str(error)
-            return value
+        if len(value) < len(pairs):
+            names = [key for key, item in pairs if item != value[key]]
+            self.problem = f"{names[0][:40]!r} has two different values" if names else self.problem
+        return value
 
 
 def decode_line(text: str, name: str, kind: str, decoder: EntryDecoder) -> Job:
@@ -41,7 +39,7 @@ def decode_line(text: str, name: str, kind: str, decoder: EntryDecoder) -> Job:
     body = text.strip()
     try:
         entry, end = decoder.decode(body)
-        problem = decoder.problem or ("text after the object" if end < len(body) else "")
+        problem = decoder.problem or ("text after the object" if body[end:].strip(", ") else "")
     except (ValueError, RecursionError) as error:
         entry, problem = None, str(error)[:120]
         if isinstance(error, json.JSONDecodeError) and _is_cut_off(error, body):
@@ -49,12 +47,19 @@ def decode_line(text: str, name: str, kind: str, decoder: EntryDecoder) -> Job:
     if not body.startswith("{"):
         return Job(id=name, filename="", text=text, text_from=kind)
     if problem or not isinstance(entry, dict):
-        return reject_entry(name, RejectionReason.MALFORMED_JSON, problem)
+        return reject_malformed(name, entry, problem)
     return entry_to_job(entry, name, kind)
 
 
+def reject_malformed(name: str, entry: Any, problem: str) -> Job:
+    """Return the job of an entry with an error; it counts for its advisor, if it names one."""
+    job = reject_entry(name, RejectionReason.MALFORMED_JSON, problem)
+    advisor = _read_advisor(entry.get("advisor")) if isinstance(entry, dict) else ""
+    return replace(job, advisor=advisor)
+
+
 def reject_entry(name: str, reason: RejectionReason, detail: str) -> Job:
-    return Job(id=name, filename="", rejection=Rejection(reason, detail))
+    return Job(id=name, filename="", text_from="list", rejection=Rejection(reason, detail))
 
 
 def reject_long_entry(name: str, start: str, detail: str) -> Job:

@@ -44,7 +44,10 @@ _BINARY = {  # first bytes
     b"\x80\x04\x95": ("a Python pickle", _AS_LINES),
 }
 _TEXTS = {  # first characters, in lower case
-    r"<!doctype html|<html": ("an HTML page", "copy its critiques into a list"),
+    r"<(?:!doctype html|html|head|body|table|div|p|h\d)\b": (
+        "an HTML page",
+        "copy its critiques into a list",
+    ),
     r"<\?xml|<!doctype": ("XML", _AS_CSV),
     r"\{\\rtf": ("a Rich Text document", "copy its critiques into a list"),
     r"version https://git-lfs": ("a pointer of Git LFS", "run git lfs pull"),

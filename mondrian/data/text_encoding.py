@@ -26,6 +26,7 @@ _MARKS = {  # of UTF-32 before UTF-16, whose mark it contains
 _WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _LATIN = ["cp1252", "mac_roman", "cp850", "cp1250"]  # the usual ones of spreadsheets first
 _OLDER = [*_LATIN, "cp1251", "koi8_r", "cp932", "gb18030"]
+_ENOUGH = 10_000  # invalid bytes, after which the rest of a file is not examined
 _MIN_PLAUSIBILITY = 0.6
 _MIN_OTHER = 8  # characters of another script: fewer are stray bytes
 _EVIDENCE = re.compile(rb"(?:[\x00-\x7f]{0,30}[\x80-\xff]+)+[\x00-\x7f]{0,30}")
@@ -88,6 +89,8 @@ def _detect_older(path: Path) -> tuple[str | None, bool]:
                 evidence += b"\n".join(_EVIDENCE.findall(block[: 8 * _MAX_EVIDENCE]))
                 if not evidence:
                     evidence += b"\n".join(_EVIDENCE.findall(block))
+        if invalid > _ENOUGH and invalid > valid:
+            break
     if not invalid or valid >= invalid:
         return None, not invalid
     return _choose_older(bytes(evidence[:_MAX_EVIDENCE])), False

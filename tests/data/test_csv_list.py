@@ -43,7 +43,13 @@ def test_a_critique_may_stand_in_one_column(tmp_path: Path) -> None:
         assert (job.filename, read_critique(job)) == ("a.jpg", CRITIQUE)
 
 
-@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;", "\n", ";;;;\n;;;;"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        *("sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;", "\n", ";;;;\n;;;;"),
+        *("My critiques", "My critiques, 2026;;;\n;;\nPhoto club\n"),
+    ],
+)
 def test_lines_before_the_header_and_between_rows_are_skipped(tmp_path: Path, first: str) -> None:
     table = format_table([make_row("a.jpg", CRITIQUE)] * 2, ";").split("\r\n")
     lines = [first, table[0], ";" * 26, *table[1:], ";" * 26, ""]
@@ -93,6 +99,11 @@ def test_a_dimension_alone_is_the_column_that_is_missing() -> None:
     ]
 
 
+def test_private_notes_are_not_the_technical_ones() -> None:
+    assert heading_keys(["Notes", "Technical notes"]) == ["notes", "technical_notes"]
+    assert heading_keys(["Notes", "My notes"]) == ["technical_notes", "my notes"]
+
+
 @pytest.mark.parametrize(
     ("cell", "score"),
     [("7,5", 7.5), ("7.5", 7.5), ("8/10", 8), ("7,5 / 10", 7.5), ("8,0/10,0", 8), ("9,", 9)],
@@ -110,6 +121,12 @@ def test_a_cell_that_is_no_score_of_ten_is_rejected(tmp_path: Path, cell: str) -
     (tmp_path / "a.csv").write_text(format_table([row], ";"))
     (job,) = read_jobs(tmp_path / "a.csv")
     assert getattr(parse_critique(job.text), "reason", None) == "score_out_of_range"
+
+
+def test_blanks_around_separators_and_quotes_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('photo ; "critique"; id\na.jpg; "x; ""y"""; 7\n')
+    (job,) = read_jobs(tmp_path / "a.csv")
+    assert (job.filename, job.text, job.id) == ("a.jpg", 'x; "y"', "7")
 
 
 def test_lists_in_a_cell_have_semicolons_bullets_or_json(tmp_path: Path) -> None:
@@ -154,7 +171,9 @@ def test_the_template_is_one_critique(tmp_path: Path) -> None:
         ("photo,comments\n", "no column critique or text or .*; it has 'photo', 'comments'"),
         ("photo,composition_score,light_score\na,1,2\n", "no column composition_comment, "),
         ("photo,critique,Critique\na,b,c\n", "the column 'critique' twice .'critique' and 'Crit"),
-        ("photo,strengths,Key strengths,text\n", "the column 'key_strengths' twice"),
+        ("photo,strengths,Key strength,text\n", "'key_strengths' twice .'strengths' and 'Key"),
+        ("photo,Photo file,text\n", "the column 'photo' twice .'photo' and 'Photo file'"),
+        ("photo,Lighting score,Lighting points,text\n", "the column 'lighting_score' twice"),
         (",,,\n", "no column photo .*; it has ',,,'"),
     ],
 )

@@ -72,6 +72,8 @@ def test_a_line_over_the_length_limit_is_skipped_and_counted(tmp_path: Path) -> 
         ('{"photo": "a.jpg", "photo": "b.jpg", "critique": CRITIQUE}', "malformed_json"),
         ('{"photo": "a.jpg", "critique": CRITIQUE, "critique" : {}}', "malformed_json"),
         ('{"photo": "a.jpg", "critique": {"overall_score": 9, REST}', "malformed_json"),
+        ('{"photo": "a.jpg", "": 1, "" : 2, "critique": CRITIQUE}', "malformed_json"),
+        ('{"photo": "a.jpg", "l": [{"k": [], "k": [0]}], "text": "x"}', "malformed_json"),
         ('{"photo": "a.jpg", "photo": "a.jpg", "critique": CRITIQUE}', ""),
         ('{"photo": "a.jpg", "critique": CRITIQUE', "truncated"),
         ('{"photo": "a.jpg", "critique": CRITIQUE, "note": "cut o', "truncated"),
@@ -80,6 +82,7 @@ def test_a_line_over_the_length_limit_is_skipped_and_counted(tmp_path: Path) -> 
         ("{'photo': 'a.jpg', 'critique': 'x'}", "malformed_json"),
         ('{"photo": "a.jpg", "critique": CRITIQUE, "n": ' + "9" * 5000 + "}", "malformed_json"),
         ('{"photo": "a.jpg", "critique": ' + "[" * 99_999 + "}", "malformed_json"),
+        ('{"photo": "a.jpg", "critique": CRITIQUE},', ""),
         ("CRITIQUE", ""),
         ("null", "unscored"),
     ],
@@ -94,6 +97,12 @@ def test_a_damaged_line_has_its_reason(
     first, second = read_jobs(path)
     assert read_critique(first) == critique
     assert reason(second) == expected
+
+
+def test_a_damaged_row_counts_for_its_advisor(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"photo": "a.jpg", "photo": "b.jpg", "advisor": "okeefe"}\n')
+    assert (len(read_jobs(path, "okeefe")), len(read_jobs(path, "ansel"))) == (1, 0)
 
 
 def test_an_unreadable_character_in_a_critique_is_not_utf8(

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import sqlite3
+import time
+import tracemalloc
 import zipfile
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from mondrian.core.errors import DataError
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.list_format import LIST_SUFFIXES
 from mondrian.data.sources import open_source
-from tests.data.lists import read_critique, read_jobs
+from tests.data.lists import format_table, read_critique, read_jobs
 
 
 def make_zip(*names: str) -> bytes:
@@ -52,6 +54,7 @@ FOREIGN = {
     "the log of an SQLite database; give the database": b"\x37\x7f\x06\x82\x00\x2d\xe2\x18",
     "a photo; give its folder": make_photo("JPEG"),
     "an HTML page;": b"<!DOCTYPE html>\n<html><body>photo,critique</body></html>",
+    "an HTML page; copy": b"<table><tr><td>photo</td></tr></table>",
     "XML;": b"<?xml version='1.0'?><rows/>",
     "a Rich Text document;": b"{\\rtf1\\ansi photo}",
     "a pointer of Git LFS; run git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid",
@@ -138,3 +141,51 @@ def test_any_bytes_are_jobs_or_one_error(
         count = source.count_jobs().count("ansel")
         jobs = list(source.iter_finished("ansel"))
         assert len({job.id for job in jobs}) == len(jobs) <= count
+
+
+HOSTILE = {
+    "commas.csv": b"," * 3_000_000,
+    "headings.csv": b",".join(b"score %d" % i for i in range(300_000)),
+    "quotes.csv": b"photo,critique\n" + b'"' * 3_000_001,
+    "open quote.csv": b'photo,critique\na.jpg,"' + b"x\n" * 2_000_000,
+    "brackets.json": b"[" * 3_000_000,
+    "open objects.json": b'[{"a":' * 300_000,
+    "open text.json": b'[{"a": "' + b"\\u00e9" * 500_000,
+    "commas.json": b"[{}" + b",{}" * 20_000,
+    "quotes.jsonl": b'{"a": "' + b'\\"' * 1_500_000,
+    "older.csv": b"photo,critique\n" + b"a.jpg,caf\xe9\n" * 20_000,
+    "noise.txt": bytes(range(128, 256)) * 20_000,
+    "one byte.csv": b"\xe9" * 3_000_000,
+    "half of utf-16.csv": b"\xff\xfe" + b"a\0" * 1_000_000 + b"\xd8",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_takes_seconds_at_most(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    started = time.process_time()
+    with suppress(DataError):
+        read_jobs(tmp_path / name)
+    assert time.process_time() - started < 8
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_list_is_read_in_bounded_memory(tmp_path: Path, name: str, critique: Critique) -> None:
+    entry = {"photo": "a.jpg", "critique": serialize_critique(critique)}
+    text = json.dumps(entry)
+    if name == "a.csv":
+        text = format_table([entry], ",").split("\r\n")[1]
+    start, end = {"a.json": ("[{}", "]"), "a.csv": ("photo,critique\n", "")}.get(name, ("", ""))
+    separator = ",\n" if name == "a.json" else "\n"
+    lines = separator.join([text] * 5000)  # 12 MB
+    (tmp_path / name).write_text(start + separator * bool(start == "[{}") + lines + end)
+    size = (tmp_path / name).stat().st_size
+    del lines
+    with open_source(tmp_path / name) as source:
+        tracemalloc.start()
+        count = sum(1 for _ in source.iter_finished("ansel"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert count in (5000, 5001)
+    assert size > 10_000_000
+    assert peak < 0.8 * size

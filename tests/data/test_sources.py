@@ -8,6 +8,7 @@ from PIL import Image
 
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
+from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.sources import default_photo_folder, locate_source, open_source
 from mondrian.sample.scene import draw_scene
@@ -136,6 +137,24 @@ def test_a_critique_in_each_layout_is_linked_exactly(tmp_path: Path, params: Par
             r.photo.path.rsplit("/", 1)[-1]: serialize_critique(r.critique) for r in records
         } == (expected)
         assert {r.notes for r in records} == {notes}
+
+
+def test_prepared_rows_are_linked_with_their_images(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/prepared/ansel")
+    (folder / "images").mkdir(parents=True)
+    critiques = [serialize_critique(critique) for critique in write_photos(folder / "images", 2)]
+    rows = [
+        {"messages": build_row_messages("A critic.", text), "images": [f"{folder}/images/{i}.jpg"]}
+        for i, text in enumerate(critiques)
+    ]
+    path = folder / "training_data_ansel_train.json"
+    path.write_text(json.dumps([row | {"photo": "0" * 64} for row in rows]))
+    linked = run_link(path, params, source=default_photo_folder(path))
+    records = {r.photo.path: serialize_critique(r.critique) for r in linked.records}
+    assert records == {f"{folder}/images/{i}.jpg": text for i, text in enumerate(critiques)}
 
 
 def test_the_manifest_has_each_job_once_with_its_reason(
