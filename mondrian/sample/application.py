@@ -8,6 +8,7 @@ outcome that link must report for each job; only tests read it. The seed determi
 import argparse
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,13 +16,14 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from PIL import Image
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import open_atomic_folder, write_json
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.sample.color_profile import convert_to_display_p3
 from mondrian.sample.corruptions import (
     CORRUPTIONS,
     EXAMPLE_OVERALL,
@@ -44,8 +46,16 @@ JOB_COLUMNS = (
     "analysis_html llm_outputs llm_thinking prompt llm_prompt model adapter error retry_count"
 ).split()
 _STORAGE_FORMATS = ("response", "by_advisor", "fenced", "headed", "md_file", "md_path")
-_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATION, _DNG_VERSION = 0x0112, 0xC612
 _ROTATIONS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # by orientation
+_FOLDERS = {11: "2023", 23: "2024", 71: "2023", 83: "2024"}  # photos of cameras that count anew
+_DISPLAY_P3_PHOTOS = range(7, NUM_PHOTOS, 12)  # as phones store them
+_COPIES: tuple[Callable[[Image.Image], Image.Image], ...] = (
+    lambda image: ImageOps.expand(image, image.width // 12, "white"),
+    lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    ImageOps.mirror,
+    lambda image: image.crop((0, 0, image.width * 9 // 10, image.height)),
+)
 _UNFINISHED = ("failed", "error", "queued", "queued", "analyzing", "pending", "thinking")
 
 
@@ -140,6 +150,9 @@ def _write_photos(app: ApplicationState) -> None:
             f"mike-shrub-{suffix}.jpg",
             f"IMG_{4000 + photo}.jpg",
         )[photo % 4]
+        if photo in _FOLDERS:  # two folders have the same names
+            app.photo_names[photo] = f"{_FOLDERS[photo]}/IMG_{photo // 60:04}.jpg"
+            (app.source / _FOLDERS[photo]).mkdir(exist_ok=True)
         tasks.append((app.seed, photo, app.source / app.photo_names[photo]))
     with get_context("spawn").Pool() as pool:
         written = pool.imap(_write_photo, tasks, chunksize=5)
@@ -149,17 +162,21 @@ def _write_photos(app: ApplicationState) -> None:
 def _write_photo(task: tuple[int, int, Path]) -> None:
     seed, photo, path = task
     image = render(draw_scene(seed, photo))
-    exif = Image.Exif()
+    exif, profile = Image.Exif(), None
+    if photo in _DISPLAY_P3_PHOTOS:
+        image, profile = convert_to_display_p3(image)
     orientation = {0: 3, 5: 6}.get(photo % 10)  # two in ten are stored rotated
     if orientation:
         image = image.transpose(_ROTATIONS[orientation])
         exif[_EXIF_ORIENTATION] = orientation
-    image.save(path, quality=90, exif=exif)
+    image.save(path, quality=90, exif=exif, icc_profile=profile)
 
 
 def _stored_name(app: ApplicationState, photo: int) -> str:
     """Return the name in a row: bare, as an upload, or an absolute path of another system."""
     name = app.photo_names[photo]
+    if photo in _FOLDERS:
+        return f"/Users/photo/mondrian/source/{name}"
     if photo % 4 == 3:
         return f"uploads/{app.new_id()}_{name}"
     paths = {7: f"C:\\Users\\photo\\source\\{name}", 9: f"/Users/photo/source/{name}"}
@@ -176,8 +193,8 @@ def _add_clean_jobs(app: ApplicationState, advisor: str) -> None:
             app.rows[-1]["created_at"] = "2025-12-31T00:00:00"  # the first of the two
             copy = f"copy-{app.photo_names[photo]}"
             with Image.open(app.source / app.photo_names[photo]) as image:
-                rotated = image.transpose(Image.Transpose.ROTATE_90) if k % 40 == 39 else image
-                rotated.save(app.source / copy, quality=70)  # without EXIF
+                change = _COPIES[k // 20 % len(_COPIES)]
+                change(image).save(app.source / copy, quality=70)  # without EXIF
             app.add_job(advisor, copy, RejectionReason.DUPLICATE, analysis_markdown=text)
 
 
@@ -222,11 +239,16 @@ def _add_corrupted_jobs(app: ApplicationState, advisor: str) -> None:
 
 def _add_suspicious_jobs(app: ApplicationState, advisor: str, photos: list[int]) -> None:
     names, prompt = [app.photo_names[photo] for photo in photos], build_example_prompt()
-    for photo, name in zip(photos[:6], names, strict=False):
-        critique = app.make_critique(advisor, photo)
-        text = serialize_critique(replace_scores(critique, EXAMPLE_SCORES, EXAMPLE_OVERALL))
-        columns = {"analysis_markdown": text, "prompt": prompt}
-        app.add_job(advisor, name, RejectionReason.TEMPLATE_SCORES, **columns)
+    near_template = (EXAMPLE_SCORES[0] - 1, *EXAMPLE_SCORES[1:])
+    for start, scores, reason in (
+        (0, EXAMPLE_SCORES, RejectionReason.TEMPLATE_SCORES),
+        (16, near_template, RejectionReason.CONSTANT_SCORES),
+    ):
+        for photo, name in zip(photos[start : start + 6], names[start:], strict=False):
+            critique = app.make_critique(advisor, photo)
+            text = serialize_critique(replace_scores(critique, scores, EXAMPLE_OVERALL))
+            columns = {"analysis_markdown": text, "prompt": prompt}
+            app.add_job(advisor, name, reason, **columns)
     for photo, name in zip(photos[6:9], names[6:], strict=False):
         columns = {"analysis_markdown": app.make_text(advisor, photo)}
         columns |= {"mode": "lora", "adapter": "models/old"}
@@ -241,11 +263,19 @@ def _add_unusable_photo_jobs(app: ApplicationState, advisor: str, photos: list[i
     Image.new("RGB", (640, 512), (200, 20, 20)).save(app.source / f"red-{advisor}.png")
     content = (app.source / app.photo_names[photos[0]]).read_bytes()
     (app.source / f"cut-{advisor}.jpg").write_bytes(content[: len(content) // 2])
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[_DNG_VERSION] = b"\1\4\0\0"
+    Image.open(app.source / app.photo_names[photos[1]]).save(
+        app.source / f"raw-{advisor}.dng", "TIFF", tiffinfo=directory
+    )
     files = [(f"photo-{i:08x}.jpg", RejectionReason.IMAGE_MISSING) for i in range(4)] + [
         ("../mondrian.db", RejectionReason.IMAGE_MISSING),
         (f"dot-{advisor}.png", RejectionReason.IMAGE_TOO_SMALL),
         (f"red-{advisor}.png", RejectionReason.IMAGE_BLANK),
         (f"cut-{advisor}.jpg", RejectionReason.IMAGE_UNREADABLE),
+        (f"raw-{advisor}.dng", RejectionReason.IMAGE_RAW),
+        ("2023/IMG_4007.jpg", RejectionReason.IMAGE_MISSING),  # IMG_4007.jpg is another photo
+        ("D:\\2025\\IMG_0000.jpg", RejectionReason.IMAGE_AMBIGUOUS),  # that of 2023 or of 2024
     ]
     for (name, reason), photo in zip(files, photos, strict=False):
         text = app.make_text(advisor, 2000 + photo)

@@ -86,6 +86,42 @@ def _replace_with_chinese(critique: Critique) -> str:
     return _dump_edited(critique, image_description=text, dimensions=dimensions)
 
 
+def _remove_scores(critique: Critique) -> str:
+    value = json.loads(_edit_dimensions(lambda ds: [d | {"score": None} for d in ds])(critique))
+    return json.dumps(value | {"overall_score": None})
+
+
+def _average_eight(critique: Critique) -> str:
+    """Add a low eighth dimension; the overall score is the mean of all eight."""
+    dimensions = [*_dimensions(critique), _EIGHTH | {"score": 0}]
+    overall = round(sum(critique.scores()) / len(dimensions), 1)
+    return _dump_edited(critique, dimensions=dimensions, overall_score=overall)
+
+
+def _rename_short_keys(critique: Critique) -> str:
+    value = json.loads(serialize_critique(critique))
+    value["strengths"], value["notes"] = value.pop("key_strengths"), value.pop("technical_notes")
+    return json.dumps(value)
+
+
+def _write_plain_html(critique: Critique) -> str:
+    """Write cards without classes inside, as other versions of the application did."""
+    cards = "".join(
+        f'<div class="feedback-card"><h3>{d.name}</h3><p>{d.name} Score: {d.score:g}/10</p>'
+        f"<p>{d.comment}</p><p><strong>How to Improve:</strong> {d.recommendation}</p></div>"
+        for d in critique.dimensions
+    )
+    return (
+        '<div class="advisor-section" data-advisor="sample"><div class="analysis">'
+        f"<h2>Image Analysis</h2><p>{critique.image_description}</p>{cards}"
+        f"<h2>Overall Grade</h2><p><strong>{critique.overall_score:g}/10</strong></p></div></div>"
+    )
+
+
+def _write_error_after_biography(critique: Critique) -> str:
+    return f"# The advisor\n\nBorn in 1902.\n\n## Full Analysis\n{_PLACEHOLDERS[1]}\n"
+
+
 def _write_as_table(critique: Critique) -> str:
     rows = "\n".join(f"| {d.name} | {d.comment} |" for d in critique.dimensions)
     return f"| Aspect | Comment |\n|---|---|\n{rows}"
@@ -167,6 +203,26 @@ CORRUPTIONS = (
     Corruption(
         "off_the_mean", 1, lambda c: _dump_edited(c, overall_score=9.9), Reason.OVERALL_OFF_MEAN
     ),
+    Corruption("no_scores", 1, _remove_scores, Reason.UNSCORED),
+    Corruption("biography", 1, _write_error_after_biography, Reason.ERROR_PLACEHOLDER),
+    Corruption(
+        "score_twice", 1, _replacing('"score"', '"score" : 1, "score"', 1), Reason.MALFORMED_JSON
+    ),
+    Corruption(
+        "python", 1, lambda c: repr(json.loads(serialize_critique(c))), Reason.MALFORMED_JSON
+    ),
+    Corruption(
+        "to_do",
+        1,
+        _edit_dimensions(lambda ds: [d | {"comment": "TBD"} for d in ds]),
+        Reason.DIMENSIONS_INCOMPLETE,
+    ),
+    Corruption(
+        "lost_letter", 1, lambda c: serialize_critique(c)[:-2] + r' caf\ufffd"}', Reason.NOT_UTF8
+    ),
+    Corruption("plain_html", 1, _write_plain_html, None),
+    Corruption("mean_of_eight", 1, _average_eight, None),
+    Corruption("short_keys", 1, _rename_short_keys, None),
     Corruption("html", 4, render_html_cards, None),
     Corruption("html_column", 4, render_html_cards, None),
     Corruption("by_name", 2, _key_dimensions_by_name, None),
