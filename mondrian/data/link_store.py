@@ -9,7 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -25,9 +25,10 @@ _SCHEMA = """
         path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
-        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
+        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT DEFAULT '',
+        copy_kind TEXT DEFAULT '');
     CREATE VIEW records AS
-        SELECT jobs.*, sha256, width, height, photo_group, photos.notes AS photo_notes,
+        SELECT jobs.*, sha256, width, height, photo_group, copy_kind, photos.notes AS photo_notes,
             photos.reason AS photo_reason,
             json_extract(record, '$.critique.image_description') AS description
         FROM jobs JOIN photos USING (path);
@@ -69,7 +70,8 @@ class LinkStore:
     def add_photos(self, photos: Iterable[tuple[Path, PhotoInfo]]) -> None:
         """Add photos, and reject the jobs of those that cannot be used."""
         rows = ((str(path), *astuple(info)) for path, info in photos)
-        self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')", rows)
+        columns = ", ".join(["path", *(field.name for field in fields(PhotoInfo))])
+        self._execute_many(f"INSERT INTO photos ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._connection.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
@@ -159,10 +161,11 @@ class LinkStore:
 
     def records(self, left_out: bool) -> Iterator[str]:
         """Yield records as JSON in order of time: those that are left out, or the others."""
-        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind")
+        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind", "copy_kind")
         query = (
             "SELECT record, reason, flags, photo_notes, path, sha256, width, height, photo_group, "
-            f"match_kind FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
+            "match_kind, copy_kind "
+            f"FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
         )
         for record, reason, flags, notes, *photo in self._connection.execute(query):
             content = json.loads(record)
