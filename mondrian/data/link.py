@@ -66,7 +66,10 @@ def link(
         with open_link_store() as store:
             job_counts = _examine_jobs(source, context, store)
             store.add_photos(scan_photos(store.photo_paths(), cache_dir))
-            store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
+            groups = group_near_duplicates(
+                store.fingerprints(), image_params, cache_dir, context.advisor
+            )
+            store.set_photo_groups(groups)
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
             if not counts["linked"]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
+from mondrian.data.near_duplicates import PhotoGroup
 from mondrian.data.photo_scan import PhotoInfo
 
 _SCHEMA = """
@@ -24,7 +25,7 @@ _SCHEMA = """
         number INTEGER PRIMARY KEY, timestamp REAL, id TEXT, reason TEXT, detail TEXT,
         path TEXT, match_kind TEXT, words TEXT, flags TEXT, review TEXT, record TEXT);
     CREATE TABLE photos (
-        path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
+        path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, fingerprint BLOB,
         notes TEXT, reason TEXT, detail TEXT, photo_group TEXT DEFAULT '',
         copy_kind TEXT DEFAULT '');
     CREATE VIEW records AS
@@ -77,17 +78,23 @@ class LinkStore:
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
         )
 
-    def thumbnails(self) -> dict[str, bytes]:
-        """Return the thumbnail of each usable photo by sha256."""
-        query = "SELECT DISTINCT sha256, thumbnail FROM photos WHERE reason = '' ORDER BY sha256"
+    def fingerprints(self) -> dict[str, bytes]:
+        """Return the fingerprint of each usable photo by sha256."""
+        query = "SELECT DISTINCT sha256, fingerprint FROM photos WHERE reason = '' ORDER BY sha256"
         return dict(self._connection.execute(query))
 
-    def set_photo_groups(self, group_by_sha256: dict[str, str]) -> None:
-        """Set the group of near-duplicates of each photo."""
-        rows = ((photo_group, sha256) for sha256, photo_group in group_by_sha256.items())
-        self._execute_many("UPDATE photos SET photo_group = ? WHERE sha256 = ?", rows)
+    def set_photo_groups(self, groups: dict[str, PhotoGroup]) -> None:
+        """Set the group of near-duplicates of each photo, and how it differs from the first one."""
+        rows = ((group.name, group.copy_kind, sha256) for sha256, group in groups.items())
         self._connection.executescript(
             "CREATE INDEX by_time ON jobs (timestamp, id); CREATE INDEX by_path ON jobs (path);"
+            "CREATE INDEX by_content ON photos (sha256, path);"
+        )
+        update = "UPDATE photos SET photo_group = ?, copy_kind = ? WHERE sha256 = ?"
+        self._execute_many(update, rows)
+        self._connection.execute(
+            "UPDATE photos SET copy_kind = 'same bytes' WHERE reason = '' AND copy_kind = '' "
+            "AND path > (SELECT MIN(path) FROM photos AS same WHERE same.sha256 = photos.sha256)"
         )
 
     def find_shared_texts(self) -> set[str]:
