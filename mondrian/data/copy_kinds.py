@@ -15,7 +15,7 @@ _TONE, _COLOR = 14.0, 12  # of 255: mean differences of grey values, and of the 
 
 def name_kinds(photos: Array, pairs: Candidates, found: Alignments, seen: Comparisons) -> list[str]:
     """Return for each pair how the second photo differs from the first."""
-    turn = np.angle(found.scale)
+    turn = np.angle(np.where(found.mirrored, -found.scale, found.scale))  # mirrored left to right
     quarters = np.round(turn / (np.pi / 2)).astype(int) % 4
     a, b = photos[pairs.first], photos[pairs.second]
     margins = b["trimmed"].astype(int) - a["trimmed"]

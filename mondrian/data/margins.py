@@ -9,7 +9,7 @@ _TOLERANCE = 14  # of 255 in each channel: JPEG noise and a paper's shade
 _MIN_EDGE = 0.97  # part of the outermost lines that has one tone, if there is a margin
 # Part of a line of the margin that has it: a caption or a clock covers the rest. If too little of
 # the photo would remain, the next value is tried.
-_MIN_LINE = (0.70, 0.90, 0.98)
+_MIN_LINE = (0.60, 0.90, 0.98)
 _MIN_AREA = 0.15  # part of the image that is never trimmed
 _MIN_SIDE = 24  # pixels
 _MAX_FRAMES = 4  # margins in one another
