@@ -6,6 +6,7 @@ copy was cropped, turned and scaled. The sign of the terms of a feature's cosine
 code, equal in a copy for about every third feature; a mirrored feature has the same code.
 """
 
+from functools import cache
 from typing import Any
 
 import cv2
@@ -96,7 +97,8 @@ def _scale_to_area(grey: Array) -> Array:
 def _add_features(photo: Array, grey: Array) -> None:
     """Store the strongest features, large ones and those that are not symmetric preferred."""
     detector = cv2.SIFT.create(contrastThreshold=_MIN_CONTRAST, edgeThreshold=_MAX_EDGE)
-    keypoints, descriptors = detector.detectAndCompute(grey, None)
+    strongest = sorted(detector.detect(grey, None), key=lambda k: -k.response * k.size)
+    keypoints, descriptors = detector.compute(grey, strongest[: 2 * MAX_FEATURES])
     if not keypoints:
         return
     terms, handed = _transform(descriptors)
@@ -119,10 +121,16 @@ def _add_features(photo: Array, grey: Array) -> None:
 def _transform(descriptors: Array) -> tuple[Array, Array]:
     """Return the terms of each feature as if it were not mirrored, and its handed term."""
     roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6))
-    terms = roots @ np.stack([_basis(*term) for term in _TERMS], axis=1)
-    handed = roots @ _basis(*_HANDED_TERM)
+    products = roots @ _all_bases()
+    terms, handed = products[:, :-1], products[:, -1]
     changes = np.array([_changes_if_mirrored(*term) for term in _TERMS])
     return np.where((handed < 0)[:, None] & changes, -terms, terms), handed
+
+
+@cache
+def _all_bases() -> Array:
+    """Return the weights of all terms, and of the handed one, (128, terms)."""
+    return np.stack([_basis(*term) for term in (*_TERMS, _HANDED_TERM)], axis=1)
 
 
 def _basis(across: int, along: int, turn: int) -> Array:
