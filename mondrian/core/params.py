@@ -74,8 +74,7 @@ class BaseParams(Section):
 class ImageParams(Section):
     min_pixels: Annotated[int, Field(ge=1024)]
     max_pixels: Annotated[int, Field(ge=1024, le=16_777_216)]
-    phash_distance: Annotated[int, Field(ge=0, le=24)]
-    duplicate_similarity: Annotated[float, Field(gt=0.5, le=1)]
+    duplicate_similarity: Annotated[float, Field(ge=0.4, le=1)]
 
 
 class LinkParams(Section):

@@ -111,7 +111,7 @@ def find_extra_scores(value: JsonObject) -> tuple[float, ...]:
         for parts in stored or ()
     )
     scores = (_parse_score(s, name, []) for name, s in names_and_scores if not dimension_name(name))
-    return tuple(score for score in scores if isinstance(score, float))
+    return tuple(score for score in scores if isinstance(score, int | float))
 
 
 def _is_blank(stored: Any) -> bool:

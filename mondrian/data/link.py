@@ -79,7 +79,10 @@ def link(
         with open_link_store() as store:
             job_counts = _examine_jobs(source, context, store)
             store.add_photos(scan_photos(store.photo_paths(), cache_dir))
-            store.set_photo_groups(group_near_duplicates(store.thumbnails(), image_params))
+            groups = group_near_duplicates(
+                store.fingerprints(), image_params, cache_dir, context.advisor
+            )
+            store.set_photo_groups(groups)
             add_other_texts(source, context.advisor, context.folders, context.photo_index, store)
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
@@ -179,6 +182,7 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
         "text_from": text_from,
         "form": parsed.source_format,
         "repairs": parsed.repairs,
+        "extra_scores": parsed.extra_scores,
         "notes": job.notes,
         "created": created,
         "mode": job.mode,

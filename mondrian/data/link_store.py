@@ -9,13 +9,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
+from mondrian.data.near_duplicates import PhotoGroup
 from mondrian.data.photo_conflicts import Claim
 from mondrian.data.photo_scan import PhotoInfo
 
@@ -26,11 +27,12 @@ _SCHEMA = """
         path TEXT, match_kind TEXT, assumed_source TEXT, words TEXT, scores TEXT, flags TEXT,
         review TEXT, record TEXT, scored INTEGER DEFAULT 1);
     CREATE TABLE photos (
-        path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, thumbnail BLOB,
-        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT);
+        path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, fingerprint BLOB,
+        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT DEFAULT '',
+        copy_kind TEXT DEFAULT '');
     CREATE TABLE other_texts (advisor TEXT, photo TEXT, sha256 TEXT, words TEXT, critique TEXT);
     CREATE VIEW records AS
-        SELECT jobs.*, sha256, width, height, photo_group, photos.notes AS photo_notes,
+        SELECT jobs.*, sha256, width, height, photo_group, copy_kind, photos.notes AS photo_notes,
             photos.reason AS photo_reason
         FROM jobs JOIN photos USING (path);
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
@@ -117,23 +119,30 @@ class LinkStore:
     def add_photos(self, photos: Iterable[tuple[Path, PhotoInfo]]) -> None:
         """Add photos, and reject the jobs of those that cannot be used."""
         rows = ((str(path), *astuple(info)) for path, info in photos)
-        self._execute_many("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')", rows)
+        columns = ", ".join(["path", *(field.name for field in fields(PhotoInfo))])
+        self._execute_many(f"INSERT INTO photos ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._connection.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
         )
 
-    def thumbnails(self) -> dict[str, bytes]:
-        """Return the thumbnail of each usable photo by sha256."""
-        query = "SELECT DISTINCT sha256, thumbnail FROM photos WHERE reason = '' ORDER BY sha256"
+    def fingerprints(self) -> dict[str, bytes]:
+        """Return the fingerprint of each usable photo by sha256."""
+        query = "SELECT DISTINCT sha256, fingerprint FROM photos WHERE reason = '' ORDER BY sha256"
         return dict(self._connection.execute(query))
 
-    def set_photo_groups(self, group_by_sha256: dict[str, str]) -> None:
-        """Set the group of near-duplicates of each photo."""
-        rows = ((photo_group, sha256) for sha256, photo_group in group_by_sha256.items())
-        self._execute_many("UPDATE photos SET photo_group = ? WHERE sha256 = ?", rows)
+    def set_photo_groups(self, groups: dict[str, PhotoGroup]) -> None:
+        """Set the group of near-duplicates of each photo, and how it differs from the first one."""
+        rows = ((group.name, group.copy_kind, sha256) for sha256, group in groups.items())
         self._connection.executescript(
             "CREATE INDEX by_time ON jobs (timestamp, id); CREATE INDEX by_path ON jobs (path);"
+            "CREATE INDEX by_content ON photos (sha256, path);"
+        )
+        update = "UPDATE photos SET photo_group = ?, copy_kind = ? WHERE sha256 = ?"
+        self._execute_many(update, rows)
+        self._connection.execute(
+            "UPDATE photos SET copy_kind = 'same bytes' WHERE reason = '' AND copy_kind = '' "
+            "AND path > (SELECT MIN(path) FROM photos AS same WHERE same.sha256 = photos.sha256)"
         )
 
     def find_shared_texts(self) -> set[str]:
@@ -228,10 +237,10 @@ class LinkStore:
 
     def records(self, left_out: bool) -> Iterator[str]:
         """Yield records as JSON in order of time: those that are left out, or the others."""
-        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind")
+        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind", "copy_kind")
         query = (
             "SELECT record, reason, flags, scored, photo_notes, path, sha256, width, height, "
-            f"photo_group, match_kind FROM {'left_out' if left_out else 'pairs'} "
+            f"photo_group, match_kind, copy_kind FROM {'left_out' if left_out else 'pairs'} "
             "ORDER BY timestamp, id"
         )
         for record, reason, flags, scored, notes, *photo in self._connection.execute(query):

@@ -1,4 +1,4 @@
-"""Scan photos for link: sha256, size, thumbnail, or the reason why a photo cannot be used.
+"""Scan photos for link: sha256, size, fingerprint, or the reason why a photo cannot be used.
 
 The cache is keyed by content: a photo that was scanned under any name is not decoded again, and an
 unchanged file is not even read.
@@ -17,14 +17,14 @@ from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.photo_decoder import read_preview
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
-from mondrian.data.near_duplicates import THUMBNAIL_SIDE, make_thumbnail
+from mondrian.data.fingerprint import FINGERPRINT, make_fingerprint
 
 CACHE_VERSION = 4  # of the cached data; a cache of another version is cleared
 CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
 _REASONS = frozenset(RejectionReason)
-_INFO_COLUMNS = "sha256, width, height, thumbnail, notes, reason, detail"
+_INFO_COLUMNS = "sha256, width, height, fingerprint, notes, reason, detail"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PhotoInfo:
     sha256: str
     width: int = 0
     height: int = 0
-    thumbnail: bytes = b""
+    fingerprint: bytes = b""
     notes: str = ""  # what was assumed to decode it, one per line
     reason: str = ""
     detail: str = ""
@@ -79,8 +79,8 @@ def read_photo_info(path: Path, sha256: str) -> PhotoInfo:
         preview = read_preview(path)
     except PhotoError as error:
         return PhotoInfo(sha256, reason=str(error.reason), detail=str(error))
-    thumbnail = make_thumbnail(preview.image)
-    return PhotoInfo(sha256, *preview.size, thumbnail, "\n".join(preview.notes))
+    fingerprint = make_fingerprint(preview.image)
+    return PhotoInfo(sha256, *preview.size, fingerprint, "\n".join(preview.notes))
 
 
 def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
@@ -113,7 +113,7 @@ def _open_cache(path: Path) -> sqlite3.Connection:
             CREATE TABLE files (
                 path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
             CREATE TABLE photos (
-                sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, thumbnail BLOB,
+                sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, fingerprint BLOB,
                 notes TEXT, reason TEXT, detail TEXT);
             PRAGMA user_version = {CACHE_VERSION};
         """)
@@ -139,10 +139,8 @@ def _parse_cached_row(row: tuple[Any, ...] | None) -> PhotoInfo | None:
     if row is None:
         return None
     info = PhotoInfo(*row)
-    has_thumbnail = (
-        isinstance(info.thumbnail, bytes) and len(info.thumbnail) == THUMBNAIL_SIDE * THUMBNAIL_SIDE
-    )
-    return info if has_thumbnail or info.reason in _REASONS else None
+    size = len(info.fingerprint) if isinstance(info.fingerprint, bytes) else 0
+    return info if size == FINGERPRINT.itemsize or info.reason in _REASONS else None
 
 
 def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[ScannedPhoto]:
@@ -151,13 +149,13 @@ def _save_to_cache(cache: sqlite3.Connection, scans: Iterable[_Scan]) -> list[Sc
     for path, stamp, info in scans:
         if stamp is not None:
             # An unreadable photo is not cached: the error may be temporary.
-            if info.thumbnail or info.reason not in ("", RejectionReason.IMAGE_UNREADABLE):
+            if info.fingerprint or info.reason not in ("", RejectionReason.IMAGE_UNREADABLE):
                 values = astuple(info)
                 marks = ", ".join("?" * len(values))
                 cache.execute(f"INSERT OR REPLACE INTO photos VALUES ({marks})", values)
             stamped = (*stamp, info.sha256)
             cache.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", stamped)
-            if not info.thumbnail and not info.reason:  # its content is known
+            if not info.fingerprint and not info.reason:  # its content is known
                 query = f"SELECT {_INFO_COLUMNS} FROM photos WHERE sha256 = ?"
                 row = cache.execute(query, (info.sha256,)).fetchone()
                 info = _parse_cached_row(row) or read_photo_info(path, info.sha256)

@@ -143,10 +143,12 @@ def find_held_out_duplicates(
     """Return the filenames of photos that are near-duplicates of a held-out photo."""
     held_out = [info for _, info in scan_photos(held_out_paths, cache_dir) if not info.reason]
     infos = [*(info for _, info in photos.values()), *held_out]
-    thumbnails = {info.sha256: info.thumbnail for info in infos}
-    groups = group_near_duplicates(dict(sorted(thumbnails.items())), image_params)
-    held_out_groups = {groups[info.sha256] for info in held_out}
-    return {name for name, (_, info) in photos.items() if groups[info.sha256] in held_out_groups}
+    fingerprints = {info.sha256: info.fingerprint for info in infos}
+    groups = group_near_duplicates(fingerprints, image_params)
+    held_out_groups = {groups[info.sha256].name for info in held_out}
+    return {
+        name for name, (_, info) in photos.items() if groups[info.sha256].name in held_out_groups
+    }
 
 
 def select_usable_pairs(

@@ -1,83 +1,214 @@
-"""Copies are grouped and other photos are not; both rates are asserted on rendered scenes."""
+"""Copies of every kind are grouped and other photos are not, on rendered scenes.
 
-import io
+Rates on photographs: benchmarks/near_duplicates.py.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mondrian.data.near_duplicates import (
-    THUMBNAIL_SIDE,
-    cluster_thumbnails,
-    compute_phashes,
-    make_thumbnail,
-)
+from benchmarks.photo_copies import COPIES
+from mondrian.core.errors import DataError
+from mondrian.core.params import ImageParams
+from mondrian.data import copy_candidates, near_duplicates
+from mondrian.data.fingerprint import FINGERPRINT, make_fingerprint
+from mondrian.data.margins import trim_margins
+from mondrian.data.near_duplicates import cluster_pairs, group_near_duplicates
+from mondrian.data.pair_cache import CACHE_FILE, CopyPair
 from mondrian.sample.scene import draw_scene, render
 
-BITS, SIMILARITY = 22, 0.82  # as in params.yaml
+PARAMS = ImageParams(min_pixels=4096, max_pixels=20480, duplicate_similarity=0.6)
+NUM_SCENES = 24
 
 
-def group(images: list[Image.Image]) -> list[int]:
-    pixels = np.frombuffer(b"".join(map(make_thumbnail, images)), np.uint8)
-    return cluster_thumbnails(pixels.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), BITS, SIMILARITY)
+def make_copy(image: Image.Image, kind: str, seed: int = 0) -> Image.Image:
+    return COPIES[kind](image, np.random.default_rng(seed))
 
 
-def save_as_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(file).convert("RGB")
+def name_photo(number: int) -> str:
+    return f"{number:04x}" * 16
 
 
-def crop(image: Image.Image, left: float, top: float, right: float, low: float) -> Image.Image:
-    w, h = image.size
-    return image.crop(
-        (round(left * w), round(top * h), round((1 - right) * w), round((1 - low) * h))
-    )
+def name_fingerprints(images: list[Image.Image]) -> dict[str, bytes]:
+    return {name_photo(i): make_fingerprint(image) for i, image in enumerate(images)}
+
+
+def group(images: list[Image.Image]) -> list[str]:
+    groups = group_near_duplicates(name_fingerprints(images), PARAMS)
+    return [groups[name_photo(i)].name for i in range(len(images))]
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Image.Image]:
-    return [render(draw_scene(7, i), 480, 384) for i in range(60)]
+    return [render(draw_scene(7, i), 320, 256) for i in range(NUM_SCENES)]
 
 
-@pytest.mark.parametrize("turns", range(4))
-def test_the_hash_of_each_rotation_is_that_of_the_rotated_image(
-    scenes: list[Image.Image], turns: int
+@pytest.fixture(scope="module")
+def scene_prints(scenes: list[Image.Image]) -> dict[str, bytes]:
+    return name_fingerprints(scenes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("re-encoded, quality 35", "re-encoded or resized"),
+        ("resized to a third", "re-encoded or resized"),
+        ("cropped by 10 %", "cropped"),
+        ("square", "cropped"),
+        ("mirrored", "mirrored"),
+        ("turned by 90 degrees", "rotated"),
+        ("turned by 180 degrees", "rotated"),
+        ("turned by 270 degrees", "rotated"),
+        ("straightened by 2 degrees", "straightened, cropped"),
+        ("white border of 8 %", "bordered"),
+        ("black line in a white border", "bordered"),
+        ("polaroid", "cropped, bordered"),
+        ("screenshot, white", "bordered"),
+        ("black and white", "recolored"),
+        ("gamma 0.6", "recolored"),
+    ],
+)
+def test_a_copy_is_in_the_group_of_its_photo_and_its_kind_is_named(
+    scenes: list[Image.Image], scene_prints: dict[str, bytes], kind: str, expected: str
 ) -> None:
-    pixels = np.frombuffer(make_thumbnail(scenes[0]), np.uint8).reshape(
-        1, THUMBNAIL_SIDE, THUMBNAIL_SIDE
-    )
-    rotated = np.rot90(pixels, turns, axes=(1, 2))
-    assert compute_phashes(rotated)[0, 0] == compute_phashes(pixels)[0, turns]
+    copy = make_fingerprint(make_copy(scenes[3], kind))
+    groups = group_near_duplicates(scene_prints | {"f" * 64: copy}, PARAMS)
+    assert groups["f" * 64].name == name_photo(3)[:16]
+    assert groups["f" * 64].copy_kind == expected
+    assert groups[name_photo(3)].copy_kind == ""
 
 
-def test_copies_of_every_kind_are_grouped(scenes: list[Image.Image]) -> None:
-    original = scenes[0]
-    copies = [
-        save_as_jpeg(original, 35),
-        original.resize((200, 160)),
-        original.convert("L").convert("RGB"),
-        *(original.transpose(Image.Transpose(turns)) for turns in (2, 3, 4)),
-        crop(original, 0.03, 0.0, 0.03, 0.03),
-        crop(original, 0.0, 0.06, 0.05, 0.0),
-        save_as_jpeg(crop(original, 0.02, 0.02, 0.02, 0.02).resize((300, 240)), 60),
-    ]
-    assert len(set(group([original, *copies, *scenes[1:]])[: 1 + len(copies)])) == 1
-
-
-def test_lightly_cropped_copies_are_grouped_and_different_scenes_are_not(
-    scenes: list[Image.Image],
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "re-encoded, quality 35",
+        "white border of 8 %",
+        "black line in a white border",
+        "polaroid",
+        "screenshot, white",
+        "screenshot, black",
+        "black and white",
+        "caption",
+        "watermark",
+    ],
+)
+def test_different_photos_altered_in_the_same_way_are_not_grouped(
+    scenes: list[Image.Image], kind: str
 ) -> None:
-    rng = np.random.default_rng(1)
-    edges = [(*rng.dirichlet([1, 1]) * 0.06, *rng.dirichlet([1, 1]) * 0.06) for _ in scenes]
-    copies = [
-        save_as_jpeg(crop(scene, a, c, b, d), 60)
-        for scene, (a, b, c, d) in zip(scenes, edges, strict=True)
-    ]
-    groups = group(scenes + copies)
-    is_grouped = [a == b for a, b in zip(groups, groups[len(scenes) :], strict=False)]
-    assert all(is_grouped)
-    assert len(set(groups)) == len(scenes)
+    images = [make_copy(scene, kind, i) for i, scene in enumerate(scenes)]
+    assert len(set(group(images))) == NUM_SCENES
+
+
+def test_different_products_on_white_are_not_grouped() -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(20):
+        pixels = np.full((300, 300, 3), 255, np.uint8)
+        texture = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        product = Image.fromarray(texture).resize((120, 120), Image.Resampling.BICUBIC)
+        pixels[90:210, 90:210] = product
+        images.append(Image.fromarray(pixels))
+    assert len(set(group(images))) == 20
+
+
+def test_groups_do_not_depend_on_the_order_of_the_photos(scenes: list[Image.Image]) -> None:
+    copies = [make_copy(scene, "cropped by 10 %") for scene in scenes[:8]]
+    prints = name_fingerprints([*scenes, *copies])
+    shuffled = list(prints.items())
+    Random(1).shuffle(shuffled)
+    assert group_near_duplicates(dict(shuffled), PARAMS) == group_near_duplicates(prints, PARAMS)
+
+
+def record_compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the number of new photos of each comparison."""
+    compared: list[int] = []
+    original = near_duplicates.iter_candidates
+
+    def recording(photos: np.ndarray, is_new: np.ndarray) -> object:
+        compared.append(int(is_new.sum()))
+        return original(photos, is_new)
+
+    monkeypatch.setattr(near_duplicates, "iter_candidates", recording)
+    return compared
+
+
+def test_only_new_photos_are_compared_and_the_groups_are_the_same(
+    scenes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = [make_copy(scene, "mirrored") for scene in scenes[:8]]
+    prints = name_fingerprints([*scenes, *copies])
+    expected = group_near_duplicates(prints, PARAMS)
+    compared = record_compared(monkeypatch)
+    some = dict(list(prints.items())[5:-3])
+    group_near_duplicates(some, PARAMS, tmp_path)
+    assert group_near_duplicates(prints, PARAMS, tmp_path) == expected
+    assert group_near_duplicates(prints, PARAMS, tmp_path) == expected
+    assert compared == [len(some), len(prints) - len(some)]
+    assert group_near_duplicates(some, PARAMS, tmp_path) == group_near_duplicates(some, PARAMS)
+    assert group_near_duplicates(prints, PARAMS, tmp_path, "other") == expected
+
+
+def test_a_code_that_becomes_too_common_is_forgotten_in_the_cache(
+    scenes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_candidates, "MAX_PHOTOS_PER_CODE", 3)
+    kinds = ("mirrored", "gamma 0.6", "watermark", "black and white")
+    prints = name_fingerprints([scenes[0], *(make_copy(scenes[0], kind) for kind in kinds)])
+    group_near_duplicates(dict(list(prints.items())[:3]), PARAMS, tmp_path)
+    expected = group_near_duplicates(prints, PARAMS)
+    assert group_near_duplicates(prints, PARAMS, tmp_path) == expected
+
+
+def test_a_cache_that_cannot_be_used_is_one_clear_line(
+    scene_prints: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / CACHE_FILE).write_bytes(b"x" * 4096)
+    with pytest.raises(DataError, match="delete this cache"):
+        group_near_duplicates(scene_prints, PARAMS, tmp_path)
+
+
+def link_all(names: str) -> list[CopyPair]:
+    return [CopyPair(a, b, 0.9, "") for a in names for b in names if a < b]
+
+
+def test_one_wrong_pair_does_not_unite_two_groups() -> None:
+    pairs = [*link_all("abcde"), *link_all("vwxyz"), CopyPair("b", "x", 0.99, "")]
+    groups = cluster_pairs(list("abcdevwxyz"), pairs)
+    assert {groups[name] for name in "abcde"} == {"a"}
+    assert len({groups[name] for name in "vwyz"}) == 1
+    assert groups["v"] != "a"
+
+
+def test_crops_of_a_photo_are_grouped_though_they_do_not_overlap() -> None:
+    pairs = [CopyPair("a", name, 0.9, "cropped") for name in "bcdefghijklmnop"]
+    assert set(cluster_pairs(list("abcdefghijklmnop"), pairs).values()) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: make_copy(image, "white border of 8 %"),
+        lambda image: make_copy(image, "black border of 5 %"),
+        lambda image: make_copy(image, "black line in a white border"),
+        lambda image: make_copy(make_copy(image, "white border of 8 %"), "re-encoded, quality 35"),
+    ],
+)
+def test_margins_are_trimmed(
+    scenes: list[Image.Image], change: Callable[[Image.Image], Image.Image]
+) -> None:
+    trimmed = trim_margins(np.asarray(change(scenes[5])))
+    inner = trim_margins(np.asarray(scenes[5]))
+    assert np.abs(np.subtract(trimmed.shape, inner.shape)).max() <= 4
+
+
+def test_an_image_of_one_tone_has_no_features_and_is_trimmed_no_further_than_allowed() -> None:
+    (photo,) = np.frombuffer(make_fingerprint(Image.new("RGB", (300, 200))), FINGERPRINT)
+    assert photo["count"] == 0
+    assert photo["trimmed"] == 0
 
 
 def test_without_photos_there_are_no_groups() -> None:

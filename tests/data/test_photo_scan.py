@@ -119,9 +119,9 @@ def test_a_cache_of_another_version_is_cleared(
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE photos SET thumbnail = x'00'",
-        "UPDATE photos SET thumbnail = NULL",
-        "UPDATE photos SET reason = 'bogus', thumbnail = x''",
+        "UPDATE photos SET fingerprint = x'00'",
+        "UPDATE photos SET fingerprint = NULL",
+        "UPDATE photos SET reason = 'bogus', fingerprint = x''",
         "ALTER TABLE photos ADD COLUMN more",
         "DELETE FROM photos",
     ],
