@@ -275,7 +275,7 @@ def _add_unusable_photo_jobs(app: ApplicationState, advisor: str, photos: list[i
         (f"cut-{advisor}.jpg", RejectionReason.IMAGE_UNREADABLE),
         (f"raw-{advisor}.dng", RejectionReason.IMAGE_RAW),
         ("2023/IMG_4007.jpg", RejectionReason.IMAGE_MISSING),  # IMG_4007.jpg is another photo
-        ("D:\\2025\\IMG_0000.jpg", RejectionReason.IMAGE_AMBIGUOUS),  # that of 2023 or of 2024
+        ("IMG_0000.jpg", RejectionReason.IMAGE_AMBIGUOUS),  # that of 2023 or of 2024
     ]
     for (name, reason), photo in zip(files, photos, strict=False):
         text = app.make_text(advisor, 2000 + photo)
