@@ -107,11 +107,11 @@ def test_different_products_on_white_are_not_grouped() -> None:
     rng = np.random.default_rng(0)
     images = []
     for _ in range(20):
-        pixels = np.full((300, 300, 3), 255, np.uint8)
         texture = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
         product = Image.fromarray(texture).resize((120, 120), Image.Resampling.BICUBIC)
-        pixels[90:210, 90:210] = product
-        images.append(Image.fromarray(pixels))
+        image = Image.new("RGB", (300, 300), "white")
+        image.paste(product, (90, 90))
+        images.append(image)
     assert len(set(group(images))) == 20
 
 
@@ -126,7 +126,7 @@ def test_groups_do_not_depend_on_the_order_of_the_photos(scenes: list[Image.Imag
 def record_compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that receives the number of new photos of each comparison."""
     compared: list[int] = []
-    original = near_duplicates.iter_candidates
+    original = copy_candidates.iter_candidates
 
     def recording(photos: np.ndarray, is_new: np.ndarray) -> object:
         compared.append(int(is_new.sum()))
