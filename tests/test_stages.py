@@ -74,6 +74,7 @@ def test_link_by_hand_needs_three_flags(database: Path, tmp_path: Path) -> None:
         "repairs": {},
         "match_kinds": {"as_stored": 6},
         "reviewed": {},
+        "text_only": 0,
     }
     assert (tmp_path / "out/reasons.csv").read_text() == "reason,jobs\nlinked,6\n"
 

@@ -114,8 +114,8 @@ def format_link_summary(advisor: str, counts: Counts, switches: SwitchCounts | N
         lines.append(f"  pairs reviewed by a person: {verdicts}")
     if RejectionReason.UNREVIEWED in rejected:
         lines.append("  unreviewed critiques: accept or correct them on their pages to use them")
-    if counts["text_only"]:
-        lines.append(f"  text only, scores neither learned nor judged: {counts['text_only']} pairs")
+    if text_only := counts.get("text_only", 0):
+        lines.append(f"  text only, scores neither learned nor judged: {text_only} pairs")
     if switches:
         lines += format_switches(switches)
     return "\n".join(lines)
