@@ -84,7 +84,7 @@ def test_a_line_over_the_length_limit_is_skipped_and_counted(tmp_path: Path) -> 
         ('{"photo": "a.jpg", "critique": ' + "[" * 99_999 + "}", "malformed_json"),
         ('{"photo": "a.jpg", "critique": CRITIQUE},', ""),
         ("CRITIQUE", ""),
-        ("null", "unscored"),
+        ("null", "no_text"),
     ],
 )
 def test_a_damaged_line_has_its_reason(

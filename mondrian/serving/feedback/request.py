@@ -148,6 +148,8 @@ def _correction_values(
     parsed = parse_critique(corrected, advisor, prompts)
     if isinstance(parsed, Rejection):
         raise _error("critique", f"cannot be used for training: {parsed.reason}, {parsed.detail}")
+    if serialize_critique(parsed.critique) != corrected:
+        raise _error("critique", f"has text that link would replace: {', '.join(parsed.repairs)}")
     if served is not None and corrected == serialize_critique(served):
         return {"verdict": "accepted", "critique": None}
     if request.verdict == "accepted":
