@@ -35,9 +35,10 @@ class ListJobSource:
         """Yield the photos of all entries, whoever the advisor."""
         yield from {job.filename for job in self._read()}
 
-    def iter_finished(self, advisor: str) -> Iterator[Job]:
+    def iter_finished(self, advisor: str | None) -> Iterator[Job]:
+        """Yield the entries for an advisor, or all entries."""
         for job in self._read():
-            if not job.advisor or is_for_advisor(job.advisor, advisor):
+            if advisor is None or not job.advisor or is_for_advisor(job.advisor, advisor):
                 yield job
 
     def _read(self) -> Iterator[Job]:
