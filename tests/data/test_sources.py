@@ -44,7 +44,7 @@ def test_the_photos_of_a_list_are_in_its_order_so_that_messages_do_not_change(
 ) -> None:
     names = [f"{i}.jpg" for i in range(50)]
     rows = [{"photo": name, "critique": "text"} for name in [*names, *names]]
-    write_lines(tmp_path / "critiques.jsonl", rows)
+    write_lines(tmp_path / "critiques.jsonl", *rows)
     with open_source(tmp_path / "critiques.jsonl") as source:
         assert list(source.iter_filenames()) == names
 
