@@ -15,8 +15,9 @@ from mondrian.cli.parser import add_params, command_parser
 from mondrian.core.advisor_id import check_advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_bytes, write_text
-from mondrian.core.params import Params, parse_yaml, read_text
+from mondrian.core.params import Params
 from mondrian.core.params_file import replace_values
+from mondrian.core.params_section import parse_yaml, read_text
 from mondrian.data.application import Application, check_dependencies, find_application
 from mondrian.data.sources import CSV_TEMPLATE
 

@@ -14,8 +14,12 @@ UNKNOWN_TIME = float("inf")  # timestamp of a job without any time
 
 def is_for_advisor(field: str, advisor: str) -> bool:
     """Return whether a row's `advisor` field names the advisor: alone, in a list, or as `all`."""
-    advisors = {part.strip() for part in field.split(",")}
-    return advisor in advisors or "all" in advisors
+    return not split_advisors(field).isdisjoint((advisor, "all"))
+
+
+def split_advisors(field: str) -> set[str]:
+    """Return the names in a row's `advisor` field; `all` stands for all advisors."""
+    return {part.strip() for part in field.split(",")}
 
 
 def parse_timestamp(value: Any) -> float | None:

@@ -1,18 +1,14 @@
 """Types of params.yaml. The file holds all defaults and explains every key."""
 
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mondrian.core.advisor_id import AdvisorId
-from mondrian.core.errors import ParamsError, one_line
-from mondrian.core.files import suggest_path
-from mondrian.core.validation import suggest_name
+from mondrian.core.errors import ParamsError
+from mondrian.core.params_section import Section, load_yaml
 
 IMAGE_PLACEHOLDER = "<image>"  # in a message, as in LLaMA-Factory and ms-swift
 
@@ -29,34 +25,8 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_check_path)]
-REMOVED_PARAMETERS = {  # and what to do
-    "link.critiques_per_photo": (
-        "was removed: delete the line; critiques of one file are compared with each other now, "
-        "whatever their number"
-    ),
-}
 ScoreRule = Literal["keep", "leave_out", "text_only"]
 FlagRule = Literal["leave_out", "keep"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy with some values changed; unknown names are an error, unlike in pydantic."""
-        unknown = set(update or ()) - set(type(self).model_fields)
-        assert not unknown, f"{type(self).__name__} has no field {unknown}"
-        return super().model_copy(update=update, deep=deep)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, except that 5e-05 is a number, since `dvc exp run -S` writes it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-SectionType = TypeVar("SectionType", bound=Section)
 
 
 class ApplicationParams(Section):
@@ -270,58 +240,3 @@ class Params(Section):
 
 def load_params(path: Path) -> Params:
     return load_yaml(path, Params)
-
-
-def load_yaml(path: Path, section_type: type[SectionType]) -> SectionType:
-    """Read and check a file of parameters; raises ParamsError that lists all problems."""
-    return parse_yaml(read_text(path), path, section_type)
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        hint = suggest_path(path)
-        raise ParamsError(f"{path} does not exist; run from the project's folder{hint}") from None
-    except ValueError as error:
-        raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
-
-
-def parse_yaml(text: str, path: Path, section_type: type[SectionType]) -> SectionType:
-    """Check the text of a file of parameters; raises ParamsError that lists all problems."""
-    try:
-        content = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ParamsError(f"{path} is not YAML: {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise ParamsError(f"{path} has no sections")
-    try:
-        return section_type.model_validate(content)
-    except ValidationError as error:
-        problems = [_describe_problem(details, section_type) for details in error.errors()]
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise ParamsError("\n  ".join([f"{path}: {count}", *problems])) from None
-
-
-def _describe_problem(details: Any, section_type: type[Section]) -> str:
-    location = ".".join(map(str, details["loc"]))
-    if not location:
-        return str(details["msg"].removeprefix("Value error, "))
-    if details["type"] == "missing":
-        return f"{location} is missing"
-    if location in REMOVED_PARAMETERS:
-        return f"{location} {REMOVED_PARAMETERS[location]}"
-    if details["type"] == "extra_forbidden":
-        return f"{location} is not a parameter{_suggest_parameter(details['loc'], section_type)}"
-    problem = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{location} is {details['input']!r:.80}; {problem}"
-
-
-def _suggest_parameter(location: tuple[Any, ...], section_type: type[Section]) -> str:
-    section: Any = section_type
-    for part in location[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else None
-    known = list(getattr(section, "model_fields", ()))
-    owner = location[0] if len(location) > 1 else "the file"
-    return suggest_name(str(location[-1]), known, f"{owner} has")

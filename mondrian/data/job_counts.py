@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mondrian.core.errors import join_first
-from mondrian.core.fields import is_for_advisor
+from mondrian.core.fields import is_for_advisor, split_advisors
 
 FINISHED_STATUSES = ("done", "completed")
 
@@ -25,9 +25,13 @@ class JobCounts:
 
     def count_finished_by_advisor(self) -> dict[str, int]:
         """Return the finished jobs of each advisor who has any; the field `all` names nobody."""
-        advisors = {part.strip() for field, _ in self._counts for part in field.split(",")}
-        totals = {name: self.count_finished(name) for name in sorted(advisors - {"", "all"})}
-        return {name: total for name, total in totals.items() if total}
+        totals: Counter[str] = Counter()
+        for (field, status), count in self._counts.items():
+            finished = count if status in FINISHED_STATUSES else 0
+            totals.update(dict.fromkeys(split_advisors(field), finished))
+        for_all = totals.pop("all", 0)
+        del totals[""]
+        return {name: total + for_all for name, total in sorted(totals.items()) if total + for_all}
 
     def explain_none_finished(self, advisor: str | None) -> str:
         """Return why an advisor, or any, has no finished job: the statuses, or other advisors."""

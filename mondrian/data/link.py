@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.fields import UNKNOWN_TIME
@@ -49,6 +49,12 @@ class NoPairsError(DataError):
     def __init__(self, problem: str, counts: Counts) -> None:
         super().__init__(problem)
         self.counts = counts
+
+
+class _CritiqueText(NamedTuple):
+    place: str  # where the text was found
+    parsed: ParsedCritique
+    review: Review | None  # of this text
 
 
 @dataclass(frozen=True)
@@ -160,59 +166,66 @@ def _examine_job(context: LinkContext, job: Job) -> ExaminedJob | Rejection:
     outcome = _read_critique(context, job)
     if isinstance(outcome, Rejection):
         return outcome
-    text_from, parsed, review = outcome
     if job.keys and not job.filename:
         detail = f"no {' or '.join(PHOTO_KEYS)} among its keys: {job.keys}"
         return Rejection(RejectionReason.IMAGE_MISSING, detail)
-    words = quality_flags.words_hash(parsed.critique)
-    scores = " ".join(map(str, parsed.critique.scores())) if parsed.scored else ""
+    parsed = outcome.parsed
     flags = quality_flags.find_record_flags(job, parsed, context.params.overall_tolerance)
-    facts = {"words": words, "scores": scores, "flags": " ".join(flags)}
+    facts = {
+        "words": quality_flags.words_hash(parsed.critique),
+        "scores": " ".join(map(str, parsed.critique.scores())) if parsed.scored else "",
+        "flags": " ".join(flags),
+    }
     try:
         match = _find_photo(context, job)
     except PhotoError as error:  # its scores are counted all the same
         reason, detail = error.reason, str(error)
         return ExaminedJob(job.timestamp, job.id, reason, detail, job.filename, **facts)
-    is_dated = job.timestamp != UNKNOWN_TIME
-    created = datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else ""
-    record = {
-        "job_id": job.id,
-        "critique": json.loads(serialize_critique(parsed.critique)),
-        "words": words,
-        "text_from": text_from,
-        "form": parsed.source_format,
-        "repairs": parsed.repairs,
-        "extra_scores": parsed.extra_scores,
-        "notes": job.notes,
-        "created": created,
-        "mode": job.mode,
-        "model": job.model,
-        "review": None,
-    }
-    if review:
-        record["review"] = {
-            "verdict": review.verdict,
-            "served_by": job.model_used,
-            "adapter_version": job.adapter_version,
-            "who": review.who,
-            "reviewed_at": review.reviewed_at,
-        }
+    record = _build_record(job, outcome, facts["words"])
     return ExaminedJob(
         job.timestamp,
         job.id,
         path=str(match.path),
         match_kind=match.kind,
         assumed_source=match.assumed_source or "",
-        review=review.verdict if review else "",
+        review=outcome.review.verdict if outcome.review else "",
         record=json.dumps(record, ensure_ascii=False),
         **facts,
     )
 
 
-def _read_critique(
-    context: LinkContext, job: Job
-) -> tuple[str, ParsedCritique, Review | None] | Rejection:
-    """Return the source of the critique, the critique, and its review if it is about this text."""
+def _build_record(job: Job, text: _CritiqueText, words: str) -> dict[str, Any]:
+    """Return the manifest's record of a job, without its photo and its outcome."""
+    is_dated = job.timestamp != UNKNOWN_TIME
+    return {
+        "job_id": job.id,
+        "critique": json.loads(serialize_critique(text.parsed.critique)),
+        "words": words,
+        "text_from": text.place,
+        "form": text.parsed.source_format,
+        "repairs": text.parsed.repairs,
+        "extra_scores": text.parsed.extra_scores,
+        "notes": job.notes,
+        "created": datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else "",
+        "mode": job.mode,
+        "model": job.model,
+        "review": _describe_review(job, text.review) if text.review else None,
+    }
+
+
+def _describe_review(job: Job, review: Review) -> dict[str, Any]:
+    """Return the manifest's ReviewProvenance."""
+    return {
+        "verdict": review.verdict,
+        "served_by": job.model_used,
+        "adapter_version": job.adapter_version,
+        "who": review.who,
+        "reviewed_at": review.reviewed_at,
+    }
+
+
+def _read_critique(context: LinkContext, job: Job) -> _CritiqueText | Rejection:
+    """Return the critique, with its review if it is about this text."""
     review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
     if job.kind and review is None:  # no other setting allows it
         return quality_flags.reject_unreviewed(job, context.params)
@@ -229,7 +242,7 @@ def _read_critique(
     if review and review.critique:
         source = "feedback"
         parsed = parse_critique(review.critique, context.advisor, job.prompts())
-    return parsed if isinstance(parsed, Rejection) else (source, parsed, review)
+    return parsed if isinstance(parsed, Rejection) else _CritiqueText(source, parsed, review)
 
 
 def _build_counts(

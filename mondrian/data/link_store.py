@@ -167,7 +167,10 @@ class LinkStore:
 
     def background_texts(self, max_rows: int) -> Iterator[tuple[str, str, str]]:
         """Yield advisor, photo and critique of texts by the advisor and of as many by others."""
-        query = "SELECT advisor, photo, critique FROM texts WHERE {} GROUP BY words LIMIT ?"
+        query = (
+            "SELECT advisor, MIN(photo), critique FROM texts WHERE {} "
+            "GROUP BY words ORDER BY words LIMIT ?"
+        )
         for condition in ("advisor = ''", "advisor != ''"):
             yield from self._connection.execute(query.format(condition), [max_rows])
 

@@ -32,12 +32,13 @@ class ListJobSource:
         return JobCounts((job.advisor or "all", FINISHED_STATUSES[0], 1) for job in self._read())
 
     def iter_filenames(self) -> Iterator[str]:
-        """Yield the photos of all entries, whoever the advisor."""
-        yield from {job.filename for job in self._read()}
+        """Yield the photos of all entries once, in the order of the file, whoever the advisor."""
+        yield from dict.fromkeys(job.filename for job in self._read())
 
-    def iter_finished(self, advisor: str) -> Iterator[Job]:
+    def iter_finished(self, advisor: str | None) -> Iterator[Job]:
+        """Yield the entries for an advisor, or all entries."""
         for job in self._read():
-            if not job.advisor or is_for_advisor(job.advisor, advisor):
+            if advisor is None or not job.advisor or is_for_advisor(job.advisor, advisor):
                 yield job
 
     def _read(self) -> Iterator[Job]:

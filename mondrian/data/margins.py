@@ -15,7 +15,6 @@ _MIN_SIDE = 24  # pixels
 _MAX_FRAMES = 4  # margins in one another
 
 Pixels = NDArray[np.uint8]
-Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 def trim_margins(rgb: Pixels) -> Pixels:

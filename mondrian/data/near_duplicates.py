@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from mondrian.core.params import ImageParams
 from mondrian.data.copy_alignment import align, compare, score_pairs
@@ -19,7 +20,7 @@ from mondrian.data.copy_kinds import UNALTERED, name_kinds
 from mondrian.data.fingerprint import FINGERPRINT, Array
 from mondrian.data.pair_cache import CopyPair, load_pairs, save_pairs
 
-_MIN_STORED = 0.4  # similarity of pairs that are stored: image.duplicate_similarity is above it
+_MIN_STORED = 0.4  # similarity of pairs that are stored: image.duplicate_similarity is not below it
 _BATCH_SIZE = 512  # pairs compared together: bounds memory
 # Two groups are united if this part of their pairs are copies: one wrong pair does not suffice.
 _MIN_LINKED = 0.1
@@ -104,7 +105,7 @@ def cluster_pairs(photos: Sequence[str], copies: Sequence[CopyPair]) -> dict[str
     for pair in copies:
         links[pair.first][pair.second] += 1
         links[pair.second][pair.first] += 1
-    common = {pair: len(links[pair.first].keys() & links[pair.second].keys()) for pair in copies}
+    common = dict(zip(copies, _count_common_copies(photos, copies), strict=True))
     for pair in sorted(copies, key=lambda pair: (-common[pair], -pair.similarity, pair)):
         one, other = sorted((cluster_of[pair.first], cluster_of[pair.second]))
         sizes = len(members[one]), len(members[other])
@@ -119,6 +120,18 @@ def cluster_pairs(photos: Sequence[str], copies: Sequence[CopyPair]) -> dict[str
                 links[one][neighbor] += count
                 links[neighbor][one] += count
     return cluster_of
+
+
+def _count_common_copies(photos: Sequence[str], copies: Sequence[CopyPair]) -> list[int]:
+    """Return for each pair how many photos are copies of both; a burst has many of them."""
+    numbers = {photo: number for number, photo in enumerate(photos)}
+    first, second = (
+        np.array([numbers[name] for name in names], int)
+        for names in ([pair.first for pair in copies], [pair.second for pair in copies])
+    )
+    ends = np.concatenate((first, second)), np.concatenate((second, first))
+    is_copy = csr_array((np.ones(len(ends[0]), np.int32), ends), (len(photos), len(photos)))
+    return np.asarray((is_copy @ is_copy)[first, second]).ravel().tolist() if copies else []
 
 
 def _are_linked(size: int, other_size: int, count: int) -> bool:

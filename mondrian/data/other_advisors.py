@@ -11,6 +11,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from mondrian.core.errors import PhotoError
+from mondrian.core.fields import split_advisors
 from mondrian.core.files import file_hash
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.critique.rejection import Rejection
@@ -28,6 +29,7 @@ _BATCH_SIZE, _MAX_SERIAL = 250, 4
 
 class _PhotoJob(NamedTuple):
     job: Job
+    advisor: str
     photo: str
     sha256: str
 
@@ -65,12 +67,13 @@ def add_other_texts(
     with open_source(source) as jobs:
         finished = jobs.count_jobs().count_finished_by_advisor()
         finished.pop(advisor, None)
+        if not finished:
+            return
         step = max(1, sum(finished.values()) // _SAMPLE_SIZE)
-        for name in finished:
-            candidates = _locate(jobs.iter_finished(name), index, photos, step)
-            batches = split_into_batches(candidates, _BATCH_SIZE)
-            for texts in map_in_processes(_read_texts, (name, folders), batches, _MAX_SERIAL):
-                store.add_other_texts(texts)
+        answers = _split_by_advisor(jobs.iter_finished(None), advisor, list(finished))
+        batches = split_into_batches(_locate(answers, index, photos, step), _BATCH_SIZE)
+        for texts in map_in_processes(_read_texts, folders, batches, _MAX_SERIAL):
+            store.add_other_texts(texts)
 
 
 def _file_size(path: Path | str) -> int:
@@ -80,11 +83,27 @@ def _file_size(path: Path | str) -> int:
         return -1
 
 
-def _locate(
-    jobs: Iterator[Job], index: PhotoIndex, photos: KnownPhotos, step: int
-) -> Iterator[_PhotoJob]:
-    """Yield the jobs with known photos, and one of `step` of those with others."""
+def _split_by_advisor(
+    jobs: Iterator[Job], advisor: str, others: list[str]
+) -> Iterator[tuple[Job, str]]:
+    """Yield each job with each other advisor who may have answered it.
+
+    An entry of a list has one text, whoever it is for: it counts once, and not if it is for the
+    linked advisor too.
+    """
     for job in jobs:
+        names = split_advisors(job.advisor)
+        if job.text_from and (not job.advisor or not names.isdisjoint((advisor, "all"))):
+            continue
+        answered = others if "all" in names else sorted(names.intersection(others))
+        yield from ((job, name) for name in answered[: 1 if job.text_from else None])
+
+
+def _locate(
+    answers: Iterator[tuple[Job, str]], index: PhotoIndex, photos: KnownPhotos, step: int
+) -> Iterator[_PhotoJob]:
+    """Yield the answers about known photos, and one of `step` of those about others."""
+    for job, advisor in answers:
         if job.kind or is_made_by_adapter(job):
             continue
         try:
@@ -92,13 +111,12 @@ def _locate(
         except (PhotoError, OSError):
             continue  # without its file it is no evidence
         if content or crc32(job.id.encode("utf-8", "replace")) % step == 0:
-            yield _PhotoJob(job, photo, content)
+            yield _PhotoJob(job, advisor, photo, content)
 
 
-def _read_texts(state: tuple[str, ApplicationFolders], jobs: list[_PhotoJob]) -> list[OtherText]:
-    advisor, folders = state
+def _read_texts(folders: ApplicationFolders, jobs: list[_PhotoJob]) -> list[OtherText]:
     texts = []
-    for job, photo, content in jobs:
+    for job, advisor, photo, content in jobs:
         result = read_critique(job, advisor, folders)
         if not isinstance(result, Rejection):
             _, parsed = result

@@ -57,8 +57,8 @@ class SqliteJobSource:
             if _to_text(status).strip().lower() in FINISHED_STATUSES:
                 yield _to_text(filename)
 
-    def iter_finished(self, advisor: str) -> Iterator[Job]:
-        """Yield finished jobs for an advisor, in the order of the file."""
+    def iter_finished(self, advisor: str | None) -> Iterator[Job]:
+        """Yield finished jobs in the order of the file: of an advisor, or all without reviews."""
         names = (*REQUIRED_COLUMNS[:3], *OPTIONAL_COLUMNS)
         texts = [name for name in names if name in self._columns]
         times = [name for name in TIME_COLUMNS if name in self._columns]
@@ -71,7 +71,7 @@ class SqliteJobSource:
         # A coarse filter, so that the texts of other rows are not read; the exact one is below.
         candidates = (
             "(instr(lower(jobs.status), 'done') OR instr(lower(jobs.status), 'completed')) "
-            "AND (instr(jobs.advisor, :advisor) OR instr(jobs.advisor, 'all'))"
+            "AND (:advisor IS NULL OR instr(jobs.advisor, :advisor) OR instr(jobs.advisor, 'all'))"
         )
         query = f"SELECT {', '.join(columns)} FROM jobs {join} WHERE {candidates}"
         ids = UniqueIds()
@@ -80,7 +80,8 @@ class SqliteJobSource:
             timestamp = first_timestamp(row[len(texts) : len(texts) + len(times)])
             number, status, *review = row[len(texts) + len(times) :]
             is_finished = _to_text(status).strip().lower() in FINISHED_STATUSES
-            if is_finished and is_for_advisor(_to_text(values["advisor"]), advisor):
+            field = _to_text(values["advisor"])
+            if is_finished and (advisor is None or is_for_advisor(field, advisor)):
                 place = f"row {number if isinstance(number, int) else count}"
                 values["id"] = ids.add(_to_text(values["id"]) or place, place)
                 yield _make_job(values, timestamp, _make_review(review))

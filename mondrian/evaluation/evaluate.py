@@ -75,11 +75,7 @@ def evaluate(
             sys.stderr.write(f"{message}\n")
         context = EvalContext(features, grammar, params, cache)
         photos = _answer_photos(context, data, prompts)
-        paths = [row.images[0] for row in data.val]
-        prompt_by_path = dict(zip(paths, prompts["base"], strict=True))
-        timed = islice(prompt_by_path.items(), _COST_PHOTOS)
-        image_prompts = [(read_photo(Path(path)), prompt.token_ids) for path, prompt in timed]
-        cost = measure_cost(vlm, image_prompts, features.with_pre_merger)
+        cost = _measure_cost(features, data.val, prompts["base"])
     return {
         "advisor": recipe.advisor,
         "base": {"source": vlm.source, "sha256": vlm.hash},
@@ -89,6 +85,16 @@ def evaluate(
         "photographs": photos,
         "cost": cost,
     }
+
+
+def _measure_cost(
+    features: FeatureCache, rows: Sequence[ChatRow], prompts: Sequence[EvalPrompt]
+) -> dict[str, Any]:
+    paths = [row.images[0] for row in rows]
+    prompt_by_path = dict(zip(paths, prompts, strict=True))
+    timed = islice(prompt_by_path.items(), _COST_PHOTOS)
+    image_prompts = [(read_photo(Path(path)), prompt.token_ids) for path, prompt in timed]
+    return measure_cost(features.vlm, image_prompts, features.with_pre_merger)
 
 
 def _describe_adapter(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mondrian.core.params import Section, load_yaml
+from mondrian.core.params_section import Section, load_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -189,7 +189,17 @@ def test_any_other_id_is_refused_with_the_rule_at_load_and_as_a_flag(
         advisor_id(advisor)
 
 
-def test_a_removed_parameter_says_what_to_do(tmp_path: Path) -> None:
-    text = SHIPPED.replace("  wrong_picture:", "  critiques_per_photo: 3\n  wrong_picture:")
+@pytest.mark.parametrize(
+    ("key", "name", "advice"),
+    [
+        ("  wrong_picture:", "link.critiques_per_photo", ""),
+        ("  duplicate_similarity:", "image.phash_distance", "image.duplicate_similarity to 0.6"),
+    ],
+)
+def test_a_removed_parameter_says_what_to_do(
+    tmp_path: Path, key: str, name: str, advice: str
+) -> None:
+    text = SHIPPED.replace(key, f"  {name.split('.')[1]}: 3\n{key}")
     message = read_errors(tmp_path, text)
-    assert "link.critiques_per_photo was removed: delete the line" in message
+    assert f"{name} was removed: delete the line" in message
+    assert advice in message

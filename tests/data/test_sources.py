@@ -39,6 +39,16 @@ def test_a_folder_is_resolved_to_its_list(tmp_path: Path, names: list[str], expe
     assert locate_source(tmp_path) == tmp_path / expected
 
 
+def test_the_photos_of_a_list_are_in_its_order_so_that_messages_do_not_change(
+    tmp_path: Path,
+) -> None:
+    names = [f"{i}.jpg" for i in range(50)]
+    rows = [{"photo": name, "critique": "text"} for name in [*names, *names]]
+    write_lines(tmp_path / "critiques.jsonl", *rows)
+    with open_source(tmp_path / "critiques.jsonl") as source:
+        assert list(source.iter_filenames()) == names
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
