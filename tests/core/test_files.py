@@ -197,6 +197,7 @@ def test_a_file_that_a_person_may_have_made_is_no_junk(name: str) -> None:
     assert not is_junk(name)
 
 
+@pytest.mark.slow
 def test_dvc_and_git_ignore_what_systems_put_into_folders(tmp_path: Path) -> None:
     for name in (".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)

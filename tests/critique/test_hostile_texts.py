@@ -107,6 +107,7 @@ def test_any_words_come_out_as_they_were_stored_or_with_a_reason(
         assert (dimension.comment, dimension.recommendation) == (comment, advice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -486,6 +486,7 @@ def test_any_text_gives_a_critique_or_a_reason(text: str) -> None:
     assert isinstance(parse_critique(text), ParsedCritique | Rejection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -160,6 +160,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_takes_seconds_at_most(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(HOSTILE[name])
@@ -169,6 +170,7 @@ def test_a_hostile_file_takes_seconds_at_most(tmp_path: Path, name: str) -> None
     assert time.process_time() - started < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_a_list_is_read_in_bounded_memory(tmp_path: Path, name: str, critique: Critique) -> None:
     entry = {"photo": "a.jpg", "critique": serialize_critique(critique)}

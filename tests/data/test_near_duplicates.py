@@ -85,15 +85,20 @@ def test_a_copy_is_in_the_group_of_its_photo_and_its_kind_is_named(
 @pytest.mark.parametrize(
     "kind",
     [
-        "re-encoded, quality 35",
         "white border of 8 %",
-        "black line in a white border",
-        "polaroid",
-        "screenshot, white",
-        "screenshot, black",
-        "black and white",
-        "caption",
-        "watermark",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in (
+                "re-encoded, quality 35",
+                "black line in a white border",
+                "polaroid",
+                "screenshot, white",
+                "screenshot, black",
+                "black and white",
+                "caption",
+                "watermark",
+            )
+        ),
     ],
 )
 def test_different_photos_altered_in_the_same_way_are_not_grouped(
