@@ -30,7 +30,9 @@ class Judge:
     def rejected_fraction(self, described: Sequence[int]) -> float:
         texts = [self._write(scene, "file") for scene in described]
         likeness = SceneLikeness(self._background + texts, self._comments != "none")
-        return len(find_foreign(cluster_scenes(likeness, texts), ())) / len(texts)
+        return len(find_foreign(cluster_scenes(likeness, texts), (), [""] * len(texts))) / len(
+            texts
+        )
 
     def _write(self, scene: int, photo: str) -> SceneText:
         text = write_scene_text(scenes()[scene], self._rng, self._comments)

@@ -36,6 +36,12 @@ _ERROR_ANYWHERE = re.compile(
     r"|model '[^'\n]{1,80}' not found",
     re.IGNORECASE,
 )
+_ERROR_TEXT = re.compile(  # as a whole text of a critique: "Error: none" may be in one
+    r"\W{0,9}(?:error|exception)\s{0,9}[:!]"
+    r"|\W{0,9}(?:analysis|request|generation|critique) (?:has )?(?:failed|timed out|was aborted)"
+    r"(?:\s{0,9}[.:!]|\s{0,9}$| for )",
+    re.IGNORECASE,
+)
 _ERROR_KEY = re.compile(
     r'"(?:error|errors|error_message|exception|traceback)"\s{0,9}:\s{0,9}'
     r'(?!null|false|""|\[\s{0,9}\]|\{\s{0,9}\}|0)'
@@ -105,6 +111,11 @@ def find_error(text: str) -> Rejection | None:
     return Rejection(RejectionReason.ERROR_PLACEHOLDER, detail[:_MAX_CONTEXT])
 
 
+def is_error_text(text: str) -> bool:
+    """Return whether a text of a critique is an error message in its place."""
+    return bool(_ERROR_TEXT.match(text) or _ERROR_ANYWHERE.search(text))
+
+
 def _begins_sentence(text: str, position: int) -> bool:
     """Return whether only marks and words such as "Connection" stand before it in its sentence."""
     before = text[max(0, position - _MAX_CONTEXT) : position]
@@ -141,7 +152,7 @@ def _explain_prose(text: str, rejection: Rejection | None, prompts: Sequence[str
         reason = RejectionReason.THINKING_ONLY
     elif is_prompt_echo(text, prompts):
         reason = RejectionReason.PROMPT_ECHO
-    elif rejection:
+    elif rejection and is_latin(text):
         return rejection
     else:
         reason = RejectionReason.UNSCORED if is_latin(text) else RejectionReason.WRONG_LANGUAGE

@@ -5,13 +5,14 @@ keys) or the application's HTML cards; every other kind of text has its reason c
 """
 
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from mondrian.critique.diagnosis import explain_rejection, find_loop, is_latin
+from mondrian.critique.diagnosis import explain_rejection, find_loop, is_error_text, is_latin
 from mondrian.critique.html_cards import has_open_element, parse_html_cards
 from mondrian.critique.html_text import is_html, remove_invisible
 from mondrian.critique.json_extract import ExtractedObject, extract_object
@@ -65,13 +66,27 @@ def parse_critique(
     body = text.strip("\ufeff \n\r\t\v\f")
     if not body.strip() or body.lower() in _NOTHING:
         return Rejection(RejectionReason.NO_TEXT, "empty text")
+    body, is_nested = _unquote(body)
     result = _parse_body(body, advisor, prompts)
     if isinstance(result, ParsedCritique):
+        if is_nested:
+            result = replace(result, repairs=("nested_text", *result.repairs))
         problem = _find_problem(result, prompts)
         if problem is None and not (result.scored or accept_unscored):
             return Rejection(RejectionReason.UNSCORED, "complete but for a score")
         return problem or result
     return explain_rejection(body, result, prompts)
+
+
+def _unquote(body: str) -> tuple[str, bool]:
+    """Return the text that is stored as a JSON text, and whether it is one."""
+    if not (len(body) > 2 and body[0] == body[-1] == '"'):
+        return body, False
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body, False
+    return (value.strip(), True) if isinstance(value, str) and value.strip() else (body, False)
 
 
 def _parse_body(
@@ -157,6 +172,8 @@ def _find_problem(result: ParsedCritique, prompts: Sequence[str]) -> Rejection |
     """Return why a critique that is otherwise complete cannot be used."""
     critique = result.critique
     texts = list(_texts(critique))
+    if error := next(filter(is_error_text, texts), None):
+        return Rejection(RejectionReason.ERROR_PLACEHOLDER, error[:80])
     if any(critique.image_description in prompt for prompt in prompts):
         return Rejection(RejectionReason.PROMPT_ECHO, "it is the example of its own prompt")
     if problem := _find_unreadable(texts) or _find_placeholder(critique, prompts):

@@ -31,7 +31,8 @@ _INSTRUCTION = re.compile(  # Your comment here, Brief comment on Lighting
     r"\W*(?:(?:your|insert|add|enter|write|provide)\s(?:[\w&]+\s){0,4}(?:comments?|recommendations?"
     r"|feedback|description|text)\b(?:\shere|\s(?:on|about|for)\s(?:[\w&]+\s?){1,4})?"
     r"|(?:a\s)?(?:(?:brief|short|detailed|specific|actionable|concrete)\s)?(?:comment|feedback"
-    r"|recommendation|description|suggestion)s?\s(?:on|about|for|regarding)\s(?:[\w&]+\s?){1,4})\W*",
+    r"|recommendation|description|suggestion)s?\s(?:here|(?:on|about|for|regarding)\s"
+    r"(?:[\w&]+\s?){1,4}))\W*",
     re.IGNORECASE,
 )
 _MAX_INSTRUCTION = 80  # characters

@@ -105,9 +105,17 @@ def _read_files(store: LinkStore, excluded_words: Collection[str]) -> Iterator[l
     rows = (FileText(*row) for row in store.texts_of_repeated_files())
     usable = (text for text in rows if text.words not in excluded_words)
     for _, texts in groupby(usable, attrgetter("sha256")):
-        for batch in split_into_batches(texts, _MAX_TEXTS):
-            if len(batch) > 1:
-                yield batch
+        yield from read_batches(texts)
+
+
+def read_batches(texts: Iterable[FileText]) -> Iterator[list[FileText]]:
+    """Yield the texts of one file in batches; a short last one is filled with earlier texts."""
+    previous: list[FileText] = []
+    for rest in split_into_batches(texts, _MAX_TEXTS):
+        batch = previous[len(rest) :] + rest
+        if len(batch) > 1:
+            yield batch
+        previous = batch
 
 
 def _judge_files(judge: _Judge, files: Sequence[Sequence[FileText]]) -> WrongPictures:
@@ -116,7 +124,9 @@ def _judge_files(judge: _Judge, files: Sequence[Sequence[FileText]]) -> WrongPic
         scenes = judge.cluster(texts)
         reviewed = [i for i, text in enumerate(texts) if text.is_reviewed]
         detail = f"{len(texts)} texts about this file describe {len(set(scenes))} different scenes"
-        wrong |= {(texts[i].sha256, texts[i].words): detail for i in find_foreign(scenes, reviewed)}
+        advisors = [text.advisor for text in texts]
+        foreign = find_foreign(scenes, reviewed, advisors)
+        wrong |= {(texts[i].sha256, texts[i].words): detail for i in foreign}
     return wrong
 
 
@@ -131,11 +141,14 @@ def cluster_scenes(likeness: SceneLikeness, texts: Sequence[SceneText]) -> list[
     return [int(scene) for scene in scenes]
 
 
-def find_foreign(scenes: Sequence[int], reviewed: Collection[int]) -> set[int]:
+def find_foreign(
+    scenes: Sequence[int], reviewed: Collection[int], advisors: Sequence[str]
+) -> set[int]:
     """Return the texts of one file that may be about another photo.
 
-    A reviewed text shows what the photo is; otherwise a large majority does. Without either, nobody
-    can know which texts are true, and all of them are returned.
+    A reviewed text shows what the photo is; otherwise a large majority does, but texts by one
+    advisor do not outvote another one: all of an advisor's uploads may have been overwritten by the
+    same photo. Without either, nobody can know which texts are true, and all are returned.
     """
     sizes = Counter(scenes)
     if len(sizes) == 1:
@@ -143,5 +156,7 @@ def find_foreign(scenes: Sequence[int], reviewed: Collection[int]) -> set[int]:
     scene, size = sizes.most_common(1)[0]
     true_scenes = {scenes[i] for i in reviewed}
     if not true_scenes and size >= max(_MIN_MAJORITY, _MIN_MAJORITY_SHARE * len(scenes)):
-        true_scenes = {scene}
+        voters = {a for a, other in zip(advisors, scenes, strict=True) if other == scene}
+        if len(voters) > 1 or voters == set(advisors):
+            true_scenes = {scene}
     return {i for i, other in enumerate(scenes) if other not in true_scenes}

@@ -267,6 +267,7 @@ _PLACEHOLDERS = (
     "comment",
     "Color Harmony",
     "Your detailed comment here",
+    "Specific feedback here",
     "Brief comment on color harmony.",
 )
 DEFECTS: dict[str, tuple[Callable[[str], str], str]] = {

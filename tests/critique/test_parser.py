@@ -247,10 +247,38 @@ def test_every_kind_of_corruption_has_its_reason(
         ("{braces} in prose", "unscored"),
         ("<p>Nice light.</p>", "unscored"),
         ("# ERROR: Ollama API returned 400", "error_placeholder"),
+        ('{"图像描述": "海边的日落", "维度": [{"名称": "构图", "分数": 8}]}', "wrong_language"),
     ],
 )
 def test_a_text_without_a_critique_has_a_reason(text: str, reason: str) -> None:
     assert reject(text).reason == reason
+
+
+ERRORS = (
+    "Failed to parse model response. Please try again.",
+    "Error: Cannot connect to AI service",
+    "Analysis failed for Lighting",
+)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_stored_as_a_part_of_a_critique_is_an_error(
+    critique: Critique, error: str
+) -> None:
+    value = json.loads(serialize_critique(critique))
+    for parts, key in ((value, "image_description"), (value["dimensions"][1], "comment")):
+        text, parts[key] = parts[key], error
+        assert reject(json.dumps(value)).reason == RejectionReason.ERROR_PLACEHOLDER
+        parts[key] = text
+    value["dimensions"][1]["comment"] = "An error of exposure; the request failed to please me."
+    assert isinstance(parse_critique(json.dumps(value)), ParsedCritique)
+
+
+def test_json_that_is_stored_as_a_json_text_is_read(critique: Critique) -> None:
+    parsed = parse_critique(json.dumps(json.dumps(json.loads(serialize_critique(critique)))))
+    assert isinstance(parsed, ParsedCritique)
+    assert (parsed.critique, parsed.repairs) == (critique, ("nested_text",))
+    assert reject(json.dumps("Nice light on the sand.")).reason == RejectionReason.UNSCORED
 
 
 def test_an_echo_is_recognized_by_the_prompt_of_its_job() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lxml import html
 from PIL import Image
 
 from mondrian.core.errors import DataError
@@ -18,6 +19,7 @@ from mondrian.data.link import format_link_summary
 from mondrian.data.manifest import Manifest, ManifestRecord
 from mondrian.data.prepare import format_split_summary, write_split
 from mondrian.data.split import split_records
+from mondrian.data.split_report import render_split_report
 from mondrian.sample.corruptions import (
     EXAMPLE_OVERALL,
     EXAMPLE_SCORES,
@@ -234,3 +236,16 @@ def test_too_few_photos_with_scores_are_an_error_with_the_numbers() -> None:
         split([without_scores(r) for r in make_records(60)])
     line = format_split_summary(split(mix(120, 8), min_val=3), "ansel")
     assert re.search(r"; text only, without scores: 7\d train, 21 val, 1\d test$", line)
+
+
+@pytest.mark.parametrize("scored", [0, 40])
+def test_a_split_without_any_score_has_a_report(tmp_path: Path, scored: int) -> None:
+    records = [r if i < scored else without_scores(r) for i, r in enumerate(make_records(60))]
+    write(tmp_path / "manifest.json", records)
+    manifest = Manifest(tmp_path / "manifest.json")
+    page = html.document_fromstring(
+        render_split_report(manifest, split_records(records, PREPARE), "too few")
+    )
+    means = page.xpath("//td[@class='number'][contains(., '±') or . = '–']/text()")
+    assert len(means) == 3
+    assert (means == ["–"] * 3) == (scored == 0)

@@ -8,8 +8,9 @@ from PIL import Image
 
 from mondrian.core.params import Params
 from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data import wrong_pictures
 from mondrian.data.scene_likeness import SceneLikeness, SceneText, count_words
-from mondrian.data.wrong_pictures import cluster_scenes, find_foreign
+from mondrian.data.wrong_pictures import FileText, cluster_scenes, find_foreign, read_batches
 from tests.data.described_scenes import comment, describe, scenes, write_scene_text
 from tests.data.test_link import MakeDb, run_link, source
 
@@ -34,7 +35,7 @@ def count_rejected(likeness: SceneLikeness, sets: Sequence[Sequence[int]]) -> fl
     rejected = 0
     for described in sets:
         texts = [make_text(scene, rng) for scene in described]
-        rejected += len(find_foreign(cluster_scenes(likeness, texts), ()))
+        rejected += len(find_foreign(cluster_scenes(likeness, texts), (), [""] * len(texts)))
     return rejected / sum(map(len, sets))
 
 
@@ -89,7 +90,33 @@ def test_two_advisors_are_compared_with_pairs_of_the_same_two(likeness: SceneLik
 def test_only_a_review_or_a_large_majority_tells_the_true_texts(
     scenes_of_texts: list[int], reviewed: list[int], foreign: set[int]
 ) -> None:
-    assert find_foreign(scenes_of_texts, reviewed) == foreign
+    assert find_foreign(scenes_of_texts, reviewed, [""] * len(scenes_of_texts)) == foreign
+
+
+@pytest.mark.parametrize(
+    ("scenes_of_texts", "advisors", "foreign"),
+    [
+        ([1] * 9 + [2], [""] * 9 + ["b"], set(range(10))),  # all uploads of one were overwritten
+        ([1] * 9 + [2], ["b"] + [""] * 9, {9}),
+        ([1] * 8 + [2, 1], [""] * 8 + ["b", "b"], {8}),
+    ],
+)
+def test_texts_by_one_advisor_alone_do_not_outvote_another_one(
+    scenes_of_texts: list[int], advisors: list[str], foreign: set[int]
+) -> None:
+    assert find_foreign(scenes_of_texts, [], advisors) == foreign
+
+
+@pytest.mark.parametrize("num_texts", [2, 4, 5, 6])
+def test_no_text_of_a_file_with_many_is_left_unjudged(
+    monkeypatch: pytest.MonkeyPatch, num_texts: int
+) -> None:
+    monkeypatch.setattr(wrong_pictures, "_MAX_TEXTS", 4)
+    texts = [FileText("a", "", str(i), False, "{}") for i in range(num_texts)]
+    judged = list(read_batches(texts))
+    assert all(2 <= len(batch) <= 4 for batch in judged)
+    assert {text.words for batch in judged for text in batch} == set(map(str, range(num_texts)))
+    assert len(judged[-1]) == min(4, num_texts)
 
 
 def rewrite(critique: Critique, scene: int, seed: int, filename: str, **row: str) -> dict[str, str]:
