@@ -190,14 +190,14 @@ def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Pa
     manifest = write(tmp_path / "m.json", used, left_out)
     link_params = params.link.model_copy(update={"overall_tolerance": 0.1})
     page = html.document_fromstring(render_data_report(summarize_manifest(manifest, link_params)))
-    rows = table_after(page, "The overall score beside its mean")
+    rows = table_after(page, "The overall score beside the mean")
     assert [(row[0].split()[1], row[1], row[2]) for row in rows] == [
         ("0.05", "3", "3"),
         ("0.1", "4", "4"),  # the tolerance
         ("0.15", "4", "4"),
         ("0.5", "4", "4"),
         ("1", "4", "4"),
-        ("anything", "5", "4"),
+        ("critiques", "5", "4"),
     ]
     dots = page.xpath("//circle")
     assert [dot.get("class") for dot in dots] == [None, *["used"] * 4]
@@ -213,7 +213,7 @@ def test_a_mean_of_more_than_the_seven_is_used_if_it_is_closer(
         with_scores(record(1, "b"), (6,) * 7, 6, extra_scores=(9.0,)),
     ]
     page = render(write(tmp_path / "m.json", used), params)
-    rows = table_after(page, "The overall score beside its mean")
+    rows = table_after(page, "The overall score beside the mean")
     assert rows[0][:2] == ["by 0.05 at most", "1"]
     assert rows[2][:2] == ["by 0.5 at most", "2"]
     assert "for 1 of the critiques it is that of all stored dimensions" in page.text_content()
@@ -248,7 +248,7 @@ def test_copies_are_grouped_by_kind(params: Params, tmp_path: Path) -> None:
     tags = [card.xpath("string(.//span)") for card in cards[:3]]
     assert sorted(tags) == ["left out", "used", "used"]
     captions = [caption.text_content() for caption in page.xpath("//figcaption")]
-    assert {"0.jpg and 1 identical", "1.jpg (cropped)", "5.jpg (mirrored)"} <= set(captions)
+    assert {"0.jpg; identical: 2.jpg", "1.jpg (cropped)", "5.jpg (mirrored)"} <= set(captions)
 
 
 def test_what_was_assumed_is_counted(params: Params, tmp_path: Path) -> None:
