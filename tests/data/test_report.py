@@ -251,6 +251,30 @@ def test_copies_are_grouped_by_kind(params: Params, tmp_path: Path) -> None:
     assert {"0.jpg; identical: 2.jpg", "1.jpg (cropped)", "5.jpg (mirrored)"} <= set(captions)
 
 
+def test_photos_of_the_same_name_are_shown_with_their_folders(
+    params: Params, tmp_path: Path
+) -> None:
+    flag = {"suspicions": ("shared_text",)}
+    paths = [f"/photos/DCIM/{i}APPLE/IMG_1.JPG" for i in range(6)]
+    used = [change(record(i, f"{i}"), {"path": path}, **flag) for i, path in enumerate(paths)]
+    rejected = [
+        {"job_id": "line-2", "photo": paths[0], "reason": "no_text", "detail": "empty"},
+        {"job_id": "line-3", "photo": "a.jpg", "reason": "image_missing", "detail": "no 'a.jpg'"},
+    ]
+    page = render(write(tmp_path / "m.json", used, rejected=rejected), params)
+    captions = [caption.text_content() for caption in page.xpath("//figcaption")]
+    assert captions == [f"{i}APPLE/IMG_1.JPG" for i in range(4)]
+    assert page.xpath("string(//h3[@id='flag-shared_text'])") == "shared_text: the first 4 of 6"
+    assert [item.text_content().strip() for item in page.xpath("//ul[@class='jobs']/li")] == [
+        "line-3: no 'a.jpg'",
+        "line-2 (0APPLE/IMG_1.JPG): empty",
+    ]
+    split = split_records(write(tmp_path / "m.json", used).records(), params.prepare)
+    text = render_split_report(write(tmp_path / "m.json", used), split, "too few")
+    captions = html.document_fromstring(text).xpath("//figcaption")
+    assert {c.text_content() for c in captions} == {f"{i}APPLE/IMG_1.JPG" for i in range(6)}
+
+
 def test_what_was_assumed_is_counted(params: Params, tmp_path: Path) -> None:
     used = [
         change(record(0, "a"), {}, notes=("text read as cp1252",)),

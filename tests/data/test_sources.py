@@ -32,6 +32,7 @@ def touch(folder: Path, *names: str) -> None:
         (["guru.json", "other.json"], "guru.json"),
         (["my list.ndjson"], "my list.ndjson"),
         (["rows.json", "._rows.json", ".hidden.csv", "README.txt"], "rows.json"),
+        (["train.json", "dataset_info.json"], "train.json"),  # LLaMA-Factory
     ],
 )
 def test_a_folder_is_resolved_to_its_list(tmp_path: Path, names: list[str], expected: str) -> None:
@@ -44,6 +45,7 @@ def test_a_folder_is_resolved_to_its_list(tmp_path: Path, names: list[str], expe
     [
         ([], r"folder without critiques.jsonl, critiques.csv; and without a database$"),
         (["photo.jpg", "notes.txt"], r"folder without critiques.jsonl, critiques.csv;"),
+        (["Thumbs.db"], r"critiques.csv; and without a database$"),
         (["jobs.db"], r"give the database itself: .*/jobs\.db$"),
         (["critiques.csv", "critiques.jsonl"], "several lists: critiques.csv, critiques.jsonl; gi"),
         (["guru.json", "critiques.json"], "several lists: critiques.json, guru.json; give one"),
