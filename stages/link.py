@@ -82,6 +82,7 @@ def main() -> None:
     if problem:
         raise problem
     print(format_link_summary(args.advisor, counts, summary.switches))
+    print(f"  report: {report}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class RejectionReason(StrEnum):
 
     UNREVIEWED = "unreviewed", "served here and not reviewed as link.include_served requires"
     NO_TEXT = "no_text", "no critique in the row or in a file"
-    NOT_UTF8 = "not_utf8", "the text is not UTF-8"
+    NOT_UTF8 = "not_utf8", "a text of the critique has unreadable characters"
     TOO_LONG = "too_long", "the text, or a part of the critique, is longer than any real one"
     ERROR_PLACEHOLDER = "error_placeholder", "an error message stored as a critique"
     ADVISOR_ABSENT = "advisor_absent", "a job of several advisors without a text by this one"

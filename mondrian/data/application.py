@@ -30,6 +30,10 @@ def find_application(path: Path, photos: Path | None, advisors: Sequence[str]) -
     A folder of analyses that does not exist is replaced by that of the photos, since DVC needs an
     existing one. Raises DataError if the source is invalid, or photos or finished jobs are missing.
     """
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist{suggest_path(path)}; give the path of your database or list"
+        )
     source = locate_source(path)
     finished_jobs = _count_finished_jobs(source, advisors)
     folder = photos or default_photo_folder(source)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mondrian.data.manifest import Photo
 
-IDENTICAL = "identical file"
+IDENTICAL = "same bytes"  # as LinkStore.set_photo_groups
 UNNAMED_KIND = "near-duplicate"
 _GROUPS_PER_KIND = 3
 _MAX_KINDS = 12
@@ -64,7 +64,8 @@ class DuplicateGroups:
 
     def _build_group(self, name: str) -> DuplicateGroup:
         files: dict[str, PhotoFile] = {}
-        for path, (sha256, kind) in self._photos[name].items():
+        for path, (sha256, stored_kind) in self._photos[name].items():
+            kind = stored_kind if stored_kind != IDENTICAL else ""  # it is a name of the first file
             is_first = not kind and all(file.kind for file in files.values())
             default = PhotoFile(kind or ("" if is_first else UNNAMED_KIND))
             files.setdefault(sha256, default).paths.append(path)

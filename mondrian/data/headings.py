@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from mondrian.core.errors import join_first
 from mondrian.critique.normalize import dimension_name
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.jobs import PHOTO_KEYS, TEXT_KEYS
@@ -96,7 +97,9 @@ def find_heading_problem(headings: Sequence[str]) -> str | None:
             )
     missing = [key for key in PART_KEYS if key not in keys]
     if 0 < len(missing) < len(PART_KEYS) and {*TEXT_KEYS}.isdisjoint(keys):
-        return f"has no column {', '.join(missing[:5])}; add it"
+        return (
+            f"has no column {join_first(missing, 4)}; add {'it' if len(missing) == 1 else 'them'}"
+        )
     for key, count in Counter(filter(None, keys)).items():
         if count > 1:
             names = " and ".join(repr(h) for h, k in zip(headings, keys, strict=True) if k == key)

@@ -36,6 +36,8 @@ class JobCounts:
     def explain_none_finished(self, advisor: str | None) -> str:
         """Return why an advisor, or any, has no finished job: the statuses, or other advisors."""
         explanation = f"no finished job of advisor {advisor!r}" if advisor else "no finished job"
+        if not self._counts:
+            return f"{explanation}: it has no rows"
         by_status = self._count_by_status(advisor)
         if by_status and not by_status.keys() & set(FINISHED_STATUSES):
             statuses = [f"{name!r:.40} {count}" for name, count in by_status.most_common()]

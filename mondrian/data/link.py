@@ -147,7 +147,8 @@ def _examine_batch(context: LinkContext, jobs: list[Job]) -> list[ExaminedJob]:
     for job in jobs:
         outcome = _examine_job(context, job)
         if isinstance(outcome, Rejection):
-            outcome = ExaminedJob(job.timestamp, job.id, str(outcome.reason), outcome.detail)
+            reason, detail = str(outcome.reason), outcome.detail
+            outcome = ExaminedJob(job.timestamp, job.id, reason, detail, job.filename)
         # Lone surrogates (half an emoji) cannot be written as UTF-8.
         texts = (text.encode("utf-8", "replace").decode() for text in outcome[1:])
         examined.append(ExaminedJob(job.timestamp, *texts))

@@ -55,7 +55,7 @@ class ExaminedJob(NamedTuple):
     id: str
     reason: str = ""
     detail: str = ""
-    path: str = ""  # of the photo
+    path: str = ""  # of the photo; its stored name if it was not searched or found
     match_kind: str = ""  # see MatchKind
     assumed_source: str = ""  # see PhotoMatch
     words: str = ""  # words_hash of the critique
@@ -265,9 +265,12 @@ class LinkStore:
         return [(reason, " ".join(example.split())) for reason, example, _ in rows]
 
     def rejected_jobs(self) -> Iterator[str]:
-        query = "SELECT id, reason, detail FROM jobs WHERE reason != '' ORDER BY timestamp, id"
-        for job_id, reason, detail in self._connection.execute(query):
-            job = {"job_id": job_id, "reason": reason, "detail": detail}
+        query = (
+            "SELECT id, substr(path, 1, 300), reason, detail FROM jobs WHERE reason != '' "
+            "ORDER BY timestamp, id"
+        )
+        for job_id, photo, reason, detail in self._connection.execute(query):
+            job = {"job_id": job_id, "photo": photo, "reason": reason, "detail": detail}
             yield json.dumps(job, ensure_ascii=False)
 
     def _column(self, query: str, *parameters: object) -> list[Any]:

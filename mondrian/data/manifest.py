@@ -69,6 +69,7 @@ class ManifestRecord(_Frozen):
 
 class RejectedJob(_Frozen):
     job_id: str
+    photo: str = ""  # its path, or its name as stored
     reason: RejectionReason
     detail: str
 

@@ -13,6 +13,7 @@ from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.duplicate_groups import DuplicateGroups, list_kinds
 from mondrian.data.manifest import Manifest, ManifestRecord, RejectedJob, count_outcomes
+from mondrian.data.photo_names import PhotoNames
 from mondrian.data.quality_flags import FLAG_COSTS
 from mondrian.data.score_summary import ScoreSummary
 from mondrian.data.switches import SwitchCounter, SwitchCounts
@@ -33,6 +34,7 @@ class ManifestSummary:
     switches: SwitchCounts
     scores: ScoreSummary = field(default_factory=ScoreSummary)
     duplicates: DuplicateGroups = field(default_factory=DuplicateGroups)
+    photo_names: PhotoNames = field(default_factory=PhotoNames)
     # Counts of used and of left-out records by where the text was found, and so on.
     origins: dict[str, Counter[tuple[str, bool]]] = field(
         default_factory=lambda: defaultdict(Counter)
@@ -44,6 +46,7 @@ class ManifestSummary:
         is_used = record.reason is None
         self.scores.add(record)
         self.duplicates.add(record.photo, is_used)
+        self.photo_names.add(record.photo.path)
         self.origins["text"][record.text_from, is_used] += 1
         self.origins["match"][record.photo.match_kind, is_used] += 1
         for note in dict.fromkeys(record.notes):
@@ -93,6 +96,7 @@ def render_data_report(summary: ManifestSummary, problem: str = "") -> str:
         kinds=list_kinds(groups),
         origins={name: _top_rows(rows) for name, rows in summary.origins.items()},
         to_path=Path,
+        to_name=summary.photo_names.shorten,
         thumbnail_url=cache(thumbnail_url),
     )
 

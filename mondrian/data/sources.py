@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mondrian.core.errors import DataError, join_first
+from mondrian.core.files import is_junk
 from mondrian.data.json_list import PCCD_FILE
 from mondrian.data.list_format import LIST_SUFFIXES, is_database
 from mondrian.data.list_source import ListJobSource
@@ -12,6 +13,7 @@ from mondrian.data.sqlite_source import SqliteJobSource, missing_source_message,
 CSV_TEMPLATE = Path(__file__).with_name("critiques_template.csv")  # a list with one example
 _LIST_STEM = "critiques"  # of a list that is taken before other files of a folder
 _PCCD_PHOTOS = Path("images", "full")
+_LIST_INDEX = "dataset_info.json"  # in which LLaMA-Factory names its lists
 _DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
@@ -25,7 +27,7 @@ def locate_source(path: Path) -> Path:
         raise DataError(missing_source_message(path))
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+    files = sorted(file for file in path.iterdir() if _may_be_source(file))
     lists = [file for file in files if file.suffix.lower() in LIST_SUFFIXES]
     named = [file for file in lists if _is_list_name(file)]
     databases = [file for file in files if file.suffix.lower() in _DATABASE_SUFFIXES]
@@ -52,6 +54,11 @@ def open_source(path: Path) -> AbstractContextManager[SqliteJobSource | ListJobS
     if not path.is_file():
         raise DataError(missing_source_message(path))
     return nullcontext(ListJobSource(path)) if _is_list(path) else open_database(path)
+
+
+def _may_be_source(file: Path) -> bool:
+    name = file.name
+    return name[0] != "." and name != _LIST_INDEX and not is_junk(name) and file.is_file()
 
 
 def _is_list(path: Path) -> bool:

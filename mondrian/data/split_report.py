@@ -9,6 +9,7 @@ import numpy as np
 from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import Manifest
+from mondrian.data.photo_names import PhotoNames
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
 SPLIT_REPORT_FILE = "split_report.html"
@@ -18,6 +19,7 @@ _BINS = np.arange(-0.5, 11)  # one for each whole score
 
 def render_split_report(manifest: Manifest, split: DatasetSplit, problem: str = "") -> str:
     """Return the page; `problem` is the error of a split that is too small."""
+    names = PhotoNames()
     return render_template(
         "data/split_report.html",
         advisor=manifest.advisor,
@@ -26,16 +28,20 @@ def render_split_report(manifest: Manifest, split: DatasetSplit, problem: str = 
         split_counts=split.counts(),
         part_names=SPLIT_PARTS,
         score_charts=_build_score_charts(split),
-        photos=_select_photos(manifest, split),
+        photos=_select_photos(manifest, split, names),
         to_path=Path,
+        to_name=names.shorten,
         thumbnail_url=cache(thumbnail_url),
     )
 
 
-def _select_photos(manifest: Manifest, split: DatasetSplit) -> dict[str, list[str]]:
-    """Return the paths of some photos of each split, one of each group."""
+def _select_photos(
+    manifest: Manifest, split: DatasetSplit, names: PhotoNames
+) -> dict[str, list[str]]:
+    """Return the paths of some photos of each split, one of each group; names all photos."""
     photos: dict[str, dict[str, str]] = {part: {} for part in SPLIT_PARTS}
     for record, part in zip(manifest.records(), split.parts, strict=True):
+        names.add(record.photo.path)
         if len(photos[part]) < _PHOTOS_PER_PART:
             photos[part].setdefault(record.photo.group, record.photo.path)
     return {part: list(path_by_group.values()) for part, path_by_group in photos.items()}

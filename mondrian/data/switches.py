@@ -101,7 +101,9 @@ def format_switches(counts: SwitchCounts) -> list[str]:
         value: [f"{s.name} {s.alone}" for s in counts.switches if value in s.values and s.alone]
         for value in ("text_only", "keep")
     }
-    lines = {f"link.NAME: {value} adds": items for value, items in added.items() if items}
+    lines = {
+        f"link.NAME: {value} would add pairs:": items for value, items in added.items() if items
+    }
     if not lines and counts.together:
         return [f"  only several settings of link together add pairs: {counts.together}"]
     ends = ["" for _ in lines]

@@ -44,6 +44,15 @@ def test_a_source_without_advisors_is_an_error(
         find_application(make_db(row), None, advisors)
 
 
+def test_a_source_without_rows_or_without_a_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    with pytest.raises(DataError, match="does not exist; give the path of your database or list"):
+        find_application(path, None, [])
+    path.write_text("photo,critique\n")
+    with pytest.raises(DataError, match="has no finished job: it has no rows$"):
+        find_application(path, None, [])
+
+
 def test_a_missing_photo_folder_is_an_error_that_names_a_similar_one(
     make_db: MakeDb, tmp_path: Path
 ) -> None:

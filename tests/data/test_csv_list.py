@@ -169,7 +169,10 @@ def test_the_template_is_one_critique(tmp_path: Path) -> None:
         ("name,critique\n", "no column photo or image or filename or file; it has 'name'"),
         ('photo,critique\n"a\nb",c\n\n"d', "row in line 5: .*; is it a CSV"),
         ("photo,comments\n", "no column critique or text or .*; it has 'photo', 'comments'"),
-        ("photo,composition_score,light_score\na,1,2\n", "no column composition_comment, "),
+        (
+            "photo,composition_score,light_score\na,1,2\n",
+            r"no column composition_comment, .*, lighting_comment \(\+16 more\); add them",
+        ),
         ("photo,critique,Critique\na,b,c\n", "the column 'critique' twice .'critique' and 'Crit"),
         ("photo,strengths,Key strength,text\n", "'key_strengths' twice .'strengths' and 'Key"),
         ("photo,Photo file,text\n", "the column 'photo' twice .'photo' and 'Photo file'"),

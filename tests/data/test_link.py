@@ -39,6 +39,7 @@ class Linked:
     records: list[ManifestRecord]
     left_out: list[ManifestRecord]
     reasons: dict[str, str]
+    rejected_photos: list[str]
 
 
 def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -> Linked:
@@ -56,6 +57,7 @@ def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -
             list(manifest.records()),
             list(manifest.left_out_records()),
             {r.job_id: str(r.reason) for r in manifest.rejected_jobs()},
+            [r.photo for r in manifest.rejected_jobs()],
         )
 
 
@@ -95,6 +97,7 @@ def test_every_finished_job_is_counted_once(
     linked = run_link(path, params)
     assert [linked.counts[key] for key in ("jobs", "finished", "linked")] == [4, 3, 1]
     assert linked.reasons == {"job-1": "no_text", "job-2": "image_missing"}
+    assert linked.rejected_photos == ["1.jpg", "missing.jpg"]
     assert "3 finished jobs → 1 pairs from 1 photos; 2 rejected" in format_link_summary(
         "ansel", linked.counts
     )

@@ -190,14 +190,14 @@ def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Pa
     manifest = write(tmp_path / "m.json", used, left_out)
     link_params = params.link.model_copy(update={"overall_tolerance": 0.1})
     page = html.document_fromstring(render_data_report(summarize_manifest(manifest, link_params)))
-    rows = table_after(page, "The overall score beside its mean")
+    rows = table_after(page, "The overall score beside the mean")
     assert [(row[0].split()[1], row[1], row[2]) for row in rows] == [
         ("0.05", "3", "3"),
         ("0.1", "4", "4"),  # the tolerance
         ("0.15", "4", "4"),
         ("0.5", "4", "4"),
         ("1", "4", "4"),
-        ("anything", "5", "4"),
+        ("critiques", "5", "4"),
     ]
     dots = page.xpath("//circle")
     assert [dot.get("class") for dot in dots] == [None, *["used"] * 4]
@@ -213,7 +213,7 @@ def test_a_mean_of_more_than_the_seven_is_used_if_it_is_closer(
         with_scores(record(1, "b"), (6,) * 7, 6, extra_scores=(9.0,)),
     ]
     page = render(write(tmp_path / "m.json", used), params)
-    rows = table_after(page, "The overall score beside its mean")
+    rows = table_after(page, "The overall score beside the mean")
     assert rows[0][:2] == ["by 0.05 at most", "1"]
     assert rows[2][:2] == ["by 0.5 at most", "2"]
     assert "for 1 of the critiques it is that of all stored dimensions" in page.text_content()
@@ -225,9 +225,9 @@ def test_copies_are_grouped_by_kind(params: Params, tmp_path: Path) -> None:
         return change(record(i, group), {"copy_kind": kind, "sha256": sha256})
 
     used = [
+        photo(2, "a", "same bytes", sha=0),
         photo(0, "a"),
         photo(1, "a", "cropped"),
-        photo(2, "a", sha=0),
         photo(3, "b", "cropped"),
         photo(4, "b"),
         photo(5, "b", "mirrored"),
@@ -240,15 +240,39 @@ def test_copies_are_grouped_by_kind(params: Params, tmp_path: Path) -> None:
     page = render(write(tmp_path / "m.json", used, left_out), params)
     assert table_after(page, "Near-duplicate photos") == [
         ["cropped", "2", "2"],
-        ["identical file", "1", "1"],
         ["mirrored", "1", "1"],
         ["near-duplicate", "1", "1"],  # link does not say how it differs
+        ["same bytes", "1", "1"],
     ]
     cards = page.xpath("//h2[@id='duplicates']/following::div[@class='card'][figure or div]")
     tags = [card.xpath("string(.//span)") for card in cards[:3]]
     assert sorted(tags) == ["left out", "used", "used"]
     captions = [caption.text_content() for caption in page.xpath("//figcaption")]
-    assert {"0.jpg and 1 identical", "1.jpg (cropped)", "5.jpg (mirrored)"} <= set(captions)
+    assert {"2.jpg; same bytes: 0.jpg", "1.jpg (cropped)", "5.jpg (mirrored)"} <= set(captions)
+
+
+def test_photos_of_the_same_name_are_shown_with_their_folders(
+    params: Params, tmp_path: Path
+) -> None:
+    flag = {"suspicions": ("shared_text",)}
+    paths = [f"/photos/DCIM/{i}APPLE/IMG_1.JPG" for i in range(6)]
+    used = [change(record(i, f"{i}"), {"path": path}, **flag) for i, path in enumerate(paths)]
+    rejected = [
+        {"job_id": "line-2", "photo": paths[0], "reason": "no_text", "detail": "empty"},
+        {"job_id": "line-3", "photo": "a.jpg", "reason": "image_missing", "detail": "no 'a.jpg'"},
+    ]
+    page = render(write(tmp_path / "m.json", used, rejected=rejected), params)
+    captions = [caption.text_content() for caption in page.xpath("//figcaption")]
+    assert captions == [f"{i}APPLE/IMG_1.JPG" for i in range(4)]
+    assert page.xpath("string(//h3[@id='flag-shared_text'])") == "shared_text: the first 4 of 6"
+    assert [item.text_content().strip() for item in page.xpath("//ul[@class='jobs']/li")] == [
+        "line-3: no 'a.jpg'",
+        "line-2 (0APPLE/IMG_1.JPG): empty",
+    ]
+    split = split_records(write(tmp_path / "m.json", used).records(), params.prepare)
+    text = render_split_report(write(tmp_path / "m.json", used), split, "too few")
+    captions = html.document_fromstring(text).xpath("//figcaption")
+    assert {c.text_content() for c in captions} == {f"{i}APPLE/IMG_1.JPG" for i in range(6)}
 
 
 def test_what_was_assumed_is_counted(params: Params, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def touch(folder: Path, *names: str) -> None:
         (["guru.json", "other.json"], "guru.json"),
         (["my list.ndjson"], "my list.ndjson"),
         (["rows.json", "._rows.json", ".hidden.csv", "README.txt"], "rows.json"),
+        (["train.json", "dataset_info.json"], "train.json"),  # LLaMA-Factory
     ],
 )
 def test_a_folder_is_resolved_to_its_list(tmp_path: Path, names: list[str], expected: str) -> None:
@@ -54,6 +55,7 @@ def test_the_photos_of_a_list_are_in_its_order_so_that_messages_do_not_change(
     [
         ([], r"folder without critiques.jsonl, critiques.csv; and without a database$"),
         (["photo.jpg", "notes.txt"], r"folder without critiques.jsonl, critiques.csv;"),
+        (["Thumbs.db"], r"critiques.csv; and without a database$"),
         (["jobs.db"], r"give the database itself: .*/jobs\.db$"),
         (["critiques.csv", "critiques.jsonl"], "several lists: critiques.csv, critiques.jsonl; gi"),
         (["guru.json", "critiques.json"], "several lists: critiques.json, guru.json; give one"),

@@ -155,14 +155,13 @@ def test_the_printed_lines_fit_a_terminal_and_say_what_is_not_shown() -> None:
     ]
     lines = format_switches(SwitchCounts(switches, 400_000, {}))
     assert lines == [
-        "  link.NAME: text_only adds template_scores 100000 · unscored 99996",
-        "  link.NAME: keep adds template_scores 100000 · made_by_adapter 99999 · 2 more; "
-        "together 400000",
+        "  link.NAME: text_only would add pairs: template_scores 100000 · unscored 99996",
+        "  link.NAME: keep would add pairs: template_scores 100000 · 3 more; together 400000",
     ]
     assert max(map(len, lines)) <= 100
     assert format_switches(SwitchCounts([], 0, {})) == []
     alone = SwitchCounts([Switch("shared_text", ("keep",), 4, 4)], 4, {})
-    assert format_switches(alone) == ["  link.NAME: keep adds shared_text 4"]
+    assert format_switches(alone) == ["  link.NAME: keep would add pairs: shared_text 4"]
     pair = [Switch("shared_text", ("keep",), 0, 4), Switch("dimension_twice", ("keep",), 0, 4)]
     (line,) = format_switches(SwitchCounts(pair, 4, {}))
     assert line == "  only several settings of link together add pairs: 4"
