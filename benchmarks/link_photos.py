@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from mondrian.core.params import load_params
-from mondrian.data.near_duplicates import group_near_duplicates
-from mondrian.data.photo_scan import scan_photos
+from mondrian.data.photos.near_duplicates import group_near_duplicates
+from mondrian.data.photos.photo_scan import scan_photos
 from mondrian.sample.scene import draw_scene, render
 
 ROOT = Path(__file__).parents[1]

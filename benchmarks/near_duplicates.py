@@ -20,8 +20,8 @@ from PIL import Image
 
 from benchmarks.photo_copies import COPIES
 from mondrian.core.params import load_params
-from mondrian.data.fingerprint import FINGERPRINT, make_fingerprint
-from mondrian.data.near_duplicates import group_near_duplicates
+from mondrian.data.photos.fingerprint import FINGERPRINT, make_fingerprint
+from mondrian.data.photos.near_duplicates import group_near_duplicates
 from mondrian.sample.scene import draw_scene, render
 
 ROOT = Path(__file__).parents[1]

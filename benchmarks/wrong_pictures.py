@@ -11,8 +11,8 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mondrian.data.scene_likeness import SceneLikeness, SceneText, count_words
-from mondrian.data.wrong_pictures import cluster_scenes, find_foreign
+from mondrian.data.quality.scene_likeness import SceneLikeness, SceneText, count_words
+from mondrian.data.quality.wrong_pictures import cluster_scenes, find_foreign
 from tests.data.described_scenes import scenes, write_scene_text
 
 SIZES = (2, 3, 4, 6, 10)

@@ -20,7 +20,11 @@ from mondrian.data.link import (
     link,
 )
 from mondrian.data.manifest import Manifest, count_outcomes
-from mondrian.data.report import DATA_REPORT_FILE, render_data_report, summarize_manifest
+from mondrian.data.report.data_report import (
+    DATA_REPORT_FILE,
+    render_data_report,
+    summarize_manifest,
+)
 from mondrian.data.sources import default_photo_folder, locate_source
 
 

@@ -1,7 +1,7 @@
 """Stage link: each finished job becomes a training pair, or is rejected with a reason code.
 
 A job's text is examined in parallel processes, and its photo once for all jobs that name it. The
-filters that compare jobs come last (mondrian/data/quality_flags.py).
+filters that compare jobs come last (mondrian/data/quality/quality_flags.py).
 """
 
 import json
@@ -23,19 +23,19 @@ from mondrian.core.terminal import LINE_WIDTH, progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
-from mondrian.data import quality_flags
 from mondrian.data.critique_lookup import ApplicationFolders, read_critique
 from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
-from mondrian.data.near_duplicates import group_near_duplicates
-from mondrian.data.other_advisors import add_other_texts
-from mondrian.data.photo_conflicts import find_conflicts
-from mondrian.data.photo_index import CERTAIN_KINDS, PhotoIndex, PhotoMatch
-from mondrian.data.photo_scan import scan_photos
+from mondrian.data.photos.near_duplicates import group_near_duplicates
+from mondrian.data.photos.photo_conflicts import find_conflicts
+from mondrian.data.photos.photo_index import CERTAIN_KINDS, PhotoIndex, PhotoMatch
+from mondrian.data.photos.photo_scan import scan_photos
+from mondrian.data.quality import quality_flags
+from mondrian.data.quality.other_advisors import add_other_texts
+from mondrian.data.quality.switches import SwitchCounts, allowing_values, format_switches
 from mondrian.data.sources import open_source
-from mondrian.data.switches import SwitchCounts, allowing_values, format_switches
 
 MANIFEST_FILE = "training_data_manifest.json"
 Counts = dict[str, Any]

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
-from mondrian.data.near_duplicates import PhotoGroup
-from mondrian.data.photo_conflicts import Claim
-from mondrian.data.photo_scan import PhotoInfo
+from mondrian.data.photos.near_duplicates import PhotoGroup
+from mondrian.data.photos.photo_conflicts import Claim
+from mondrian.data.photos.photo_scan import PhotoInfo
 
 _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;

@@ -22,9 +22,9 @@ from mondrian.core.files import open_atomic_folder, write_json, write_text
 from mondrian.core.images import read_photo, resize_to_fit
 from mondrian.core.params import ImageParams
 from mondrian.critique.prompt import build_chat_messages, build_row_messages
-from mondrian.data.near_duplicates import group_near_duplicates
-from mondrian.data.photo_index import PhotoIndex
-from mondrian.data.photo_scan import PhotoInfo, scan_photos
+from mondrian.data.photos.near_duplicates import group_near_duplicates
+from mondrian.data.photos.photo_index import PhotoIndex
+from mondrian.data.photos.photo_scan import PhotoInfo, scan_photos
 from mondrian.data.prepare import IMAGE_PATTERN, image_path
 
 PAIR_REASONS = ("corrected", "thumbs", "accepted")  # the first one that applies is reported

@@ -16,7 +16,7 @@ from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.rows import ChatRow, row_path
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.manifest import Manifest, Photo
-from mondrian.data.report import DATA_REPORT_FILE
+from mondrian.data.report.data_report import DATA_REPORT_FILE
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
 _IMAGES = "images"  # folder next to the rows

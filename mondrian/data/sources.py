@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mondrian.core.errors import DataError, join_first
 from mondrian.core.files import is_junk
-from mondrian.data.json_list import PCCD_FILE
-from mondrian.data.list_format import LIST_SUFFIXES, is_database
-from mondrian.data.list_source import ListJobSource
+from mondrian.data.lists.json_list import PCCD_FILE
+from mondrian.data.lists.list_format import LIST_SUFFIXES, is_database
+from mondrian.data.lists.list_source import ListJobSource
 from mondrian.data.sqlite_source import SqliteJobSource, missing_source_message, open_database
 
 CSV_TEMPLATE = Path(__file__).with_name("critiques_template.csv")  # a list with one example

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import DIMENSIONS, FILLER_SCORE, Critique, serialize_critique
-from mondrian.data.quality_flags import FLAGS
+from mondrian.data.quality.quality_flags import FLAGS
 from mondrian.sample.corruptions import CORRUPTIONS, Corruption, render_html_cards
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique

@@ -62,7 +62,7 @@ def comment(scene: Scene, rng: Random) -> str:
 
 
 def write_scene_text(scene: Scene, rng: Random, comments: str = "of the scene") -> str:
-    """Return what mondrian.data.scene_likeness.scene_text returns of a critique.
+    """Return what mondrian.data.quality.scene_likeness.scene_text returns of a critique.
 
     comments  of the scene, of any scene or none
     """

@@ -13,7 +13,13 @@ from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.sources import default_photo_folder, locate_source, open_source
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.data.lists import format_table, make_chat_entries, make_row, read_jobs, write_lines
+from tests.data.lists.list_files import (
+    format_table,
+    make_chat_entries,
+    make_row,
+    read_jobs,
+    write_lines,
+)
 from tests.data.test_link import run_link
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mondrian.core.errors import DataError
 from mondrian.core.params import PrepareParams, load_params
 from mondrian.data.manifest import ManifestRecord, Photo
-from mondrian.data.quality_flags import words_hash
+from mondrian.data.quality.quality_flags import words_hash
 from mondrian.data.split import DatasetSplit, check_split_sizes, split_records
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique

@@ -18,8 +18,8 @@ from mondrian.critique.schema import FILLER_SCORE, Critique, serialize_critique
 from mondrian.data.link import format_link_summary
 from mondrian.data.manifest import Manifest, ManifestRecord
 from mondrian.data.prepare import format_split_summary, write_split
+from mondrian.data.report.split_report import render_split_report
 from mondrian.data.split import split_records
-from mondrian.data.split_report import render_split_report
 from mondrian.sample.corruptions import (
     EXAMPLE_OVERALL,
     EXAMPLE_SCORES,

@@ -1,0 +1,1 @@
+"""Lists of critiques: JSON lines, JSON lists, chats and tables become jobs."""

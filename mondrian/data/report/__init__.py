@@ -1,0 +1,1 @@
+"""The pages of link and prepare."""
