@@ -7,14 +7,13 @@ outcome that link must report for each job; only tests read it. The seed determi
 
 import argparse
 import json
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image
 
 from mondrian.core.errors import run_command
 from mondrian.core.files import open_atomic_folder, write_json
@@ -22,7 +21,6 @@ from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.application_state import ApplicationState
-from mondrian.sample.color_profile import convert_to_display_p3
 from mondrian.sample.corruptions import (
     CORRUPTIONS,
     EXAMPLE_OVERALL,
@@ -31,25 +29,15 @@ from mondrian.sample.corruptions import (
     render_html_cards,
     replace_scores,
 )
+from mondrian.sample.photos import FOLDERS, NUM_PHOTOS, write_copy, write_photo, write_raw
 from mondrian.sample.scene import draw_scene, render
 
 DEFAULT_FOLDER = Path("data/sample/mondrian")
 APPLICATION_FILE_PATTERNS = ("mondrian.db", "source/*", "analysis_md/*", "analysis/*", "truth.json")
-NUM_PHOTOS = 200
 CLEAN_PHOTOS = {"ansel": range(80), "okeefe": range(60, 140)}  # some photos have both
 CORRUPTED_PHOTOS = {"ansel": range(140, 170), "okeefe": range(170, 200)}
 MULTI_ADVISOR_PHOTOS = range(60, 64)  # one job for both advisors
 _STORAGE_FORMATS = ("response", "by_advisor", "fenced", "headed", "md_file", "md_path")
-_EXIF_ORIENTATION, _DNG_VERSION = 0x0112, 0xC612
-_ROTATIONS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}  # by orientation
-_FOLDERS = {11: "2023", 23: "2024", 71: "2023", 83: "2024"}  # photos of cameras that count anew
-_DISPLAY_P3_PHOTOS = range(7, NUM_PHOTOS, 12)  # as phones store them
-_COPIES: tuple[Callable[[Image.Image], Image.Image], ...] = (
-    lambda image: ImageOps.expand(image, image.width // 12, "white"),
-    lambda image: image.transpose(Image.Transpose.ROTATE_90),
-    ImageOps.mirror,
-    lambda image: image.crop((0, 0, image.width * 9 // 10, image.height)),
-)
 _UNFINISHED = ("failed", "error", "queued", "queued", "analyzing", "pending", "thinking")
 
 
@@ -80,32 +68,19 @@ def _write_photos(app: ApplicationState) -> None:
             f"mike-shrub-{suffix}.jpg",
             f"IMG_{4000 + photo}.jpg",
         )[photo % 4]
-        if photo in _FOLDERS:  # two folders have the same names
-            app.photo_names[photo] = f"{_FOLDERS[photo]}/IMG_{photo // 60:04}.jpg"
-            (app.source / _FOLDERS[photo]).mkdir(exist_ok=True)
+        if photo in FOLDERS:  # two folders have the same names
+            app.photo_names[photo] = f"{FOLDERS[photo]}/IMG_{photo // 60:04}.jpg"
+            (app.source / FOLDERS[photo]).mkdir(exist_ok=True)
         tasks.append((app.seed, photo, app.source / app.photo_names[photo]))
     with get_context("spawn").Pool() as pool:
-        written = pool.imap(_write_photo, tasks, chunksize=5)
+        written = pool.imap(write_photo, tasks, chunksize=5)
         list(progress_bar(written, "render", NUM_PHOTOS, unit="photo"))
-
-
-def _write_photo(task: tuple[int, int, Path]) -> None:
-    seed, photo, path = task
-    image = render(draw_scene(seed, photo))
-    exif, profile = Image.Exif(), None
-    if photo in _DISPLAY_P3_PHOTOS:
-        image, profile = convert_to_display_p3(image)
-    orientation = {0: 3, 5: 6}.get(photo % 10)  # two in ten are stored rotated
-    if orientation:
-        image = image.transpose(_ROTATIONS[orientation])
-        exif[_EXIF_ORIENTATION] = orientation
-    image.save(path, quality=90, exif=exif, icc_profile=profile)
 
 
 def _stored_name(app: ApplicationState, photo: int) -> str:
     """Return the name in a row: bare, as an upload, or an absolute path of another system."""
     name = app.photo_names[photo]
-    if photo in _FOLDERS:
+    if photo in FOLDERS:
         return f"/Users/photo/mondrian/source/{name}"
     if photo % 4 == 3:
         return f"uploads/{app.new_id()}_{name}"
@@ -122,9 +97,7 @@ def _add_clean_jobs(app: ApplicationState, advisor: str) -> None:
         if k % 20 == 19:  # uploaded again under another name, re-encoded, with the same answer
             app.rows[-1]["created_at"] = "2025-12-31T00:00:00"  # the first of the two
             copy = f"copy-{app.photo_names[photo]}"
-            with Image.open(app.source / app.photo_names[photo]) as image:
-                change = _COPIES[k // 20 % len(_COPIES)]
-                change(image).save(app.source / copy, quality=70)  # without EXIF
+            write_copy(app.source / app.photo_names[photo], app.source / copy, k // 20)
             app.add_job(advisor, copy, RejectionReason.DUPLICATE, analysis_markdown=text)
 
 
@@ -193,11 +166,7 @@ def _add_unusable_photo_jobs(app: ApplicationState, advisor: str, photos: list[i
     Image.new("RGB", (640, 512), (200, 20, 20)).save(app.source / f"red-{advisor}.png")
     content = (app.source / app.photo_names[photos[0]]).read_bytes()
     (app.source / f"cut-{advisor}.jpg").write_bytes(content[: len(content) // 2])
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    directory[_DNG_VERSION] = b"\1\4\0\0"
-    Image.open(app.source / app.photo_names[photos[1]]).save(
-        app.source / f"raw-{advisor}.dng", "TIFF", tiffinfo=directory
-    )
+    write_raw(app.source / app.photo_names[photos[1]], app.source / f"raw-{advisor}.dng")
     files = [(f"photo-{i:08x}.jpg", RejectionReason.IMAGE_MISSING) for i in range(4)] + [
         ("../mondrian.db", RejectionReason.IMAGE_MISSING),
         (f"dot-{advisor}.png", RejectionReason.IMAGE_TOO_SMALL),

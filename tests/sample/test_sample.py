@@ -18,10 +18,11 @@ from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
 from mondrian.model.vlm import encode_image, tokenize_prompt
-from mondrian.sample.application import CLEAN_PHOTOS, NUM_PHOTOS
+from mondrian.sample.application import CLEAN_PHOTOS
 from mondrian.sample.base_files import IMAGE_HEIGHT, IMAGE_WIDTH
 from mondrian.sample.corpus import generate_persona
 from mondrian.sample.model_card import TEMPLATE
+from mondrian.sample.photos import NUM_PHOTOS
 from mondrian.sample.pretrain_data import PretrainSettings
 from mondrian.sample.pretrain_model import extract_patches
 from mondrian.sample.scene import draw_scene, render
