@@ -15,6 +15,8 @@ from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 from PIL import Image
 
