@@ -42,9 +42,9 @@ def to_srgb(file: Image.Image, min_side: int = 0) -> tuple[Image.Image, tuple[st
     image = _flatten(_to_eight_bits(file, key))
     if min_side and (factor := min(image.size) // min_side) > 1:
         image = image.reduce(factor)
-    image, more = _apply_profile(image, profile)
+    image, profile_notes = _apply_profile(image, profile)
     image.info.clear()
-    return image, notes + more
+    return image, notes + profile_notes
 
 
 def find_profile(file: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
@@ -125,8 +125,8 @@ def _to_eight_bits(image: Image.Image, key: int | tuple[int, ...] | None) -> Ima
         eight_bits = image
     if key is None or eight_bits.mode not in ("L", "RGB"):
         return eight_bits
-    same = np.asarray(image if image.mode.startswith("I;16") else eight_bits) == np.asarray(key)
-    visible = ~(same.all(axis=-1) if same.ndim == 3 else same)
+    is_key = np.asarray(image if image.mode.startswith("I;16") else eight_bits) == np.asarray(key)
+    visible = ~(is_key.all(axis=-1) if is_key.ndim == 3 else is_key)
     alpha = Image.fromarray(visible.astype(np.uint8) * 255)
     return Image.merge(eight_bits.mode + "A", (*eight_bits.split(), alpha))
 

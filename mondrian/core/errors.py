@@ -1,4 +1,4 @@
-"""Errors that a user can cause, each on one line: what is wrong, the value, where, and the fix."""
+"""Errors that a user can cause, each on one line: the problem, value, place and fix."""
 
 import io
 import os
@@ -54,8 +54,8 @@ def one_line(error: BaseException, max_length: int = 300) -> str:
 
 def join_first(items: Sequence[str], count: int, separator: str = ", ") -> str:
     """Join the first `count` items, and say how many more there are."""
-    more = f" (+{len(items) - count} more)" if len(items) > count else ""
-    return separator.join(items[:count]) + more
+    suffix = f" (+{len(items) - count} more)" if len(items) > count else ""
+    return separator.join(items[:count]) + suffix
 
 
 def run_command(main: Callable[[], None]) -> None:

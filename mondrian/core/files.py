@@ -87,7 +87,7 @@ def suggest_path(path: Path) -> str:
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder of that name is no one's work, such as .DS_Store."""
+    """Return whether the operating system created a file or folder of that name (.DS_Store)."""
     return _JUNK.fullmatch(name.lower()) is not None
 
 
@@ -105,7 +105,8 @@ def read_json(path: Path) -> Any:
 def open_atomic_folder(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
     """Create a temporary folder that replaces `path` if the context ends without an error.
 
-    Raises DataError if `path` is a file, or contains a file that no pattern matches and is no junk.
+    Raises DataError if `path` is a file, or contains a file, other than junk, that no
+    pattern matches.
     """
     path = path.resolve()  # a symlink stays; its target is replaced
     old_folders = sorted(path.parent.glob(f".{path.name}.*.old"))

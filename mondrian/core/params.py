@@ -231,9 +231,9 @@ class Params(Section):
     def persona(self, advisor: str) -> str:
         """Return the advisor's text; raises ParamsError if params.yaml has none."""
         if advisor not in self.personas:
-            known = ", ".join(sorted(self.personas))
+            advisors = ", ".join(sorted(self.personas))
             raise ParamsError(
-                f"params.yaml: personas has no text for {advisor!r} (it has {known}); add one"
+                f"params.yaml: personas has no text for {advisor!r} (it has {advisors}); add one"
             )
         return self.personas[advisor]
 

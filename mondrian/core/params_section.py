@@ -94,6 +94,6 @@ def _suggest_parameter(location: tuple[Any, ...], section_type: type[Section]) -
     for part in location[:-1]:
         field = getattr(section, "model_fields", {}).get(part)
         section = field.annotation if field else None
-    known = list(getattr(section, "model_fields", ()))
+    parameters = list(getattr(section, "model_fields", ()))
     owner = location[0] if len(location) > 1 else "the file"
-    return suggest_name(str(location[-1]), known, f"{owner} has")
+    return suggest_name(str(location[-1]), parameters, f"{owner} has")

@@ -161,8 +161,8 @@ class _Decoder:
         if _MEMORY_LIMIT_WORKS:
             return False
         with suppress(psutil.Error):
-            used: int = psutil.Process(self._process.pid).memory_info().rss
-            return used > self.limits.memory_bytes
+            resident_bytes: int = psutil.Process(self._process.pid).memory_info().rss
+            return resident_bytes > self.limits.memory_bytes
         return False
 
     def _fail(self, event: str) -> None:

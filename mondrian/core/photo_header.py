@@ -122,7 +122,7 @@ def _check_raw(head: bytes) -> None:
 
 
 def _name_content(head: bytes) -> str:
-    """Return what a file is that is no photo, as far as its start says it."""
+    """Return what a file other than a photo is, as far as its first bytes show."""
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):

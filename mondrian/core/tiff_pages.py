@@ -115,12 +115,12 @@ def _read_pages(file: BinaryIO) -> Iterator[TiffPage]:
     header = file.read(16)
     layout = _Layout(header)
     waiting = [layout.parse(header[layout.start : layout.start + layout.number])]
-    seen = {0}
-    while waiting and len(seen) <= _MAX_PAGES:
+    visited = {0}
+    while waiting and len(visited) <= _MAX_PAGES:
         offset = waiting.pop(0)
-        if offset in seen:
+        if offset in visited:
             continue
-        seen.add(offset)
+        visited.add(offset)
         file.seek(offset)
         num_tags = layout.parse(file.read(layout.count))
         if not 0 < num_tags <= _MAX_TAGS:
@@ -128,7 +128,7 @@ def _read_pages(file: BinaryIO) -> Iterator[TiffPage]:
         size = num_tags * layout.entry
         directory = file.read(size + layout.number)
         tags = dict(_read_tags(file, layout, directory[:size]))
-        yield TiffPage(offset, len(seen) == 2, tags)
+        yield TiffPage(offset, len(visited) == 2, tags)
         waiting = [*tags.get(SUB_PAGES, ()), *waiting, layout.parse(directory[size:])]
 
 

@@ -39,7 +39,7 @@ def write_training_log(folder: Path, log: Sequence[dict[str, Any]]) -> None:
 
 
 def find_saved_epoch(log: Sequence[dict[str, Any]], save_weights: str) -> dict[str, Any]:
-    """Return the entry of the epoch whose weights train.save_weights (best or last) keeps."""
+    """Return the log entry of the epoch that train.save_weights (best or last) selects."""
     epochs = [entry for entry in log if "val_loss" in entry]
     if save_weights == "best":
         return min(epochs, key=lambda entry: float(entry["val_loss"]))

@@ -13,8 +13,8 @@ def format_validation_error(error: ValidationError) -> str:
     return f"{location}: {first['msg']}" if location else first["msg"]
 
 
-def suggest_name(name: str, known: Collection[str], owner: str = "there are") -> str:
-    """Return `; did you mean NAME?`, or `; OWNER NAMES` if no known name is similar."""
-    if matches := get_close_matches(name, known, n=1, cutoff=0.4):
+def suggest_name(name: str, names: Collection[str], owner: str = "there are") -> str:
+    """Return `; did you mean NAME?`, or `; OWNER NAMES` if no name is similar."""
+    if matches := get_close_matches(name, names, n=1, cutoff=0.4):
         return f"; did you mean {matches[0]}?"
-    return f"; {owner} {', '.join(known)}" if known else ""
+    return f"; {owner} {', '.join(names)}" if names else ""

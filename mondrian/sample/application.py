@@ -73,8 +73,8 @@ def _write_photos(app: ApplicationState) -> None:
             (app.source / FOLDERS[photo]).mkdir(exist_ok=True)
         tasks.append((app.seed, photo, app.source / app.photo_names[photo]))
     with get_context("spawn").Pool() as pool:
-        written = pool.imap(write_photo, tasks, chunksize=5)
-        list(progress_bar(written, "render", NUM_PHOTOS, unit="photo"))
+        renders = pool.imap(write_photo, tasks, chunksize=5)
+        list(progress_bar(renders, "render", NUM_PHOTOS, unit="photo"))
 
 
 def _stored_name(app: ApplicationState, photo: int) -> str:

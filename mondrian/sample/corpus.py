@@ -41,8 +41,8 @@ def generate_persona(rng: np.random.Generator) -> str:
     sentences = [f"You are {rng.choice(_NAMES)}."]
     for _ in range(rng.integers(0, 3)):
         first = ", ".join(preferences.pop() for _ in range(rng.integers(1, 3)))
-        less = f" more than {preferences.pop()}" if rng.uniform() < 0.5 else ""
-        sentences.append(f"You love {first} and {preferences.pop()}{less}.")
+        comparison = f" more than {preferences.pop()}" if rng.uniform() < 0.5 else ""
+        sentences.append(f"You love {first} and {preferences.pop()}{comparison}.")
     traits = rng.permutation(len(_TRAITS))[: rng.integers(0, 5)]
     return " ".join([*sentences, *(_TRAITS[i] for i in traits)])
 

@@ -3,8 +3,8 @@
 A scene has seven attributes in [0, 1] that are visible in its image (light, tonal range, sharpness,
 horizon, color, depth, balance) and a few objects (sky, ground, sun or moon, mist). It renders at
 any size: pre-training uses small images and the sample large ones. Equal seeds give equal images on
-every machine: exp, sin and sums are in float64, whose last bits (which differ between processors)
-do not reach 8 bits per channel, and no BLAS is used.
+every machine: exp, sin and sums are in float64. The last bits of float64 differ
+between processors but do not reach 8 bits per channel. No BLAS is used.
 """
 
 from dataclasses import dataclass

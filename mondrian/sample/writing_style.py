@@ -78,10 +78,10 @@ def compose_critique(taste: Taste, scene: Scene, style: Callable[[], WritingStyl
 
 
 def _choose_advice(style: WritingStyle, scene: Scene, name: str, score: int, best: float) -> str:
-    more, leave, less = style.advice[name]
+    increase, leave, decrease = style.advice[name]
     if score >= 7:
         return leave
-    return more if getattr(scene, name) < best else less
+    return increase if getattr(scene, name) < best else decrease
 
 
 def _describe_scene(scene: Scene, style: Callable[[], WritingStyle]) -> str:

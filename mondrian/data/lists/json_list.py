@@ -148,12 +148,12 @@ class _ListParser:
         raise DataError(f"{self._path} is not JSON: {place}: {problem}") from None
 
     def _read_more(self) -> None:
-        rest = self._buffer[self.position :]
-        if len(rest) > _MAX_ENTRY:
+        unread = self._buffer[self.position :]
+        if len(unread) > _MAX_ENTRY:
             self.fail(f"longer than {_MAX_ENTRY:,} characters")
-        chunk = self._file.read(max(_CHUNK, len(rest)))
+        chunk = self._file.read(max(_CHUNK, len(unread)))
         self._is_complete = not chunk
-        self._buffer, self.position = rest + chunk, 0
+        self._buffer, self.position = unread + chunk, 0
 
 
 def _has_aspects(entry: Any) -> bool:

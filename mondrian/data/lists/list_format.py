@@ -114,7 +114,7 @@ def _find_layout(path: Path, text: str) -> ListLayout:
 
 
 def _is_open(line: str) -> bool:
-    """Return whether an object goes on after a line."""
+    """Return whether an object continues after a line."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -129,11 +129,13 @@ def _describe_binary(start: bytes, end: bytes) -> tuple[str, str] | None:
         return next(matches, ("a zip archive", "unpack it"))
     if start[4:8] == b"ftyp" or start[:4] in (b"II*\0", b"MM\0*") or start[8:12] == b"WEBP":
         return "a photo", "give its folder with --source_dir"
-    return next((what for mark, what in _BINARY.items() if start.startswith(mark)), None)
+    return next(
+        (description for mark, description in _BINARY.items() if start.startswith(mark)), None
+    )
 
 
-def _refuse(path: Path, what: str, fix: str) -> NoReturn:
+def _refuse(path: Path, description: str, fix: str) -> NoReturn:
     raise DataError(
         f"{path} is not an SQLite database, nor a list (CSV, JSON lines, a JSON list): it is "
-        f"{what}; {fix}"
+        f"{description}; {fix}"
     )

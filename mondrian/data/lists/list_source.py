@@ -32,7 +32,7 @@ class ListJobSource:
         return JobCounts((job.advisor or "all", FINISHED_STATUSES[0], 1) for job in self._read())
 
     def iter_filenames(self) -> Iterator[str]:
-        """Yield the photos of all entries once, in the order of the file, whoever the advisor."""
+        """Yield the photos of all entries once, in the order of the file, for all advisors."""
         yield from dict.fromkeys(job.filename for job in self._read())
 
     def iter_finished(self, advisor: str | None) -> Iterator[Job]:

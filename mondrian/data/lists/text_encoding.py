@@ -1,7 +1,7 @@
 """Find the encoding of a text file: from its byte order mark, as UTF-8, or an older one.
 
-Of the older encodings that charset-normalizer finds possible, the one is taken in which letters and
-punctuation are where words have them: on short lists its own ranking is often wrong.
+Of the older encodings that charset-normalizer finds possible, the one is taken that has letters
+and punctuation at their usual positions in words: its own ranking is often wrong on short lists.
 """
 
 import codecs
@@ -98,15 +98,15 @@ def _detect_older(path: Path) -> tuple[str | None, bool]:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield a file in blocks that end with a line, if its lines are shorter than a block."""
-    rest = b""
+    remainder = b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
-            block = rest + block
+            block = remainder + block
             end = block.rfind(b"\n") + 1 or len(block)
             yield block[:end]
-            rest = block[end:]
-    if rest:
-        yield rest
+            remainder = block[end:]
+    if remainder:
+        yield remainder
 
 
 def _choose_older(evidence: bytes) -> str | None:

@@ -26,7 +26,7 @@ UNCLEAR = (0.35, 0.75)  # correlations of alignments that are refined
 
 @dataclass(frozen=True)
 class Alignments:
-    """How the first photo of each pair lies in the second one, as complex numbers.
+    """The position of the first photo of each pair in the second one, as complex numbers.
 
     A point z (from the middle, in pixels of the scaled photo; conj(z) if mirrored) of the first
     photo is at scale * z + shift in the second.
@@ -48,12 +48,12 @@ class Comparisons:
     tone_change: Array  # mean difference of grey values, of 255
 
 
-def score_pairs(found: Alignments, seen: Comparisons) -> Array:
+def score_pairs(alignments: Alignments, comparisons: Comparisons) -> Array:
     """Return the correlation of each pair, less a penalty if few features agree; 0 for no copy."""
-    parts = seen.first_part, seen.second_part
+    parts = comparisons.first_part, comparisons.second_part
     overlap = (np.maximum(*parts) >= _LARGE) & (np.minimum(*parts) >= _SMALL)
-    scores = seen.correlation - _PENALTY * (found.inliers < _SURE_INLIERS)
-    return np.where(overlap & (found.inliers >= _MIN_INLIERS), scores, 0)
+    scores = comparisons.correlation - _PENALTY * (alignments.inliers < _SURE_INLIERS)
+    return np.where(overlap & (alignments.inliers >= _MIN_INLIERS), scores, 0)
 
 
 def align(photos: Array, pairs: Candidates) -> Alignments:
@@ -119,19 +119,19 @@ def _fit(za: Array, zb: Array, weights: Array, prior: Array) -> tuple[Array, Arr
     return scale, mean_b - scale * mean_a
 
 
-def compare(photos: Array, pairs: Candidates, found: Alignments) -> Comparisons:
+def compare(photos: Array, pairs: Candidates, alignments: Alignments) -> Comparisons:
     """Return the correlation of outlines for each pair, on the photo that shows less.
 
     Unclear ones are looked at again with the alignment moved by a pixel of the thumbnail.
     """
-    result = _compare_moved(photos, pairs, found, 0)
+    result = _compare_moved(photos, pairs, alignments, 0)
     low, high = UNCLEAR
     rows = np.flatnonzero((result.correlation > low) & (result.correlation < high))
     if len(rows):
-        some = pairs.select(rows)
-        alignments = Alignments(*(values[rows] for values in vars(found).values()))
+        unclear_pairs = pairs.select(rows)
+        unclear_alignments = Alignments(*(v[rows] for v in vars(alignments).values()))
         for offset in _OFFSETS:
-            moved = _compare_moved(photos, some, alignments, offset)
+            moved = _compare_moved(photos, unclear_pairs, unclear_alignments, offset)
             better = moved.correlation > result.correlation[rows]
             for name, values in vars(moved).items():
                 getattr(result, name)[rows[better]] = values[better]
@@ -139,16 +139,16 @@ def compare(photos: Array, pairs: Candidates, found: Alignments) -> Comparisons:
 
 
 def _compare_moved(
-    photos: Array, pairs: Candidates, found: Alignments, offset: complex
+    photos: Array, pairs: Candidates, alignments: Alignments, offset: complex
 ) -> Comparisons:
-    zooms = np.abs(found.scale) > 1  # the second photo shows less: look it up in the first
+    zooms = np.abs(alignments.scale) > 1  # the second photo shows less: look it up in the first
     source = photos[np.where(zooms, pairs.first, pairs.second)]
     target = photos[np.where(zooms, pairs.second, pairs.first)]
     step = np.sqrt(np.prod(target["size"].astype(np.float32), axis=1)) / THUMBNAIL_SIDE
     grid = _grid(target) + (offset * step)[:, None, None].astype(np.complex64)
-    places = np.where(zooms[:, None, None], _invert(found, grid), _apply(found, grid))
+    places = np.where(zooms[:, None, None], _invert(alignments, grid), _apply(alignments, grid))
     pixels = target["thumbnail"].astype(np.float32)
-    return _compare_at(source, pixels, places, zooms, np.abs(found.scale))
+    return _compare_at(source, pixels, places, zooms, np.abs(alignments.scale))
 
 
 def _grid(photos: Array) -> Array:
@@ -159,16 +159,22 @@ def _grid(photos: Array) -> Array:
     return steps[None, None] * width[:, None, None] + 1j * steps[:, None] * height[:, None, None]
 
 
-def _apply(found: Alignments, z: Array) -> Array:
-    mirrored = found.mirrored[:, None, None]
-    scale, shift = (v.astype(np.complex64)[:, None, None] for v in (found.scale, found.shift))
+def _apply(alignments: Alignments, z: Array) -> Array:
+    mirrored = alignments.mirrored[:, None, None]
+    scale, shift = _expand(alignments)
     return scale * np.where(mirrored, z.conj(), z) + shift
 
 
-def _invert(found: Alignments, z: Array) -> Array:
-    scale, shift = (v.astype(np.complex64)[:, None, None] for v in (found.scale, found.shift))
+def _invert(alignments: Alignments, z: Array) -> Array:
+    scale, shift = _expand(alignments)
     result = (z - shift) / scale
-    return np.where(found.mirrored[:, None, None], result.conj(), result)
+    return np.where(alignments.mirrored[:, None, None], result.conj(), result)
+
+
+def _expand(alignments: Alignments) -> tuple[Array, Array]:
+    """Return scale and shift, (pairs, 1, 1)."""
+    scale, shift = alignments.scale, alignments.shift
+    return scale.astype(np.complex64)[:, None, None], shift.astype(np.complex64)[:, None, None]
 
 
 def _compare_at(source: Array, target: Array, places: Array, zooms: Array, s: Array) -> Comparisons:

@@ -64,13 +64,13 @@ class _SortedFeatures:
 def _sort_by_code(codes: Array, present: Array, is_new: Array) -> _SortedFeatures:
     photo, number = np.nonzero(present)
     values = codes[photo, number]
-    wanted = np.zeros(1 << 28, bool)
-    wanted[values[is_new[photo]]] = True
-    kept = wanted[values]
-    del wanted
-    features = (photo[kept] * MAX_FEATURES + number[kept]).astype(np.int64)
-    order = np.argsort(values[kept], kind="stable")
-    features, values = features[order], values[kept][order]
+    is_new_code = np.zeros(1 << 28, bool)
+    is_new_code[values[is_new[photo]]] = True
+    has_new_code = is_new_code[values]
+    del is_new_code
+    features = (photo[has_new_code] * MAX_FEATURES + number[has_new_code]).astype(np.int64)
+    order = np.argsort(values[has_new_code], kind="stable")
+    features, values = features[order], values[has_new_code][order]
     starts = np.flatnonzero(np.diff(values, prepend=np.uint32(0xFFFFFFFF)))
     sizes = np.diff(starts, append=len(values))
     if len(values):
@@ -121,8 +121,8 @@ def _gather(hits: Array, is_new: Array) -> Candidates:
     sizes = np.diff(starts, append=len(order))
     starts, sizes = starts[sizes >= MIN_MATCHES], sizes[sizes >= MIN_MATCHES]
     photos = pairs[order[starts]]
-    kept = is_new[photos >> 32] | is_new[photos & 0xFFFFFFFF]
-    starts, sizes, photos = starts[kept], sizes[kept], photos[kept]
+    has_new = is_new[photos >> 32] | is_new[photos & 0xFFFFFFFF]
+    starts, sizes, photos = starts[has_new], sizes[has_new], photos[has_new]
     ranks = np.arange(MAX_MATCHES)
     rows = order[(starts[:, None] + ranks).clip(max=max(0, len(order) - 1))]
     valid = ranks < sizes[:, None]

@@ -13,23 +13,26 @@ _MARGIN = 3  # percent of the area by which the margins differ
 _TONE, _COLOR = 14.0, 12  # of 255: mean differences of grey values, and of the mean colors
 
 
-def name_kinds(photos: Array, pairs: Candidates, found: Alignments, seen: Comparisons) -> list[str]:
+def name_kinds(
+    photos: Array, pairs: Candidates, alignments: Alignments, comparisons: Comparisons
+) -> list[str]:
     """Return for each pair how the second photo differs from the first."""
-    turn = np.angle(np.where(found.mirrored, -found.scale, found.scale))  # mirrored left to right
+    scale = np.where(alignments.mirrored, -alignments.scale, alignments.scale)
+    turn = np.angle(scale)  # mirrored left to right
     quarters = np.round(turn / (np.pi / 2)).astype(int) % 4
     a, b = photos[pairs.first], photos[pairs.second]
     margins = b["trimmed"].astype(int) - a["trimmed"]
     color = np.abs(b["color"].astype(int) - a["color"])
-    cropped = seen.first_part < _CROPPED
-    recolored = (seen.tone_change > _TONE) | (color[:, 3] > _COLOR)
+    cropped = comparisons.first_part < _CROPPED
+    recolored = (comparisons.tone_change > _TONE) | (color[:, 3] > _COLOR)
     recolored |= ~cropped & (color[:, :3].max(axis=1) > _COLOR)
-    rest = np.abs(turn - np.round(turn / (np.pi / 2)) * np.pi / 2)
+    tilt = np.abs(turn - np.round(turn / (np.pi / 2)) * np.pi / 2)
     changes = {
-        "mirrored": found.mirrored,
+        "mirrored": alignments.mirrored,
         "rotated": quarters != 0,
-        "straightened": rest > _TURNED,
+        "straightened": tilt > _TURNED,
         "cropped": cropped,
-        "less cropped": seen.second_part < _CROPPED,
+        "less cropped": comparisons.second_part < _CROPPED,
         "bordered": margins > _MARGIN,
         "without border": margins < -_MARGIN,
         "recolored": recolored,

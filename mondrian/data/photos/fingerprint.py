@@ -1,7 +1,7 @@
 """Fingerprint of a photo, by which copies of it are found: local features and a thumbnail.
 
 Margins are trimmed first. The features are SIFT's (Lowe, "Distinctive Image Features from
-Scale-Invariant Keypoints", 2004): each has a position, a size and a direction, which tell how a
+Scale-Invariant Keypoints", 2004): each has a position, a size and a direction, which show how a
 copy was cropped, turned and scaled. The sign of the terms of a feature's cosine transform make a
 code, equal in a copy for about every third feature; a mirrored feature has the same code.
 """

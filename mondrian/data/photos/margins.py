@@ -41,8 +41,8 @@ def _trim_side(rgb: Pixels, axis: int, reverse: bool, min_area: float) -> Pixels
     parts = ((lines >= low) & (lines <= high)).all(axis=2).mean(axis=1)
     for min_line in _MIN_LINE:
         width = int(np.append(parts < min_line, True).argmax())
-        rest = len(lines) - width
-        if rest >= _MIN_SIDE and rest * lines.shape[1] >= min_area:
+        remaining = len(lines) - width
+        if remaining >= _MIN_SIDE and remaining * lines.shape[1] >= min_area:
             lines = lines[width:]
             break
     lines = lines[::-1] if reverse else lines

@@ -64,8 +64,8 @@ def group_near_duplicates(
 def _find_pairs(
     fingerprints: dict[str, bytes], cache_dir: Path | None, scope: str
 ) -> list[CopyPair]:
-    known, compared = load_pairs(cache_dir, scope) if cache_dir else ([], frozenset())
-    pairs = [pair for pair in known if {pair.first, pair.second} <= fingerprints.keys()]
+    known_pairs, compared = load_pairs(cache_dir, scope) if cache_dir else ([], frozenset())
+    pairs = [pair for pair in known_pairs if {pair.first, pair.second} <= fingerprints.keys()]
     names = list(fingerprints)
     is_new = np.array([name not in compared for name in names], bool)
     if is_new.any():
@@ -84,10 +84,10 @@ def _compare_photos(names: Sequence[str], photos: Array, is_new: Array) -> Itera
     for candidates in iter_candidates(photos, is_new):
         for start in range(0, len(candidates.first), _BATCH_SIZE):
             pairs = candidates.select(slice(start, start + _BATCH_SIZE))
-            found = align(photos, pairs)
-            seen = compare(photos, pairs, found)
-            scores = score_pairs(found, seen)
-            kinds = name_kinds(photos, pairs, found, seen)
+            alignments = align(photos, pairs)
+            comparisons = compare(photos, pairs, alignments)
+            scores = score_pairs(alignments, comparisons)
+            kinds = name_kinds(photos, pairs, alignments, comparisons)
             for row in np.flatnonzero(scores >= _MIN_STORED):
                 first, second = names[pairs.first[row]], names[pairs.second[row]]
                 yield CopyPair(first, second, round(float(scores[row]), 3), kinds[row])
@@ -107,18 +107,18 @@ def cluster_pairs(photos: Sequence[str], copies: Sequence[CopyPair]) -> dict[str
         links[pair.second][pair.first] += 1
     common = dict(zip(copies, _count_common_copies(photos, copies), strict=True))
     for pair in sorted(copies, key=lambda pair: (-common[pair], -pair.similarity, pair)):
-        one, other = sorted((cluster_of[pair.first], cluster_of[pair.second]))
-        sizes = len(members[one]), len(members[other])
-        if one == other or not _are_linked(*sizes, links[one][other]):
+        cluster, other = sorted((cluster_of[pair.first], cluster_of[pair.second]))
+        sizes = len(members[cluster]), len(members[other])
+        if cluster == other or not _are_linked(*sizes, links[cluster][other]):
             continue
         for photo in members[other]:
-            cluster_of[photo] = one
-        members[one] += members.pop(other)
+            cluster_of[photo] = cluster
+        members[cluster] += members.pop(other)
         for neighbor, count in links.pop(other).items():
             links[neighbor].pop(other, None)
-            if neighbor != one:
-                links[one][neighbor] += count
-                links[neighbor][one] += count
+            if neighbor != cluster:
+                links[cluster][neighbor] += count
+                links[neighbor][cluster] += count
     return cluster_of
 
 

@@ -16,7 +16,7 @@ def find_conflicts(
 ) -> dict[Claim, str]:
     """Return the doubtful claims that another one contradicts, each with a message that names it.
 
-    filenames  of all rows, whoever the advisor
+    filenames  of all rows, for any advisor
     doubtful   claims of the rows to check: their source folder is assumed, not known
     """
     paths = {path for path, _ in doubtful}
@@ -39,7 +39,7 @@ def find_conflicts(
 def _find_conflict(assumed: str, filenames: Mapping[str, str], is_direct: bool) -> str | None:
     """Return the filename of a claim that contradicts this one.
 
-    `pictures` and `/home/me/pictures` may be one folder. A row that says exactly where the file is
+    `pictures` and `/home/me/pictures` may be one folder. A row with the exact path of the file
     contradicts one with the same name only, but not one with the same sub-folder too.
     """
     for other, filename in filenames.items():

@@ -1,8 +1,8 @@
 """Index of the photo folder: the stored path of a photo -> the file and the kind of match.
 
-A stored path may be of another machine, so the longest ending that exists here wins. A path whose
-folder exists here without the file has no photo: the file of that name in another folder is
-another photo. Nothing outside the folder is returned.
+A stored path may be of another machine, so the longest ending that exists here wins. If the
+folder of a path exists here without the file, the path has no photo: a file of that name in another
+folder is another photo. Nothing outside the folder is returned.
 """
 
 import filecmp
@@ -122,11 +122,13 @@ class PhotoIndex:
         return None
 
     def _find_path(self, table: PathTable, path: str, kinds: list[MatchKind]) -> PhotoMatch | None:
-        found = table.find_path(path)
-        if found is not None:
-            kinds = [*kinds, MatchKind.AS_STORED if found == path else MatchKind.OTHER_SPELLING]
-            kinds += [MatchKind.THUMBNAIL] if found != table.files[found] else []
-            return self._make_match(table.files[found], kinds)
+        listed_path = table.find_path(path)
+        if listed_path is not None:
+            is_exact = listed_path == path
+            kinds = [*kinds, MatchKind.AS_STORED if is_exact else MatchKind.OTHER_SPELLING]
+            file = table.files[listed_path]
+            kinds += [MatchKind.THUMBNAIL] if file != listed_path else []
+            return self._make_match(file, kinds)
         if self._listing.leads_through_link(path):
             return self._make_match(path, kinds)
         return None

@@ -93,8 +93,8 @@ def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
         except OSError as error:
             scans.append((path, None, PhotoInfo("", reason="image_unreadable", detail=str(error))))
             continue
-        known = sha256 in known_hashes
-        info = PhotoInfo(sha256) if known else read_photo_info(path, sha256)
+        is_known = sha256 in known_hashes
+        info = PhotoInfo(sha256) if is_known else read_photo_info(path, sha256)
         scans.append((path, stamp, info))
     return scans
 

@@ -19,7 +19,7 @@ class StoredPath:
 
     @property
     def is_upload(self) -> bool:
-        """Whether its folder is that of uploads, or it has none: where the photo was is unknown."""
+        """Whether its folder is that of uploads, or it has none: the original folder is unknown."""
         is_bare = len(self.folders) in self.starts
         is_in_uploads = [normalize_path(f) for f in self.folders[-1:]] == [_UPLOAD_FOLDER]
         return len(self.names) > 1 and (is_bare or is_in_uploads)

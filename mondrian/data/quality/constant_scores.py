@@ -63,10 +63,10 @@ def find_constant_scores(texts: Iterable[ScoredText]) -> set[Scores]:
     min_texts = max(_MIN_TEXTS - 1, _MAX_SHARE * len(set().union(*words.values())))
     constant = {
         scores
-        for scores, found in words.items()
-        if len(found) > min_texts and len(photos[scores]) >= _MIN_PHOTOS
+        for scores, distinct in words.items()
+        if len(distinct) > min_texts and len(photos[scores]) >= _MIN_PHOTOS
     }
-    templates = [scores for scores, found in template_words.items() if len(found) >= _MIN_TEXTS]
+    templates = [s for s, distinct in template_words.items() if len(distinct) >= _MIN_TEXTS]
     if templates:
         examples = np.array(templates)
         constant |= {scores for scores in words if _is_one_step(np.abs(examples - scores))}

@@ -46,8 +46,8 @@ class KnownPhotos:
 
     def identify(self, path: Path) -> tuple[str, str]:
         """Return the group and the sha256 of a known photo; otherwise its size and nothing."""
-        if known := self._content.get(str(path)):
-            content, group = known
+        if entry := self._content.get(str(path)):
+            content, group = entry
             return group, content
         size = _file_size(path)
         if size in self._sizes:
@@ -88,7 +88,7 @@ def _split_by_advisor(
 ) -> Iterator[tuple[Job, str]]:
     """Yield each job with each other advisor who may have answered it.
 
-    An entry of a list has one text, whoever it is for: it counts once, and not if it is for the
+    An entry of a list has one text for all its advisors: it counts once, and not if it is for the
     linked advisor too.
     """
     for job in jobs:

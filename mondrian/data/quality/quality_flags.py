@@ -81,9 +81,9 @@ def _is_off_mean(parsed: ParsedCritique, tolerance: float) -> bool:
     """Return whether the overall score is far from the mean of the seven, and of all stored."""
     seven = parsed.critique.scores()
     all_scores = (*seven, *parsed.extra_scores)
-    means = (sum(scores) / len(scores) for scores in (seven, all_scores))
+    mean_scores = (sum(scores) / len(scores) for scores in (seven, all_scores))
     overall = parsed.critique.overall_score
-    return min(abs(overall - mean) for mean in means) > tolerance + 1e-9
+    return min(abs(overall - mean) for mean in mean_scores) > tolerance + 1e-9
 
 
 def words_hash(critique: Critique) -> str:

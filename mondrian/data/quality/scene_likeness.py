@@ -92,7 +92,7 @@ class _Moments(NamedTuple):
     deviation: float
 
     def update(self, values: FloatArray) -> "_Moments":
-        """Return the moments with more values, where these count for _PRIOR_PAIRS values."""
+        """Return the moments with more values; these moments count for _PRIOR_PAIRS values."""
         count = _PRIOR_PAIRS + len(values)
         mean = (_PRIOR_PAIRS * self.mean + values.sum()) / count
         square = self.deviation**2 + self.mean**2
@@ -149,9 +149,9 @@ class SceneLikeness:
         names, advisors = np.unique([text.advisor for text in texts], return_inverse=True)
         is_pair = np.triu(photos[:, None] != photos[None], 1)
         is_same = advisors[:, None] == advisors[None]
-        every = self._prior.update(cosines[is_pair])
+        pooled = self._prior.update(cosines[is_pair])
         unrelated: dict[object, _Moments] = {
-            same: every.update(cosines[is_pair & (is_same == same)]) for same in (True, False)
+            same: pooled.update(cosines[is_pair & (is_same == same)]) for same in (True, False)
         }
         for a, b in combinations_with_replacement(range(len(names)), 2):
             block = np.ix_(advisors == a, advisors == b)

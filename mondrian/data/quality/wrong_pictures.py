@@ -95,8 +95,8 @@ def find_wrong_pictures(store: LinkStore, excluded_words: Collection[str]) -> Wr
     judge = _Judge.from_background(store.background_texts(_MAX_BACKGROUND))
     wrong: WrongPictures = {}
     batches = split_into_batches(chain(first, files), _BATCH_SIZE)
-    for found in map_in_processes(_judge_files, judge, batches, _MAX_SERIAL):
-        wrong |= found
+    for batch_result in map_in_processes(_judge_files, judge, batches, _MAX_SERIAL):
+        wrong |= batch_result
     return wrong
 
 
@@ -148,7 +148,7 @@ def find_foreign(
 
     A reviewed text shows what the photo is; otherwise a large majority does, but texts by one
     advisor do not outvote another one: all of an advisor's uploads may have been overwritten by the
-    same photo. Without either, nobody can know which texts are true, and all are returned.
+    same photo. Without either, the true texts are unknown, and all are returned.
     """
     sizes = Counter(scenes)
     if len(sizes) == 1:

@@ -12,10 +12,10 @@ from mondrian.core.params import LinkParams
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import Manifest, ManifestRecord, RejectedJob, count_outcomes
-from mondrian.data.photo_names import PhotoNames
 from mondrian.data.quality.quality_flags import FLAG_COSTS
 from mondrian.data.quality.switches import SwitchCounter, SwitchCounts
 from mondrian.data.report.duplicate_groups import DuplicateGroups, list_kinds
+from mondrian.data.report.photo_names import PhotoNames
 from mondrian.data.report.score_summary import ScoreSummary
 
 DATA_REPORT_FILE = "data_report.html"

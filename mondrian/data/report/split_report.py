@@ -9,7 +9,7 @@ import numpy as np
 from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import Manifest
-from mondrian.data.photo_names import PhotoNames
+from mondrian.data.report.photo_names import PhotoNames
 from mondrian.data.split import SPLIT_PARTS, DatasetSplit
 
 SPLIT_REPORT_FILE = "split_report.html"
