@@ -92,8 +92,8 @@ def main() -> None:
         print(
             f"grouping              {grouping:7.2f} s, {groups:,} groups of {num_scenes:,} scenes"
         )
-        for text, some in (("1 % new", paths), ("none new", paths)):
-            scan, grouping, _ = measure_seconds(some, cache)
+        for text, scanned_paths in (("1 % new", paths), ("none new", paths)):
+            scan, grouping, _ = measure_seconds(scanned_paths, cache)
             share = (scan + grouping) / total
             print(
                 f"scan, {text:9}{scan:7.2f} s, grouping {grouping:.2f} s: {share:.1%} of the first"

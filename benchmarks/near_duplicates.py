@@ -99,13 +99,13 @@ def measure_grouping(prints: Prints, count: int) -> None:
     names = list(fingerprints)
     first = {name: fingerprints[name] for name in names[count // 100 :]}
     with tempfile.TemporaryDirectory() as cache:
-        for text, some in (("first run", first), ("1 % new", fingerprints), ("none new", first)):
+        for text, subset in (("first run", first), ("1 % new", fingerprints), ("none new", first)):
             started, cpu = time.perf_counter(), time.process_time()
-            groups = group_near_duplicates(some, params, Path(cache))
+            groups = group_near_duplicates(subset, params, Path(cache))
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             sizes = Counter(group.name for group in groups.values())
             print(
-                f"{len(some):,} fingerprints, {text}: {seconds:.1f} s ({cpu:.1f} s of CPU), "
+                f"{len(subset):,} fingerprints, {text}: {seconds:.1f} s ({cpu:.1f} s of CPU), "
                 f"{len(sizes):,} groups, the largest of {max(sizes.values())}"
             )
 

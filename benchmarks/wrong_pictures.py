@@ -43,9 +43,9 @@ def measure(kind: str, size: int, judges: Sequence[Judge], rng: Random) -> float
     """Return the fraction of rejected texts: of one scene, of many, or about half of one."""
     total = 0.0
     for judge in judges:
-        one, *others = rng.sample(range(0, len(scenes()), 2), size + 1)
+        true_scene, *other_scenes = rng.sample(range(0, len(scenes()), 2), size + 1)
         num_true = {"true": size, "wrong": 0, "mixed": size // 2}[kind]
-        total += judge.rejected_fraction([one] * num_true + others[num_true:])
+        total += judge.rejected_fraction([true_scene] * num_true + other_scenes[num_true:])
     return total / len(judges)
 
 

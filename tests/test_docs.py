@@ -219,9 +219,9 @@ def test_git_ignores_what_holds_photos_or_texts_of_people() -> None:
         "jobs.db",
         "jobs.db-wal",
     )
-    kept = ("metrics/ansel/metrics.json", "metrics/ansel/loss.csv", "data/sample/dvc.lock")
+    tracked = ("metrics/ansel/metrics.json", "metrics/ansel/loss.csv", "data/sample/dvc.lock")
     run = subprocess.run(
-        ["git", "check-ignore", "--no-index", *ignored, *kept],
+        ["git", "check-ignore", "--no-index", *ignored, *tracked],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -136,8 +136,8 @@ def test_no_stage_takes_a_filler_score_for_the_advisors(built: Path) -> None:
     train = read_rows(built / "rows/training_data_ansel_train.json")
     recipe = json.loads((built / "adapter/recipe.json").read_text())
     scores = [row.reference_critique().scores() for row in train if row.scored]
-    means = np.mean(scores, axis=0)
-    assert list(recipe["train_score_means"].values()) == pytest.approx(means, abs=1e-3)
+    mean_scores = np.mean(scores, axis=0)
+    assert list(recipe["train_score_means"].values()) == pytest.approx(mean_scores, abs=1e-3)
     report, evaluation = metrics(built, "comparison_report"), metrics(built, "evaluate")
     val = read_rows(built / "rows/training_data_ansel_val.json")
     assert [photo["reference_scores"] for photo in report["photographs"]] == [

@@ -46,7 +46,7 @@ class ExtractedObject:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why no object was extracted, and where decoding stopped."""
+    """The reason why no object was extracted, and the position at which decoding stopped."""
 
     reason: RejectionReason
     detail: str
@@ -146,7 +146,7 @@ def _is_cut_off(body: str, failure: _Failure | None) -> bool:
 
 def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
     """Return the last critique: a model repeats the prompt's example, or drafts, before it."""
-    found, failure, other, scanned, position = None, None, "", 0, 0
+    last_critique, failure, other, scanned, position = None, None, "", 0, 0
     for _ in range(_MAX_OBJECTS):
         opening = _OBJECT_START.search(body, position)
         if opening is None or scanned > _MAX_SCANNED:
@@ -157,7 +157,7 @@ def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
             position = decoded.position if decoded.is_final else opening.end()
             is_critique_text = _has_critique_key(body, opening.start(), decoded.position)
             if decoded.is_final and is_critique_text:
-                found, failure = None, decoded
+                last_critique, failure = None, decoded
             failure = failure or decoded
             continue
         scanned += decoded.end - decoded.start
@@ -170,12 +170,12 @@ def _decode(body: str, depth: int = 0) -> ExtractedObject | _Failure | None:
             is_outer = _has_critique_key(body, opening.start(), decoded.end)
             position = opening.end() if is_outer else decoded.end
             continue
-        found, failure, position = critique, None, decoded.end
+        last_critique, failure, position = critique, None, decoded.end
         if not _has_critique_key(body, decoded.end):
-            return _add_surrounding_repairs(found, body)
-    if found:  # followed by another one that cannot be read
+            return _add_surrounding_repairs(last_critique, body)
+    if last_critique:  # followed by another one that cannot be read
         if failure is None and _OBJECT_START.search(body, position) is None:
-            return _add_surrounding_repairs(found, body)
+            return _add_surrounding_repairs(last_critique, body)
         detail = f"more than {_MAX_OBJECTS} objects"
         return failure or _Failure(RejectionReason.MALFORMED_JSON, detail)
     return failure or (_Failure(RejectionReason.OTHER_SCHEMA, other) if other else None)
@@ -247,8 +247,8 @@ def _has_critique_key(body: str, start: int = 0, end: int | None = None) -> bool
     return any(body.find(f'"{key}', start, end) >= 0 for key in CRITIQUE_KEYS)
 
 
-def _add_surrounding_repairs(found: ExtractedObject, body: str) -> ExtractedObject:
-    before, after = body[: found.start], body[found.end :]
+def _add_surrounding_repairs(extracted: ExtractedObject, body: str) -> ExtractedObject:
+    before, after = body[: extracted.start], body[extracted.end :]
     fenced = "```" in before or "```" in after
     before, after = (_FENCE.sub("", part).strip() for part in (before, after))
     present = {
@@ -258,7 +258,7 @@ def _add_surrounding_repairs(found: ExtractedObject, body: str) -> ExtractedObje
         "text_after": bool(after.strip("} \n\r\t")),
     }
     names = (name for name, is_present in present.items() if is_present)
-    return replace(found, repairs=(*names, *found.repairs))
+    return replace(extracted, repairs=(*names, *extracted.repairs))
 
 
 def _repair_json(text: str) -> ExtractedObject | None:

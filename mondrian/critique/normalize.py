@@ -133,15 +133,17 @@ def _find_conflict(value: JsonObject) -> Rejection | None:
     for parts in (value, *(items if isinstance(items, Collection) else ())):
         scores: JsonObject = {}
         for key, item in parts.items() if isinstance(parts, dict) else ():
-            meant = _meant_key(key)
-            if meant in ("score", "overall_score") and scores.setdefault(meant, item) != item:
-                detail = f"two values of {meant}: {reprlib.repr(scores[meant])}, {key[:40]}"
+            schema_key = _to_schema_key(key)
+            is_score = schema_key in ("score", "overall_score")
+            if is_score and scores.setdefault(schema_key, item) != item:
+                first_score = reprlib.repr(scores[schema_key])
+                detail = f"two values of {schema_key}: {first_score}, {key[:40]}"
                 return Rejection(RejectionReason.MALFORMED_JSON, detail)
     return None
 
 
-def _meant_key(key: str) -> str:
-    """Return the key that a spelling means: Score, imageDescription, strengths."""
+def _to_schema_key(key: str) -> str:
+    """Return the schema's key for a spelling such as imageDescription; else the key itself."""
     return _KEY_BY_LETTERS.get(re.sub("[^a-z]", "", key.lower()), key)
 
 
@@ -149,11 +151,11 @@ def _correct_keys(value: JsonObject, keys: Collection[str], repairs: list[str]) 
     """Return the expected parts under their correct keys, without all others."""
     corrected = {key: _correct_form(key, value[key], repairs) for key in keys if key in value}
     for key, item in value.items():
-        meant = _meant_key(key)
-        is_free = meant not in corrected or _is_blank(corrected[meant])
-        form = _correct_form(meant, item, repairs) if is_free and key not in keys else None
-        if form is not None and meant in keys and _has_form(meant, form):
-            corrected[meant] = form
+        schema_key = _to_schema_key(key)
+        is_free = schema_key not in corrected or _is_blank(corrected[schema_key])
+        form = _correct_form(schema_key, item, repairs) if is_free and key not in keys else None
+        if form is not None and schema_key in keys and _has_form(schema_key, form):
+            corrected[schema_key] = form
             repairs.append(f"key {key[:40]}")
         elif key not in keys and key != "name":
             repairs.append(f"extra_key {key[:40]}")

@@ -24,7 +24,7 @@ class JobCounts:
         return sum(by_status[status] for status in FINISHED_STATUSES)
 
     def count_finished_by_advisor(self) -> dict[str, int]:
-        """Return the finished jobs of each advisor who has any; the field `all` names nobody."""
+        """Return the finished jobs of each advisor who has any; `all` counts for each of them."""
         totals: Counter[str] = Counter()
         for (field, status), count in self._counts.items():
             finished = count if status in FINISHED_STATUSES else 0

@@ -230,8 +230,8 @@ def _read_critique(context: LinkContext, job: Job) -> _CritiqueText | Rejection:
     review = job.review if quality_flags.is_review_trainable(job.review, context.params) else None
     if job.kind and review is None:  # no other setting allows it
         return quality_flags.reject_unreviewed(job, context.params)
-    found = read_critique(job, context.advisor, context.folders)
-    source, parsed = ("", found) if isinstance(found, Rejection) else found
+    outcome = read_critique(job, context.advisor, context.folders)
+    source, parsed = ("", outcome) if isinstance(outcome, Rejection) else outcome
     canonical = ""  # a text without scores cannot be reviewed either
     if isinstance(parsed, ParsedCritique) and parsed.scored:
         canonical = serialize_critique(parsed.critique)

@@ -20,7 +20,7 @@ _DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 def locate_source(path: Path) -> Path:
     """Return the path itself, or the list in the folder.
 
-    Raises DataError if there is no list, or more than one: critiques.* and guru.json are taken
+    Raises DataError if the folder has no list, or more than one. critiques.* and guru.json come
     before lists of other names.
     """
     if not path.exists():
@@ -38,8 +38,8 @@ def locate_source(path: Path) -> Path:
         raise DataError(f"{path} has several lists: {names}; give one of them, not the folder")
     if candidates:
         return candidates[0]
-    found = ", ".join(map(str, databases))
-    hint = f"give the database itself: {found}" if found else "and without a database"
+    paths = ", ".join(map(str, databases))
+    hint = f"give the database itself: {paths}" if paths else "and without a database"
     raise DataError(f"{path} is a folder without {_LIST_STEM}.jsonl, {_LIST_STEM}.csv; {hint}")
 
 

@@ -58,7 +58,7 @@ class DatasetSplit:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
 
     def scored_groups(self, part: str) -> set[str]:
-        """Return the groups with a critique whose scores are used."""
+        """Return the groups that have a critique with scores."""
         members = zip(self.groups, self.parts, self._is_scored(), strict=True)
         return {group for group, p, scored in members if p == part and scored}
 
@@ -97,12 +97,12 @@ def split_records(records: Iterable[ManifestRecord], params: PrepareParams) -> D
 def _mean_scores(scores: FloatArray) -> FloatArray:
     """Return the mean (dimensions and overall,) over the records with scores; NaN without any."""
     scored = scores[~np.isnan(scores[:, -1])]
-    means: FloatArray = scored.mean(axis=0) if len(scored) else scores[0]
-    return means
+    mean_scores: FloatArray = scored.mean(axis=0) if len(scored) else scores[0]
+    return mean_scores
 
 
-def _overall_rank(means: FloatArray) -> float:
-    return inf if isnan(means[-1]) else float(means[-1])
+def _overall_rank(mean_scores: FloatArray) -> float:
+    return inf if isnan(mean_scores[-1]) else float(mean_scores[-1])
 
 
 def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:

@@ -51,7 +51,7 @@ class SqliteJobSource:
         return JobCounts((_to_text(field), _to_text(status), n) for field, status, n in rows)
 
     def iter_filenames(self) -> Iterator[str]:
-        """Yield the filenames of finished jobs, whoever the advisor."""
+        """Yield the filenames of the finished jobs of all advisors."""
         query = "SELECT DISTINCT filename, status FROM jobs"
         for filename, status in self._connection.execute(query):
             if _to_text(status).strip().lower() in FINISHED_STATUSES:
@@ -87,7 +87,7 @@ class SqliteJobSource:
                 yield _make_job(values, timestamp, _make_review(review))
 
     def _row_number_sql(self) -> str:
-        """Return SQL for what tells rows with one id apart; a view has no row numbers."""
+        """Return SQL for the row number, which distinguishes equal ids; a view has none."""
         try:
             self._connection.execute("SELECT jobs.rowid FROM jobs LIMIT 0")
         except sqlite3.OperationalError:

@@ -137,9 +137,13 @@ def large_files() -> Iterator[OddPhoto]:
     yield "a PNG of 2^31 pixels a side", png_header(2**31 - 1, 2**31 - 1), LARGE
     yield "a PNG of 9,000 x 9,000 without pixels", png_header(9000, 9000), UNREADABLE
     size = struct.pack(">HH", 65_000, 65_000)
-    at = JPEG.index(b"\xff\xc0") + 5
-    yield "a JPEG of 65,000 x 65,000", JPEG[:at] + size + JPEG[at + 4 :], LARGE
-    yield "a JPEG without a height", JPEG[:at] + b"\0\0" + JPEG[at + 2 :], UNREADABLE
+    size_offset = JPEG.index(b"\xff\xc0") + 5
+    yield "a JPEG of 65,000 x 65,000", JPEG[:size_offset] + size + JPEG[size_offset + 4 :], LARGE
+    yield (
+        "a JPEG without a height",
+        JPEG[:size_offset] + b"\0\0" + JPEG[size_offset + 2 :],
+        UNREADABLE,
+    )
     for side, expected in ((16_383, LARGE), (13_999, UNREADABLE)):
         canvas = struct.pack("<I", side)[:3] * 2
         head = b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
@@ -152,10 +156,10 @@ def large_files() -> Iterator[OddPhoto]:
     for name, tag in (("sides", (256, 257)), ("tiles", (322, 323))):
         tags = dict.fromkeys(tag, (LONG, [60_000]))
         yield f"a TIFF with huge {name}", make_tiff(image_page(PHOTO, 0, tags)), LARGE
-    at = HEIC.index(b"ispe") + 8
+    size_offset = HEIC.index(b"ispe") + 8
     yield (
         "a HEIC of 60,000 x 60,000",
-        HEIC[:at] + struct.pack(">II", 60_000, 60_000) + HEIC[at + 8 :],
+        HEIC[:size_offset] + struct.pack(">II", 60_000, 60_000) + HEIC[size_offset + 8 :],
         LARGE,
     )
     comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
@@ -198,7 +202,7 @@ def odd_exif() -> Iterator[OddPhoto]:
         UPRIGHT,
     )
     yield "a JPEG with EXIF cut off", encode(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*\0\0"), UPRIGHT
-    at = JPEG.index(b"\xff\xdb")
+    table_offset = JPEG.index(b"\xff\xdb")
     for marker in range(0xE1, 0xF0):
         segment = (
             b"\xff"
@@ -206,7 +210,11 @@ def odd_exif() -> Iterator[OddPhoto]:
             + b"\0\x20"
             + b"MPF\0ICC_PROFILE\0\xff\0Adobe\0".ljust(30, b"\xfe")
         )
-        yield f"a JPEG with noise in segment {marker:x}", JPEG[:at] + segment + JPEG[at:], UPRIGHT
+        yield (
+            f"a JPEG with noise in segment {marker:x}",
+            JPEG[:table_offset] + segment + JPEG[table_offset:],
+            UPRIGHT,
+        )
 
 
 def exif_by_name() -> dict[str, tuple[dict[int, Any], tuple[int, int]]]:

@@ -110,8 +110,8 @@ def save(image: Image.Image, path: Path, kind: str, **more: Any) -> Path:
 
 
 def test_a_made_profile_is_the_one_of_the_color_library(photo: Image.Image) -> None:
-    made = make_rgb_profile(SRGB, D65, SRGB_CURVE, "sRGB")
-    assert difference(to_profile(photo, made), photo) < 0.5
+    profile = make_rgb_profile(SRGB, D65, SRGB_CURVE, "sRGB")
+    assert difference(to_profile(photo, profile), photo) < 0.5
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)

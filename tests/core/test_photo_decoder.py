@@ -134,9 +134,9 @@ def test_a_slow_photo_is_read_alike_in_another_process() -> None:
 
 
 def test_what_counts_as_quick() -> None:
-    at = odd_photos.JPEG.index(b"\xff\xc0") + 5
+    size_offset = odd_photos.JPEG.index(b"\xff\xc0") + 5
     size = struct.pack(">HH", 6000, 8064)  # 48 megapixels, as phones make them
-    large = odd_photos.JPEG[:at] + size + odd_photos.JPEG[at + 4 :]
+    large = odd_photos.JPEG[:size_offset] + size + odd_photos.JPEG[size_offset + 4 :]
     assert is_cheap(read_header(io.BytesIO(large)))
     assert not is_cheap(read_header(io.BytesIO(odd_photos.png_header(8064, 8064))))
     assert not is_cheap(read_header(io.BytesIO(odd_photos.TIFF)))

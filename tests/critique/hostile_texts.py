@@ -515,5 +515,7 @@ def _other_texts() -> Iterator[HostileText]:
         "prompt": _PROMPT,
     }.items():
         yield HostileText(f"echo-{name}", text, "prompt_echo", prompts=(_PROMPT,))
-    one = _set_comment("Words on Composition")(_raw(CRITIQUES["english"]))
-    yield HostileText("echo-one_comment", one, "dimensions_incomplete", prompts=(_PROMPT,))
+    critique_text = _set_comment("Words on Composition")(_raw(CRITIQUES["english"]))
+    yield HostileText(
+        "echo-one_comment", critique_text, "dimensions_incomplete", prompts=(_PROMPT,)
+    )

@@ -101,8 +101,8 @@ def test_text_only_uses_the_text_without_the_scores(mixed_db: Path, params: Para
     assert linked.counts["text_only"] == 2
     summary = format_link_summary("ansel", linked.counts)
     assert "text only, scores neither learned nor judged: 2 pairs" in summary
-    kept = run_link(mixed_db, params, template_scores="keep").records
-    assert [(r.job_id, r.scored) for r in kept] == [("job-0", True), ("job-2", True)]
+    records = run_link(mixed_db, params, template_scores="keep").records
+    assert [(r.job_id, r.scored) for r in records] == [("job-0", True), ("job-2", True)]
 
 
 def test_filler_scores_are_no_template(make_db: MakeDb, source: Path, params: Params) -> None:
@@ -246,6 +246,6 @@ def test_a_split_without_any_score_has_a_report(tmp_path: Path, scored: int) -> 
     page = html.document_fromstring(
         render_split_report(manifest, split_records(records, PREPARE), "too few")
     )
-    means = page.xpath("//td[@class='number'][contains(., '±') or . = '–']/text()")
-    assert len(means) == 3
-    assert (means == ["–"] * 3) == (scored == 0)
+    mean_cells = page.xpath("//td[@class='number'][contains(., '±') or . = '–']/text()")
+    assert len(mean_cells) == 3
+    assert (mean_cells == ["–"] * 3) == (scored == 0)

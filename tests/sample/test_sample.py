@@ -48,9 +48,9 @@ def test_a_scene_renders_to_the_same_bytes_on_an_older_processor() -> None:
         "print(hashlib.sha256(b''.join(images)).hexdigest())"
     )
     extensions: Any = np.show_config(mode="dicts")
-    found = extensions["SIMD Extensions"].get("found", [])
+    features = extensions["SIMD Extensions"].get("found", [])
     digests = []
-    for disabled in ("", " ".join(found)):
+    for disabled in ("", " ".join(features)):
         env = os.environ | {"PYTHONPATH": str(ROOT), "NPY_DISABLE_CPU_FEATURES": disabled}
         run = subprocess.run(
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120

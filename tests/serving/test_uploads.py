@@ -36,9 +36,9 @@ def test_a_kept_upload_shows_the_colors_of_its_profile(
 ) -> None:
     large = photo.resize((960, 768))
     upload = store.save(encode(to_p3(large), "JPEG", quality=97, icc_profile=P3_PROFILE), "a.jpg")
-    with Image.open(store.path(upload.filename)) as kept:
-        assert "icc_profile" not in kept.info
-        assert difference(kept, large) < 2
+    with Image.open(store.path(upload.filename)) as stored:
+        assert "icc_profile" not in stored.info
+        assert difference(stored, large) < 2
     assert upload.image.size == (160, 128)
     assert difference(upload.image, large) < 2
     assert difference(store.load_image(upload.filename), upload.image) < 1
@@ -51,8 +51,8 @@ def test_a_kept_upload_is_white_if_it_was_transparent(
     transparent = photo.copy()
     transparent.putalpha(alpha)
     upload = store.save(encode(transparent, "PNG"), "a.png")
-    with Image.open(store.path(upload.filename)) as kept:
-        assert difference(kept, on_white(photo, alpha)) < 2
+    with Image.open(store.path(upload.filename)) as stored:
+        assert difference(stored, on_white(photo, alpha)) < 2
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,6 @@ def test_a_missing_photo_of_a_job_is_a_reason(store: UploadStore) -> None:
 
 def test_an_upload_is_stored_as_it_was_sent(store: UploadStore) -> None:
     content = encode(odd_photos.PHOTO, "PNG")
-    with Image.open(store.path(store.save(content, "a").filename)) as kept:
-        assert kept.size == odd_photos.SIZE
-        assert difference(kept, Image.open(io.BytesIO(content))) < 3
+    with Image.open(store.path(store.save(content, "a").filename)) as stored:
+        assert stored.size == odd_photos.SIZE
+        assert difference(stored, Image.open(io.BytesIO(content))) < 3

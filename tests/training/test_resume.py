@@ -144,13 +144,13 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
 
 def _kill_after_saves(command: list[str], folder: Path, count: int) -> bool:
     """Kill a run once it has saved its checkpoint; return False if it ended before."""
-    seen: set[int] = set()
+    save_times: set[int] = set()
 
     def has_saved() -> bool:
         for path in (folder / "cache/train").rglob("checkpoint-*.safetensors"):
             with contextlib.suppress(FileNotFoundError):  # the run has ended
-                seen.add(path.stat().st_mtime_ns)
-        return len(seen) > count or process.poll() is not None
+                save_times.add(path.stat().st_mtime_ns)
+        return len(save_times) > count or process.poll() is not None
 
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""The scores of an advisor as the data report shows them: equal scores, overall beside its mean."""
+"""The scores of an advisor for the data report: equal scores, and the overall score by mean."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

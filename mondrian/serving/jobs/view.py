@@ -35,7 +35,7 @@ class AdvisorResult:
     """One advisor's part of a completed job."""
 
     advisor: str
-    name: str  # of the advisor, for people
+    name: str  # of the advisor, as the page shows it
     text: str
     critique: Critique | None  # None if `text` is not a valid critique
     feedback: FeedbackRow | None = None  # the newest on this text

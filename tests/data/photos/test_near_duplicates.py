@@ -148,12 +148,12 @@ def test_only_new_photos_are_compared_and_the_groups_are_the_same(
     prints = name_fingerprints([*scenes, *copies])
     expected = group_near_duplicates(prints, PARAMS)
     compared = record_compared(monkeypatch)
-    some = dict(list(prints.items())[5:-3])
-    group_near_duplicates(some, PARAMS, tmp_path)
+    subset = dict(list(prints.items())[5:-3])
+    group_near_duplicates(subset, PARAMS, tmp_path)
     assert group_near_duplicates(prints, PARAMS, tmp_path) == expected
     assert group_near_duplicates(prints, PARAMS, tmp_path) == expected
-    assert compared == [len(some), len(prints) - len(some)]
-    assert group_near_duplicates(some, PARAMS, tmp_path) == group_near_duplicates(some, PARAMS)
+    assert compared == [len(subset), len(prints) - len(subset)]
+    assert group_near_duplicates(subset, PARAMS, tmp_path) == group_near_duplicates(subset, PARAMS)
     assert group_near_duplicates(prints, PARAMS, tmp_path, "other") == expected
 
 

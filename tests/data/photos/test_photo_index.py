@@ -307,9 +307,9 @@ def check_match(folder: Path, stored: str, match: PhotoMatch) -> None:
     assert match.path.is_file()
     assert match.path.resolve().is_relative_to(folder.resolve())
     *folders, name = split_path(stored.casefold())
-    found = PurePosixPath(match.path.relative_to(folder).as_posix().casefold())
-    found_folders = list(found.parts[:-1])
-    assert found.name in (name, name[len(UPLOAD) :])
+    match_path = PurePosixPath(match.path.relative_to(folder).as_posix().casefold())
+    match_folders = list(match_path.parts[:-1])
+    assert match_path.name in (name, name[len(UPLOAD) :])
     if name.startswith((UPLOAD, UPLOAD_2)) and match.assumed_source is None:
         return  # an upload: the stored folder is not where it was before
     is_stored_folder_here = any(
@@ -318,13 +318,13 @@ def check_match(folder: Path, stored: str, match: PhotoMatch) -> None:
         if path.is_dir()
     )
     if folders and is_stored_folder_here:
-        assert found_folders == folders
+        assert match_folders == folders
     elif match.kind is MatchKind.IN_SUBFOLDER:
         starts = [0, *(i + 1 for i, part in enumerate(folders) if part == "source")]
         endings = [folders[start:] for start in starts]
-        assert any(found_folders[len(found_folders) - len(e) :] == e for e in endings)
+        assert any(match_folders[len(match_folders) - len(e) :] == e for e in endings)
     else:
-        assert folders[len(folders) - len(found_folders) :] == found_folders
+        assert folders[len(folders) - len(match_folders) :] == match_folders
 
 
 def test_ten_thousand_photos_in_nested_folders_are_indexed_in_a_second(tmp_path: Path) -> None:

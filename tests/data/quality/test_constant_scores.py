@@ -80,8 +80,8 @@ def test_constant_scores_are_left_out_also_if_most_photos_are_missing(
     linked = run_link(make_db(*rows), params)
     assert linked.reasons["job-2"] == "constant_scores"
     assert {record.job_id for record in linked.records} == {"job-0", "job-1"}
-    kept = run_link(make_db(*rows, name="again.db"), params, constant_scores="keep")
-    assert kept.records[2].suspicions == ("constant_scores",)
+    linked = run_link(make_db(*rows, name="again.db"), params, constant_scores="keep")
+    assert linked.records[2].suspicions == ("constant_scores",)
 
 
 def test_exact_and_near_example_scores_have_their_own_reasons(
