@@ -48,5 +48,8 @@ def test_a_second_run_does_nothing(clone: Clone) -> None:
 
 def test_the_summary_shows_the_verdicts(clone: Clone) -> None:
     summary = clone.mondrian("summary")
-    assert summary.count("BETTER on 21 critiques of 21 photos not used in training") == 2
+    for advisor in ADVISORS:
+        photos = clone.metrics(advisor, "metrics")["n_val"]
+        verdict = f"{advisor}: BETTER on {photos} critiques of {photos} photos not used in training"
+        assert verdict in summary
     assert "fine_tuned" in summary
