@@ -50,7 +50,8 @@ def test_no_copy_crosses_the_split_and_different_photos_stay_separate(
     source = tmp_path / "critiques.jsonl"
     source.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
     folders = ApplicationFolders(tmp_path, tmp_path, tmp_path)
-    link_params = params.link.model_copy(update={"overall_off_mean": "keep"})
+    keep = {"overall_off_mean": "keep", "wrong_picture": "keep"}  # texts are of other scenes
+    link_params = params.link.model_copy(update=keep)
     context = LinkContext("ansel", folders, link_params)
     link(source, context, params.image, tmp_path / "c", tmp_path / "out")
     records = list(Manifest(tmp_path / "out" / MANIFEST_FILE).records())
