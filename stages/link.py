@@ -12,13 +12,8 @@ from mondrian.core.errors import run_command
 from mondrian.core.files import write_csv, write_json, write_text
 from mondrian.core.params import ApplicationParams, load_params
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import (
-    MANIFEST_FILE,
-    LinkContext,
-    NoPairsError,
-    format_link_summary,
-    link,
-)
+from mondrian.data.link import MANIFEST_FILE, NoPairsError, format_link_summary, link
+from mondrian.data.link_context import LinkContext
 from mondrian.data.manifest import Manifest, count_outcomes
 from mondrian.data.report.data_report import (
     DATA_REPORT_FILE,
@@ -53,14 +48,14 @@ def locate_application(
     """Return the source and its folders: of params.yaml, or next to --db_path."""
     if args.db_path is None:
         names = (application.source_dir, application.analysis_dir, application.html_dir)
-        source, defaults = Path(application.db_path), tuple(map(Path, names))
+        source, defaults = locate_source(Path(application.db_path)), tuple(map(Path, names))
     else:
         source = locate_source(args.db_path)
         analyses = (source.parent / "analysis_md", source.parent / "analysis")
         defaults = (default_photo_folder(source), *analyses)
     flags = (args.source_dir, args.analysis_dir, args.html_dir)
     folders = (flag or default for flag, default in zip(flags, defaults, strict=True))
-    return locate_source(source), ApplicationFolders(*folders)
+    return source, ApplicationFolders(*folders)
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Waiting until something has happened. Only a test that hangs reaches the limit."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 PATIENCE = 600.0  # seconds; an idle machine needs a fraction of it
@@ -18,3 +20,13 @@ def wait_for(condition: Callable[[], T | None], describe: Callable[[], object] =
         assert time.monotonic() < deadline, describe()
         time.sleep(0.02)
     return value
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process runs; a zombie has ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.exists() or stat.read_text().split()[2] != "Z"

@@ -40,10 +40,7 @@ _TRANSPOSES = {  # how pixels of that orientation become upright
 }
 # An image is blank if its tones hardly vary and nothing stands out of them.
 _BLANK_STD = 3.0  # of 255: standard deviation of a color channel over 64x64 cells
-_DARK_BLANK_STD = (
-    0.8,
-    0.05,
-)  # of a black image, and its rise with the mean of the brightest channel
+_DARK_BLANK_STD = (0.8, 0.05)  # of a black image; its rise with the mean of the brightest channel
 _LIGHT = 24  # of 255: what stands out of the median of a color channel, in an image of 256x256
 _MIN_LIGHTS = 64  # of its 65,536 pixels
 pi_heif.register_heif_opener(thumbnails=False)

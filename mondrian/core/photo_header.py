@@ -19,10 +19,7 @@ MAX_FILE_BYTES = 2**31  # 200 megapixels in 16-bit RGB have 1.2e9
 ImageSource = Path | BytesIO
 Size = tuple[int, int]  # width, height
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs") + (
-    b"mif1",
-    b"msf1",
-)
+_HEIF_BRANDS = tuple(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")
 _RAW_STARTS = {  # start of the file -> maker
     b"FUJIFILMCCD-RAW": "Fujifilm RAF",

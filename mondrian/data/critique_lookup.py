@@ -14,7 +14,7 @@ from mondrian.critique.json_extract import DuplicateKeyError, is_critique, parse
 from mondrian.critique.parser import MAX_CHARACTERS, ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.data.jobs import TEXT_KEYS, Job, answer_to_text
-from mondrian.data.photos.photo_index import UPLOAD_PREFIX
+from mondrian.data.photos.stored_path import UPLOAD_PREFIX
 
 Place = tuple[str, str | Rejection]  # its name, and the text there or why there is none
 # Of several rejections, the first in this order counts; those not named are between the groups.

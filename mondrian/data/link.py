@@ -8,9 +8,8 @@ import json
 import sqlite3
 import textwrap
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
@@ -18,19 +17,20 @@ from typing import Any, NamedTuple
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.fields import UNKNOWN_TIME
 from mondrian.core.parallel import map_in_processes, split_into_batches
-from mondrian.core.params import ImageParams, LinkParams
+from mondrian.core.params import ImageParams
 from mondrian.core.terminal import LINE_WIDTH, progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.critique.schema import serialize_critique
-from mondrian.data.critique_lookup import ApplicationFolders, read_critique
+from mondrian.data.critique_lookup import read_critique
 from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import PHOTO_KEYS, Job, Review
+from mondrian.data.link_context import LinkContext
 from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
 from mondrian.data.manifest import write_manifest
 from mondrian.data.photos.near_duplicates import group_near_duplicates
 from mondrian.data.photos.photo_conflicts import find_conflicts
-from mondrian.data.photos.photo_index import CERTAIN_KINDS, PhotoIndex, PhotoMatch
+from mondrian.data.photos.photo_index import CERTAIN_KINDS, PhotoMatch
 from mondrian.data.photos.photo_scan import scan_photos
 from mondrian.data.quality import quality_flags
 from mondrian.data.quality.other_advisors import add_other_texts
@@ -57,17 +57,6 @@ class _CritiqueText(NamedTuple):
     review: Review | None  # of this text
 
 
-@dataclass(frozen=True)
-class LinkContext:
-    advisor: str
-    folders: ApplicationFolders
-    params: LinkParams
-
-    @cached_property
-    def photo_index(self) -> PhotoIndex:
-        return PhotoIndex(self.folders.source, self.params.thumbnails == "use")
-
-
 def link(
     source: Path,
     context: LinkContext,
@@ -89,7 +78,7 @@ def link(
                 store.fingerprints(), image_params, cache_dir, context.advisor
             )
             store.set_photo_groups(groups)
-            add_other_texts(source, context.advisor, context.folders, context.photo_index, store)
+            add_other_texts(source, context, job_counts, store)
             flags = quality_flags.apply_dataset_filters(store, context.params)
             counts = _build_counts(store, context.advisor, job_counts, flags)
             sections = {

@@ -7,7 +7,7 @@ rejected), or a record and perhaps flags.
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mondrian.core.errors import DataError
 from mondrian.critique.rejection import RejectionReason
+from mondrian.data.photos.copy_kinds import SAME_BYTES
 from mondrian.data.photos.near_duplicates import PhotoGroup
 from mondrian.data.photos.photo_conflicts import Claim
 from mondrian.data.photos.photo_scan import PhotoInfo
@@ -93,8 +94,7 @@ class LinkStore:
         self._connection, self._folder = connection, folder
 
     def add_jobs(self, jobs: Iterable[ExaminedJob]) -> None:
-        columns, marks = ", ".join(ExaminedJob._fields), ", ".join("?" * len(ExaminedJob._fields))
-        self._execute_many(f"INSERT INTO jobs ({columns}) VALUES ({marks})", jobs)
+        self._insert("jobs", ExaminedJob._fields, jobs)
 
     def doubtful_matches(self) -> set[Claim]:
         """Return the photos and assumed source folders of matches that others may contradict."""
@@ -119,8 +119,7 @@ class LinkStore:
     def add_photos(self, photos: Iterable[tuple[Path, PhotoInfo]]) -> None:
         """Add photos, and reject the jobs of those that cannot be used."""
         rows = ((str(path), *astuple(info)) for path, info in photos)
-        columns = ", ".join(["path", *(field.name for field in fields(PhotoInfo))])
-        self._execute_many(f"INSERT INTO photos ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._insert("photos", ("path", *(field.name for field in fields(PhotoInfo))), rows)
         self._connection.execute(
             "UPDATE jobs SET reason = photos.reason, detail = jobs.path || ': ' || photos.detail "
             "FROM photos WHERE jobs.path = photos.path AND photos.reason != '' AND jobs.reason = ''"
@@ -141,7 +140,7 @@ class LinkStore:
         update = "UPDATE photos SET photo_group = ?, copy_kind = ? WHERE sha256 = ?"
         self._execute_many(update, rows)
         self._connection.execute(
-            "UPDATE photos SET copy_kind = 'same bytes' WHERE reason = '' AND copy_kind = '' "
+            f"UPDATE photos SET copy_kind = '{SAME_BYTES}' WHERE reason = '' AND copy_kind = '' "
             "AND path > (SELECT MIN(path) FROM photos AS same WHERE same.sha256 = photos.sha256)"
         )
 
@@ -155,7 +154,7 @@ class LinkStore:
         yield from self._connection.execute(query)
 
     def add_other_texts(self, texts: Iterable[OtherText]) -> None:
-        self._execute_many("INSERT INTO other_texts VALUES (?, ?, ?, ?, ?)", texts)
+        self._insert("other_texts", OtherText._fields, texts)
 
     def texts_of_repeated_files(self) -> Iterator[tuple[str, str, str, bool, str]]:
         """Yield sha256, advisor, words, is_reviewed and critique of files with several texts."""
@@ -272,6 +271,12 @@ class LinkStore:
         for job_id, photo, reason, detail in self._connection.execute(query):
             job = {"job_id": job_id, "photo": photo, "reason": reason, "detail": detail}
             yield json.dumps(job, ensure_ascii=False)
+
+    def _insert(
+        self, table: str, columns: Sequence[str], rows: Iterable[tuple[object, ...]]
+    ) -> None:
+        marks = ", ".join("?" * len(columns))
+        self._execute_many(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
 
     def _column(self, query: str, *parameters: object) -> list[Any]:
         return [value for (value,) in self._connection.execute(query, parameters)]

@@ -11,7 +11,7 @@ import pytest
 from mondrian.core.errors import DataError, MondrianError
 from mondrian.core.parallel import map_in_processes
 from tests.conftest import ROOT
-from tests.waiting import wait_for
+from tests.waiting import is_alive, wait_for
 
 
 def add(state: int, batch: int) -> tuple[int, int]:
@@ -80,13 +80,4 @@ def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, script, str(started)], env=env) as process:
         wait_for(lambda: len(list(started.iterdir())) == (os.cpu_count() or 1))
         process.kill()
-    wait_for(lambda: not any(_is_alive(int(path.name)) for path in started.iterdir()))
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{process}/stat")
-    return not stat.exists() or stat.read_text().split()[2] != "Z"  # a zombie is gone
+    wait_for(lambda: not any(is_alive(int(path.name)) for path in started.iterdir()))

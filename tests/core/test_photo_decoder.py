@@ -21,7 +21,7 @@ from mondrian.core.photo_decoder import DecoderLimits, DecoderPool, is_cheap, re
 from mondrian.core.photo_header import read_header
 from tests.conftest import ROOT
 from tests.core import odd_photos
-from tests.waiting import wait_for
+from tests.waiting import is_alive, wait_for
 
 HEIC = Path(__file__).parent / "rendered.heic"
 LIMITS = DecoderLimits(seconds=60, memory_bytes=2**29)
@@ -156,13 +156,4 @@ def test_no_decoder_outlives_a_killed_run(tmp_path: Path) -> None:
         wait_for(lambda: file.exists() and bool(file.read_text()))
         run.kill()
     decoder = int(file.read_text())
-    wait_for(lambda: not _is_alive(decoder))
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{process}/stat")
-    return not stat.exists() or stat.read_text().split()[2] != "Z"  # a zombie is gone
+    wait_for(lambda: not is_alive(decoder))

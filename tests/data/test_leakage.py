@@ -10,7 +10,8 @@ from PIL import Image
 from mondrian.core.params import Params
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_FILE, LinkContext, link
+from mondrian.data.link import MANIFEST_FILE, link
+from mondrian.data.link_context import LinkContext
 from mondrian.data.manifest import Manifest
 from mondrian.data.split import split_records
 from mondrian.sample.scene import draw_scene, render

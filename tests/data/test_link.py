@@ -15,7 +15,8 @@ from mondrian.core.params import Params
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_FILE, LinkContext, format_link_summary, link
+from mondrian.data.link import MANIFEST_FILE, format_link_summary, link
+from mondrian.data.link_context import LinkContext
 from mondrian.data.manifest import Manifest, ManifestRecord
 from mondrian.sample.application import CLEAN_PHOTOS
 from mondrian.sample.corruptions import (
@@ -59,15 +60,6 @@ def run_link(path: Path, params: Params, advisor: str = "ansel", **rules: Any) -
             {r.job_id: str(r.reason) for r in manifest.rejected_jobs()},
             [r.photo for r in manifest.rejected_jobs()],
         )
-
-
-@pytest.fixture
-def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    for i, photo in enumerate(photos):
-        photo.save(folder / f"{i}.jpg")
-    return folder
 
 
 @pytest.mark.slow

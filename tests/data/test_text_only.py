@@ -37,15 +37,6 @@ MakeDb = Callable[..., Path]
 FILLERS = (FILLER_SCORE,) * 7
 
 
-@pytest.fixture
-def source(tmp_path: Path, photos: list[Image.Image]) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    for i, photo in enumerate(photos):
-        photo.save(folder / f"{i}.jpg")
-    return folder
-
-
 def make_critique(i: int) -> Critique:
     return write_critique("ansel", draw_scene(5, i))
 

@@ -18,6 +18,7 @@ _PROMPT_KEYS = ("system", "prompt", "instruction", "input", "question", "query")
 _IMAGE_KEYS = ("images", "image")
 _PART_KEYS = ("image", "image_url", "url", "path", "file", "source", "bytes", "data")
 _SAVE = "save it as a file and give its path"
+DATA_URI_DETAIL = f"the photo is in the row as a data URI; {_SAVE}"
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def _image_path(stored: Any) -> str | Rejection:
     path = str(stored).strip()
     scheme = path[:8].lower().partition(":")[0]
     if scheme == "data":
-        detail = f"the photo is in the row as a data URI; {_SAVE}"
-        return Rejection(RejectionReason.IMAGE_MISSING, detail)
+        return Rejection(RejectionReason.IMAGE_MISSING, DATA_URI_DETAIL)
     if scheme == "file":
         return _file_path(path)
     if "://" in path[:12]:

@@ -55,8 +55,7 @@ def read_json_lines(path: Path, encoding: TextEncoding) -> Iterator[tuple[str, J
                 rest = file.readline(MAX_CHARACTERS)
                 length += len(rest)
             if length > MAX_CHARACTERS:
-                detail = f"{place} has {length:,} characters; at most {MAX_CHARACTERS:,}"
-                yield place, reject_long_entry(name, line, detail)
+                yield place, reject_long_entry(name, place, line, length)
             elif line.strip("\ufeff \t\r\n"):
                 yield place, decode_line(line.strip("\ufeff"), name, "jsonl", decoder)
 
@@ -73,8 +72,7 @@ def read_json_list(path: Path, encoding: TextEncoding) -> Iterator[tuple[str, Jo
         if problem:
             yield place, reject_malformed(name, entry, problem)
         elif length > MAX_CHARACTERS:
-            detail = f"{place} has {length:,} characters; at most {MAX_CHARACTERS:,}"
-            yield place, reject_long_entry(name, json.dumps(entry), detail)
+            yield place, reject_long_entry(name, place, json.dumps(entry), length)
         elif not isinstance(entry, dict):
             detail = f"{place} is {str(entry)[:40]!r}, not an object"
             yield place, reject_entry(name, RejectionReason.OTHER_SCHEMA, detail)

@@ -6,9 +6,10 @@ from typing import Any
 
 from mondrian.core.fields import first_timestamp
 from mondrian.critique.json_extract import is_critique
+from mondrian.critique.parser import MAX_CHARACTERS
 from mondrian.critique.rejection import Rejection, RejectionReason
 from mondrian.data.jobs import PHOTO_KEYS, TEXT_KEYS, Job, answer_to_text
-from mondrian.data.lists.chat_entry import locate_image, plain_prompt, read_chat
+from mondrian.data.lists.chat_entry import DATA_URI_DETAIL, locate_image, plain_prompt, read_chat
 from mondrian.data.lists.headings import heading_keys, merge_columns
 
 _METADATA_KEYS = {*PHOTO_KEYS, "id", "advisor", "prompt", "mode", "model", "adapter", "created_at"}
@@ -62,11 +63,11 @@ def reject_entry(name: str, reason: RejectionReason, detail: str) -> Job:
     return Job(id=name, filename="", text_from="list", rejection=Rejection(reason, detail))
 
 
-def reject_long_entry(name: str, start: str, detail: str) -> Job:
-    """Return the job of an entry that is not read because of its length."""
+def reject_long_entry(name: str, place: str, start: str, length: int) -> Job:
+    """Return the job of an entry that is not read because of its length in characters."""
     if "data:image/" in start or ";base64," in start:
-        detail = "the photo is in the row as a data URI; save it as a file and give its path"
-        return reject_entry(name, RejectionReason.IMAGE_MISSING, detail)
+        return reject_entry(name, RejectionReason.IMAGE_MISSING, DATA_URI_DETAIL)
+    detail = f"{place} has {length:,} characters; at most {MAX_CHARACTERS:,}"
     return reject_entry(name, RejectionReason.TOO_LONG, detail)
 
 

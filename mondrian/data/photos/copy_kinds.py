@@ -6,7 +6,7 @@ from mondrian.data.photos.copy_alignment import Alignments, Comparisons
 from mondrian.data.photos.copy_candidates import Candidates
 from mondrian.data.photos.fingerprint import Array
 
-UNALTERED = "re-encoded or resized"
+SAME_BYTES, UNALTERED = "same bytes", "re-encoded or resized"
 _CROPPED = 0.95  # part that is in the other photo
 _TURNED = np.deg2rad(0.8)  # beyond a multiple of 90 degrees
 _MARGIN = 3  # percent of the area by which the margins differ

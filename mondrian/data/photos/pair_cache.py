@@ -1,15 +1,19 @@
 """Cache of the pairs of copies that an earlier run found, for each set of photos (scope)."""
 
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from mondrian.core.errors import DataError
+from mondrian.data.photos.photo_cache import open_cache
 
 CACHE_VERSION = 1  # of the comparison; a cache of another version is cleared
 CACHE_FILE = "photo_pairs.sqlite"
+_SCHEMA = """
+    DROP TABLE IF EXISTS pairs; DROP TABLE IF EXISTS compared;
+    CREATE TABLE pairs (scope TEXT, first TEXT, second TEXT, similarity REAL, kind TEXT);
+    CREATE TABLE compared (scope TEXT, sha256 TEXT);
+    CREATE INDEX pairs_of ON pairs (scope); CREATE INDEX compared_in ON compared (scope);
+"""
 
 
 class CopyPair(NamedTuple):
@@ -23,46 +27,20 @@ class CopyPair(NamedTuple):
 
 def load_pairs(cache_dir: Path, scope: str) -> tuple[list[CopyPair], frozenset[str]]:
     """Return the pairs of the last run, and all photos that it compared with each other."""
-    try:
-        with closing(_open_cache(cache_dir)) as cache:
-            query = "SELECT first, second, similarity, kind FROM pairs WHERE scope = ?"
-            pairs = [CopyPair(*row) for row in cache.execute(query, [scope])]
-            rows = cache.execute("SELECT sha256 FROM compared WHERE scope = ?", [scope])
-            return pairs, frozenset(sha256 for (sha256,) in rows)
-    except sqlite3.Error as error:
-        raise _unusable(cache_dir, error) from None
+    with open_cache(cache_dir / CACHE_FILE, CACHE_VERSION, _SCHEMA) as cache:
+        query = "SELECT first, second, similarity, kind FROM pairs WHERE scope = ?"
+        pairs = [CopyPair(*row) for row in cache.execute(query, [scope])]
+        rows = cache.execute("SELECT sha256 FROM compared WHERE scope = ?", [scope])
+        return pairs, frozenset(sha256 for (sha256,) in rows)
 
 
 def save_pairs(cache_dir: Path, scope: str, pairs: Iterable[CopyPair], photos: list[str]) -> None:
     """Replace the pairs of this scope."""
-    try:
-        with closing(_open_cache(cache_dir)) as cache:
-            cache.execute("BEGIN IMMEDIATE")
-            cache.execute("DELETE FROM pairs WHERE scope = ?", [scope])
-            cache.execute("DELETE FROM compared WHERE scope = ?", [scope])
-            rows = ((scope, *pair) for pair in pairs)
-            cache.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?)", rows)
-            cache.executemany("INSERT INTO compared VALUES (?, ?)", ((scope, p) for p in photos))
-            cache.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise _unusable(cache_dir, error) from None
-
-
-def _open_cache(cache_dir: Path) -> sqlite3.Connection:
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(cache_dir / CACHE_FILE, timeout=30, isolation_level=None)
-    if connection.execute("PRAGMA user_version").fetchone()[0] != CACHE_VERSION:
-        connection.executescript(f"""
-            DROP TABLE IF EXISTS pairs; DROP TABLE IF EXISTS compared;
-            CREATE TABLE pairs (scope TEXT, first TEXT, second TEXT, similarity REAL, kind TEXT);
-            CREATE TABLE compared (scope TEXT, sha256 TEXT);
-            CREATE INDEX pairs_of ON pairs (scope); CREATE INDEX compared_in ON compared (scope);
-            PRAGMA user_version = {CACHE_VERSION};
-        """)
-    connection.execute("PRAGMA synchronous = OFF")  # a lost cache is created again
-    return connection
-
-
-def _unusable(cache_dir: Path, error: sqlite3.Error) -> DataError:
-    path = cache_dir / CACHE_FILE
-    return DataError(f"{path}: {error}; delete this cache, it will be created again")
+    with open_cache(cache_dir / CACHE_FILE, CACHE_VERSION, _SCHEMA) as cache:
+        cache.execute("BEGIN IMMEDIATE")
+        cache.execute("DELETE FROM pairs WHERE scope = ?", [scope])
+        cache.execute("DELETE FROM compared WHERE scope = ?", [scope])
+        rows = ((scope, *pair) for pair in pairs)
+        cache.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?)", rows)
+        cache.executemany("INSERT INTO compared VALUES (?, ?)", ((scope, p) for p in photos))
+        cache.execute("COMMIT")

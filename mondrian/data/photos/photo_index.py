@@ -14,7 +14,6 @@ from pathlib import Path
 from mondrian.core.errors import DataError, PhotoError
 from mondrian.core.files import suggest_path
 from mondrian.critique.rejection import RejectionReason
-from mondrian.data.photos import stored_path
 from mondrian.data.photos.photo_listing import PathTable, PhotoListing
 from mondrian.data.photos.stored_path import (
     StoredPath,
@@ -24,7 +23,6 @@ from mondrian.data.photos.stored_path import (
     parse_stored_path,
 )
 
-UPLOAD_PREFIX = stored_path.UPLOAD_PREFIX
 _MAX_NAME_LENGTH = 255  # characters; no file system has longer names
 
 

@@ -6,24 +6,32 @@ unchanged file is not even read.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.errors import DataError, PhotoError
+from mondrian.core.errors import PhotoError
 from mondrian.core.files import file_hash
 from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.core.photo_decoder import read_preview
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.photos.fingerprint import FINGERPRINT, make_fingerprint
+from mondrian.data.photos.photo_cache import open_cache
 
 CACHE_VERSION = 4  # of the cached data; a cache of another version is cleared
 CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
 _REASONS = frozenset(RejectionReason)
+_SCHEMA = """
+    DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS photos;
+    CREATE TABLE files (
+        path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
+    CREATE TABLE photos (
+        sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, fingerprint BLOB, notes TEXT,
+        reason TEXT, detail TEXT);
+"""
 _INFO_COLUMNS = "sha256, width, height, fingerprint, notes, reason, detail"
 
 
@@ -47,12 +55,8 @@ _Scan = tuple[Path, _FileStamp | None, PhotoInfo]
 
 def scan_photos(paths: Sequence[Path], cache_dir: Path) -> Iterator[ScannedPhoto]:
     """Yield each photo with its info, in any order; DataError if the cache folder is unusable."""
-    path = cache_dir / CACHE_FILE
-    try:
-        with closing(_open_cache(path)) as connection:
-            yield from _scan(paths, connection)
-    except sqlite3.Error as error:
-        raise DataError(f"{path}: {error}; delete this cache, it will be created again") from None
+    with open_cache(cache_dir / CACHE_FILE, CACHE_VERSION, _SCHEMA) as connection:
+        yield from _scan(paths, connection)
 
 
 def _scan(paths: Sequence[Path], cache: sqlite3.Connection) -> Iterator[ScannedPhoto]:
@@ -102,23 +106,6 @@ def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:
 def _make_stamp(path: Path) -> _FileStamp:
     stat = path.stat()
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _open_cache(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-    if connection.execute("PRAGMA user_version").fetchone()[0] != CACHE_VERSION:
-        connection.executescript(f"""
-            DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS photos;
-            CREATE TABLE files (
-                path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
-            CREATE TABLE photos (
-                sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, fingerprint BLOB,
-                notes TEXT, reason TEXT, detail TEXT);
-            PRAGMA user_version = {CACHE_VERSION};
-        """)
-    connection.execute("PRAGMA synchronous = OFF")  # a lost cache is created again
-    return connection
 
 
 def _load_cached_info(cache: sqlite3.Connection, path: Path) -> PhotoInfo | None:

@@ -17,7 +17,9 @@ from mondrian.core.parallel import map_in_processes, split_into_batches
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders, read_critique
+from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import Job
+from mondrian.data.link_context import LinkContext
 from mondrian.data.link_store import LinkStore, OtherText
 from mondrian.data.photos.photo_index import PhotoIndex
 from mondrian.data.quality.quality_flags import is_made_by_adapter, words_hash
@@ -60,19 +62,20 @@ class KnownPhotos:
 
 
 def add_other_texts(
-    source: Path, advisor: str, folders: ApplicationFolders, index: PhotoIndex, store: LinkStore
+    source: Path, context: LinkContext, job_counts: JobCounts, store: LinkStore
 ) -> None:
     """Store critiques by all other advisors in the source, not those that were served here."""
+    finished = job_counts.count_finished_by_advisor()
+    finished.pop(context.advisor, None)
+    if not finished:
+        return
     photos = KnownPhotos(store.photo_ids())
+    step = max(1, sum(finished.values()) // _SAMPLE_SIZE)
     with open_source(source) as jobs:
-        finished = jobs.count_jobs().count_finished_by_advisor()
-        finished.pop(advisor, None)
-        if not finished:
-            return
-        step = max(1, sum(finished.values()) // _SAMPLE_SIZE)
-        answers = _split_by_advisor(jobs.iter_finished(None), advisor, list(finished))
-        batches = split_into_batches(_locate(answers, index, photos, step), _BATCH_SIZE)
-        for texts in map_in_processes(_read_texts, folders, batches, _MAX_SERIAL):
+        answers = _split_by_advisor(jobs.iter_finished(None), context.advisor, list(finished))
+        located = _locate(answers, context.photo_index, photos, step)
+        batches = split_into_batches(located, _BATCH_SIZE)
+        for texts in map_in_processes(_read_texts, context.folders, batches, _MAX_SERIAL):
             store.add_other_texts(texts)
 
 

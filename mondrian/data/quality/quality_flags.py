@@ -78,12 +78,15 @@ def is_made_by_adapter(job: Job) -> bool:
 
 
 def _is_off_mean(parsed: ParsedCritique, tolerance: float) -> bool:
-    """Return whether the overall score is far from the mean of the seven, and of all stored."""
-    seven = parsed.critique.scores()
-    all_scores = (*seven, *parsed.extra_scores)
-    mean_scores = (sum(scores) / len(scores) for scores in (seven, all_scores))
-    overall = parsed.critique.overall_score
-    return min(abs(overall - mean) for mean in mean_scores) > tolerance + 1e-9
+    mean = nearest_mean(parsed.critique, parsed.extra_scores)
+    return abs(parsed.critique.overall_score - mean) > tolerance + 1e-9
+
+
+def nearest_mean(critique: Critique, extra_scores: tuple[float, ...]) -> float:
+    """Return the mean of the seven or of all stored scores: the one nearer to the overall score."""
+    seven = critique.scores()
+    means = [sum(scores) / len(scores) for scores in (seven, (*seven, *extra_scores))]
+    return min(means, key=lambda mean: abs(critique.overall_score - mean))
 
 
 def words_hash(critique: Critique) -> str:

@@ -26,12 +26,10 @@ def check_score_variation(advisor: str, records: Iterable[ManifestRecord]) -> st
     num_photos = len({group for group, _ in pairs})
     vectors, counts = np.unique([scores for _, scores in pairs], axis=0, return_counts=True)
     spread = float(np.std([scores for _, scores in pairs], axis=0).max())
+    most = counts.max()
     text = " ".join(f"{score:g}" for score in vectors[counts.argmax()])
     problems = (
-        (
-            counts.max() / num_photos,
-            f"{counts.max()} of {num_photos} photos have the scores {text}",
-        ),
+        (most / num_photos, f"{most} of {num_photos} photos have the scores {text}"),
         (-spread, f"no dimension has a standard deviation above {spread:.2f} points of 10"),
     )
     for (share, problem), limit in zip(problems, (_MAX_SHARE, -_MIN_SPREAD), strict=True):

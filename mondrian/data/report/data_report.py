@@ -31,7 +31,7 @@ class ManifestSummary:
 
     manifest: Manifest
     params: LinkParams
-    switches: SwitchCounts
+    switches: SwitchCounts = field(init=False)
     scores: ScoreSummary = field(default_factory=ScoreSummary)
     duplicates: DuplicateGroups = field(default_factory=DuplicateGroups)
     photo_names: PhotoNames = field(default_factory=PhotoNames)
@@ -59,7 +59,7 @@ class ManifestSummary:
 def summarize_manifest(manifest: Manifest, params: LinkParams) -> ManifestSummary:
     """Read a manifest once; `params` are those that link ran with."""
     counter = SwitchCounter(params)
-    summary = ManifestSummary(manifest, params, counter.count())
+    summary = ManifestSummary(manifest, params)
     for record in manifest.left_out_records():
         counter.add_left_out(record)
         summary.add(record)

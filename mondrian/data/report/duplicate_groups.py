@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mondrian.data.manifest import Photo
+from mondrian.data.photos.copy_kinds import SAME_BYTES
 
-IDENTICAL = "same bytes"  # as LinkStore.set_photo_groups
 UNNAMED_KIND = "near-duplicate"
 _GROUPS_PER_KIND = 3
 _MAX_KINDS = 12
@@ -33,7 +33,7 @@ class DuplicateGroup:
         """Return how many copies of each kind the group has."""
         kinds = Counter(file.kind for file in self.files if file.kind)
         identical = self.num_names - len(self.files)
-        return kinds + Counter({IDENTICAL: identical})
+        return kinds + Counter({SAME_BYTES: identical})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class DuplicateGroups:
     def _build_group(self, name: str) -> DuplicateGroup:
         files: dict[str, PhotoFile] = {}
         for path, (sha256, stored_kind) in self._photos[name].items():
-            kind = stored_kind if stored_kind != IDENTICAL else ""  # it is a name of the first file
+            # Another name of the first file is no copy of a kind of its own.
+            kind = stored_kind if stored_kind != SAME_BYTES else ""
             is_first = not kind and all(file.kind for file in files.values())
             default = PhotoFile(kind or ("" if is_first else UNNAMED_KIND))
             files.setdefault(sha256, default).paths.append(path)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mondrian.data.manifest import ManifestRecord
+from mondrian.data.quality.quality_flags import nearest_mean
 
 _MAX_VECTORS = 10
 _DIFFERENCES = (0.05, 0.15, 0.5, 1.0)  # points; rounding to tenths explains the first
@@ -56,9 +57,8 @@ class ScoreSummary:
         if "unscored" in record.suspicions:  # it has no scores of the advisor
             return
         scores, overall = record.critique.scores(), record.critique.overall_score
-        of_seven = _mean(scores)
-        mean = min(of_seven, _mean((*scores, *record.extra_scores)), key=lambda m: abs(overall - m))
-        self.nearer_to_all += mean != of_seven
+        mean = nearest_mean(record.critique, record.extra_scores)
+        self.nearer_to_all += mean != _mean(scores)
         self.critiques += 1
         self.used += is_used
         vector = (*scores, overall)

@@ -113,17 +113,20 @@ def _is_slow(header: PhotoHeader) -> bool:
 
 def _convert_upload(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes]:
     """Return the image for the model, and the photo as JPEG: upright, sRGB, without metadata."""
-    image = read_photo(source, limits.max_photo_pixels)
-    check_image(image)
+    image = _read_checked(source, limits)
     jpeg = BytesIO()
     image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
     return resize_to_fit(image, limits.min_pixels, limits.max_pixels), jpeg.getvalue()
 
 
 def _read_model_image(source: ImageSource, limits: PixelLimits) -> Image.Image:
+    return resize_to_fit(_read_checked(source, limits), limits.min_pixels, limits.max_pixels)
+
+
+def _read_checked(source: ImageSource, limits: PixelLimits) -> Image.Image:
     image = read_photo(source, limits.max_photo_pixels)
     check_image(image)
-    return resize_to_fit(image, limits.min_pixels, limits.max_pixels)
+    return image
 
 
 def _sanitize_name(name: str) -> str:

@@ -9,7 +9,7 @@ from mondrian.core.params import Params
 from mondrian.critique import radar
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
-from mondrian.data.photos.photo_index import UPLOAD_PREFIX
+from mondrian.data.photos.stored_path import UPLOAD_PREFIX
 from mondrian.rollout.formatting import plural
 from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs

@@ -12,9 +12,8 @@ from mondrian.data.quality.constant_scores import (
 from mondrian.sample.corruptions import EXAMPLE_SCORES, build_example_prompt, replace_scores
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.data.test_link import MakeDb, run_link, source
+from tests.data.test_link import MakeDb, run_link
 
-__all__ = ["source"]
 CONSTANT = (8.0, 7.0, 8.0, 8.0, 7.0, 8.0, 8.0)
 
 

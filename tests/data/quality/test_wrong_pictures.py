@@ -17,9 +17,8 @@ from mondrian.data.quality.wrong_pictures import (
     read_batches,
 )
 from tests.data.described_scenes import comment, describe, scenes, write_scene_text
-from tests.data.test_link import MakeDb, run_link, source
+from tests.data.test_link import MakeDb, run_link
 
-__all__ = ["source"]
 JUDGED = range(0, 64, 2)  # the other scenes set the scale
 
 

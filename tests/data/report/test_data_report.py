@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page
 from mondrian.core.params import Params
 from mondrian.critique.rejection import RejectionReason
 from mondrian.data.critique_lookup import ApplicationFolders
-from mondrian.data.link import MANIFEST_FILE, LinkContext, link
+from mondrian.data.link import MANIFEST_FILE, link
+from mondrian.data.link_context import LinkContext
 from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, write_manifest
 from mondrian.data.report.data_report import render_data_report, summarize_manifest
 from mondrian.data.report.split_report import render_split_report
