@@ -24,7 +24,7 @@ from benchmarks.precomputed_features import PrecomputedFeatures
 from mondrian.core.params import TrainParams, load_params
 from mondrian.model import vlm
 from mondrian.model.architecture import Architecture, read_architecture
-from mondrian.model.hardware import CPU
+from mondrian.model.device import CPU
 from mondrian.model.language import Features
 from mondrian.model.lora import make_lora_config
 from mondrian.training.dataset import Example

@@ -36,7 +36,7 @@ from mondrian.critique.rows import read_rows
 from mondrian.model import vlm
 from mondrian.model.architecture import read_architecture
 from mondrian.model.cpu.openblas import find_openblas
-from mondrian.model.hardware import CPU
+from mondrian.model.device import CPU
 from mondrian.model.lora import LoraConfig
 from mondrian.training.plan import BatchShape, RunSetup, count_operations
 from mondrian.training.schedule import select_micro_batches

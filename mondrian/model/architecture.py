@@ -23,12 +23,6 @@ _NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-([48])bit|-
 
 
 @dataclass(frozen=True)
-class Device:
-    float_bytes: int  # of an activation, and of a weight that is not packed
-    query_block: int  # queries per block of scores, without later keys; 0 for all queries
-
-
-@dataclass(frozen=True)
 class Architecture:
     width: int
     mlp_width: int

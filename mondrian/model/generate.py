@@ -9,9 +9,10 @@ from time import perf_counter
 import mlx.core as mx
 
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
+from mondrian.model.device import DEVICE
 from mondrian.model.kv_cache import BatchKVCache, PrefixCache
 from mondrian.model.language import Features, run_decoder_layers, shared_prefix_length
-from mondrian.model.streams import NUM_STREAMS, run_parallel
+from mondrian.model.streams import run_parallel
 from mondrian.model.vlm import Generation, Vlm
 
 Prompts = Sequence[Sequence[int]]
@@ -43,7 +44,7 @@ def stream_generate(
         for i, (ids, f, seed) in enumerate(zip(prompts, features, seeds, strict=True))
     ]
     max_sequences = sampling_params.max_sequences
-    count = min(NUM_STREAMS, max_sequences, len(prompts))
+    count = min(DEVICE.num_streams, max_sequences, len(prompts))
     running, streams = list(range(count)), []
     for i in range(count):
         waiting = deque(queue[i::count])

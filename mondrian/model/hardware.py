@@ -6,16 +6,12 @@ from timeit import repeat
 import mlx.core as mx
 import psutil
 
-from mondrian.model.architecture import Device
-from mondrian.model.cpu.kernels import QUERY_BLOCK_SIZE
-from mondrian.model.kernels import ON_GPU, softmax
+from mondrian.model.device import DEVICE
+from mondrian.model.kernels import softmax
 from mondrian.model.vlm import Vlm
 
 _MLP_COPIES = 3  # gate, up and their product
 _LOGITS_COPIES = 4  # float32 copies of a row of logits at the same time: masked, softmax, cumulated
-
-METAL = Device(float_bytes=2, query_block=0)
-CPU = Device(float_bytes=4, query_block=QUERY_BLOCK_SIZE)
 
 
 @dataclass(frozen=True)
@@ -24,25 +20,21 @@ class Throughput:
     softmax_seconds: float  # per element
 
 
-def detect_device() -> Device:
-    return METAL if ON_GPU else CPU
-
-
 def memory_budget() -> int:
     """Return the bytes that a run may take: the GPU's working set, or the free RAM."""
-    if ON_GPU:
+    if DEVICE.is_gpu:
         return int(mx.device_info()["max_recommended_working_set_size"])
     return int(psutil.virtual_memory().available)
 
 
 def available_memory() -> int:
     """Return the memory budget minus what MLX already uses on a GPU."""
-    return memory_budget() - (mx.get_active_memory() if ON_GPU else 0)
+    return memory_budget() - (mx.get_active_memory() if DEVICE.is_gpu else 0)
 
 
 def measure_throughput() -> Throughput:
     """Time a matrix product and a softmax: the fastest of eight tries, in under a second."""
-    dtype = mx.bfloat16 if ON_GPU else mx.float32
+    dtype = DEVICE.float_type or mx.bfloat16
     a, b = mx.ones((1024, 1024), dtype), mx.ones((1024, 1024), dtype)
     scores = mx.random.normal((1024, 2048)).astype(dtype)
     mx.eval(a, b, scores)
@@ -53,7 +45,7 @@ def measure_throughput() -> Throughput:
 
 def bytes_per_sequence(vlm: Vlm, tokens: int) -> int:
     """Return the memory of a sequence: KV cache, a layer's prefill, and one row of logits."""
-    text, float_bytes = vlm.model.config.text_config, detect_device().float_bytes
+    text, float_bytes = vlm.model.config.text_config, vlm.float_type.size
     kv_width = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
     mlp_width = _MLP_COPIES * text.intermediate_size
     return int((kv_width + mlp_width) * float_bytes * tokens + 4 * _LOGITS_COPIES * text.vocab_size)

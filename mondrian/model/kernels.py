@@ -1,6 +1,6 @@
 """Attention, softmax, SwiGLU, GELU, cross-entropy: MLX's kernels on a GPU, model/cpu's on a CPU.
 
-On a CPU exp(x) is computed as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and the base is e.
+model/cpu computes exp(x) as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and the base is e.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mondrian.model.cpu import kernels as cpu
+from mondrian.model.device import DEVICE
 
-ON_GPU = mx.default_device().type == mx.DeviceType.gpu
-EXP_SCALE = 1.0 if ON_GPU else log2(e)
+EXP_SCALE = log2(e) if DEVICE.own_kernels else 1.0
 MASK_VALUE = cpu.MASK_VALUE  # added to the score of a masked key
 Span = tuple[int, int]  # first index, end
 
@@ -31,15 +31,17 @@ class AttentionSpan:
 Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
 
 
-power: Any = mx.exp if ON_GPU else cpu.power_of_two  # x -> e ** (x / EXP_SCALE)
-softmax: Any = partial(mx.softmax, axis=-1) if ON_GPU else cpu.softmax  # over the last axis
-gelu: Any = nn.gelu_approx if ON_GPU else cpu.gelu  # tanh form (arXiv:1606.08415)
+power: Any = cpu.power_of_two if DEVICE.own_kernels else mx.exp  # x -> e ** (x / EXP_SCALE)
+softmax: Any = (
+    cpu.softmax if DEVICE.own_kernels else partial(mx.softmax, axis=-1)
+)  # over the last axis
+gelu: Any = cpu.gelu if DEVICE.own_kernels else nn.gelu_approx  # tanh form (arXiv:1606.08415)
 # logits (..., vocabulary), targets (...) -> (...)
-cross_entropy: Any = nn.losses.cross_entropy if ON_GPU else cpu.cross_entropy
+cross_entropy: Any = cpu.cross_entropy if DEVICE.own_kernels else nn.losses.cross_entropy
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
-    return nn.silu(gate) * x if ON_GPU else cpu.swiglu(gate, x)
+    return cpu.swiglu(gate, x) if DEVICE.own_kernels else nn.silu(gate) * x
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
@@ -68,7 +70,7 @@ def _join(pieces: list[mx.array]) -> mx.array:
 def _attend(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
 ) -> mx.array:
-    if not ON_GPU:
+    if DEVICE.own_kernels:
         return cpu.attention(q, k, v, scale, mask)
     sdpa_mask = mask[:, None, None].astype(q.dtype) if isinstance(mask, mx.array) else mask
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=sdpa_mask)

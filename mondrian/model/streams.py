@@ -10,25 +10,26 @@ from typing import Any
 import mlx.core as mx
 
 from mondrian.model.cpu.threads import Result, run_in_threads
-from mondrian.model.kernels import ON_GPU
-
-NUM_STREAMS = 1 if ON_GPU else 2
+from mondrian.model.device import DEVICE
 
 
 @cache
 def _streams() -> list[Any]:
-    device = mx.default_device()
-    return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(NUM_STREAMS - 1))]
+    device, count = mx.default_device(), DEVICE.num_streams
+    return [
+        mx.default_stream(device),
+        *(mx.new_stream(device) for _ in range(count - 1)),
+    ]
 
 
 def assign_streams(count: int) -> list[Any]:
     """Return a stream for each of `count` tasks, round robin."""
-    return [_streams()[i % NUM_STREAMS] for i in range(count)]
+    return [_streams()[i % DEVICE.num_streams] for i in range(count)]
 
 
 def split_over_streams(rows: Sequence[Any]) -> list[list[Any]]:
     """Split rows over the streams; no part is empty."""
-    count = min(NUM_STREAMS, len(rows))
+    count = min(DEVICE.num_streams, len(rows))
     return [shard_by_length(rows, stream, count) for stream in range(count)]
 
 

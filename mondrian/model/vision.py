@@ -4,13 +4,15 @@ mlx-vlm's own forward gives equal features; on a CPU its softmax and tanh take m
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.models.base import ensure_fused_sdpa
 from mlx_vlm.models.rope_utils import rotate_half
 
-from mondrian.model.kernels import ON_GPU, attention, gelu
+from mondrian.model.device import DEVICE
+from mondrian.model.kernels import attention, gelu
 from mondrian.model.language import Features
 from mondrian.model.streams import assign_streams
 
@@ -61,5 +63,6 @@ def _attend(attn: Any, x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     q, k, v = (part[None] for part in heads)  # (1, heads, patches, width)
     q, k = ((part * cos + rotate_half(part) * sin).astype(x.dtype) for part in (q, k))
     scale = attn.scale
-    attn_out = ensure_fused_sdpa(q, k, v, scale) if ON_GPU else attention(q, k, v, scale, None)
+    attend = partial(attention, mask=None) if DEVICE.own_kernels else ensure_fused_sdpa
+    attn_out = attend(q, k, v, scale)
     return attn.proj(attn_out[0].transpose(1, 0, 2).reshape(x.shape))

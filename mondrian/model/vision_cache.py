@@ -21,10 +21,10 @@ from PIL import Image
 from mondrian.core.errors import PhotoError
 from mondrian.core.images import read_photo
 from mondrian.core.terminal import progress_bar
+from mondrian.model.device import DEVICE
 from mondrian.model.language import Features
 from mondrian.model.lru_cache import LRUCache
 from mondrian.model.provenance import package_versions
-from mondrian.model.streams import NUM_STREAMS
 from mondrian.model.vlm import Vlm, encode_images
 
 MAX_MEMORY_BYTES = 1 << 30  # of features in memory
@@ -64,7 +64,7 @@ class FeatureCache:
             self._keys[path] = digest.hexdigest()
             if self._find(path) is None:
                 uncached[path] = image
-            if len(uncached) == NUM_STREAMS:
+            if len(uncached) == DEVICE.num_streams:
                 self._encode(uncached)
                 uncached.clear()
         self._encode(uncached)

@@ -3,9 +3,9 @@
 MLX streams belong to a thread: evaluate an array before another thread uses it.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 
 from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.files import files_hash, is_junk, read_json, suggest_path
+from mondrian.model.architecture import read_architecture
+from mondrian.model.device import DEVICE
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
 from mondrian.model.provenance import BaseId
 from mondrian.model.tokenizer import ChatTokenizer
@@ -32,6 +34,11 @@ class Vlm:
     hash: str
     image_id: int
     end_ids: frozenset[int]
+
+    @property
+    def float_type(self) -> Any:
+        """Return the type of activations, which norms have too; packed weights are integers."""
+        return self.model.language_model.model.norm.weight.dtype
 
     @property
     def base_id(self) -> BaseId:
@@ -56,7 +63,7 @@ class Generation:
 
 
 def load(source: str) -> Vlm:
-    """Load a Qwen3-VL, on Linux in float32, the only fast type there; or raise BaseModelError."""
+    """Load a Qwen3-VL in the type that the device asks for; or raise BaseModelError."""
     folder = fetch_base_folder(source)
     config = read_json(folder / "config.json")
     model_type = config.get("model_type") if isinstance(config, dict) else None
@@ -74,8 +81,9 @@ def load(source: str) -> Vlm:
         raise BaseModelError(
             f"{source} cannot be loaded as a base model: {one_line(error, 200)}"
         ) from None
-    if sys.platform == "linux":
-        model.update(tree_map(_to_float32, model.parameters()))
+    num_weights = read_architecture(str(folder)).num_weights()
+    if float_type := DEVICE.for_base(num_weights).float_type:
+        model.update(tree_map(partial(_cast, float_type=float_type), model.parameters()))
     model.freeze()
     model.eval()
     eos_ids = model.config.eos_token_id
@@ -132,8 +140,8 @@ def next_logits(vlm: Vlm, prompt: Sequence[int], features: Features) -> mx.array
     return compute_logits(vlm.model, hidden_states(vlm.model, batch)[:, -1])[0]
 
 
-def _to_float32(value: mx.array) -> mx.array:
-    return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
+def _cast(value: mx.array, float_type: Any) -> mx.array:
+    return value.astype(float_type) if mx.issubdtype(value.dtype, mx.floating) else value
 
 
 def fetch_base_folder(source: str) -> Path:

@@ -15,10 +15,11 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mondrian.core.params import TrainParams
+from mondrian.model.device import DEVICE
 from mondrian.model.kernels import EXP_SCALE, power
 from mondrian.model.language import Features, compute_logits
 from mondrian.model.lora import LoraLinear, set_dropout_key
-from mondrian.model.streams import NUM_STREAMS, assign_streams, split_over_streams
+from mondrian.model.streams import assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import Example
 from mondrian.training.packing import PackedBatch, compute_target_states, pack
@@ -155,9 +156,9 @@ class Loss:
         self, rows: Sequence[Example], seed: int, divisor: float
     ) -> tuple[mx.array, Any]:
         """Return the sum over `divisor` and its gradient, not evaluated; `seed` is of dropout."""
-        keys: Any = [None] * NUM_STREAMS
+        keys: Any = [None] * DEVICE.num_streams
         if self.params.lora_dropout > 0:
-            keys = mx.random.split(mx.random.key(seed), NUM_STREAMS)
+            keys = mx.random.split(mx.random.key(seed), DEVICE.num_streams)
         compute = self._compiled_gradient if self.params.compile else self._gradient
         divisor_array = mx.array(divisor)
         results = self._map_streams(rows, lambda p, i: compute(p, keys[i], divisor_array))

@@ -15,7 +15,8 @@ from PIL import Image
 from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
 from mondrian.critique.rows import ChatRow
-from mondrian.model.architecture import Architecture, Device
+from mondrian.model.architecture import Architecture
+from mondrian.model.device import Device
 from mondrian.model.hardware import Throughput
 from mondrian.model.kernels import AttentionSpan
 from mondrian.model.language import Features
@@ -238,7 +239,7 @@ def build_setup(base: Architecture, params: TrainParams, device: Device) -> RunS
         raise TrainingError(
             f"train.num_layers is {params.num_layers}, and the base has {base.layers}; 0 for all"
         )
-    return RunSetup(base, make_lora_config(params), params, device)
+    return RunSetup(base, make_lora_config(params), params, device.for_base(base.num_weights()))
 
 
 def make_plan(

@@ -10,7 +10,8 @@ from mondrian.core.errors import TrainingError
 from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import read_rows
 from mondrian.model.architecture import find_base_folder, read_architecture
-from mondrian.model.hardware import detect_device, measure_throughput, memory_budget
+from mondrian.model.device import DEVICE
+from mondrian.model.hardware import measure_throughput, memory_budget
 from mondrian.model.lora import make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
 from mondrian.training.plan import Examples, RunSetup, TrainingPlan, build_setup, make_plan
@@ -32,7 +33,7 @@ def build_plan_from_files(source: str, files: PreparedFiles, params: TrainParams
     """Plan a run from the base's config and tokenizer, without its weights."""
     base = read_architecture(source)
     tokenizer = load_tokenizer(find_base_folder(source), base.image_id)
-    setup = build_setup(base, params, detect_device())
+    setup = build_setup(base, params, DEVICE)
     return make_plan(setup, tokenizer, read_rows(files.train), read_rows(files.val))
 
 

@@ -16,8 +16,8 @@ from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_rows, read_train_and_val
 from mondrian.model.architecture import find_base_folder, read_architecture
+from mondrian.model.device import CPU
 from mondrian.model.export import export_adapter, export_merged
-from mondrian.model.hardware import CPU
 from mondrian.model.lora import LoraConfig
 from mondrian.model.tokenizer import load_tokenizer
 from mondrian.training.checkpoint import Checkpoint, CheckpointState

@@ -14,8 +14,9 @@ from mondrian.core.errors import BaseModelError, TrainingError
 from mondrian.core.params import Params, TrainParams, load_params
 from mondrian.critique.rows import ChatRow
 from mondrian.model import lora
-from mondrian.model.architecture import Architecture, Device, read_architecture
-from mondrian.model.hardware import CPU, METAL, Throughput
+from mondrian.model.architecture import Architecture, read_architecture
+from mondrian.model.device import CPU, METAL, Device
+from mondrian.model.hardware import Throughput
 from mondrian.model.lora import PROJECTIONS, LoraConfig
 from mondrian.model.tokenizer import ApproximateTokenizer, ChatTokenizer, load_tokenizer
 from mondrian.model.vision_cache import FeatureCache

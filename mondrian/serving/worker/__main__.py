@@ -20,8 +20,8 @@ from mondrian.core.errors import MondrianError
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.device import DEVICE
 from mondrian.model.hardware import available_memory, bytes_per_sequence
-from mondrian.model.kernels import ON_GPU
 from mondrian.serving.engines import ipc
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.batcher import Batcher
@@ -57,7 +57,7 @@ class ModelWorker:
         batch_size = max(1, min(config.batch_size, available_memory() // sequence_bytes))
         self.batcher = Batcher(self.send, adapters, grammar, batch_size)
         self.batcher.start()
-        self.send(ipc.ModelReady("Metal" if ON_GPU else "CPU", ON_GPU, batch_size))
+        self.send(ipc.ModelReady(DEVICE.kind, DEVICE.is_gpu, batch_size))
 
     def handle_message(self, message: Any) -> None:
         """Pass a request of the service to the batcher's thread."""
@@ -78,7 +78,7 @@ class ModelWorker:
     def send_heartbeats(self) -> None:
         process = psutil.Process()
         while True:
-            memory = mx.get_active_memory() if ON_GPU else process.memory_info().rss
+            memory = mx.get_active_memory() if DEVICE.is_gpu else process.memory_info().rss
             stalled = self.batcher.seconds_since_step if self.batcher else 0.0
             self.send(ipc.Heartbeat(memory, stalled))
             sleep(1)
