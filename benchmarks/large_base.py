@@ -60,7 +60,7 @@ def write_base(folder: Path) -> None:
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     processor["size"] = {"shortest_edge": 4096, "longest_edge": 640 * 480}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    _fill_tokenizer(folder / "tokenizer.json")
+    fill_tokenizer(folder / "tokenizer.json")
     rng = np.random.default_rng(0)
     weights = {}
     for path, value in tree_flatten(Model(ModelConfig.from_dict(make_config())).parameters()):
@@ -75,7 +75,7 @@ def write_base(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _fill_tokenizer(file: Path) -> None:
+def fill_tokenizer(file: Path) -> None:
     """Add words of two to nine letters, half of them after a space, up to VOCABULARY_SIZE."""
     tokenizer = json.loads(file.read_text())
     vocabulary, rng = tokenizer["model"]["vocab"], np.random.default_rng(4)
@@ -88,29 +88,52 @@ def _fill_tokenizer(file: Path) -> None:
 
 
 @dataclass(frozen=True)
+class RowShape:
+    """Sizes of a row; image tokens are a quarter of the grid's patches."""
+
+    prompt: int  # text tokens before the photo
+    grid: tuple[int, int]  # patches
+    answer: int
+    token_ids: tuple[int, int] = (2000, VOCABULARY_SIZE)  # of text, the second excluded
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1] // 4
+
+
+ROW_SHAPE = RowShape(798, GRID, 300)
+
+
+@dataclass(frozen=True)
 class TokenRow:
     ids: list[int]
     prompt_length: int  # tokens before the answer
     pixels: NDArray[np.float32]  # (patches, 3 x 2 x 16 x 16)
 
 
-def make_rows(count: int, shared_prompt: bool) -> list[TokenRow]:
+def make_rows(
+    count: int, shared_prompt: bool, shape: RowShape = ROW_SHAPE, config_folder: Path = TINY_FOLDER
+) -> list[TokenRow]:
     """Return rows of 1,400 tokens: 798 prompt, 300 photo and 2 around it, 300 answer.
 
     shared_prompt  all rows begin with the same prompt, like those of one advisor
+    shape          of rows of another length
+    config_folder  base with the ids of image tokens
     """
-    special = json.loads((TINY_FOLDER / "config.json").read_text())
+    special = json.loads((config_folder / "config.json").read_text())
     image = [
         special["vision_start_token_id"],
-        *[special["image_token_id"]] * 300,
+        *[special["image_token_id"]] * shape.image_tokens,
         special["vision_end_token_id"],
     ]
+    prompt_length = shape.prompt + len(image)
     rng = np.random.default_rng(1)
     rows = []
     for i in range(count):
         prompt_rng = np.random.default_rng(2) if shared_prompt else rng
-        prompt = prompt_rng.integers(2000, VOCABULARY_SIZE, 798)
-        answer = np.random.default_rng((3, i)).integers(2000, VOCABULARY_SIZE, 300)
-        pixels = rng.standard_normal((GRID[0] * GRID[1], 1536), np.float32)
-        rows.append(TokenRow([*map(int, prompt), *image, *map(int, answer)], 1100, pixels))
+        prompt = prompt_rng.integers(*shape.token_ids, shape.prompt)
+        answer = np.random.default_rng((3, i)).integers(*shape.token_ids, shape.answer)
+        pixels = rng.standard_normal((shape.grid[0] * shape.grid[1], 1536), np.float32)
+        ids = [*map(int, prompt), *image, *map(int, answer)]
+        rows.append(TokenRow(ids, prompt_length, pixels))
     return rows

@@ -35,6 +35,7 @@ def run_measurement(
 def print_result(**values: Any) -> None:
     """Print a result for the process that called run_measurement."""
     sys.stdout.write("\n" + json.dumps(values) + "\n")
+    sys.stdout.flush()
 
 
 def write_results(name: str, results: Any) -> None:

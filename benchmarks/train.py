@@ -11,7 +11,6 @@ This project runs the vision tower once per photo; here its time is spread over 
 """
 
 import argparse
-import math
 import os
 import statistics
 import subprocess
@@ -29,20 +28,21 @@ from benchmarks import large_base
 from benchmarks.large_base import LARGE, TINY, TINY_FOLDER
 from benchmarks.measurement import ROOT, run_measurement, write_results
 from benchmarks.random_adapter import write_random_adapter
+from benchmarks.train_goals import compare_with_goals
 from benchmarks.workload import ALPHA, RANK, Workload
 from mondrian.core.images import read_photo
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_rows
 from mondrian.model import vlm
 from mondrian.model.architecture import read_architecture
-from mondrian.model.cpu.openblas import find_openblas
+from mondrian.model.cpu.openblas import find_openblas, select_core_type
 from mondrian.model.device import CPU
 from mondrian.model.lora import LoraConfig
-from mondrian.training.plan import BatchShape, RunSetup, count_operations
 from mondrian.training.schedule import select_micro_batches
+from mondrian.training.step_cost import BatchShape, RunSetup, count_operations
 
 EPOCHS, BATCH_SIZE = 3, 2
-STEPS = {LARGE: 4, TINY: 20}
+STEPS = {LARGE: 3, TINY: 20}
 NUM_CORES = (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 )
@@ -153,9 +153,18 @@ def gemm_rate(threads: int) -> float:
     return float(done.stdout)
 
 
+def blas_kernels() -> dict[str, str]:
+    """Return the variable that gives every system this project's choice of OpenBLAS kernels."""
+    if "OPENBLAS_CORETYPE" in os.environ:
+        return {}
+    cpuinfo = Path("/proc/cpuinfo")
+    core_type = select_core_type(cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return {"OPENBLAS_CORETYPE": core_type} if core_type else {}
+
+
 def mean_operations(workload: Workload) -> float:
     """Return the operations of a mean step if rows share nothing, by
-    mondrian.training.plan.count_operations."""
+    mondrian.training.step_cost.count_operations."""
     base = read_architecture(workload.base)
     params = load_params(ROOT / "params.yaml").train
     job = RunSetup(base, LoraConfig(RANK, ALPHA), params, CPU)
@@ -177,7 +186,7 @@ def measure(system: System, workload: Workload) -> Result:
     if system.cores < NUM_CORES:
         command = ["taskset", "-c", ",".join(map(str, range(system.cores))), *command]
     threads = str(system.threads)
-    env = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    env = {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads} | blas_kernels()
     result = run_measurement(*command, env=env)
     num_warmup_steps = 1 if len(workload.batches) < 10 else 2
     tower_seconds = result.get("tower_seconds", 0.0)
@@ -210,41 +219,6 @@ def format_table(results: list[Result], model: str) -> str:
             f"{r['loss']:8.4f} {r['gemm_fraction']:8.2f}"
         )
     return "\n".join(lines)
-
-
-def compare_with_goals(results: list[Result]) -> str:
-    """Return the ratios for which the project has goals; nan if a system was not measured."""
-    by_key = {(r["model"], r["system"], r["variant"]): r for r in results}
-
-    def value(model: str, system: str, variant: str, name: str) -> float:
-        return float(by_key.get((model, system, variant), {}).get(name, math.nan))
-
-    def speedup(model: str, variant: str, system: str, other: str) -> float:
-        rate = value(model, "mondrian", variant, "tokens_per_second")
-        return rate / value(model, system, other, "tokens_per_second")
-
-    def gemm(variant: str) -> float:
-        return value(LARGE, "mondrian", variant, "gemm_fraction")
-
-    single, ranks, baseline = "one process", "two ranks", ("mlx-vlm", "default")
-    memory = value(LARGE, "mondrian", single, "peak_memory_gb")
-    memory /= value(LARGE, *baseline, "peak_memory_gb")
-    peft = ("trl-peft", "lm_head at supervised positions")
-    single_core = ("mondrian", "one process on one core")
-    return "\n".join(
-        [
-            f"{LARGE}, one process: {speedup(LARGE, single, *baseline):.1f} times mlx-vlm's "
-            f"tokens/s (goal 4.5), {memory:.2f} of its peak memory (goal 0.35), "
-            f"{gemm(single):.2f} of the GEMM rate (goal 0.40)",
-            f"{LARGE}, two ranks: {speedup(LARGE, ranks, *baseline):.1f} times (goal 6.5), "
-            f"{gemm(ranks):.2f} of the GEMM rate (goal 0.55), {speedup(LARGE, ranks, *peft):.1f} "
-            "times transformers + PEFT with lm_head at supervised positions (goal 1)",
-            f"{LARGE}, two ranks against one process on one core: "
-            f"{speedup(LARGE, ranks, *single_core):.2f} times (goal 1.5)",
-            f"{TINY}, one process: {speedup(TINY, single, *baseline):.1f} times mlx-vlm's tokens/s "
-            "(goal 1.4)",
-        ]
-    )
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,7 +1,8 @@
 """Input files that all systems of a benchmark read: base, rows, batches, initial adapter.
 
 FOLDER/workload.json    base; token ids, prompt length and patch grid of each row; batches
-FOLDER/pixels-N.npy     patches of row N's photo, (patches, values per patch)
+FOLDER/pixels-N.npy     patches of row N's photo, (patches, values per patch); further rows have the
+                        same photos again
 FOLDER/adapter/         the initial weights in PEFT's layout
 
 This module imports neither MLX nor mondrian: benchmarks/systems/torch_peft.py runs without them.
@@ -9,7 +10,7 @@ This module imports neither MLX nor mondrian: benchmarks/systems/torch_peft.py r
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -49,8 +50,21 @@ class Workload:
         for row, patches in enumerate(pixels):
             np.save(self.folder / f"pixels-{row}.npy", patches)
 
+    def repeat_rows(self, batch_size: int, num_steps: int) -> Self:
+        """Return a workload of equal batches, with the rows over and over again."""
+        count = batch_size * num_steps
+        rows = [row % len(self.ids) for row in range(count)]
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            prompt_lengths=[self.prompt_lengths[row] for row in rows],
+            grids=[self.grids[row] for row in rows],
+            batches=[list(range(i, i + batch_size)) for i in range(0, count, batch_size)],
+        )
+
     def pixels(self, row: int) -> NDArray[np.float32]:
-        patches: NDArray[np.float32] = np.load(self.folder / f"pixels-{row}.npy")
+        num_photos = sum(1 for _ in self.folder.glob("pixels-*.npy"))
+        patches: NDArray[np.float32] = np.load(self.folder / f"pixels-{row % num_photos}.npy")
         return patches
 
     @property

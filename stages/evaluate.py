@@ -20,6 +20,7 @@ from mondrian.evaluation.timing import compute_timing, format_overhead_warning
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 from mondrian.model.adapter import adapts_merger
+from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.vision_cache import FeatureCache
 
 
@@ -112,6 +113,7 @@ def main() -> None:
         return
     val = read_rows(args.val_data)[: args.max_examples]
     train = read_rows(args.train_data) if args.train_data else []
+    set_memory_limits(params.machine.cache_limit_gb)
     base = vlm.load(args.base or params.base.source)
     max_gb, with_pre_merger = params.machine.feature_cache_gb, adapts_merger(args.lora_path)
     features = FeatureCache(base, args.cache_dir / "features", max_gb, with_pre_merger)

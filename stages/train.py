@@ -10,13 +10,14 @@ from mondrian.core.files import check_output_file, check_output_folder
 from mondrian.core.params import load_params
 from mondrian.critique.rows import read_train_and_val
 from mondrian.model import vlm
-from mondrian.model.hardware import memory_budget
+from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.provenance import build_recipe
 from mondrian.training import distributed
 from mondrian.training.plan_report import (
     PreparedFiles,
     build_plan_from_files,
     check_memory_fit,
+    describe_machine,
     describe_plans,
     list_prepared_files,
 )
@@ -55,7 +56,8 @@ def main() -> None:
     if args.plan:
         budget = None if args.memory_gb is None else int(args.memory_gb * 1e9)
         files = files or list_prepared_files(params)
-        for text in describe_plans(source, files, train_params, num_processes, budget):
+        machine = describe_machine(params.machine, budget)
+        for text in describe_plans(source, files, train_params, machine):
             print(text)
         return
     check_output_folder(args.output_dir, SAVED_FILES)
@@ -63,11 +65,12 @@ def main() -> None:
     world = distributed.join_process_group(params.machine.collective_timeout_seconds)
     if world.rank == 0 and not distributed.is_local_rank():
         plan = build_plan_from_files(source, files[0], train_params)
-        check_memory_fit(plan, memory_budget(), num_processes)
+        check_memory_fit(plan, describe_machine(params.machine))
     if num_processes > world.size:
         distributed.run_local_ranks([sys.executable, *sys.argv], num_processes)
         return
     train, val = read_train_and_val(args.train_data, args.val_data)
+    set_memory_limits(params.machine.cache_limit_gb)
     base = vlm.load(source)
     recipe = build_recipe(base.base_id, train, args.train_data, params.image, train_params)
     data = TrainingData(train, val, {"train data": args.train_data, "val data": args.val_data})

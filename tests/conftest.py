@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 products in full on a GPU too
+
 import mondrian.model  # noqa: F401  # isort: skip  (before mlx)
 
 import pytest

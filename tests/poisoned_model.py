@@ -1,4 +1,7 @@
-"""The model process, except that one image ends it: white in its first pixel."""
+"""The model process, except that one image ends it: white in its first pixel.
+
+POISON  error of the GPU that the image raises, instead of ending the process at once
+"""
 
 import os
 from typing import Any
@@ -12,6 +15,8 @@ encode_image = AdapterRegistry.encode_image
 
 def crash_on_white_pixel(self: AdapterRegistry, request: GenerateRequest) -> Any:
     if request.pixels[:3] == b"\xff\xff\xff":
+        if text := os.environ.get("POISON"):
+            raise RuntimeError(text)
         os._exit(9)
     return encode_image(self, request)
 

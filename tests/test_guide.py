@@ -127,7 +127,11 @@ def has_own_flags(command: list[str]) -> bool:
 def find_flag_problems(command: list[str]) -> list[str]:
     """Return flags and values that --help does not list, and required flags that are missing."""
     flags = {word.split("=")[0] for word in command if word.startswith("--")}
-    is_nested = command[1] == "-m" or command[:3] == ["mondrian", "rollout", "report"]
+    is_nested = command[1] in ("-m", "benchmarks/carry_wheels.py") or command[:3] == [
+        "mondrian",
+        "rollout",
+        "report",
+    ]
     program = command[: 3 if is_nested else 2]
     mode_flags = flags & {"--plan", "--check", "--recompute_from"}
     help_text = read_help((*program, *sorted(mode_flags)))

@@ -1,10 +1,10 @@
 """Waiting until something has happened. Only a test that hangs reaches the limit."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 PATIENCE = 600.0  # seconds; an idle machine needs a fraction of it
 T = TypeVar("T")
@@ -25,8 +25,6 @@ def wait_for(condition: Callable[[], T | None], describe: Callable[[], object] =
 def is_alive(process: int) -> bool:
     """Return whether a process runs; a zombie has ended."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    stat = Path(f"/proc/{process}/stat")
-    return not stat.exists() or stat.read_text().split()[2] != "Z"

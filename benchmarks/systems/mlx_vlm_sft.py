@@ -1,9 +1,12 @@
-"""Train a workload with mlx-vlm's Trainer: mlx_vlm_sft.py FOLDER [own | PATH]
+"""Train a workload with mlx-vlm's Trainer: mlx_vlm_sft.py FOLDER [own | PATH [BATCH_SIZE STEPS]...]
 
-PATH is a BLAS library for MLX; own selects this project's BLAS, malloc and evaluation order.
+PATH is a BLAS library for MLX; own selects this project's BLAS, malloc and evaluation order. On a
+CPU weights are float32, on a GPU as the base stores them. Each BATCH_SIZE and STEPS is a run over
+repeated rows.
 """
 
 import ctypes
+import gc
 import sys
 from dataclasses import replace
 from itertools import cycle
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-if sys.argv[2:] == ["own"]:
+if sys.argv[2:3] == ["own"]:
     import mondrian.model  # noqa: F401
 elif sys.argv[2:]:
     ctypes.CDLL(sys.argv[2], mode=ctypes.RTLD_GLOBAL)
@@ -49,10 +52,20 @@ def make_sample(workload: Workload, row: int) -> dict[str, mx.array]:
     }
 
 
-def main() -> None:
-    workload = Workload.read(Path(sys.argv[1]))
-    model, _ = mlx_vlm.load(workload.base)
-    model.update(tree_map(lambda a: a.astype(mx.float32), model.parameters()))
+def load_base(source: str) -> Any:
+    model, _ = mlx_vlm.load(source)
+    if mx.default_device().type == mx.DeviceType.cpu:
+        model.update(tree_map(_to_float32, model.parameters()))
+    return model
+
+
+def _to_float32(value: mx.array) -> mx.array:
+    return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
+
+
+def train(workload: Workload) -> dict[str, Any]:
+    """Load the base and train; return seconds and loss of each step, and MLX's peak."""
+    model = load_base(workload.base)
     get_peft_model(model, LORA_MODULES, rank=RANK, alpha=ALPHA, dropout=0.0, verbose=False)
     weights: Any = mx.load(str(workload.adapter / "adapter_model.safetensors"))
     model.load_weights([(mlx_name(n), v.T) for n, v in weights.items()], strict=False)
@@ -81,12 +94,24 @@ def main() -> None:
     mx.reset_peak_memory()
     trainer.train()
     log = trainer.log_history
-    print_result(
-        seconds=[entry["step_time"] for entry in log],
-        losses=[entry["train_loss"] for entry in log],
-        peak_gb=mx.get_peak_memory() / 1e9,
-        rss_gb=peak_rss_gb(),
-    )
+    return {
+        "batch": args.batch_size,
+        "seconds": [entry["step_time"] for entry in log],
+        "losses": [entry["train_loss"] for entry in log],
+        "peak_gb": mx.get_peak_memory() / 1e9,
+        "rss_gb": peak_rss_gb(),
+    }
+
+
+def main() -> None:
+    workload = Workload.read(Path(sys.argv[1]))
+    sizes = [int(text) for text in sys.argv[3:]]
+    for batch_size, num_steps in zip(sizes[::2], sizes[1::2], strict=True):
+        print_result(**train(workload.repeat_rows(batch_size, num_steps)))
+        gc.collect()
+        mx.clear_cache()
+    if not sizes:
+        print_result(**train(workload))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mondrian.model.language import Features
 from mondrian.model.vision import extract_features
 from mondrian.training import distributed
 from mondrian.training.dataset import Example
+from mondrian.training.distributed import ProcessGroup
 from mondrian.training.progress import Tracker
 from mondrian.training.trainer import Trainer, TrainerServices
 
@@ -62,7 +63,7 @@ def train_params(workload: Workload) -> TrainParams:
 
 
 def compute_features(
-    workload: Workload, vision_tower: Any, group: distributed.ProcessGroup
+    workload: Workload, vision_tower: Any, group: ProcessGroup
 ) -> dict[str, Features]:
     """Return the features of all photos; each rank computes its share, as in training.run."""
     rows = range(len(workload.grids))[group.rank :: group.size]
@@ -87,23 +88,11 @@ def compute_features(
     return features
 
 
-def main() -> None:
-    folder, num_ranks = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    group = distributed.join_process_group(300)
-    if num_ranks > group.size:
-        distributed.run_local_ranks([sys.executable, *sys.argv], num_ranks)
-        return
-    workload = Workload.read(folder)
-    base = vlm.load(workload.base)
-    started = time.perf_counter()
-    features = compute_features(workload, base.model.vision_tower, group)
-    tower_seconds = time.perf_counter() - started
-    examples = [
-        Example(str(i), ids, prompt_length, str(i), [1.0] * (len(ids) - prompt_length))
-        for i, (ids, prompt_length) in enumerate(
-            zip(workload.ids, workload.prompt_lengths, strict=True)
-        )
-    ]
+def train(
+    workload: Workload, base: vlm.Vlm, features: dict[str, Features], group: ProcessGroup
+) -> dict[str, Any]:
+    """Train on features by row; return seconds and loss of each step, and MLX's peak."""
+    examples = make_examples(workload)
     timer = StepTimer()
     trainer = Trainer(
         PrecomputedFeatures(base, features),
@@ -115,14 +104,37 @@ def main() -> None:
     lora.load_lora_weights(trainer.layers, adapter.read_weights(workload.adapter))
     timer.times.append(time.perf_counter())
     result = trainer.run()
-    if group.rank == 0:
-        print_result(
-            seconds=[end - start for start, end in pairwise(timer.times)],
-            losses=timer.losses,
-            peak_gb=result.peak_gb,
-            rss_gb=peak_rss_gb(),
-            tower_seconds=tower_seconds / len(workload.ids),
+    return {
+        "seconds": [end - start for start, end in pairwise(timer.times)],
+        "losses": timer.losses,
+        "peak_gb": result.peak_gb,
+        "rss_gb": peak_rss_gb(),
+    }
+
+
+def make_examples(workload: Workload) -> list[Example]:
+    return [
+        Example(str(i), ids, prompt_length, str(i), [1.0] * (len(ids) - prompt_length))
+        for i, (ids, prompt_length) in enumerate(
+            zip(workload.ids, workload.prompt_lengths, strict=True)
         )
+    ]
+
+
+def main() -> None:
+    folder, num_ranks = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    group = distributed.join_process_group(300)
+    if num_ranks > group.size:
+        distributed.run_local_ranks([sys.executable, *sys.argv], num_ranks)
+        return
+    workload = Workload.read(folder)
+    base = vlm.load(workload.base)
+    started = time.perf_counter()
+    features = compute_features(workload, base.model.vision_tower, group)
+    tower_seconds = time.perf_counter() - started
+    result = train(workload, base, features, group)
+    if group.rank == 0:
+        print_result(**result, tower_seconds=tower_seconds / len(workload.ids))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Train a workload on torch's CPU backend: torch_peft.py FOLDER trl | supervised
+"""Train a workload on torch: torch_peft.py FOLDER trl | supervised [BATCH_SIZE STEPS]...
 
-trl         TRL's SFTTrainer and PEFT with their defaults
-supervised  a plain loop over transformers and PEFT; lm_head only at supervised positions
+trl         TRL's SFTTrainer and PEFT with their defaults, on a CPU
+supervised  a plain loop over transformers and PEFT; lm_head only at supervised positions; on CUDA
+            in bfloat16 if there is a card. Each BATCH_SIZE and STEPS is a run over repeated rows.
 
 Runs in a separate environment: benchmarks/requirements-torch.txt.
 """
@@ -19,6 +20,9 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from benchmarks.measurement import peak_rss_gb, print_result
 from benchmarks.workload import LEARNING_RATE, Workload
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOAT_TYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 
 
 def collate(workload: Workload, rows: list[int]) -> dict[str, torch.Tensor]:
@@ -44,13 +48,14 @@ def collate(workload: Workload, rows: list[int]) -> dict[str, torch.Tensor]:
 
 def train_supervised(model: Any, workload: Workload) -> None:
     """Compute lm_head and cross-entropy at supervised positions only."""
+    reset_peak()
     inner = model.get_base_model()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0)
     seconds, losses = [], []
     for rows in workload.batches:
         started = time.perf_counter()
-        batch = collate(workload, rows)
+        batch = {name: value.to(DEVICE) for name, value in collate(workload, rows).items()}
         labels = batch.pop("labels")[:, 1:]
         hidden = inner.model(**batch, use_cache=False).last_hidden_state[:, :-1]
         supervised = labels != -100
@@ -59,9 +64,25 @@ def train_supervised(model: Any, workload: Workload) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        losses.append(loss.item())  # waits for the device
         seconds.append(time.perf_counter() - started)
-        losses.append(loss.item())
-    print_result(seconds=seconds, losses=losses, rss_gb=peak_rss_gb())
+    print_result(
+        seconds=seconds,
+        losses=losses,
+        batch=len(workload.batches[0]),
+        rss_gb=peak_rss_gb(),
+        **device_peak(),
+    )
+
+
+def reset_peak() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_peak() -> dict[str, float]:
+    """Return the card's peak memory, if there is a card."""
+    return {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if DEVICE == "cuda" else {}
 
 
 def train_with_trl(model: Any, workload: Workload) -> None:
@@ -133,10 +154,17 @@ def trl_config(workload: Workload) -> Any:
 
 def main() -> None:
     workload = Workload.read(Path(sys.argv[1]))
-    base = Qwen3VLForConditionalGeneration.from_pretrained(workload.base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(workload.adapter), is_trainable=True)
+    base = Qwen3VLForConditionalGeneration.from_pretrained(workload.base, dtype=FLOAT_TYPE)
+    model = PeftModel.from_pretrained(base.to(DEVICE), str(workload.adapter), is_trainable=True)
     model.train()
-    {"trl": train_with_trl, "supervised": train_supervised}[sys.argv[2]](model, workload)
+    if sys.argv[2] == "trl":
+        train_with_trl(model, workload)
+        return
+    sizes = [int(text) for text in sys.argv[3:]]
+    for batch_size, num_steps in zip(sizes[::2], sizes[1::2], strict=True):
+        train_supervised(model, workload.repeat_rows(batch_size, num_steps))
+    if not sizes:
+        train_supervised(model, workload)
 
 
 if __name__ == "__main__":

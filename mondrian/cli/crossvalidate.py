@@ -15,6 +15,7 @@ from mondrian.evaluation.summary import format_metrics_summary
 from mondrian.evaluation.timing import compute_timing
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
+from mondrian.model.memory_limits import set_memory_limits
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> None:
         if args.advisor in (None, advisor):
             train_rows, val_rows = read_train_and_val(*files)
             inputs[advisor] = [*train_rows, *val_rows], path.parent
+    set_memory_limits(params.machine.cache_limit_gb)
     base = vlm.load(args.base or params.base.source)
     for advisor, (rows, folder) in inputs.items():
         folds_folder = args.cache_dir / "folds" / advisor

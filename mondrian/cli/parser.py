@@ -6,6 +6,7 @@ from textwrap import indent
 
 COMMANDS = {
     "init": "write the settings for a base and for your database or list into params.yaml",
+    "doctor": "check this machine; print a table to paste into an issue",
     "check": "check params.yaml and the data that it names, before dvc repro",
     "serve": "start the advisor service: base, fine-tuned or A/B test",
     "summary": "show the results of the last dvc repro: data, training, scores, verdict",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mondrian.core.advisor_id import AdvisorId
+from mondrian.core.base_source import check_base_source
 from mondrian.core.errors import ParamsError
 from mondrian.core.params_section import Section, load_yaml
 
@@ -38,7 +39,7 @@ class ApplicationParams(Section):
 
 class BaseParams(Section):
     name: PathName
-    source: PathText
+    source: Annotated[PathText, AfterValidator(check_base_source)]
 
 
 class ImageParams(Section):
@@ -177,6 +178,7 @@ class Profile(Section):
 class MachineParams(Section):
     feature_cache_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     checkpoint_steps: AtLeastOne
+    cache_limit_gb: Annotated[float, Field(ge=0, le=1_000_000)]
     num_processes: Annotated[int, Field(ge=1, le=64)]
     collective_timeout_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
     tracker: Literal["none", "tensorboard", "wandb"]

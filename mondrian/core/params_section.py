@@ -22,6 +22,9 @@ _REMOVED = {  # parameters of earlier versions
         "whatever their number"
     ),
 }
+_ADDED = {  # parameters that a file of an earlier version lacks
+    "machine.cache_limit_gb": "write cache_limit_gb: 2.0 under machine, as in the project's file",
+}
 
 
 class Section(BaseModel):
@@ -80,7 +83,8 @@ def _describe_problem(details: Any, section_type: type[Section]) -> str:
     if not location:
         return str(details["msg"].removeprefix("Value error, "))
     if details["type"] == "missing":
-        return f"{location} is missing"
+        fix = _ADDED.get(location)
+        return f"{location} is missing{f'; {fix}' if fix else ''}"
     if location in _REMOVED:
         return f"{location} {_REMOVED[location]}"
     if details["type"] == "extra_forbidden":

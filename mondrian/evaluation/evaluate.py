@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
-from mondrian.core.errors import AdapterError
+from mondrian.core.errors import AdapterError, EvaluationError
 from mondrian.core.files import files_hash, read_json
+from mondrian.core.gpu_errors import explain_gpu_errors
 from mondrian.core.images import read_photo
 from mondrian.core.params import EvaluateParams
 from mondrian.core.training_log import (
@@ -33,6 +34,7 @@ from mondrian.evaluation.generation import AnswerCache, EvalContext
 from mondrian.evaluation.prompts import ArmPrompts, EvalPrompt, build_eval_prompts
 from mondrian.model import adapter, lora, provenance
 from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.device import DEVICE, type_name
 from mondrian.model.provenance import Recipe, package_versions, read_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Generation, Vlm
@@ -48,6 +50,7 @@ class EvalData:
     train: Sequence[ChatRow]
 
 
+@explain_gpu_errors(EvaluationError, "lower evaluate.batch_size in params.yaml and run again")
 def evaluate(
     features: FeatureCache,
     folder: Path,
@@ -143,6 +146,8 @@ def _identity(
         "val photos": sha256(json.dumps(image_hashes(rows)).encode()).hexdigest(),
         "llguidance": version("llguidance"),
         "base": vlm.hash,
+        "device": DEVICE.kind,
+        "float type": type_name(vlm.float_type),
         "adapter": files_hash(folder, {CONFIG_FILE, WEIGHTS_FILE}),
         "evaluate.max_new_tokens": params.max_new_tokens,
         **{f"evaluate.consistency.{name}": value for name, value in consistency},

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from mondrian.core.errors import EvaluationError
 from mondrian.core.files import append_line
+from mondrian.core.gpu_errors import explain_gpu_errors
 from mondrian.core.params import EvaluateParams
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
@@ -29,7 +30,6 @@ from mondrian.model.provenance import describe_differences, hash_settings
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.model.vlm import Generation, Vlm
 
-_OUT_OF_MEMORY = ("alloc", "out of memory", "insufficient memory")  # in MLX's messages
 _GENERATION = TypeAdapter(Generation)
 
 
@@ -139,20 +139,15 @@ def generate_answers(
         _check_memory(vlm, token_ids, sampling_params)
         finished = len(prompts) - len(pending)
         bar = progress_bar(total=len(prompts), initial=finished, desc=title, unit="critique")
-        try:
-            with bar:
-                answers = stream_generate(vlm, token_ids, features, sampling_params, pending)
-                for index, answer in answers:
-                    cache.add(keys[pending[index]], answer)
-                    bar.update()
-        except (RuntimeError, MemoryError) as error:
-            message = str(error).lower()
-            if isinstance(error, RuntimeError) and not any(w in message for w in _OUT_OF_MEMORY):
-                raise
-            raise EvaluationError(
-                f"{title}: out of memory with {sampling_params.max_sequences} critiques at a "
-                "time; lower evaluate.batch_size and run again, finished answers are kept"
-            ) from None
+        memory_fix = (
+            f"lower evaluate.batch_size ({sampling_params.max_sequences}) and run again, finished "
+            "answers are kept"
+        )
+        with explain_gpu_errors(EvaluationError, memory_fix), bar:
+            answers = stream_generate(vlm, token_ids, features, sampling_params, pending)
+            for index, answer in answers:
+                cache.add(keys[pending[index]], answer)
+                bar.update()
     return [cache.answers[key] for key in keys]
 
 

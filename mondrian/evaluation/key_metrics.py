@@ -9,7 +9,7 @@ from mondrian.evaluation.gates import list_failed_gates
 def build_key_metrics(
     report: dict[str, Any], evaluation: dict[str, Any], thresholds: GateParams
 ) -> dict[str, Any]:
-    """Return the content of metrics.json: flat, without times, equal in an identical rerun.
+    """Return the content of metrics.json: flat, without times, equal in a rerun on a CPU.
 
     quality       quality index of the adapter, 0 to 100
     mae           mean absolute error of its scores, points of 10; also of the base and of the

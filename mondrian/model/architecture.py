@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mondrian.core.base_source import check_base_source, is_hub_id
 from mondrian.core.errors import BaseModelError
 from mondrian.core.files import read_json
 from mondrian.model.lora import LoraConfig
@@ -19,7 +20,8 @@ _SIZES = {  # hidden, MLP, layers, heads, tied; vision: depth, hidden, MLP (from
     "4B": (2560, 9728, 36, 32, True, 24, 1024, 4096),
     "8B": (4096, 12288, 36, 32, False, 27, 1152, 4304),
 }
-_NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-(?:Instruct|Thinking)(?:-([48])bit|-bf16)?$")
+_PACKED_BITS = (0, 2, 3, 4, 5, 6, 8)  # 0 for floats; mlx-vlm packs to no other
+_NAME = re.compile(r"(?:^|/)Qwen3-VL-(\d+B)-Instruct(?:-([48])bit|-bf16)?$")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def find_base_folder(source: str) -> Path | None:
     """Return the folder of a base on this machine, local or in the hub's cache, if there is one."""
     if source and Path(source).is_dir():
         return Path(source)
-    if source.count("/") != 1:
+    if not is_hub_id(source):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -143,8 +145,17 @@ def find_base_folder(source: str) -> Path | None:
     return Path(config_path).parent if isinstance(config_path, str) else None
 
 
+def refuse_unusable_base(source: str) -> None:
+    """Raise BaseModelError if the name of a base says that it cannot be used."""
+    try:
+        check_base_source(source)
+    except ValueError as error:
+        raise BaseModelError(str(error)) from None
+
+
 def read_architecture(source: str) -> Architecture:
     """Read the sizes of a local base or a published size, or raise BaseModelError."""
+    refuse_unusable_base(source)
     folder = find_base_folder(source)
     if folder is not None:
         if not (folder / "config.json").is_file():
@@ -153,9 +164,11 @@ def read_architecture(source: str) -> Architecture:
         try:
             arch = Architecture.from_config(config)
             sizes = [arch.width, arch.mlp_width, arch.layers, *arch.heads, arch.vocabulary]
-            sizes += [*arch.vision, *arch.patch, arch.group]
+            sizes += [*arch.vision, *arch.patch, arch.group, arch.image_id]
             if not all(isinstance(size, int) and size > 0 for size in sizes):
                 raise ValueError(f"sizes must be whole numbers above 0: {sizes}")
+            if arch.bits not in _PACKED_BITS or not isinstance(arch.bits, int):
+                raise ValueError(f"quantization.bits is {arch.bits!r}; it may be 2 to 6, or 8")
             return arch
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BaseModelError(f"{folder}/config.json is not a Qwen3-VL's: {error!r}") from None

@@ -15,6 +15,7 @@ from mondrian.model.constrained import CritiqueGrammar, GrammarState, TokenBitma
 from mondrian.model.kernels import softmax
 from mondrian.model.kv_cache import BatchKVCache, PrefixCache
 from mondrian.model.language import Features
+from mondrian.model.lm_head import choose_greedily
 from mondrian.model.vlm import Generation, Vlm
 
 _BELOW_ONE = 1 - 1e-6  # rounding must not move a sample past the last token
@@ -29,9 +30,7 @@ def mask_logits(logits: mx.array, masks: Sequence[TokenBitmask]) -> mx.array:
 
 
 def sample(logits: mx.array, temperature: float, uniforms: Sequence[float]) -> mx.array:
-    """Sample from softmax(logits / temperature) by a uniform number per row; greedy at 0."""
-    if not temperature:
-        return mx.argmax(logits, axis=-1)
+    """Sample a token of each row from softmax(logits / temperature) by a uniform number."""
     probs = softmax(logits.astype(mx.float32) / temperature)
     cumulative = mx.cumsum(probs, axis=-1)
     bounded = mx.array(np.minimum(uniforms, _BELOW_ONE).astype(np.float32))
@@ -106,6 +105,8 @@ class BatchGenerator:
 
     def __init__(self, vlm: Vlm, max_sequences: int) -> None:
         self.vlm, self.max_sequences = vlm, max_sequences
+        self.decoder = language.Decoder(vlm.model.language_model.model)
+        mx.eval(self.decoder.arrays)  # by this thread, before the one that takes the steps
         self.cache = BatchKVCache(vlm.model.language_model.model.layers, max_sequences)
         self.slots: list[SequenceState | None] = [None] * max_sequences
 
@@ -139,18 +140,22 @@ class BatchGenerator:
             self.cache.retain_slots([i for i, seq in enumerate(self.slots) if seq is not None])
             self.slots = list(seqs)
         self.cache.prepare_step([len(seq.pending) if seq else 0 for seq in self.slots])
-        logits = language.compute_logits(self.vlm.model, self._forward(seqs))
-        if seqs[0].grammar_state:
-            masks = [seq.grammar_state.mask for seq in seqs if seq.grammar_state]
-            logits = mask_logits(logits, masks)
-        temperature = seqs[0].sampling_params.temperature
-        tokens = np.array(sample(logits, temperature, [seq.rng.random() for seq in seqs]))
-        for seq, token in zip(seqs, tokens, strict=True):
+        for seq, token in zip(seqs, np.array(self._next_tokens(seqs)), strict=True):
             seq.append_token(int(token), self.vlm.end_ids)
         ended = [seq for seq in seqs if seq.ended or seq.full]
         for seq in ended:
             self.remove(seq)
         return ended
+
+    def _next_tokens(self, seqs: Sequence[SequenceState]) -> mx.array:
+        hidden = self._forward(seqs)
+        logits = language.compute_logits(self.vlm.model, hidden)
+        if seqs[0].grammar_state:
+            masks = [seq.grammar_state.mask for seq in seqs if seq.grammar_state]
+            logits = mask_logits(logits, masks)
+        if temperature := seqs[0].sampling_params.temperature:
+            return sample(logits, temperature, [seq.rng.random() for seq in seqs])
+        return choose_greedily(self.vlm.model, hidden, logits)
 
     def _forward(self, seqs: Sequence[SequenceState]) -> mx.array:
         """Return the hidden states (sequences, width) of each sequence's last token."""
@@ -168,7 +173,7 @@ class BatchGenerator:
         else:
             h, deepstack = text.embed_tokens(mx.array(ids)), []
         positions = mx.array(position_ids[:, None])
-        h = language.run_decoder_layers(text, h, positions, deepstack, self.cache.layers)
+        h = self.decoder.run(h, positions, deepstack, self.cache.layers)
         last = np.cumsum([len(seq.pending) for seq in seqs]) - 1
         return h[0, mx.array(last)]
 

@@ -6,17 +6,17 @@ model/cpu computes exp(x) as 2 ** (x * EXP_SCALE); on a GPU EXP_SCALE is 1 and t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import e, log2
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mondrian.model.cpu import attention as cpu_attention
 from mondrian.model.cpu import kernels as cpu
 from mondrian.model.device import DEVICE
 
-EXP_SCALE = log2(e) if DEVICE.own_kernels else 1.0
-MASK_VALUE = cpu.MASK_VALUE  # added to the score of a masked key
+EXP_SCALE = cpu.LOG2_E if DEVICE.own_kernels else 1.0
+MASK_VALUE = cpu_attention.MASK_VALUE
 Span = tuple[int, int]  # first index, end
 
 
@@ -41,7 +41,32 @@ cross_entropy: Any = cpu.cross_entropy if DEVICE.own_kernels else nn.losses.cros
 
 
 def swiglu(gate: mx.array, x: mx.array) -> Any:
-    return cpu.swiglu(gate, x) if DEVICE.own_kernels else nn.silu(gate) * x
+    """Return silu(gate) * x. The gradient keeps gate and x only; MLX's would keep four arrays."""
+    return cpu.swiglu(gate, x) if DEVICE.own_kernels else gpu_swiglu(gate, x)
+
+
+@mx.custom_function
+def gpu_swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    return nn.silu(gate) * x
+
+
+@gpu_swiglu.vjp
+def _gpu_swiglu_vjp(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
+    differentiate: Any = _differentiate_swiglu  # mx.compile's type has no arguments
+    return differentiate(*primals, cotangent)
+
+
+@partial(mx.compile, shapeless=True)
+def _differentiate_swiglu(
+    gate: mx.array, x: mx.array, cotangent: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return the gradients of both, computed in float32."""
+    dtype = gate.dtype
+    gate, x, cotangent = (a.astype(mx.float32) for a in (gate, x, cotangent))
+    sigmoid = mx.sigmoid(gate)
+    silu = gate * sigmoid
+    d_gate = cotangent * x * (sigmoid + silu * (1 - sigmoid))
+    return d_gate.astype(dtype), (cotangent * silu).astype(dtype)
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
@@ -71,6 +96,22 @@ def _attend(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
 ) -> mx.array:
     if DEVICE.own_kernels:
-        return cpu.attention(q, k, v, scale, mask)
+        return cpu_attention.attention(q, k, v, scale, mask)
+    if mask == "causal":
+        return stock_causal_attention(q, k, v, scale, DEVICE.query_multiple)
     sdpa_mask = mask[:, None, None].astype(q.dtype) if isinstance(mask, mx.array) else mask
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=sdpa_mask)
+
+
+def stock_causal_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, query_multiple: int
+) -> mx.array:
+    """Return MLX's causal attention, padded at the end to a multiple of queries.
+
+    The mask hides the padding from all other queries, and its own outputs are dropped.
+    """
+    num_queries = q.shape[2]
+    if padding := -num_queries % query_multiple:
+        q, k, v = (mx.pad(x, [(0, 0), (0, 0), (0, padding), (0, 0)]) for x in (q, k, v))
+    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+    return out[:, :, :num_queries] if padding else out

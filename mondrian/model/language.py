@@ -14,14 +14,14 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_vlm.models.qwen3_vl.language import apply_multimodal_rotary_pos_emb
 from numpy.typing import NDArray
 
 from mondrian.model.kernels import Mask, attention, swiglu
+from mondrian.model.projections import GATE_UP, QKV, Projections, join
 
 Ints = NDArray[np.int32]
 Attend = Callable[[mx.array, mx.array, mx.array, float], mx.array]  # q, k, v, scale
-Rope = Callable[[Any, mx.array, mx.array, Any], tuple[mx.array, mx.array]]
+Rope = Callable[[mx.array, mx.array, Any], tuple[mx.array, mx.array]]  # q, k, query positions
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,43 @@ def run_decoder_layers(
     deepstack: Sequence[mx.array] = (),
     cache: Sequence[Any] | None = None,
 ) -> mx.array:
-    """Run all decoder layers and the final norm.
+    """Run all decoder layers and the final norm once; see `Decoder.run`."""
+    return Decoder(text).run(h, position_ids, deepstack, cache)
 
-    deepstack  [i] is added to the output of layer i
-    cache      one per layer; its `attend` replaces causal attention
+
+class Decoder:
+    """The decoder layers for many passes with the same weights.
+
+    An adapter's weights are joined and cast once, so build a new one after they have changed.
     """
-    mask: Mask = "causal" if h.shape[1] > 1 else None
-    rope = make_rope(text, h, position_ids)
-    for i, layer in enumerate(text.layers):
-        attend = cache[i].attend if cache else partial(attention, mask=mask)
-        h = run_decoder_layer(layer, h, attend, rope)
-        if i < len(deepstack):
-            h = h + deepstack[i]
-    return text.norm(h)
+
+    def __init__(self, text: Any) -> None:
+        self.text = text
+        self.layers = [DecoderLayer(layer) for layer in text.layers]
+        self.arrays = [array for layer in self.layers for array in layer.arrays]
+
+    def run(
+        self,
+        h: mx.array,
+        position_ids: mx.array,
+        deepstack: Sequence[mx.array] = (),
+        cache: Sequence[Any] | None = None,
+    ) -> mx.array:
+        """Run all decoder layers and the final norm.
+
+        deepstack  [i] is added to the output of layer i
+        cache      one per layer; its `attend` replaces causal attention
+        """
+        batch, length, width = h.shape
+        mask: Mask = "causal" if length > 1 else None
+        rope = make_rope(self.text, h, position_ids)
+        h = h.reshape(-1, width)
+        for i, layer in enumerate(self.layers):
+            attend = cache[i].attend if cache else partial(attention, mask=mask)
+            h = layer.run(h, batch, attend, rope)
+            if i < len(deepstack):
+                h = h + deepstack[i].reshape(-1, width)
+        return self.text.norm(h).reshape(batch, length, width)
 
 
 def make_rope(text: Any, h: mx.array, position_ids: mx.array) -> Rope:
@@ -145,50 +169,98 @@ def make_rope(text: Any, h: mx.array, position_ids: mx.array) -> Rope:
     if rotary.fused_apply:
 
         def apply_fused(
-            attn: Any, q: mx.array, k: mx.array, query_positions: Any
+            q: mx.array, k: mx.array, query_positions: Any
         ) -> tuple[mx.array, mx.array]:
-            q_ids = position_ids if query_positions is None else position_ids[:, :, query_positions]
-            apply = attn.rotary_emb.apply_rotary
+            apply: Any = rotary.apply_rotary
+            if query_positions is None:
+                return apply(q, k, position_ids)
+            q_ids = position_ids[:, :, query_positions]
             return apply(q, q, q_ids)[0], apply(k, k, position_ids)[0]
 
         return apply_fused
     cos, sin = rotary(h, position_ids)
+    half = sin.shape[-1] // 2
+    cos, sin = cos[:, None], mx.concatenate([-sin[..., :half], sin[..., half:]], axis=-1)[:, None]
 
-    def apply_rope(
-        _: Any, q: mx.array, k: mx.array, query_positions: Any
-    ) -> tuple[mx.array, mx.array]:
-        if query_positions is None:
-            return apply_multimodal_rotary_pos_emb(q, k, cos, sin)
-        q_cos, q_sin = cos[:, query_positions], sin[:, query_positions]
-        rotated_q = apply_multimodal_rotary_pos_emb(q, q, q_cos, q_sin)[0]
-        return rotated_q, apply_multimodal_rotary_pos_emb(k, k, cos, sin)[0]
+    def apply_rope(q: mx.array, k: mx.array, query_positions: Any) -> tuple[mx.array, mx.array]:
+        q_cos, q_sin = cos, sin
+        if query_positions is not None:
+            q_cos, q_sin = cos[:, :, query_positions], sin[:, :, query_positions]
+        return _rotate(q, q_cos, q_sin), _rotate(k, cos, sin)
 
     return apply_rope
+
+
+@mx.compile
+def _rotate(x: mx.array, cos: mx.array, signed_sin: mx.array) -> mx.array:
+    """Apply RoPE to x (batch, heads, tokens, width); the first half of the sines is negated."""
+    first, second = mx.split(x, 2, axis=-1)
+    return x * cos + mx.concatenate([second, first], axis=-1) * signed_sin
 
 
 def run_decoder_layer(
     layer: Any, h: mx.array, attend: Attend, rope: Rope, query_positions: mx.array | None = None
 ) -> mx.array:
-    """Run one decoder layer; with query_positions for these outputs only, (1, positions, width).
+    """Run one decoder layer once; with query_positions, of one row, for these outputs only.
 
     All positions still give keys and values, so the outputs equal those of a full pass.
     """
-    attn = layer.self_attn
-    x = layer.input_layernorm(h)
-    query_input = x if query_positions is None else x[:, query_positions]
-    q = _split_heads(attn.q_proj(query_input), attn.n_heads, attn.q_norm)
-    k = _split_heads(attn.k_proj(x), attn.n_kv_heads, attn.k_norm)
-    v = _split_heads(attn.v_proj(x), attn.n_kv_heads, None)
-    q, k = rope(attn, q, k, query_positions)
-    attn_out = attend(q, k, v, attn.scale).transpose(0, 2, 1, 3)
-    residual = h if query_positions is None else h[:, query_positions]
-    h = residual + attn.o_proj(attn_out.reshape(*attn_out.shape[:2], -1))
-    x = layer.post_attention_layernorm(h)
-    return h + layer.mlp.down_proj(swiglu(layer.mlp.gate_proj(x), layer.mlp.up_proj(x)))
+    batch, _, width = h.shape
+    h = DecoderLayer(layer).run(h.reshape(-1, width), batch, attend, rope, query_positions)
+    return h.reshape(batch, -1, width)
 
 
-def _split_heads(x: mx.array, count: int, norm: Any) -> mx.array:
-    x = x.reshape(*x.shape[:2], count, -1)
+class DecoderLayer:
+    """One decoder layer with its projections joined by their inputs."""
+
+    def __init__(self, layer: Any) -> None:
+        self.attn, self.dtype = layer.self_attn, layer.input_layernorm.weight.dtype
+        self.input_norm, self.mlp_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv, self.gate_up = self._join(self.attn, QKV), self._join(layer.mlp, GATE_UP)
+        self.o, self.down = self._join(self.attn, ["o_proj"]), self._join(layer.mlp, ["down_proj"])
+        groups = (self.qkv, self.o, self.gate_up, self.down)
+        self.arrays = [array for projections in groups for array in projections.arrays]
+
+    def _join(self, parent: Any, names: Sequence[str]) -> Projections:
+        return join([parent[name] for name in names], self.dtype)
+
+    def run(
+        self,
+        h: mx.array,
+        batch: int,
+        attend: Attend,
+        rope: Rope,
+        query_positions: mx.array | None = None,
+    ) -> mx.array:
+        """Return the output (rows, width) for an input (batch * tokens, width)."""
+        x = self.input_norm(h)
+        q, k, v = self._project_heads(x, batch, query_positions)
+        q, k = rope(q, k, query_positions)
+        attn_out = attend(q, k, v, self.attn.scale).transpose(0, 2, 1, 3)
+        residual = h if query_positions is None else h[query_positions]
+        h = residual + self.o(attn_out.reshape(residual.shape[0], -1))[0]
+        gate, up = self.gate_up(self.mlp_norm(h))
+        return h + self.down(swiglu(gate, up))[0]
+
+    def _project_heads(
+        self, x: mx.array, batch: int, query_positions: mx.array | None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """Return q, k, v, each (batch, heads, tokens, width)."""
+        attn = self.attn
+        if query_positions is None:
+            q, k, v = self.qkv(x)
+        else:
+            q = self._join(attn, ["q_proj"])(x[query_positions])[0]
+            k, v = self._join(attn, ["k_proj", "v_proj"])(x)
+        return (
+            _split_heads(q, batch, attn.n_heads, attn.q_norm),
+            _split_heads(k, batch, attn.n_kv_heads, attn.k_norm),
+            _split_heads(v, batch, attn.n_kv_heads, None),
+        )
+
+
+def _split_heads(x: mx.array, batch: int, count: int, norm: Any) -> mx.array:
+    x = x.reshape(batch, x.shape[0] // batch, count, -1)
     return (norm(x) if norm is not None else x).transpose(0, 2, 1, 3)
 
 

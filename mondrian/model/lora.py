@@ -6,7 +6,7 @@ base is bitwise the same. mondrian/model/adapter.py reads and writes adapter fol
 
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
@@ -16,6 +16,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mondrian.core.params import TrainParams
+from mondrian.model.projections import (
+    AdaptedLinear,
+    DropoutLowRank,
+    LowRank,
+    LowRankUpdate,
+    Projections,
+    dequantize,
+    round_keep_prob,
+)
 
 Tensors = dict[str, mx.array]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -126,7 +135,7 @@ def _check_bool(key: str, value: Any) -> bool:
     return value
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(AdaptedLinear):
     """A frozen linear layer plus scale * dropout(x) A B (Hu et al. 2021, arXiv:2106.09685, eq. 3).
 
     lora_a     (in, rank)   initialized uniform in +-1/sqrt(in), like PEFT
@@ -142,31 +151,31 @@ class LoraLinear(nn.Module):
         self.scale = config.scale
         self._dropout_key: mx.array | None = None  # of this step; None outside training
         bound, shape = 1 / sqrt(inner), (inner, config.rank)
-        if key is None:
-            self.lora_a = mx.zeros(shape)
-        else:
+        self.lora_a = mx.zeros(shape)
+        if key is not None:
             self.lora_a = mx.random.uniform(-bound, bound, shape, key=key)
         self.lora_b = mx.zeros((config.rank, out))
         if config.dora:
-            self._squared_norms = mx.square(_dequantize(linear)).sum(1)
+            self._squared_norms = mx.square(dequantize(linear)).sum(1)
             self.magnitude = mx.sqrt(self._squared_norms)
 
     def __call__(self, x: mx.array) -> mx.array:
-        base_out = self.linear(x)
-        low_rank = self._apply_dropout(x) @ self.lora_a.astype(x.dtype)
-        lora_b = self.lora_b.astype(x.dtype)
-        if "magnitude" not in self:
-            return mx.addmm(base_out, low_rank, lora_b, self.scale)
-        bias = self.linear.bias if "bias" in self.linear else mx.array(0.0, x.dtype)
-        out = mx.addmm(base_out - bias, low_rank, lora_b, self.scale)
-        return out * (self.magnitude / self._weight_norm()).astype(x.dtype) + bias
+        rows = x.reshape(-1, x.shape[-1])
+        return self.join([self], x.dtype)(rows)[0].reshape(*x.shape[:-1], -1)
 
-    def _apply_dropout(self, x: mx.array) -> mx.array:
-        """Drop inputs by an explicit key, so that a recomputed layer drops the same ones."""
-        if self._dropout_key is None or self.keep_prob == 1:
-            return x
-        keep_mask = mx.random.bernoulli(self.keep_prob, x.shape, self._dropout_key)
-        return mx.where(keep_mask, x * (1 / self.keep_prob), mx.array(0.0, x.dtype))
+    def join(self, linears: Sequence[Any], dtype: Any) -> Projections:
+        layers = [(i, layer) for i, layer in enumerate(linears) if isinstance(layer, LoraLinear)]
+        bases = [x.linear if isinstance(x, LoraLinear) else x for x in linears]
+        return Projections(bases, _join_updates(layers, dtype))
+
+    def make_update(self, index: int, dtype: Any) -> LowRankUpdate:
+        """Return the update of projection `index`, cast to the compute type."""
+        lora_b = self.lora_b.astype(dtype)
+        if "magnitude" not in self:
+            return LowRankUpdate(index, lora_b, self.scale)
+        factor = self.magnitude / self._weight_norm()
+        shift = (self.linear.bias * (1 - factor)).astype(dtype) if "bias" in self.linear else None
+        return LowRankUpdate(index, lora_b, self.scale, factor.astype(dtype), shift)
 
     def _weight_norm(self) -> mx.array:
         """Return the row norms (out,) of W + scale B A, without gradient (DoRA, section 4.3).
@@ -185,15 +194,18 @@ class LoraLinear(nn.Module):
         delta = self.scale * (self.lora_a @ self.lora_b).T
         if "magnitude" not in self:
             return delta
-        weight = _dequantize(self.linear)
+        weight = dequantize(self.linear)
         return (weight + delta) * (self.magnitude / self._weight_norm())[:, None] - weight
 
 
-def _dequantize(linear: Any) -> mx.array:
-    if not hasattr(linear, "bits"):
-        return linear.weight.astype(mx.float32)
-    packed = (linear.weight, linear.scales, linear.biases)
-    return mx.dequantize(*packed, linear.group_size, linear.bits).astype(mx.float32)
+def _join_updates(layers: Sequence[tuple[int, LoraLinear]], dtype: Any) -> LowRank:
+    """Join LoRA layers with the same input, each with the index of its projection."""
+    updates = tuple(layer.make_update(i, dtype) for i, layer in layers)
+    lora_a = [layer.lora_a.astype(dtype) for _, layer in layers]
+    key, keep_prob = layers[0][1]._dropout_key, round_keep_prob(layers[0][1].keep_prob)
+    if key is not None and keep_prob < 1:
+        return DropoutLowRank(mx.stack(lora_a) * (1 / keep_prob), updates, key, keep_prob)
+    return LowRank(mx.concatenate(lora_a, axis=1), updates)
 
 
 def linear_shape(linear: Any) -> tuple[int, int]:
@@ -259,7 +271,7 @@ def load_lora_weights(layers: dict[str, LoraLinear], weights: Tensors) -> None:
     """Load the weights of a `lora_state_dict`; none may be missing."""
     for path, layer in layers.items():
         a, b, *magnitude = (weights[name] for name in _weights_by_peft_name(path, layer))
-        layer.lora_a, layer.lora_b = a.T, b.T
+        layer.lora_a, layer.lora_b = mx.contiguous(a.T), mx.contiguous(b.T)
         if magnitude:
             layer.magnitude = magnitude[0]
 

@@ -69,12 +69,38 @@ def load_tokenizer(folder: Path | None, image_id: int) -> RowTokenizer:
     """Load the tokenizer of a base's folder, or an approximate one if it has none."""
     if folder is None or not (folder / "tokenizer_config.json").is_file():
         return ApproximateTokenizer()
+    from mlx_vlm.models.base import load_chat_template
     from transformers import AutoTokenizer
 
     try:
-        return ChatTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_id)
+        part = "tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        part = "chat_template.json"
+        load_chat_template(tokenizer, folder)  # as mlx-vlm does for training
     except Exception as error:  # transformers raises many types for a damaged file
         message = one_line(error, 160)
+        raise BaseModelError(f"{folder} has a damaged {part}: {message}; copy it again") from None
+    check_chat_template(tokenizer, str(folder))
+    return ChatTokenizer(tokenizer, image_id)
+
+
+def check_chat_template(tokenizer: Any, source: str) -> None:
+    """Raise BaseModelError if a base has no chat template, or one that starts with thoughts."""
+    if not tokenizer.chat_template:
         raise BaseModelError(
-            f"{folder} has a damaged tokenizer: {message}; copy it again"
+            f"{source} has no chat template: copy chat_template.jinja or chat_template.json of "
+            "the model too"
+        )
+    messages = build_chat_messages([{"role": "user", "content": "?"}])
+    try:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # jinja2 raises many types for a damaged template
+        message = one_line(error, 160)
+        raise BaseModelError(
+            f"{source} has a damaged chat template: {message}; copy it again"
         ) from None
+    if prompt.rstrip().endswith("<think>"):
+        raise BaseModelError(
+            f"{source} writes thoughts before its answer, which the critique's format forbids; use "
+            "an Instruct model"
+        )

@@ -18,15 +18,23 @@ from mondrian.model.streams import assign_streams
 
 
 def extract_features(
-    tower: Any, photos: Sequence[tuple[mx.array, tuple[int, int]]], with_pre_merger: bool = False
+    tower: Any,
+    photos: Sequence[tuple[mx.array, tuple[int, int]]],
+    with_pre_merger: bool = False,
+    float_type: Any = None,
 ) -> list[Features]:
-    """Return evaluated features, each photo on its own stream; with the merger's input if set."""
+    """Return evaluated features, each photo on its own stream; with the merger's input if set.
+
+    float_type  of the features; None for that of the tower, in which the merger's input stays
+    """
+    float_type = float_type or tower.patch_embed.proj.weight.dtype
     results, merge = [], tower.spatial_merge_size
     current = [mx.default_stream(mx.default_device())]
     streams = current if len(photos) == 1 else assign_streams(len(photos))
     for (pixels, grid), stream in zip(photos, streams, strict=True):
         with mx.stream(stream):
             pre_merger, merged, deepstack = run_tower(tower, pixels, grid)
+            merged, *deepstack = (a.astype(float_type) for a in (merged, *deepstack))
         shape = (grid[0] // merge, grid[1] // merge)
         results.append(
             Features(merged, tuple(deepstack), shape, pre_merger if with_pre_merger else None)
@@ -44,6 +52,7 @@ def run_tower(
     grid    (rows, columns) of patches; positions are computed on the host
     """
     size = mx.array([[1, *grid]])
+    pixels = pixels.astype(tower.patch_embed.proj.weight.dtype)  # and so all that follows
     h = tower.patch_embed(pixels) + tower.fast_pos_embed_interpolate(size)
     half_angles = tower.rot_pos_emb(size)
     angles = mx.concatenate([half_angles, half_angles], axis=-1)

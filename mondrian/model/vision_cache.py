@@ -1,7 +1,7 @@
 """Vision features of photos, computed once and cached in a bounded folder.
 
 The key is the content: pixels, the processor's settings and the base. Train and evaluate share the
-folder. A dropped or damaged entry is computed again, to the same bytes.
+folder. A dropped or damaged entry is computed again.
 """
 
 import json
@@ -28,7 +28,7 @@ from mondrian.model.provenance import package_versions
 from mondrian.model.vlm import Vlm, encode_images
 
 MAX_MEMORY_BYTES = 1 << 30  # of features in memory
-_VERSION = 2  # of the arithmetic that computes features
+_VERSION = 3  # of the arithmetic that computes features
 _PREFETCH_PHOTOS = 4  # decoded on the other core while the vision tower runs
 
 
@@ -51,7 +51,8 @@ class FeatureCache:
         processor = vlm.processor.image_processor
         settings = [processor.patch_size, processor.merge_size, processor.image_mean]
         settings += [processor.image_std, processor.rescale_factor]
-        key_parts = [_VERSION, package_versions(), vlm.hash, with_pre_merger, *settings]
+        settings += [str(vlm.float_type), with_pre_merger]
+        key_parts = [_VERSION, package_versions(), vlm.hash, *settings]
         self._key_prefix = json.dumps(key_parts, default=list)
 
     def precompute(self, paths: Sequence[str]) -> None:

@@ -14,13 +14,16 @@ import numpy as np
 from mlx.utils import tree_map
 from PIL import Image
 
+from mondrian.core.base_source import is_hub_id
 from mondrian.core.errors import BaseModelError, one_line
 from mondrian.core.files import files_hash, is_junk, read_json, suggest_path
-from mondrian.model.architecture import read_architecture
+from mondrian.model.architecture import read_architecture, refuse_unusable_base
+from mondrian.model.cpu.packed import unpack_in_products
 from mondrian.model.device import DEVICE
 from mondrian.model.language import Features, compute_logits, hidden_states, make_batch
+from mondrian.model.packed_probe import unpack_refused_layers
 from mondrian.model.provenance import BaseId
-from mondrian.model.tokenizer import ChatTokenizer
+from mondrian.model.tokenizer import ChatTokenizer, check_chat_template
 from mondrian.model.vision import extract_features
 
 
@@ -73,6 +76,8 @@ def load(source: str) -> Vlm:
     missing = [name for name in required if not (folder / name).is_file()]
     if missing:
         raise BaseModelError(f"{source} lacks {', '.join(missing)}; copy the whole model")
+    if not any(folder.glob("*.safetensors")):
+        raise BaseModelError(f"{source} has no weights (*.safetensors); hf download {source}")
     import mlx_vlm
 
     try:
@@ -81,9 +86,8 @@ def load(source: str) -> Vlm:
         raise BaseModelError(
             f"{source} cannot be loaded as a base model: {one_line(error, 200)}"
         ) from None
-    num_weights = read_architecture(str(folder)).num_weights()
-    if float_type := DEVICE.for_base(num_weights).float_type:
-        model.update(tree_map(partial(_cast, float_type=float_type), model.parameters()))
+    check_chat_template(processor.tokenizer, source)
+    _adapt_to_device(model, read_architecture(str(folder)).num_weights())
     model.freeze()
     model.eval()
     eos_ids = model.config.eos_token_id
@@ -96,6 +100,16 @@ def load(source: str) -> Vlm:
         image_id=model.config.image_token_id,
         end_ids=frozenset({*eos_ids, processor.tokenizer.eos_token_id}),
     )
+
+
+def _adapt_to_device(model: Any, num_weights: int) -> None:
+    """Cast the weights to the device's type, and let it multiply with packed ones."""
+    if float_type := DEVICE.for_base(num_weights).float_type:
+        model.update(tree_map(partial(_cast, float_type=float_type), model.parameters()))
+    if DEVICE.kind == "cuda":
+        unpack_refused_layers(model, model.language_model.model.norm.weight.dtype)
+    if DEVICE.own_kernels:
+        unpack_in_products(model)
 
 
 def base_hash(folder: Path) -> str:
@@ -114,7 +128,7 @@ def encode_images(
     vlm: Vlm, images: Sequence[Image.Image], with_pre_merger: bool = False
 ) -> list[Features]:
     patches = [_extract_patches(vlm, image) for image in images]
-    return extract_features(vlm.model.vision_tower, patches, with_pre_merger)
+    return extract_features(vlm.model.vision_tower, patches, with_pre_merger, vlm.float_type)
 
 
 def _extract_patches(vlm: Vlm, image: Image.Image) -> tuple[mx.array, tuple[int, int]]:
@@ -146,9 +160,10 @@ def _cast(value: mx.array, float_type: Any) -> mx.array:
 
 def fetch_base_folder(source: str) -> Path:
     """Return the folder of a base, downloaded from the hub if it is not a local folder."""
+    refuse_unusable_base(source)
     folder = Path(source)
     if not folder.is_dir():
-        if source.count("/") != 1 or source.startswith((".", "models/")):
+        if not is_hub_id(source):
             hint = suggest_path(folder)
             raise BaseModelError(f"no base model at {source}{hint}; see base.source in params.yaml")
         from mlx_vlm.utils import get_model_path

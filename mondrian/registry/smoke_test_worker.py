@@ -19,6 +19,7 @@ from mondrian.model import adapter, vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.generate import generate
+from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.provenance import check_requirements, local_requirements, read_requirements
 
 PHOTO = Path(__file__).with_name("smoke_test.png")  # 320 x 256, scene 1 of mondrian.sample
@@ -29,6 +30,7 @@ class SmokeTestRunner:
 
     def __init__(self, params: Params, advisor: str) -> None:
         self.requirements = local_requirements(advisor, params)
+        set_memory_limits(params.machine.cache_limit_gb)
         self.base = vlm.load(params.base.source)
         max_new_tokens = params.serve.max_new_tokens
         vocabulary_size = self.base.model.config.text_config.vocab_size

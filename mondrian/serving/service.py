@@ -247,7 +247,9 @@ def _create_engine(settings: ServiceSettings) -> Engine:
     options = (serve.batch_size, serve.max_new_tokens, serve.constrained)
     if settings.engine_url:
         return RemoteEngine(settings.engine_url, dict(settings.engine_models), *options)
-    return LocalEngine(WorkerConfig(base.source, (image.min_pixels, image.max_pixels), *options))
+    pixel_limits, machine = (image.min_pixels, image.max_pixels), settings.params.machine
+    config = WorkerConfig(base.source, pixel_limits, *options, machine.cache_limit_gb)
+    return LocalEngine(config)
 
 
 def get_service(request: Request) -> Service:

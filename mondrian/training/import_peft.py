@@ -20,6 +20,7 @@ from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
 from mondrian.critique.rows import read_train_and_val
 from mondrian.model import adapter, lora, vlm
+from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.provenance import build_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
@@ -180,12 +181,13 @@ def import_adapter(
         _check_base(folder, config.get("base_model_name_or_path"), params)
     state = read_trainer_state(folder)
     train_rows, val_rows = read_train_and_val(paths.train, paths.val)
+    set_memory_limits(params.machine.cache_limit_gb)
     base = vlm.load(params.base.source)
     recipe = build_recipe(base.base_id, train_rows, paths.train, params.image, params.train)
     recipe["train"] = {"imported": True, "peft_version": config.get("peft_version")}
     lora_config = _parse_config(folder, config, weights, base)
-    max_gb = params.machine.feature_cache_gb
-    features = FeatureCache(base, cache_dir / "features", max_gb, lora_config.train_projector)
+    options = (params.machine.feature_cache_gb, lora_config.train_projector)
+    features = FeatureCache(base, cache_dir / "features", *options)
     examples = build_examples(val_rows, params.train, features)
     try:
         layers = lora.attach(base.model, lora_config)
@@ -194,7 +196,6 @@ def import_adapter(
         lora.load_lora_weights(layers, filled)
         total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
         val_loss = total / sum(sum(example.weights) for example in examples)
-        metrics = state.metrics(val_loss)
         contents = AdapterContents(filled, lora_config, recipe, state.training_log(val_loss))
         write_verified_adapter(features, contents, examples[0], paths.output)
     except AdapterError as error:
@@ -202,7 +203,7 @@ def import_adapter(
         raise AdapterError(message.removesuffix("; train again")) from None
     finally:
         lora.detach(base.model)
-    write_metrics(paths.metrics, metrics, NO_TIMING)
+    write_metrics(paths.metrics, state.metrics(val_loss), NO_TIMING)
     imported = _describe_imported(len(weights), len(filled), lora_config.rank)
     return f"{imported} into {paths.output}, val loss {val_loss:.3f}"
 

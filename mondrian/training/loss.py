@@ -1,8 +1,8 @@
 """Loss and gradient of a batch: rows are split over MLX streams, and packed on each.
 
-Cross-entropy is computed over chunks of positions, and its gradient with respect to the hidden
-states in the forward pass, while a chunk's logits exist: at most chunk x vocabulary of them exist
-at a time, and none is computed twice.
+Cross-entropy is computed over chunks of positions and tiles of the vocabulary, and its gradient
+with respect to the hidden states in the forward pass, while a tile's logits exist: at most chunk x
+tile of them exist at a time, and none is computed twice.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,48 +15,56 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mondrian.core.params import TrainParams
+from mondrian.model.cpu.packed import unpack_rows
 from mondrian.model.device import DEVICE
 from mondrian.model.kernels import EXP_SCALE, power
-from mondrian.model.language import Features, compute_logits
+from mondrian.model.language import Features
+from mondrian.model.lm_head import head_layer, weight_rows
 from mondrian.model.lora import LoraLinear, set_dropout_key
 from mondrian.model.streams import assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import Example
 from mondrian.training.packing import PackedBatch, compute_target_states, pack
 
+VOCABULARY_TILE = 8192  # logits of a position in memory at the same time
+_LOWEST = float(np.finfo(np.float32).min) / 2
 _MAX_GRAPHS = 64  # compiled graphs in memory
 _BATCH_ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
 
 
 class LMHead:
-    """The model's lm_head: tied or not, packed or not."""
+    """The model's lm_head: tied or not, packed or not. `rows` selects a part of the vocabulary."""
 
     def __init__(self, model: Any) -> None:
-        language = model.language_model
-        tied = language.args.tie_word_embeddings
-        self.model, self.layer = model, language.model.embed_tokens if tied else language.lm_head
+        self.layer = head_layer(model)
         self._is_packed = hasattr(self.layer, "bits")
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        """Return logits (positions, vocabulary) of hidden states (positions, width), in float32."""
-        return compute_logits(self.model, hidden).astype(mx.float32)
+    def vocabulary_tiles(self) -> list[slice]:
+        size = self.layer.weight.shape[0]
+        return [slice(i, min(size, i + VOCABULARY_TILE)) for i in range(0, size, VOCABULARY_TILE)]
 
-    def backward(self, gradient: mx.array, dtype: Any) -> mx.array:
+    def logits(self, hidden: mx.array, rows: slice) -> mx.array:
+        """Return logits (positions, rows) of hidden states (positions, width), in float32."""
+        return self._multiply(hidden, rows, True)
+
+    def backward(self, gradient: mx.array, rows: slice, dtype: Any) -> mx.array:
         """Return the gradient of hidden states (positions, width) for one of logits."""
-        x, layer = gradient.astype(dtype), self.layer
-        if not self._is_packed:
-            return (x @ layer.weight).astype(mx.float32)
-        packed = (layer.weight, layer.scales, layer.biases, False, layer.group_size, layer.bits)
-        return mx.quantized_matmul(x, *packed).astype(mx.float32)
+        return self._multiply(gradient.astype(dtype), rows, False)
+
+    def _multiply(self, x: mx.array, rows: slice, transpose: bool) -> mx.array:
+        layer = self.layer
+        if self._is_packed and not DEVICE.own_kernels:
+            biases = layer.get("biases")
+            biases = biases if biases is None else biases[rows]
+            packed = (layer.weight[rows], layer.scales[rows], biases, transpose)
+            product = mx.quantized_matmul(x, *packed, layer.group_size, layer.bits, layer.mode)
+            return product.astype(mx.float32)
+        weight = unpack_rows(layer, rows, [x]) if self._is_packed else layer.weight[rows]
+        return (x @ (weight.T if transpose else weight)).astype(mx.float32)
 
     def weight_rows(self, tokens: mx.array) -> mx.array:
         """Return the weights of some tokens, (tokens, width), in float32."""
-        layer = self.layer
-        if not self._is_packed:
-            return layer.weight[tokens].astype(mx.float32)
-        weight, scales, biases = (layer[name][tokens] for name in ("weight", "scales", "biases"))
-        rows = mx.dequantize(weight, scales, biases, layer.group_size, layer.bits)
-        return rows.astype(mx.float32)
+        return weight_rows(self.layer, tokens)
 
 
 def chunked_cross_entropy(
@@ -74,13 +82,12 @@ def chunked_cross_entropy(
     def loss_and_gradient(hidden: mx.array) -> Any:
         total = mx.array(0.0)
         gradients: list[mx.array] = []
-        for first in range(0, hidden.shape[0], chunk):
-            part = slice(first, first + chunk)
-            h, target, weight = hidden[part], targets[part], weights[part][:, None]
-            h = _wait_for(h, [*gradients[-1:], total])
-            token_loss, powers, norm = _compute_token_loss(head, h, target)
+        for part in _split(hidden, chunk):
+            target, weight = targets[part], weights[part][:, None]
+            h = _wait_for(hidden[part], [*gradients[-1:], total])
+            token_loss, mean_row = _compute_token_loss(head, h, target, True)
             total = total + (token_loss * weight).sum()
-            gradient = head.backward(powers, h.dtype) / norm - head.weight_rows(target)
+            gradient = mean_row - head.weight_rows(target)
             gradients.append((gradient * weight).astype(h.dtype))
         return total, mx.concatenate(gradients)
 
@@ -97,29 +104,51 @@ def chunked_cross_entropy_eval(
 ) -> mx.array:
     """Return the same sum without a gradient, for validation: half the work."""
     total = mx.array(0.0)
-    for first in range(0, hidden.shape[0], chunk):
-        part = slice(first, first + chunk)
+    for part in _split(hidden, chunk):
         h = _wait_for(hidden[part], [total])
-        token_loss, _, _ = _compute_token_loss(head, h, targets[part])
+        token_loss, _ = _compute_token_loss(head, h, targets[part], False)
         total = total + (token_loss * weights[part][:, None]).sum()
     return total
 
 
+def _split(hidden: mx.array, chunk: int) -> list[slice]:
+    """Return chunks of at most `chunk` positions, all of about the same size."""
+    positions = hidden.shape[0]
+    count = -(-positions // chunk)
+    return [slice(positions * i // count, positions * (i + 1) // count) for i in range(count)]
+
+
 def _wait_for(h: mx.array, previous: list[mx.array]) -> mx.array:
-    """Return `h`, computed after `previous`: MLX would compute all chunks' logits at once."""
+    """Return `h`, computed after `previous`: MLX would compute all logits at once."""
     return mx.depends([h], previous)[0]
 
 
 def _compute_token_loss(
-    head: LMHead, h: mx.array, target: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Return cross-entropy (positions, 1), unnormalized softmax, and its norm (positions, 1)."""
-    logits = head.logits(h * EXP_SCALE)  # `power` reuses their memory
-    highest = _in_blocks(logits).max(1).max(-1, keepdims=True)
-    at_target = mx.take_along_axis(logits, target[:, None], axis=-1)
-    powers = power(mx.depends([logits], [highest, at_target])[0] - highest)
-    norm = _in_blocks(powers).sum(1).sum(-1, keepdims=True)
-    return mx.log(norm) + (highest - at_target) / EXP_SCALE, powers, norm
+    head: LMHead, h: mx.array, target: mx.array, with_gradient: bool
+) -> tuple[mx.array, mx.array]:
+    """Return cross-entropy (positions, 1), and the mean of the head's rows by softmax.
+
+    Both are sums over the vocabulary, scaled by the highest logit so far. They are updated tile by
+    tile, like attention with the rows as keys and values (online softmax, arXiv:1805.02867).
+    """
+    highest = mx.full((h.shape[0], 1), _LOWEST)
+    norm, at_target = mx.zeros_like(highest), mx.zeros_like(highest)
+    weighted = mx.zeros(h.shape) if with_gradient else norm
+    for rows in head.vocabulary_tiles():
+        logits = head.logits(_wait_for(h, [norm, weighted]) * EXP_SCALE, rows)
+        index = target[:, None] - rows.start
+        is_inside = (index >= 0) & (index < rows.stop - rows.start)
+        value = mx.take_along_axis(logits, mx.where(is_inside, index, 0), axis=-1)
+        at_target = mx.where(is_inside, value, at_target)
+        previous, highest = (
+            highest,
+            mx.maximum(highest, _in_blocks(logits).max(1).max(-1, keepdims=True)),
+        )
+        powers, factor = power(logits - highest), power(previous - highest)
+        norm = norm * factor + _in_blocks(powers).sum(1).sum(-1, keepdims=True)
+        if with_gradient:
+            weighted = weighted * factor + head.backward(powers, rows, h.dtype)
+    return mx.log(norm) + (highest - at_target) / EXP_SCALE, weighted / norm
 
 
 def _in_blocks(x: mx.array) -> mx.array:

@@ -5,13 +5,15 @@ row's tokens attend to the shared prefix and their own row only. In the last lay
 that predict a completion token have queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from mondrian.model import language
@@ -80,15 +82,48 @@ def compute_target_states(model: Any, batch: PackedBatch, checkpoint: bool = Fal
     attend = partial(attention, mask=batch.attention_spans)
     run_layer = _run_checkpointed_layer if checkpoint else run_decoder_layer
     for i, layer in enumerate(layers):
-        h = run_layer(layer, h, attend, rope)
+        with _ordered_backward(text.layers, i, h) as h:
+            h = run_layer(layer, h, attend, rope)
         if i < len(deepstack):
             h = h + deepstack[i]
     target_positions = mx.array(batch.target_positions)
     attend = partial(attention, mask=batch.last_layer_spans)
-    h = run_decoder_layer(last_layer, h, attend, rope, target_positions)
+    with _ordered_backward(text.layers, len(layers), h) as h:
+        h = run_decoder_layer(last_layer, h, attend, rope, target_positions)
     if len(layers) < len(deepstack):  # a base with no more layers than DeepStack levels
         h = h + deepstack[len(layers)][:, target_positions]
     return text.norm(h)[0]
+
+
+@contextmanager
+def _ordered_backward(layers: Sequence[Any], index: int, h: mx.array) -> Iterator[mx.array]:
+    """Let the gradient of a layer's adapters be computed before the backward pass continues.
+
+    MLX would compute all of them last, and keep every layer's inputs until then.
+    """
+    weights = tree_flatten(layers[index].trainable_parameters())
+    if index == 0 or not weights or not tree_flatten(layers[index - 1].trainable_parameters()):
+        yield h
+        return
+    ordered: Any = _wait_for_gradients(h, *(array for _, array in weights))
+    h, *outputs = ordered
+    names = [name for name, _ in weights]
+    layers[index].update(tree_unflatten(list(zip(names, outputs, strict=True))))
+    try:
+        yield h
+    finally:
+        layers[index].update(tree_unflatten(weights))
+
+
+@mx.custom_function
+def _wait_for_gradients(*inputs: mx.array) -> Any:
+    return inputs
+
+
+@_wait_for_gradients.vjp
+def _wait_for_gradients_vjp(_: Any, cotangents: Any, __: Any) -> Any:
+    h, *weights = cotangents
+    return *mx.depends([h], weights), *weights
 
 
 def _run_checkpointed_layer(layer: Any, h: mx.array, attend: Attend, rope: Rope) -> mx.array:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from mondrian.core.adapter_folder import SAVED_FILES
 from mondrian.core.errors import AdapterError, TrainingError
 from mondrian.core.files import file_hash, open_atomic_folder, write_json
+from mondrian.core.gpu_errors import explain_gpu_errors
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.core.training_log import write_training_log
 from mondrian.critique.parser import ParsedCritique, parse_critique
@@ -23,6 +24,7 @@ from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, lora
 from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.device import DEVICE, type_name
 from mondrian.model.generate import generate
 from mondrian.model.lora import LoraConfig, Tensors
 from mondrian.model.provenance import TRAINING_CODE, code_hash, package_versions
@@ -33,6 +35,11 @@ from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
 from mondrian.training.progress import TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
+
+_MEMORY_FIX = (
+    "take a setting that `python stages/train.py --plan --memory_gb GB` suggests for less memory, "
+    "or lower machine.cache_limit_gb"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class TrainingRun:
     world: ProcessGroup
     paths: RunPaths
 
+    @explain_gpu_errors(TrainingError, _MEMORY_FIX)
     def run(self, data: TrainingData, recipe: dict[str, Any]) -> TrainResult:
         """Train an adapter or resume an interrupted run; save the adapter and its metrics.
 
@@ -118,6 +126,8 @@ class TrainingRun:
             **{name: file_hash(path) for name, path in data.files.items()},
             "photos": sha256(photo_keys.encode()).hexdigest(),
             "base": self.base.hash,
+            "device": DEVICE.kind,
+            "float type": type_name(self.base.float_type),
             "machine.num_processes": self.world.size,
             "code": code_hash(TRAINING_CODE),
             **package_versions(),

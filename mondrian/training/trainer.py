@@ -1,7 +1,8 @@
-"""Training loop: LoRA on a frozen base, resumable bit for bit.
+"""Training loop: LoRA on a frozen base, resumable after each step.
 
 Each update is a function of the seed, the step and the checkpoint's state, so a run that was killed
-and restarted ends with the same bytes as one that was not.
+and restarted ends like one that was not: with the same bytes on a CPU. On a GPU the order of a
+sum may differ between runs, and so the result by rounding (`mondrian doctor` measures it).
 """
 
 import signal
@@ -22,6 +23,7 @@ from mondrian.core.errors import TrainingError
 from mondrian.core.params import TrainParams
 from mondrian.core.terminal import progress_bar
 from mondrian.model import lora
+from mondrian.model.memory_limits import memory_in_use
 from mondrian.model.streams import shard_by_length
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training import schedule
@@ -134,6 +136,7 @@ class Trainer:
             metrics |= services.compute_val_metrics()
             self._synchronize_stop()
             self._exit_if_stopped()
+        mx.clear_cache()  # of buffers for the lengths of val rows and completions
         entry = progress.log_epoch(metrics)
         services.tracker.log(entry)
         if progress.epochs_since_best == 0:
@@ -233,7 +236,10 @@ class Trainer:
             )
 
     def _show_progress(self, bar: Any) -> None:
-        speed, memory = self.progress.tokens / self.progress.seconds, mx.get_peak_memory() / 1e9
-        postfix = f"loss {self.progress.log[-1]['loss']:.3f}, {speed:.0f} tokens/s, {memory:.1f} GB"
+        speed = self.progress.tokens / self.progress.seconds
+        postfix = (
+            f"loss {self.progress.log[-1]['loss']:.3f}, {speed:.0f} tokens/s, "
+            f"{memory_in_use() / 1e9:.1f} GB, peak {mx.get_peak_memory() / 1e9:.1f} GB"
+        )
         bar.set_postfix_str(postfix, refresh=False)
         bar.update()

@@ -50,8 +50,9 @@ def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_a_missing_path_suggests_a_similar_one_or_names_the_missing_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/a.db").touch()
-    assert suggest_path(tmp_path / "photos/A.db") == f"; there is {tmp_path}/photos/a.db"
+    (tmp_path / "photos/mondrian.db").touch()
+    suggestion = f"; there is {tmp_path}/photos/mondrian.db"
+    assert suggest_path(tmp_path / "photos/mondrain.db") == suggestion
     assert suggest_path(tmp_path / "photo/mondrian.db") == f"; there is {tmp_path}/photos"
     assert suggest_path(tmp_path / "disk/mondrian.db") == f"; there is no {tmp_path}/disk"
     assert suggest_path(tmp_path / "photos/other") == ""

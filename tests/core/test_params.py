@@ -51,6 +51,14 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> N
     assert "params.yaml" in read_errors(tmp_path, text)
 
 
+def test_a_parameter_that_an_earlier_version_lacks_comes_with_its_value(tmp_path: Path) -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
+    path = tmp_path / "params.yaml"
+    path.write_text("".join(line for line in lines if "cache_limit_gb" not in line))
+    with pytest.raises(ParamsError, match="missing; write cache_limit_gb: 2.0 under machine"):
+        load_params(path)
+
+
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="run from the project's folder"):
         load_params(tmp_path / "params.yaml")
@@ -77,6 +85,11 @@ def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
             "db_path: data/sample/mondrian/mondrian.db",
             'db_path: "a\\0"',
             "no file name has a NUL character",
+        ),
+        (
+            "source: models/base/mondrian-tiny",
+            "source: Qwen/Qwen3-VL-4B-Thinking",
+            "thoughts before its answer, which the critique's format forbids; use Qwen/Qwen3-VL",
         ),
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),

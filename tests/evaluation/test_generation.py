@@ -70,6 +70,7 @@ def test_out_of_memory_is_named_and_finished_answers_stay_cached(
     assert reread.answers.get(reread.key("base", 1, prompts[1].token_ids, "1")) is None
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_cached_answers_are_not_generated_again(
     base_vlm: Vlm, prompts: list[EvalPrompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

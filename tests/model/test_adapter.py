@@ -1,4 +1,6 @@
 import json
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
-from mondrian.model.language import Features
+from mondrian.model.batch_generator import SamplingParams
+from mondrian.model.generate import generate
+from mondrian.model.language import Decoder, Features
 from mondrian.model.lora import LoraConfig
+from mondrian.model.projections import draw_mask, join, round_keep_prob
 from mondrian.model.vlm import encode_image, next_logits, tokenize_prompt
 
 SETTINGS = LoraConfig(rank=4, alpha=8)
@@ -56,6 +61,7 @@ def rewrite(folder: Path, change: Any) -> None:
     save_file(weights, folder / WEIGHTS_FILE)
 
 
+@pytest.mark.device
 def test_a_new_adapter_changes_nothing_and_a_saved_one_does(
     base_vlm: Any, folder: Path, smoke_test: tuple[list[int], Features]
 ) -> None:
@@ -76,6 +82,87 @@ def test_the_adapter_computes_the_lora_formula() -> None:
     x = mx.random.normal((3, 6))
     merged = linear.weight.T + 2.0 * layer.lora_a @ layer.lora_b
     assert np.allclose(np.array(layer(x)), np.array(x @ merged), atol=1e-5)
+
+
+def test_a_generation_uses_the_weights_that_the_adapter_has_at_its_start(
+    base_vlm: Any, folder: Path, smoke_test: tuple[list[int], Features]
+) -> None:
+    def generate_ids() -> tuple[int, ...]:
+        prompt, features = smoke_test
+        return generate(base_vlm, [prompt], [features], SamplingParams(8))[0].ids
+
+    base_ids = generate_ids()
+    layers = adapter.load(base_vlm.model, base_vlm.hash, folder)
+    for layer in layers.values():  # as an optimizer does
+        layer.update({"lora_b": layer.lora_b + 0.1})
+    weights = lora.lora_state_dict(layers)
+    updated_ids = generate_ids()
+    assert updated_ids != base_ids
+    lora.load_lora_weights(layers, {name: mx.zeros_like(x) for name, x in weights.items()})
+    assert generate_ids() == base_ids
+    lora.load_lora_weights(layers, weights)
+    assert generate_ids() == updated_ids
+
+
+def count_operations(outputs: mx.array) -> int:
+    graph = StringIO()
+    mx.export_to_dot(graph, outputs)
+    return len(re.findall(r"label *=", graph.getvalue()))
+
+
+def test_an_adapter_adds_at_most_13_operations_to_a_layer_of_a_decode_step(
+    base_vlm: Any, folder: Path, smoke_test: tuple[list[int], Features]
+) -> None:
+    text = base_vlm.model.language_model.model
+    hidden = mx.zeros((1, 1, 128), text.norm.weight.dtype)
+    positions = mx.zeros((3, 1, 1), mx.int32)
+
+    def count_step() -> int:
+        decoder = Decoder(text)
+        mx.eval(decoder.arrays)
+        return count_operations(decoder.run(hidden, positions))
+
+    base_count = count_step()
+    adapter.load(base_vlm.model, base_vlm.hash, folder)
+    assert 0 < count_step() - base_count <= 13 * len(text.layers)
+
+
+@pytest.mark.parametrize("config", [SETTINGS, LoraConfig(4, 8, dora=True)])
+def test_joined_projections_compute_what_each_layer_computes(config: LoraConfig) -> None:
+    linears = [nn.Linear(6, out) for out in (5, 3, 4)]
+    layers = [lora.LoraLinear(linear, config, mx.random.key(0)) for linear in linears[:2]]
+    for layer in layers:
+        layer.lora_b = mx.random.normal(layer.lora_b.shape)
+    x = mx.random.normal((7, 6))
+    outputs = join([layers[0], linears[2], layers[1]], mx.float32)(x)
+    for output, layer in zip(outputs, (layers[0], linears[2], layers[1]), strict=True):
+        assert np.allclose(np.array(output), np.array(layer(x)), atol=1e-5)
+
+
+def test_each_projection_drops_its_own_inputs_at_the_configured_rate() -> None:
+    mask = draw_mask(mx.random.key(1), round_keep_prob(0.95), (3, 200, 101))
+    rates = np.array(mask).mean((1, 2))
+    assert np.abs(rates - 0.95).max() < 0.01
+    assert 0.8 < (np.array(mask[0]) == np.array(mask[1])).mean() < 0.95  # independent: 0.905
+    layers = [lora.LoraLinear(nn.Linear(64, 64), LoraConfig(4, 8, 0.5), None) for _ in "qk"]
+    for layer in layers:
+        layer.lora_a, layer.lora_b = mx.ones((64, 4)), mx.ones((4, 64))
+    lora.set_dropout_key({str(i): layer for i, layer in enumerate(layers)}, mx.random.key(2))
+    x = mx.ones((500, 64))
+    outputs = join(layers, mx.float32)(x)
+    deltas = [
+        np.array(output - layer.linear(x))[:, 0]
+        for output, layer in zip(outputs, layers, strict=True)
+    ]
+    assert all(abs(delta.mean() / (2 * 4 * 64) - 1) < 0.05 for delta in deltas)
+    assert abs(np.corrcoef(np.stack(deltas))[0, 1]) < 0.2
+
+
+def test_dora_starts_without_effect_on_a_base_packed_without_biases() -> None:
+    linear = nn.QuantizedLinear.from_linear(nn.Linear(64, 32, bias=False), None, 4, "mxfp4")
+    layer = lora.LoraLinear(linear, LoraConfig(4, 8, dora=True), mx.random.key(0))
+    x = mx.random.normal((3, 64))
+    assert np.allclose(np.array(layer(x)), np.array(linear(x)), atol=1e-5)
 
 
 def test_an_adapter_fits_a_packed_linear_layer() -> None:

@@ -195,6 +195,15 @@ def test_an_invalid_size_in_config_json_is_refused(tmp_path: Path, size: str, va
         read_architecture(str(tmp_path))
 
 
+@pytest.mark.parametrize("bits", [7, 1000, -4, "4", 4.5])
+def test_bits_that_mlx_does_not_pack_to_are_refused(tmp_path: Path, bits: Any) -> None:
+    config = json.loads((TINY / "config.json").read_text())
+    config["quantization"] = {"group_size": 64, "bits": bits}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BaseModelError, match="quantization.bits is .*; it may be 2 to 6, or 8"):
+        read_architecture(str(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["nan", "inf", "0", "-5"])
 def test_an_invalid_memory_flag_is_refused(memory: str) -> None:

@@ -114,4 +114,3 @@ def test_samples_follow_the_softmax_and_are_never_masked_tokens() -> None:
     tokens = np.array(sample(mx.repeat(logits, 1000, 0), 1.0, list(uniforms)))
     assert np.bincount(tokens, minlength=4).tolist() == [500, 0, 300, 200]
     assert sample(logits, 1.0, [1.0]).tolist() == [3]
-    assert sample(logits, 0.0, [0.9]).tolist() == [0]

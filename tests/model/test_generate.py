@@ -43,6 +43,7 @@ def inputs(tiny: Vlm, photos: list[Image.Image]) -> Inputs:
     return prompts, features
 
 
+@pytest.mark.device
 @pytest.mark.slow
 def test_batched_completions_equal_single_ones(base_vlm: Vlm, inputs: Inputs) -> None:
     prompts, features = inputs

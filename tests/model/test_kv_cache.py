@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ def random_vectors(rng: Any, heads: int, tokens: int) -> mx.array:
     return mx.array(rng.standard_normal((1, heads, tokens, WIDTH)).astype(np.float32))
 
 
+@pytest.mark.device
 @given(STEPS, st.integers(0, 5))
 @settings(max_examples=60)
 def test_each_slot_attends_to_its_own_sequence_only(steps: list[list[int]], shared: int) -> None:
@@ -53,6 +55,7 @@ def test_each_slot_attends_to_its_own_sequence_only(steps: list[list[int]], shar
             pasts[slot], first = [keys, values], first + count
 
 
+@pytest.mark.device
 def test_released_slots_are_reused_by_other_sequences() -> None:
     rng = np.random.default_rng(1)
     cache = BatchKVCache([None], 3)

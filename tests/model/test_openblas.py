@@ -1,15 +1,18 @@
+import ctypes
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mondrian.model import backend
 from mondrian.model.cpu import openblas
 from tests.conftest import ROOT
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Metal and Accelerate serve there")
+pytestmark = pytest.mark.skipif(backend.find_build() != "mlx-cpu", reason="needs mlx-cpu")
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -48,3 +51,24 @@ def test_mlx_multiplies_with_openblas() -> None:
     )
     bound = [line for line in process.stderr.splitlines() if "`cblas_sgemm'" in line]
     assert any(re.search(r"libmlx\.so .* to .*libopenblas", line) for line in bound), bound
+
+
+@pytest.mark.parametrize(
+    ("flags", "core_type"),
+    [
+        ("sse3 avx2 fma avx512f avx512cd avx512bw avx512dq avx512vl", "SkylakeX"),
+        ("sse3 avx2 fma avx512f", "Haswell"),  # Xeon Phi
+        ("sse3", None),
+    ],
+)
+def test_kernels_are_chosen_by_the_flags_of_the_cpu(flags: str, core_type: str | None) -> None:
+    assert openblas.select_core_type(f"vendor_id : x\nflags\t\t: {flags}\nbugs : y\n") == core_type
+
+
+def test_openblas_uses_fast_kernels_on_this_cpu() -> None:
+    library = ctypes.CDLL(str(openblas.find_openblas()))
+    library.openblas_get_corename.restype = ctypes.c_char_p
+    core_type = os.environ.get("OPENBLAS_CORETYPE") or openblas.select_core_type(
+        Path("/proc/cpuinfo").read_text()
+    )
+    assert core_type in (None, library.openblas_get_corename().decode())

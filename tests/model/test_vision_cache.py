@@ -1,8 +1,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_map
 from PIL import Image
 
 from mondrian.core.images import resize_to_fit
@@ -20,9 +21,15 @@ def paths(photos: list[Image.Image], tmp_path: Path) -> list[str]:
 
 def is_same(a: Any, b: Any) -> bool:
     pairs = zip((a.merged, *a.deepstack), (b.merged, *b.deepstack), strict=True)
-    return all(np.array_equal(np.array(x), np.array(y)) for x, y in pairs) and a.grid == b.grid
+    return all(mx.array_equal(x, y) for x, y in pairs) and a.grid == b.grid
 
 
+def limit_gb(vlm: Any) -> float:
+    """Return a limit for three entries of four, in any type."""
+    return 100_000 * vlm.float_type.size / 4 / 1e9
+
+
+@pytest.mark.device
 def test_each_photo_is_encoded_once(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
     first = FeatureCache(base_vlm, tmp_path / "cache", 1)
     first.precompute([*paths, *paths])
@@ -49,6 +56,7 @@ def test_the_key_is_the_content_not_the_file_name(
     assert not is_same(changed.get(paths[0]), changed.get(str(copy)))
 
 
+@pytest.mark.device
 def test_a_damaged_entry_is_computed_again_to_the_same_bytes(
     base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
@@ -66,11 +74,11 @@ def test_a_damaged_entry_is_computed_again_to_the_same_bytes(
 
 def test_the_folder_stays_within_its_limit(base_vlm: Any, paths: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    cache = FeatureCache(base_vlm, folder, 0.0001)  # 100 kB: two of four
+    cache = FeatureCache(base_vlm, folder, limit_gb(base_vlm))
     cache.precompute(paths)
     sizes = [file.stat().st_size for file in folder.iterdir()]
     assert 0 < len(sizes) < 4
-    assert sum(sizes) <= 100_000
+    assert sum(sizes) <= 1e9 * limit_gb(base_vlm)
     assert cache.get(paths[0]).merged.shape[0] == 20
 
 
@@ -86,7 +94,7 @@ def test_without_a_folder_nothing_is_written(
 def test_entries_computed_again_respect_the_limit(
     base_vlm: Any, paths: list[str], tmp_path: Path
 ) -> None:
-    for limit, max_files in ((0.0001, 3), (0.0, 0)):  # 100 kB: three of 31
+    for limit, max_files in ((limit_gb(base_vlm), 3), (0.0, 0)):
         folder = tmp_path / str(limit)
         cache = FeatureCache(base_vlm, folder, limit)
         cache.precompute(paths)
@@ -106,3 +114,18 @@ def test_another_package_version_computes_features_again(
     other = FeatureCache(base_vlm, tmp_path / "cache", 1)
     other.precompute(paths[:1])
     assert other.num_encoded == 1
+
+
+def test_the_key_has_the_type_of_the_features(
+    base_vlm: Any, paths: list[str], tmp_path: Path
+) -> None:
+    FeatureCache(base_vlm, tmp_path / "cache", 1).precompute(paths[:1])
+    weights = base_vlm.model.parameters()
+    other_type = mx.float16 if base_vlm.float_type != mx.float16 else mx.float32
+    try:
+        base_vlm.model.update(tree_map(lambda value: value.astype(other_type), weights))
+        cache = FeatureCache(base_vlm, tmp_path / "cache", 1)
+        assert cache.get(paths[0]).merged.dtype == other_type
+    finally:
+        base_vlm.model.update(weights)
+    assert cache.num_encoded == 1

@@ -143,14 +143,28 @@ def test_jobs_of_a_killed_service_are_taken_over(tmp_path: Path, jpegs: list[byt
         assert wait_until_ended(second, ids) == {"completed": 8}
 
 
+@pytest.mark.parametrize(
+    ("gpu_error", "cause"),
+    [
+        ("", "status 9"),
+        ("[METAL] Command buffer execution failed: Impacting Interactivity", "GPU watchdog"),
+    ],
+)
 def test_a_photo_that_crashes_the_model_ends_failed_and_the_others_completed(
-    tmp_path: Path, params: Params, photos: list[Image.Image]
+    tmp_path: Path,
+    params: Params,
+    photos: list[Image.Image],
+    gpu_error: str,
+    cause: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("POISON", gpu_error)
     crashing_photo = photos[0].copy()
     crashing_photo.paste((255, 255, 255), (0, 0, 64, 64))
     rows = asyncio.run(_run_jobs(tmp_path, params, [crashing_photo, *photos[1:4]]))
     assert rows[0]["status"] == "failed"
     assert "the model process ended" in rows[0]["error"]
+    assert cause in rows[0]["error"]
     assert [row["status"] for row in rows[1:]] == ["completed"] * 3
 
 
@@ -275,6 +289,9 @@ def test_fine_tuned_does_not_start_with_a_damaged_adapter(
     assert "Traceback" not in service.log()
 
 
+@pytest.mark.skipif(
+    not hasattr(resource, "prlimit"), reason="only Linux limits files of another process"
+)
 def test_a_full_disk_is_a_clear_error_and_survived(tmp_path: Path, jpegs: list[bytes]) -> None:
     with run_service(tmp_path) as service:
         assert analyze(service, jpegs[0]).status_code == 200

@@ -19,6 +19,7 @@ from mondrian.model.language import (
 )
 from mondrian.model.lora import LoraConfig
 from mondrian.model.vision_cache import FeatureCache
+from mondrian.training import loss
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.loss import (
     LMHead,
@@ -26,6 +27,7 @@ from mondrian.training.loss import (
     chunked_cross_entropy_eval,
 )
 from mondrian.training.packing import compute_target_states, pack
+from tests.tolerances import by_type, to_numpy
 
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def exact_loss(base_vlm: Any, batch: list[Example], cache: FeatureCache) -> floa
     total = 0.0
     for example in batch:
         inputs = make_batch([example.ids], [cache.get(example.photo)], base_vlm.image_id)
-        hidden = np.array(hidden_states(base_vlm.model, inputs)[0], np.float64)
-        logits = hidden[example.start - 1 : -1] @ np.array(LMHead(base_vlm.model).layer.weight).T
+        hidden = to_numpy(hidden_states(base_vlm.model, inputs)[0]).astype(np.float64)
+        logits = hidden[example.start - 1 : -1] @ to_numpy(LMHead(base_vlm.model).layer.weight).T
         targets = np.array(example.ids[example.start :])
         at_target = logits[np.arange(len(targets)), targets]
         total += float((np.logaddexp.reduce(logits, axis=1) - at_target).sum())
@@ -74,6 +76,7 @@ def packed_loss(
     return chunked_cross_entropy(LMHead(base_vlm.model), hidden, targets, weights, 100)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_loss_of_packed_rows_is_the_sum_of_single_losses(
@@ -81,7 +84,9 @@ def test_the_loss_of_packed_rows_is_the_sum_of_single_losses(
 ) -> None:
     rows, cache = dataset
     ours = float(packed_loss(base_vlm, rows[:count], cache, share).item())
-    assert ours == pytest.approx(exact_loss(base_vlm, rows[:count], cache), rel=2e-6)
+    assert ours == pytest.approx(
+        exact_loss(base_vlm, rows[:count], cache), rel=by_type(2e-6, 1e-3, 1e-2)
+    )
 
 
 def test_the_prompt_is_shared_up_to_the_photo(base_vlm: Any, dataset: Any) -> None:
@@ -103,6 +108,7 @@ def compute_gradients(base_vlm: Any, loss: Any) -> dict[str, Any]:
     return {name: np.array(value) for name, value in tree_flatten(gradients)}
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_gradients_of_packed_rows_equal_those_of_padded_rows(
     base_vlm: Any, dataset: Any, checkpoint: bool
@@ -117,12 +123,16 @@ def test_gradients_of_packed_rows_equal_those_of_padded_rows(
     norm = np.sqrt(sum((g**2).sum() for g in padded.values()))
     error = np.sqrt(sum(((padded[k] - packed[k]) ** 2).sum() for k in padded))
     assert norm > 0
-    assert error / norm < 4e-5  # the error of the padded loss
+    assert error / norm < by_type(4e-5, 3e-3, 2e-2)  # the error of the padded loss
 
 
 @pytest.mark.parametrize("bits", [0, 4, 8])
-@pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunked_cross_entropy_equals_mlxs(bits: int, chunk: int) -> None:
+@pytest.mark.parametrize(("chunk", "tile"), [(1, 8192), (7, 40), (64, 96), (64, 32)])
+def test_chunked_cross_entropy_equals_mlxs(
+    bits: int, chunk: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "_VOCABULARY_TILE", tile)
+
     class Model:
         class language_model:
             class args:
@@ -147,5 +157,5 @@ def test_chunked_cross_entropy_equals_mlxs(bits: int, chunk: int) -> None:
     assert chunked(hidden).item() == pytest.approx(expected(hidden).item(), rel=1e-4)
     without_gradient = chunked_cross_entropy_eval(head, hidden, targets, weights, chunk)
     assert without_gradient.item() == pytest.approx(expected(hidden).item(), rel=1e-4)
-    gradient, expected_gradient = (np.array(mx.grad(loss)(hidden)) for loss in (chunked, expected))
+    gradient, expected_gradient = (np.array(mx.grad(f)(hidden)) for f in (chunked, expected))
     assert np.allclose(gradient, expected_gradient, atol=1e-4)

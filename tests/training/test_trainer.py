@@ -21,6 +21,7 @@ from mondrian.training.progress import TrainResult
 from mondrian.training.run import evaluate_samples, save_adapter
 from mondrian.training.trainer import Trainer, TrainerServices
 from tests.conftest import ROOT
+from tests.tolerances import by_type, to_numpy
 from tests.training.test_dataset import without_scores
 
 
@@ -44,20 +45,34 @@ def quick(params: Params) -> TrainParams:
     return params.train.model_copy(update={"epochs": 2, "learning_rate": 2.0e-3})
 
 
+@pytest.mark.device
 def test_the_base_stays_frozen_and_the_loss_falls(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
     examples = build_examples(rows, quick, cache)
-    before = {path: np.array(value) for path, value in tree_flatten(base_vlm.model.parameters())}
+    before = {path: to_numpy(value) for path, value in tree_flatten(base_vlm.model.parameters())}
     result = run_trainer(cache, examples, examples, quick)
     lora.detach(base_vlm.model)
     after = dict(tree_flatten(base_vlm.model.parameters()))
     assert before.keys() == after.keys()
-    assert all(np.array_equal(before[path], np.array(after[path])) for path in before)
+    assert all(np.array_equal(before[path], to_numpy(after[path])) for path in before)
     losses = [e["val_loss"] for e in result.epochs()]
     assert losses[1] < losses[0] < result.log[0]["loss"]
     assert result.metrics()["steps"] == 2 * 3
     assert [e["epoch"] for e in result.epochs()] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def plain_result(tiny: Any, rows: list[ChatRow], params: Params) -> TrainResult:
+    """Two steps without dropout and without any setting for memory or speed."""
+    lora.detach(tiny.model)
+    cache, settings = FeatureCache(tiny, None, 0), without_dropout(params)
+    examples = build_examples(rows[:4], settings, cache)
+    return run_trainer(cache, examples, examples, settings)
+
+
+def without_dropout(params: Params) -> TrainParams:
+    return params.train.model_copy(update={"epochs": 1, "lora_dropout": 0.0, "batch_size": 2})
 
 
 @pytest.mark.parametrize(
@@ -70,15 +85,17 @@ def test_the_base_stays_frozen_and_the_loss_falls(
     ],
 )
 def test_settings_for_memory_and_speed_give_the_same_losses(
-    base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params, change: dict[str, Any]
+    plain_result: TrainResult,
+    rows: list[ChatRow],
+    cache: FeatureCache,
+    params: Params,
+    change: dict[str, Any],
 ) -> None:
-    settings = params.train.model_copy(update={"epochs": 1, "lora_dropout": 0.0, "batch_size": 2})
+    settings = without_dropout(params).model_copy(update=change)
     examples = build_examples(rows[:4], settings, cache)
-    expected = run_trainer(cache, examples, examples, settings)
-    lora.detach(base_vlm.model)
-    result = run_trainer(cache, examples, examples, settings.model_copy(update=change))
-    assert len(result.log) == len(expected.log) == 3
-    for a, b in zip(result.log, expected.log, strict=True):
+    result = run_trainer(cache, examples, examples, settings)
+    assert len(result.log) == len(plain_result.log) == 3
+    for a, b in zip(result.log, plain_result.log, strict=True):
         assert a.get("loss", a.get("val_loss")) == pytest.approx(
             b.get("loss", b.get("val_loss")), abs=1e-4
         )
@@ -103,7 +120,7 @@ def test_gradient_checkpointing_recomputes_the_same_dropout(
     ("change", "count"),
     [
         ({"train_projector": True}, (4 * 7 + 2) * 2),
-        ({"dora": True}, 4 * 7 * 3),
+        pytest.param({"dora": True}, 4 * 7 * 3, marks=pytest.mark.device),
         pytest.param({"target_modules": "attention"}, 4 * 4 * 2, marks=pytest.mark.slow),
         pytest.param({"target_modules": "mlp"}, 4 * 3 * 2, marks=pytest.mark.slow),
         pytest.param({"num_layers": 2}, 2 * 7 * 2, marks=pytest.mark.slow),
@@ -134,7 +151,8 @@ def test_each_setting_lowers_the_loss_and_its_adapter_loads_again(
     loss = Loss(cache, _attached_layers(base_vlm.model), settings)
     losses = [np.array(loss.compute_eval_loss([e])) for e in examples]
     total = float(np.sum(losses)) / sum(sum(e.weights) for e in examples)
-    assert total == pytest.approx(result.saved_epoch()["val_loss"], rel=1e-4)
+    expected = result.saved_epoch()["val_loss"]
+    assert total == pytest.approx(expected, rel=by_type(1e-4, 1e-3, 1e-2))
 
 
 def _attached_layers(model: Any) -> dict[str, Any]:
@@ -143,6 +161,7 @@ def _attached_layers(model: Any) -> dict[str, Any]:
     return {path: layer for path, layer in layers.items() if isinstance(layer, lora.LoraLinear)}
 
 
+@pytest.mark.device
 def test_a_loss_of_nan_names_the_settings_to_lower(
     rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
@@ -215,7 +234,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     folders = []
     for i, seed in enumerate((1, 1, 2)):
         settings = params.train.model_copy(update={"epochs": 1, "seed": seed})
-        examples = build_examples(rows, settings, cache)
+        examples = build_examples(rows[:3], settings, cache)
         result = run_trainer(cache, examples, examples[:1], settings)
         recipe = build_recipe(base_vlm.base_id, rows, data, params.image, settings)
         save_adapter(cache, result, examples[0], recipe, tmp_path / str(i))
@@ -243,6 +262,7 @@ def test_rows_without_scores_have_no_part_in_the_score_means(rows: list[ChatRow]
         score_means(text_only)
 
 
+@pytest.mark.device
 def test_the_loss_of_a_row_without_scores_is_that_of_its_other_tokens(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
@@ -258,13 +278,15 @@ def test_the_loss_of_a_row_without_scores_is_that_of_its_other_tokens(
     digits = replace(text_only, weights=[1.0 - weight for weight in text_only.weights])
     expected = compute_loss(every_token) - compute_loss(digits)
     assert compute_loss(digits) > 1
-    assert compute_loss(text_only) == pytest.approx(expected, rel=1e-4)
+    tolerance = by_type(1e-4, 1e-3, 1e-2)
+    assert compute_loss(text_only) == pytest.approx(expected, rel=tolerance)
     both = compute_loss(scored) + expected
-    assert compute_loss(scored, text_only) == pytest.approx(both, rel=1e-4)
+    assert compute_loss(scored, text_only) == pytest.approx(both, rel=tolerance)
     train_loss, _ = trainer.loss.compute_loss_and_grad([scored, text_only], 1, 1.0)
-    assert float(train_loss) == pytest.approx(both, rel=1e-4)
+    assert float(train_loss) == pytest.approx(both, rel=tolerance)
 
 
+@pytest.mark.device
 def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams, tmp_path: Path
 ) -> None:

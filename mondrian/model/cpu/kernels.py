@@ -1,21 +1,17 @@
-"""Attention, softmax, SwiGLU, GELU and cross-entropy for a Linux CPU.
+"""Softmax, SwiGLU, GELU and cross-entropy for a Linux CPU; model/cpu/attention.py has attention.
 
 MLX's float32 exp on x86 handles one element at a time (12 to 16 ns, power 5 ns), so exp(x) is
-computed as 2 ** (x * log2(e)). Attention skips the blocks that a causal mask would empty. Each
-function has its own gradient, and each is tested equal to MLX's.
+computed as 2 ** (x * log2(e)). Each function is tested equal to MLX's, with its gradient.
 """
 
-from functools import lru_cache
 from math import e, log2, pi, sqrt
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-QUERY_BLOCK_SIZE = 192  # queries per block of attention: small costs calls, large masked work
+LOG2_E = log2(e)
 SMALL_ARRAY_SIZE = 4096  # elements up to which one slow kernel beats several fast ones
-MASK_VALUE = -1e9
 _GELU = -2 * sqrt(2 / pi)
 _CUBIC = 0.044715 * _GELU
 
@@ -25,7 +21,7 @@ def power_of_two(x: mx.array) -> mx.array:
 
 
 def exp(x: mx.array) -> mx.array:
-    return power_of_two(x * log2(e))
+    return power_of_two(x * LOG2_E)
 
 
 @mx.custom_function
@@ -82,45 +78,3 @@ def _cross_entropy_vjp(
     at_target = mx.take_along_axis(probs, indices, axis=-1)
     gradient = mx.put_along_axis(probs, indices, at_target - 1, axis=-1)
     return gradient * cotangent[..., None], mx.zeros_like(targets)
-
-
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
-) -> mx.array:
-    """Return attention by blocks of queries; arguments as in mondrian.model.kernels."""
-    batch, heads, length, width = q.shape
-    kv_heads = k.shape[1]
-    if length == 1:
-        return _attend_one(q, k, v, scale, mask if isinstance(mask, mx.array) else None)
-    q = (q * scale).reshape(batch, kv_heads, heads // kv_heads, length, width)
-    k, v = k[:, :, None], v[:, :, None]
-    past = k.shape[3] - length
-    outputs: list[mx.array] = []
-    for start in range(0, length, QUERY_BLOCK_SIZE):
-        stop = min(length, start + QUERY_BLOCK_SIZE)
-        visible = past + stop if isinstance(mask, str) else past + length
-        scores = q[:, :, :, start:stop] @ k[:, :, :, :visible].swapaxes(-1, -2)
-        if mask is not None and stop - start > 1:
-            scores = scores + _causal_mask(stop - start, visible)
-        weights: Any = softmax(scores)
-        outputs.append(weights @ v[:, :, :, :visible])
-    return mx.concatenate(outputs, axis=3).reshape(batch, heads, length, width)
-
-
-def _attend_one(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
-) -> mx.array:
-    """Return the attention of a single query: the heads of a group form one matrix."""
-    batch, kv_heads, _, width = k.shape
-    scores = (q * scale).reshape(batch, kv_heads, -1, width) @ k.swapaxes(-1, -2)
-    if mask is not None:
-        scores = scores + mask[:, None, None]
-    weights: Any = mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
-    return (weights @ v).reshape(q.shape)
-
-
-@lru_cache(64)
-def _causal_mask(queries: int, keys: int) -> mx.array:
-    """Return (queries, keys) values that mask later keys, the ends aligned."""
-    hidden = np.triu(np.ones((queries, keys), np.float32), keys - queries + 1)
-    return mx.array(MASK_VALUE * hidden)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mondrian.serving.engines.base import Completion, EngineFault
 
 BASE_ARM = ""  # the arm without an adapter
+MEMORY_FIX = "lower serve.batch_size in params.yaml, or use a base with fewer bits"
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class WorkerConfig:
     batch_size: int  # critiques at a time, if memory allows
     max_new_tokens: int
     constrained: bool = True
+    cache_limit_gb: float = 2.0  # 10^9 bytes of MLX's cache on a GPU
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,10 @@
 
 import asyncio
 import logging
-import os
-import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from multiprocessing import Pipe
-from queue import SimpleQueue
-from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -28,83 +21,14 @@ from mondrian.serving.engines.base import (
     TextCallback,
     TimedOut,
 )
+from mondrian.serving.engines.model_process import ModelProcess
 
 WORKER_COMMAND = (sys.executable, "-m", "mondrian.serving.worker")
-_BLAS_THREADS = 4
-_STOP_TIMEOUT = 5.0  # seconds
 _STALL_TIMEOUT = 120.0  # seconds without a step or a message
 _MAX_LOAD_CRASHES = 2  # crashes of the model process while it loads an adapter
 # Seconds before each restart, counted from the last start that succeeded.
 _RESTART_DELAYS = (0.1, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 log = logging.getLogger("mondrian.model")
-
-
-class ModelProcess:
-    """A process with one end of a pipe; two threads read and write the other end.
-
-    command     starts it; the number of its end of the pipe is appended
-    on_message  called with each message, on the event loop
-    on_exit     called once when the pipe has ended, on the event loop
-    """
-
-    def __init__(
-        self,
-        command: tuple[str, ...],
-        on_message: Callable[[Any], None],
-        on_exit: Callable[["ModelProcess"], None],
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._on_message, self._on_exit = on_message, on_exit
-        self._pipe, worker_pipe = Pipe()
-        # One thread runs all steps, so matrix products may use every core (on a CPU).
-        threads = {"OPENBLAS_NUM_THREADS": str(min(os.cpu_count() or 1, _BLAS_THREADS))}
-        self._process = subprocess.Popen(
-            [*command, str(worker_pipe.fileno())],
-            pass_fds=[worker_pipe.fileno()],
-            stdout=sys.stderr,
-            env=threads | dict(os.environ),
-        )
-        worker_pipe.close()
-        self.last_message = monotonic()
-        self._outbox: SimpleQueue[Any] = SimpleQueue()
-        for target in (self._read, self._write):
-            Thread(target=target, name="model pipe", daemon=True).start()
-
-    def send(self, message: Any) -> None:
-        """Queue a message. A thread writes it, so a process that does not read blocks nothing."""
-        self._outbox.put(message)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def close_and_wait(self) -> int:
-        """Return the exit status; to be called once the pipe has ended."""
-        self._pipe.close()
-        return self._process.wait()
-
-    async def stop(self) -> None:
-        self.send(ipc.ShutdownRequest())
-        try:
-            await asyncio.to_thread(self._process.wait, _STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            await asyncio.to_thread(self._process.wait)
-
-    def _write(self) -> None:
-        with suppress(OSError):  # the process ended; _read notices it too
-            while (message := self._outbox.get()) is not None:
-                self._pipe.send(message)
-
-    def _read(self) -> None:
-        with suppress(RuntimeError):  # the event loop has ended
-            try:
-                while True:
-                    message = self._pipe.recv()
-                    self.last_message = monotonic()
-                    self._loop.call_soon_threadsafe(self._on_message, message)
-            except (EOFError, OSError):
-                self._outbox.put(None)
-                self._loop.call_soon_threadsafe(self._on_exit, self)
 
 
 class LocalEngine:
@@ -202,12 +126,13 @@ class LocalEngine:
 
     def _handle_exit(self, process: ModelProcess) -> None:
         """Fail what was in progress, so that its caller can retry it, and schedule a restart."""
-        self._process, code = None, process.close_and_wait()
+        self._process, cause = None, process.close_and_wait()
+        fault = f"the model process ended ({cause})"
         for id in list(self._pending):
-            self._resolve(id, ModelDied(f"the model process ended (status {code})"))
+            self._resolve(id, ModelDied(fault))
         for future in self._load_futures.values():
             if not future.done():
-                future.set_exception(ModelDied("the model process ended"))
+                future.set_exception(ModelDied(fault))
         self._load_futures.clear()
         if self._stopping or self.state.status == "error":
             return
@@ -217,10 +142,11 @@ class LocalEngine:
         self._settled.clear()
         if self._load_order:
             self._count_load_crash(self._load_order[0])
-        self.state.status, self.state.message, self.state.progress = "loading", "restarting", 0
+        self.state.status, self.state.progress = "loading", 0
+        self.state.message = f"restarting: {fault}"
         delay = _RESTART_DELAYS[min(self._failed_starts, len(_RESTART_DELAYS) - 1)]
         self._failed_starts += 1
-        log.error("model process ended (status %s); restart in %.1f s", code, delay)
+        log.error("%s; restart in %.1f s", fault, delay)
         self._loop.call_later(delay, self._spawn)
 
     def _count_load_crash(self, name: str) -> None:

@@ -13,15 +13,13 @@ from threading import Lock, Thread
 from time import sleep
 from typing import Any
 
-import mlx.core as mx
-import psutil
-
 from mondrian.core.errors import MondrianError
 from mondrian.model import vlm
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.model.device import DEVICE
 from mondrian.model.hardware import available_memory, bytes_per_sequence
+from mondrian.model.memory_limits import memory_in_use, set_memory_limits
 from mondrian.serving.engines import ipc
 from mondrian.serving.worker.adapters import AdapterRegistry
 from mondrian.serving.worker.batcher import Batcher
@@ -44,6 +42,7 @@ class ModelWorker:
 
     def load(self, config: ipc.WorkerConfig) -> None:
         """Load the base and generate a token with it."""
+        set_memory_limits(config.cache_limit_gb)
         self.send(ipc.LoadProgress(f"loading {config.base}", 10))
         base = vlm.load(config.base)
         vocabulary_size = base.model.config.text_config.vocab_size
@@ -76,11 +75,9 @@ class ModelWorker:
                 batcher.inbox.put(partial(batcher.unload_adapter, message.name))
 
     def send_heartbeats(self) -> None:
-        process = psutil.Process()
         while True:
-            memory = mx.get_active_memory() if DEVICE.is_gpu else process.memory_info().rss
             stalled = self.batcher.seconds_since_step if self.batcher else 0.0
-            self.send(ipc.Heartbeat(memory, stalled))
+            self.send(ipc.Heartbeat(memory_in_use(), stalled))
             sleep(1)
 
 

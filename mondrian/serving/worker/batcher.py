@@ -1,6 +1,7 @@
 """Continuous batching: sequences of all arms, those that can share a step in one batch."""
 
 import os
+import sys
 import traceback
 from codecs import getincrementaldecoder
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from mondrian.core.errors import MondrianError, one_line
+from mondrian.core.gpu_errors import explain_gpu_error, is_gpu_lost
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
 from mondrian.serving.engines import ipc
@@ -73,8 +75,7 @@ class Batcher:
             mx.set_default_stream(mx.new_stream(mx.default_device()))
             while True:
                 while not self._active or not self.inbox.empty():
-                    self._busy = False
-                    call = self.inbox.get()
+                    call = self._wait_for_call()
                     self._busy, self._last_step = True, monotonic()
                     call()
                     self._start_waiting()
@@ -85,6 +86,13 @@ class Batcher:
         except BaseException:  # a bug: a new process is better than a thread that hangs
             traceback.print_exc()
             os._exit(70)
+
+    def _wait_for_call(self) -> Callable[[], None]:
+        """Return the next call of the inbox; without work, give MLX's cache back meanwhile."""
+        self._busy = False
+        if not self._active and self.inbox.empty():
+            mx.clear_cache()
+        return self.inbox.get()
 
     def enqueue(self, request: ipc.GenerateRequest) -> None:
         """Generate a critique as soon as a slot is free; called in the batcher's thread."""
@@ -108,7 +116,7 @@ class Batcher:
                 self._generators[arm.group] = adapters.create_generator(arm, self.max_sequences)
             self._generators[arm.group].insert(sequence, prefix)
         except (MondrianError, RuntimeError, MemoryError) as error:
-            self.send(ipc.GenerationResult(request.id, EngineFault(one_line(error))))
+            self.send(ipc.GenerationResult(request.id, _to_fault(error)))
             return
         self._active[sequence] = _ActiveRequest(request, arm, sequence, warm, started, started)
 
@@ -124,8 +132,9 @@ class Batcher:
         try:
             ended = generator.step() if generator.active_sequences else []
         except (RuntimeError, MemoryError) as error:
+            fault = _to_fault(error)
             for sequence in generator.active_sequences:
-                self._finish(self._active[sequence], EngineFault(one_line(error)))
+                self._finish(self._active[sequence], fault)
             del self._generators[group]
             return
         now = monotonic()
@@ -163,7 +172,9 @@ class Batcher:
             del self._generators[active.arm.group]
 
     def load_adapter(self, request: ipc.LoadAdapterRequest) -> None:
-        self.send(self.adapters.load_and_verify(request))
+        adapter = self.adapters.load_and_verify(request)
+        _exit_if_gpu_lost(adapter.fault)
+        self.send(adapter)
         self._prune_adapters()
 
     def unload_adapter(self, name: str) -> None:
@@ -184,6 +195,20 @@ class Batcher:
                 active.last_progress = now
         if progress:
             self.send(ipc.TokensGenerated(progress))
+
+
+def _to_fault(error: Exception) -> EngineFault:
+    """Return the fault of a request; a lost GPU ends the process, and its requests are retried."""
+    text = one_line(error)
+    _exit_if_gpu_lost(text)
+    return EngineFault(explain_gpu_error(text, ipc.MEMORY_FIX) or text)
+
+
+def _exit_if_gpu_lost(text: str) -> None:
+    if is_gpu_lost(text):
+        sys.stderr.write(f"error: {text}\n")  # the service explains it
+        sys.stderr.flush()
+        os._exit(70)
 
 
 def _completion(active: _ActiveRequest, now: float) -> Completion:

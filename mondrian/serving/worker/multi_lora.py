@@ -3,12 +3,11 @@
 A view shares the arrays of the base and never changes it, so switching arms means using another
 view, and nothing has to be restored. A step of the base takes nearly the same time for one
 sequence as for several, so MultiLoRA computes all arms in one step, with one matrix product of the
-base. Projections with the same input x (q, k, v; gate, up) share one product x A for each adapter.
+base. Projections with the same input share one product x A for each adapter.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -17,10 +16,9 @@ import numpy as np
 
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.lora import LoraLinear
+from mondrian.model.projections import GROUPS, AdaptedLinear, LowRank, Projections, join
 from mondrian.model.vlm import Vlm
 
-# Projections with the same input.
-_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",))
 TokenMask = mx.array | None  # (tokens, 1), 1 at the tokens of an arm; None if all are its own
 
 
@@ -41,7 +39,7 @@ def share_weights(module: Any) -> Any:
 def _projection_groups(model: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
     """Yield (parent, names) of projections with the same input."""
     for layer in model.language_model.model.layers:
-        for names in _GROUPS:
+        for names in GROUPS:
             for parent in (layer.self_attn, layer.mlp):
                 if all(name in parent for name in names):
                     yield parent, names
@@ -80,64 +78,50 @@ def adapter_bytes(layers: dict[str, LoraLinear]) -> int:
     return sum(layer[name].nbytes for layer in layers.values() for name in names if name in layer)
 
 
-class _SharedDownProjection:
-    """x A of the projections of one adapter that have the same x, computed once."""
+class SharedProjections(Projections):
+    """Projections of all arms: each arm's LoRA is added at that arm's tokens.
 
-    def __init__(self, layers: Sequence[LoraLinear]) -> None:
-        self.lora_a = mx.concatenate([layer.lora_a for layer in layers], axis=1)
-        self._x: Any = None
-        self._low: Any = None
+    masks  of the step, by arm; changes each step
+    """
 
-    def project(self, x: mx.array, mask: TokenMask, last: bool) -> mx.array:
-        """Return (…, sum of ranks), 0 at tokens of other arms; `last` frees the cached result."""
-        if self._x is not x:
-            low = x @ self.lora_a.astype(x.dtype)
-            self._x, self._low = x, low if mask is None else low * mask.astype(x.dtype)
-        low = self._low
-        if last:
-            self._x = self._low = None
-        return low
+    def __init__(self, linears: Sequence[Any], masks: list[tuple[Hashable, TokenMask]]) -> None:
+        super().__init__(linears)
+        self.masks = masks
+        self.low_ranks: dict[Hashable, LowRank] = {}
 
-
-@dataclass(frozen=True)
-class _UpProjection:
-    """What one adapter adds to one projection: its ranks of the shared x A, times B."""
-
-    down: _SharedDownProjection
-    lora_b: mx.array
-    scale: float
-    ranks: slice
-    last: bool  # of the projections with the same x
-
-    def add(self, out: mx.array, x: mx.array, mask: TokenMask) -> mx.array:
-        low = self.down.project(x, mask, self.last)[..., self.ranks]
-        return mx.addmm(out, low, self.lora_b.astype(x.dtype), self.scale)
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        outputs = super().__call__(x)
+        for arm, mask in self.masks:
+            low_rank = self.low_ranks.get(arm)
+            if low_rank is not None:
+                low_rank.add(outputs, x, mask)
+        return outputs
 
 
-class MultiLoRALinear(nn.Module):
-    """A projection that adds each arm's LoRA at that arm's tokens; `masks` changes each step."""
+class MultiLoRALinear(AdaptedLinear):
+    """A projection of all arms; it is computed together with those that have the same input."""
 
-    def __init__(self, linear: Any, masks: list[tuple[Hashable, TokenMask]]) -> None:
+    def __init__(self, linear: Any, projections: SharedProjections) -> None:
         super().__init__()
         self.linear = linear
-        self._masks, self._adapters = masks, {}  # type: ignore[var-annotated]
+        self._projections = projections
 
-    def __call__(self, x: mx.array) -> mx.array:
-        out = self.linear(x)
-        for arm, mask in self._masks:
-            adapter = self._adapters.get(arm)
-            out = out if adapter is None else adapter.add(out, x, mask)
-        return out
+    def join(self, linears: Sequence[Any], dtype: Any) -> Projections:
+        return self._projections
 
 
 class MultiLoRA:
     """A view of a base that computes the base and any number of plain LoRA adapters."""
 
     def __init__(self, vlm: Vlm) -> None:
-        self.model = share_weights(vlm.model)
+        self.model, self.float_type = share_weights(vlm.model), vlm.float_type
         self._masks: list[tuple[Hashable, TokenMask]] = []
-        for parent, name, linear in _projections(self.model):
-            setattr(parent, name, MultiLoRALinear(linear, self._masks))
+        self._groups: list[SharedProjections] = []
+        for parent, names in list(_projection_groups(self.model)):
+            group = SharedProjections([parent[name] for name in names], self._masks)
+            self._groups.append(group)
+            for name in names:
+                setattr(parent, name, MultiLoRALinear(parent[name], group))
 
     def add_adapter(self, arm: Hashable, adapted: Any) -> bool:
         """Add the layers that `adapter.load` attached; False, adding nothing, if not plain LoRA."""
@@ -146,24 +130,16 @@ class MultiLoRA:
             return False
         if any(isinstance(x, LoraLinear) for x in adapted.vision_tower.merger.values()):
             return False
-        groups = zip(_projection_groups(self.model), _projection_groups(adapted), strict=True)
-        for (parent, names), (adapted_parent, _) in groups:
-            linears = [(name, getattr(adapted_parent, name)) for name in names]
-            loras = [(name, linear) for name, linear in linears if isinstance(linear, LoraLinear)]
-            if not loras:
-                continue
-            down, offset = _SharedDownProjection([lora for _, lora in loras]), 0
-            for name, lora in loras:
-                ranks = slice(offset, offset + lora.lora_b.shape[0])
-                up = _UpProjection(down, lora.lora_b, lora.scale, ranks, name == loras[-1][0])
-                getattr(parent, name)._adapters[arm] = up
-                offset = ranks.stop
-            mx.eval(down.lora_a, [lora.lora_b for _, lora in loras])
+        for group, (parent, names) in zip(self._groups, _projection_groups(adapted), strict=True):
+            low_rank = join([parent[name] for name in names], self.float_type).low_rank
+            if low_rank is not None:
+                mx.eval(low_rank.arrays)
+                group.low_ranks[arm] = low_rank
         return True
 
     def remove_adapter(self, arm: Hashable) -> None:
-        for _, _, linear in _projections(self.model):
-            linear._adapters.pop(arm, None)
+        for group in self._groups:
+            group.low_ranks.pop(arm, None)
 
     @contextmanager
     def assign_tokens(self, tokens: Sequence[tuple[Hashable, int]]) -> Iterator[None]:
@@ -172,7 +148,9 @@ class MultiLoRA:
         owners = np.repeat([arms.index(arm) for arm, _ in tokens], [count for _, count in tokens])
         for i, arm in enumerate(arms):
             own = owners == i
-            self._masks.append((arm, None if own.all() else mx.array(own[:, None], mx.float32)))
+            self._masks.append(
+                (arm, None if own.all() else mx.array(own[:, None], self.float_type))
+            )
         try:
             yield
         finally:

@@ -1,0 +1,201 @@
+"""Attention for a Linux CPU, in blocks of queries, with its own gradient.
+
+Scores exist for one block of queries at a time. The gradient keeps q, k, v, the output and the
+log-sum-exp of each query, and computes the scores again (FlashAttention-2, arXiv:2307.08691,
+algorithms 1 and 2). Of a short row it keeps the weights instead, before normalization. Blocks that
+a causal mask would empty are skipped. Scores and log-sum-exp are in base 2. Scores are (keys,
+queries), because MLX reduces over rows three times faster.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache, reduce
+from math import log
+from typing import Any, Literal
+
+import mlx.core as mx
+import numpy as np
+
+from mondrian.model.cpu.kernels import LOG2_E, SMALL_ARRAY_SIZE, power_of_two, softmax
+
+QUERY_BLOCK_SIZE = 128  # queries of a block: small costs calls, large masked work
+KEPT_SCORES = 2**20  # scores of a call up to which the gradient keeps the weights: 4 MiB
+MASK_VALUE = -1e9  # added to the score of a masked key
+_LN_2 = log(2)
+_Tile = tuple[slice, mx.array | None]  # keys, and what is added to their scores
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
+) -> mx.array:
+    """Return attention; arguments as in mondrian.model.kernels."""
+    if q.shape[2] == 1:
+        return _attend_one(q, k, v, scale, mask if isinstance(mask, mx.array) else None)
+    output: mx.array = _make_attention(scale, mask is not None)(q, k, v)[0]
+    return output.swapaxes(1, 2)
+
+
+def _attend_one(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
+) -> mx.array:
+    """Return the attention of a single query: the heads of a group form one matrix."""
+    batch, kv_heads, _, width = k.shape
+    scores = (q * scale).reshape(batch, kv_heads, -1, width) @ _transpose(k)
+    if mask is not None:
+        scores = scores + mask[:, None, None]
+    weights: Any = mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
+    return (weights @ v).reshape(q.shape)
+
+
+@cache
+def _make_attention(scale: float, causal: bool) -> Any:
+    """Return a function of q, k, v. It returns the output (batch, queries, heads, width), the
+    log-sum-exp (batch, heads, queries, 1), and nothing more or, of a short row, the norm in the
+    place of the log-sum-exp and the weights of each tile before normalization."""
+
+    @mx.custom_function
+    def attend(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
+        blocks = Blocks.split(q, k, causal)
+        return _attend(q * (scale * LOG2_E), mx.contiguous(k), mx.contiguous(v), blocks)
+
+    @attend.vjp
+    def _(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array, mx.array]:
+        q, k, v = primals
+        output, d_output = outputs[0].swapaxes(1, 2), cotangents[0].swapaxes(1, 2)
+        width, (lse_or_norm, *weights) = q.shape[-1], outputs[1:]
+        delta = (d_output * output).sum(-1, keepdims=True)
+        # An added column subtracts delta, and log-sum-exp, inside the matrix products.
+        d_output = mx.concatenate([d_output, -delta], axis=-1)
+        ones = mx.ones((*k.shape[:3], 1), k.dtype)
+        q, v = q * (scale * LOG2_E), mx.concatenate([v, ones], axis=-1)
+        if weights:
+            d_output = d_output / lse_or_norm
+        else:
+            q, k = (mx.concatenate(x, axis=-1) for x in ([q, -lse_or_norm], [k, ones]))
+        blocks = Blocks.split(q, k, causal)
+        gradients = _differentiate(q, mx.contiguous(k), v, d_output, blocks, weights)
+        d_q, d_k, d_v = (x[..., :width] for x in gradients)
+        return d_q * scale, d_k * _LN_2, d_v
+
+    return attend
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of queries, each with the keys that it attends to."""
+
+    queries: int
+    keys: int
+    group: int  # heads that share keys
+    causal: bool
+
+    @classmethod
+    def split(cls, q: mx.array, k: mx.array, causal: bool) -> "Blocks":
+        return cls(q.shape[2], k.shape[2], q.shape[1] // k.shape[1], causal)
+
+    def count_scores(self) -> int:
+        """Count the scores of one head."""
+        return sum((queries.stop - queries.start) * tiles[-1][0].stop for queries, tiles in self)
+
+    def __iter__(self) -> Iterator[tuple[slice, list[_Tile]]]:
+        """Yield the queries of each block and its tiles: keys of all queries, the diagonal."""
+        past = self.keys - self.queries
+        for start in range(0, self.queries, QUERY_BLOCK_SIZE):
+            stop = min(self.queries, start + QUERY_BLOCK_SIZE)
+            first = past + start if self.causal else self.keys
+            tiles: list[_Tile] = [(slice(0, first), None)] if first else []
+            if self.causal:
+                mask = _causal_mask(stop - start, self.group)
+                tiles.append((slice(first, past + stop), mask))
+            yield slice(start, stop), tiles
+
+    def select(self, x: mx.array, queries: slice) -> mx.array:
+        """Return a block of x (batch, heads, queries, width) with the heads of a group as rows."""
+        batch, heads, length, width = x.shape
+        x = x.reshape(batch, heads // self.group, self.group, length, width)[:, :, :, queries]
+        return x.reshape(batch, heads // self.group, -1, width)
+
+    def split_heads(self, x: mx.array) -> mx.array:
+        """Return what `select` returned as (batch, heads, queries, width) again."""
+        batch, kv_heads, rows, width = x.shape
+        return x.reshape(batch, kv_heads * self.group, rows // self.group, width)
+
+
+def _attend(q: mx.array, k: mx.array, v: mx.array, blocks: Blocks) -> list[mx.array]:
+    """Return what the gradient needs, the output first; see `_make_attention`."""
+    keeps_weights = q.shape[0] * q.shape[1] * blocks.count_scores() <= KEPT_SCORES
+    outputs: list[mx.array] = []
+    lses: list[mx.array] = []  # or norms
+    weights: list[mx.array] = []
+    for queries, tiles in blocks:
+        q = mx.depends([q], outputs[-1:])[0]  # MLX would compute all blocks at once
+        q_block = blocks.select(q, queries)
+        scores = [_compute_scores(q_block, k, tile) for tile in tiles]
+        highest = reduce(mx.maximum, (s.max(-2, keepdims=True) for s in scores))
+        powers = [power_of_two(s - highest) for s in scores]
+        norm = reduce(mx.add, (p.sum(-2, keepdims=True) for p in powers))
+        products = [
+            _transpose(p) @ v[:, :, keys] for p, (keys, _) in zip(powers, tiles, strict=True)
+        ]
+        output = reduce(mx.add, products) / _transpose(norm)
+        outputs.append(blocks.split_heads(output).swapaxes(1, 2))
+        weights += powers if keeps_weights else []
+        lse = norm if keeps_weights else highest + mx.log2(norm)
+        lses.append(blocks.split_heads(_transpose(lse)))
+    return [mx.concatenate(outputs, axis=1), mx.concatenate(lses, axis=2), *weights]
+
+
+def _differentiate(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    d_output: mx.array,
+    blocks: Blocks,
+    weights: list[mx.array],
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the gradients of q, k and v; all arrays have the added column, but q and k with
+    `weights` do not.
+
+    From the last block to the first: no earlier query attends to the keys of a block's diagonal, so
+    their gradients are complete.
+    """
+    d_k, d_v = mx.zeros_like(k), mx.zeros_like(v)  # of the keys that earlier queries attend to
+    d_qs: list[mx.array] = []
+    complete: list[tuple[mx.array, mx.array]] = []
+    for queries, tiles in reversed(list(blocks)):
+        q, d_output = mx.depends([q, d_output], [d_k, d_v, *d_qs[-1:]])
+        q_block, d_block = blocks.select(q, queries), blocks.select(d_output, queries)
+        products: list[mx.array] = []
+        d_kv = []
+        kept, weights = weights[-len(tiles) :], weights[: -len(tiles)]
+        for i, tile in enumerate(tiles):
+            keys = tile[0]
+            powers = kept[i] if kept else power_of_two(_compute_scores(q_block, k, tile))
+            d_scores = powers * (v[:, :, keys] @ _transpose(d_block))
+            products.append(_transpose(d_scores) @ k[:, :, keys])
+            d_kv.append((d_k[:, :, keys] + d_scores @ q_block, d_v[:, :, keys] + powers @ d_block))
+        d_qs.append(blocks.split_heads(reduce(mx.add, products)))
+        (d_k, d_v), *diagonal = d_kv
+        complete += diagonal
+    complete.append((d_k, d_v))
+    d_k, d_v = (
+        mx.concatenate(list(parts), axis=2) for parts in zip(*reversed(complete), strict=True)
+    )
+    return mx.concatenate(d_qs[::-1], axis=2), d_k, d_v
+
+
+def _compute_scores(q_block: mx.array, k: mx.array, tile: _Tile) -> mx.array:
+    keys, mask = tile
+    scores = k[:, :, keys] @ _transpose(q_block)
+    return scores if mask is None else scores + mask
+
+
+@lru_cache(64)
+def _causal_mask(queries: int, group: int) -> mx.array:
+    """Return (keys, group x queries) values that mask the keys after each query of a diagonal."""
+    hidden = np.tril(np.ones((queries, queries), np.float32), -1)
+    return mx.array(MASK_VALUE * np.tile(hidden, (1, group)))
+
+
+def _transpose(x: mx.array) -> mx.array:
+    return x.swapaxes(-1, -2)
