@@ -3,7 +3,7 @@
 Builds it in 4 bits with Qwen3's own tokenizer (npm), then plans and trains two steps with the stage
 script, counts tokens, compares the adapter's tensors with torch PEFT's (--torch PYTHON), its logits
 with mlx-vlm's forward, and base with adapter. Each step is a process of its own. --layers 4 is a
-short form of half the width. Writes benchmarks/results/full_size.json.
+short form of a quarter of the width. Writes benchmarks/results/full_size.json.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from benchmarks.measurement import (
 from mondrian.core.errors import run_command
 
 Result = dict[str, Any]
-LAYERS = 36
+LAYERS, SHORT_NARROWING = 36, 4
 NUM_SAMPLES, NUM_CONSTRAINED, NUM_NEW_TOKENS = 81, 20, 10
 TIMEOUT = 7200  # seconds of a step
 STAGE = ROOT / "stages/train.py"
@@ -47,7 +47,9 @@ def build(folder: Path, layers: int) -> Result:
 
     tokenizer = fetch_tokenizer(folder)
     base = folder / "base"
-    write_full_base(base, layers, tokenizer=tokenizer, narrowing=1 if layers == LAYERS else 2)
+    write_full_base(
+        base, layers, tokenizer=tokenizer, narrowing=1 if layers == LAYERS else SHORT_NARROWING
+    )
     rows.write_rows(folder / "real", rows.real_length_critiques(3), rows.REAL_SIZE)
     rows.write_rows(folder / "short", rows.short_critiques(3), rows.SHORT_SIZE)
     rows.write_params(folder / "params.yaml", base)

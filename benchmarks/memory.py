@@ -174,7 +174,7 @@ def main() -> None:
         for run in RUNS:
             results.append(measure_apart(run, tmp_dir))
             print(describe(results[-1]), flush=True)
-    write_results("memory.json", results)
+            write_results("memory.json", results)
     largest_error = max(abs(result["ratio"] - 1) for result in results)
     print(f"largest prediction error: {100 * largest_error:.0f} %")
 

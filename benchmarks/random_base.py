@@ -47,7 +47,7 @@ def write_full_base(
     layers     of the language model; with fewer than 36 the vision tower has 4 blocks
     bits       4, or 0 for weights in bfloat16
     tokenizer  folder with tokenizer.json and tokenizer_config.json; None for mondrian-tiny's
-    narrowing  divides widths and heads, but not the width of a head: 1 or 2
+    narrowing  divides widths and heads, but not the width of a head: 1, 2 or 4
     """
     shutil.copytree(TINY_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "README*"))
     _write_tokenizer(folder, tokenizer)

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/full_size.py: four layers of half the width of a Qwen3-VL-4B."""
+"""The short form of benchmarks/full_size.py: four layers of a quarter of the width of a 4B."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def test_a_base_of_the_4b_s_shape_is_planned_trained_and_answers(tmp_path: Path)
     assert constrained["longest_tokens"] <= constrained["max_new_tokens"]
     training = results["train"]
     assert training["steps"] == 2
-    # Of a narrow base the plan leaves out what packed products hold in flight, up to 0.2 GB.
-    assert training["planned_peak_gb"] == pytest.approx(training["peak_gb"], rel=0.2)
+    # The plan leaves out what packed products hold in flight: a chunk of logits and 0.1 GB.
+    assert training["planned_peak_gb"] == pytest.approx(training["peak_gb"], abs=0.25)
     assert results["compare_with_peft"]["tensors"] == LAYERS * 7 * 2
     answers = results["compare_answers"]
     assert answers["largest_difference_from_mlx_vlm"] < 1e-4 * answers["largest_logit"]
