@@ -107,6 +107,7 @@ def test_a_killed_training_loses_nothing_and_resumes(clone: Clone, with_dvc: boo
     outputs = read_outputs(clone)
     params = clone.folder / "params.yaml"
     replace(params, r"checkpoint_steps: \d+", "checkpoint_steps: 1")
+    replace(params, r"epochs: 3", "epochs: 6")  # another run, which is killed before it ends
     text = params.read_text()
     checkpoints = clone.folder / ".cache/train/mondrian-tiny-lora-ansel"
     with subprocess.Popen(
