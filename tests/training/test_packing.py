@@ -131,7 +131,7 @@ def test_gradients_of_packed_rows_equal_those_of_padded_rows(
 def test_chunked_cross_entropy_equals_mlxs(
     bits: int, chunk: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "_VOCABULARY_TILE", tile)
+    monkeypatch.setattr(loss, "VOCABULARY_TILE", tile)
 
     class Model:
         class language_model:
