@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from benchmarks.measurement import ROOT
-from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.sample.chat_row import build_chat_row
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 
@@ -90,16 +90,7 @@ def write_rows(folder: Path, critiques: list[Critique], size: tuple[int, int]) -
     for i, critique in enumerate(critiques):
         image = folder / f"images/{i}.png"
         render(draw_scene(SEED, i), *size).save(image)
-        rows.append(
-            {
-                "messages": build_row_messages(persona(), serialize_critique(critique)),
-                "images": [str(image)],
-                "id": f"ansel-{i}",
-                "photo": f"photo-{i}",
-                "photo_group": f"photo-{i}",
-                "prompt_hash": prompt_hash(persona()),
-            }
-        )
+        rows.append(build_chat_row(critique, image, persona()).model_dump())
     (folder / "train.json").write_text(json.dumps(rows[:-1]))
     (folder / "val.json").write_text(json.dumps(rows[-1:]))
 

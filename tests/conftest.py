@@ -22,9 +22,9 @@ from PIL import Image
 
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params, load_params
-from mondrian.critique.prompt import build_row_messages, prompt_hash
-from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.critique.schema import Critique
 from mondrian.sample.application import write_application
+from mondrian.sample.chat_row import build_chat_row
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from tests.waiting import PATIENCE
@@ -178,24 +178,12 @@ def adapters(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def rows(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Five prepared rows and their images."""
-    from mondrian.critique.rows import ChatRow
-
     folder = tmp_path_factory.mktemp("rows")
     chat_rows = []
     for i, photo in enumerate(photos[:5]):
         path = folder / f"{i}.png"
         resize_to_fit(photo, 4096, 20_480).save(path)
-        answer = serialize_critique(write_critique("ansel", draw_scene(5, i)))
-        chat_rows.append(
-            ChatRow(
-                messages=build_row_messages(PERSONA, answer),
-                images=[str(path)],
-                id=f"ansel/{i}",
-                photo="",
-                photo_group=str(i),
-                prompt_hash=prompt_hash(PERSONA),
-            )
-        )
+        chat_rows.append(build_chat_row(write_critique("ansel", draw_scene(5, i)), path, PERSONA))
     return chat_rows
 
 

@@ -20,9 +20,7 @@ from benchmarks.crash_recovery import ROOT, make_train_command, read_outputs, ru
 from benchmarks.measurement import print_result
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import load_params
-from mondrian.critique.prompt import build_row_messages, prompt_hash
-from mondrian.critique.rows import ChatRow
-from mondrian.critique.schema import serialize_critique
+from mondrian.sample.chat_row import build_chat_row
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 
@@ -38,16 +36,7 @@ def write_rows(folder: Path) -> None:
     for i in range(sum(NUM_ROWS.values())):
         scene, file = draw_scene(SEED, i), folder / f"{i}.png"
         resize_to_fit(render(scene), params.image.min_pixels, params.image.max_pixels).save(file)
-        answer = serialize_critique(write_critique(ADVISOR, scene))
-        row = ChatRow(
-            messages=build_row_messages(persona, answer),
-            images=[str(file)],
-            id=f"{ADVISOR}/{i}",
-            photo="",
-            photo_group=str(i),
-            prompt_hash=prompt_hash(persona),
-        )
-        rows.append(row.model_dump())
+        rows.append(build_chat_row(write_critique(ADVISOR, scene), file, persona).model_dump())
     count = NUM_ROWS["train"]
     (folder / "train.json").write_text(json.dumps(rows[:count]))
     (folder / "val.json").write_text(json.dumps(rows[count:]))

@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+ERROR_PREFIX = "error: "  # before the one line of a user's error
+
 
 class MondrianError(Exception):
     """An error that the user can fix; it is printed without a traceback."""
@@ -70,12 +72,12 @@ def run_command(main: Callable[[], None]) -> None:
                 raise MondrianError(f"{argument!r} is not UTF-8; rename it")
         main()
     except MondrianError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{ERROR_PREFIX}{error}")
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:  # a full disk, a folder without write permission
         name = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{name}; fix it and run again")
+        sys.exit(f"{ERROR_PREFIX}{error.strerror or error}{name}; fix it and run again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from signal import Signals
 
-from mondrian.core.errors import MondrianError, one_line
+from mondrian.core.errors import ERROR_PREFIX, MondrianError, one_line
 
 _WATCHDOG = (
     "Impacting Interactivity",
@@ -25,7 +25,6 @@ _OUT_OF_MEMORY = (
     "malloc",
     "bad_alloc",
 )
-_USER_ERROR = "error: "  # before the one line of a user's error
 _COMMAND_FAILED = ("Command buffer execution failed", "ErrorSubmissionsIgnored")
 
 
@@ -92,7 +91,7 @@ def _explain_line(line: str, memory_fix: str) -> str | None:
     """Return what a line of output says about the end of a process, or None."""
     if explanation := explain_gpu_error(line, memory_fix):
         return explanation
-    return line.removeprefix(_USER_ERROR).strip() if line.startswith(_USER_ERROR) else None
+    return line.removeprefix(ERROR_PREFIX).strip() if line.startswith(ERROR_PREFIX) else None
 
 
 def _contains(text: str, signs: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mondrian.core.errors import ERROR_PREFIX
 from mondrian.core.gpu_errors import explain_gpu_error, name_status
 from mondrian.doctor.check import REPORT_ADVICE, Check
 
@@ -38,14 +39,14 @@ class WorkerOutput:
 
     def _user_error(self) -> str:
         """Return a user's error, which ends the messages and may list problems; "" if none."""
-        starts = [i for i, text in enumerate(self.messages) if text.startswith("error: ")]
+        starts = [i for i, text in enumerate(self.messages) if text.startswith(ERROR_PREFIX)]
         if self.status < 0 or not starts:
             return ""
         first, *problems = self.messages[starts[-1] :]
         if not all(text.startswith(" ") for text in problems):
             return ""  # something else came after it
         details = "; ".join(text.strip() for text in problems)
-        return first.removeprefix("error: ") + (f": {details}" if details else "")
+        return first.removeprefix(ERROR_PREFIX) + (f": {details}" if details else "")
 
 
 def run_worker(*args: str, **variables: str) -> WorkerOutput:

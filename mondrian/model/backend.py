@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from mondrian.core.errors import ERROR_PREFIX
+
 DRIVERS = {"mlx-cuda-12": 550, "mlx-cuda-13": 580}  # lowest NVIDIA driver of each build
 _LINUX_BUILDS = ("mlx-cpu", *DRIVERS)
 
@@ -63,7 +65,7 @@ def describe_problem() -> str:
 def exit_without_backend() -> None:
     """End the process with one line: modules import MLX before anything can report an error."""
     if problem := describe_problem():
-        sys.exit(f"error: {problem}")
+        sys.exit(f"{ERROR_PREFIX}{problem}")
 
 
 exit_without_backend()

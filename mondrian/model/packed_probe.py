@@ -13,6 +13,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mondrian.model.cpu.packed import multiply_packed
+from mondrian.model.projections import dequantize
+
 _ROWS = (1, 16, 128)  # decoding, a batch of it, a prompt: each has kernels of its own
 _NO_KERNEL = re.compile(r"quantized_?matmul|\bQMM\b", re.IGNORECASE)
 RunProduct = Callable[[Any, mx.array, bool], None]  # layer, x, whether the weight is transposed
@@ -37,10 +40,8 @@ class PackedShape:
 
 
 def run_product(layer: Any, x: mx.array, transpose: bool) -> None:
-    """Compute x W' (transpose) or x W with a packed weight; MLX raises if it has no kernel."""
-    packed = (layer.weight, layer.scales, layer.get("biases"))
-    settings = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
-    mx.eval(mx.quantized_matmul(x, *packed, transpose=transpose, **settings))
+    """Compute x W.T (transpose) or x W with a packed weight; MLX raises if it has no kernel."""
+    mx.eval(multiply_packed(x, layer, transpose))
 
 
 def unpack_refused_layers(
@@ -93,8 +94,7 @@ def _is_accepted(layer: Any, shape: PackedShape, float_type: Any, run: RunProduc
 
 def unpack(layer: Any, float_type: Any) -> nn.Module:
     """Return the plain layer with the same weights."""
-    packed = (layer.weight, layer.scales, layer.get("biases"))
-    weight = mx.dequantize(*packed, layer.group_size, layer.bits, layer.mode).astype(float_type)
+    weight = dequantize(layer).astype(float_type)
     if isinstance(layer, nn.QuantizedEmbedding):
         plain: Any = nn.Embedding(1, 1)
     else:

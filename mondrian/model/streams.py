@@ -16,10 +16,7 @@ from mondrian.model.device import DEVICE
 @cache
 def _streams() -> list[Any]:
     device, count = mx.default_device(), DEVICE.num_streams
-    return [
-        mx.default_stream(device),
-        *(mx.new_stream(device) for _ in range(count - 1)),
-    ]
+    return [mx.default_stream(device), *(mx.new_stream(device) for _ in range(count - 1))]
 
 
 def assign_streams(count: int) -> list[Any]:

@@ -163,7 +163,7 @@ def _backward_values(setup: RunSetup, tokens: int, queries: int, pairs: QueryKey
 
 
 def _dora_outputs(setup: RunSetup, tokens: int, queries: int) -> int:
-    """Return the values that DoRA adds to a backward pass: gradients of outputs not yet scaled."""
+    """Return the values of the outputs that DoRA scales, or of their gradients; 0 without DoRA."""
     if not setup.lora.dora:
         return 0
     shapes = setup.base.projection_shapes()
@@ -194,9 +194,7 @@ def _adapter_inputs(setup: RunSetup, tokens: int, queries: int) -> float:
     else:  # one copy for projections with the same input
         inputs = {_SHARED_INPUT.get(name, name): name for name in lora.target_modules}
         values = sum(shapes[name][0] * positions[name] for name in inputs.values())
-    if lora.dora:  # each output, for the gradient of its magnitude
-        values += sum(shapes[name][1] * count for name, count in positions.items())
-    return values
+    return values + _dora_outputs(setup, tokens, queries)  # for the gradient of its magnitude
 
 
 def _count_scores(queries: int, keys: int, block: int) -> int:

@@ -17,9 +17,8 @@ import numpy as np
 
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import TrainParams, load_params
-from mondrian.critique.prompt import build_row_messages, prompt_hash
 from mondrian.critique.rows import ChatRow
-from mondrian.critique.schema import is_schema_valid, serialize_critique
+from mondrian.critique.schema import is_schema_valid
 from mondrian.doctor.check import REPORT_ADVICE, Check
 from mondrian.model import lora, vlm
 from mondrian.model.batch_generator import SamplingParams
@@ -29,6 +28,7 @@ from mondrian.model.generate import generate
 from mondrian.model.lora import Tensors
 from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.vision_cache import FeatureCache
+from mondrian.sample.chat_row import build_chat_row
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from mondrian.training.checkpoint import Checkpoint
@@ -87,14 +87,7 @@ def prepare(project: Path, folder: Path) -> SelfTest:
 def _make_row(folder: Path, index: int) -> ChatRow:
     scene, path = draw_scene(_SEED, index), folder / f"{index}.png"
     resize_to_fit(render(scene), *_PIXELS).save(path)
-    return ChatRow(
-        messages=build_row_messages(_PERSONA, serialize_critique(write_critique("ansel", scene))),
-        images=[str(path)],
-        id=f"ansel/{index}",
-        photo="",
-        photo_group=str(index),
-        prompt_hash=prompt_hash(_PERSONA),
-    )
+    return build_chat_row(write_critique("ansel", scene), path, _PERSONA)
 
 
 def train_until_killed(test: SelfTest) -> None:

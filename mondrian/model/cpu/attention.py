@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
 from math import log
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -73,7 +73,8 @@ def _make_attention(scale: float, causal: bool) -> Any:
         else:
             q, k = (mx.concatenate(x, axis=-1) for x in ([q, -lse_or_norm], [k, ones]))
         blocks = Blocks.split(q, k, causal)
-        gradients = _differentiate(q, mx.contiguous(k), v, d_output, blocks, weights)
+        inputs = _BackwardInputs(q, mx.contiguous(k), v, d_output)
+        gradients = _differentiate(inputs, blocks, weights)
         d_q, d_k, d_v = (x[..., :width] for x in gradients)
         return d_q * scale, d_k * _LN_2, d_v
 
@@ -145,20 +146,26 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, blocks: Blocks) -> list[mx.ar
     return [mx.concatenate(outputs, axis=1), mx.concatenate(lses, axis=2), *weights]
 
 
+class _BackwardInputs(NamedTuple):
+    """All have the added column; q and k do not if the weights were kept."""
+
+    q: mx.array
+    k: mx.array
+    v: mx.array
+    d_output: mx.array
+
+
 def _differentiate(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    d_output: mx.array,
-    blocks: Blocks,
-    weights: list[mx.array],
+    inputs: _BackwardInputs, blocks: Blocks, weights: list[mx.array]
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return the gradients of q, k and v; all arrays have the added column, but q and k with
-    `weights` do not.
+    """Return the gradients of q, k and v, with the columns of the inputs.
 
     From the last block to the first: no earlier query attends to the keys of a block's diagonal, so
     their gradients are complete.
+
+    weights  of each tile before normalization; empty if they are computed again
     """
+    q, k, v, d_output = inputs
     d_k, d_v = mx.zeros_like(k), mx.zeros_like(v)  # of the keys that earlier queries attend to
     d_qs: list[mx.array] = []
     complete: list[tuple[mx.array, mx.array]] = []
@@ -167,10 +174,14 @@ def _differentiate(
         q_block, d_block = blocks.select(q, queries), blocks.select(d_output, queries)
         products: list[mx.array] = []
         d_kv = []
-        kept, weights = weights[-len(tiles) :], weights[: -len(tiles)]
+        block_weights, weights = weights[-len(tiles) :], weights[: -len(tiles)]
         for i, tile in enumerate(tiles):
             keys = tile[0]
-            powers = kept[i] if kept else power_of_two(_compute_scores(q_block, k, tile))
+            powers = (
+                block_weights[i]
+                if block_weights
+                else power_of_two(_compute_scores(q_block, k, tile))
+            )
             d_scores = powers * (v[:, :, keys] @ _transpose(d_block))
             products.append(_transpose(d_scores) @ k[:, :, keys])
             d_kv.append((d_k[:, :, keys] + d_scores @ q_block, d_v[:, :, keys] + powers @ d_block))

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-MIN_ROWS = 4  # rows of x from which unpacking pays: it takes as long as MLX's product of three
+MIN_ROWS = 4  # rows of x from which unpacking pays: it takes as long as MLX's product of four
 MAX_UNPACKED = 2**22  # weights that a product unpacks at a time: fewer make products slower
 _SHIFTS = {bits: mx.array(list(range(0, 32, bits)), mx.uint32) for bits in (2, 4, 8)}
 _MASKS = {bits: mx.array(2**bits - 1, mx.uint32) for bits in _SHIFTS}
@@ -42,7 +42,7 @@ def unpack_in_products(model: nn.Module) -> None:
 def multiply(x: mx.array, layer: Any) -> Any:
     """Return x @ W.T for a packed layer with weights W (out, in)."""
     if _num_rows(x) < MIN_ROWS:
-        return _multiply_packed(x, layer, True)
+        return multiply_packed(x, layer, True)
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
@@ -58,7 +58,7 @@ def multiply(x: mx.array, layer: Any) -> Any:
 def multiply_transposed(x: mx.array, layer: Any) -> mx.array:
     """Return x @ W, which is also the gradient of `multiply`; it has no gradient itself."""
     if _num_rows(x) < MIN_ROWS:
-        return _multiply_packed(x, layer, False)
+        return multiply_packed(x, layer, False)
     out = mx.array(0.0, x.dtype)
     for i, rows in enumerate(_split_rows(layer)):
         weight = unpack_rows(layer, rows, [out if i else x])
@@ -73,7 +73,8 @@ def _multiply_unpacked(x: mx.array, layer: Any) -> mx.array:
     return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=-1)
 
 
-def _multiply_packed(x: mx.array, layer: Any, transpose: bool) -> mx.array:
+def multiply_packed(x: mx.array, layer: Any, transpose: bool) -> mx.array:
+    """Return x @ W.T (transpose) or x @ W by MLX's own product of packed weights."""
     weights = (layer.weight, layer.scales, layer.get("biases"), transpose)
     return mx.quantized_matmul(x, *weights, layer.group_size, layer.bits, layer.mode)
 

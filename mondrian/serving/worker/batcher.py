@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mondrian.core.errors import MondrianError, one_line
+from mondrian.core.errors import ERROR_PREFIX, MondrianError, one_line
 from mondrian.core.gpu_errors import explain_gpu_error, is_gpu_lost
 from mondrian.model.batch_generator import BatchGenerator, SequenceState
 from mondrian.model.constrained import CritiqueGrammar
@@ -206,7 +206,7 @@ def _to_fault(error: Exception) -> EngineFault:
 
 def _exit_if_gpu_lost(text: str) -> None:
     if is_gpu_lost(text):
-        sys.stderr.write(f"error: {text}\n")  # the service explains it
+        sys.stderr.write(f"{ERROR_PREFIX}{text}\n")  # the service explains it
         sys.stderr.flush()
         os._exit(70)
 
