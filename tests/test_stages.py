@@ -82,6 +82,7 @@ def test_link_by_hand_needs_three_flags(database: Path, tmp_path: Path) -> None:
 LINK_OUTPUTS = ("training_data_manifest.json", "link.json", "reasons.csv", "data_report.html")
 
 
+@pytest.mark.slow
 def test_after_a_link_that_cannot_start_no_older_output_is_left(
     database: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_after_a_link_that_cannot_start_no_older_output_is_left(
     assert_one_error(run_stage("prepare", *prepare_args(tmp_path)), "run link first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--report", "page.html", "--metrics", "counts.json")])
 def test_link_without_a_pair_reports_every_job_and_prepare_refuses(
     database: Path, tmp_path: Path, flags: tuple[str, ...]
@@ -161,6 +163,7 @@ def test_all_problems_of_a_params_file_are_reported_at_once(database: Path, tmp_
     assert_one_error(run, "3 problems", "train.lora_r is 'none'", "did you mean val_fraction?")
 
 
+@pytest.mark.slow
 def test_prepare_refuses_too_few_photos_and_foreign_manifests(
     database: Path, tmp_path: Path
 ) -> None:

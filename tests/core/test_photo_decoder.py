@@ -102,6 +102,7 @@ def test_other_errors_of_a_decoder_are_reasons(pool: DecoderPool) -> None:
         pool.call(int, "x")
 
 
+@pytest.mark.slow
 def test_busy_decoders_do_not_hold_up_the_others() -> None:
     decoders = DecoderPool(3, DecoderLimits(5, 2**29))
     with ThreadPoolExecutor(2) as threads:

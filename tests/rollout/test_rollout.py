@@ -109,6 +109,7 @@ def test_a_harmful_adapter_is_rolled_back_within_60_jobs(config: RolloutConfig) 
     assert np.median(jobs_needed) <= 20
 
 
+@pytest.mark.slow
 def test_an_adapter_within_its_limits_is_not_rolled_back(config: RolloutConfig) -> None:
     false_rollbacks = 0
     for trial in range(100):

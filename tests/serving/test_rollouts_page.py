@@ -358,6 +358,7 @@ def test_every_status_is_readable_wide_and_narrow_light_and_dark(
                         assert chart.get_attribute("aria-label")
 
 
+@pytest.mark.slow
 def test_the_page_over_thousands_of_jobs_stays_small(
     rollout: tuple[RolloutStore, RolloutRecord], config: RolloutConfig, tmp_path: Path
 ) -> None:

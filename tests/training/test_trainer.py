@@ -101,6 +101,7 @@ def test_settings_for_memory_and_speed_give_the_same_losses(
         )
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_recomputes_the_same_dropout(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_loss_of_nan_names_the_settings_to_lower(
         run_trainer(cache, examples, examples, settings)
 
 
+@pytest.mark.slow
 def test_a_growing_loss_stops_the_run_and_the_best_weights_are_kept(
     rows: list[ChatRow], cache: FeatureCache, params: Params
 ) -> None:
@@ -204,6 +206,7 @@ def test_early_stopping_ends_the_run_when_the_val_loss_stops_falling(
     assert result.metrics()["val_loss"] == min(losses)
 
 
+@pytest.mark.slow
 def test_val_samples_are_generated_after_each_epoch(
     rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
@@ -217,6 +220,7 @@ def test_val_samples_are_generated_after_each_epoch(
     assert 0 <= entry["val_score_mae"] <= 10
 
 
+@pytest.mark.slow
 def test_the_score_error_of_samples_ignores_rows_without_scores(
     rows: list[ChatRow], cache: FeatureCache, quick: TrainParams
 ) -> None:
@@ -310,6 +314,7 @@ def test_a_run_resumed_at_any_step_ends_with_the_same_weights(
         checkpoint.remove()
 
 
+@pytest.mark.slow
 def test_a_run_ended_by_early_stopping_is_not_continued(
     base_vlm: Any, rows: list[ChatRow], cache: FeatureCache, quick: TrainParams, tmp_path: Path
 ) -> None:
