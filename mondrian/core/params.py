@@ -164,6 +164,9 @@ class ServeParams(Section):
     max_body_mb: AtLeastOne
     max_megapixels: AtLeastOne
     requests_per_minute: Annotated[int, Field(ge=0)]
+    public_url: str
+    trusted_proxies: list[str]
+    default_advisor: str
 
 
 class Profile(Section):

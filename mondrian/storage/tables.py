@@ -32,6 +32,8 @@ jobs = sa.Table(
     *_columns(sa.Text, "model_used mode_used adapter_version fallback_reason experiment subject"),
     # added: processing; kind is upload, direct or shadow, and NULL in rows of other programs
     *_columns(sa.Text, "kind owner idempotency_key photo_sha256 pair_of note"),
+    # added: time of the last change, which existing clients read; the camera's settings as JSON
+    *_columns(sa.Text, "last_activity exposure"),
     # added: assignment in a rollout; side is CANDIDATE or CONTROL
     *_columns(sa.Text, "rollout side"),
     *_columns(
@@ -81,6 +83,15 @@ feedback = sa.Table(  # rows are only added; the newest row of a job and advisor
     sa.Column("at", sa.Double),
     sa.Index("mondrian_feedback_job", "job"),
 )
+preferences = sa.Table(  # rows are only added; the newest row of a pair counts
+    "mondrian_preferences",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    # left and right are ids of jobs about the same photo; choice is left, right or equal
+    *_columns(sa.Text, "advisor left_job right_job choice who"),
+    sa.Column("at", sa.Double),
+    sa.Index("mondrian_preferences_jobs", "left_job", "right_job"),
+)
 _MIGRATIONS = sa.Table(
     "mondrian_migrations",
     metadata,
@@ -99,7 +110,7 @@ def migrate(engine: sa.Engine) -> list[str]:
             )
         _MIGRATIONS.create(connection, checkfirst=True)
         changes = _add_columns(connection)
-        for table in (rollouts, decisions, feedback):
+        for table in (rollouts, decisions, feedback, preferences):
             if not sa.inspect(connection).has_table(table.name):
                 table.create(connection)
                 changes.append(f"table {table.name}")

@@ -1,0 +1,17 @@
+// Shared by the scripts of the pages. Model output is inserted as text only, never as HTML.
+
+export const setUp = (selector, install) => document.querySelectorAll(selector).forEach(install);
+
+export function element(tag, text) {
+  const node = document.createElement(tag);
+  node.textContent = String(text);
+  return node;
+}
+
+export function list(texts) {
+  const node = document.createElement("ul");
+  node.append(...asArray(texts).map((text) => element("li", text)));
+  return node;
+}
+
+export const asArray = (value) => (Array.isArray(value) ? value : []);
