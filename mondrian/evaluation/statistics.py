@@ -17,6 +17,8 @@ CONFIDENCE_LEVEL = 0.95  # of every interval
 POWER = 0.8  # at which a difference counts as detectable
 MIN_GROUPS = 5  # below this nothing is concluded
 _RESAMPLES = 2000
+_ROUNDING = 1e-9  # of the spread: a mean below it is what rounding left of 0
+_MAX_NEEDED = 1_000_000  # groups; a difference that needs more is not worth a number
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Estimate:
     high: float
     groups: int  # number of observations
     detectable: float  # difference that this many groups detect with probability POWER
-    needed: int | None  # groups that would detect a difference of this size; None if it is 0
+    needed: int | None  # groups that would detect this difference; None if 0 or over a million
     p: float  # of the two-sided sign-flip test
 
     @property
@@ -57,6 +59,7 @@ def estimate_paired_difference(
     x = average_by_group(differences, groups)
     n, mean = len(x), float(x.mean())
     spread = float(x.std(ddof=1)) if n > 1 else 0.0
+    mean = mean if abs(mean) > _ROUNDING * spread else 0.0
     if n < MIN_GROUPS or spread == 0:
         low, high = (mean, mean) if n >= MIN_GROUPS else (-np.inf, np.inf)
         needed = _needed(mean, spread) if spread else n if mean else None
@@ -64,7 +67,7 @@ def estimate_paired_difference(
     error = spread / sqrt(n)
     resamples = x[np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))]
     errors = resamples.std(axis=1, ddof=1) / sqrt(n)
-    usable = errors > 1e-9 * spread
+    usable = errors > _ROUNDING * spread
     t = (resamples.mean(axis=1)[usable] - mean) / errors[usable]
     tail = (1 - CONFIDENCE_LEVEL) / 2
     upper, lower = np.quantile(t, [1 - tail, tail])
@@ -84,7 +87,10 @@ def _needed(mean: float, spread: float) -> int | None:
         return None
     n = MIN_GROUPS
     for _ in range(50):
-        previous, n = n, max(MIN_GROUPS, ceil((_detectable_errors(n) * spread / abs(mean)) ** 2))
+        previous, needed = n, (_detectable_errors(n) * spread / abs(mean)) ** 2
+        if needed > _MAX_NEEDED:
+            return None
+        n = max(MIN_GROUPS, ceil(needed))
         if n == previous:
             break
     return n

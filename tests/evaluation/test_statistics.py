@@ -37,6 +37,19 @@ def test_without_a_difference_better_is_rare(kind: str, count: int) -> None:
     assert better <= 0.05 * TRIALS
 
 
+def test_a_mean_that_only_rounding_made_is_no_difference() -> None:
+    differences = [0.1, 0.2, -0.3, 0.1, 0.2, -0.3]
+    assert sum(differences) != 0
+    estimate = estimate_paired_difference(differences, group_names(6))
+    assert estimate.mean == 0
+    assert estimate.needed is None
+
+
+def test_a_difference_that_no_number_of_photos_would_show_has_no_number() -> None:
+    estimate = estimate_paired_difference([1.0, -1.0, 1.0, -1.0 + 1e-5], group_names(4))
+    assert estimate.needed is None
+
+
 @pytest.mark.slow
 def test_the_detectable_difference_is_detected_with_the_stated_power() -> None:
     rng, count = np.random.default_rng(8), 16
