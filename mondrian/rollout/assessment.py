@@ -13,22 +13,18 @@ from mondrian.rollout.confidence_sequences import (
     mismatch_e_values,
     paired_band,
 )
-from mondrian.rollout.config import GuardrailLimits, RolloutConfig
+from mondrian.rollout.config import RolloutConfig
+from mondrian.rollout.guardrails import GuardrailResult, check_guardrails
 from mondrian.rollout.metrics import (
     METRICS,
     Metric,
     double_exposed_clients,
-    estimate_arm,
     estimate_difference,
     paired_values,
-    slow_critiques_metric,
 )
 from mondrian.rollout.observations import Observation
 
 MAX_DOUBLE_EXPOSED_SHARE = 0.01  # of clients that both arms may answer within a step
-MIN_OBSERVATIONS = 10  # with fewer, a guardrail holds the candidate but does not roll it back
-_MAX_SLOW_SHARE = 0.05  # share of critiques beyond a p95
-GuardrailVerdict = Literal["no data", "holds", "uncertain", "violated"]
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,6 @@ class Exposure:
     disconnected: int
     open: int
     rated: int
-
-
-@dataclass(frozen=True)
-class GuardrailResult:
-    """A guardrail: the candidate's share with its interval against a limit.
-
-    verdict  violated: the interval is beyond the limit; uncertain: only the share is
-    """
-
-    name: str
-    description: str
-    estimate: Interval
-    limit: float
-    is_minimum: bool
-    verdict: GuardrailVerdict
 
 
 @dataclass(frozen=True)
@@ -126,6 +107,7 @@ class AssignmentCheck:
 class Assessment:
     """Everything that a decision is based on.
 
+    rated      share of critiques that clients rate, candidate minus control
     step_jobs  critiques requested from the candidate at the current step
     """
 
@@ -133,6 +115,7 @@ class Assessment:
     control: Exposure
     guardrails: tuple[GuardrailResult, ...]
     success: SuccessResult
+    rated: Interval
     assignment: AssignmentCheck
     step_jobs: int
 
@@ -143,8 +126,9 @@ def assess(observations: Sequence[Observation], config: RolloutConfig, step: int
     return Assessment(
         count_exposure(live_jobs, True),
         count_exposure(live_jobs, False),
-        check_guardrails(observations, config.guardrails),
+        check_guardrails(observations, config.guardrails, step),
         evaluate_success(observations, METRICS[config.success.metric], config.success.margin),
+        estimate_difference(observations, METRICS["rated"]).band.last,
         check_assignment(live_jobs),
         sum(obs.is_candidate and obs.step == step for obs in live_jobs),
     )
@@ -156,37 +140,8 @@ def count_exposure(observations: Sequence[Observation], is_candidate: bool) -> E
         outcome: sum(obs.outcome == outcome for obs in jobs)
         for outcome in ("completed", "failed", "disconnected", "open")
     }
-    rated = sum(obs.thumbs is not None or obs.accepted is not None for obs in jobs)
+    rated = sum(obs.has_rating for obs in jobs)
     return Exposure(len(jobs), len({obs.client for obs in jobs}), rated=rated, **outcomes)
-
-
-def check_guardrails(
-    observations: Sequence[Observation], limits: GuardrailLimits
-) -> tuple[GuardrailResult, ...]:
-    """Check each guardrail on the candidate alone."""
-    rules = [
-        (METRICS["compliance"], limits.compliance, True),
-        (METRICS["failures"], limits.failures, False),
-        (METRICS["fallbacks"], limits.fallbacks, False),
-        (slow_critiques_metric(limits.latency_p95_seconds), _MAX_SLOW_SHARE, False),
-        (METRICS["thumbs_down"], limits.thumbs_down, False),
-    ]
-    return tuple(_check_guardrail(observations, *rule) for rule in rules)
-
-
-def _check_guardrail(
-    observations: Sequence[Observation], metric: Metric, limit: float, is_minimum: bool
-) -> GuardrailResult:
-    estimate = estimate_arm(observations, metric, is_candidate=True).band.last
-    is_beyond = estimate.high < limit if is_minimum else estimate.low > limit
-    verdict: GuardrailVerdict = "holds"
-    if not estimate.count:
-        verdict = "no data"
-    elif estimate.count >= MIN_OBSERVATIONS and is_beyond:
-        verdict = "violated"
-    elif estimate.mean < limit if is_minimum else estimate.mean > limit:
-        verdict = "uncertain"
-    return GuardrailResult(metric.name, metric.description, estimate, limit, is_minimum, verdict)
 
 
 def evaluate_success(

@@ -205,18 +205,29 @@ def _build_band(
 
 
 def share_band(successes: BoolArray, level: float = CONFIDENCE_LEVEL) -> Band:
-    """Return the running share of successes, exact for every number of observations.
-
-    {p : B(k + 1/2, n - k + 1/2) / B(1/2, 1/2) < p^k (1 - p)^(n - k) / alpha}: the likelihood ratio
-    of a beta mixture to p is a martingale if p is true, and Ville's inequality bounds it
-    (Robbins 1970; Howard et al. 2021).
-    """
+    """Return the running share of successes, exact for every number of observations."""
     good = np.cumsum(np.asarray(successes, bool), -1, dtype=float)
     count = np.broadcast_to(np.arange(1, good.shape[-1] + 1.0), good.shape)
+    return Band(*share_interval(good, count, level))
+
+
+def share_interval(
+    good: FloatArray, count: FloatArray, level: float | FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the mean of observations from 0 to 1, and the ends of its interval.
+
+    {p : B(k + 1/2, n - k + 1/2) / B(1/2, 1/2) < p^k (1 - p)^(n - k) / (1 - level)}. If p is true,
+    the likelihood ratio of a beta mixture to p is a martingale, and Ville's inequality bounds it
+    (Robbins 1970; Howard et al. 2021). With observations between 0 and 1 it is a supermartingale,
+    because (q/p)^x ((1 - q)/(1 - p))^(1 - x) <= x q/p + (1 - x) (1 - q)/(1 - p).
+
+    good   sum k of the observations
+    count  number n of observations, from 1
+    """
     limit = np.log(1 / (1 - level)) - betaln(good + 0.5, count - good + 0.5) + betaln(0.5, 0.5)
     low = _solve_lower_bound(good, count, limit)
     high = 1 - _solve_lower_bound(count - good, count, limit)
-    return Band(good / count, low, high)
+    return good / count, low, high
 
 
 def _solve_lower_bound(good: FloatArray, count: FloatArray, limit: FloatArray) -> FloatArray:

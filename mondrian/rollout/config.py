@@ -34,6 +34,7 @@ class RolloutConfig(Section):
     baseline: Literal["previous", "base"]
     automatic: bool
     check_interval_seconds: Annotated[float, Field(ge=0.1)]
+    max_hours: Annotated[float, Field(gt=0)]
     steps: Annotated[list[RolloutStep], Field(min_length=1)]
     success: SuccessCriterion
     guardrails: GuardrailLimits

@@ -5,8 +5,16 @@ from enum import StrEnum
 from typing import Literal
 
 from mondrian.rollout.assessment import Assessment
+from mondrian.rollout.confidence_sequences import Interval
 from mondrian.rollout.config import RolloutConfig
-from mondrian.rollout.formatting import format_difference, format_hours, format_limit, percent
+from mondrian.rollout.formatting import (
+    format_difference,
+    format_hours,
+    format_limit,
+    percent,
+    plural,
+)
+from mondrian.rollout.guardrails import GuardrailResult
 from mondrian.rollout.metrics import METRICS
 from mondrian.rollout.store import HELD, REPLACED, ROLLED_BACK, RolloutRecord
 
@@ -55,22 +63,32 @@ def decide(
         return RolloutVerdict(RolloutStatus.FAILING, "roll back", violations)
     if not assessment.candidate.jobs:
         return RolloutVerdict(RolloutStatus.NO_DATA, "", "no critique was requested yet")
+    hours = max(0.0, now - record.step_started_at) / 3600
     if hold_reason := _explain_hold(assessment, record):
-        return RolloutVerdict(RolloutStatus.HOLDING, "", hold_reason)
+        return _hold(hold_reason, record, config, hours)
     index = min(record.step, len(config.steps) - 1)
     step = config.steps[index]
     if index == len(config.steps) - 1:
         reason = f"at the last step, {percent(step.share)} of clients"
         return RolloutVerdict(RolloutStatus.HEALTHY, "", reason)
-    hours = max(0.0, now - record.step_started_at) / 3600
     if hours < step.hours or assessment.step_jobs < step.jobs:
         progress = format_progress(assessment.step_jobs, step.jobs, hours, step.hours)
         return RolloutVerdict(RolloutStatus.HEALTHY, "", f"{progress} of this step")
     if shortfall := _explain_shortfall(assessment, step.requires):
-        return RolloutVerdict(RolloutStatus.HOLDING, "", shortfall)
+        return _hold(shortfall, record, config, hours)
     shares = f"{percent(step.share)} → {percent(config.steps[index + 1].share)} of clients"
     reason = f"{_explain_advance(assessment)}; {shares}"
     return RolloutVerdict(RolloutStatus.READY, "advance", reason)
+
+
+def _hold(
+    reason: str, record: RolloutRecord, config: RolloutConfig, hours: float
+) -> RolloutVerdict:
+    """Return a verdict that holds; after `max_hours` it asks a person to decide."""
+    if hours > config.max_hours and record.state != HELD:
+        question = f"please decide: mondrian rollout {record.advisor} --advance or --rollback"
+        reason = f"{reason}; {format_hours(hours)} at this step, {question}"
+    return RolloutVerdict(RolloutStatus.HOLDING, "", reason)
 
 
 def format_progress(jobs: int, jobs_required: int, hours: float, hours_required: float) -> str:
@@ -93,14 +111,23 @@ def _describe_violations(assessment: Assessment) -> str:
 def _explain_hold(assessment: Assessment, record: RolloutRecord) -> str:
     if record.state == HELD:
         return f"held by a person: {record.reason}" if record.reason else "held by a person"
-    return assessment.assignment.error or "; ".join(_describe_guardrails(assessment, "uncertain"))
+    return assessment.assignment.error or "; ".join(
+        _describe_guardrails(assessment, "shared", "uncertain")
+    )
 
 
 def _explain_shortfall(assessment: Assessment, requires: str) -> str:
     """Return which requirement of the step is not met; empty if all are."""
     success = assessment.success
     accepted = {"not_worse": ("better", "not worse"), "better": ("better",)}
-    if requires == "guardrails" or success.verdict in accepted[requires]:
+    if requires == "guardrails":
+        return ""
+    if assessment.rated.low > 0 or assessment.rated.high < 0:
+        return (
+            "the clients of the arms do not rate equally often, so their ratings cannot be "
+            f"compared: {format_difference(assessment.rated)}"
+        )
+    if success.verdict in accepted[requires]:
         return ""
     if success.verdict == "no data":
         return f"inconclusive: {success.metric} is unknown, because both arms need ratings"
@@ -119,12 +146,25 @@ def _explain_advance(assessment: Assessment) -> str:
     return text
 
 
-def _describe_guardrails(assessment: Assessment, verdict: str) -> list[str]:
+def _describe_guardrails(assessment: Assessment, *verdicts: str) -> list[str]:
     return [
-        f"{result.description} ({result.name}): {percent(result.estimate.mean)} of "
-        f"{result.estimate.count} ({percent(result.estimate.low)} to "
-        f"{percent(result.estimate.high)}), limit {format_limit(result.limit, result.is_minimum)}: "
-        f"{verdict}"
+        _describe_guardrail(result)
         for result in assessment.guardrails
-        if result.verdict == verdict
+        if result.verdict in verdicts
     ]
+
+
+def _describe_guardrail(result: GuardrailResult) -> str:
+    newest = f" in the newest {result.newest_jobs} critiques" if result.newest_jobs else ""
+    limit = format_limit(result.limit, result.is_minimum)
+    control = f", control {_describe_share(result.control)}" if result.control.count else ""
+    verdict = "beyond it, but so is the control" if result.verdict == "shared" else result.verdict
+    return (
+        f"{result.description} ({result.name}): {_describe_share(result.estimate)}{newest}, "
+        f"limit {limit}{control}: {verdict}"
+    )
+
+
+def _describe_share(share: Interval) -> str:
+    interval = f"{percent(share.low)} to {percent(share.high)}"
+    return f"{percent(share.mean)} of {plural(share.count, 'client')} ({interval})"

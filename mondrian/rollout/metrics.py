@@ -7,7 +7,7 @@ within a step compares nothing and is left out.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +45,10 @@ def _failed(obs: Observation) -> bool | None:
     return obs.outcome == "failed" or obs.was_retried
 
 
+def _is_rated(obs: Observation) -> bool | None:
+    return obs.has_rating if obs.outcome == "completed" else None
+
+
 def _used_fallback(obs: Observation) -> bool | None:
     return obs.used_fallback if obs.outcome == "completed" else None
 
@@ -64,8 +68,9 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("compliance", "schema-valid answers", "share", "high", attrgetter("compliant")),
-        Metric("failures", "failed, at least on the first try", "share", "low", _failed),
-        Metric("fallbacks", "answered by the base as fallback", "share", "low", _used_fallback),
+        Metric("failures", "failed, or needed a retry", "share", "low", _failed),
+        Metric("fallbacks", "answered by the base instead", "share", "low", _used_fallback),
+        Metric("rated", "rated by a person", "share", "high", _is_rated),
         Metric("approval", "thumbs up among rated", "share", "high", _has_thumbs(1), is_rated=True),
         Metric(
             "thumbs_down", "thumbs down among rated", "share", "low", _has_thumbs(-1), is_rated=True
@@ -116,7 +121,7 @@ def estimate_arm(
 ) -> TimedBand:
     """Return the running estimate of one arm over its jobs, without shadows."""
     timed_values = [
-        (_observation_time(obs, metric), value)
+        (observation_time(obs, metric), value)
         for obs in observations
         if obs.is_candidate == is_candidate
         and not obs.is_shadow
@@ -142,7 +147,7 @@ def estimate_difference(
     """
     double_exposed = double_exposed_clients(obs for obs in observations if not obs.is_shadow)
     clients: dict[tuple[int, str], list[tuple[float, Observation]]] = {}
-    for obs in sorted(observations, key=lambda obs: _observation_time(obs, metric)):
+    for obs in sorted(observations, key=lambda obs: observation_time(obs, metric)):
         value, client = metric.value(obs), (obs.step, obs.client)
         if value is not None and not obs.is_shadow and client not in double_exposed:
             clients.setdefault(client, []).append((value, obs))
@@ -156,15 +161,18 @@ def estimate_difference(
         level=level,
         span=1.0 if metric.kind == "share" else 0.0,
     )
-    return TimedBand(np.array([_observation_time(obs, metric) for obs in first_jobs], float), band)
+    return TimedBand(np.array([observation_time(obs, metric) for obs in first_jobs], float), band)
 
 
 def paired_values(
     observations: Sequence[Observation], metric: Metric
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the (candidate, control) values of photos that both arms critiqued (shadow jobs)."""
+    """Return (candidate, control) means of the photos of each client that both arms critiqued.
+
+    Shadow jobs make such pairs. A client with many photos counts once.
+    """
     by_id = {obs.id: obs for obs in observations}
-    pairs = []
+    pairs: dict[str, list[tuple[Any, Any]]] = {}
     for obs in observations:
         other = by_id.get(obs.pair_of) if obs.is_shadow else None
         if other is None or other.is_candidate == obs.is_candidate:
@@ -172,10 +180,12 @@ def paired_values(
         candidate, control = (obs, other) if obs.is_candidate else (other, obs)
         values = metric.value(candidate), metric.value(control)
         if None not in values:
-            pairs.append(values)
-    array = np.array(pairs, float).reshape(-1, 2)
+            pairs.setdefault(other.client, []).append(values)
+    means = [np.mean(np.array(values, float), axis=0) for values in pairs.values()]
+    array = np.array(means, float).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
 
-def _observation_time(obs: Observation, metric: Metric) -> float:
+def observation_time(obs: Observation, metric: Metric) -> float:
+    """Return when the value of a metric was known, in seconds since 1970."""
     return obs.rated_at if metric.is_rated else obs.ended_at

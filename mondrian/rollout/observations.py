@@ -54,6 +54,10 @@ class Observation:
     score_change: float | None
     was_retried: bool = False
 
+    @property
+    def has_rating(self) -> bool:
+        return self.thumbs is not None or self.accepted is not None
+
 
 def load_observations(engine: Engine, rollout: str, since: float) -> list[Observation]:
     """Return all jobs of a rollout that were queued since a time (seconds since 1970).

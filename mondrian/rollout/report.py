@@ -99,7 +99,11 @@ def _report_verdict(
     return {
         "verdict": asdict(verdict) | {"meaning": STATUS_MEANINGS[verdict.status]},
         "guardrails": [
-            asdict(result) | {"estimate": interval_to_json(result.estimate)}
+            asdict(result)
+            | {
+                "estimate": interval_to_json(result.estimate),
+                "control": interval_to_json(result.control),
+            }
             for result in assessment.guardrails
         ],
         "success": asdict(success)

@@ -100,11 +100,12 @@ def _format_guardrails(report: RolloutReport) -> str:
                 format_value(estimate["mean"], SHARE_FORMAT),
                 format_interval(estimate, SHARE_FORMAT),
                 format_limit(guardrail["limit"], guardrail["is_minimum"]),
+                format_value(guardrail["control"]["mean"], SHARE_FORMAT),
                 str(estimate["count"]),
                 guardrail["verdict"],
             ]
         )
-    columns = ["candidate", "95 % interval", "limit", "count", ""]
+    columns = ["candidate", "interval", "limit", "control", "clients", ""]
     return _format_table("GUARDRAILS", columns, rows) if rows else ""
 
 

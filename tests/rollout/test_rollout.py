@@ -15,8 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mondrian.core.errors import ParamsError
 from mondrian.rollout.actions import InvalidTransitionError, apply_action
 from mondrian.rollout.assessment import assess
+from mondrian.rollout.confidence_sequences import paired_band
 from mondrian.rollout.config import RolloutConfig, RolloutStep, load_rollout_config
 from mondrian.rollout.decision import RolloutStatus, RolloutVerdict, decide
+from mondrian.rollout.metrics import METRICS, paired_values
 from mondrian.rollout.observations import Observation, mean_score_change
 from mondrian.rollout.store import (
     HELD,
@@ -97,7 +99,7 @@ def get_verdict(
 def test_a_harmful_adapter_is_rolled_back_within_60_jobs(config: RolloutConfig) -> None:
     """With a compliance of 60 %, checked after each of its answers, at any share."""
     jobs_needed = []
-    for trial in range(200):
+    for trial in range(100):
         rng = np.random.default_rng(trial)
         answers: list[Observation] = []
         while len(answers) < 61:
@@ -226,6 +228,56 @@ def test_a_wrong_assignment_stops_every_decision(config: RolloutConfig) -> None:
     # at another step the share may have risen
     next_step = [replace(obs, id=f"{obs.id}-b", step=1, is_candidate=True) for obs in fair[:200]]
     assert assess(fair + next_step, config, 1).assignment.double_exposed == 0
+
+
+def test_clients_that_rate_one_arm_more_often_hold_until_a_person_decides(
+    config: RolloutConfig,
+) -> None:
+    ratings = rate(3000, 0.9, 0.6, 4)
+    fewer = [
+        replace(obs, thumbs=None) if obs.is_candidate and i % 2 else obs
+        for i, obs in enumerate(ratings)
+    ]
+    third = replace(RECORD, step=2)
+    assert get_verdict(ratings, config, third, 60 * HOUR).action == "advance"
+    verdict = get_verdict(fewer, config, third, 60 * HOUR)
+    assert verdict.status == RolloutStatus.HOLDING
+    assert "do not rate equally often" in verdict.reason
+    assert "please decide" not in verdict.reason
+    later = get_verdict(fewer, config, third, (config.max_hours + 1) * HOUR)
+    assert "169 h at this step, please decide: mondrian rollout ansel --advance" in later.reason
+    held = get_verdict(fewer, config, replace(third, state=HELD), 1000 * HOUR)
+    assert held.reason == "held by a person"
+
+
+def test_a_client_with_many_pairs_counts_once(config: RolloutConfig) -> None:
+    """Twenty pairs of each of 24 clients are 24 observations."""
+    excluded = 0
+    for trial in range(100):
+        rng = np.random.default_rng(trial)
+        observations = []
+        for client in range(24):
+            liking = rng.normal(0, 1)  # of the client, for the candidate
+            for i in range(20):
+                index = 20 * client + i
+                change = abs(rng.normal(2, 0.3)) + 5
+                job = observe(
+                    index, True, client=f"client-{client}", accepted=False, score_change=change
+                )
+                shadow = replace(
+                    job,
+                    id=f"s{index}",
+                    is_shadow=True,
+                    pair_of=job.id,
+                    is_candidate=False,
+                    score_change=change + liking + rng.normal(0, 0.3),
+                )
+                observations += [job, shadow]
+        candidate, control = paired_values(observations, METRICS["correction"])
+        assert len(candidate) == 24
+        interval = paired_band(candidate, control).last
+        excluded += not interval.low <= 0 <= interval.high
+    assert excluded <= 5
 
 
 def test_a_frequent_client_counts_once_and_one_of_both_arms_not_at_all(

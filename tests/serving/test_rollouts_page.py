@@ -73,7 +73,7 @@ def test_the_page_shows_status_steps_guardrails_metrics_and_decisions(
         "Ansel Adams: ansel@v2.0.0",
         "against ansel@v1.0.0",
         "<b>healthy</b>",
-        "failed, at least on the first try",
+        "failed, or needed a retry",
         "critiques slower than 120 s",
         "Success metric: approval",
         'class="chart"',
@@ -260,7 +260,7 @@ def test_the_page_shows_no_difference_of_few_observations(
     add_jobs(store, record, count=8, days=2, shares=(0.5,))
     with serve_pages(tmp_path / "few.db", config) as url:
         page = httpx2.get(f"{url}/experiments", trust_env=False).text
-    assert page.count('<td class="number">–</td><td class="number">fewer than 5 per arm</td>') == 9
+    assert page.count('<td class="number">–</td><td class="number">fewer than 5 per arm</td>') == 10
     assert "Difference, candidate minus control" not in page
 
 
