@@ -167,7 +167,7 @@ def check_assignment(observations: Sequence[Observation]) -> AssignmentCheck:
     if assigned:
         in_candidate = np.array([obs.is_candidate for obs in assigned], bool)
         shares = np.array([obs.share for obs in assigned], float)
-        # The newest value, not the largest: a false alarm ends.
+        # The newest value, not the largest: a person can resume once the mismatch has ended.
         e_value = float(mismatch_e_values(in_candidate, shares)[-1])
         expected = sum(obs.share for obs in assigned) / len(assigned)
         actual = sum(obs.is_candidate for obs in assigned) / len(assigned)

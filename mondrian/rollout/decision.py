@@ -43,7 +43,7 @@ STATUS_MEANINGS = {
 @dataclass(frozen=True)
 class RolloutVerdict:
     status: RolloutStatus
-    action: Literal["advance", "roll back", ""]
+    action: Literal["advance", "hold", "roll back", ""]
     reason: str
 
 
@@ -64,6 +64,8 @@ def decide(
     if not assessment.candidate.jobs:
         return RolloutVerdict(RolloutStatus.NO_DATA, "", "no critique was requested yet")
     hours = max(0.0, now - record.step_started_at) / 3600
+    if assessment.assignment.error and record.state != HELD:
+        return RolloutVerdict(RolloutStatus.HOLDING, "hold", assessment.assignment.error)
     if hold_reason := _explain_hold(assessment, record):
         return _hold(hold_reason, record, config, hours)
     index = min(record.step, len(config.steps) - 1)
@@ -110,10 +112,9 @@ def _describe_violations(assessment: Assessment) -> str:
 
 def _explain_hold(assessment: Assessment, record: RolloutRecord) -> str:
     if record.state == HELD:
-        return f"held by a person: {record.reason}" if record.reason else "held by a person"
-    return assessment.assignment.error or "; ".join(
-        _describe_guardrails(assessment, "shared", "uncertain")
-    )
+        held = "held until a person resumes it"
+        return f"{held}: {record.reason}" if record.reason else held
+    return "; ".join(_describe_guardrails(assessment, "shared", "uncertain"))
 
 
 def _explain_shortfall(assessment: Assessment, requires: str) -> str:

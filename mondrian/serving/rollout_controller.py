@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.registry.local_store import link_control_version, read_activation
-from mondrian.rollout.actions import advance, current_verdict, roll_back
+from mondrian.rollout.actions import advance, current_verdict, hold, roll_back
 from mondrian.rollout.activation import follow_activation, rollback_reason
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.decision import RolloutVerdict
@@ -130,6 +130,8 @@ class RolloutController:
             done = False
             if verdict.action == "roll back":
                 done = roll_back(self.store, record, Actor("service", verdict.reason))
+            elif verdict.action == "hold":
+                done = hold(self.store, record, Actor("service", verdict.reason))
             elif verdict.action == "advance" and self.config.automatic:
                 done = advance(self.store, self.config, record, Actor("service", verdict.reason))
             if done:

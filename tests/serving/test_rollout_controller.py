@@ -12,6 +12,7 @@ from mondrian.rollout.actions import apply_action
 from mondrian.rollout.activation import activate_by_name
 from mondrian.rollout.config import load_rollout_config
 from mondrian.rollout.store import (
+    HELD,
     REPLACED,
     ROLLED_BACK,
     RUNNING,
@@ -23,9 +24,10 @@ from mondrian.serving.assignment import ArmAssigner
 from mondrian.serving.engines.base import Adapter
 from mondrian.serving.rollout_controller import RolloutController, control_name
 from mondrian.storage.engine import open_engine
-from mondrian.storage.tables import migrate
+from mondrian.storage.tables import jobs, migrate
 from tests.conftest import ROOT
 from tests.releasing import write_release
+from tests.rollout_world import add_jobs
 from tests.waiting import PATIENCE
 
 
@@ -264,6 +266,27 @@ def test_a_control_that_crashes_the_model_is_loaded_once_and_nothing_is_compared
     engine.adapters[name] = Adapter(name, "v1", "v1")
     asyncio.run(controller.refresh())
     assert controller.current_snapshot("ansel").is_evidence
+
+
+def test_a_sample_ratio_alarm_holds_until_a_person_resumes(tmp_path: Path) -> None:
+    engine = FakeEngine(tmp_path)
+    engine.serve("v1")
+    controller = make_controller(tmp_path, engine)
+    asyncio.run(controller.refresh())
+    record = controller.store.get("ansel/v1")
+    assert record
+    add_jobs(controller.store, record, days=0.5, shares=(0.5,))
+    with controller.store.engine.begin() as connection:
+        connection.execute(jobs.update().values(share=0.2, queued_at=record.started_at + 1))
+    [(_, verdict)] = controller.decide()
+    held = controller.store.get("ansel/v1")
+    assert held
+    assert (held.state, held.reason) == (HELD, verdict.reason)
+    assert "sample-ratio mismatch" in held.reason
+    assert controller.decide() == []
+    decision = controller.store.list_decisions("ansel/v1")[0]
+    assert (decision.who, decision.action) == ("service", "hold")
+    assert apply_action(controller.store, controller.config, held, "resume", Actor("Ana", "seen"))
 
 
 def test_an_error_in_one_refresh_is_logged_and_ends_nothing(

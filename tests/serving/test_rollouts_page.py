@@ -103,7 +103,10 @@ def test_the_page_and_the_api_change_a_rollout(
     form = {"reason": "the numbers\nlook odd", "who": "Ana"}
     response = client.post(f"/experiments/{id}/hold", data=form)
     assert (response.status_code, response.headers["location"]) == (303, f"/experiments/{id}")
-    assert "held by a person: the numbers look odd" in client.get(f"/experiments/{id}").text
+    assert (
+        "held until a person resumes it: the numbers look odd"
+        in client.get(f"/experiments/{id}").text
+    )
     assert store.list_decisions(id)[0].who == "Ana (page)"
     body = {"reason": "curt", "revision": current(rollout).revision}
     report = client.post(f"/api/experiments/{id}/rollback", json=body).json()
