@@ -2,7 +2,8 @@
 
 The shape of a field is a kind ("words"), several kinds ("text or null"), a value ("= UP", true, 3,
 null), a pattern ("~ ^uploads/"), an object of shapes (a name with ? is optional, other names are
-allowed), or a list with the one shape of all items. {"as json": …} is text that contains JSON.
+allowed; {"only": {…}} allows none), or a list with the one shape of all items. {"as json": …} is
+text that contains JSON.
 The shape of HTML is a number of elements by selector (7), or the text of each ("= …", "~ …").
 """
 
@@ -22,6 +23,9 @@ def differences(value: Any, shape: Any, path: str = "") -> Iterator[str]:
     """Yield the differences of a value from its shape: `path: value, shape`."""
     if isinstance(shape, dict) and list(shape) == ["as json"]:
         yield from differences(json.loads(value), shape["as json"], path)
+    elif isinstance(shape, dict) and list(shape) == ["only"]:
+        yield from differences(value, shape["only"], path)
+        yield from (f"{path}.{name} is not expected" for name in value if name not in shape["only"])
     elif isinstance(shape, dict):
         if not isinstance(value, dict):
             yield f"{path}: {value!r} is not an object"
@@ -39,7 +43,7 @@ def differences(value: Any, shape: Any, path: str = "") -> Iterator[str]:
         for i, item in enumerate(value):
             yield from differences(item, shape[0], f"{path}[{i}]")
     elif not (matches(value, shape) if isinstance(shape, str) else value == shape):
-        yield f"{path}: {str(value)[:200]!r} is not {shape!r}"
+        yield f"{path}: {value!r:.200} is not {shape!r}"
 
 
 def matches(value: Any, shape: str) -> bool:
@@ -64,6 +68,7 @@ def _is_kind(value: Any, kind: str) -> bool:
         "text": isinstance(value, str),
         "words": isinstance(value, str) and bool(value.strip()),
         "id": isinstance(value, str) and _ID.fullmatch(value) is not None,
+        "seconds": number and 1e9 < value < 1e10,
         "time": isinstance(value, str) and _is_time(value),
     }
     return kinds[kind]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -74,7 +74,31 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
             allow_methods=["GET", "POST", "PUT"],
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
         )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLogMiddleware)
+
+
+class HeadMiddleware:
+    """Answers HEAD wherever GET is: with the status and headers of GET, without its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                return
+            await send({"type": "http.response.body"})
+            if message.get("more_body"):
+                raise ClientDisconnect  # ends a stream
+
+        with suppress(ClientDisconnect):
+            await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class InternalErrorMiddleware:

@@ -17,7 +17,7 @@ from mondrian.serving.engines.base import Engine
 from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.engines.openai import RemoteEngine
-from mondrian.serving.http.request_parsing import CritiqueForm, check_same_photo, clean_id
+from mondrian.serving.http.request_parsing import CritiqueForm, check_same_request, clean_id
 from mondrian.serving.http.uploads import Upload, UploadStore
 from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.jobs.critique_runner import CritiqueRunner
@@ -127,14 +127,14 @@ class Service:
     ) -> tuple[JobRow, Upload, bool]:
         """Store a photo and its job; return row, upload, and whether the job is new.
 
-        Raises RequestRejectedError if the idempotency key was used for another photo.
+        Raises RequestRejectedError if the idempotency key was used for another request.
         """
         runner = self.job_runner
         upload = await runner.decode_upload(self.uploads.save, form.content, form.filename)
         row, is_new = await self.add_job(form, upload, kind, status)
         if not is_new:
             await runner.call_upload_store(self.uploads.delete, upload.filename)
-            check_same_photo(row, upload)
+            check_same_request(row, form, upload)
         return row, upload, is_new
 
     async def add_job(

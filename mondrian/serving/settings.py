@@ -37,6 +37,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
     """Combine flags and params. Raises ParamsError if they contradict each other."""
     params = load_params(args.params)
     serve = _override_params(params.serve, args)
+    _check_contract(serve, params.advisors, args.params)
     models = tuple(_parse_engine_model(value) for value in args.engine_model)
     _check_engine(args, serve, dict(models))
     for origin in args.allow_origin:
@@ -50,7 +51,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         uploads_folder=args.data,
         api_key=key,
         origins=tuple(origin.rstrip("/") for origin in args.allow_origin),
-        hosts=tuple(args.allow_host),
+        hosts=tuple(filter(None, (*args.allow_host, urlsplit(serve.public_url).hostname))),
         engine_url=args.engine_url,
         engine_models=models,
         rollout=_load_rollout(args, serve),
@@ -66,6 +67,31 @@ def _override_params(serve: ServeParams, args: argparse.Namespace) -> ServeParam
     if not 0 <= overrides.get("port", 1) <= 65535:
         raise ParamsError(f"--port is {args.port}; it must be from 0 to 65535")
     return serve.model_copy(update=overrides)
+
+
+def _check_contract(serve: ServeParams, advisors: list[str], path: Path) -> None:
+    """Raise ParamsError if clients could not use the values in responses."""
+    url, advisor, names = serve.public_url, serve.default_advisor, ", ".join(advisors)
+    if url and not _is_base_url(url):
+        raise ParamsError(
+            f"{path}: serve.public_url is {url!r}; write it as https://name or https://name:port, "
+            "or '' for the address that the client called"
+        )
+    if advisor and advisor not in advisors:
+        raise ParamsError(
+            f"{path}: serve.default_advisor is {advisor!r}; it must be one of {names}, "
+            "or '' to refuse unknown advisors"
+        )
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in _HTTP and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port or an IPv6 address
+        return False
+    is_plain = not (parts.query or parts.fragment or parts.username) and url.isprintable()
+    return is_address and is_plain and " " not in url and parts.path in ("", "/")
 
 
 def _check_engine(args: argparse.Namespace, serve: ServeParams, models: dict[str, str]) -> None:

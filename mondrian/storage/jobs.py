@@ -10,18 +10,18 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psutil
-from sqlalchemy import ColumnElement, Engine, and_, case, func, select
+from sqlalchemy import ColumnElement, Engine, Update, and_, case, func, select
 from sqlalchemy.exc import IntegrityError
 
 from mondrian.storage.feedback import withdraw_feedback
 from mondrian.storage.tables import feedback, jobs, migrate
+from mondrian.storage.tables import utc_timestamp as utc_timestamp
 
 JobRow = dict[str, Any]
 NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
@@ -40,11 +40,6 @@ class LeasePolicy:
     max_attempts: int  # attempts after which a job has failed
 
 
-def utc_timestamp() -> str:
-    """Return the current time as the table's text columns hold it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 class JobStore:
     """The jobs of a database, for one service process; `owner` identifies the process."""
 
@@ -58,18 +53,21 @@ class JobStore:
     def add(self, row: Mapping[str, Any]) -> tuple[JobRow, bool]:
         """Add a job; return it and True, or the existing job of its idempotency key and False.
 
-        A row with status `analyzing` is leased to this service at once.
+        A failed job gives its key to the new one. A row with status `analyzing` is leased to this
+        service at once.
         """
+        key = row.get("idempotency_key")
         values = {"created_at": utc_timestamp(), **_initial_values(), **row}
         if values["status"] == "analyzing":
             values |= {"started_at": utc_timestamp(), **self._lease_values()}
         try:
             with self.engine.begin() as connection:
+                if key:
+                    connection.execute(_free_failed_key(key))
                 connection.execute(jobs.insert(), values)
                 added = select(jobs).where(jobs.c.id == values["id"])
                 return dict(connection.execute(added).mappings().one()), True
         except IntegrityError:
-            key = values.get("idempotency_key")
             existing = key and self._select_first(jobs.c.idempotency_key == key)
             if not existing:
                 raise
@@ -78,12 +76,18 @@ class JobStore:
     def get(self, id: str) -> JobRow | None:
         return self._select_first(jobs.c.id == id)
 
-    def list_newest(self, max_rows: int, kinds: tuple[str, ...] | None = None) -> list[JobRow]:
+    def list_newest(
+        self,
+        max_rows: int,
+        kinds: tuple[str, ...] | None = None,
+        columns: Sequence[str] = tuple(jobs.columns.keys()),
+    ) -> list[JobRow]:
         """Return the newest jobs of these kinds; without kinds all but shadow jobs."""
         kind = jobs.c.kind
         condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
         order = (func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        query = select(jobs).where(condition).order_by(*order).limit(max_rows)
+        query = select(*(jobs.c[name] for name in columns)).where(condition)
+        query = query.order_by(*order).limit(max_rows)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -144,8 +148,8 @@ class JobStore:
         )
 
     def fail(self, id: str, message: str) -> bool:
-        """Fail a job permanently; free its idempotency key, so that a retry makes a new job."""
-        return self.update_owned(id, **_failure_values(message), idempotency_key=None)
+        """Fail a job permanently."""
+        return self.update_owned(id, **_failure_values(message))
 
     def return_to_queue(self, id: str) -> bool:
         """Requeue a job as if it had not been started."""
@@ -175,7 +179,6 @@ class JobStore:
                 message = "the service that ran it stopped"
                 if row["kind"] == "direct":
                     values = _failure_values(f"{message}; send the request again")
-                    values |= {"idempotency_key": None}
                 else:
                     values = self._retry_values(dict(row), message, crashed=True)
                 connection.execute(jobs.update().where(jobs.c.id == row["id"]), values)
@@ -258,7 +261,13 @@ class JobStore:
 
 def _initial_values() -> JobRow:
     zeros = dict.fromkeys(("retry_count", "crashes", "strikes", "progress_percentage"), 0)
-    return {"queued_at": time.time(), "current_step": "Queued", **zeros}
+    return {"queued_at": time.time(), "current_step": "Queued", "llm_thinking": "", **zeros}
+
+
+def _free_failed_key(key: str) -> Update:
+    """Return the statement that takes an idempotency key from a failed job."""
+    is_failed = (jobs.c.idempotency_key == key) & (jobs.c.status == "failed")
+    return jobs.update().where(is_failed).values(idempotency_key=None)
 
 
 def _failure_values(message: str) -> JobRow:

@@ -13,6 +13,11 @@ import sqlalchemy as sa
 CANDIDATE, CONTROL = "candidate", "control"  # sides of a rollout
 
 
+def utc_timestamp() -> str:
+    """Return the current time as the text columns hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def _columns(column_type: type[sa.types.TypeEngine[Any]], names: str) -> Iterator[sa.Column[Any]]:
     return (sa.Column(name, column_type) for name in names.split())
 
@@ -32,8 +37,10 @@ jobs = sa.Table(
     *_columns(sa.Text, "model_used mode_used adapter_version fallback_reason experiment subject"),
     # added: processing; kind is upload, direct or shadow, and NULL in rows of other programs
     *_columns(sa.Text, "kind owner idempotency_key photo_sha256 pair_of note"),
-    # added: time of the last change, which existing clients read; the camera's settings as JSON
-    *_columns(sa.Text, "last_activity exposure"),
+    # added: time of the last change, which existing clients read; set by each insert and update
+    sa.Column("last_activity", sa.Text, default=utc_timestamp, onupdate=utc_timestamp),
+    # added: the camera's settings as JSON
+    *_columns(sa.Text, "exposure"),
     # added: assignment in a rollout; side is CANDIDATE or CONTROL
     *_columns(sa.Text, "rollout side"),
     *_columns(

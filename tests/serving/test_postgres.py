@@ -85,6 +85,18 @@ def test_an_idempotency_key_is_known_to_every_service(url: str) -> None:
         store.engine.dispose()
 
 
+def test_the_key_of_a_failed_job_makes_one_new_job_however_many_services_retry(url: str) -> None:
+    stores = [JobStore(open_engine(url), POLICY) for _ in range(8)]
+    failed, _ = stores[0].add(new_job(idempotency_key="k"))
+    stores[0].cancel(failed["id"])
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda store: store.add(new_job(idempotency_key="k")), stores))
+    assert sum(is_new for _, is_new in results) == 1
+    assert len({row["id"] for row, _ in results} - {failed["id"]}) == 1
+    for store in stores:
+        store.engine.dispose()
+
+
 def test_a_service_finishes_the_queue_of_another_that_was_killed(
     url: str, tmp_path: Path, photos: list[Image.Image]
 ) -> None:

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mondrian.core.errors import DataError
 from mondrian.data.sqlite_source import open_database
 from mondrian.storage.engine import open_engine
+from mondrian.storage.feedback import add_feedback
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 from mondrian.storage.tables import jobs
 
@@ -96,6 +97,54 @@ def test_an_idempotency_key_returns_the_first_job(store: JobStore) -> None:
     assert (new, second) == (True, False)
     assert first["id"] == again["id"]
     assert store.count_queued() == 1
+
+
+@pytest.mark.parametrize("end", ["fail", "retry_or_fail", "cancel", "reclaim_abandoned"])
+def test_a_failed_job_gives_its_idempotency_key_to_the_next(store: JobStore, end: str) -> None:
+    kind = "direct" if end == "reclaim_abandoned" else "upload"
+    first, _ = store.add(new_job(idempotency_key="k", kind=kind))
+    if end == "cancel":
+        assert store.cancel(first["id"])
+    else:
+        with store.engine.begin() as connection:
+            analyzing = {"status": "analyzing", "owner": store.owner, "retry_count": 9}
+            connection.execute(jobs.update(), analyzing)
+        if end == "fail":
+            assert store.fail(first["id"], "x")
+        elif end == "retry_or_fail":
+            assert store.retry_or_fail({**first, "retry_count": 9}, "x", False) == "failed"
+        else:
+            assert store.reclaim_abandoned() == [first["id"]]
+    second, is_new = store.add(new_job(idempotency_key="k"))
+    assert is_new
+    assert store.add(new_job(idempotency_key="k"))[0]["id"] == second["id"] != first["id"]
+    kept = store.get(first["id"])
+    assert kept
+    assert (kept["status"], kept["idempotency_key"]) == ("failed", None)
+
+
+def test_every_change_of_a_job_sets_its_last_activity(store: JobStore) -> None:
+    row, _ = store.add(new_job(id="a"))
+    assert row["last_activity"] >= row["created_at"]
+    changes: dict[str, Callable[[], Any]] = {
+        "claim": store.claim,
+        "renew": lambda: store.renew_leases(["a"], {}),
+        "progress": lambda: store.update_owned("a", progress_percentage=10),
+        "requeue": lambda: store.return_to_queue("a"),
+        "cancel": lambda: store.cancel("a"),
+        "restart": lambda: store.restart("a"),
+        "claim again": store.claim,
+        "complete": lambda: store.complete("a", tokens=1),
+        "rate": lambda: add_feedback(store.engine, store.get("a") or {}, {"thumbs": 1}, {}),
+    }
+    for name, change in changes.items():
+        with sqlite3.connect(store.engine.url.database or "") as connection:
+            connection.execute("UPDATE jobs SET last_activity = NULL")
+        connection.close()
+        assert change() is not False, name
+        changed = store.get("a")
+        assert changed
+        assert changed["last_activity"], name
 
 
 def test_a_job_is_finished_once_and_only_by_its_owner(store: JobStore) -> None:

@@ -41,12 +41,6 @@ def render_summary_page(answers: Sequence["ServedCritique"], params: Params) -> 
     return render_template("serving/templates/summary.html", parts=parts)
 
 
-def render_portrait(name: str) -> str:
-    """Return an SVG of an advisor's initials, used as the portrait."""
-    letters = "".join(part[0] for part in name.split()[:2])
-    return render_template("serving/templates/portrait.svg", name=name, letters=letters.upper())
-
-
 def render_advisor_bios(profiles: Sequence[Profile]) -> str:
     """Return an HTML fragment about the advisors."""
     return render_template("serving/templates/bio.html", profiles=profiles)

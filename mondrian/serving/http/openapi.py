@@ -42,7 +42,7 @@ _STATUS_DESCRIPTIONS = {
     403: "request from a page of another origin",
     404: "not found",
     408: "the body arrived too slowly",
-    409: "not possible in the current state",
+    409: "not possible now, or the Idempotency-Key of another request",
     413: "the body is too large",
     415: "not a photo of a known format",
     422: "the photo cannot be used",

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -64,7 +65,7 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
     return CritiqueForm(
         content,
         filename,
-        _parse_advisors(fields.get("advisor", ""), id, params.advisors),
+        parse_advisors(fields.get("advisor", ""), params, seed=key or id),
         fields.get("mode", "").lower() or "baseline",
         id,
         client or clean_id(fields.get("job_id", "")) or id,
@@ -74,10 +75,22 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
     )
 
 
-def check_same_photo(row: Mapping[str, Any], upload: Upload) -> None:
-    """Raise RequestRejectedError if the job of an idempotency key is about another photo."""
+def check_same_request(row: Mapping[str, Any], form: CritiqueForm, upload: Upload) -> None:
+    """Check a request against the job of its idempotency key.
+
+    Raises RequestRejectedError: 409 if photo, advisor or mode differs.
+    """
+    differences = [
+        f"{name} {row[name]!r} instead of {value!r}"
+        for name, value in (("advisor", ",".join(form.advisors)), ("mode", form.mode))
+        if row[name] != value
+    ]
     if row["photo_sha256"] != upload.sha256:
-        raise RequestRejectedError(422, "this Idempotency-Key was used for another photo")
+        differences.insert(0, "another photo")
+    if differences:
+        uses = " and ".join(differences)
+        message = f"this Idempotency-Key was used for {uses}; send a new key for a new request"
+        raise RequestRejectedError(409, message)
 
 
 async def read_json_body(request: Request, model: type[Body]) -> Body:
@@ -113,17 +126,23 @@ def _check_length(name: str, value: str) -> None:
         raise RequestRejectedError(400, message)
 
 
-def _parse_advisors(value: str, job_id: str, known: list[str]) -> tuple[str, ...]:
-    """Parse an advisor id, a comma list, `all` or `random`; the default is ansel."""
+def parse_advisors(value: str, params: Params, seed: str) -> tuple[str, ...]:
+    """Parse an advisor id, a comma list, `all` or `random`; the default is ansel.
+
+    `serve.default_advisor` replaces unknown advisors; without it they raise RequestRejectedError.
+
+    seed  of `random`: a request that is sent again gets the same advisor
+    """
+    known, default = params.advisors, params.serve.default_advisor
     names = [part.strip().lower() for part in value.split(",") if part.strip()]
     if not names:
         return ("ansel",) if "ansel" in known else (known[0],)
     if names == ["all"]:
         return tuple(known)
     if names == ["random"]:
-        return (known[int(job_id[:8], 16) % len(known)],)
+        return (Random(seed).choice(known),)
     unknown = [name for name in names if name not in known]
-    if unknown:
+    if unknown and not default:
         message = f"advisor is {unknown[0][:40]!r}; there are {', '.join(known)}"
         raise RequestRejectedError(400, message)
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(name if name in known else default for name in names))

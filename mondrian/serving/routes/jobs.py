@@ -1,5 +1,6 @@
 """The job service of existing clients: advisors, the queue, and the parts of a job."""
 
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,21 @@ from starlette.exceptions import HTTPException
 from mondrian.core.params import Profile
 from mondrian.serving.assignment import normalize_mode
 from mondrian.serving.http import openapi
-from mondrian.serving.http.critique_html import render_portrait
-from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS, read_form, read_json_body
-from mondrian.serving.http.responses import parse_llm_outputs, serialize_job, serialize_new_job
+from mondrian.serving.http.request_parsing import (
+    MAX_FIELD_CHARS,
+    parse_advisors,
+    read_form,
+    read_json_body,
+)
+from mondrian.serving.http.responses import (
+    LIST_COLUMNS,
+    get_base_url,
+    parse_llm_outputs,
+    serialize_full_job,
+    serialize_job,
+    serialize_new_job,
+)
+from mondrian.serving.portraits import draw_portrait
 from mondrian.serving.routes import feedback
 from mondrian.serving.routes.pages import render_history_page, render_job_page
 from mondrian.serving.service import Service, get_service
@@ -21,6 +34,8 @@ from mondrian.storage.jobs import COMPLETED_STATUSES, utc_timestamp
 
 router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)
 router.include_router(feedback.router)
+MAX_LISTED_JOBS = 200  # a larger limit gets these
+_PORTRAIT_HEADERS = {"cache-control": "private, max-age=86400"}
 _JSON_OR_HTML = openapi.build_responses("application/json", "text/html")
 
 
@@ -28,7 +43,8 @@ _JSON_OR_HTML = openapi.build_responses("application/json", "text/html")
 async def advisors(request: Request) -> JSONResponse:
     """All advisors."""
     params = get_service(request).params
-    items = [_serialize_advisor(name, params.profile(name)) for name in params.advisors]
+    base_url = get_base_url(request)
+    items = [_serialize_advisor(name, params.profile(name), base_url) for name in params.advisors]
     return JSONResponse({"advisors": items, "count": len(items), "timestamp": utc_timestamp()})
 
 
@@ -40,18 +56,19 @@ async def advisor(request: Request, name: str) -> JSONResponse:
         "years": profile.years,
         "wikipedia_url": profile.wikipedia_url,
         "commons_url": "",
-        "image_url": f"/advisor_image/{name}",
-        "artworks": [],
     }
-    advisor = _serialize_advisor(name, profile) | details
+    advisor = _serialize_advisor(name, profile, get_base_url(request)) | details
     return JSONResponse({"advisor": advisor, "timestamp": utc_timestamp()})
 
 
-@router.get("/advisor_image/{name}", **openapi.returns("image/svg+xml"))
+@router.get("/advisor_image/{name}", **openapi.returns("image/jpeg"))
 async def advisor_image(request: Request, name: str) -> Response:
-    """An image with the advisor's initials."""
-    svg = render_portrait(_get_profile(get_service(request), name).name)
-    return Response(svg, media_type="image/svg+xml")
+    """The advisor's portrait: a drawing with the initials."""
+    service = get_service(request)
+    profile = _get_profile(service, name)
+    texts = f"{profile.specialty} {profile.bio}"
+    content = await service.job_runner.call_upload_store(draw_portrait, name, profile.name, texts)
+    return Response(content, media_type="image/jpeg", headers=_PORTRAIT_HEADERS)
 
 
 @router.get("/advisor_artwork/{name}/{number}")
@@ -79,7 +96,7 @@ async def upload(request: Request) -> JSONResponse:
     row, _, is_new = await service.accept(form, "upload", status)
     if is_new:
         service.job_runner.notify_queued()
-    return JSONResponse(serialize_new_job(row), 201)
+    return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
 
 class CreateJobRequest(BaseModel):
@@ -104,15 +121,14 @@ async def create(request: Request) -> JSONResponse:
     source_job = await service.job_runner.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
         raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
-    advisor = body.advisor.strip().lower() or service.params.advisors[0]
-    _get_profile(service, advisor, 400)
+    id = str(uuid4())
+    advisors = parse_advisors(body.advisor, service.params, seed=id)
     mode = body.mode.strip().lower() or "baseline"
     normalize_mode(mode)
-    id = str(uuid4())
     values = {
         "id": id,
         "filename": source_job["filename"],
-        "advisor": advisor,
+        "advisor": ",".join(advisors),
         "mode": mode,
         "status": "queued",
         "kind": "upload",
@@ -123,19 +139,21 @@ async def create(request: Request) -> JSONResponse:
     }
     row, _ = await service.job_runner.call_store(service.store.add, values)
     service.job_runner.notify_queued()
-    return JSONResponse(serialize_new_job(row), 201)
+    return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
 
 @router.get("/jobs", responses=_JSON_OR_HTML)
 async def list_jobs(request: Request, limit: str = "100", format: str = "json") -> Response:
-    """The newest jobs; with `format=html` as a page."""
+    """The newest jobs, at most 200; with `format=html` as a page."""
     service = get_service(request)
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= 1000:
-        raise HTTPException(400, f"limit is {limit[:20]!r}; it must be from 1 to 1000")
-    rows = await service.job_runner.call_store(service.store.list_newest, int(limit))
+    if not limit.isascii() or not limit.isdigit() or not int(limit[:9]):
+        raise HTTPException(400, f"limit is {limit[:20]!r}; it must be a number from 1 to 200")
+    max_rows = min(int(limit[:9]), MAX_LISTED_JOBS)
+    list_newest = partial(service.job_runner.call_store, service.store.list_newest, max_rows)
     if format == "html":
+        rows = await list_newest()
         return await service.job_runner.call_store(render_history_page, service, rows)
-    jobs = [serialize_job(row) for row in rows]
+    jobs = await list_newest(columns=LIST_COLUMNS)
     return JSONResponse({"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()})
 
 
@@ -157,7 +175,7 @@ async def status(request: Request, id: str, view: str = "") -> Response:
     row = await service.get_job(id)
     if view == "detail":
         return await render_job_page(service, row)
-    return JSONResponse(serialize_job(row))
+    return JSONResponse(serialize_job(row, get_base_url(request)))
 
 
 @router.put("/jobs/{id}", openapi_extra=openapi.CHANGE_JOB_BODY)
@@ -175,7 +193,7 @@ async def change(request: Request, id: str) -> JSONResponse:
         raise HTTPException(400, f"status is {status[:40]!r}; it can be set to queued or failed")
     if not is_changed:
         raise HTTPException(409, f"the job is {row['status']}; it cannot become {status}")
-    return JSONResponse(serialize_job(await service.get_job(id)))
+    return JSONResponse(serialize_job(await service.get_job(id), get_base_url(request)))
 
 
 @router.get("/analysis/{id}", response_class=HTMLResponse)
@@ -208,25 +226,28 @@ async def get_job_part(request: Request, id: str, part: str) -> JSONResponse:
     """prompt, thinking or full-data of a job."""
     row = await get_service(request).get_job(id)
     if part == "full-data":
-        return JSONResponse(serialize_job(row) | {"llm_outputs": parse_llm_outputs(row)})
+        payload = serialize_full_job(row, get_base_url(request))
+        return JSONResponse(payload | {"llm_outputs": parse_llm_outputs(row)})
     column = {"prompt": "prompt", "thinking": "llm_thinking"}.get(part)
     if column is None:
         raise HTTPException(404, f"part is {part[:40]!r}; it can be prompt, thinking or full-data")
     return JSONResponse({"job_id": row["id"], part: row[column] or ""})
 
 
-def _serialize_advisor(name: str, profile: Profile) -> dict[str, Any]:
+def _serialize_advisor(name: str, profile: Profile, base_url: str) -> dict[str, Any]:
     return {
         "id": name,
         "name": profile.name,
         "specialty": profile.specialty,
         "bio": profile.bio,
         "focus_areas": [{"title": t, "description": d} for t, d in profile.focus_areas.items()],
+        "image_url": f"{base_url}/advisor_image/{name}",
+        "artworks": [],
     }
 
 
-def _get_profile(service: Service, name: str, error_status: int = 404) -> Profile:
-    """Return an advisor's profile. Raises HTTPException if the service does not have it."""
+def _get_profile(service: Service, name: str) -> Profile:
+    """Return an advisor's profile. Raises HTTPException 404 if the service does not have it."""
     if name not in service.params.advisors:
-        raise HTTPException(error_status, "Advisor not found")
+        raise HTTPException(404, "Advisor not found")
     return service.params.profile(name)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import clean_id
-from mondrian.serving.http.responses import select_columns, serialize_job
+from mondrian.serving.http.responses import get_base_url, select_columns, serialize_job
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import (
@@ -18,7 +18,6 @@ from mondrian.storage.jobs import (
     COMPLETED_STATUSES,
     TERMINAL_STATUSES,
     JobRow,
-    utc_timestamp,
 )
 
 router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)
@@ -31,7 +30,8 @@ async def stream(request: Request, id: str) -> StreamingResponse:
     """Server-sent events of a job until it has finished."""
     service = get_service(request)
     row = await service.get_job(id)
-    return event_stream(_job_events(service, row["id"]), connection="keep-alive")
+    events = _job_events(service, row["id"], get_base_url(request))
+    return event_stream(events, connection="keep-alive")
 
 
 @router.get("/live/{id}", include_in_schema=False)
@@ -40,7 +40,7 @@ async def live(request: Request, id: str) -> StreamingResponse:
     return event_stream(_live_events(get_service(request), clean_id(id)))
 
 
-async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
+async def _job_events(service: Service, id: str, base_url: str) -> AsyncIterator[str]:
     yield format_event({"type": "connected", "job_id": id}, "connected")
     last_state: Any = None
     last_update = last_event = last_thinking = monotonic()
@@ -54,7 +54,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
         state = (job["status"], job["progress_percentage"], job["current_step"])
         now = monotonic()
         if state != last_state or (job["status"] == "analyzing" and now - last_update > _UPDATE):
-            yield format_event(_status_update(job), "status_update")
+            yield format_event(_status_update(job, base_url), "status_update")
             last_state, last_update, last_event = state, now, now
         if job["llm_thinking"] and now - last_thinking > _UPDATE:
             last_thinking = last_event = now
@@ -64,7 +64,7 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
             break
         if now - last_event > _HEARTBEAT:
             last_event = now
-            yield format_event({"type": "heartbeat", "timestamp": utc_timestamp()}, "heartbeat")
+            yield format_event({"type": "heartbeat", "timestamp": time()}, "heartbeat")
     if job and job["status"] in COMPLETED_STATUSES:
         html = job["analysis_html"]
         payload = {"type": "analysis_complete", "job_id": id, "analysis_html": html}
@@ -72,13 +72,13 @@ async def _job_events(service: Service, id: str) -> AsyncIterator[str]:
     yield format_event({"type": "done", "job_id": id}, "done")
 
 
-def _status_update(row: JobRow) -> dict[str, Any]:
+def _status_update(row: JobRow, base_url: str) -> dict[str, Any]:
     return {
         "type": "status_update",
         "job_id": row["id"],
-        "timestamp": utc_timestamp(),
+        "timestamp": time(),  # seconds
         "job_data": select_columns(
-            serialize_job(row),
+            serialize_job(row, base_url),
             "job_id status progress_percentage current_step llm_thinking current_advisor "
             "total_advisors step_phase analysis_url",
         ),
