@@ -25,10 +25,13 @@ def render_template(template: str, **content: Any) -> str:
     return _TEMPLATES.get_template(template).render(**content)
 
 
-def thumbnail_url(path: Path) -> str | None:
-    """Return a small JPEG of a photo as a data URL, without EXIF; None if it cannot be read."""
+def thumbnail_url(path: Path, side: int = PAGE_THUMBNAIL_SIDE) -> str | None:
+    """Return a small JPEG of a photo as a data URL, without EXIF; None if it cannot be read.
+
+    side  pixels of the longer side, at most
+    """
     try:
-        thumbnail = read_thumbnail(path, PAGE_THUMBNAIL_SIDE)
+        thumbnail = read_thumbnail(path, side)
     except PhotoError:
         return None
     jpeg = BytesIO()

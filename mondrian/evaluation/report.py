@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: verdict, charts, and every photo, worst first."""
+"""The HTML report of an evaluation: verdict, key numbers, plot, photos worst first, tables."""
 
 from difflib import SequenceMatcher
 from math import isnan
@@ -9,12 +9,13 @@ from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique import radar
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS
+from mondrian.evaluation.forest_plot import build_forest_plot
 from mondrian.evaluation.generation import parse_answer
 from mondrian.evaluation.score_metrics import score_error
-from mondrian.evaluation.summary import COMPARISON_LABELS, describe_verdict, format_mean_interval
+from mondrian.evaluation.summary import COMPARISON_LABELS, describe_failed_gates, describe_verdict
 
-_CHART_WIDTH, _CHART_MARGIN = 300, 10  # SVG units of the interval charts
-_MAX_PHOTOS = 60
+_MAX_PHOTOS, _OPEN_PHOTOS = 60, 6  # photos shown, and those with their critiques unfolded
+_PHOTO_SIDE = 400  # pixels of the longer side
 _PAIR = ("base", "fine_tuned")
 
 
@@ -27,19 +28,22 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[
         advisor=report["advisor"],
         verdict=metrics["verdict"],
         verdict_text=describe_verdict(metrics),
-        comparisons=[_build_comparison(*item) for item in metrics["comparisons"].items()],
-        gates=metrics["gates"],
+        failed_gates=describe_failed_gates(metrics),
+        forest=build_forest_plot(metrics),
+        comparison_labels=COMPARISON_LABELS,
+        num_valid=sum(photo["fine_tuned"]["compliant"] for photo in photos),
+        metrics=metrics,
         arms={arm: metrics[arm] | timing.get(arm, {}) for arm in (*arms, "constant", "reference")},
         pair={arm: metrics[arm] | timing[arm] for arm in _PAIR},
         folds=report.get("folds"),
         constrained={arm: metrics.get(f"{arm}_constrained", {}) for arm in _PAIR},
         overhead=timing["overhead"],
-        dimensions=metrics["dimensions"],
-        photos=[_build_photo(photo) for photo in photos[:_MAX_PHOTOS]],
+        photos=[_build_photo(*item) for item in enumerate(photos[:_MAX_PHOTOS], 1)],
         radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
+        num_open=_OPEN_PHOTOS,
         num_omitted=max(0, len(photos) - _MAX_PHOTOS),
-        base=report["base"],
+        base_id=report["base"],
         adapter=report["adapter"],
         packages=report["packages"],
     )
@@ -53,32 +57,15 @@ def _adapter_error(photo: dict[str, Any]) -> float:
     return 10.0 if isnan(error) else error
 
 
-def _build_comparison(name: str, estimate: dict[str, Any]) -> dict[str, Any]:
-    """Return title and text of a comparison, and its chart on its own scale that includes 0."""
-    low, high, detectable = estimate["low"], estimate["high"], estimate["detectable"]
-    comparison: dict[str, Any] = {
-        "title": COMPARISON_LABELS[name],
-        "text": format_mean_interval(estimate),
-        "detectable": f"{detectable:.2f}" if detectable else None,
-    }
-    if low is not None and high is not None:
-        start, end = min(0.0, low), max(0.0, high)
-        scale = (_CHART_WIDTH - 2 * _CHART_MARGIN) / ((end - start) or 1.0)
-        values = {"zero": 0.0, "low": low, "high": high, "mean": estimate["mean"]}
-        comparison["chart"] = {
-            key: round(_CHART_MARGIN + scale * (value - start), 1) for key, value in values.items()
-        }
-    return comparison
-
-
-def _build_photo(photo: dict[str, Any]) -> dict[str, Any]:
+def _build_photo(number: int, photo: dict[str, Any]) -> dict[str, Any]:
     reference = photo["reference_scores"]
     base, tuned = photo["base"]["scores"], photo["fine_tuned"]["scores"]
     colored = {"ink": reference, "three": base, "one": tuned}
     errors = {arm: score_error(photo[arm]["scores"], reference) for arm in _PAIR}
     return {
+        "number": number,
         "id": photo["id"],
-        "thumbnail": thumbnail_url(Path(photo["image"])),
+        "thumbnail": thumbnail_url(Path(photo["image"]), _PHOTO_SIDE),
         "radar": [
             (color, radar.polygon_points(s)) for color, s in colored.items() if s is not None
         ],
@@ -92,18 +79,25 @@ def _build_photo(photo: dict[str, Any]) -> dict[str, Any]:
 def _build_dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
     """Return for each dimension the advisor's score and comment, and those of base and adapter."""
     critiques = {arm: parse_answer(photo[arm]["text"]) for arm in _PAIR}
+    scored = photo["reference_scores"] is not None
     dimensions = []
     for i, name in enumerate(DIMENSIONS):
         reference = photo["reference"]["dimensions"][i]
-        cells: dict[str, Any] = {arm: {"score": "-", "words": []} for arm in _PAIR}
+        cells: dict[str, Any] = {arm: {"score": "–", "change": "", "words": []} for arm in _PAIR}
         for arm, critique in critiques.items():
             if critique is not None:
                 answer = critique.dimensions[i]
                 changed = _mark_changed_words(answer.comment, reference["comment"])
-                cells[arm] = {"score": f"{answer.score:g}", "words": changed}
-        score = "-" if photo["reference_scores"] is None else f"{reference['score']:g}"
+                change = _format_change(answer.score - reference["score"]) if scored else ""
+                cells[arm] = {"score": f"{answer.score:g}", "change": change, "words": changed}
+        score = f"{reference['score']:g}" if scored else "–"
         dimensions.append({"name": name, "score": score, "comment": reference["comment"], **cells})
     return dimensions
+
+
+def _format_change(change: float) -> str:
+    """Return how far a score is from the advisor's; nothing if they are equal."""
+    return f"{change:+.3g}".replace("-", "\N{MINUS SIGN}") if round(change, 9) else ""
 
 
 def _mark_changed_words(text: str, reference: str) -> list[tuple[str, bool]]:

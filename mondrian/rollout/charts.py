@@ -6,9 +6,10 @@ Drawn on the server without a library; mondrian/serving/templates/chart.html ren
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import ceil, floor, log10
+from math import ceil, floor
 from typing import Any
 
+from mondrian.core.axis import TICKS_PER_AXIS, ticks
 from mondrian.rollout.formatting import format_value, percent
 from mondrian.rollout.report import Point, RolloutReport
 
@@ -17,7 +18,6 @@ _DIFFERENCE_HEIGHT = 130
 _DAY = 86400  # seconds
 _TIME_INTERVALS = (60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, _DAY)  # seconds per tick
 _DAY_INTERVALS = (2, 4, 7, 14, 28, 91, 182, 365)
-_TICKS_PER_AXIS = 4  # about
 _INTERVAL_PADDING = 1.8  # half intervals that an axis includes
 _MAX_OVERSHOOT = 5.0  # axis lengths
 _MIN_LABEL_DISTANCE = 46
@@ -248,18 +248,9 @@ def _value_limits(
     return max(0.0, low), min(1.0, high) if axes.metric["kind"] == "share" else high
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Return round values between two, about _TICKS_PER_AXIS of them."""
-    min_step = (high - low) / _TICKS_PER_AXIS
-    unit = 10.0 ** floor(log10(min_step))
-    step = next(size * unit for size in (1, 2, 2.5, 5, 10) if size * unit >= min_step * 0.999)
-    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
 def time_ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Return round times between two with their labels: days, or minutes of a day (UTC)."""
-    min_step = (high - low) / _TICKS_PER_AXIS
+    min_step = (high - low) / TICKS_PER_AXIS
     steps = (*_TIME_INTERVALS, *(days * _DAY for days in _DAY_INTERVALS))
     step = next((size for size in steps if size >= min_step), _DAY * ceil(min_step / _DAY))
     times = [i * step for i in range(ceil(low / step), floor(high / step) + 1)]

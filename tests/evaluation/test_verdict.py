@@ -199,21 +199,6 @@ def test_the_index_is_the_weighted_mean_of_its_parts(critique: Critique, params:
     assert max(compute_quality_index(worst, params.evaluate.index)) < 5
 
 
-def test_the_page_shows_verdict_photos_worst_first_and_critiques(
-    critique: Critique, params: Params
-) -> None:
-    report = make_report(critique, base=3, tuned=0.7)
-    bad = answer_record(critique_text(critique, [10.0] * 7))
-    report["photographs"][7]["fine_tuned"] = bad
-    page = render_report(
-        report, build_evaluation(report, params.evaluate), compute_timing(report, 0.3)
-    )
-    assert "BETTER" in page
-    assert page.index("ansel/7,") < page.index("ansel/3,")
-    assert page.count("<polygon") == 20 * 4
-    assert "photo not available" in page
-
-
 def test_gates_are_named_and_a_file_without_them_is_refused(
     critique: Critique, params: Params, tmp_path: Any
 ) -> None:

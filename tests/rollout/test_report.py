@@ -24,7 +24,6 @@ from mondrian.rollout.charts import (
     build_chart,
     build_guardrail_bar,
     build_page_charts,
-    ticks,
     time_ticks,
 )
 from mondrian.rollout.config import RolloutConfig, load_rollout_config
@@ -240,22 +239,6 @@ def test_a_chart_of_a_single_value_or_of_none() -> None:
     assert chart.lines[0].area == ""
     assert build_chart({"control": []}, ChartAxes(SHARE, 0, 9)) is None
     assert build_chart({"control": empty}, ChartAxes(SHARE, 0, 9)) is None
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        (0, 1),
-        (0.93, 1),
-        (-0.2, 0.31),
-        (0, 1234),
-        (-1e-4, 1e-4),
-    ],
-)
-def test_value_ticks_are_few_and_within_the_axis(low: float, high: float) -> None:
-    values = ticks(low, high)
-    assert 2 <= len(values) <= 6
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in values)
 
 
 @pytest.mark.parametrize("seconds", [60, 5000, 86400, 5 * 86400, 400 * 86400])

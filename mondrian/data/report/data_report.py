@@ -7,11 +7,12 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from mondrian.core.axis import build_axis
 from mondrian.core.html import render_template, thumbnail_url
 from mondrian.core.params import LinkParams
 from mondrian.critique.rejection import RejectionReason
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.data.manifest import Manifest, ManifestRecord, RejectedJob, count_outcomes
+from mondrian.data.manifest import Manifest, ManifestRecord, RejectedJob
 from mondrian.data.quality.quality_flags import FLAG_COSTS
 from mondrian.data.quality.switches import SwitchCounter, SwitchCounts
 from mondrian.data.report.duplicate_groups import DuplicateGroups, list_kinds
@@ -19,6 +20,7 @@ from mondrian.data.report.photo_names import PhotoNames
 from mondrian.data.report.score_summary import ScoreSummary
 
 DATA_REPORT_FILE = "data_report.html"
+_EXAMPLES = 6  # pairs
 _RECORDS_PER_FLAG = 4
 _JOBS_PER_REASON = 25
 _MAX_ROWS = 20  # of a table of counts
@@ -39,6 +41,7 @@ class ManifestSummary:
     origins: dict[str, Counter[tuple[str, bool]]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
+    examples: list[ManifestRecord] = field(default_factory=list)
     flagged: dict[str, list[ManifestRecord]] = field(default_factory=lambda: defaultdict(list))
     rejected: dict[str, list[RejectedJob]] = field(default_factory=lambda: defaultdict(list))
 
@@ -51,6 +54,8 @@ class ManifestSummary:
         self.origins["match"][record.photo.match_kind, is_used] += 1
         for note in dict.fromkeys(record.notes):
             self.origins["note"][note[:_MAX_CHARACTERS], is_used] += 1
+        if is_used and len(self.examples) < _EXAMPLES:
+            self.examples.append(record)
         for flag in record.suspicions:
             if len(self.flagged[flag]) < _RECORDS_PER_FLAG:
                 self.flagged[flag].append(record)
@@ -83,11 +88,13 @@ def render_data_report(summary: ManifestSummary, problem: str = "") -> str:
         advisor=summary.manifest.advisor,
         problem=problem,
         counts=counts,
-        outcomes=count_outcomes(counts.model_dump()),
+        reason_axis=build_axis(counts.rejected.values(), "jobs", is_count=True),
         reasons=RejectionReason,
+        rejected_counts=dict(sorted(counts.rejected.items(), key=lambda item: -item[1])),
         rejected=summary.rejected,
         switches=summary.switches,
         flag_costs=FLAG_COSTS,
+        examples=summary.examples,
         flagged=summary.flagged,
         scores=summary.scores,
         dimensions=DIMENSIONS,

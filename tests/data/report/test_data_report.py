@@ -116,11 +116,11 @@ def test_the_report_shows_all_job_outcomes_and_is_self_contained(
     manifest = Manifest(tmp_path / MANIFEST_FILE)
     text = render_data_report(summarize_manifest(manifest, params.link))
     page = html.document_fromstring(text)
-    names = [name.text_content() for name in page.xpath("//div[@class='bars']/b")]
-    numbers = map(int, page.xpath("//div[@class='bars']/span/text()"))
-    outcomes = dict(zip(names, numbers, strict=True))
-    assert outcomes == {"linked": counts["linked"], **counts["rejected"]}
-    assert sum(outcomes.values()) == counts["finished"]
+    reasons = [b.text_content() for b in page.xpath("//figure//div[@class='row']/b")]
+    numbers = map(int, page.xpath("//figure//span[@class='value']/text()"))
+    rejected = dict(zip(reasons, numbers, strict=True))
+    assert rejected == counts["rejected"]
+    assert sum(rejected.values()) + counts["linked"] == counts["finished"]
     flags = [h.removeprefix("flag-") for h in page.xpath("//h3[starts-with(@id, 'flag-')]/@id")]
     assert set(counts["suspicions"]) == set(flags)
     split = split_records(manifest.records(), params.prepare)
@@ -152,13 +152,22 @@ def test_names_and_texts_are_escaped_and_a_missing_photo_is_reported(
         }
         photo = {"path": f"<b>{i}.jpg", "copy_kind": "<s>kind", "group": f"{i // 2}"}
         records.append(change(entry, photo, **changes))
-    rejected = [{"job_id": "<em>", "reason": "no_text", "detail": "<a href='x'>"}]
+    rejected = [{"job_id": "<em>", "reason": "no_text", "detail": "<s class=x>"}]
     manifest = write(tmp_path / "m.json", records, rejected=rejected)
     settings = params.prepare.model_copy(update={"min_test": 4})
     split = split_records(manifest.records(), settings)
     text = render_data_report(summarize_manifest(manifest, params.link), "<h1>problem")
     text += render_split_report(manifest, split, "<h1>problem")
-    raws = ("<script>", "<b>0.jpg", "<i>job", "<u>note", "<s>kind", "<em>", "<a ", "<h1>problem")
+    raws = (
+        "<script>",
+        "<b>0.jpg",
+        "<i>job",
+        "<u>note",
+        "<s>kind",
+        "<em>",
+        "<s class=x>",
+        "<h1>problem",
+    )
     for raw in raws:
         assert raw not in text
         assert raw.replace("<", "&lt;").replace(">", "&gt;") in text
@@ -183,7 +192,7 @@ def test_equal_scores_are_counted_with_their_flags_and_mean(params: Params, tmp_
     assert "Text only: 1 of the pairs" in page.text_content()
 
 
-def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Path) -> None:
+def test_the_overall_score_is_shown_against_its_mean(params: Params, tmp_path: Path) -> None:
     off_mean = {"suspicions": ("overall_off_mean",), "reason": RejectionReason.OVERALL_OFF_MEAN}
     used = [with_scores(record(i, f"{i}"), (i,) * 7, i) for i in range(3)]
     used.append(with_scores(record(3, "3"), (5,) * 7, 5.1))
@@ -191,7 +200,7 @@ def test_the_overall_score_is_shown_beside_its_mean(params: Params, tmp_path: Pa
     manifest = write(tmp_path / "m.json", used, left_out)
     link_params = params.link.model_copy(update={"overall_tolerance": 0.1})
     page = html.document_fromstring(render_data_report(summarize_manifest(manifest, link_params)))
-    rows = table_after(page, "The overall score beside the mean")
+    rows = table_after(page, "Overall score against the mean")
     assert [(row[0].split()[1], row[1], row[2]) for row in rows] == [
         ("0.05", "3", "3"),
         ("0.1", "4", "4"),  # the tolerance
@@ -214,7 +223,7 @@ def test_a_mean_of_more_than_the_seven_is_used_if_it_is_closer(
         with_scores(record(1, "b"), (6,) * 7, 6, extra_scores=(9.0,)),
     ]
     page = render(write(tmp_path / "m.json", used), params)
-    rows = table_after(page, "The overall score beside the mean")
+    rows = table_after(page, "Overall score against the mean")
     assert rows[0][:2] == ["by 0.05 at most", "1"]
     assert rows[2][:2] == ["by 0.5 at most", "2"]
     assert "for 1 of the critiques it is that of all stored dimensions" in page.text_content()
@@ -263,7 +272,8 @@ def test_photos_of_the_same_name_are_shown_with_their_folders(
         {"job_id": "line-3", "photo": "a.jpg", "reason": "image_missing", "detail": "no 'a.jpg'"},
     ]
     page = render(write(tmp_path / "m.json", used, rejected=rejected), params)
-    captions = [caption.text_content() for caption in page.xpath("//figcaption")]
+    flagged = page.xpath("//h2[@id='flags']/following::figcaption")
+    captions = [caption.text_content() for caption in flagged]
     assert captions == [f"{i}APPLE/IMG_1.JPG" for i in range(4)]
     assert page.xpath("string(//h3[@id='flag-shared_text'])") == "shared_text: the first 4 of 6"
     assert [item.text_content().strip() for item in page.xpath("//ul[@class='jobs']/li")] == [
@@ -315,6 +325,51 @@ def test_a_switch_is_shown_with_its_values_and_its_price(params: Params, tmp_pat
     assert last[:2] == ["all of them", "+1"]
 
 
+def test_the_report_goes_from_numbers_to_a_plot_to_examples_to_tables(
+    params: Params, tmp_path: Path
+) -> None:
+    flagged = {"suspicions": ("template_scores",), "reason": RejectionReason.TEMPLATE_SCORES}
+    used = [record(i, f"{i}") for i in range(8)]
+    left_out = [change(record(i, f"{i}"), {}, **flagged) for i in (8, 9)]
+    rejected = [{"job_id": "x", "reason": "no_text", "detail": ""}]
+    page = render(write(tmp_path / "m.json", used, left_out, rejected), params)
+    assert page.xpath("//h2/@id") == [
+        "jobs",
+        "pairs",
+        "flags",
+        "duplicates",
+        "switches",
+        "scores",
+        "origin",
+    ]
+    numbers = [" ".join(dd.text_content().split()) for dd in page.xpath("//dd[@class='big']")]
+    assert numbers == [
+        "8 pairs of 11 finished jobs",
+        "3 jobs 27 % of the finished jobs",
+        "+2 pairs",
+    ]
+    assert not page.xpath("//dl[@class='headline']/preceding::*[self::h2 or self::figure]")
+    assert "Most often template_scores 2, no_text 1." in page.xpath("string(//dl)")
+    assert len(page.xpath("//h2[@id='pairs']/following-sibling::div[1]/div")) == 6
+    assert "The first 6 of 8" in page.xpath("string(//h2[@id='pairs']/following::p[1])")
+    levels = [int(heading.tag[1]) for heading in page.xpath("//h1 | //h2 | //h3 | //h4")]
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(th.get("scope") in ("col", "row") for th in page.xpath("//th"))
+
+
+def test_the_bars_of_reasons_have_a_labelled_axis(params: Params, tmp_path: Path) -> None:
+    reasons = ["no_text"] * 4 + ["truncated"]
+    rejected = [{"job_id": "x", "reason": reason, "detail": ""} for reason in reasons]
+    page = render(write(tmp_path / "m.json", [record(0, "a")], rejected=rejected), params)
+    (plot,) = page.xpath("//h2[@id='jobs']/following-sibling::figure[1]")
+    widths = [float(bar.get("width").rstrip("%")) for bar in plot.xpath(".//rect")]
+    axis = plot.xpath(".//*[name()='text']")
+    ticks = {text.text: float(text.get("x").rstrip("%")) for text in axis[:-1]}
+    assert axis[-1].text == "jobs"
+    assert ticks["0"] == 0
+    assert widths == [ticks["4"], ticks["1"]]
+
+
 def test_a_report_without_any_job_says_so(params: Params, tmp_path: Path) -> None:
     page = render(write(tmp_path / "m.json"), params, "no finished job\n  details")
     assert "0 pairs" in page.text_content()
@@ -341,7 +396,7 @@ def test_a_report_of_many_jobs_stays_small(params: Params, tmp_path: Path) -> No
         return render_data_report(summarize_manifest(manifest, params.link))
 
     first, second = many(40, 5000), many(160, 5000)
-    assert len(second) < len(first) + 5_000
+    assert len(second) < len(first) + 6_000
     assert len(first) < 250_000
 
 
@@ -408,7 +463,7 @@ def assert_page_fits(page: Page) -> None:
     outside = """(nodes) => nodes
       .filter((node) => node.getBoundingClientRect().right > innerWidth)
       .map((node) => node.textContent.slice(0, 80))"""
-    blocks = page.locator("table, figure, .bars > *, .record, p, li, h3, figcaption")
+    blocks = page.locator("table, figure, .row > *, .record, p, li, h3, figcaption")
     assert blocks.evaluate_all(outside) == []
     words = page.evaluate(BROKEN_WORDS_SCRIPT)
     assert words["seen"] > 30
@@ -417,16 +472,22 @@ def assert_page_fits(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_the_pages_fit_a_phone_and_a_desktop_without_broken_words(
+def test_the_pages_fit_a_phone_a_desktop_and_paper_without_broken_words(
     browser: Browser, application: Path, params: Params, tmp_path: Path
 ) -> None:
     for name, text in render_pages(application, params, tmp_path).items():
         path = tmp_path / f"{name}.html"
         path.write_text(text)
-        for width, scheme in ((1280, "light"), (390, "dark"), (320, "light")):
+        for width, scheme, media in (
+            (1280, "light", "screen"),
+            (390, "dark", "screen"),
+            (320, "light", "screen"),
+            (690, "dark", "print"),  # A4 without margins
+        ):
             window: dict[str, Any] = {"viewport": {"width": width, "height": 900}}
-            with browser.new_context(color_scheme=scheme, **window) as tab:  # type: ignore[arg-type]
+            with browser.new_context(**window) as tab:
                 page = tab.new_page()
+                page.emulate_media(color_scheme=scheme, media=media)  # type: ignore[arg-type]
                 log = browsing.PageLog()
                 log.watch(page)
                 page.goto(path.as_uri())
