@@ -14,7 +14,7 @@ STUCK_SIDE = 222  # an upload of this width is never decoded
 _read_preview = images.read_preview
 
 
-def get_stuck(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes]:
+def get_stuck(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes, str]:
     if read_header(source).size[0] == STUCK_SIDE:
         time.sleep(3600)
     return _convert_upload(source, limits)

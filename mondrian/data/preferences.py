@@ -1,7 +1,8 @@
 """Preference pairs from people's feedback, written as rows for TRL, LLaMA-Factory or ms-swift.
 
-A corrected critique is better than the served one; thumbs up and accepted are better than thumbs
-down for the same photo. Pairs that contradict each other are left out.
+A corrected critique is better than the served one; the critique that a blind vote prefers is better
+than the other; thumbs up and accepted are better than thumbs down for the same photo. Pairs that
+contradict each other are left out.
 
 TRL: docs/source/dataset_formats.md, conversational preference with images (as trl-lib/rlaif-v).
 LLaMA-Factory: src/llamafactory/data/converter.py, SharegptDatasetConverter with `ranking`.
@@ -27,8 +28,10 @@ from mondrian.data.photos.photo_index import PhotoIndex
 from mondrian.data.photos.photo_scan import PhotoInfo, scan_photos
 from mondrian.data.prepare import IMAGE_PATTERN, image_path
 
-PAIR_REASONS = ("corrected", "thumbs", "accepted")  # the first one that applies is reported
-LEFT_OUT_REASONS = "no_critique equal_texts twice contradictory photo_missing held_out".split()
+PAIR_REASONS = ("corrected", "vote", "thumbs", "accepted")  # the first one that applies is reported
+LEFT_OUT_REASONS = (
+    "no_critique equal_votes equal_texts twice contradictory photo_missing held_out".split()
+)
 EXPORT_PATTERNS = (IMAGE_PATTERN, "preferences_*.json*", "dataset_info.json")
 EXPORT_FORMATS = {"trl": ".jsonl", "llama-factory": ".json", "ms-swift": ".jsonl"}  # suffix of each
 Messages = list[dict[str, str]]
@@ -49,6 +52,7 @@ class RatedCritique:
     model_used: str = ""  # as jobs.model_used
     version: str = ""
     who: str = ""
+    preferred_to: tuple[str, ...] = ()  # jobs whose critiques lost a blind vote against this one
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,9 @@ def _iter_candidate_pairs(critiques: list[RatedCritique]) -> Iterator[Preference
         if critique.verdict == "corrected" and critique.corrected:
             texts = (critique.corrected, critique.critique)
             yield PreferencePair("corrected", *texts, critique, critique)
+    for better, worse in product(critiques, critiques):
+        if worse.job in better.preferred_to:
+            yield PreferencePair("vote", better.critique, worse.critique, better, worse)
     bad = [c for c in critiques if c.thumbs < 0 and c.verdict != "accepted"]
     liked = [c for c in critiques if c.thumbs > 0]
     accepted = [c for c in critiques if c.verdict == "accepted" and c.thumbs >= 0]

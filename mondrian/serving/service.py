@@ -152,6 +152,7 @@ class Service:
             "enable_rag": int(form.enable_rag),
             "idempotency_key": form.idempotency_key,
             "photo_sha256": upload.sha256,
+            "exposure": upload.exposure or None,
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
         }

@@ -19,8 +19,8 @@ import psutil
 from sqlalchemy import ColumnElement, Engine, Update, and_, case, func, select
 from sqlalchemy.exc import IntegrityError
 
-from mondrian.storage.feedback import withdraw_feedback
-from mondrian.storage.tables import feedback, jobs, migrate
+from mondrian.storage.feedback import delete_feedback, withdraw_feedback
+from mondrian.storage.tables import jobs, migrate
 from mondrian.storage.tables import utc_timestamp as utc_timestamp
 
 JobRow = dict[str, Any]
@@ -213,7 +213,7 @@ class JobStore:
             query = select(jobs.c.filename).where(is_inactive).distinct()
             names = [str(name) for name in connection.execute(query).scalars()]
             ids = select(jobs.c.id).where(is_inactive)
-            connection.execute(feedback.delete().where(feedback.c.job.in_(ids)))
+            delete_feedback(connection, ids)
             connection.execute(jobs.delete().where(is_inactive))
             query = select(jobs.c.filename).where(jobs.c.filename.in_(names))
             used_names = set(connection.execute(query).scalars())

@@ -21,6 +21,7 @@ from mondrian.data.preferences import RatedCritique, find_pairs
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from mondrian.serving.feedback.export import load_rated_critiques
+from mondrian.storage.feedback import add_vote, load_votes
 from mondrian.storage.jobs import JobStore
 from tests.conftest import ROOT
 from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
@@ -244,3 +245,29 @@ def test_only_rated_critiques_are_counted(rated: JobStore, params: Params) -> No
     assert (
         list(load_rated_critiques(str(rated.engine.url.database), "okeefe", params, counts)) == []
     )
+
+
+def test_a_blind_vote_gives_a_pair_and_an_equal_one_is_counted(
+    store: JobStore, params: Params
+) -> None:
+    jobs = [add_completed_job(store, make_critique(i), f"uploads/{i // 2}.jpg") for i in range(6)]
+    for i, choice in ((0, "right"), (2, "equal"), (4, "left")):
+        assert add_vote(store.engine, "ansel", jobs[i : i + 2], choice)
+        assert not add_vote(store.engine, "ansel", jobs[i : i + 2], "left")  # it is not blind now
+    assert add_vote(store.engine, "okeefe", jobs[:2], "left")
+    store.restart(jobs[5]["id"])  # a vote is about the texts that were seen
+    counts: Counter[str] = Counter()
+    db = str(store.engine.url.database)
+    pairs, _ = find_pairs(load_rated_critiques(db, "ansel", params, counts))
+    texts = [serialize_critique(make_critique(i)) for i in (1, 0)]
+    assert [(pair.reason, pair.chosen, pair.rejected) for pair in pairs] == [("vote", *texts)]
+    assert counts["equal_votes"] == 1
+    assert [vote["choice"] for vote in load_votes(store.engine, [jobs[4]["id"]])] == []
+    store.delete_inactive()
+    assert load_votes(store.engine, [job["id"] for job in jobs]) == []
+
+
+def test_a_vote_against_the_thumbs_gives_no_pair() -> None:
+    up = replace(PLAIN, thumbs=1)
+    down = RatedCritique("b", "p", "0.jpg", "B", thumbs=-1, preferred_to=("a",))
+    assert list_pairs(up, down) == ([], {"contradictory": 2})

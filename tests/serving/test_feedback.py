@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, validate_critique
-from mondrian.serving.feedback.form import build_critique_body, build_draft, initial_form_values
+from mondrian.serving.feedback.form import (
+    build_critique_body,
+    build_draft,
+    build_feedback_body,
+    initial_form_values,
+)
 from mondrian.serving.feedback.request import (
     InvalidFeedbackError,
     build_feedback_values,
@@ -244,9 +249,39 @@ def test_the_form_changes_only_the_edited_fields(critique: Critique) -> None:
     invalid = form | {"dimensions.1.score": "much", "key_strengths": ""}
     with pytest.raises(InvalidFeedbackError) as caught:
         parse_feedback(json.dumps({"critique": build_critique_body(invalid, critique)}))
-    draft = build_draft(critique, invalid, caught.value.errors)
+    draft = build_draft(critique, "a note", invalid, caught.value.errors)
     assert set(draft.errors) == {"dimensions.1.score", "key_strengths"}
     assert draft.values["dimensions.1.score"] == "much"
+    assert draft.values["note"] == "a note"
+    assert draft.first_error == "dimensions.1.score"
+
+
+@pytest.mark.parametrize(
+    "button", [{"thumbs": "up"}, {"verdict": "accepted"}, {"correct": "yes"}, {}]
+)
+def test_every_button_sends_the_typed_texts_too(critique: Critique, button: dict[str, str]) -> None:
+    typed = {"note": "so so", "technical_notes": "Too dark.", "dimensions.0.score": "1.5"}
+    body = build_feedback_body(initial_form_values(critique) | typed | button, "ansel", critique)
+    assert body["note"] == "so so"
+    assert body["critique"]["technical_notes"] == "Too dark."
+    values = build_feedback_values(parse_feedback(json.dumps(body)), "ansel", critique, ())
+    assert values["verdict"] == "corrected"
+    assert values.get("thumbs") == (1 if "thumbs" in button else None)
+
+
+@pytest.mark.parametrize("verdict", ["original", "withdrawn"])
+def test_a_button_that_would_discard_changes_is_rejected(critique: Critique, verdict: str) -> None:
+    unchanged = initial_form_values(critique) | {"verdict": verdict}
+    body = build_feedback_body(unchanged, "ansel", critique)
+    assert body["verdict"] == ("accepted" if verdict == "original" else None)
+    assert "critique" not in body
+    with pytest.raises(InvalidFeedbackError, match="save the correction, or undo the changes"):
+        build_feedback_body(unchanged | {"technical_notes": "Too dark."}, "ansel", critique)
+
+
+def test_a_note_alone_is_no_correction(critique: Critique) -> None:
+    form = initial_form_values(critique) | {"note": "nice", "correct": "yes"}
+    assert build_feedback_body(form, "ansel", critique) == {"advisor": "ansel", "note": "nice"}
 
 
 def shown_feedback(store: JobStore, row: JobRow, params: Params) -> str:

@@ -1,7 +1,8 @@
 """Critiques with feedback in a database, for `mondrian preferences`."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Engine, func, inspect, or_, select
@@ -14,9 +15,9 @@ from mondrian.core.params import Params
 from mondrian.data.preferences import RatedCritique
 from mondrian.serving.jobs.view import build_job_view
 from mondrian.storage.engine import format_database_error, open_engine
-from mondrian.storage.feedback import FeedbackRow, load_newest_feedback
+from mondrian.storage.feedback import FeedbackRow, load_newest_feedback, load_votes
 from mondrian.storage.jobs import JobRow
-from mondrian.storage.tables import feedback, jobs
+from mondrian.storage.tables import feedback, jobs, preferences
 
 _BATCH_SIZE = 200  # jobs per query
 
@@ -24,10 +25,10 @@ _BATCH_SIZE = 200  # jobs per query
 def load_rated_critiques(
     db: str, advisor: str, params: Params, counts: Counter[str]
 ) -> Iterator[RatedCritique]:
-    """Yield each critique of an advisor that has feedback.
+    """Yield each critique of an advisor that has feedback or a vote.
 
     db      an SQLite file or a database URL
-    counts  gets the numbers of `judged` jobs and of those with `no_critique`
+    counts  gets the numbers of `judged` jobs, of those with `no_critique`, and of `equal_votes`
 
     Raises DataError if the database cannot be read or has no feedback table.
     """
@@ -35,10 +36,12 @@ def load_rated_critiques(
         raise DataError(f"--db {db} does not exist; give the service's --db")
     engine = open_engine(db)
     try:
-        if not inspect(engine).has_table(feedback.name):
-            raise DataError(f"--db {db} has no table {feedback.name}; start a service on it once")
+        for table in (feedback, preferences):
+            if not inspect(engine).has_table(table.name):
+                raise DataError(f"--db {db} has no table {table.name}; start a service on it once")
         for ids in split_into_batches(iter(_load_rated_job_ids(engine, advisor)), _BATCH_SIZE):
             feedback_rows = load_newest_feedback(engine, ids)
+            losers = _load_losers(engine, advisor, ids, counts)
             for row in _load_jobs(engine, ids):
                 counts["judged"] += 1
                 results = build_job_view(row, params, feedback_rows).results
@@ -46,7 +49,8 @@ def load_rated_critiques(
                 if result is None or result.served_json is None:
                     counts["no_critique"] += 1
                 else:
-                    yield _to_rated_critique(row, result.served_json, result.feedback or {})
+                    rating = _to_rated_critique(row, result.served_json, result.feedback or {})
+                    yield replace(rating, preferred_to=tuple(losers[row["id"]]))
     except SQLAlchemyError as error:
         raise DataError(f"--db cannot be read: {format_database_error(error)}") from None
     finally:
@@ -55,8 +59,13 @@ def load_rated_critiques(
 
 def _load_rated_job_ids(engine: Engine, advisor: str) -> list[str]:
     with_feedback = select(feedback.c.job).where(feedback.c.advisor == advisor)
+    voted = [
+        select(column).where(preferences.c.advisor == advisor, preferences.c.choice.is_not(None))
+        for column in (preferences.c.left_job, preferences.c.right_job)
+    ]
+    ids = with_feedback.union(*voted)
     query = select(jobs.c.id, jobs.c.advisor).where(
-        or_(func.coalesce(jobs.c.thumbs, 0) != 0, jobs.c.id.in_(with_feedback))
+        or_(func.coalesce(jobs.c.thumbs, 0) != 0, jobs.c.id.in_(ids))
     )
     with engine.execution_options(reads=True).begin() as connection:
         rows = connection.execute(query.order_by(jobs.c.id)).all()
@@ -67,6 +76,23 @@ def _load_jobs(engine: Engine, ids: list[str]) -> list[JobRow]:
     query = select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
     with engine.execution_options(reads=True).begin() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _load_losers(
+    engine: Engine, advisor: str, ids: list[str], counts: Counter[str]
+) -> dict[str, list[str]]:
+    """Return the jobs that lost a vote, by the job that won it; count votes for neither."""
+    losers: dict[str, list[str]] = defaultdict(list)
+    for vote in load_votes(engine, ids):
+        left, right = vote["left_job"], vote["right_job"]
+        if vote["advisor"] != advisor:
+            continue
+        if vote["choice"] == "equal":
+            counts["equal_votes"] += left in ids  # once, if the jobs are in two batches
+        else:
+            winner, loser = (left, right) if vote["choice"] == "left" else (right, left)
+            losers[winner].append(loser)
+    return losers
 
 
 def _to_rated_critique(row: JobRow, critique: str, feedback_row: FeedbackRow) -> RatedCritique:

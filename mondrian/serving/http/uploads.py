@@ -14,12 +14,16 @@ from PIL import Image
 
 from mondrian.core.errors import MondrianError, PhotoError, one_line
 from mondrian.core.files import write_bytes
-from mondrian.core.images import check_image, read_photo, resize_to_fit
+from mondrian.core.images import check_image, read_photo, read_thumbnail, resize_to_fit
 from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
 from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
+from mondrian.serving.http.exposure import read_exposure
+from mondrian.serving.http.histogram import Histogram, compute_histogram
 
 Result = TypeVar("Result")
 _JPEG_QUALITY = 95  # of the saved photo
+_COPY_QUALITY = 90  # of a copy for the pages
+_HISTOGRAM_SIDE = 1024  # pixels of the longer side of the copy that a histogram is of
 _QUICK_WORK = 25_000_000  # pixels x scans up to which photos are decoded several at a time
 _QUICK_SECONDS, _SLOW_SECONDS = 15, 60  # limits: 0.3 s and 5 s are usual on an idle machine
 _QUICK_DECODERS = DecoderPool(4, DecoderLimits.for_pixels(_QUICK_SECONDS, _QUICK_WORK))
@@ -39,6 +43,7 @@ class Upload:
     image: Image.Image  # as the model gets it
     filename: str  # uploads/<uuid>_<name>.jpg, relative to the store's folder
     sha256: str  # of the uploaded bytes
+    exposure: str = ""  # the camera's settings, as `read_exposure` returns them
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,29 @@ class UploadStore:
         """
         if not content:
             raise RequestRejectedError(400, "the photo is empty (0 bytes)")
-        image, jpeg = self._decode(_convert_upload, BytesIO(content))
+        image, jpeg, exposure = self._decode(_convert_upload, BytesIO(content))
         stored_name = f"uploads/{uuid4()}_{_sanitize_name(filename)}.jpg"
         write_bytes(self.folder / stored_name, jpeg)
-        return Upload(image, stored_name, sha256(content).hexdigest())
+        return Upload(image, stored_name, sha256(content).hexdigest(), exposure)
 
     def load_image(self, filename: str) -> Image.Image:
         """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""
         return self._decode(_read_model_image, self.path(filename))
+
+    def render_jpeg(self, filename: str) -> bytes:
+        """Return a saved photo in full size without metadata.
+
+        Raises RequestRejectedError if it is missing or unreadable.
+        """
+        return self._decode(_render_jpeg, self.path(filename))
+
+    def compute_histogram(self, filename: str) -> Histogram:
+        """Return the histogram of a saved photo, from a copy of at most 1,024 pixels a side.
+
+        It never waits for photos that take long; raises PhotoError if it would take long itself,
+        or if the photo is missing or unreadable.
+        """
+        return _QUICK_DECODERS.call(_compute_histogram, self.path(filename))
 
     def is_slow(self, photo: bytes | str) -> bool:
         """Return whether `save` of a content, or `load_image` of a file name, may take long."""
@@ -111,12 +131,29 @@ def _is_slow(header: PhotoHeader) -> bool:
     return not 0 < header.work <= _QUICK_WORK
 
 
-def _convert_upload(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes]:
-    """Return the image for the model, and the photo as JPEG: upright, sRGB, without metadata."""
+def _convert_upload(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes, str]:
+    """Return the image for the model, the photo as JPEG, and the camera's settings.
+
+    The JPEG is upright, sRGB, without metadata.
+    """
     image = _read_checked(source, limits)
-    jpeg = BytesIO()
-    image.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
-    return resize_to_fit(image, limits.min_pixels, limits.max_pixels), jpeg.getvalue()
+    jpeg = _encode_jpeg(image, _JPEG_QUALITY)
+    small = resize_to_fit(image, limits.min_pixels, limits.max_pixels)
+    return small, jpeg, read_exposure(source)
+
+
+def _render_jpeg(source: ImageSource, limits: PixelLimits) -> bytes:
+    return _encode_jpeg(read_photo(source, limits.max_photo_pixels), _COPY_QUALITY)
+
+
+def _compute_histogram(path: Path) -> Histogram:
+    return compute_histogram(read_thumbnail(path, _HISTOGRAM_SIDE))
+
+
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    content = BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return content.getvalue()
 
 
 def _read_model_image(source: ImageSource, limits: PixelLimits) -> Image.Image:

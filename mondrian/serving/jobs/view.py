@@ -1,7 +1,7 @@
 """View model of a job for the pages: labels, parsed critiques and feedback."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mondrian.rollout.formatting import plural
 from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs
 from mondrian.serving.jobs.critique_runner import parse_completion
-from mondrian.storage.feedback import FeedbackRow
+from mondrian.storage.feedback import FeedbackRow, VoteRow
 from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, JobRow
 
 _MODE_LABELS = {
@@ -49,6 +49,20 @@ class AdvisorResult:
     def corrected(self) -> Critique | None:
         text = (self.feedback or {}).get("critique")
         return validate_critique(text) if text else None
+
+    @property
+    def visible(self) -> Critique | None:
+        """The critique that the page shows: the corrected one, if there is one."""
+        return self.corrected or self.critique
+
+    @property
+    def note(self) -> str:
+        return (self.feedback or {}).get("note") or ""
+
+    @property
+    def is_rated(self) -> bool:
+        feedback = self.feedback or {}
+        return bool(feedback.get("thumbs") or feedback.get("verdict"))
 
     @property
     def feedback_summary(self) -> str:
@@ -93,8 +107,82 @@ class JobView:
 
     @property
     def grades(self) -> list[str]:
-        """The overall scores of the valid critiques."""
-        return [f"{result.critique.overall_score:g}" for result in self.results if result.critique]
+        """The overall scores of the valid critiques, after corrections."""
+        critiques = (result.visible for result in self.results)
+        return [f"{critique.overall_score:g}" for critique in critiques if critique]
+
+    @property
+    def is_rated(self) -> bool:
+        return bool(self.results) and all(result.is_rated for result in self.results)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the page hides which model answered, because a rating would not be fair."""
+        return self.is_ab_assigned and not self.is_rated
+
+    def result(self, advisor: str) -> AdvisorResult | None:
+        return next((result for result in self.results if result.advisor == advisor), None)
+
+
+@dataclass(frozen=True)
+class CritiquePage:
+    """What the page of a critique shows: one job, or two of the same photo side by side."""
+
+    jobs: tuple[JobView, ...]  # from left to right
+    votes: Mapping[str, str]  # choice by advisor
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.jobs) > 1
+
+    @property
+    def advisors(self) -> list[str]:
+        """The advisors with a critique, in the order of the job."""
+        return list(dict.fromkeys(result.advisor for job in self.jobs for result in job.results))
+
+    def can_vote(self, advisor: str) -> bool:
+        """Return whether two critiques can be compared that nobody has voted on, blind."""
+        return self.is_blind and advisor in self._comparable and advisor not in self.votes
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the page hides which model answered.
+
+        A pair is blind until there is a vote for each advisor, or both critiques are rated. It is
+        not if a job failed or the base answered for the adapter: nothing is left to compare then.
+        """
+        if not self.is_pair:
+            return self.jobs[0].is_blind
+        if any(job.row["fallback_occurred"] for job in self.jobs):
+            return False
+        if any(not (job.is_active or job.is_completed) for job in self.jobs):
+            return False
+        if not all(job.is_completed for job in self.jobs):
+            return True
+        has_votes = bool(self._comparable) and set(self._comparable) <= set(self.votes)
+        return not has_votes and not all(job.is_rated for job in self.jobs)
+
+    @property
+    def _comparable(self) -> list[str]:
+        """The advisors with a valid critique in each job."""
+        results = {a: [job.result(a) for job in self.jobs] for a in self.advisors}
+        return [
+            advisor
+            for advisor, sides in results.items()
+            if len(sides) > 1 and all(result and result.critique for result in sides)
+        ]
+
+    def heading(self, job: JobView) -> str:
+        """Return the heading of one of two jobs; without its model while the page is blind."""
+        side = ("Left", "Right")[self.jobs.index(job)]
+        return side if self.is_blind else f"{side}: {job.mode_label}"
+
+    def other_critique(self, job: JobView, advisor: str) -> Critique | None:
+        """Return the other job's critique as the page shows it."""
+        for other in self.jobs:
+            if other is not job and (result := other.result(advisor)):
+                return result.visible
+        return None
 
 
 def build_job_view(
@@ -130,18 +218,24 @@ def build_job_view(
     )
 
 
-def build_radar_polygons(
-    result: AdvisorResult, others: list[JobView], job: JobView
-) -> list[tuple[str, str]]:
-    """Return CSS class and points per polygon: the other arm's, this one, its correction."""
-    layers = [
-        ("soft", other_result.critique)
-        for other in others
-        if other is not job
-        for other_result in other.results
-        if other_result.advisor == result.advisor
-    ]
-    layers += [("one", result.critique), ("two", result.corrected)]
+def build_page(
+    rows: Sequence[JobRow], params: Params, feedback: FeedbackByAdvisor, votes: Sequence[VoteRow]
+) -> CritiquePage:
+    """Build the page of one job, or of two about the same photo.
+
+    Two are ordered by their ids. These are random, so the order says nothing about the model.
+    """
+    ordered = sorted(rows, key=lambda row: str(row["id"]))
+    left = ordered[0]["id"]
+    return CritiquePage(
+        tuple(build_job_view(row, params, feedback) for row in ordered),
+        {vote["advisor"]: vote["choice"] for vote in votes if vote["left_job"] == left},
+    )
+
+
+def build_radar_polygons(result: AdvisorResult, other: Critique | None) -> list[tuple[str, str]]:
+    """Return CSS class and points per polygon: the other critique, this one, its correction."""
+    layers = (("soft", other), ("one", result.critique), ("two", result.corrected))
     return [
         (name, radar.polygon_points(critique.scores())) for name, critique in layers if critique
     ]

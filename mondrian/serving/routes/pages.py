@@ -7,6 +7,7 @@ from hmac import compare_digest
 from io import BytesIO
 from os.path import isfile  # unlike Path.is_file it accepts any name
 from pathlib import Path
+from random import sample
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +21,11 @@ from mondrian.core.images import read_thumbnail
 from mondrian.critique import radar
 from mondrian.critique.schema import MAX_LONG_TEXT
 from mondrian.serving.assignment import normalize_mode
-from mondrian.serving.feedback.form import CorrectionDraft, build_draft, build_feedback_body
+from mondrian.serving.feedback.form import FeedbackDraft, build_draft, build_feedback_body
 from mondrian.serving.feedback.request import MAX_NOTE_CHARS, InvalidFeedbackError, parse_feedback
 from mondrian.serving.http.critique_html import score_level
+from mondrian.serving.http.exposure import parse_exposure
+from mondrian.serving.http.histogram import Histogram
 from mondrian.serving.http.page_response import (
     HANDLED_ERRORS,
     NO_ERROR,
@@ -34,19 +37,24 @@ from mondrian.serving.http.page_response import (
 from mondrian.serving.http.request_parsing import read_form
 from mondrian.serving.http.security import COOKIE, session_token
 from mondrian.serving.http.uploads import RequestRejectedError
-from mondrian.serving.jobs.view import build_job_view, build_radar_polygons
+from mondrian.serving.jobs.view import (
+    CritiquePage,
+    build_job_view,
+    build_page,
+    build_radar_polygons,
+)
 from mondrian.serving.routes.feedback import load_job_view, record_feedback
 from mondrian.serving.service import Service, get_service
-from mondrian.storage.feedback import load_newest_feedback
+from mondrian.storage.feedback import CHOICES, add_vote, load_newest_feedback, load_votes
 from mondrian.storage.jobs import JobRow
 
 _BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
-_MAX_PHOTO_SIDE = 900  # pixels of the longer side
+_MAX_PHOTO_SIDE = 1600  # pixels of the longer side
 _MAX_HISTORY_ROWS = 100
 _NOT_FOUND = "Critique not found; it may have been deleted."
 _PHOTO_HEADERS = {"cache-control": "private, max-age=3600"}
 _LOGIN_TEMPLATE = "serving/templates/login.html"
-Drafts = dict[tuple[str, str], CorrectionDraft]  # by job and advisor
+Drafts = dict[tuple[str, str], FeedbackDraft]  # by job and advisor
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -71,17 +79,19 @@ async def queue_critique(request: Request) -> Response:
 
 
 async def _queue_jobs(service: Service, request: Request) -> str:
-    """Return the id of the job; with both arms that of the base's job."""
+    """Return the id of the job; with both arms that of the first job."""
     service.admit()
     form = await read_form(request, service.params)
     use_both = form.mode == _BOTH_ARMS
+    # the first job's id is in the page's URL: a random order, so that it does not tell the model
+    first_mode, second_mode = sample(("base", "lora"), 2)
     if use_both:
-        form = replace(form, mode="base")
+        form = replace(form, mode=first_mode)
     normalize_mode(form.mode)
     await service.check_job_queue()
     row, upload, is_new = await service.accept(form, "upload", "queued")
     if is_new and use_both:
-        other = replace(form, mode="lora", job_id=str(uuid4()), idempotency_key=None)
+        other = replace(form, mode=second_mode, job_id=str(uuid4()), idempotency_key=None)
         await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
     service.job_runner.notify_queued()
     return str(row["id"])
@@ -121,37 +131,61 @@ async def show_history_page(request: Request) -> Response:
 
 @router.get("/photo/{id}")
 async def get_photo(request: Request, id: str, size: str = "") -> Response:
-    """A job's photo as a small JPEG; with `size=thumb` smaller."""
+    """A job's photo as JPEG; with `size=thumb` smaller, with `size=full` in full size."""
     service = get_service(request)
     row = await service.get_job(id, _NOT_FOUND)
-    path = _photo_path(service, row)
+    runner, filename = service.job_runner, row["filename"] or ""
     side = PAGE_THUMBNAIL_SIDE if size == "thumb" else _MAX_PHOTO_SIDE
     try:
-        content = await service.job_runner.call_upload_store(_read_jpeg, path, side)
-    except PhotoError:
+        if size == "full":
+            content = await runner.decode_upload(service.uploads.render_jpeg, filename)
+        else:
+            path = _photo_path(service, row)
+            content = await runner.call_upload_store(_read_jpeg, path, side)
+    except (PhotoError, RequestRejectedError):
         raise HTTPException(404, "Photo not found") from None
     return Response(content, media_type="image/jpeg", headers=_PHOTO_HEADERS)
 
 
 @router.post("/feedback/{id}")
 async def post_feedback_form(request: Request, id: str, advisor: str = "") -> Response:
-    """Store feedback; if a correction is invalid, show its form again with the errors."""
+    """Store feedback; if it is invalid, show the form again with the errors."""
     service = get_service(request)
     row = await service.get_job(id, _NOT_FOUND)
     async with request.form(max_files=0, max_fields=40, max_part_size=16 * MAX_NOTE_CHARS) as data:
         form = {name: value for name, value in data.items() if isinstance(value, str)}
-    results = (await load_job_view(service, row)).results
-    result = next((result for result in results if result.advisor == advisor), None)
-    critique = (result.corrected or result.critique) if result else None
-    body = json.dumps(build_feedback_body(form, advisor, critique))
+    result = (await load_job_view(service, row)).result(advisor)
+    critique = result.visible if result else None
     try:
+        body = json.dumps(build_feedback_body(form, advisor, critique))
         await record_feedback(service, row, parse_feedback(body))
     except InvalidFeedbackError as error:
-        if "correct" not in form or critique is None:
+        if result is None:
             raise HTTPException(400, str(error)) from None
-        draft = build_draft(critique, form, error.errors)
+        draft = build_draft(critique, result.note, form, error.errors)
         return await render_job_page(service, row, {(row["id"], advisor): draft}, 400)
     return RedirectResponse(f"/view/{row['id']}#feedback-{row['id']}-{advisor}", 303)
+
+
+@router.post("/vote/{id}")
+async def post_vote(request: Request, id: str, advisor: str = "") -> Response:
+    """Store which of two critiques is better, judged before the page shows their models."""
+    service = get_service(request)
+    call = service.job_runner.call_store
+    row = await service.get_job(id, _NOT_FOUND)
+    async with request.form(max_files=0, max_fields=4, max_part_size=1024) as form:
+        choice = form.get("choice")
+    if choice not in CHOICES:
+        raise HTTPException(
+            400, f"choice is {choice!r:.40}; it must be one of {', '.join(CHOICES)}"
+        )
+    page = await call(_load_page, service, await _load_pair(service, row))
+    rows = [job.row for job in page.jobs]
+    if not page.can_vote(advisor) or not await call(
+        add_vote, service.store.engine, advisor, rows, choice
+    ):
+        raise HTTPException(409, "The critiques cannot be compared blind now; reload their page.")
+    return RedirectResponse(f"/view/{row['id']}#vote-{advisor}", 303)
 
 
 @router.post("/again/{id}")
@@ -199,28 +233,59 @@ async def render_job_page(
 ) -> Response:
     """Render a job, next to the other arm's job if both were requested.
 
-    drafts  corrections with errors
+    drafts  feedback with errors
     """
-    if row["pair_of"]:
-        other = await service.job_runner.call_store(service.store.get, row["pair_of"])
-        rows = [other, row]
-    else:
-        rows = [row, await service.job_runner.call_store(service.store.get_paired, row["id"])]
-    rows = [row for row in rows if row]
-    return await service.job_runner.call_store(_render_jobs, service, rows, drafts or {}, status)
+    rows = await _load_pair(service, row)
+    histogram = await _load_histogram(service, row)
+    call = service.job_runner.call_store
+    return await call(_render_jobs, service, rows, histogram, drafts or {}, status)
 
 
-def _render_jobs(service: Service, rows: Sequence[JobRow], drafts: Drafts, status: int) -> Response:
-    feedback_rows = load_newest_feedback(service.store.engine, [row["id"] for row in rows])
-    jobs = [build_job_view(row, service.params, feedback_rows) for row in rows]
+async def _load_pair(service: Service, row: JobRow) -> list[JobRow]:
+    """Return a job and, if both arms were requested, the other arm's."""
+    call, store = service.job_runner.call_store, service.store
+    other = await (
+        call(store.get, row["pair_of"]) if row["pair_of"] else call(store.get_paired, row["id"])
+    )
+    return [row, other] if other else [row]
+
+
+async def _load_histogram(service: Service, row: JobRow) -> Histogram | None:
+    """Return the histogram of a job's photo; None if it is missing or unreadable."""
+    if not row["filename"] or not isfile(_photo_path(service, row)):
+        return None
+    compute = service.uploads.compute_histogram
+    try:
+        return await service.job_runner.call_upload_store(compute, row["filename"])
+    except PhotoError:
+        return None
+
+
+def _load_page(service: Service, rows: Sequence[JobRow]) -> CritiquePage:
+    engine, ids = service.store.engine, [row["id"] for row in rows]
+    feedback, votes = load_newest_feedback(engine, ids), load_votes(engine, ids)
+    return build_page(rows, service.params, feedback, votes)
+
+
+def _render_jobs(
+    service: Service,
+    rows: Sequence[JobRow],
+    histogram: Histogram | None,
+    drafts: Drafts,
+    status: int,
+) -> Response:
+    page = _load_page(service, rows)
     return render_html_response(
         "serving/templates/job.html",
         status,
-        jobs=jobs,
+        page=page,
+        jobs=page.jobs,
         radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
         radar_polygons=build_radar_polygons,
         has_photo=isfile(_photo_path(service, rows[0])),
+        histogram=histogram,
+        exposure=parse_exposure(rows[0]["exposure"]),
         max_note_chars=MAX_NOTE_CHARS,
         max_text_chars=MAX_LONG_TEXT,
         score_level=score_level,

@@ -1,4 +1,4 @@
-// A critique's page: progress while it is generated, and the radar of a correction.
+// A critique's page: progress while it is generated.
 import { asArray, element, list, setUp } from "./page.js";
 import { parsePartialJSON } from "./partial_json.js";
 
@@ -53,33 +53,4 @@ function critiqueNodes(text) {
   return nodes;
 }
 
-// The radar of a corrected critique follows the score fields
-
-function updateRadar(form) {
-  const article = form.closest("article");
-  const svg = article.querySelector("svg.radar");
-  const corners = svg.querySelector("polygon").getAttribute("points").split(" ").map((point) => point.split(",").map(Number));
-  const score = (i) => Number(form.elements[`dimensions.${i}.score`].value);
-
-  function redraw() {
-    const scores = corners.map((_, i) => Math.min(10, Math.max(0, score(i))));
-    const points = corners.map(([x, y], i) => `${100 + ((x - 100) * scores[i]) / 10},${100 + ((y - 100) * scores[i]) / 10}`);
-    correctedPolygon().setAttribute("points", points.join(" "));
-    article.querySelectorAll(".key, [data-corrected]").forEach((node) => { node.hidden = false; });
-  }
-  function correctedPolygon() {
-    const existing = svg.querySelector(".two");
-    if (existing) return existing;
-    const polygon = svg.querySelector(".one").cloneNode();
-    polygon.setAttribute("class", "two");
-    polygon.setAttribute("stroke", "var(--two)");
-    svg.append(polygon);
-    return polygon;
-  }
-  form.addEventListener("input", (event) => {
-    if (event.target.type === "number") redraw();
-  });
-}
-
 setUp("[data-live]", showProgress);
-setUp("form[data-radar]", updateRadar);
