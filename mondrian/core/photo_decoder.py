@@ -28,6 +28,7 @@ from typing import Any, ParamSpec, TypeVar
 import psutil
 
 from mondrian.core import images
+from mondrian.core.environment import environment_without_secrets
 from mondrian.core.errors import MondrianError, PhotoError
 from mondrian.core.images import MAX_PHOTO_PIXELS, Preview
 from mondrian.core.photo_header import PhotoHeader, read_header
@@ -114,7 +115,7 @@ class _Decoder:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # libraries print warnings about damaged files
-            env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+            env=environment_without_secrets() | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
         )
         child_pipe.close()
         try:

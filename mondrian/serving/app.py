@@ -1,27 +1,33 @@
 """The HTTP application: routes, middleware, and errors as JSON."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
+from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware
 from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
 from mondrian.serving.http.request_log import RequestLogMiddleware
-from mondrian.serving.http.security import AccessRules, SecurityMiddleware
+from mondrian.serving.http.security import AccessRules, SecurityMiddleware, limit_wrong_keys
+from mondrian.serving.http.sse import EventStreams
 from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
-from mondrian.serving.service import Service, get_service
+from mondrian.serving.service import STOPPING, Service, ServiceUnavailableError, get_service
 from mondrian.storage.engine import format_database_error
 
 STATIC = Path(__file__).parent / "templates" / "static"
+_PHOTOS_IN_MEMORY = 8  # that wait for one of the decoders; each has at most max_body_mb
+_PHOTO_SECONDS = 60.0  # for a client to send a form with photos
+_MONITORING_PATHS = ("/health", "/ready", "/model-status", "/metrics")  # answered while draining
 log = logging.getLogger("mondrian.http")
 
 
@@ -42,6 +48,9 @@ def create_app(service: Service) -> FastAPI:
         description="Critiques photos like a chosen advisor, by a base or a fine-tuned adapter.",
     )
     app.state.service = service
+    app.state.wrong_keys = limit_wrong_keys()
+    app.state.event_streams = EventStreams()
+    app.state.photo_slots = asyncio.Semaphore(_PHOTOS_IN_MEMORY)
     for routes in (analyze, jobs, stream, pages, rollouts_page, rollouts_api):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -53,19 +62,27 @@ def create_app(service: Service) -> FastAPI:
 
 def _add_middleware(app: FastAPI, service: Service) -> None:
     settings, serve = service.settings, service.params.serve
-    max_body_bytes = serve.max_body_mb * 1_000_000
+
+    def count_refusal(status: int) -> None:
+        service.metrics.refused.labels(str(status)).inc()
+
     # The middleware that is added last runs first.
     app.add_middleware(InternalErrorMiddleware)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_body_bytes)
+    form_limit = BodyLimit(serve.max_body_mb * 1_000_000, _PHOTO_SECONDS)
+    app.add_middleware(BodyLimitMiddleware, form_limit=form_limit, on_refuse=count_refusal)
+    app.add_middleware(DrainMiddleware, service=service)
+    public_origins = [settings.public_origin] if settings.public_origin else []
+    public_hosts = [urlsplit(origin).hostname or "" for origin in public_origins]
     app.add_middleware(
         SecurityMiddleware,
         rules=AccessRules(
             api_key=settings.api_key,
-            origins=settings.origins,
-            hosts=(*settings.hosts, serve.host),
+            origins=(*settings.origins, *public_origins),
+            hosts=(*settings.hosts, serve.host, *public_hosts),
             requests_per_minute=serve.requests_per_minute,
-            max_body_bytes=max_body_bytes,
         ),
+        wrong_keys=app.state.wrong_keys,
+        on_refuse=count_refusal,
     )
     if settings.origins:
         app.add_middleware(
@@ -76,6 +93,36 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
         )
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLogMiddleware)
+
+
+class DrainMiddleware:
+    """Answers 503 while the service drains, also to requests that did not finish in time."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            if not self.service.draining or scope["path"] in _MONITORING_PATHS:
+                await self.app(scope, receive, send_and_note)
+                return
+        except asyncio.CancelledError:
+            if not self.service.draining:
+                raise
+        if not has_started:
+            status, message, headers = describe_error(ServiceUnavailableError(STOPPING))
+            self.service.metrics.refused.labels(str(status)).inc()
+            await JSONResponse({"error": message}, status, headers)(scope, receive, send)
 
 
 class HeadMiddleware:

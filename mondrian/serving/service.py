@@ -28,6 +28,7 @@ from mondrian.serving.settings import ServiceSettings
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 
+STOPPING = "the service is stopping"
 log = logging.getLogger("mondrian.service")
 
 
@@ -86,6 +87,11 @@ class Service:
     def draining(self) -> bool:
         return self.job_runner.draining
 
+    @property
+    def drain_seconds_left(self) -> float:
+        """Seconds in which running critiques may still finish, once the service drains."""
+        return max(0.0, self._drain_deadline - monotonic())
+
     def drain(self) -> None:
         if not self.draining:
             self._drain_deadline = monotonic() + self.params.serve.drain_seconds
@@ -98,7 +104,7 @@ class Service:
         direct  the client waits for its critique, so there must be a model, or one that restarts
         """
         if self.draining:
-            raise ServiceUnavailableError("the service is stopping")
+            raise ServiceUnavailableError(STOPPING)
         if not direct:
             return
         state = self.engine.state
@@ -183,7 +189,7 @@ class Service:
             yield
         finally:
             self.drain()
-            await self.job_runner.drain(max(0.0, self._drain_deadline - monotonic()))
+            await self.job_runner.drain(self.drain_seconds_left)
             for task in tasks:
                 task.cancel()
             for task in tasks:

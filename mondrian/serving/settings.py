@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +31,14 @@ class ServiceSettings:
     engine_url: str | None = None  # of an OpenAI-compatible server; None for the model process
     engine_models: tuple[tuple[str, str], ...] = ()  # names there; the base's under "base"
     rollout: RolloutConfig | None = None
+    trusted_proxies: tuple[str, ...] = ()  # networks
     warnings: tuple[str, ...] = ()
+
+    @property
+    def public_origin(self) -> str:
+        """Scheme, host name and port of `serve.public_url`, or ""."""
+        url = urlsplit(self.params.serve.public_url)
+        return f"{url.scheme}://{url.netloc}" if url.netloc else ""
 
 
 def load_settings(args: argparse.Namespace) -> ServiceSettings:
@@ -55,7 +63,8 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         engine_url=args.engine_url,
         engine_models=models,
         rollout=_load_rollout(args, serve),
-        warnings=_check_network(serve.host, key, args.open_network),
+        trusted_proxies=tuple(_parse_networks(args.params, serve.trusted_proxies)),
+        warnings=_check_network(serve, key, args.open_network),
     )
 
 
@@ -125,6 +134,18 @@ def _parse_engine_model(value: str) -> tuple[str, str]:
     return name, model
 
 
+def _parse_networks(params_path: Path, values: Sequence[str]) -> Iterator[str]:
+    """Yield the networks of `serve.trusted_proxies`. Raises ParamsError."""
+    for value in values:
+        try:
+            yield str(ipaddress.ip_network(value, strict=False))
+        except ValueError:
+            raise ParamsError(
+                f"{params_path}: serve.trusted_proxies has {value!r}; "
+                "write an address, such as 127.0.0.1, or a network, such as 10.0.0.0/8"
+            ) from None
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -132,18 +153,21 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_network(host: str, key: str, open_network: bool) -> tuple[str, ...]:
+def _check_network(serve: ServeParams, key: str, open_network: bool) -> tuple[str, ...]:
     """Return warnings. Raises ParamsError if other machines could call without a key."""
     if key and len(key) < _MIN_KEY_CHARS:
         raise ParamsError(f"{API_KEY_VARIABLE} has {len(key)} characters; it needs 16 or more")
-    if _is_loopback(host) or key:
+    reachable = serve.public_url or ("its proxy" if serve.trusted_proxies else "")
+    if not _is_loopback(serve.host):
+        reachable = serve.host
+        if not key and not open_network:
+            raise ParamsError(
+                f"--host {serve.host} can be reached by other machines: set {API_KEY_VARIABLE} (16 "
+                "characters or more), or give --open_network if everyone on the network may use it"
+            )
+    if key or not reachable:
         return ()
-    if not open_network:
-        raise ParamsError(
-            f"--host {host} can be reached by other machines: set {API_KEY_VARIABLE} "
-            "(16 characters or more), or give --open_network if everyone on the network may use it"
-        )
     return (
-        f"everyone who reaches {host} may use this service, read its photos and delete its jobs: "
-        "--open_network requires no key",
+        f"everyone who reaches {reachable} may use this service, read its photos and delete its "
+        f"jobs: no API key is required; set {API_KEY_VARIABLE}",
     )

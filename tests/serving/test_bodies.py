@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,19 +177,31 @@ def test_a_malformed_request_is_rejected(service: ServiceProcess, content: bytes
         assert re.match(rb"HTTP/1.1 4\d\d ", connection.recv(100))
 
 
-def test_a_body_that_does_not_arrive_times_out(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(request_parsing, "BODY_SECONDS", 0.05)
+def test_few_photos_are_in_memory_at_a_time(params: Params) -> None:
+    slots = asyncio.Semaphore(2)
+    app = SimpleNamespace(state=SimpleNamespace(photo_slots=slots))
+    body = FORM.replace(b"%s", b"a") + JPEG + b"\r\n--x--\r\n"
+    headers = [(b"content-type", MULTIPART.encode())]
+    scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
 
-    async def stall() -> Any:
-        await asyncio.sleep(3600)
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    content_type = (b"content-type", MULTIPART.encode())
-    request = Request({"type": "http", "method": "POST", "headers": [content_type]}, stall)
-    with pytest.raises(RequestRejectedError, match="did not arrive") as rejected:
-        asyncio.run(request_parsing.read_form(request, params))
-    assert rejected.value.status == 408
+    async def read() -> request_parsing.CritiqueForm:
+        return await request_parsing.read_form(Request(dict(scope), receive), params)
+
+    async def read_three() -> None:
+        forms = [await read(), await read()]
+        assert all(form.content == JPEG for form in forms)
+        third = asyncio.create_task(read())
+        await asyncio.sleep(0.05)
+        assert not third.done()
+        forms.pop()
+        assert (await third).content == JPEG
+        forms.clear()
+
+    asyncio.run(read_three())
+    assert not slots.locked()
 
 
 @given(st.binary(max_size=400), st.sampled_from([MULTIPART, "application/x-www-form-urlencoded"]))
@@ -203,7 +216,8 @@ def test_a_form_of_any_bytes_is_accepted_or_rejected(
             return {"type": "http.request", "body": body, "more_body": False}
 
         headers = [(b"content-type", content_type.encode())]
-        scope = {"type": "http", "method": "POST", "headers": headers, "app": None}
+        app = SimpleNamespace(state=SimpleNamespace(photo_slots=asyncio.Semaphore(1)))
+        scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
         try:
             form = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
             json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -22,7 +23,7 @@ from mondrian.serving.app import create_app
 from mondrian.serving.engines.base import Completion, CritiqueRequest, EngineState
 from mondrian.serving.http.security import SECURITY_HEADERS, session_token
 from mondrian.serving.service import Service
-from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
+from mondrian.serving.settings import API_KEY_VARIABLE, ServiceSettings, load_settings
 from tests.conftest import ROOT
 from tests.odd_files import encode
 from tests.service_process import run_service
@@ -44,7 +45,7 @@ def test_other_machines_need_a_key_or_open_network(monkeypatch: pytest.MonkeyPat
         with pytest.raises(ParamsError, match=f"set {API_KEY_VARIABLE}") as error:
             load("", "--host", host)
         assert "\n" not in str(error.value)
-        assert "requires no key" in load("", "--host", host, "--open_network").warnings[0]
+        assert "no API key is required" in load("", "--host", host, "--open_network").warnings[0]
     with pytest.raises(ParamsError, match="16 or more"):
         load("short", "--host", "0.0.0.0")
     with pytest.raises(ParamsError, match="--allow_origin is"):
@@ -105,6 +106,99 @@ def test_an_unexpected_error_has_the_request_id_of_its_log_line(
     assert "ZeroDivisionError" not in response.text
     assert response.headers["x-request-id"] == "mine"
     assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_trusted_proxies_are_addresses_or_networks(tmp_path: Path) -> None:
+    def settings_of(*proxies: str) -> ServiceSettings:
+        values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        values["serve"]["trusted_proxies"] = list(proxies)
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+        return load_settings(parse_args(["--params", str(path)]))
+
+    def load(*proxies: str) -> tuple[str, ...]:
+        return settings_of(*proxies).trusted_proxies
+
+    assert load() == ()
+    assert load("127.0.0.1", "10.1.2.3/8", "::1") == ("127.0.0.1/32", "10.0.0.0/8", "::1/128")
+    (warning,) = settings_of("127.0.0.1").warnings
+    assert warning.startswith("everyone who reaches its proxy may use this service")
+    for value in ("proxy.example", "*", "", "10.0.0.0/33"):
+        with pytest.raises(ParamsError) as error:
+            load("127.0.0.1", value)
+        assert f"params.yaml: serve.trusted_proxies has {value!r}; write an address" in str(
+            error.value
+        )
+
+
+def test_wrong_keys_in_the_login_form_are_slowed_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(API_KEY_VARIABLE, SECRET)
+    with application(tmp_path) as (client, _):
+        responses = [client.post("/login", data={"key": f"{i}"}) for i in range(7)]
+        assert [response.status_code for response in responses] == [403] * 5 + [429] * 2
+        assert int(responses[-1].headers["retry-after"]) >= 1
+        assert "Too many wrong API keys; try again in" in responses[-1].text
+        guess = client.get("/jobs", headers={"x-api-key": "guess"})
+        assert guess.status_code == 429  # header and form share the limit
+        login = client.post("/login", data={"key": SECRET}, follow_redirects=False)
+        assert login.status_code == 303
+        metrics = client.get("/metrics", headers={"x-api-key": SECRET}).text
+    assert 'mondrian_refused_total{status="403"} 5.0' in metrics
+    assert 'mondrian_refused_total{status="429"} 3.0' in metrics
+
+
+def test_a_large_json_body_is_refused_and_counted(tmp_path: Path) -> None:
+    with application(tmp_path) as (client, _):
+        paths = ("/jobs", "/jobs/x/feedback", "/api/experiments/ansel/v1/hold", "/feedback/x")
+        for path in paths:
+            for content in (b" " * 256_001, iter([b" " * 256_001])):
+                headers = {"content-type": "application/json"}
+                response = client.post(path, content=content, headers=headers)
+                # `/feedback` is a form, and looks at the job first
+                expected = (404, 413) if path == "/feedback/x" else (413,)
+                assert response.status_code in expected, (path, response.text)
+        assert 'mondrian_refused_total{status="413"} 7.0' in client.get("/metrics").text
+
+
+def test_a_draining_service_answers_503(tmp_path: Path) -> None:
+    with application(tmp_path) as (client, service):
+        assert client.get("/health").json()["status"] == "UP"
+        service.drain()
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        for path in ("/ready", "/jobs", "/", "/stream/x", "/static/app.js", "/nothing"):
+            assert client.get(path).status_code == 503, path
+        response = client.post("/upload", data={"advisor": "ansel"})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+        assert response.json() == {"error": "the service is stopping"}
+        assert "mondrian_ready 0.0" in client.get("/metrics").text
+
+
+@pytest.mark.slow
+def test_the_address_of_a_client_is_that_of_a_trusted_proxy_s_header(tmp_path: Path) -> None:
+    forwarded = {"x-forwarded-for": "198.51.100.1, 203.0.113.7", "x-forwarded-proto": "https"}
+    env, key = {API_KEY_VARIABLE: SECRET}, {"x-api-key": SECRET}
+    for proxies, client_address, is_secure in (
+        ([], "127.0.0.1", False),
+        (["127.0.0.0/8"], "203.0.113.7", True),
+    ):
+        with run_service(tmp_path, env=env, ready=False, trusted_proxies=proxies) as service:
+            with service.client(headers=forwarded) as client:
+                login = client.post("/login", data={"key": SECRET})
+                client.cookies.clear()
+                assert ("Secure" in login.headers["set-cookie"]) == is_secure
+                for _ in range(6):
+                    refused = client.get("/jobs", headers={"x-api-key": "wrong"})
+                assert refused.status_code == 429
+                other = client.get(
+                    "/jobs", headers={"x-api-key": "wrong", "x-forwarded-for": "203.0.113.8"}
+                )
+                assert other.status_code == (401 if proxies else 429)
+                assert client.get("/jobs", headers=key).status_code == 200
+            clients = {line["client"] for line in service.lines() if line.get("path") == "/login"}
+            assert clients == {client_address}
 
 
 @pytest.mark.slow

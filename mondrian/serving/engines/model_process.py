@@ -13,6 +13,7 @@ from threading import Thread
 from time import monotonic
 from typing import Any
 
+from mondrian.core.environment import environment_without_secrets
 from mondrian.core.gpu_errors import describe_exit
 from mondrian.serving.engines import ipc
 
@@ -51,7 +52,7 @@ class ModelProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=threads | dict(os.environ),
+            env=threads | environment_without_secrets(),
         )
         worker_pipe.close()
         self.last_message = monotonic()

@@ -12,6 +12,8 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mondrian.serving.http.security import client_address
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 _ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _DEBUG_PATHS = ("/health", "/ready", "/metrics", "/static/")
@@ -81,7 +83,7 @@ def _log_request(scope: Scope, status: int, seconds: float) -> None:
         "method": method,
         "path": path,
         "status": status,
-        "client": (scope.get("client") or ("",))[0],
+        "client": client_address(scope),
         "seconds": round(seconds, 4),
     }
     log.log(level, "%s %s", method, path, extra={"more": more})

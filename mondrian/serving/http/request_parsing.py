@@ -4,10 +4,11 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
+from weakref import finalize
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -16,13 +17,13 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
+from mondrian.serving.http.body_limits import SMALL_BODY
 from mondrian.serving.http.uploads import RequestRejectedError, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documentation: "uuid (rag)"
 _ID = re.compile(r"^[A-Za-z0-9._:-]{1,80}$")
 Body = TypeVar("Body", bound=BaseModel)
 MAX_FIELD_CHARS = 200
-BODY_SECONDS = 60.0  # time limit for a client to send its form
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,30 @@ class CritiqueForm:
 
 
 async def read_form(request: Request, params: Params) -> CritiqueForm:
-    """Read and check a form.
+    """Read and check a form. Raises RequestRejectedError 400 if a field is invalid.
 
-    Raises RequestRejectedError: 408 if the body does not arrive in time, 400 if a field is invalid.
+    The photo stays in its temporary file until one of the application's `photo_slots` is free,
+    which it has as long as the form exists: few photos are in memory at a time.
     """
-    try:
-        async with (
-            asyncio.timeout(BODY_SECONDS),
-            request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form,
-        ):
-            file = _photo_file(form)
-            content, filename = await file.read(), file.filename or ""
-            fields = {k: value.strip() for k, value in form.multi_items() if isinstance(value, str)}
-    except TimeoutError:
-        message = f"the body did not arrive within {BODY_SECONDS:.0f} s"
-        raise RequestRejectedError(408, message) from None
+    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as data:
+        file = _photo_file(data)
+        fields = {k: value.strip() for k, value in data.multi_items() if isinstance(value, str)}
+        form = _parse_fields(request, fields, file.filename or "", params)
+        slots: asyncio.Semaphore = request.app.state.photo_slots
+        await slots.acquire()
+        try:
+            form = replace(form, content=await file.read())
+        except BaseException:
+            slots.release()
+            raise
+    finalize(form, slots.release)
+    return form
+
+
+def _parse_fields(
+    request: Request, fields: Mapping[str, str], filename: str, params: Params
+) -> CritiqueForm:
+    """Return a form without its photo. Raises RequestRejectedError 400."""
     key = request.headers.get("idempotency-key", "")
     for field, value in fields.items():
         _check_length(repr(field[:40]), value)
@@ -63,7 +73,7 @@ async def read_form(request: Request, params: Params) -> CritiqueForm:
     id = str(uuid4())
     client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
     return CritiqueForm(
-        content,
+        b"",
         filename,
         parse_advisors(fields.get("advisor", ""), params, seed=key or id),
         fields.get("mode", "").lower() or "baseline",
@@ -93,10 +103,20 @@ def check_same_request(row: Mapping[str, Any], form: CritiqueForm, upload: Uploa
         raise RequestRejectedError(409, message)
 
 
+async def read_small_body(request: Request) -> bytes:
+    """Read a body that is not a form with files. Raises HTTPException 413."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        SMALL_BODY.check(len(body))  # also of a body that is declared as such a form
+    return bytes(body)
+
+
 async def read_json_body(request: Request, model: type[Body]) -> Body:
-    """Read and validate a JSON body. Raises HTTPException 400."""
+    """Read and validate a JSON body. Raises HTTPException 400 or 413."""
+    body = await read_small_body(request)
     try:
-        return model.model_validate(json.loads(await request.body()))
+        return model.model_validate(json.loads(body))
     except ValidationError as error:
         raise HTTPException(400, format_validation_error(error)) from None
     except (ValueError, RecursionError):

@@ -1,18 +1,19 @@
 """Access control before a body is read: Host, Origin, API key, rate limit, security headers."""
 
 import ipaddress
-import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from hmac import new as hmac
 from http.cookies import CookieError, SimpleCookie
+from math import ceil
+from time import time
 from urllib.parse import urlsplit
 
-from limits import parse
+from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from python_multipart.multipart import parse_options_header
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 COOKIE = "mondrian"
 _PUBLIC_PATHS = ("/health", "/ready", "/login", "/static/")  # need no API key
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
+_WRONG_KEYS_PER_MINUTE = 5
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: "
@@ -43,7 +45,11 @@ class AccessRules:
     origins: Iterable[str] = ()  # other origins whose pages may send requests
     hosts: Iterable[str] = ()  # names of this service besides addresses, localhost and host name
     requests_per_minute: int = 0  # per client address, without GET; 0: no limit
-    max_body_bytes: int = 0  # by Content-Length; 0: no limit
+
+
+def client_address(scope: Scope) -> str:
+    """Return the client's address; uvicorn replaces that of a trusted proxy."""
+    return (scope.get("client") or ("",))[0]
 
 
 def session_token(key: str) -> str:
@@ -51,45 +57,75 @@ def session_token(key: str) -> str:
     return hmac(key.encode(), b"mondrian pages", sha256).hexdigest()
 
 
-class SecurityMiddleware:
-    """Rejects requests that break the access rules, and adds SECURITY_HEADERS to every response."""
+class RateLimiter:
+    """Counts events of client addresses in a moving window."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
-        self.app, self.rules = app, rules
+    def __init__(self, limit: RateLimitItem) -> None:
+        self.limit = limit
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def hit(self, address: str) -> int:
+        """Count an event; return 0, or after how many seconds one more is within the limit."""
+        if self._limiter.hit(self.limit, address):
+            return 0
+        return max(1, ceil(self._limiter.get_window_stats(self.limit, address).reset_time - time()))
+
+
+def limit_wrong_keys() -> RateLimiter:
+    """Return the limit of wrong API keys, in headers and in the login form.
+
+    A right key is always accepted: others behind the same address must not be locked out, and
+    with 16 characters or more it cannot be guessed at any rate.
+    """
+    return RateLimiter(RateLimitItemPerMinute(_WRONG_KEYS_PER_MINUTE))
+
+
+class SecurityMiddleware:
+    """Rejects requests that break the access rules, and adds SECURITY_HEADERS to every response.
+
+    wrong_keys  limit of wrong API keys, shared with the login form
+    on_refuse   called with the status of each rejected request
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: AccessRules,
+        wrong_keys: RateLimiter | None = None,
+        on_refuse: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.app, self.rules, self.on_refuse = app, rules, on_refuse
+        self.wrong_keys = wrong_keys or limit_wrong_keys()
         self.origins = frozenset(rules.origins)
         host = socket.gethostname().lower()
-        self.hosts = {"localhost", host, f"{host}.local", *map(str.lower, rules.hosts)}
+        self.hosts = {"localhost", host, f"{host}.local", *map(str.lower, rules.hosts)} - {""}
         per_minute = rules.requests_per_minute
-        self.limit = parse(f"{per_minute}/minute") if per_minute else None
-        self.limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.writes = RateLimiter(RateLimitItemPerMinute(per_minute)) if per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        app = self._check_request(scope, Headers(scope=scope)) or self.app
+        refusal = self._check_request(scope, Headers(scope=scope))
+        if refusal and refusal.status_code >= 400:
+            self.on_refuse(refusal.status_code)
+        app = refusal or self.app
         with suppress(ClientDisconnect):  # while its body was read: no response is possible
             await app(scope, receive, _with_headers(send))
 
     def _check_request(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the response that rejects a request; None if it is accepted."""
         path, host = scope["path"], headers.get("host", "")
+        client = client_address(scope)
         is_write = scope["method"] not in _READ_METHODS
         if not self._is_known_host(host):
             return _error(400, f"{host[:80]!r} is not a name of this service; see --allow_host")
         if is_write and not self._is_same_origin(headers, host):
             return _error(403, "pages of other origins may not do this; see --allow_origin")
         if self.rules.api_key and not path.startswith(_PUBLIC_PATHS) and not self._has_key(headers):
-            if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-                return RedirectResponse("/login", 303)
-            return _missing_key_error(headers)
-        client = (scope.get("client") or ("",))[0]
-        if is_write and self.limit and not self.limiter.hit(self.limit, client):
-            message = f"more than {self.limit.amount} requests a minute; try again later"
-            return _error(429, message, {"retry-after": "10"})
-        length, max_bytes = headers.get("content-length", ""), self.rules.max_body_bytes
-        if max_bytes and re.fullmatch(r"[0-9]{1,30}", length) and int(length) > max_bytes:
-            return _error(413, f"the body has {length} bytes; at most {max_bytes:,}")
+            return self._refuse_key(scope["method"], headers, client)
+        if is_write and self.writes and (seconds := self.writes.hit(client)):
+            return _limit_error(f"{self.writes.limit.amount} requests", seconds)
         _, options = parse_options_header(headers.get("content-type"))
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in _CHARSETS:  # some codecs yield text that UTF-8 cannot encode
@@ -115,6 +151,16 @@ class SecurityMiddleware:
             return origin in self.origins or origin.partition("://")[2] == host
         return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
+    def _refuse_key(self, method: str, headers: Headers, client: str) -> Response:
+        """Return the response to a missing or wrong key; wrong ones are counted."""
+        if not (headers.get("x-api-key") or headers.get("authorization")):
+            if method == "GET" and "text/html" in headers.get("accept", ""):
+                return RedirectResponse("/login", 303)
+            return _key_error("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+        if seconds := self.wrong_keys.hit(client):
+            return _limit_error(f"{self.wrong_keys.limit.amount} wrong API keys", seconds)
+        return _key_error("wrong API key; it must equal MONDRIAN_API_KEY of the service")
+
     def _has_key(self, headers: Headers) -> bool:
         key = headers.get("x-api-key", "")
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -135,12 +181,13 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"error": message}, status, headers)
 
 
-def _missing_key_error(headers: Headers) -> JSONResponse:
-    if headers.get("x-api-key") or headers.get("authorization"):
-        message = "wrong API key; it must equal MONDRIAN_API_KEY of the service"
-    else:
-        message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+def _key_error(message: str) -> JSONResponse:
     return _error(401, message, {"www-authenticate": "Bearer"})
+
+
+def _limit_error(what: str, seconds: int) -> JSONResponse:
+    message = f"more than {what} a minute; try again in {seconds} s"
+    return _error(429, message, {"retry-after": str(seconds)})
 
 
 def _with_headers(send: Send) -> Send:

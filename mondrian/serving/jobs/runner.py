@@ -83,6 +83,11 @@ class JobRunner:
         state = self.state
         return state.status == "ready" and state.adapters_scanned and not self.draining
 
+    @property
+    def running(self) -> int:
+        """Jobs of the queue in progress; those that a client waits for are not counted."""
+        return len(self._tasks)
+
     async def call_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
         """Call the job store in a thread."""
         loop, call = asyncio.get_running_loop(), partial(call, *args, **values)

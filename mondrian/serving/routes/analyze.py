@@ -21,7 +21,7 @@ from mondrian.serving.http.request_parsing import read_form
 from mondrian.serving.http.responses import serialize_analysis
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.http.uploads import RequestRejectedError, Upload
-from mondrian.serving.service import Service, get_service
+from mondrian.serving.service import STOPPING, Service, get_service
 from mondrian.storage.jobs import ACTIVE_STATUSES, CLIENT_DISCONNECTED, JobRow, utc_timestamp
 
 router = APIRouter(tags=["advisor"], responses=openapi.ERROR_RESPONSES)
@@ -36,7 +36,7 @@ async def health(request: Request) -> JSONResponse:
     if state.status == "error":
         return _not_up(503, "error", error=state.message)
     if service.draining:
-        return _not_up(503, "stopping", error="the service is stopping")
+        return _not_up(503, "draining", error=STOPPING)
     if not service.ready:
         return _not_up(202, "loading", progress=state.progress, message=state.message)
     has_adapter = any(adapter.serves for adapter in state.adapters.values())
@@ -141,7 +141,7 @@ async def analyze_stream(request: Request) -> StreamingResponse:
     """The same as server-sent events: start, json_start, json_token…, complete or error."""
     service = get_service(request)
     row, upload = await _accept_request(service, request)
-    return event_stream(_stream_analysis(service, row, upload))
+    return event_stream(_stream_analysis(service, row, upload), limited=False)
 
 
 async def _stream_analysis(

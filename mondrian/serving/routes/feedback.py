@@ -16,6 +16,7 @@ from mondrian.serving.feedback.request import (
     parse_feedback,
 )
 from mondrian.serving.http import openapi
+from mondrian.serving.http.request_parsing import read_small_body
 from mondrian.serving.http.responses import select_columns
 from mondrian.serving.jobs.view import AdvisorResult, JobView, build_job_view
 from mondrian.serving.service import Service, get_service
@@ -27,8 +28,6 @@ from mondrian.storage.feedback import (
 )
 from mondrian.storage.jobs import JobRow
 
-_MAX_BODY_BYTES = 256_000  # enough for the longest critique with every character escaped
-
 router = APIRouter(tags=["feedback"], responses=openapi.ERROR_RESPONSES)
 
 
@@ -36,7 +35,7 @@ router = APIRouter(tags=["feedback"], responses=openapi.ERROR_RESPONSES)
 async def post_feedback(request: Request, id: str) -> JSONResponse:
     """Give feedback on a critique: thumbs, a note, acceptance for training, or a correction."""
     service = get_service(request)
-    body = await _read_body(request)
+    body = await read_small_body(request)
     row = await service.get_job(id)
     try:
         await record_feedback(service, row, parse_feedback(body))
@@ -128,12 +127,3 @@ def _serialize_feedback(row: FeedbackRow) -> dict[str, Any]:
         payload[name] = json.loads(row[name]) if row[name] else None
     created_at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds")
     return payload | {"created_at": created_at}
-
-
-async def _read_body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body has more than {_MAX_BODY_BYTES:,} bytes")
-    return body

@@ -35,7 +35,7 @@ from mondrian.serving.http.page_response import (
     render_html_response,
 )
 from mondrian.serving.http.request_parsing import read_form
-from mondrian.serving.http.security import COOKIE, session_token
+from mondrian.serving.http.security import COOKIE, client_address, session_token
 from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.view import (
     CritiquePage,
@@ -72,7 +72,7 @@ async def queue_critique(request: Request) -> Response:
         id = await _queue_jobs(service, request)
     except HANDLED_ERRORS as error:
         # show the choices again, if the body was read
-        is_read = isinstance(error, RequestRejectedError) and error.status != 408
+        is_read = isinstance(error, RequestRejectedError)
         form: Mapping[str, Any] = await request.form() if is_read else {}
         return _render_ask_page(service, form, describe_and_count_error(request, error))
     return RedirectResponse(f"/view/{id}", 303)
@@ -212,12 +212,22 @@ async def login(request: Request) -> Response:
     async with request.form(max_files=0, max_fields=4, max_part_size=1024) as form:
         entered = str(form.get("key", "")).strip()
     if not compare_digest(entered.encode(), key.encode()):
-        return render_html_response(_LOGIN_TEMPLATE, 403, message="Wrong API key.")
+        return _reject_login(request)
     response = RedirectResponse("/", 303)
     if key:
         token, https = session_token(key), request.url.scheme == "https"
         response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=https)
     return response
+
+
+def _reject_login(request: Request) -> Response:
+    """Show the form again; after some wrong keys the status is 429."""
+    status, message, headers = 403, "Wrong API key.", {}
+    if seconds := request.app.state.wrong_keys.hit(client_address(request.scope)):
+        status, headers = 429, {"retry-after": str(seconds)}
+        message = f"Too many wrong API keys; try again in {seconds} s."
+    get_service(request).metrics.refused.labels(str(status)).inc()
+    return render_html_response(_LOGIN_TEMPLATE, status, headers, message=message)
 
 
 def render_history_page(service: Service, rows: Sequence[JobRow]) -> Response:

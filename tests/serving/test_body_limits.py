@@ -1,0 +1,121 @@
+"""Every body has a limit of size and of time."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from mondrian.serving.http.body_limits import MAX_JSON_BYTES, BodyLimit, BodyLimitMiddleware
+from mondrian.serving.http.request_parsing import read_small_body
+
+MULTIPART = "multipart/form-data; boundary=x"
+FORM_LIMIT = BodyLimit(1_000_000, 0.1)
+
+
+async def measure(request: Request) -> Response:
+    return JSONResponse({"size": len(await request.body())})
+
+
+async def measure_small(request: Request) -> Response:
+    return JSONResponse({"size": len(await read_small_body(request))})
+
+
+def limited_app(refused: list[int]) -> BodyLimitMiddleware:
+    routes = [
+        Route("/", measure, methods=["POST", "PUT", "DELETE"]),
+        Route("/small", measure_small, methods=["POST"]),
+    ]
+    return BodyLimitMiddleware(
+        Starlette(routes=routes), FORM_LIMIT, refused.append, BodyLimit(MAX_JSON_BYTES, 0.1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "size", "status"),
+    [
+        ("/", MULTIPART, 1_000_000, 200),
+        ("/", MULTIPART, 1_000_001, 413),
+        ("/", "application/json", 256_000, 200),
+        ("/", "application/json", 256_001, 413),
+        ("/", "application/x-www-form-urlencoded", 256_001, 413),
+        ("/", "", 256_001, 413),
+        ("/small", MULTIPART, 256_000, 200),
+        ("/small", MULTIPART, 256_001, 413),
+    ],
+)
+def test_only_a_form_with_files_may_be_large(
+    path: str, content_type: str, size: int, status: int
+) -> None:
+    client = TestClient(limited_app([]))
+    chunks = [b"x" * (size // 2), b"x" * (size - size // 2)]
+    for content in (b"".join(chunks), iter(chunks)):  # with a length, and chunked
+        response = client.post(path, content=content, headers={"content-type": content_type})
+        assert response.status_code == status
+
+
+def test_a_body_that_declares_too_many_bytes_is_refused_unread_and_counted() -> None:
+    refused: list[int] = []
+    response = TestClient(limited_app(refused)).post("/", content=b"x" * 256_001)
+    assert response.json() == {"error": "the body has 256001 bytes; at most 256,000"}
+    assert refused == [413]
+
+
+def run_request(messages: Sequence[Any], **scope: Any) -> list[Any]:
+    """Send messages and then nothing more; return what the application sends."""
+    sent, queue = [], list(messages)
+
+    async def receive() -> Any:
+        if queue:
+            return queue.pop(0)
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", **scope}
+    asyncio.run(limited_app([])(scope, receive, send))
+    return sent
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("content_type", [MULTIPART, "application/json", ""])
+def test_a_body_that_does_not_arrive_gets_408_and_its_connection_ends(
+    method: str, content_type: str
+) -> None:
+    first = {"type": "http.request", "body": b"{", "more_body": True}
+    headers = [(b"content-type", content_type.encode())]
+    start, _ = run_request([first], method=method, headers=headers)
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+
+
+def test_a_route_may_wait_for_the_disconnect_after_the_body() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert not (await receive())["more_body"]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(receive(), 0.3)  # longer than a body may take
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(3600)
+
+    async def send(message: Any) -> None: ...
+
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
+    scope = {"type": "http", "method": "POST", "headers": []}
+    asyncio.run(BodyLimitMiddleware(app, FORM_LIMIT)(scope, receive, send))
+
+
+def test_the_limit_says_how_large_the_body_is() -> None:
+    with pytest.raises(HTTPException, match="the body has 11 bytes; at most 10") as error:
+        BodyLimit(10, 1.0).check(11)
+    assert error.value.status_code == 413
