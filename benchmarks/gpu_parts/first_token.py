@@ -1,7 +1,7 @@
 """Time to the first token of the service: first_token.py PARAMS ADVISORS PHOTOS
 
 Runs the service with long prompts of ADVISORS advisors; a prompt is cold at an advisor's first
-photo and cached at the others.
+photo and cached at the others. Then the same photo is critiqued for two advisors.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main() -> None:
     num_advisors, photos_per_advisor = map(int, sys.argv[2:])
     base = Path(params.base.source)
     personas = deployment.long_personas(base, num_advisors)
-    photos = deployment.render_photos(num_advisors * photos_per_advisor)
+    photos = deployment.render_photos(num_advisors * (photos_per_advisor + 1))
     with tempfile.TemporaryDirectory() as folder:
         setup = deployment.write_deployment(
             Path(folder) / "service", base, params.image.max_pixels, personas

@@ -1,4 +1,9 @@
-"""Time to the first token, with a prompt that is new to the model (cold) or cached (warm)."""
+"""Time to the first token: cold, with a warm prompt, and for the same photo by another advisor.
+
+cold        prompt and photo are new to the model
+warm        the prompt is cached, the photo is new
+same photo  the prompt is cached, and another advisor has critiqued the photo
+"""
 
 import json
 from collections.abc import Sequence
@@ -37,6 +42,7 @@ def measure_first_tokens(
     """
     cold: list[FirstToken] = []
     warm: list[FirstToken] = []
+    same_photo: list[FirstToken] = []
     new_photos = iter(photos)
     with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         measure_first_token(client, advisors[0], next(new_photos), read_all)
@@ -47,8 +53,13 @@ def measure_first_tokens(
             ]
             cold.append(times[0])
             warm += times[1:]
-    metrics: dict[str, Any] = {"requests": len(cold) + len(warm), "lost": 0, "clients": 1}
-    for name, times in (("cold", cold), ("warm", warm)):
+        for advisor in advisors[1:]:
+            photo = next(new_photos)
+            measure_first_token(client, advisors[0], photo, read_all)
+            same_photo.append(measure_first_token(client, advisor, photo, read_all))
+    num_requests = len(cold) + len(warm) + len(same_photo)
+    metrics: dict[str, Any] = {"requests": num_requests, "lost": 0, "clients": 1}
+    for name, times in (("cold", cold), ("warm", warm), ("same_photo", same_photo)):
         metrics[f"ttft_{name}_ms"] = round(median(time.client_ms for time in times), 1)
         model_ms = [time.model_ms for time in times if time.model_ms is not None]
         metrics[f"model_ttft_{name}_ms"] = round(median(model_ms), 1) if model_ms else None

@@ -8,7 +8,7 @@ from mondrian.cli.parser import add_db, add_params, command_parser
 from mondrian.core.errors import MondrianError
 from mondrian.core.params import load_params
 from mondrian.serving.http.listener import open_listeners
-from mondrian.serving.settings import API_KEY_VARIABLE, load_settings
+from mondrian.serving.settings import API_KEY_VARIABLE, ENGINE_KEY_VARIABLE, load_settings
 
 _SERVE_PARAMS = ("model_mode", "ab_test_split", "port", "host")  # that a flag overrides
 
@@ -27,7 +27,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "serve",
         "mondrian serve --lora_path models --model_mode ab_test\n"
         "mondrian serve --lora_path models/serving --model_mode ab_test --rollout rollout.yaml",
-        f"Other settings are in params.yaml under serve. {API_KEY_VARIABLE} holds the API key.",
+        f"Other settings are in params.yaml under serve. {API_KEY_VARIABLE} holds the API key,\n"
+        f"{ENGINE_KEY_VARIABLE} that of the server of --engine openai.",
     )
     defaults = _describe_defaults(argv)
     add = parser.add_argument

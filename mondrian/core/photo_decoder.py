@@ -64,6 +64,8 @@ class DecoderPool:
         self.limits = limits
         self._free = BoundedSemaphore(size)
         self._idle: list[_Decoder] = []
+        self._busy: set[_Decoder] = set()
+        self._closings = 0
         self._lock = Lock()
         atexit.register(self.close)
 
@@ -80,9 +82,12 @@ class DecoderPool:
         return result
 
     def close(self) -> None:
-        """End the idle decoders; the pool can be used again."""
+        """End all decoders; calls at work raise PhotoError. The pool can be used again."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self._closings += 1
+            for decoder in self._busy:
+                decoder.kill()
         for decoder in idle:
             decoder.close()
 
@@ -90,16 +95,21 @@ class DecoderPool:
     def _acquire(self) -> Iterator["_Decoder"]:
         with self._free:
             with self._lock:
-                idle = self._idle.pop() if self._idle else None
+                idle, closings = self._idle.pop() if self._idle else None, self._closings
             if idle is not None and not idle.is_running:  # the system ended it
                 idle.close()
                 idle = None
             decoder = idle or _Decoder(self.limits)
+            with self._lock:
+                self._busy.add(decoder)
+                if closings != self._closings:  # while it was started
+                    decoder.kill()
             try:
                 yield decoder
             finally:
-                if decoder.is_running:
-                    with self._lock:
+                with self._lock:
+                    self._busy.discard(decoder)
+                    if decoder.is_running:
                         self._idle.append(decoder)
 
 
@@ -108,6 +118,7 @@ class _Decoder:
         self.limits = limits
         self._pipe, child_pipe = Pipe()
         numbers = (child_pipe.fileno(), limits.memory_bytes, ceil(limits.seconds))
+        # Photos are from strangers, so the decoder gets no key of the service.
         paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *map(str, numbers)],
@@ -137,6 +148,10 @@ class _Decoder:
         if error is not None:
             raise PhotoError(*error)
         return result
+
+    def kill(self) -> None:
+        """End the process; a call in another thread notices it."""
+        self._process.kill()
 
     def close(self) -> None:
         self._pipe.close()

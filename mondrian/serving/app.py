@@ -20,6 +20,7 @@ from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, 
 from mondrian.serving.http.request_log import RequestLogMiddleware
 from mondrian.serving.http.security import AccessRules, SecurityMiddleware, limit_wrong_keys
 from mondrian.serving.http.sse import EventStreams
+from mondrian.serving.metrics import HttpMetricsMiddleware
 from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
 from mondrian.serving.service import STOPPING, Service, ServiceUnavailableError, get_service
 from mondrian.storage.engine import format_database_error
@@ -91,6 +92,7 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
             allow_methods=["GET", "POST", "PUT"],
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
         )
+    app.add_middleware(HttpMetricsMiddleware, metrics=service.metrics)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestLogMiddleware)
 

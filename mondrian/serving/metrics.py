@@ -1,18 +1,35 @@
 """Prometheus metrics of one service process, for /metrics."""
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian.serving.jobs.critique_runner import ServedCritique
 from mondrian.storage.jobs import JobRow
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+_HTTP_SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 15, 60, 240)
 _SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.build = Info("mondrian_build", "Version and base.", registry=self.registry)
         labels = ("advisor", "model_used", "version", "kind", "outcome")
         self.critiques = self._counter("critiques", "Critiques by outcome.", *labels)
         self.fallbacks = self._counter("fallbacks", "Fallbacks to the base.", "advisor")
@@ -25,17 +42,31 @@ class Metrics:
         self.first_token = self._histogram(
             "first_token", "Until the first token.", "model_used", "prompt"
         )
+        self.queue_time = self._histogram("queue", "Until a slot was free.", "kind")
+        self.service_time = self._histogram("service", "From a slot to the critique.", "kind")
+        self.queued_jobs = self._gauge("queued_jobs", "Queued jobs in the database.")
+        self.requests = self._counter(
+            "http_requests", "HTTP requests.", "method", "route", "status"
+        )
+        self.request_time = self._histogram(
+            "http_request", "Until the end of the response.", "route", buckets=_HTTP_SECONDS
+        )
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"mondrian_{name}", description, labels, registry=self.registry)
 
-    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
+    def _histogram(
+        self, name: str, description: str, *labels: str, buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
         name = f"mondrian_{name}_seconds"
-        return Histogram(name, description, labels, buckets=_SECONDS, registry=self.registry)
+        return Histogram(name, description, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, description: str) -> Gauge:
+        return Gauge(f"mondrian_{name}", description, registry=self.registry)
 
     def add_gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a value that is read at each scrape."""
-        Gauge(f"mondrian_{name}", description, registry=self.registry).set_function(read)
+        self._gauge(name, description).set_function(read)
 
     def count_critique(
         self, row: JobRow, model_used: str, outcome: str, version: str = "", advisor: str = ""
@@ -61,3 +92,30 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class HttpMetricsMiddleware:
+    """Counts requests by route and status; a request that reaches no route is of route "none"."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, started = 0, perf_counter()
+
+        async def send_and_note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note_status)
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(method, route, str(status)).inc()
+            self.metrics.request_time.labels(route).observe(perf_counter() - started)

@@ -4,19 +4,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from math import inf, nan
 from time import monotonic
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from mondrian import __version__
 from mondrian.core.errors import MondrianError
 from mondrian.rollout.store import RolloutStore
 from mondrian.serving.engines.adapter_watcher import AdapterWatcher, find_adapters
 from mondrian.serving.engines.base import Engine
 from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
-from mondrian.serving.engines.openai import RemoteEngine
+from mondrian.serving.engines.openai import RemoteEngine, RemoteServer
 from mondrian.serving.http.request_parsing import CritiqueForm, check_same_request, clean_id
 from mondrian.serving.http.uploads import Upload, UploadStore
 from mondrian.serving.jobs.admission import QueueFullError
@@ -25,10 +27,11 @@ from mondrian.serving.jobs.runner import JobRunner
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
 from mondrian.serving.settings import ServiceSettings
-from mondrian.storage.engine import open_engine
+from mondrian.storage.engine import check_writable, format_database_error, open_engine
 from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
 
 STOPPING = "the service is stopping"
+_FAULT_CHECK_INTERVAL = 1.0  # seconds
 log = logging.getLogger("mondrian.service")
 
 
@@ -52,6 +55,7 @@ class Service:
         self.metrics = Metrics()
         pixel_limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
         self.uploads = UploadStore(settings.uploads_folder, *pixel_limits)
+        self.uploads.check_writable()
         self.adapter_watcher: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
@@ -77,6 +81,9 @@ class Service:
         self.fatal_error = ""
         self.request_exit: Callable[[], None] = lambda: None
         self._drain_deadline = 0.0
+        self._fault_check = asyncio.Lock()
+        self._last_fault_check = -inf
+        self._storage_faults: dict[str, str] = {}
         self._add_gauges()
 
     @property
@@ -91,6 +98,40 @@ class Service:
     def drain_seconds_left(self) -> float:
         """Seconds in which running critiques may still finish, once the service drains."""
         return max(0.0, self._drain_deadline - monotonic())
+
+    async def find_faults(self) -> dict[str, str]:
+        """Return why each of model, database and uploads is not ready; empty texts if they are.
+
+        Database and uploads are checked at most once a second.
+        """
+        async with self._fault_check:
+            if monotonic() - self._last_fault_check >= _FAULT_CHECK_INTERVAL:
+                self._storage_faults = {
+                    "database": await self._find_database_fault(),
+                    "uploads": await self.job_runner.call_upload_store(self.uploads.find_fault),
+                }
+                self._last_fault_check = monotonic()
+        state = self.engine.state
+        fault = STOPPING if self.draining else state.message or "loading adapters"
+        return {"model": "" if self.ready else fault} | self._storage_faults
+
+    async def _find_database_fault(self) -> str:
+        try:
+            await self.job_runner.write_store(check_writable, self.store.engine)
+        except SQLAlchemyError as error:
+            return format_database_error(error)
+        return ""
+
+    async def render_metrics(self) -> bytes:
+        """Return the metrics for Prometheus."""
+        try:
+            queued: float = await self.job_runner.call_store(self.store.count_queued)
+        except SQLAlchemyError:
+            queued = nan
+        self.metrics.queued_jobs.set(queued)
+        base, base_hash = self.engine.state.model, self.engine.state.base_hash
+        self.metrics.build.info({"version": __version__, "base": base, "base_sha256": base_hash})
+        return await self.job_runner.call_store(self.metrics.text)
 
     def drain(self) -> None:
         if not self.draining:
@@ -163,7 +204,7 @@ class Service:
             "pair_of": pair_of,
         }
         try:
-            return await self.job_runner.call_store(self.store.add, row)
+            return await self.job_runner.write_store(self.store.add, row)
         except SQLAlchemyError:
             await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
             raise
@@ -196,7 +237,7 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await task
             await self.engine.stop()
-            self.store.engine.dispose()
+            self.store.close()
             log.info("stopped")
 
     async def _run_adapters(self) -> None:
@@ -253,7 +294,9 @@ def _create_engine(settings: ServiceSettings) -> Engine:
     base, image, serve = settings.params.base, settings.params.image, settings.params.serve
     options = (serve.batch_size, serve.max_new_tokens, serve.constrained)
     if settings.engine_url:
-        return RemoteEngine(settings.engine_url, dict(settings.engine_models), *options)
+        models = dict(settings.engine_models)
+        server = RemoteServer(settings.engine_url, models, settings.engine_key)
+        return RemoteEngine(server, *options)
     pixel_limits, machine = (image.min_pixels, image.max_pixels), settings.params.machine
     config = WorkerConfig(base.source, pixel_limits, *options, machine.cache_limit_gb)
     return LocalEngine(config)

@@ -4,7 +4,7 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from mondrian.core.params import Params, ServeParams, load_params
 from mondrian.rollout.config import RolloutConfig, load_rollout_config
 
 API_KEY_VARIABLE = "MONDRIAN_API_KEY"
+ENGINE_KEY_VARIABLE = "MONDRIAN_ENGINE_KEY"
 _MIN_KEY_CHARS = 16
 _HTTP = ("http", "https")
 
@@ -30,6 +31,7 @@ class ServiceSettings:
     hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
     engine_url: str | None = None  # of an OpenAI-compatible server; None for the model process
     engine_models: tuple[tuple[str, str], ...] = ()  # names there; the base's under "base"
+    engine_key: str = field(default="", repr=False)  # API key of that server
     rollout: RolloutConfig | None = None
     trusted_proxies: tuple[str, ...] = ()  # networks
     warnings: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ def load_settings(args: argparse.Namespace) -> ServiceSettings:
         hosts=tuple(filter(None, (*args.allow_host, urlsplit(serve.public_url).hostname))),
         engine_url=args.engine_url,
         engine_models=models,
+        engine_key=_read_engine_key(),
         rollout=_load_rollout(args, serve),
         trusted_proxies=tuple(_parse_networks(args.params, serve.trusted_proxies)),
         warnings=_check_network(serve, key, args.open_network),
@@ -115,6 +118,13 @@ def _check_engine(args: argparse.Namespace, serve: ServeParams, models: dict[str
         raise ParamsError("--engine_url and --engine_model need --engine openai")
     elif serve.model_mode != "base" and not args.lora_path:
         raise ParamsError(f"--model_mode {serve.model_mode} needs --lora_path")
+
+
+def _read_engine_key() -> str:
+    key = os.environ.get(ENGINE_KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():  # not possible in a header
+        raise ParamsError(f"{ENGINE_KEY_VARIABLE} has characters other than printable ASCII")
+    return key
 
 
 def _load_rollout(args: argparse.Namespace, serve: ServeParams) -> RolloutConfig | None:

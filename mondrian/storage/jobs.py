@@ -10,15 +10,22 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psutil
 from sqlalchemy import ColumnElement, Engine, Update, and_, case, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from mondrian.core.errors import DataError
+from mondrian.storage.engine import (
+    engine_name,
+    format_database_error,
+    open_reader,
+    retry_while_locked,
+)
 from mondrian.storage.feedback import delete_feedback, withdraw_feedback
 from mondrian.storage.tables import jobs, migrate
 from mondrian.storage.tables import utc_timestamp as utc_timestamp
@@ -30,6 +37,8 @@ ACTIVE_STATUSES = ("queued", "analyzing")
 COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
 FAILED_STATUSES = ("failed", "error")
 TERMINAL_STATUSES = (*COMPLETED_STATUSES, *FAILED_STATUSES)
+# Long texts, which a list of jobs does not need
+_UNLISTED_COLUMNS = ("prompt", "llm_prompt", "analysis_html", "summary_html", "advisor_bio_html")
 _NO_LEASE = {"owner": None, "leased_until": None}
 _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 
@@ -45,10 +54,15 @@ class JobStore:
 
     def __init__(self, engine: Engine, policy: LeasePolicy) -> None:
         self.engine, self.policy = engine, policy
-        self.reader = engine.execution_options(reads=True)  # the same connections
+        self.reader = open_reader(engine)
         pid = os.getpid()
         self.owner = f"{_machine_id()}:{pid}:{_process_start_time(pid)}:{uuid4().hex[:8]}"
-        self.migrations = migrate(engine)  # that were needed
+        self.migrations = _migrate(engine)  # that were needed
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.reader.dispose()
+        self.engine.dispose()
 
     def add(self, row: Mapping[str, Any]) -> tuple[JobRow, bool]:
         """Add a job; return it and True, or the existing job of its idempotency key and False.
@@ -80,13 +94,17 @@ class JobStore:
         self,
         max_rows: int,
         kinds: tuple[str, ...] | None = None,
-        columns: Sequence[str] = tuple(jobs.columns.keys()),
+        columns: Sequence[str] = (),
     ) -> list[JobRow]:
-        """Return the newest jobs of these kinds; without kinds all but shadow jobs."""
+        """Return the newest jobs of these kinds; without kinds all but shadow jobs.
+
+        columns  all but long texts by default
+        """
         kind = jobs.c.kind
         condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
-        order = (func.coalesce(jobs.c.queued_at, 0).desc(), jobs.c.id)
-        query = select(*(jobs.c[name] for name in columns)).where(condition)
+        names = columns or [name for name in jobs.c.keys() if name not in _UNLISTED_COLUMNS]
+        order = (jobs.c.queued_at.desc().nulls_last(), jobs.c.id)
+        query = select(*(jobs.c[name] for name in names)).where(condition)
         query = query.order_by(*order).limit(max_rows)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
@@ -257,6 +275,14 @@ class JobStore:
             "crashes": crashes + crashed,
             "strikes": strikes,
         }
+
+
+def _migrate(engine: Engine) -> list[str]:
+    try:
+        return retry_while_locked(partial(migrate, engine), engine_name(engine))
+    except SQLAlchemyError as error:
+        message = format_database_error(error)
+        raise DataError(f"--db {engine_name(engine)} cannot be changed: {message}") from None
 
 
 def _initial_values() -> JobRow:

@@ -55,6 +55,7 @@ jobs = sa.Table(
 _INDEXES = (
     sa.Index("mondrian_jobs_key", jobs.c.idempotency_key, unique=True),
     sa.Index("mondrian_jobs_waiting", jobs.c.status, jobs.c.queued_at),
+    sa.Index("mondrian_jobs_newest", jobs.c.queued_at, jobs.c.id, jobs.c.kind),
     sa.Index("mondrian_jobs_pair", jobs.c.pair_of),
     sa.Index("mondrian_jobs_rollout", jobs.c.rollout),
 )

@@ -40,6 +40,27 @@ def test_a_photo_is_decoded_in_another_process_alike(pool: DecoderPool) -> None:
     assert pool.call(read_photo, io.BytesIO(odd_photos.JPEG)).size == odd_photos.SIZE
 
 
+def test_a_decoder_gets_no_key_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONDRIAN_API_KEY", "a key of 16 characters")
+    pool = DecoderPool(1, LIMITS)
+    assert pool.call(os.getenv, "MONDRIAN_API_KEY") is None
+    assert pool.call(os.getenv, "PYTHONPATH")
+    pool.close()
+
+
+def test_calls_at_work_end_when_their_pool_is_closed() -> None:
+    pool = DecoderPool(2, DecoderLimits(60, 2**29))
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(pool.call, time.sleep, 50) for _ in range(2)]
+        time.sleep(0.1)  # one may still be starting its decoder
+        pool.close()
+        for call in calls:
+            with pytest.raises(PhotoError, match="crashed|was ended"):
+                call.result(20)
+    assert pool.call(len, "the pool can be used again") == 26
+    pool.close()
+
+
 def test_a_reason_comes_back_from_the_other_process(pool: DecoderPool) -> None:
     with pytest.raises(PhotoError, match="a GIF") as error:
         pool.call(read_photo, io.BytesIO(odd_photos.encode(odd_photos.PHOTO, "GIF")))

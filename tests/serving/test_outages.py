@@ -33,7 +33,7 @@ def queue_jobs(tmp_path: Path, photo: Image.Image, count: int, **values: Any) ->
     saved = UploadStore(tmp_path / "service", 4096, 20_480, 80).save(encode_jpeg(photo), "a.jpg")
     store = JobStore(open_engine(str(tmp_path / "jobs.db")), LeasePolicy(30, 3))
     ids = [store.add(new_job(filename=saved.filename, **values))[0]["id"] for _ in range(count)]
-    store.engine.dispose()
+    store.close()
     return ids
 
 

@@ -11,9 +11,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from mondrian.critique.schema import Critique
-from mondrian.storage.engine import open_engine
+from mondrian.storage.engine import check_writable, is_locked, open_engine
 from mondrian.storage.feedback import load_feedback_history, load_newest_feedback
 from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.reviewing import add_completed_job, write_feedback
@@ -51,7 +52,7 @@ def test_services_that_start_together_migrate_once(url: str) -> None:
         stores = list(pool.map(lambda _: JobStore(open_engine(url), POLICY), range(6)))
     assert sorted(bool(store.migrations) for store in stores) == [False] * 5 + [True]
     for store in stores:
-        store.engine.dispose()
+        store.close()
 
 
 def test_services_that_claim_at_once_get_each_job_once(url: str) -> None:
@@ -73,7 +74,29 @@ def test_services_that_claim_at_once_get_each_job_once(url: str) -> None:
     assert len(claimed) == len(set(claimed)) == 100
     assert count_statuses(url) == {"completed": 100}
     for store in stores:
-        store.engine.dispose()
+        store.close()
+
+
+def test_a_table_that_another_program_locks_is_waited_for_shortly(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mondrian.storage.engine.LOCK_SECONDS", 0.3)
+    store = JobStore(open_engine(url), POLICY)
+    store.add(new_job(id="a"))
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE")  # reads are allowed
+        with pytest.raises(OperationalError) as caught:
+            store.add(new_job(id="b"))
+        assert is_locked(caught.value)
+        assert [row["id"] for row in store.list_newest(5)] == ["a"]
+    check_writable(store.engine)
+    with psycopg.connect(url, autocommit=True) as other:
+        name = url.rsplit("/", 1)[1]
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    store.engine.dispose()  # the next connection has the new setting
+    with pytest.raises(SQLAlchemyError, match="read-only"):
+        check_writable(store.engine)
+    store.close()
 
 
 def test_an_idempotency_key_is_known_to_every_service(url: str) -> None:
@@ -82,7 +105,7 @@ def test_an_idempotency_key_is_known_to_every_service(url: str) -> None:
     second, new = stores[1].add(new_job(idempotency_key="k"))
     assert (second["id"], new) == (first["id"], False)
     for store in stores:
-        store.engine.dispose()
+        store.close()
 
 
 def test_the_key_of_a_failed_job_makes_one_new_job_however_many_services_retry(url: str) -> None:
@@ -148,4 +171,4 @@ def test_feedback_that_comes_at_once_is_all_stored(url: str, critique: Critique)
     stores[0].delete_inactive()
     assert load_feedback_history(stores[0].engine, row["id"]) == []
     for store in stores:
-        store.engine.dispose()
+        store.close()

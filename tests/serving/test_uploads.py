@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +13,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
 from mondrian.serving.http import uploads
-from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
+from mondrian.serving.http.uploads import RequestRejectedError, Upload, UploadStore
+from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.jobs.runner import JobRunner
+from mondrian.storage.engine import open_engine
+from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.core import odd_photos
-from tests.core.odd_photos import encode
+from tests.core.odd_photos import JPEG, encode
 from tests.core.test_color import P3_PROFILE, difference, make_colorful, on_white, to_p3
 from tests.slow_decoding import STUCK_SIDE, get_stuck
 
@@ -92,8 +99,9 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def make_runner(params: Params, store: UploadStore) -> JobRunner:
     engine = SimpleNamespace(state=SimpleNamespace(batch_size=1))
     critique_runner: Any = SimpleNamespace(params=params, engine=engine)
+    jobs = JobStore(open_engine(str(store.folder / "jobs.db")), LeasePolicy(30, 3))
     unused: Any = None
-    return JobRunner(critique_runner, unused, store, unused)
+    return JobRunner(critique_runner, jobs, store, unused)
 
 
 @pytest.mark.slow
@@ -129,6 +137,69 @@ def test_two_bad_uploads_and_a_large_one_hold_up_no_other(tmp_path: Path, params
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("stuck")
+def test_a_drain_ends_on_time_while_photos_are_decoded(tmp_path: Path, params: Params) -> None:
+    store = UploadStore(tmp_path, 4096, 20_480, 80)
+    runner = make_runner(params, store)
+
+    async def save(name: str, content: bytes) -> None:
+        with suppress(RequestRejectedError, asyncio.CancelledError):
+            await runner.decode_upload(store.save, content, name)
+
+    async def drain() -> float:
+        await save("first", odd_photos.JPEG)
+        saves = [asyncio.create_task(save(f"bad {i}", stuck_photo())) for i in range(6)]
+        await asyncio.sleep(1)
+        started = time.monotonic()
+        await runner.drain(0.1)
+        await asyncio.wait(saves)
+        return time.monotonic() - started
+
+    assert asyncio.run(drain()) < 3  # six photos at the limit of 6 s each
+    with pytest.raises(RequestRejectedError, match="took more than 6 s"):
+        store.save(stuck_photo(), "a.jpg")  # another service in this process continues
+
+
+@pytest.mark.usefixtures("stuck")
+def test_photos_that_wait_to_be_decoded_are_bounded_in_bytes(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = UploadStore(tmp_path, 4096, 20_480, 80)
+    runner = make_runner(params, store)
+    monkeypatch.setattr("mondrian.serving.jobs.runner._MAX_DECODING_BYTES", 1.5 * len(JPEG))
+
+    async def save_two() -> list[object]:
+        saves = (runner.decode_upload(store.save, JPEG, "a.jpg") for _ in range(2))
+        return await asyncio.gather(*saves, return_exceptions=True)
+
+    results = asyncio.run(save_two())
+    assert isinstance(results[0], Upload)
+    assert isinstance(results[1], QueueFullError)
+    assert isinstance(asyncio.run(save_two())[0], Upload)  # the bytes are freed
+
+
+def test_a_folder_of_uploads_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for folder in (tmp_path / "file", Path("/proc/mondrian")):
+        with pytest.raises(DataError, match=f"--data {folder} cannot be written: ") as caught:
+            UploadStore(folder, 4096, 20_480, 80).check_writable()
+        assert "\n" not in str(caught.value)
+    store = UploadStore(tmp_path / "new", 4096, 20_480, 80)
+    assert "No such file" in store.find_fault()
+    store.check_writable()
+    assert store.find_fault() == ""
+    assert list((tmp_path / "new/uploads").iterdir()) == []
+
+
+def test_a_disk_that_is_nearly_full_is_a_fault(
+    store: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes = shutil.disk_usage(store.folder).free
+    monkeypatch.setattr(uploads, "_MIN_FREE_BYTES", 2 * free_bytes)
+    assert "MB free; at least" in store.find_fault()
+
+
 @pytest.mark.usefixtures("stuck")
 def test_large_photos_wait_for_each_other(tmp_path: Path) -> None:
     store = UploadStore(tmp_path, 4096, 20_480, 80)
@@ -136,7 +207,8 @@ def test_large_photos_wait_for_each_other(tmp_path: Path) -> None:
     assert store.is_slow(odd_photos.png_header(8000, 8000))
     assert not store.is_slow(odd_photos.png_header(5712, 4284))  # a phone's 24 megapixels
     assert not store.is_slow(odd_photos.HEIC)
-    assert not store.is_slow(b"no photo")
+    with pytest.raises(RequestRejectedError, match="not one of JPEG"):
+        store.is_slow(b"no photo")
 
 
 def test_a_missing_photo_of_a_job_is_a_reason(store: UploadStore) -> None:

@@ -225,3 +225,37 @@ def test_a_cache_is_bounded_and_keeps_its_last_value() -> None:
     assert [is_cached(key, 1) for key in "defg"] == [False] * 4
     assert not is_cached("d", 1)  # evicted: four values are too many
     assert is_cached("g", 1)
+
+
+@pytest.mark.device
+def test_a_photo_for_another_advisor_needs_no_vision_pass_and_gives_the_same_bits(
+    base_only: AdapterRegistry,
+    params: Params,
+    photos: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[Image.Image] = []
+
+    def encode_and_count(vlm: Vlm, image: Image.Image, with_pre_merger: bool) -> Any:
+        encoded.append(image)
+        return encode_image(vlm, image, with_pre_merger)
+
+    monkeypatch.setattr("mondrian.serving.worker.adapters.encode_image", encode_and_count)
+    arm = base_only.arm_by_name[BASE_ARM]
+    image = resize_to_fit(photos[0], *PIXELS)
+    logits: dict[str, list[mx.array]] = {}
+    for is_cached in (False, True):
+        for advisor in ("ansel", "okeefe"):
+            if not is_cached:
+                base_only._features.remove(lambda _: True)
+            messages = build_row_messages(params.persona(advisor), "")[:-1]
+            request = GenerateRequest(1, BASE_ARM, messages, image.size, image.tobytes(), 60)
+            sequence, _, _ = base_only.start_sequence(arm, request)
+            prompt = tokenize_prompt(arm.vlm, messages, sequence.features)
+            with base_only.route_tokens(arm, len(prompt)):
+                row = next_logits(arm.vlm, prompt, sequence.features)
+            logits.setdefault(advisor, []).append(row)
+    assert len(encoded) == 2  # each without the cache, none with it
+    for computed, cached in logits.values():
+        assert mx.array_equal(computed, cached)
+    assert not mx.array_equal(logits["ansel"][0], logits["okeefe"][0])

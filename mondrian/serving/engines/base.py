@@ -56,6 +56,7 @@ class EngineState:
     message: str = "starting"
     progress: int = 0  # percent
     model: str = ""
+    base_hash: str = ""  # sha256 of the base; empty if unknown
     device: str = ""
     using_gpu: bool = False
     batch_size: int = 1  # critiques at a time

@@ -73,6 +73,7 @@ class ModelReady:
     device: str
     using_gpu: bool
     batch_size: int
+    base_hash: str
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class LocalEngine:
             case ipc.ModelReady():
                 state.status, state.message, state.progress = "ready", "", 100
                 state.device, state.using_gpu = message.device, message.using_gpu
-                state.batch_size = message.batch_size
+                state.batch_size, state.base_hash = message.batch_size, message.base_hash
                 log.info(
                     "model ready: %s on %s, batch %d", state.model, state.device, state.batch_size
                 )

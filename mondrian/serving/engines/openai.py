@@ -10,6 +10,7 @@ import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from time import monotonic
 from typing import Any
@@ -33,20 +34,26 @@ _POLL_INTERVAL = 5.0  # seconds between two requests for the server's models
 log = logging.getLogger("mondrian.remote")
 
 
-class RemoteEngine:
-    """Critiques by POST /chat/completions.
+@dataclass(frozen=True)
+class RemoteServer:
+    url: str  # of the API, with its /v1
+    models: dict[str, str]  # names there: the base's under "base", the others by advisor
+    key: str = field(default="", repr=False)  # API key; empty for none
 
-    url     of the API, with its /v1
-    models  model names there: the base's under "base", the others by advisor
-    """
+
+class RemoteEngine:
+    """Critiques by POST /chat/completions."""
 
     def __init__(
-        self, url: str, models: dict[str, str], batch_size: int, max_tokens: int, constrained: bool
+        self, server: RemoteServer, batch_size: int, max_tokens: int, constrained: bool
     ) -> None:
-        self.url, self.models, self.constrained = url.rstrip("/"), models, constrained
+        self.url, self.models, self.constrained = server.url.rstrip("/"), server.models, constrained
         self.max_tokens = max_tokens  # of a completion
-        self.state = EngineState(model=models["base"], batch_size=batch_size, device=self.url)
-        self._client = httpx.AsyncClient(timeout=httpx.Timeout(30.0, read=None))
+        self.state = EngineState(model=self.models["base"], batch_size=batch_size, device=self.url)
+        self._has_key = bool(server.key)
+        headers = {"authorization": f"Bearer {server.key}"} if server.key else {}
+        timeout = httpx.Timeout(30.0, read=None)
+        self._client = httpx.AsyncClient(timeout=timeout, headers=headers)
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -61,12 +68,11 @@ class RemoteEngine:
         """Ask which models the server has; the engine is ready if the base is one of them."""
         state = self.state
         try:
-            response = await self._client.get(f"{self.url}/models", timeout=10)
-            model_ids = {str(entry["id"]) for entry in response.json()["data"]}
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            if state.status == "ready":
-                log.error("engine: %s does not answer: %s", self.url, error)
-            state.status, state.message = "loading", f"{self.url} does not answer"
+            model_ids = await self._load_model_ids()
+        except EngineFault as error:
+            if state.message != str(error):
+                log.error("engine: %s", error)
+            state.status, state.message = "loading", str(error)
             return
         if state.model not in model_ids:
             names = ", ".join(sorted(model_ids)[:5]) or "none"
@@ -78,6 +84,31 @@ class RemoteEngine:
                 fault = "" if model in model_ids else f"{self.url} has no model {model}"
                 state.adapters[name] = Adapter(name, model, "" if fault else model, fault=fault)
         state.status, state.message, state.progress = "ready", "", 100
+
+    async def _load_model_ids(self) -> set[str]:
+        """Return the ids of the server's models; or raise EngineFault."""
+        try:
+            response = await self._client.get(f"{self.url}/models", timeout=10)
+        except httpx.HTTPError:
+            raise EngineFault(f"{self.url} does not answer") from None
+        if response.status_code != 200:
+            raise EngineFault(self._explain_status(response.status_code, response.text))
+        try:
+            return {str(entry["id"]) for entry in response.json()["data"]}
+        except (ValueError, KeyError, TypeError):
+            message = f"{self.url}/models is not a list of models; does --engine_url end in /v1?"
+            raise EngineFault(message) from None
+
+    def _explain_status(self, status: int, body: str) -> str:
+        """Return what an HTTP status other than 200 means, with the fix if it is known."""
+        if status in (401, 403):
+            problem = "was refused" if self._has_key else "is not set"
+            fix = f"MONDRIAN_ENGINE_KEY {problem}; it must be an API key of that server"
+        elif status == 404:
+            fix = "does --engine_url end in /v1, and does it have this model?"
+        else:
+            fix = " ".join(body.split())[:200]
+        return f"{self.url} answered {status}: {fix}"
 
     async def critique(self, request: CritiqueRequest) -> Completion:
         model = self.models["base"]
@@ -121,8 +152,8 @@ class RemoteEngine:
         url = f"{self.url}/chat/completions"
         async with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
-                detail = " ".join((await response.aread()).decode("utf-8", "replace").split())[:200]
-                raise EngineFault(f"{self.url} answered {response.status_code}: {detail}")
+                text = (await response.aread()).decode("utf-8", "replace")
+                raise EngineFault(self._explain_status(response.status_code, text))
             async for line in response.aiter_lines():
                 if line.startswith("data:") and line.strip() != "data: [DONE]":
                     yield _parse_chunk(line[5:])

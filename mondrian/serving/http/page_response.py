@@ -16,7 +16,7 @@ from mondrian.serving.engines.base import EngineFault, TimedOut
 from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.service import ServiceUnavailableError, get_service
-from mondrian.storage.engine import format_database_error
+from mondrian.storage.engine import format_database_error, is_locked
 
 STORAGE_ERRORS = (SQLAlchemyError, OSError)
 HANDLED_ERRORS = (
@@ -29,6 +29,7 @@ HANDLED_ERRORS = (
     EngineFault,
     *STORAGE_ERRORS,
 )
+_RETRY_LATER = {"retry-after": "5"}  # seconds
 ErrorResponse = tuple[int, str, dict[str, str]]  # status, message, headers
 NO_ERROR: ErrorResponse = (200, "", {})
 
@@ -45,14 +46,17 @@ def describe_error(error: Exception) -> ErrorResponse:
         case QueueFullError():
             return 429, str(error), {"retry-after": str(error.seconds)}
         case ServiceUnavailableError():
-            return 503, str(error), {"retry-after": "5"}
+            return 503, str(error), _RETRY_LATER
         case TimedOut():
             return 504, str(error), {}
         case EngineFault():
             return 500, str(error), {}
         case OSError():
-            return 503, f"the photo cannot be saved: {error.strerror or 'disk error'}", {}
-    return 503, f"the jobs database failed: {format_database_error(error)}", {}
+            message = f"the photo cannot be saved: {error.strerror or 'disk error'}"
+            return 503, message, _RETRY_LATER
+    if is_locked(error):
+        return 503, "the jobs database is locked by other changes; try again", _RETRY_LATER
+    return 503, f"the jobs database failed: {format_database_error(error)}", _RETRY_LATER
 
 
 def describe_and_count_error(request: Request, error: Exception) -> ErrorResponse:

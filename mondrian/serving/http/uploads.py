@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from shutil import disk_usage
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from PIL import Image
 
-from mondrian.core.errors import MondrianError, PhotoError, one_line
+from mondrian.core.errors import DataError, MondrianError, PhotoError, one_line
 from mondrian.core.files import write_bytes
 from mondrian.core.images import check_image, read_photo, read_thumbnail, resize_to_fit
 from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
-from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
+from mondrian.core.photo_header import ImageSource, read_header
 from mondrian.serving.http.exposure import read_exposure
 from mondrian.serving.http.histogram import Histogram, compute_histogram
 
@@ -26,7 +27,9 @@ _COPY_QUALITY = 90  # of a copy for the pages
 _HISTOGRAM_SIDE = 1024  # pixels of the longer side of the copy that a histogram is of
 _QUICK_WORK = 25_000_000  # pixels x scans up to which photos are decoded several at a time
 _QUICK_SECONDS, _SLOW_SECONDS = 15, 60  # limits: 0.3 s and 5 s are usual on an idle machine
-_QUICK_DECODERS = DecoderPool(4, DecoderLimits.for_pixels(_QUICK_SECONDS, _QUICK_WORK))
+QUICK_DECODERS = 4  # photos that are decoded at a time
+_QUICK_DECODERS = DecoderPool(QUICK_DECODERS, DecoderLimits.for_pixels(_QUICK_SECONDS, _QUICK_WORK))
+_MIN_FREE_BYTES = 200_000_000  # of the disk, to accept uploads
 _UNSAFE_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -69,28 +72,62 @@ class UploadStore:
         slow = DecoderLimits.for_pixels(_SLOW_SECONDS, self.limits.max_photo_pixels)
         self._slow_decoders = DecoderPool(1, slow)
 
-    def save(self, content: bytes, filename: str) -> Upload:
+    def check_writable(self) -> None:
+        """Create the folder. Raises DataError if no file can be written there."""
+        probe = self.path(f".probe-{uuid4()}")
+        try:
+            write_bytes(probe, b"")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(
+                f"--data {self.folder} cannot be written: {reason}; "
+                "give a folder of this user on a disk that is not read-only"
+            ) from None
+
+    def find_fault(self) -> str:
+        """Return why no upload can be saved now, or an empty text."""
+        try:
+            free_bytes = disk_usage(self.folder).free
+        except OSError as error:
+            return f"{self.folder}: {error.strerror}"
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            return f"{self.folder} cannot be written"
+        if free_bytes < _MIN_FREE_BYTES:
+            return f"{free_bytes // 10**6} MB free; at least {_MIN_FREE_BYTES // 10**6} are needed"
+        return ""
+
+    def close(self) -> None:
+        """End all decoders, also those at work; their photos are rejected."""
+        for decoders in (_QUICK_DECODERS, self._slow_decoders):
+            decoders.close()
+
+    def save(self, content: bytes, filename: str, is_slow: bool = False) -> Upload:
         """Decode, check and orient a photo, and save it as JPEG.
+
+        is_slow  what `is_slow` returns for it
 
         Raises RequestRejectedError: 400 if empty, 415 if not a known format, 422 if unusable.
         """
-        if not content:
-            raise RequestRejectedError(400, "the photo is empty (0 bytes)")
-        image, jpeg, exposure = self._decode(_convert_upload, BytesIO(content))
+        _check_not_empty(content)
+        decoders = self._decoders(is_slow)
+        source = BytesIO(content)
+        image, jpeg, exposure = _decode(decoders, _convert_upload, source, self.limits)
         stored_name = f"uploads/{uuid4()}_{_sanitize_name(filename)}.jpg"
         write_bytes(self.folder / stored_name, jpeg)
         return Upload(image, stored_name, sha256(content).hexdigest(), exposure)
 
-    def load_image(self, filename: str) -> Image.Image:
+    def load_image(self, filename: str, is_slow: bool = False) -> Image.Image:
         """Return a saved photo as the model gets it; RequestRejectedError if it is unreadable."""
-        return self._decode(_read_model_image, self.path(filename))
+        path = self.path(filename)
+        return _decode(self._decoders(is_slow), _read_model_image, path, self.limits)
 
-    def render_jpeg(self, filename: str) -> bytes:
+    def render_jpeg(self, filename: str, is_slow: bool = False) -> bytes:
         """Return a saved photo in full size without metadata.
 
         Raises RequestRejectedError if it is missing or unreadable.
         """
-        return self._decode(_render_jpeg, self.path(filename))
+        return _decode(self._decoders(is_slow), _render_jpeg, self.path(filename), self.limits)
 
     def compute_histogram(self, filename: str) -> Histogram:
         """Return the histogram of a saved photo, from a copy of at most 1,024 pixels a side.
@@ -101,12 +138,15 @@ class UploadStore:
         return _QUICK_DECODERS.call(_compute_histogram, self.path(filename))
 
     def is_slow(self, photo: bytes | str) -> bool:
-        """Return whether `save` of a content, or `load_image` of a file name, may take long."""
+        """Return whether `save` of a content, or `load_image` of a file name, may take long.
+
+        Raises RequestRejectedError as these do, if its header suffices.
+        """
+        if isinstance(photo, bytes):
+            _check_not_empty(photo)
         source = BytesIO(photo) if isinstance(photo, bytes) else self.path(photo)
-        try:
-            return _is_slow(read_header(source))
-        except PhotoError:  # rejected at once
-            return False
+        header = _decode(_QUICK_DECODERS, read_header, source)
+        return not 0 < header.work <= _QUICK_WORK
 
     def path(self, filename: str) -> Path:
         """Return the path of a saved photo; only the last part of `filename` is used."""
@@ -115,20 +155,22 @@ class UploadStore:
     def delete(self, filename: str) -> None:
         self.path(filename).unlink(missing_ok=True)
 
-    def _decode(
-        self, function: Callable[[ImageSource, PixelLimits], Result], source: ImageSource
-    ) -> Result:
-        try:
-            is_slow = _is_slow(read_header(source))
-            decoders = self._slow_decoders if is_slow else _QUICK_DECODERS
-            return decoders.call(function, source, self.limits)
-        except PhotoError as error:
-            status = 415 if error.reason in ("image_unreadable", "image_raw") else 422
-            raise RequestRejectedError(status, f"{error.reason}: {one_line(error)}") from None
+    def _decoders(self, is_slow: bool) -> DecoderPool:
+        return self._slow_decoders if is_slow else _QUICK_DECODERS
 
 
-def _is_slow(header: PhotoHeader) -> bool:
-    return not 0 < header.work <= _QUICK_WORK
+def _check_not_empty(content: bytes) -> None:
+    if not content:
+        raise RequestRejectedError(400, "the photo is empty (0 bytes)")
+
+
+def _decode(decoders: DecoderPool, function: Callable[..., Result], *args: Any) -> Result:
+    """Return function(*args), called by a decoder; also reading a header can take long."""
+    try:
+        return decoders.call(function, *args)
+    except PhotoError as error:
+        status = 415 if error.reason in ("image_unreadable", "image_raw") else 422
+        raise RequestRejectedError(status, f"{error.reason}: {one_line(error)}") from None
 
 
 def _convert_upload(source: ImageSource, limits: PixelLimits) -> tuple[Image.Image, bytes, str]:

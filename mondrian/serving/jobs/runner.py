@@ -7,28 +7,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from PIL import Image
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 
 from mondrian.core.params import Params
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
-from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
-from mondrian.serving.jobs.admission import AdmissionQueue
+from mondrian.serving.http.uploads import QUICK_DECODERS, RequestRejectedError, UploadStore
+from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
 from mondrian.serving.jobs.critique_runner import CritiqueRunner, ServedCritique
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
-from mondrian.storage.engine import format_database_error
+from mondrian.storage.engine import LOCK_SECONDS, format_database_error
 from mondrian.storage.jobs import CLIENT_DISCONNECTED, NO_ROLLOUT_VALUES, JobRow, JobStore
 from mondrian.storage.tables import CANDIDATE, CONTROL
 
 Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
 HEARTBEAT_INTERVAL = 2.0  # seconds
+_MAX_DECODING_BYTES = 300_000_000  # of photos in memory that wait to be decoded
+_DECODING_SECONDS = 5  # after which a client may send a photo again
+_READS = 4  # reads and pages at a time: more would delay the event loop (GIL)
+_WRITES = 8  # changes for clients at a time
 IDLE_POLL_INTERVAL = 1.0  # seconds between two looks at the queue, unless something is queued
 
 
@@ -73,9 +78,14 @@ class JobRunner:
         self.draining = False
         self._leased_ids: set[str] = set()
         self._wake_up = asyncio.Event()
-        self._store_threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
-        self._image_threads = ThreadPoolExecutor(6, thread_name_prefix="photos")
-        self._slow_image_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
+        self._read_threads = ThreadPoolExecutor(_READS, thread_name_prefix="reads")
+        self._write_threads = ThreadPoolExecutor(_WRITES, thread_name_prefix="writes")
+        self._write_slots = asyncio.Semaphore(_WRITES)
+        self._job_threads = ThreadPoolExecutor(4, thread_name_prefix="jobs")
+        self._image_threads = ThreadPoolExecutor(4, thread_name_prefix="photos")
+        self._decoding_bytes = 0
+        self._decoding_threads = ThreadPoolExecutor(QUICK_DECODERS, thread_name_prefix="decoding")
+        self._slow_decoding_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -89,22 +99,47 @@ class JobRunner:
         return len(self._tasks)
 
     async def call_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
-        """Call the job store in a thread."""
-        loop, call = asyncio.get_running_loop(), partial(call, *args, **values)
-        return await loop.run_in_executor(self._store_threads, call)
+        """Call what reads the database or renders a page, in a thread that no writer uses."""
+        return await _run_in(self._read_threads, call, *args, **values)
+
+    async def write_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
+        """Call what changes the database for a client, in a thread.
+
+        Raises SQLAlchemyError after LOCK_SECONDS of waiting for other writers here, or after as
+        many for a lock of another program.
+        """
+        try:
+            async with asyncio.timeout(LOCK_SECONDS):
+                await self._write_slots.acquire()
+        except TimeoutError:
+            raise DatabaseTimeoutError("it is locked; other changes wait for it") from None
+        try:
+            return await _run_in(self._write_threads, call, *args, **values)
+        finally:
+            self._write_slots.release()
 
     async def call_upload_store(self, call: Callable[..., Result], *args: Any) -> Result:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._image_threads, partial(call, *args))
+        """Call a method of the upload store that does not decode uploads."""
+        return await _run_in(self._image_threads, call, *args)
 
     async def decode_upload(
         self, call: Callable[..., Result], photo: bytes | str, *args: Any
     ) -> Result:
-        """Call a method of the upload store that decodes; large photos wait for each other only."""
-        if not await self.call_upload_store(self.uploads.is_slow, photo):
-            return await self.call_upload_store(call, photo, *args)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._slow_image_thread, partial(call, photo, *args))
+        """Call a method of the upload store that decodes; large photos wait for each other only.
+
+        Raises QueueFullError if too many bytes of photos wait to be decoded.
+        """
+        num_bytes = len(photo) if isinstance(photo, bytes) else 0
+        is_waiting = num_bytes and self._decoding_bytes
+        if is_waiting and self._decoding_bytes + num_bytes > _MAX_DECODING_BYTES:
+            raise QueueFullError(_DECODING_SECONDS)
+        self._decoding_bytes += num_bytes
+        try:
+            is_slow = await _run_in(self._decoding_threads, self.uploads.is_slow, photo)
+            threads = self._slow_decoding_thread if is_slow else self._decoding_threads
+            return await _run_in(threads, call, photo, *args, is_slow=is_slow)
+        finally:
+            self._decoding_bytes -= num_bytes
 
     def plan(self, row: JobRow, advisor: str) -> AnswerPlan:
         """Return which arm answers a job for an advisor. Raises UnknownModeError."""
@@ -134,9 +169,10 @@ class JobRunner:
                 if on_text:
                     on_text("", 0)  # discard the text so far
                 self.metrics.retries.labels(ModelDied.__name__).inc()
+                row = row | {"queued_at": time()}
                 critiques = await self._run_advisors(row, image, True, on_text)
             values = self.critique_runner.result_columns(critiques, monotonic() - started)
-            await self.call_store(self.store.complete, row["id"], **values)
+            await self._retry_until_stored(self.store.complete, row["id"], **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 reason, outcome = str(error) or type(error).__name__, "failed"
@@ -165,7 +201,10 @@ class JobRunner:
 
         try:
             async with self.admission.acquire_slot(exclusive, is_client=row["kind"] == "direct"):
+                started = monotonic()
                 self.progress[row["id"]] = progress
+                queue_seconds = max(0.0, time() - row["queued_at"])  # the clock may be set back
+                self.metrics.queue_time.labels(row["kind"]).observe(queue_seconds)
                 if self.rollout_controller:
                     for advisor in advisors:
                         await self.rollout_controller.wait_for_start(advisor)
@@ -179,6 +218,7 @@ class JobRunner:
                         advisor, plans[advisor], image, update_progress, stream
                     )
                     critiques.append(critique)
+                self.metrics.service_time.labels(row["kind"]).observe(monotonic() - started)
                 return critiques
         finally:
             self.progress.pop(row["id"], None)
@@ -188,9 +228,9 @@ class JobRunner:
         """Store the rollout assignment of a job before anything can fail."""
         assignment = next(iter(plans.values())).rollout_assignment if len(plans) == 1 else None
         if assignment and row["kind"] != "shadow":
-            await self.call_store(self.store.update_owned, row["id"], **asdict(assignment))
+            await self._retry_until_stored(self.store.update_owned, row["id"], **asdict(assignment))
         elif assignment is None and row.get("rollout"):  # of an earlier try
-            await self.call_store(self.store.update_owned, row["id"], **NO_ROLLOUT_VALUES)
+            await self._retry_until_stored(self.store.update_owned, row["id"], **NO_ROLLOUT_VALUES)
 
     def _count_failure(self, row: JobRow, outcome: str) -> None:
         model_used = self.plan(row, row["advisor"].split(",")[0]).model_used
@@ -268,7 +308,7 @@ class JobRunner:
         delay = 0.5
         while True:
             try:
-                return await self.call_store(call, *args, **values)
+                return await _run_in(self._job_threads, call, *args, **values)
             except (OperationalError, InterfaceError) as error:
                 log.error("database: %s; retry in %.1f s", format_database_error(error), delay)
                 await asyncio.sleep(delay)
@@ -301,7 +341,7 @@ class JobRunner:
     async def _try_store_call(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call the job store; return None if it fails, as the caller will try again later."""
         try:
-            return await self.call_store(call, *args)
+            return await _run_in(self._job_threads, call, *args)
         except SQLAlchemyError as error:
             log.error("database: %s", format_database_error(error))
             await asyncio.sleep(IDLE_POLL_INTERVAL)
@@ -311,12 +351,17 @@ class JobRunner:
         """Renew leases, store progress, and take over abandoned jobs, until cancelled."""
         while True:
             columns = {id: p.progress_columns(self.params) for id, p in list(self.progress.items())}
-            await self._try_store_call(self.store.renew_leases, list(self._leased_ids), columns)
-            reclaimed = await self._try_store_call(self.store.reclaim_abandoned)
+            ids = list(self._leased_ids)
+            reclaimed = await self._try_store_call(self._renew_and_reclaim, ids, columns)
             if reclaimed:
                 log.warning("took over %d jobs of a service that stopped", len(reclaimed))
                 self.notify_queued()
             await asyncio.sleep(min(HEARTBEAT_INTERVAL, self.params.serve.lease_seconds / 4))
+
+    def _renew_and_reclaim(self, ids: list[str], columns: dict[str, JobRow]) -> list[str]:
+        """Reclaim only after our own leases are renewed: the database may have been locked."""
+        self.store.renew_leases(ids, columns)
+        return self.store.reclaim_abandoned()
 
     def partial_output(self, id: str) -> dict[str, Any] | None:
         """Return progress and text of a job that runs here, else None."""
@@ -336,3 +381,13 @@ class JobRunner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._try_store_call(self.store.return_all_to_queue)
+        for threads in (self._decoding_threads, self._slow_decoding_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self.uploads.close()
+
+
+async def _run_in(
+    threads: ThreadPoolExecutor, call: Callable[..., Result], *args: Any, **values: Any
+) -> Result:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(threads, partial(call, *args, **values))

@@ -67,9 +67,11 @@ def _not_up(status_code: int, status: str, **fields: Any) -> JSONResponse:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 once the model has generated a token and the adapters have been checked, else 503."""
-    service = get_service(request)
-    return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
+    """200 if model, database and uploads are ready, else 503 and what is not."""
+    faults = await get_service(request).find_faults()
+    is_ready = not any(faults.values())
+    parts = {part: fault or "ready" for part, fault in faults.items()}
+    return JSONResponse({"ready": is_ready, **parts}, 200 if is_ready else 503)
 
 
 @router.get("/model-status", responses=openapi.LOADING_RESPONSE)
@@ -115,7 +117,8 @@ async def model_status(request: Request) -> JSONResponse:
 @router.get("/metrics", **openapi.returns("text/plain"))
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    return Response(get_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    content = await get_service(request).render_metrics()
+    return Response(content, media_type="text/plain; version=0.0.4")
 
 
 @router.get("/schema")

@@ -53,7 +53,7 @@ async def get_feedback(request: Request, id: str) -> JSONResponse:
     row = await service.get_job(id)
     view = await load_job_view(service, row)
     history = await service.job_runner.call_store(
-        load_feedback_history, service.store.engine, row["id"]
+        load_feedback_history, service.store.reader, row["id"]
     )
     # feedback without a number is from the job's row, not from the feedback table
     newest = [r.feedback for r in view.results if r.feedback and "number" in r.feedback]
@@ -69,7 +69,7 @@ async def get_feedback(request: Request, id: str) -> JSONResponse:
 async def load_job_view(service: Service, row: JobRow) -> JobView:
     """Build a job's view with its feedback."""
     call = service.job_runner.call_store
-    feedback = await call(load_newest_feedback, service.store.engine, [row["id"]])
+    feedback = await call(load_newest_feedback, service.store.reader, [row["id"]])
     return await call(build_job_view, row, service.params, feedback)
 
 
@@ -79,7 +79,7 @@ async def record_feedback(service: Service, row: JobRow, feedback: FeedbackReque
     Raises InvalidFeedbackError, or HTTPException 409 if the job has no critique or has changed.
     """
     values, served = await service.job_runner.call_store(_resolve_feedback, service, row, feedback)
-    if not await service.job_runner.call_store(
+    if not await service.job_runner.write_store(
         add_feedback, service.store.engine, row, values, served
     ):
         raise HTTPException(409, "the job has changed meanwhile; reload it")

@@ -137,7 +137,7 @@ async def create(request: Request) -> JSONResponse:
         "photo_sha256": source_job["photo_sha256"],
         "experiment": service.params.serve.experiment,
     }
-    row, _ = await service.job_runner.call_store(service.store.add, values)
+    row, _ = await service.job_runner.write_store(service.store.add, values)
     service.job_runner.notify_queued()
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
@@ -154,14 +154,15 @@ async def list_jobs(request: Request, limit: str = "100", format: str = "json") 
         rows = await list_newest()
         return await service.job_runner.call_store(render_history_page, service, rows)
     jobs = await list_newest(columns=LIST_COLUMNS)
-    return JSONResponse({"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()})
+    body = {"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()}
+    return await service.job_runner.call_store(JSONResponse, body)
 
 
 @router.delete("/jobs")
 async def clear(request: Request) -> JSONResponse:
     """Delete all jobs of this service and their photos, except running jobs."""
     service = get_service(request)
-    filenames = await service.job_runner.call_store(service.store.delete_inactive)
+    filenames = await service.job_runner.write_store(service.store.delete_inactive)
     for filename in filenames:
         await service.job_runner.call_upload_store(service.uploads.delete, filename)
     return JSONResponse({"message": "All jobs cleared", "photographs": len(filenames)})
@@ -175,7 +176,8 @@ async def status(request: Request, id: str, view: str = "") -> Response:
     row = await service.get_job(id)
     if view == "detail":
         return await render_job_page(service, row)
-    return JSONResponse(serialize_job(row, get_base_url(request)))
+    body = serialize_job(row, get_base_url(request))
+    return await service.job_runner.call_store(JSONResponse, body)
 
 
 @router.put("/jobs/{id}", openapi_extra=openapi.CHANGE_JOB_BODY)
@@ -185,10 +187,10 @@ async def change(request: Request, id: str) -> JSONResponse:
     body, row = await read_json_body(request, ChangeJobRequest), await service.get_job(id)
     status = body.status.strip().lower()
     if status == "queued":
-        is_changed = await service.job_runner.call_store(service.store.restart, row["id"])
+        is_changed = await service.job_runner.write_store(service.store.restart, row["id"])
         service.job_runner.notify_queued()
     elif status in ("failed", "cancelled"):
-        is_changed = await service.job_runner.call_store(service.store.cancel, row["id"])
+        is_changed = await service.job_runner.write_store(service.store.cancel, row["id"])
     else:
         raise HTTPException(400, f"status is {status[:40]!r}; it can be set to queued or failed")
     if not is_changed:

@@ -181,7 +181,7 @@ async def post_vote(request: Request, id: str, advisor: str = "") -> Response:
         )
     page = await call(_load_page, service, await _load_pair(service, row))
     rows = [job.row for job in page.jobs]
-    if not page.can_vote(advisor) or not await call(
+    if not page.can_vote(advisor) or not await service.job_runner.write_store(
         add_vote, service.store.engine, advisor, rows, choice
     ):
         raise HTTPException(409, "The critiques cannot be compared blind now; reload their page.")
@@ -193,7 +193,7 @@ async def restart_job(request: Request, id: str) -> Response:
     service = get_service(request)
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)
-    if not await service.job_runner.call_store(service.store.restart, row["id"]):
+    if not await service.job_runner.write_store(service.store.restart, row["id"]):
         raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
     service.job_runner.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)
@@ -272,7 +272,7 @@ async def _load_histogram(service: Service, row: JobRow) -> Histogram | None:
 
 
 def _load_page(service: Service, rows: Sequence[JobRow]) -> CritiquePage:
-    engine, ids = service.store.engine, [row["id"] for row in rows]
+    engine, ids = service.store.reader, [row["id"] for row in rows]
     feedback, votes = load_newest_feedback(engine, ids), load_votes(engine, ids)
     return build_page(rows, service.params, feedback, votes)
 

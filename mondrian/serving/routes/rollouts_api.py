@@ -71,7 +71,9 @@ async def decide(request: Request, advisor: str, version: str, action: str) -> J
     revision = None if decision.revision is None else str(decision.revision)
     actor = Actor(f"{decision.who or 'a program'} (API)", decision.reason)
     try:
-        changed = await call(apply_requested_action, service, record, action, actor, revision)
+        changed = await service.job_runner.write_store(
+            apply_requested_action, service, record, action, actor, revision
+        )
     except InvalidTransitionError as error:
         status = 400 if isinstance(error, MissingReasonError) else 409
         raise HTTPException(status, str(error)) from None

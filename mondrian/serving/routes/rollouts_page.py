@@ -60,7 +60,9 @@ async def post_decision(
     }
     actor = Actor(f"{inputs['who'] or 'a person'} (page)", inputs["reason"])
     try:
-        await call(apply_requested_action, service, record, action, actor, revision)
+        await service.job_runner.write_store(
+            apply_requested_action, service, record, action, actor, revision
+        )
     except InvalidTransitionError as error:
         status = 400 if isinstance(error, MissingReasonError) else 409
         return await call(_render_rollouts, service, record, f"{error}.", inputs, status)

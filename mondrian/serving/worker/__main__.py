@@ -56,7 +56,7 @@ class ModelWorker:
         batch_size = max(1, min(config.batch_size, available_memory() // sequence_bytes))
         self.batcher = Batcher(self.send, adapters, grammar, batch_size)
         self.batcher.start()
-        self.send(ipc.ModelReady(DEVICE.kind, DEVICE.is_gpu, batch_size))
+        self.send(ipc.ModelReady(DEVICE.kind, DEVICE.is_gpu, batch_size, base.hash))
 
     def handle_message(self, message: Any) -> None:
         """Pass a request of the service to the batcher's thread."""
