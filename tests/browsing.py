@@ -1,14 +1,17 @@
 """A real browser for the pages. It reports script errors and requests to other machines."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 _FLAGS = (
@@ -20,6 +23,9 @@ _FLAGS = (
     "--no-first-run",
 )
 PATIENCE = 300_000  # ms; an idle machine needs a fraction of it
+_AXE_VERSION = "4.11.0"  # of the npm package axe-core, the accessibility checker
+_AXE_FOLDER = Path(__file__).parent.parent / ".cache" / f"axe-core-{_AXE_VERSION}"
+_NPM_SECONDS = 120
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 # Record every state of the critique's text while it is generated.
@@ -34,17 +40,21 @@ addEventListener("DOMContentLoaded", () => {
 });
 """
 
+# Each page opens its own event stream, which a test can then answer in the service's place.
+NO_SHARED_WORKER_SCRIPT = "delete window.SharedWorker"
+
 # The outline style of the focused element, or of the card around it.
 OUTLINE_SCRIPT = """() => {
   const focused = document.activeElement;
-  return getComputedStyle(focused.closest("label") || focused).outlineStyle;
+  return getComputedStyle(focused.closest(".choice") || focused).outlineStyle;
 }"""
 
 # The number of fields, buttons and progress bars without a label.
 UNLABELED_SCRIPT = """() => [
-  ...document.querySelectorAll("input, textarea, button, progress")
+  ...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, progress")
 ].filter(
   (node) => !node.labels?.length && !node.ariaLabel && !node.textContent.trim()
+    && !node.querySelector("img")?.alt
 ).length"""
 
 # Texts with less contrast than WCAG 2.2 AA requires: 4.5, or 3 for large text.
@@ -86,6 +96,15 @@ CONTRAST_SCRIPT = """() => {
     if (ratio < (large ? 3 : 4.5)) faint.push(message);
   }
   return {seen, faint};
+}"""
+
+
+# Violations of axe's rules, with the elements that they are about.
+AXE_SCRIPT = """async () => {
+  const {violations} = await axe.run();
+  return violations.flatMap(
+    ({id, help, nodes}) => nodes.map(({html}) => `${id}: ${help}: ${html.slice(0, 120)}`)
+  );
 }"""
 
 
@@ -165,6 +184,38 @@ def overflow_width(page: Page) -> int:
     """Return the pixels by which a page is wider than its window."""
     script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     return int(page.evaluate(script))
+
+
+def find_axe_violations(page: Page) -> list[str]:
+    """Return what axe-core finds on a page; skip the test if npm cannot install it."""
+    page.evaluate(_load_axe())  # not a script tag, which the page's CSP would block
+    violations: list[str] = page.evaluate(AXE_SCRIPT)
+    return violations
+
+
+@cache
+def _load_axe() -> str:
+    """Return axe-core's script, which npm installs into .cache the first time."""
+    script = _AXE_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
+    _AXE_FOLDER.mkdir(parents=True, exist_ok=True)
+    with FileLock(_AXE_FOLDER / "lock"):
+        if not script.exists():
+            _install_axe()
+    return script.read_text(encoding="utf-8")
+
+
+def _install_axe() -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm on this machine, which installs axe-core")
+    options = ("--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix")
+    command = [npm, "install", *options, str(_AXE_FOLDER), f"axe-core@{_AXE_VERSION}"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_NPM_SECONDS)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"npm could not install axe-core: {error.stderr[-300:]}")
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm could not install axe-core in {_NPM_SECONDS} s")
 
 
 def fill_in_form(page: Page, photo: Path, advisor: str = "ansel", mode: str = "base") -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "pull": "download a version, verify it and activate it on this machine",
     "rollback": "activate the previous version",
     "rollout": "show the rollout of a new version; advance, hold or roll it back",
+    "ab": "show the outcome of the service's A/B test: ratings and blind votes by arm",
     "preferences": "export pairs of a better and a worse critique, for DPO or ORPO",
 }
 

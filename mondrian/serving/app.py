@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -16,12 +16,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
 from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware
-from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
+from mondrian.serving.http.page_response import (
+    HANDLED_ERRORS,
+    STORAGE_ERRORS,
+    describe_error,
+    render_message,
+)
 from mondrian.serving.http.request_log import RequestLogMiddleware
 from mondrian.serving.http.security import AccessRules, SecurityMiddleware, limit_wrong_keys
 from mondrian.serving.http.sse import EventStreams
 from mondrian.serving.metrics import HttpMetricsMiddleware
-from mondrian.serving.routes import analyze, jobs, pages, rollouts_api, rollouts_page, stream
+from mondrian.serving.routes import (
+    actions,
+    analyze,
+    history,
+    jobs,
+    pages,
+    rollouts_api,
+    rollouts_page,
+    stream,
+)
 from mondrian.serving.service import STOPPING, Service, ServiceUnavailableError, get_service
 from mondrian.storage.engine import format_database_error
 
@@ -52,7 +66,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.wrong_keys = limit_wrong_keys()
     app.state.event_streams = EventStreams()
     app.state.photo_slots = asyncio.Semaphore(_PHOTOS_IN_MEMORY)
-    for routes in (analyze, jobs, stream, pages, rollouts_page, rollouts_api):
+    for routes in (analyze, jobs, stream, pages, history, actions, rollouts_page, rollouts_api):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for error_type in HANDLED_ERRORS:
@@ -176,8 +190,13 @@ class InternalErrorMiddleware:
             await JSONResponse(payload, 500)(scope, receive, send)
 
 
-async def _handle_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer an expected error with {"error": one line}, and count it."""
+async def _handle_error(request: Request, error: Exception) -> Response:
+    """Answer an expected error with {"error": one line}, and count it.
+
+    A browser at an address that no route has gets a page.
+    """
+    if request.scope.get("route") is None and "text/html" in request.headers.get("accept", ""):
+        return render_message(404, "There is no page at this address.")
     status, message, headers = describe_error(error)
     if isinstance(error, STORAGE_ERRORS):
         log.error("%s: %s", type(error).__name__, format_database_error(error))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from math import inf, nan
 from time import monotonic
+from uuid import uuid4
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
@@ -208,6 +209,27 @@ class Service:
         except SQLAlchemyError:
             await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
             raise
+
+    async def add_job_for_photo(
+        self, source: JobRow, advisor: str, mode: str, pair_of: str | None = None
+    ) -> JobRow:
+        """Queue another critique of a job's photo."""
+        id = str(uuid4())
+        row = {
+            "id": id,
+            "advisor": advisor,
+            "mode": mode,
+            "status": "queued",
+            "kind": "upload",
+            "subject": id,
+            "enable_rag": 0,
+            "experiment": self.params.serve.experiment,
+            "pair_of": pair_of,
+            **{name: source[name] for name in ("filename", "photo_sha256", "exposure")},
+        }
+        added, _ = await self.job_runner.write_store(self.store.add, row)
+        self.job_runner.notify_queued()
+        return added
 
     @asynccontextmanager
     async def lifespan_context(self) -> AsyncIterator[None]:

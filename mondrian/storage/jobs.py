@@ -8,7 +8,7 @@ run alone; if it dies alone too often, it fails.
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-from sqlalchemy import ColumnElement, Engine, Update, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Update, and_, case, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mondrian.core.errors import DataError
@@ -33,6 +33,7 @@ from mondrian.storage.tables import utc_timestamp as utc_timestamp
 JobRow = dict[str, Any]
 NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
 CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
+STOPPED = "stopped by a person"  # `error` of a job that was stopped on its page
 ACTIVE_STATUSES = ("queued", "analyzing")
 COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
 FAILED_STATUSES = ("failed", "error")
@@ -47,6 +48,16 @@ _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 class LeasePolicy:
     lease_seconds: float
     max_attempts: int  # attempts after which a job has failed
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """What a page shows of a job that waits or runs."""
+
+    status: str
+    current_step: str
+    progress_percentage: int
+    place: int  # in the queue, from 1; 0 if it is not queued
 
 
 class JobStore:
@@ -122,15 +133,28 @@ class JobStore:
         with self.reader.begin() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def load_queue_rows(self, ids: Sequence[str]) -> dict[str, QueueRow]:
+        """Return the state of jobs, and their places among the queued jobs of all services."""
+        columns = (jobs.c.id, jobs.c.status, jobs.c.current_step, jobs.c.progress_percentage)
+        with self.reader.begin() as connection:
+            rows = connection.execute(select(*columns).where(jobs.c.id.in_(ids))).all()
+            places: dict[str, int] = {}
+            if any(row.status == "queued" for row in rows):
+                waiting = connection.execute(_queued_ids()).scalars().all()
+                places = {id: place for place, id in enumerate(waiting, 1)}
+        return {
+            row.id: QueueRow(
+                row.status or "",
+                row.current_step or "",
+                row.progress_percentage or 0,
+                places.get(row.id, 0),
+            )
+            for row in rows
+        }
+
     def claim(self) -> JobRow | None:
         """Lease the job that has waited longest, shadow jobs last; None if no job is queued."""
-        next_id = (
-            select(jobs.c.id)
-            .where(jobs.c.status == "queued", jobs.c.kind.in_(("upload", "shadow")))
-            .order_by(case((jobs.c.kind == "shadow", 1), else_=0), jobs.c.queued_at, jobs.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
+        next_id = _queued_ids().limit(1).with_for_update(skip_locked=True)
         with self.engine.begin() as connection:
             id = connection.execute(next_id).scalar()
             if id is None:
@@ -210,7 +234,7 @@ class JobStore:
             jobs.c.status.in_(("failed", "completed", "pending")),
             jobs.c.kind.in_(("upload", "shadow")),
         )
-        cleared = dict.fromkeys(("error", "completed_at", "thumbs", "note"))
+        cleared = dict.fromkeys(("error", "completed_at", "thumbs", "note", "score"))
         values = {"status": "queued", **_initial_values(), **cleared}
         with self.engine.begin() as connection:
             restarted = connection.execute(statement, values).rowcount == 1
@@ -224,6 +248,27 @@ class JobStore:
         is_waiting = jobs.c.status.in_(("pending", "queued")) & jobs.c.kind.is_not(None)
         return self._update(values, jobs.c.id == id, is_waiting) == 1
 
+    def stop(self, id: str) -> bool:
+        """Stop an upload's job that waits or runs, here or elsewhere; return False otherwise."""
+        conditions = (jobs.c.status.in_(("pending", *ACTIVE_STATUSES)), jobs.c.kind == "upload")
+        return self._update(_failure_values(STOPPED), jobs.c.id == id, *conditions) == 1
+
+    def delete(self, ids: Sequence[str]) -> list[str] | None:
+        """Delete finished jobs with their feedback and votes; return the photos no job uses now.
+
+        Nothing is deleted, and None returned, if one of the jobs is running.
+        """
+        selected = jobs.c.id.in_(ids) & jobs.c.kind.is_not(None)
+        with self.engine.begin() as connection:
+            query = select(jobs.c.filename, jobs.c.status).where(selected)
+            rows = connection.execute(query.with_for_update()).all()
+            if any(status == "analyzing" for _, status in rows):
+                return None
+            delete_feedback(connection, select(jobs.c.id).where(selected))
+            connection.execute(jobs.update().where(jobs.c.pair_of.in_(ids)), {"pair_of": None})
+            connection.execute(jobs.delete().where(selected))
+            return _select_unused(connection, {filename for filename, _ in rows if filename})
+
     def delete_inactive(self) -> list[str]:
         """Delete Mondrian's jobs that are not running; return the photos that no job uses now."""
         is_inactive = and_(jobs.c.kind.is_not(None), jobs.c.status != "analyzing")
@@ -233,9 +278,7 @@ class JobStore:
             ids = select(jobs.c.id).where(is_inactive)
             delete_feedback(connection, ids)
             connection.execute(jobs.delete().where(is_inactive))
-            query = select(jobs.c.filename).where(jobs.c.filename.in_(names))
-            used_names = set(connection.execute(query).scalars())
-        return [name for name in names if name not in used_names]
+            return _select_unused(connection, names)
 
     def _select_first(self, *conditions: ColumnElement[bool]) -> JobRow | None:
         with self.reader.begin() as connection:
@@ -283,6 +326,21 @@ def _migrate(engine: Engine) -> list[str]:
     except SQLAlchemyError as error:
         message = format_database_error(error)
         raise DataError(f"--db {engine_name(engine)} cannot be changed: {message}") from None
+
+
+def _queued_ids() -> Select[str]:
+    """Select the queued jobs in the order in which they are claimed."""
+    is_shadow = case((jobs.c.kind == "shadow", 1), else_=0)
+    query = select(jobs.c.id).where(jobs.c.status == "queued")
+    query = query.where(jobs.c.kind.in_(("upload", "shadow")))
+    return query.order_by(is_shadow, jobs.c.queued_at, jobs.c.id)
+
+
+def _select_unused(connection: Connection, filenames: Collection[str]) -> list[str]:
+    """Return the photos that no job uses."""
+    query = select(jobs.c.filename).where(jobs.c.filename.in_(filenames))
+    used = set(connection.execute(query).scalars())
+    return [name for name in filenames if name not in used]
 
 
 def _initial_values() -> JobRow:

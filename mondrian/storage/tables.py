@@ -4,6 +4,7 @@ A migration only adds tables and nullable columns, so other programs can still u
 `jobs`. Every change is recorded in `mondrian_migrations`.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +52,7 @@ jobs = sa.Table(
     *_columns(
         sa.Double, "latency_seconds first_token_seconds decode_seconds queued_at leased_until share"
     ),
+    sa.Column("score", sa.Double),  # added: overall score; the mean of several advisors
 )
 _INDEXES = (
     sa.Index("mondrian_jobs_key", jobs.c.idempotency_key, unique=True),
@@ -58,6 +60,7 @@ _INDEXES = (
     sa.Index("mondrian_jobs_newest", jobs.c.queued_at, jobs.c.id, jobs.c.kind),
     sa.Index("mondrian_jobs_pair", jobs.c.pair_of),
     sa.Index("mondrian_jobs_rollout", jobs.c.rollout),
+    sa.Index("mondrian_jobs_history", jobs.c.kind, jobs.c.queued_at, jobs.c.id, jobs.c.pair_of),
 )
 rollouts = sa.Table(
     "mondrian_rollouts",
@@ -124,6 +127,8 @@ def migrate(engine: sa.Engine) -> list[str]:
                 changes.append(f"table {table.name}")
         for index in _INDEXES:
             index.create(connection, checkfirst=True)
+        if "column jobs.score" in changes:
+            _fill_scores(connection)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for change in changes:
             connection.execute(_MIGRATIONS.insert(), {"applied_at": now, "change": change})
@@ -141,3 +146,15 @@ def _add_columns(connection: sa.Connection) -> list[str]:
         column_type = column.type.compile(connection.dialect)
         connection.execute(sa.text(f"ALTER TABLE jobs ADD COLUMN {column.name} {column_type}"))
     return [f"column jobs.{column.name}" for column in missing]
+
+
+def _fill_scores(connection: sa.Connection) -> None:
+    """Set the scores of critiques that an older version of Mondrian stored."""
+    query = sa.select(jobs.c.id, jobs.c.llm_outputs)
+    rows = connection.execute(query.where(jobs.c.kind.is_not(None), jobs.c.status == "completed"))
+    for id, llm_outputs in rows.all():
+        try:
+            score = float(json.loads(llm_outputs)["analysis"]["overall_score"])
+        except (KeyError, TypeError, ValueError):
+            continue  # of several advisors
+        connection.execute(jobs.update().where(jobs.c.id == id), {"score": score})

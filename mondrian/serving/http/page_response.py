@@ -1,7 +1,6 @@
 """Responses of the pages, and the HTTP status and message of every expected error."""
 
 from collections.abc import Callable, Coroutine, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -13,6 +12,7 @@ from starlette.exceptions import HTTPException
 from mondrian.core.html import render_template
 from mondrian.serving.assignment import UnknownModeError
 from mondrian.serving.engines.base import EngineFault, TimedOut
+from mondrian.serving.http.error_wording import error_message, error_title
 from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.service import ServiceUnavailableError, get_service
@@ -62,10 +62,8 @@ def describe_error(error: Exception) -> ErrorResponse:
 def describe_and_count_error(request: Request, error: Exception) -> ErrorResponse:
     """Count one of HANDLED_ERRORS; return status, message for a page, and headers."""
     status, message, headers = describe_error(error)
-    if isinstance(error, STORAGE_ERRORS):
-        message = "jobs and photos cannot be read or written at the moment"
     get_service(request).metrics.refused.labels(str(status)).inc()
-    return status, message, headers
+    return status, error_message(error, message), headers
 
 
 def render_html_response(
@@ -73,6 +71,16 @@ def render_html_response(
 ) -> HTMLResponse:
     headers = {"cache-control": "private, no-cache", **(headers or {})}
     return HTMLResponse(render_template(template, **content), status, headers)
+
+
+def render_message(
+    status: int, message: str, headers: Mapping[str, str] | None = None
+) -> HTMLResponse:
+    """Render the page of an error."""
+    template = "serving/templates/message.html"
+    return render_html_response(
+        template, status, headers, title=error_title(status), message=message
+    )
 
 
 class PageRoute(APIRoute):
@@ -86,9 +94,6 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except HANDLED_ERRORS as error:
                 status, message, headers = describe_and_count_error(request, error)
-                title = HTTPStatus(status).phrase.capitalize()
-                return render_html_response(
-                    "serving/templates/message.html", status, headers, title=title, message=message
-                )
+                return render_message(status, message, headers)
 
         return handle_with_error_page

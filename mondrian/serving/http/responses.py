@@ -9,7 +9,9 @@ from mondrian.serving.service import get_service
 from mondrian.storage.jobs import JobRow, utc_timestamp
 
 # columns about processing, which clients do not get
-_HIDDEN = ("owner", "leased_until", "idempotency_key", "queued_at", "crashes", "strikes", "subject")
+_HIDDEN = tuple(
+    "owner leased_until idempotency_key queued_at crashes strikes subject score".split()
+)
 _DOCUMENTS = ("analysis_html", "summary_html")  # have routes of their own
 _BOOLEANS = ("enable_rag", "fallback_occurred", "compliant")
 _TEXTS = ("llm_thinking", "adapter")  # empty, never null

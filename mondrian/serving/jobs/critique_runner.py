@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from PIL.Image import Image
@@ -110,6 +111,7 @@ class CritiqueRunner:
             "fallback_occurred": int(bool(reasons)),
             "fallback_reason": "; ".join(dict.fromkeys(reasons)) or None,
             "tokens": sum(c.completion.tokens for c in critiques),
+            "score": fmean(c.critique.overall_score for c in critiques),
             "compliant": int(all(c.compliant for c in critiques)),
             "latency_seconds": round(seconds, 4),
             "first_token_seconds": first.completion.first_token_seconds,

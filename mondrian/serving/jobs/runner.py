@@ -16,6 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 
 from mondrian.core.params import Params
+from mondrian.critique.schema import DIMENSIONS
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
 from mondrian.serving.http.uploads import QUICK_DECODERS, RequestRejectedError, UploadStore
@@ -34,6 +35,10 @@ _MAX_DECODING_BYTES = 300_000_000  # of photos in memory that wait to be decoded
 _DECODING_SECONDS = 5  # after which a client may send a photo again
 _READS = 4  # reads and pages at a time: more would delay the event loop (GIL)
 _WRITES = 8  # changes for clients at a time
+_CRITIQUE_FIELDS = (  # of these, each dimension has a recommendation
+    "image_description recommendation overall_score key_strengths priority_improvements "
+    "technical_notes"
+).split()
 IDLE_POLL_INTERVAL = 1.0  # seconds between two looks at the queue, unless something is queued
 
 
@@ -59,6 +64,12 @@ class JobProgress:
             step, percent, thinking = f"Summoning {name}...", 10, ""
         percentage = (100 * (self.position - 1) + percent) // self.advisor_count
         return {"current_step": step, "progress_percentage": percentage, "llm_thinking": thinking}
+
+    def page_percentage(self) -> int:
+        """Return how far the job is, by the fields of the critiques that are written."""
+        written = sum(self.text.count(f'"{field}"') for field in _CRITIQUE_FIELDS)
+        share = 0.05 + 0.9 * min(1.0, written / (len(DIMENSIONS) + len(_CRITIQUE_FIELDS) - 1))
+        return int(100 * (self.position - 1 + share) / self.advisor_count)
 
 
 class JobRunner:
@@ -86,7 +97,7 @@ class JobRunner:
         self._decoding_bytes = 0
         self._decoding_threads = ThreadPoolExecutor(QUICK_DECODERS, thread_name_prefix="decoding")
         self._slow_decoding_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}  # with the job's id
 
     @property
     def ready(self) -> bool:
@@ -247,17 +258,25 @@ class JobRunner:
                 job = await self._try_store_call(self.store.claim)
             if job:
                 task = asyncio.create_task(self._run_job(job))
-                self._tasks.add(task)
+                self._tasks[task] = job["id"]
                 task.add_done_callback(self._handle_task_end)
             else:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake_up.wait(), IDLE_POLL_INTERVAL)
 
     def _handle_task_end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._wake_up.set()
         if not task.cancelled() and task.exception():
             log.error("a job's task failed", exc_info=task.exception())
+
+    async def stop(self, id: str) -> bool:
+        """Stop a job of an upload; return False if it neither waits nor runs."""
+        is_stopped = await self.write_store(self.store.stop, id)
+        if is_stopped:
+            for task in [task for task, job in self._tasks.items() if job == id]:
+                task.cancel()
+        return is_stopped
 
     async def _run_job(self, row: JobRow) -> None:
         self._leased_ids.add(row["id"])
@@ -362,14 +381,6 @@ class JobRunner:
         """Reclaim only after our own leases are renewed: the database may have been locked."""
         self.store.renew_leases(ids, columns)
         return self.store.reclaim_abandoned()
-
-    def partial_output(self, id: str) -> dict[str, Any] | None:
-        """Return progress and text of a job that runs here, else None."""
-        progress = self.progress.get(id)
-        if progress is None:
-            return None
-        columns = progress.progress_columns(self.params)
-        return columns | {"advisor": progress.advisor, "text": progress.text}
 
     async def drain(self, seconds: float) -> None:
         """Start no job, let running jobs finish within the time, and requeue the others."""

@@ -28,7 +28,8 @@ from mondrian.serving.http.responses import (
 )
 from mondrian.serving.portraits import draw_portrait
 from mondrian.serving.routes import feedback
-from mondrian.serving.routes.pages import render_history_page, render_job_page
+from mondrian.serving.routes.history import render_jobs
+from mondrian.serving.routes.pages import render_job_page
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import COMPLETED_STATUSES, utc_timestamp
 
@@ -121,24 +122,10 @@ async def create(request: Request) -> JSONResponse:
     source_job = await service.job_runner.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
         raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
-    id = str(uuid4())
-    advisors = parse_advisors(body.advisor, service.params, seed=id)
+    advisors = parse_advisors(body.advisor, service.params, seed=str(uuid4()))
     mode = body.mode.strip().lower() or "baseline"
     normalize_mode(mode)
-    values = {
-        "id": id,
-        "filename": source_job["filename"],
-        "advisor": ",".join(advisors),
-        "mode": mode,
-        "status": "queued",
-        "kind": "upload",
-        "subject": id,
-        "enable_rag": 0,
-        "photo_sha256": source_job["photo_sha256"],
-        "experiment": service.params.serve.experiment,
-    }
-    row, _ = await service.job_runner.write_store(service.store.add, values)
-    service.job_runner.notify_queued()
+    row = await service.add_job_for_photo(source_job, ",".join(advisors), mode)
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
 
@@ -152,7 +139,7 @@ async def list_jobs(request: Request, limit: str = "100", format: str = "json") 
     list_newest = partial(service.job_runner.call_store, service.store.list_newest, max_rows)
     if format == "html":
         rows = await list_newest()
-        return await service.job_runner.call_store(render_history_page, service, rows)
+        return await service.job_runner.call_store(render_jobs, service, rows)
     jobs = await list_newest(columns=LIST_COLUMNS)
     body = {"jobs": jobs, "count": len(jobs), "timestamp": utc_timestamp()}
     return await service.job_runner.call_store(JSONResponse, body)

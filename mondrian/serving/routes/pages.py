@@ -1,4 +1,4 @@
-"""All pages but the rollouts: start, job, history, photos, feedback forms and login."""
+"""The start page, a critique's page, photos, feedback forms and login."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from mondrian.core.errors import PhotoError
@@ -39,18 +39,17 @@ from mondrian.serving.http.security import COOKIE, client_address, session_token
 from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.view import (
     CritiquePage,
-    build_job_view,
     build_page,
     build_radar_polygons,
 )
 from mondrian.serving.routes.feedback import load_job_view, record_feedback
+from mondrian.serving.samples import SAMPLES, is_demo, read_sample
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.feedback import CHOICES, add_vote, load_newest_feedback, load_votes
 from mondrian.storage.jobs import JobRow
 
 _BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
 _MAX_PHOTO_SIDE = 1600  # pixels of the longer side
-_MAX_HISTORY_ROWS = 100
 _NOT_FOUND = "Critique not found; it may have been deleted."
 _PHOTO_HEADERS = {"cache-control": "private, max-age=3600"}
 _LOGIN_TEMPLATE = "serving/templates/login.html"
@@ -66,22 +65,32 @@ async def show_start_page(request: Request) -> Response:
 
 @router.post("/ask")
 async def queue_critique(request: Request) -> Response:
-    """Queue a critique and redirect to its page; errors are shown in the form."""
-    service = get_service(request)
+    """Queue a critique and redirect to its page; errors are shown in the form.
+
+    The script of the start page sends `accept: application/json`, to keep the chosen photo.
+    """
+    service, sends_json = get_service(request), request.headers.get("accept") == "application/json"
     try:
-        id = await _queue_jobs(service, request)
+        ids = await _queue_jobs(service, request)
     except HANDLED_ERRORS as error:
+        response = status, message, headers = describe_and_count_error(request, error)
+        if sends_json:
+            return JSONResponse({"message": message}, status, headers)
         # show the choices again, if the body was read
         is_read = isinstance(error, RequestRejectedError)
         form: Mapping[str, Any] = await request.form() if is_read else {}
-        return _render_ask_page(service, form, describe_and_count_error(request, error))
-    return RedirectResponse(f"/view/{id}", 303)
+        return _render_ask_page(service, form, response)
+    if sends_json:
+        return JSONResponse({"url": f"/view/{ids[0]}", "ids": ids}, 201)
+    return RedirectResponse(f"/view/{ids[0]}", 303)
 
 
-async def _queue_jobs(service: Service, request: Request) -> str:
-    """Return the id of the job; with both arms that of the first job."""
+async def _queue_jobs(service: Service, request: Request) -> list[str]:
+    """Return the id of the job, or with both arms those of both jobs, in random order."""
     service.admit()
     form = await read_form(request, service.params)
+    if name := request.query_params.get("sample"):  # the form is sent without a photo
+        form = replace(form, content=_read_sample(name), filename=name)
     use_both = form.mode == _BOTH_ARMS
     # the first job's id is in the page's URL: a random order, so that it does not tell the model
     first_mode, second_mode = sample(("base", "lora"), 2)
@@ -90,11 +99,20 @@ async def _queue_jobs(service: Service, request: Request) -> str:
     normalize_mode(form.mode)
     await service.check_job_queue()
     row, upload, is_new = await service.accept(form, "upload", "queued")
+    ids = [str(row["id"])]
     if is_new and use_both:
         other = replace(form, mode=second_mode, job_id=str(uuid4()), idempotency_key=None)
         await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
+        ids.append(other.job_id)
     service.job_runner.notify_queued()
-    return str(row["id"])
+    return ids
+
+
+def _read_sample(name: str) -> bytes:
+    try:
+        return read_sample(name)
+    except KeyError:
+        raise HTTPException(404, "There is no such sample photo.") from None
 
 
 def _render_ask_page(
@@ -111,6 +129,7 @@ def _render_ask_page(
         params=service.params,
         ready=service.ready,
         state=service.engine.state,
+        samples=SAMPLES if is_demo(service.settings) else {},
     )
 
 
@@ -119,14 +138,6 @@ async def show_job_page(request: Request, id: str) -> Response:
     """The page of a job, also while it runs."""
     service = get_service(request)
     return await render_job_page(service, await service.get_job(id, _NOT_FOUND))
-
-
-@router.get("/history")
-async def show_history_page(request: Request) -> Response:
-    service = get_service(request)
-    call, kinds = service.job_runner.call_store, ("upload", "direct")
-    rows = await call(service.store.list_newest, _MAX_HISTORY_ROWS, kinds)
-    return await call(render_history_page, service, rows)
 
 
 @router.get("/photo/{id}")
@@ -230,14 +241,6 @@ def _reject_login(request: Request) -> Response:
     return render_html_response(_LOGIN_TEMPLATE, status, headers, message=message)
 
 
-def render_history_page(service: Service, rows: Sequence[JobRow]) -> Response:
-    """Render the list of jobs. Blocking: it parses every critique."""
-    jobs = [build_job_view(row, service.params) for row in rows]
-    ids_with_photo = {row["id"] for row in rows if isfile(_photo_path(service, row))}
-    template = "serving/templates/history.html"
-    return render_html_response(template, jobs=jobs, ids_with_photo=ids_with_photo)
-
-
 async def render_job_page(
     service: Service, row: JobRow, drafts: Drafts | None = None, status: int = 200
 ) -> Response:
@@ -293,6 +296,7 @@ def _render_jobs(
         radar_corners=radar.corner_points(),
         radar_labels=radar.dimension_labels(),
         radar_polygons=build_radar_polygons,
+        advisor_names={name: service.params.profile(name).name for name in service.params.advisors},
         has_photo=isfile(_photo_path(service, rows[0])),
         histogram=histogram,
         exposure=parse_exposure(rows[0]["exposure"]),

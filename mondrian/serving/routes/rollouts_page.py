@@ -1,4 +1,4 @@
-"""The page of rollouts and its buttons."""
+"""The page of the A/B test and the rollouts, and its buttons."""
 
 import time
 from collections.abc import Mapping
@@ -22,6 +22,12 @@ from mondrian.rollout.charts import build_page_charts
 from mondrian.rollout.report import RolloutReport, build_rollout_report, iso_timestamp
 from mondrian.rollout.store import Actor, RolloutRecord
 from mondrian.rollout.terminal import describe_assignment
+from mondrian.serving.ab_outcome import (
+    ARM_LABELS,
+    format_percentages,
+    format_share,
+    load_ab_outcomes,
+)
 from mondrian.serving.http.page_response import PageRoute, render_html_response
 from mondrian.serving.service import Service, get_service
 
@@ -120,7 +126,8 @@ def _render_rollouts(
         metric = (report["success"] or {}).get("metric")
         report["metrics"].sort(key=lambda item, first=metric: item["name"] != first)
     profiles = service.params.profiles
-    advisors = {record.advisor for record in (*newest, *older)}
+    outcomes = [] if record else load_ab_outcomes(service.store.engine)
+    advisors = {r.advisor for r in (*newest, *older)} | {o.advisor for o in outcomes}
     return render_html_response(
         "serving/templates/experiments.html",
         status,
@@ -136,4 +143,8 @@ def _render_rollouts(
         describe_assignment=describe_assignment,
         iso_timestamp=iso_timestamp,
         formatting=formatting,
+        outcomes=outcomes,
+        arm_labels=ARM_LABELS,
+        format_share=format_share,
+        format_percentages=format_percentages,
     )

@@ -1,12 +1,14 @@
 """Progress of a job as server-sent events: /stream for existing clients, /live for our pages."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
+from math import inf
 from time import monotonic, time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
 
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import clean_id
@@ -18,11 +20,13 @@ from mondrian.storage.jobs import (
     COMPLETED_STATUSES,
     TERMINAL_STATUSES,
     JobRow,
+    QueueRow,
 )
 
 router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)
 _JOB_POLL, _UPDATE, _HEARTBEAT = 0.5, 3.0, 5.0  # seconds
-_LIVE_POLL, _KEEP_ALIVE = 0.25, 10.0  # seconds
+_LIVE_POLL, _LIVE_QUERY, _KEEP_ALIVE = 0.25, 0.75, 10.0  # seconds
+_MAX_LIVE_JOBS = 100  # in one stream
 
 
 @router.get("/stream/{id}", **openapi.returns("text/event-stream"))
@@ -34,10 +38,19 @@ async def stream(request: Request, id: str) -> StreamingResponse:
     return event_stream(events, connection="keep-alive")
 
 
-@router.get("/live/{id}", include_in_schema=False)
-async def live(request: Request, id: str) -> StreamingResponse:
-    """Step, share and complete text whenever they change; {"ended": true} at the end."""
-    return event_stream(_live_events(get_service(request), clean_id(id)))
+@router.get("/live", include_in_schema=False)
+async def live(request: Request, ids: str = "") -> StreamingResponse:
+    """Progress of several jobs, for all tabs of a browser; `ids` are separated by commas.
+
+    Events are {id, step, share, text, place} at each change, and {id, ended: true, status} at the
+    end of a job. The stream ends with the last job.
+    """
+    known = [id for id in map(clean_id, ids.split(",")) if id]
+    if not 1 <= len(known) <= _MAX_LIVE_JOBS:
+        raise HTTPException(
+            400, f"ids has {len(known)} jobs; from 1 to {_MAX_LIVE_JOBS} can be sent"
+        )
+    return event_stream(_live_events(get_service(request), list(dict.fromkeys(known))))
 
 
 async def _job_events(service: Service, id: str, base_url: str) -> AsyncIterator[str]:
@@ -85,32 +98,47 @@ def _status_update(row: JobRow, base_url: str) -> dict[str, Any]:
     }
 
 
-async def _live_events(service: Service, id: str) -> AsyncIterator[str]:
-    last_state: dict[str, Any] = {}
-    last_event = monotonic()
-    async for state in poll(partial(_load_live_state, service, id), _LIVE_POLL):
+async def _live_events(service: Service, ids: list[str]) -> AsyncIterator[str]:
+    last_states: dict[str, Any] = {}
+    last_event = last_query = -inf
+    rows: Mapping[str, QueueRow] = {}
+    async for now in poll(_current_time, _LIVE_POLL):
         if service.draining:
             return
-        if state != last_state:
-            last_state, last_event = state, monotonic()
-            yield format_event(state)
+        if now - last_query > _LIVE_QUERY:
+            rows = await service.job_runner.call_store(service.store.load_queue_rows, ids)
+            last_query = now
+        for id in list(ids):
+            state = _live_state(service, id, rows.get(id))
+            if state != last_states.get(id):
+                last_states[id], last_event = state, now
+                yield format_event({"id": id, **state})
             if state.get("ended"):
-                return
-        elif monotonic() - last_event > _KEEP_ALIVE:
-            last_event = monotonic()
+                ids.remove(id)
+        if not ids:
+            return
+        if now - last_event > _KEEP_ALIVE:
+            last_event = now
             yield ": still here\n\n"
 
 
-async def _load_live_state(service: Service, id: str) -> dict[str, Any]:
-    progress = service.job_runner.partial_output(id)
-    if progress is not None:
-        return {
-            "step": progress["current_step"],
-            "share": progress["progress_percentage"],
-            "text": progress["text"],
-            "advisor": service.params.profile(progress["advisor"]).name,
-        }
-    row = await service.job_runner.call_store(service.store.get, id)
-    if row is None or row["status"] not in ACTIVE_STATUSES:
-        return {"ended": True}
-    return {"step": row["current_step"], "share": row["progress_percentage"], "text": ""}
+async def _current_time() -> float:
+    return monotonic()
+
+
+def _live_state(service: Service, id: str, row: QueueRow | None) -> dict[str, Any]:
+    progress = service.job_runner.progress.get(id)
+    if progress is not None:  # it runs here
+        name = service.params.profile(progress.advisor).name
+        step = f"{name} is writing" if progress.text else f"{name} is looking at the photo"
+        return {"step": step, "share": progress.page_percentage(), "text": progress.text}
+    if row is None or row.status not in ACTIVE_STATUSES:
+        return {"ended": True, "status": row.status if row else "deleted"}
+    state: dict[str, Any] = {"step": row.current_step, "share": row.progress_percentage, "text": ""}
+    if row.place:
+        state |= {"step": _describe_place(row.place), "place": row.place}
+    return state
+
+
+def _describe_place(place: int) -> str:
+    return "Next in the queue" if place == 1 else f"Number {place} in the queue"

@@ -1,6 +1,7 @@
-// Every page: buttons that are pressed once, and times in the local time zone. All pages work
-// without scripts.
+// Every page: progress, buttons that are pressed once, and times in the local time zone. All pages
+// work without scripts.
 import { setUp } from "./page.js";
+import "./progress.js";
 
 // A pressed button shows that it works and cannot be pressed twice
 
@@ -26,5 +27,7 @@ function localizeTime(time) {
   }
 }
 
+// Days that are chosen are in the local time zone
+setUp("input[data-offset]", (input) => { input.value = new Date().getTimezoneOffset(); });
 setUp("button[data-busy]", disableWhileSending);
 setUp("time", localizeTime);

@@ -1,0 +1,72 @@
+"""Errors in the words of a photographer: what happened, and what to do."""
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mondrian.serving.assignment import UnknownModeError
+from mondrian.serving.engines.base import EngineFault
+from mondrian.serving.http.uploads import RequestRejectedError
+from mondrian.serving.jobs.admission import QueueFullError
+from mondrian.serving.service import ServiceUnavailableError
+
+_TITLES = {
+    400: "Not accepted",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not found",
+    408: "The photo did not arrive",
+    409: "Not possible",
+    413: "Too large",
+    415: "Not a photo",
+    422: "This photo cannot be used",
+    429: "Too busy",
+    503: "Not available at the moment",
+    504: "This took too long",
+}
+_PHOTO_MESSAGES = {  # by reason code of PhotoError
+    "image_unreadable": "This file cannot be read as a photo. Export it again as JPEG.",
+    "image_raw": "This is a camera's raw file. Export it as JPEG or TIFF.",
+    "image_too_small": "The photo is too small to be judged. Send a larger copy.",
+    "image_too_large": "The photo has too many pixels. Export a smaller copy.",
+    "image_blank": "The photo is blank, one colour everywhere. Choose another.",
+}
+_REQUEST_MESSAGES = {  # by status of RequestRejectedError
+    408: "The photo did not arrive in time. Check the connection and send it again.",
+    409: "The same photo is being critiqued already. See the history.",
+}
+_STORAGE_MESSAGE = (
+    "Photos and critiques cannot be saved or read at the moment. Try again in a minute; if it "
+    "happens again, see the log of the service."
+)
+_ENGINE_MESSAGE = "The model did not answer. Try again in a minute."
+_STOPPING_MESSAGE = "The service is stopping or starting. Try again in a minute."
+
+
+def error_title(status: int) -> str:
+    return _TITLES.get(status, "Something went wrong")
+
+
+def error_message(error: Exception, message: str) -> str:
+    """Return what a page says; `message` is what the API says about the error."""
+    match error:
+        case RequestRejectedError():
+            return _request_message(error.status, message)
+        case UnknownModeError():
+            return "This model is not one of those shown. Choose one of them."
+        case QueueFullError():
+            return f"Many critiques are waiting. Try again in {error.seconds} s."
+        case ServiceUnavailableError():
+            return _STOPPING_MESSAGE
+        case EngineFault():
+            return _ENGINE_MESSAGE
+        case OSError() | SQLAlchemyError():
+            return _STORAGE_MESSAGE
+    return message
+
+
+def _request_message(status: int, message: str) -> str:
+    reason, _, detail = message.partition(": ")
+    if reason in _PHOTO_MESSAGES:
+        return _PHOTO_MESSAGES[reason]
+    if message == "No image provided" or "0 bytes" in detail + message:
+        return "There is no photo yet. Choose one, then send it."
+    return _REQUEST_MESSAGES.get(status, f"{message[:1].upper()}{message[1:]}.")
