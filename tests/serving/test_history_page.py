@@ -157,7 +157,7 @@ def test_a_pair_is_one_row_and_shows_no_arms_until_it_has_a_vote(
         text = client.get(f"/download/z-base/{format}").text
         assert not [name for name in MODEL_NAMES if name in text.replace("z-base", "")]
     with engine.begin() as connection:
-        vote = {"left_job": "a-tuned", "right_job": "z-base", "choice": "left"}
+        vote = {"left_job": "a-tuned", "right_job": "z-base", "choice": "left", "advisor": "ansel"}
         connection.execute(preferences.insert(), vote)
     assert "fine-tuned" in list_part(client.get("/history"))
     assert "fine-tuned" in client.get("/download/a-tuned/html").text
@@ -196,7 +196,7 @@ def test_a_deleted_critique_takes_its_photo_with_it_unless_another_one_uses_it(
     assert (response.status_code, response.headers["location"]) == (303, "/history")
     assert client.get("/view/first").status_code == 404
     assert path.exists()
-    vote = {"left_job": "a-tuned", "right_job": "z-base", "choice": "left"}
+    vote = {"left_job": "a-tuned", "right_job": "z-base", "choice": "left", "advisor": "ansel"}
     with engine.begin() as connection:
         connection.execute(feedback.insert(), {"job": "a-tuned", "advisor": "ansel", "thumbs": 1})
         connection.execute(preferences.insert(), vote)

@@ -36,7 +36,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     with engine.begin() as connection:
         connection.execute(jobs.insert(), rows)
         vote = {"left_job": "first-00010", "right_job": "a-second-00010", "choice": "left"}
-        connection.execute(preferences.insert(), vote)
+        of_one_of_two_advisors = {"left_job": "first-00020", "right_job": "a-second-00020"}
+        connection.execute(preferences.insert(), vote | {"advisor": "okeefe"})
+        connection.execute(preferences.insert(), of_one_of_two_advisors | {"advisor": "ansel"})
     return engine
 
 

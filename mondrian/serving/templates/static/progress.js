@@ -67,7 +67,7 @@ function showProgress(block) {
 }
 
 function reloadOrNotify() {
-  const fields = [...document.querySelectorAll("main textarea, main input:not([type=hidden])")];
+  const fields = [...document.querySelectorAll("main :is(textarea, input:not([type=hidden], [type=checkbox]))")];
   if (fields.some((field) => field.value !== field.defaultValue)) {
     document.querySelector("[data-arrived]").hidden = false; // a reload would lose the input
   } else {
