@@ -131,7 +131,7 @@ class PageLog:
         return [
             url
             for url in self.requests
-            if urlsplit(url).scheme not in ("blob", "data")
+            if urlsplit(url).scheme not in ("blob", "data", "file")
             and urlsplit(url).hostname != "127.0.0.1"
         ]
 

@@ -217,6 +217,7 @@ def test_git_ignores_what_holds_photos_or_texts_of_people() -> None:
         "models/mondrian-tiny-lora-ansel/adapter_model.safetensors",
         "models/serving/ansel/current/recipe.json",
         "critiques.csv",
+        "critiques/ansel/gallery.html",
         "jobs.db",
         "jobs.db-wal",
     )

@@ -192,7 +192,7 @@ def is_in_sources(message: str) -> bool:
 
 def quoted_messages(text: str) -> list[str]:
     """Return the messages in the first column of the table in the last chapter."""
-    table = text[text.index("## 11") :]
+    table = re.split(r"^## \d+ Troubleshooting$", text, flags=re.MULTILINE)[1]
     cells = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
     return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
 
@@ -285,5 +285,5 @@ def test_a_broken_link_is_detected(tmp_path: Path) -> None:
 
 def test_the_guide_fits_on_a_few_screens() -> None:
     lines = GUIDE.read_text().splitlines()
-    assert len(lines) <= 230
+    assert len(lines) <= 260
     assert max(len(line) for line in lines if not line.startswith("|")) <= 140

@@ -8,6 +8,7 @@ COMMANDS = {
     "init": "write the settings for a base and for your database or list into params.yaml",
     "doctor": "check this machine; print a table to paste into an issue",
     "check": "check params.yaml and the data that it names, before dvc repro",
+    "critique": "critique your photos: a table, a contact sheet, XMP sidecars",
     "serve": "start the advisor service: base, fine-tuned or A/B test",
     "summary": "show the results of the last dvc repro: data, training, scores, verdict",
     "crossvalidate": "train one adapter per fold and evaluate it on the photos it did not see",

@@ -136,7 +136,7 @@ def generate_answers(
     if pending:
         token_ids = [prompts[i].token_ids for i in pending]
         features = [prompts[i].features for i in pending]
-        _check_memory(vlm, token_ids, sampling_params)
+        check_memory(vlm, token_ids, sampling_params)
         finished = len(prompts) - len(pending)
         bar = progress_bar(total=len(prompts), initial=finished, desc=title, unit="critique")
         memory_fix = (
@@ -151,7 +151,7 @@ def generate_answers(
     return [cache.answers[key] for key in keys]
 
 
-def _check_memory(vlm: Vlm, prompts: list[list[int]], sampling_params: SamplingParams) -> None:
+def check_memory(vlm: Vlm, prompts: list[list[int]], sampling_params: SamplingParams) -> None:
     """Raise EvaluationError if the longest answers may not fit into the context or into memory."""
     max_new_tokens, longest = sampling_params.max_new_tokens, max(map(len, prompts))
     context = vlm.model.config.text_config.max_position_embeddings

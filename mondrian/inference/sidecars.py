@@ -1,0 +1,76 @@
+"""XMP sidecars next to photos, for Lightroom, darktable, digiKam and others.
+
+Originals are never written. The sidecar of photo.jpg is photo.xmp, or photo.jpg.xmp if that file
+exists already or if another photo of the folder has the same stem.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mondrian.core.errors import join_first, one_line
+from mondrian.core.files import write_bytes
+from mondrian.inference.photo_critiques import CritiquedPhoto
+from mondrian.inference.photo_files import SIDECAR_SUFFIX, is_photo_name
+from mondrian.inference.xmp import DamagedXmpError, merge_critique
+
+
+@dataclass
+class SidecarReport:
+    """What was written, by the names of the sidecars."""
+
+    written: int = 0
+    full_names: list[str] = field(default_factory=list)  # named after the whole file name
+    kept: list[str] = field(default_factory=list)  # with a rating or description of somebody else
+    failed: list[str] = field(default_factory=list)  # name and reason; left alone
+
+    def to_lines(self) -> list[str]:
+        lines = [f"{self.written} XMP sidecars written or up to date"]
+        if self.full_names:
+            names = join_first(self.full_names, 3)
+            lines.append(f"  {len(self.full_names)} named after the whole file name: {names}")
+        if self.kept:
+            names = join_first(self.kept, 3)
+            lines.append(f"  {len(self.kept)} keep the rating or description they had: {names}")
+        if self.failed:
+            lines.append(f"  {len(self.failed)} not written: {join_first(self.failed, 3, '; ')}")
+        return lines
+
+
+def write_sidecars(photos: Sequence[CritiquedPhoto]) -> SidecarReport:
+    """Write or merge the sidecar of each photo, with the critique of its first arm."""
+    report = SidecarReport()
+    for photo in photos:
+        path = sidecar_path(photo.file.path)
+        try:
+            _write(path, photo, report)
+        except (DamagedXmpError, OSError) as error:
+            report.failed.append(f"{path}: {one_line(error)}")
+            continue
+        report.written += 1
+        if path.name == photo.file.path.name + SIDECAR_SUFFIX:
+            report.full_names.append(str(path))
+    return report
+
+
+def sidecar_path(photo: Path) -> Path:
+    """Return the path of a photo's sidecar."""
+    full_name = photo.with_name(photo.name + SIDECAR_SUFFIX)
+    shares_stem = any(
+        other.stem.lower() == photo.stem.lower() and other.name != photo.name
+        for other in photo.parent.iterdir()
+        if is_photo_name(other)
+    )
+    is_full = full_name.exists() or shares_stem
+    return full_name if is_full else photo.with_suffix(SIDECAR_SUFFIX)
+
+
+def _write(path: Path, photo: CritiquedPhoto, report: SidecarReport) -> None:
+    record = photo.records[0]
+    old = path.read_bytes() if path.exists() else None
+    origin = {"Advisor": record.advisor, "Base": record.base[:12], "Adapter": record.adapter}
+    result = merge_critique(old, record.critique, origin)
+    if result.kept:
+        report.kept.append(f"{path} ({', '.join(result.kept)})")
+    if result.content != old:
+        write_bytes(path.resolve(), result.content)

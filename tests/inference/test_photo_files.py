@@ -1,0 +1,85 @@
+"""Every file of a folder is accounted for by name."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mondrian.core.errors import DataError
+from mondrian.inference.photo_files import PhotoListing
+from mondrian.inference.photo_reader import MAX_PREVIEW_BYTES, encode_preview
+from mondrian.inference.sidecars import sidecar_path
+from mondrian.sample.scene import draw_scene, render
+
+PHOTO = render(draw_scene(5, 1), 96, 80)
+
+
+def test_every_file_is_a_photo_or_has_a_reason(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "photos/out"
+    for name in ("a", "a/.hidden", "out", "z"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    PHOTO.save(folder / "b.jpg")
+    PHOTO.save(folder / "a/B.JPG")
+    PHOTO.save(folder / "z/no-suffix", "PNG")
+    os.link(folder / "b.jpg", folder / "copy.jpg")
+    (folder / "link.jpg").symlink_to("b.jpg")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "folder-link").symlink_to("a")
+    (folder / "notes.txt").write_text("words")
+    (folder / "empty.jpg").touch()
+    (folder / "b.xmp").write_text("<x/>")
+    (folder / ".DS_Store").touch()
+    (folder / "raw.CR2").write_bytes(b"II*\0\x10\0\0\0CR\2\0" + bytes(60))
+    (folder / "out/old.csv").touch()
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / os.fsdecode(b"caf\xe9.jpg")).touch()
+
+    listing = PhotoListing([folder, folder / "b.jpg"], output)
+
+    names = [str(photo.path.relative_to(folder)) for photo in listing.photos]
+    assert names == ["a/B.JPG", "b.jpg", "copy.jpg", "link.jpg", "z/no-suffix"]
+    assert len({photo.sha256 for photo in listing.photos}) == 2
+    assert {str(Path(f.name).relative_to(folder)): f.reason for f in listing.skipped} == {
+        "a/.hidden": "system_file",
+        "folder-link": "linked_folder",
+        ".DS_Store": "system_file",
+        "b.xmp": "sidecar",
+        "caf?.jpg": "name_not_utf8",
+        "empty.jpg": "image_unreadable",
+        "gone.jpg": "not_a_photo",
+        "notes.txt": "not_a_photo",
+        "pipe.jpg": "not_a_photo",
+        "raw.CR2": "image_raw",
+    }
+    assert all(file.detail for file in listing.skipped)
+
+
+def test_a_missing_photo_is_one_error(tmp_path: Path) -> None:
+    PHOTO.save(tmp_path / "photo.jpg")
+    with pytest.raises(DataError, match=r"there is .*photo\.jpg"):
+        PhotoListing([tmp_path / "foto.jpg"], tmp_path / "out")
+
+
+def test_a_preview_is_small_even_of_noise() -> None:
+    noise = Image.effect_noise((1600, 1200), 90).convert("RGB")
+    assert len(encode_preview(noise)) <= MAX_PREVIEW_BYTES
+    with Image.open(BytesIO(encode_preview(render(draw_scene(5, 1))))) as image:
+        assert max(image.size) <= 800
+
+
+@pytest.mark.parametrize(
+    ("others", "name"),
+    [
+        ((), "photo.xmp"),
+        (("photo.xmp", "notes.txt", "photo.txt"), "photo.xmp"),
+        (("photo.tif",), "photo.jpg.xmp"),
+        (("PHOTO.NEF", "photo.xmp"), "photo.jpg.xmp"),
+        (("photo.jpg.xmp",), "photo.jpg.xmp"),
+    ],
+)
+def test_a_sidecar_belongs_to_one_photo(tmp_path: Path, others: tuple[str, ...], name: str) -> None:
+    for other in ("photo.jpg", *others):
+        (tmp_path / other).touch()
+    assert sidecar_path(tmp_path / "photo.jpg") == tmp_path / name
