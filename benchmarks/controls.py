@@ -2,6 +2,7 @@
 
 Trains on the sample (`dvc repro prepare` first), for each advisor: adapters with several seeds, one
 on the critiques of other photos, and one on critiques that all have the scores of a template. The
+answers of the first ones are judged again with the base's scores: they have the voice alone. The
 last weights are kept, so that val only evaluates and selects nothing. Writes all runs to
 benchmarks/results/controls.json; an interrupted run continues from .cache/controls.
 """
@@ -9,7 +10,7 @@ benchmarks/results/controls.json; an interrupted run continues from .cache/contr
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,9 @@ from benchmarks.measurement import ROOT, write_results
 from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_train_and_val
-from mondrian.critique.schema import serialize_critique
+from mondrian.critique.schema import serialize_critique, validate_critique
 from mondrian.evaluation.crossvalidation import train_and_evaluate
 from mondrian.evaluation.evaluate import EvalData
-from mondrian.evaluation.prompts import pick_other_photos
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import vlm
 from mondrian.sample.corruptions import EXAMPLE_SCORES, replace_scores
@@ -52,11 +52,20 @@ def make_runs(train: list[ChatRow], val: list[ChatRow]) -> list[ControlRun]:
 def swap_critiques(rows: Sequence[ChatRow]) -> list[ChatRow]:
     """Give every photo the critique of another one."""
     indices = pick_other_photos(rows)
-    assert indices is not None
     return [
         replace_answer(row, rows[i].messages[-1]["content"], rows[i].derived)
         for row, i in zip(rows, indices, strict=True)
     ]
+
+
+def pick_other_photos(rows: Sequence[ChatRow]) -> list[int]:
+    """Return for each row a row with another photo, each about once."""
+    count = len(rows)
+    others = []
+    for i, row in enumerate(rows):
+        candidates = ((i + count // 2 + k) % count for k in range(count))
+        others.append(next(j for j in candidates if rows[j].photo_group != row.photo_group))
+    return others
 
 
 def use_template_scores(rows: Sequence[ChatRow]) -> list[ChatRow]:
@@ -74,17 +83,33 @@ def replace_answer(row: ChatRow, answer: str, derived: list[str]) -> ChatRow:
     return row.model_copy(update={"messages": messages, "derived": derived})
 
 
+def keep_base_scores(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of an adapter with the base's scores in the words of this adapter."""
+    photos = []
+    for photo in report["photographs"]:
+        base, tuned = (photo[f"{arm}_constrained"] for arm in ("base", "fine_tuned"))
+        critique = validate_critique(tuned["text"])
+        overall = round(float(np.mean(base["scores"])), 1)
+        text = serialize_critique(replace_scores(critique, tuple(base["scores"]), overall))
+        answer = tuned | {"text": text, "scores": base["scores"]}
+        photos.append(photo | {"fine_tuned_constrained": answer})
+    return report | {"photographs": photos}
+
+
 def summarize(
     advisor: str, run: ControlRun, report: dict[str, Any], params: Params
 ) -> dict[str, Any]:
     metrics = build_evaluation(report, params.evaluate)
+    comparisons = metrics["comparisons"]
     return {
         "advisor": advisor,
         "control": run.control,
         "seed": run.seed,
         "verdict": metrics["verdict"],
-        "index_gain": metrics["comparisons"]["index"]["mean"],
-        "index_gain_low": metrics["comparisons"]["index"]["low"],
+        "index_gain": comparisons["index"]["mean"],
+        "manner": comparisons["manner"]["mean"],
+        "judgement": comparisons["judgement"]["mean"],
+        "judgement_low": comparisons["judgement"]["low"],
         "score_mae": metrics["fine_tuned"].get("score_mae"),
         "constant_mae": metrics["constant"]["score_mae"],
         "shuffled_mae": metrics["shuffled"].get("score_mae"),
@@ -108,6 +133,10 @@ def main() -> None:
             )
             results.append(summarize(advisor, run, report, run_params))
             print(json.dumps(results[-1]), flush=True)
+            if run.control == "none":
+                voice = replace(run, control="voice only")
+                results.append(summarize(advisor, voice, keep_base_scores(report), run_params))
+                print(json.dumps(results[-1]), flush=True)
     write_results("controls.json", results)
 
 

@@ -129,7 +129,7 @@ class Project:
 def make_metrics(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
     """Return an evaluate.json with the fields that a release reads."""
     arm = {"score_mae": 0.96, "format_compliance": 1.0}
-    gates = {"compliance": 1.0, "index_low": 30.0, "constant_low": 0.8, "index_gain_percent": gain}
+    gates = {"compliance": 1.0, "index_low": 30.0, "constant_low": 0.8, "judgement_points": gain}
     return {
         "verdict": verdict,
         "photographs": 21,

@@ -182,7 +182,7 @@ def _recipe(vlm: Any, advisor: str, params: Params) -> dict[str, Any]:
         "prompt_sha256": prompt_hash(params.persona(advisor)),
         "schema_sha256": schema_hash(),
         "train_photo_groups": [],
-        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
     }
 
 

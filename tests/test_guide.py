@@ -173,7 +173,8 @@ def read_help(command: tuple[str, ...]) -> str:
 def source_texts() -> tuple[str, ...]:
     """Return all string literals, templates and the Makefile; … stands for values in f-strings."""
     texts = [(ROOT / "Makefile").read_text()]
-    texts += [path.read_text() for path in (ROOT / "mondrian").rglob("*.[hj]*")]
+    for pattern in ("*.html", "*.js", "*.jinja"):
+        texts += [path.read_text() for path in (ROOT / "mondrian").rglob(pattern)]
     for path in [*(ROOT / "mondrian").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):

@@ -53,7 +53,8 @@ def write_params(folder: Path) -> Path:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["base"]["source"] = str(ROOT / "models/base/mondrian-tiny")
     params["link"] |= {"unscored": "text_only", "template_scores": "text_only"}
-    params["prepare"] |= {"val_fraction": 0.3, "test_fraction": 0.0, "min_train": 10}
+    params["prepare"] |= {"val_fraction": 0.3, "test_fraction": 0.0}
+    params["prepare"] |= {"min_train": 10, "min_val": 5}
     params["train"]["epochs"] = 1
     params["evaluate"]["few_shot_examples"] = 1
     params["evaluate"]["consistency"] |= {"photos": 0, "samples": 0}
@@ -136,8 +137,8 @@ def test_no_stage_takes_a_filler_score_for_the_advisors(built: Path) -> None:
     train = read_rows(built / "rows/training_data_ansel_train.json")
     recipe = json.loads((built / "adapter/recipe.json").read_text())
     scores = [row.reference_critique().scores() for row in train if row.scored]
-    mean_scores = np.mean(scores, axis=0)
-    assert list(recipe["train_score_means"].values()) == pytest.approx(mean_scores, abs=1e-3)
+    medians = np.median(scores, axis=0)
+    assert list(recipe["train_score_medians"].values()) == pytest.approx(medians, abs=1e-3)
     report, evaluation = metrics(built, "comparison_report"), metrics(built, "evaluate")
     val = read_rows(built / "rows/training_data_ansel_val.json")
     assert [photo["reference_scores"] for photo in report["photographs"]] == [
@@ -146,9 +147,9 @@ def test_no_stage_takes_a_filler_score_for_the_advisors(built: Path) -> None:
     scored = np.array([row.reference_critique().scores() for row in val if row.scored])
     assert evaluation["constant"]["scored"] == len(scored)
     assert evaluation["constant"]["score_mae"] == pytest.approx(
-        np.abs(np.array(list(recipe["train_score_means"].values())) - scored).mean(), abs=1e-3
+        np.abs(np.array(list(recipe["train_score_medians"].values())) - scored).mean(), abs=1e-3
     )
-    answered = [photo["fine_tuned"]["scores"] is not None for photo in report["photographs"]]
+    answered = [p["fine_tuned_constrained"]["scores"] is not None for p in report["photographs"]]
     both = sum(a and row.scored for a, row in zip(answered, val, strict=True))
     assert evaluation["comparisons"]["constant"]["groups"] == both
     assert evaluation["comparisons"]["index"]["groups"] == len(val)

@@ -91,7 +91,7 @@ def write_adapter(deployment: Deployment, folder: Path, scale: float = 1.0) -> N
         "schema_sha256": schema_hash(),
         "image": {"min_pixels": params.image.min_pixels, "max_pixels": params.image.max_pixels},
         "train_photo_groups": [],
-        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
     }
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     if scale != 1.0:

@@ -19,8 +19,9 @@ from mondrian.evaluation.timing import format_overhead_warning
 
 _COMMITTED = ("params.yaml", "dvc.lock", "data/sample/dvc.lock", "metrics")
 _LEGEND = """\
-quality: 0 to 100 (docs/evaluation.md). Score MAE: mean distance from the advisor's scores, of 10.
-constant: predicts the mean scores of the training critiques. Score bias above 0: too kind."""
+quality: 100 is the advisor's own critique, 0 chance (docs/evaluation.md). Score MAE: mean distance
+from the advisor's scores, of 10.
+constant: predicts the median scores of the training critiques. Score bias above 0: too kind."""
 
 
 def main(argv: list[str]) -> None:

@@ -95,6 +95,7 @@ class TrainParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     max_seq_length: Annotated[int, Field(ge=64)]
     save_weights: Literal["best", "last"]
+    tune_fraction: Annotated[float, Field(gt=0, lt=1)]
     early_stopping_patience: Annotated[int, Field(ge=0)]
     val_samples: Annotated[int, Field(ge=0)]
     gradient_checkpointing: bool
@@ -110,7 +111,6 @@ class TrainParams(Section):
 
 
 class IndexWeights(Section):
-    format: Annotated[float, Field(ge=0)]
     scores: Annotated[float, Field(ge=0)]
     text: Annotated[float, Field(ge=0)]
     grounding: Annotated[float, Field(ge=0)]
@@ -118,7 +118,7 @@ class IndexWeights(Section):
     @model_validator(mode="after")
     def _check_any_weight(self) -> Self:
         if not sum(self.model_dump().values()):
-            raise ValueError("evaluate.index has no weight above 0; set at least one of its four")
+            raise ValueError("evaluate.index has no weight above 0; set at least one of its three")
         return self
 
 
@@ -126,7 +126,7 @@ class GateParams(Section):
     base_compliance: Annotated[float, Field(ge=0, le=1)]
     compliance: Annotated[float, Field(ge=0, le=1)]
     overhead: Annotated[float, Field(ge=0)]
-    index_gain_percent: float
+    judgement_points: float
     copied_above_reference: Annotated[float, Field(ge=0, le=1)]
 
 

@@ -56,7 +56,7 @@ def crossvalidate(
 def merge_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Merge fold reports: median costs, the first adapter, each photo with its fold's constant."""
     photos = [
-        photo | {"train_score_means": report["train_score_means"]}
+        photo | {"train_score_medians": report["train_score_medians"]}
         for report in reports
         for photo in report["photographs"]
     ]

@@ -84,7 +84,7 @@ def evaluate(
         "base": {"source": vlm.source, "sha256": vlm.hash},
         "adapter": adapter_entry,
         "packages": package_versions(),
-        "train_score_means": recipe.train_score_means,
+        "train_score_medians": recipe.train_score_medians,
         "photographs": photos,
         "cost": cost,
     }
@@ -182,11 +182,9 @@ def _answer_photos(
             "reference_copied": bool(generation.hash_answer_sentences([text]) & train_sentences),
         }
         for arm, arm_answers in answers.items():
-            prompt = prompts[arm][i]
-            entry[arm] = generation.build_answer_record(arm_answers[i], train_sentences) | {
-                "photo_row_id": prompt.photo_row_id,
-                "prompt_sha256": sha256(json.dumps(prompt.token_ids).encode()).hexdigest(),
-            }
+            token_ids = json.dumps(prompts[arm][i].token_ids)
+            entry[arm] = generation.build_answer_record(arm_answers[i], train_sentences)
+            entry[arm]["prompt_sha256"] = sha256(token_ids.encode()).hexdigest()
         entries.append(entry)
     measure_consistency(context, data.val, entries)
     return entries

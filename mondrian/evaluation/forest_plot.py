@@ -8,7 +8,7 @@ from mondrian.core.axis import Axis, build_axis
 from mondrian.evaluation.gates import REQUIRED_COMPARISONS
 from mondrian.evaluation.summary import COMPARISON_LABELS, format_mean_interval
 
-_INDEX_COMPARISONS = ("index", "index_few_shot")
+_INDEX_COMPARISONS = ("index", "manner", "judgement", "index_few_shot")
 
 
 @dataclass(frozen=True)

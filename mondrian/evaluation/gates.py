@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # statistics loads scipy, which `mondrian summary` does not n
 
 MAXIMUM_GATES = ("copied_above_reference",)  # the value must not exceed the threshold
 WARNING_GATES = ("base_compliance",)  # about the base: no adapter can change it
-REQUIRED_COMPARISONS = ("index", "constant", "vs_shuffled")  # must be above 0 for BETTER
+MIN_GROUPS = 8  # photo groups; with fewer nothing is concluded
+REQUIRED_COMPARISONS = ("index", "judgement", "constant", "vs_shuffled")  # above 0 for BETTER
 
 
 def compute_gates(
@@ -30,12 +31,11 @@ def compute_gates(
     tuned, base = arms["fine_tuned"], arms["base"]
     reference_copied = float(np.mean([p["reference_copied"] for p in report["photographs"]]))
     copied_above = tuned["copied"] - reference_copied
-    gain = comparisons["index"].mean / base["quality_index"] if base["quality_index"] else 1.0
     gates = {
         "base_compliance": (base["format_compliance"], thresholds.base_compliance),
         "compliance": (tuned["format_compliance"], thresholds.compliance),
-        "index_gain_percent": (100 * gain, thresholds.index_gain_percent),
-        **{f"{n}_low": (comparisons[n].low, 0.0) for n in REQUIRED_COMPARISONS if n in comparisons},
+        "judgement_points": (comparisons["judgement"].mean, thresholds.judgement_points),
+        **{f"{name}_low": (comparisons[name].low, 0.0) for name in REQUIRED_COMPARISONS},
         "copied_above_reference": (copied_above, thresholds.copied_above_reference),
     }
     return {

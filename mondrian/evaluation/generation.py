@@ -18,7 +18,7 @@ from mondrian.core.params import EvaluateParams
 from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
-from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, CONSTRAINED_ARMS
+from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, WITH_GRAMMAR
 from mondrian.evaluation.prompts import ArmPrompts, EvalPrompt
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model import lora
@@ -75,8 +75,8 @@ class AnswerCache:
             f"restore them to resume it: {self.path} is kept until the report is written"
         )
 
-    def key(self, title: str, index: int, prompt: Sequence[int], photo_row_id: str) -> str:
-        key_json = json.dumps([title, str(index), list(prompt), photo_row_id])
+    def key(self, title: str, index: int, prompt: Sequence[int], row_id: str) -> str:
+        key_json = json.dumps([title, str(index), list(prompt), row_id])
         return sha256(key_json.encode()).hexdigest()[:32]
 
     def add(self, key: str, answer: Generation) -> None:
@@ -108,7 +108,7 @@ def generate_arms(context: EvalContext, prompts: ArmPrompts) -> dict[str, list[G
     if not prompts:
         return {}
     vlm, params = context.features.vlm, context.params
-    grammar = context.grammar if prompts.keys() & CONSTRAINED_ARMS.keys() else None
+    grammar = context.grammar if prompts.keys() & set(WITH_GRAMMAR) else None
     sampling_params = SamplingParams(params.max_new_tokens, params.batch_size, grammar)
     without_adapter = prompts.keys() & set(ARMS_WITHOUT_ADAPTER)
     all_prompts = [prompt for arm_prompts in prompts.values() for prompt in arm_prompts]
@@ -131,7 +131,7 @@ def generate_answers(
 
     Raises EvaluationError if memory does not suffice.
     """
-    keys = [cache.key(title, i, p.token_ids, p.photo_row_id) for i, p in enumerate(prompts)]
+    keys = [cache.key(title, i, p.token_ids, p.row_id) for i, p in enumerate(prompts)]
     pending = [i for i, key in enumerate(keys) if key not in cache.answers]
     if pending:
         token_ids = [prompts[i].token_ids for i in pending]

@@ -11,11 +11,12 @@ def build_key_metrics(
 ) -> dict[str, Any]:
     """Return the content of metrics.json: flat, without times, equal in a rerun on a CPU.
 
-    quality       quality index of the adapter, 0 to 100
+    quality       quality index of the adapter: 100 the advisor's own critique, 0 chance
     mae           mean absolute error of its scores, points of 10; also of the base and of the
                   constant predictor
     valid         fraction of its answers that are schema-valid
-    val_loss      loss of the saved weights on val; None if the adapter has no training log
+    val_loss      loss of the saved weights on val, or on the photos set aside if those select the
+                  epoch; None if the adapter has no training log
     n_train       photos in train, near-duplicates counted once; n_val photos it was evaluated on
     failed_gates  number of gates that do not hold; the verdict is none of them
     """

@@ -8,7 +8,7 @@ from typing import Any
 from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique import radar
 from mondrian.critique.schema import DIMENSIONS
-from mondrian.evaluation.arms import ARMS
+from mondrian.evaluation.arms import ARMS, JUDGED_ARMS
 from mondrian.evaluation.forest_plot import build_forest_plot
 from mondrian.evaluation.generation import parse_answer
 from mondrian.evaluation.score_metrics import score_error
@@ -22,7 +22,7 @@ _PAIR = ("base", "fine_tuned")
 def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[str, Any]) -> str:
     """Return the page as self-contained HTML."""
     photos = sorted(report["photographs"], key=_adapter_error, reverse=True)
-    arms = [arm for arm in ("fine_tuned", *ARMS) if arm in photos[0]]
+    arms = [a for a in ("fine_tuned", *ARMS, "shuffled", "constant", "reference") if a in metrics]
     return render_template(
         "evaluation/comparison.html",
         advisor=report["advisor"],
@@ -33,10 +33,9 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[
         comparison_labels=COMPARISON_LABELS,
         num_valid=sum(photo["fine_tuned"]["compliant"] for photo in photos),
         metrics=metrics,
-        arms={arm: metrics[arm] | timing.get(arm, {}) for arm in (*arms, "constant", "reference")},
+        arms={arm: metrics[arm] | timing.get(arm, {}) for arm in arms},
         pair={arm: metrics[arm] | timing[arm] for arm in _PAIR},
         folds=report.get("folds"),
-        constrained={arm: metrics.get(f"{arm}_constrained", {}) for arm in _PAIR},
         overhead=timing["overhead"],
         photos=[_build_photo(*item) for item in enumerate(photos[:_MAX_PHOTOS], 1)],
         radar_corners=radar.corner_points(),
@@ -53,15 +52,15 @@ def _adapter_error(photo: dict[str, Any]) -> float:
     """Return the adapter's score error; 10 for an answer without scores, -1 if text only."""
     if photo["reference_scores"] is None:
         return -1.0
-    error = score_error(photo["fine_tuned"]["scores"], photo["reference_scores"])
+    error = score_error(photo[JUDGED_ARMS["fine_tuned"]]["scores"], photo["reference_scores"])
     return 10.0 if isnan(error) else error
 
 
 def _build_photo(number: int, photo: dict[str, Any]) -> dict[str, Any]:
     reference = photo["reference_scores"]
-    base, tuned = photo["base"]["scores"], photo["fine_tuned"]["scores"]
+    base, tuned = (photo[JUDGED_ARMS[arm]]["scores"] for arm in _PAIR)
     colored = {"ink": reference, "three": base, "one": tuned}
-    errors = {arm: score_error(photo[arm]["scores"], reference) for arm in _PAIR}
+    errors = {arm: score_error(photo[JUDGED_ARMS[arm]]["scores"], reference) for arm in _PAIR}
     return {
         "number": number,
         "id": photo["id"],
@@ -78,7 +77,7 @@ def _build_photo(number: int, photo: dict[str, Any]) -> dict[str, Any]:
 
 def _build_dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
     """Return for each dimension the advisor's score and comment, and those of base and adapter."""
-    critiques = {arm: parse_answer(photo[arm]["text"]) for arm in _PAIR}
+    critiques = {arm: parse_answer(photo[JUDGED_ARMS[arm]]["text"]) for arm in _PAIR}
     scored = photo["reference_scores"] is not None
     dimensions = []
     for i, name in enumerate(DIMENSIONS):

@@ -24,6 +24,12 @@ def score_error(scores: Scores | None, reference: Scores | None) -> float:
     return float(np.abs(np.subtract(scores, reference)).mean())
 
 
+def pair_errors(predicted: FloatArray, references: FloatArray) -> FloatArray:
+    """Return the errors of each answer's scores against each reference: (answers, references)."""
+    errors: FloatArray = np.abs(predicted[:, None] - references[None]).mean(axis=2)
+    return errors
+
+
 def score_metrics(predicted: FloatArray, reference: FloatArray) -> dict[str, Any]:
     """Return error, bias, kappa, rank correlation and collapse of scores (photos, dimensions)."""
     if not len(predicted):

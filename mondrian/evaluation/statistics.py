@@ -1,22 +1,26 @@
 """Confidence intervals and tests for paired differences over few photos.
 
+Observations are sorted before they are resampled: names and order of the groups change nothing.
+
 An estimate is the mean over photo groups of the mean within a group, so that copies of a photo are
 one observation. docs/evaluation.md explains the choice of methods.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
 import numpy as np
 from scipy import stats
 
 from mondrian.core.fields import FloatArray
+from mondrian.evaluation.gates import MIN_GROUPS
 
 CONFIDENCE_LEVEL = 0.95  # of every interval
 POWER = 0.8  # at which a difference counts as detectable
-MIN_GROUPS = 5  # below this nothing is concluded
-_RESAMPLES = 2000
+_RESAMPLES = 20_000
+_BATCH = 2_000  # resamples in memory at a time
+_PERMUTATIONS = 2**13
 _ROUNDING = 1e-9  # of the spread: a mean below it is what rounding left of 0
 _MAX_NEEDED = 1_000_000  # groups; a difference that needs more is not worth a number
 
@@ -31,21 +35,40 @@ class Estimate:
     needed: int | None  # groups that would detect this difference; None if 0 or over a million
     p: float  # of the two-sided sign-flip test
 
+    @classmethod
+    def unknown(cls) -> "Estimate":
+        """Return the estimate from no observations."""
+        return cls(0.0, -np.inf, np.inf, 0, 0.0, None, 1.0)
+
     @property
     def is_above_zero(self) -> bool:
-        return self.groups >= MIN_GROUPS and self.low > 0
+        return self._is_certain and self.low > 0
 
     @property
     def is_below_zero(self) -> bool:
-        return self.groups >= MIN_GROUPS and self.high < 0
+        return self._is_certain and self.high < 0
+
+    @property
+    def _is_certain(self) -> bool:
+        """Return whether there are enough groups, and enough of them that differ at all.
+
+        If few do, the interval is too narrow; the test is exact.
+        """
+        return self.groups >= MIN_GROUPS and self.p <= 1 - CONFIDENCE_LEVEL + 1e-9
 
 
 def average_by_group(values: Sequence[float], groups: Sequence[str]) -> FloatArray:
     """Return the mean of each group, in the order of their names."""
-    _, group_indices = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(group_indices, weights=np.asarray(values, float))
-    averages: FloatArray = sums / np.bincount(group_indices)
-    return averages
+    means: FloatArray = _group_weights(groups) @ np.asarray(values, float)
+    return means
+
+
+def _group_weights(groups: Sequence[str]) -> FloatArray:
+    """Return the weights (groups, values) that average the values of each group."""
+    names, group_indices = np.unique(np.asarray(groups), return_inverse=True)
+    members = (group_indices == np.arange(len(names))[:, None]).astype(float)
+    weights: FloatArray = members / members.sum(axis=1, keepdims=True)
+    return weights
 
 
 def estimate_paired_difference(
@@ -56,7 +79,56 @@ def estimate_paired_difference(
     Efron & Tibshirani 1993, section 12.5: its coverage error per side is O(1/n),
     that of the percentile interval O(1/sqrt n), which matters at 12 to 20 photos.
     """
-    x = average_by_group(differences, groups)
+    return _estimate_mean(average_by_group(differences, groups), seed)
+
+
+def estimate_pairing(values: FloatArray, groups: Sequence[str], seed: int = 0) -> Estimate:
+    """Estimate how much higher values[i, i] are than the values of photos of different groups.
+
+    values[i, j] compares the answer to photo i with the reference of photo j. The mean over all
+    pairs is a U-statistic; a group contributes its own value minus its projection (Hoeffding 1948),
+    and p is that of a permutation test. Fewer than two groups give an unknown estimate.
+    """
+    if len(set(groups)) < 2:
+        return Estimate.unknown()
+    pairs = average_pairs(values, groups)
+    estimate = _estimate_mean(np.diag(pairs) - project_other_pairs(pairs), seed)
+    return replace(estimate, p=permute_pairs(pairs, seed))
+
+
+def average_pairs(values: FloatArray, groups: Sequence[str]) -> FloatArray:
+    """Return the means of pairs of groups; those of one group are of values[i, i] alone."""
+    weights = _group_weights(groups)
+    pairs: FloatArray = weights @ values @ weights.T
+    np.fill_diagonal(pairs, weights @ np.diag(values))
+    return pairs
+
+
+def project_other_pairs(pairs: FloatArray) -> FloatArray:
+    """Return what each group contributes to the mean of the pairs of different groups.
+
+    Its mean as an answer, plus its mean as a reference, minus the mean of all.
+    """
+    n = len(pairs)
+    others = pairs - np.diag(np.diag(pairs))
+    projection: FloatArray = (others.sum(axis=0) + others.sum(axis=1)) / (n - 1)
+    return projection - others.sum() / (n * (n - 1))
+
+
+def permute_pairs(pairs: FloatArray, seed: int = 0) -> float:
+    """Return the two-sided p-value of the diagonal's mean under random pairings."""
+    order = np.argsort(np.diag(pairs) - project_other_pairs(pairs), kind="stable")
+    pairs = pairs[np.ix_(order, order)]
+    n, rng = len(pairs), np.random.default_rng(seed)
+    permutations = rng.permuted(np.tile(np.arange(n), (_PERMUTATIONS, 1)), axis=1)
+    sums = pairs[np.arange(n), permutations].sum(axis=1) - pairs.sum() / n
+    threshold = abs(np.trace(pairs) - pairs.sum() / n) - _ROUNDING * n * float(pairs.std())
+    return (int(np.sum(np.abs(sums) >= threshold)) + 1) / (_PERMUTATIONS + 1)
+
+
+def _estimate_mean(x: FloatArray, seed: int) -> Estimate:
+    """Estimate the mean of independent observations."""
+    x = np.sort(x)
     n, mean = len(x), float(x.mean())
     spread = float(x.std(ddof=1)) if n > 1 else 0.0
     mean = mean if abs(mean) > _ROUNDING * spread else 0.0
@@ -64,16 +136,23 @@ def estimate_paired_difference(
         low, high = (mean, mean) if n >= MIN_GROUPS else (-np.inf, np.inf)
         needed = _needed(mean, spread) if spread else n if mean else None
         return Estimate(mean, low, high, n, 0.0, needed, sign_flip(x, seed))
-    error = spread / sqrt(n)
-    resamples = x[np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))]
-    errors = resamples.std(axis=1, ddof=1) / sqrt(n)
-    usable = errors > _ROUNDING * spread
-    t = (resamples.mean(axis=1)[usable] - mean) / errors[usable]
-    tail = (1 - CONFIDENCE_LEVEL) / 2
-    upper, lower = np.quantile(t, [1 - tail, tail])
+    error, tail = spread / sqrt(n), (1 - CONFIDENCE_LEVEL) / 2
+    upper, lower = np.quantile(_resample_t(x, seed), [1 - tail, tail])
     low, high = float(mean - upper * error), float(mean - lower * error)
     detectable = _detectable_errors(n) * spread / sqrt(n)
     return Estimate(mean, low, high, n, detectable, _needed(mean, spread), sign_flip(x, seed))
+
+
+def _resample_t(x: FloatArray, seed: int) -> FloatArray:
+    """Return (mean of the resample - mean of x) / standard error of each usable resample."""
+    n, rng = len(x), np.random.default_rng(seed)
+    t = []
+    for _ in range(_RESAMPLES // _BATCH):
+        resamples = x[rng.integers(0, n, (_BATCH, n))]
+        errors = resamples.std(axis=1, ddof=1) / sqrt(n)
+        usable = errors > _ROUNDING * x.std()
+        t.append((resamples.mean(axis=1)[usable] - x.mean()) / errors[usable])
+    return np.concatenate(t)
 
 
 def _detectable_errors(n: int) -> float:
@@ -103,8 +182,8 @@ def sign_flip(x: FloatArray, seed: int = 0) -> float:
     if n <= 13:
         signs = 1 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
         return float(np.mean(np.abs(signs @ x) >= threshold))
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (2**13, n))
-    return (int(np.sum(np.abs(signs @ x) >= threshold)) + 1) / (2**13 + 1)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_PERMUTATIONS, n))
+    return (int(np.sum(np.abs(signs @ x) >= threshold)) + 1) / (_PERMUTATIONS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mondrian.core.terminal import format_table
 from mondrian.evaluation.arms import ARMS, SAMPLED
-from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES, format_gate
+from mondrian.evaluation.gates import MIN_GROUPS, REQUIRED_COMPARISONS, WARNING_GATES, format_gate
 
 _COLUMNS = {
     "quality_index": ("quality", ".2f"),
@@ -15,6 +15,8 @@ _COLUMNS = {
 }
 COMPARISON_LABELS = {
     "index": "quality index above base (of 100)",
+    "manner": "gain by manner, without the photo (of 100)",
+    "judgement": "gain by judgement of the photo (of 100)",
     "index_few_shot": "quality index above few-shot base (of 100)",
     "score_error": "score error below base (of 10)",
     "constant": "score error below constant (of 10)",
@@ -53,7 +55,7 @@ def describe_failed_gates(metrics: dict[str, Any]) -> list[str]:
 
 def format_arms_table(metrics: dict[str, Any]) -> list[str]:
     """Return a header and a line for each arm."""
-    arms = [arm for arm in (*ARMS, "constant") if arm in metrics]
+    arms = [arm for arm in (*ARMS, "shuffled", "constant") if arm in metrics]
     rows = []
     for arm in arms:
         values = [(metrics[arm].get(key), form) for key, (_, form) in _COLUMNS.items()]
@@ -69,17 +71,24 @@ def describe_verdict(metrics: dict[str, Any]) -> str:
     text = f"{metrics['verdict']} on {count} critiques of {groups} photos not used in training"
     if text_only := metrics.get("text_only_photographs", 0):
         text += f", {text_only} of the critiques without scores and judged by their text alone"
-    if metrics["verdict"] == "INCONCLUSIVE":
+    if metrics["verdict"] in ("INCONCLUSIVE", "BETTER_MANNER"):
         text += "".join(
-            f"; {COMPARISON_LABELS[name]} may be 0{_describe_needed(estimate['needed'])}"
+            f"; {_describe_open(COMPARISON_LABELS[name], estimate)}"
             for name, estimate in metrics["comparisons"].items()
-            if name in REQUIRED_COMPARISONS and not (estimate["low"] or 0) > 0
+            if name in REQUIRED_COMPARISONS and not estimate["above_zero"]
         )
     return text
 
 
-def _describe_needed(needed: int | None) -> str:
-    return f": about {needed} photos would show it" if needed else ""
+def _describe_open(label: str, estimate: dict[str, Any]) -> str:
+    """Return why a comparison is open, with the number of photos that it has and needs."""
+    groups, needed = estimate["groups"], estimate["needed"]
+    if groups < MIN_GROUPS:
+        return f"{label} has {groups} photos, a verdict needs at least {MIN_GROUPS}"
+    if estimate["high"] is not None and estimate["high"] < 0:
+        return f"{label} is negative on {groups} photos"
+    text = f"{label} may be 0 on {groups} photos"
+    return f"{text}: about {needed} would show it" if needed and estimate["mean"] > 0 else text
 
 
 def format_mean_interval(estimate: dict[str, Any]) -> str:

@@ -6,11 +6,16 @@ docs/evaluation.md gives the formula and source of each metric.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
 
+from mondrian.core.fields import FloatArray
+
+IntArray = NDArray[np.int64]
 _CHRF_ORDERS, _CHRF_BETA = 6, 2.0
 _PHRASE_WORDS = 4
 _MIN_SENTENCE_WORDS = 8  # shorter sentences do not count as copied
@@ -32,27 +37,58 @@ def compute_text_metrics(
     return {name: round(float(np.mean(v)), 4) for name, v in values.items()}
 
 
-def chrf(text: str, reference: str) -> float:
-    """Return chrF of two texts, 0 to 1 (Popović 2015): F2 over character n-grams up to 6.
+def chrf(texts: Sequence[str], references: Sequence[str]) -> FloatArray:
+    """Return chrF of all pairs, 0 to 1 (Popović 2015): F2 over character n-grams up to 6.
 
     White space is left out, as in the paper's tool. Orders that either text lacks do not count.
+    The result is (texts, references).
     """
-    chars, reference_chars = ("".join(part.split()) for part in (text, reference))
-    precisions, recalls = [], []
+    precision, recall, orders = np.zeros((3, len(texts), len(references)))
+    for ngrams in _ngram_matrices([*texts, *references]):
+        a, b = ngrams[: len(texts)], ngrams[len(texts) :]
+        common = (a @ b.T).toarray()
+        a_sums, b_sums = (np.asarray(part.sum(axis=1)).ravel() for part in (a, b))
+        orders += np.outer(a_sums > 0, b_sums > 0)
+        precision += common / np.maximum(a_sums, 1)[:, None]
+        recall += common / np.maximum(b_sums, 1)
+    precision, recall = (x / np.maximum(orders, 1) for x in (precision, recall))
+    total = _CHRF_BETA**2 * precision + recall
+    score: FloatArray = (1 + _CHRF_BETA**2) * precision * recall / np.where(total > 0, total, 1)
+    return score
+
+
+def _ngram_matrices(texts: Sequence[str]) -> Iterator[sparse.csr_array]:
+    """Yield for each order a matrix with a row for each text, of zeros and ones.
+
+    There is a column for the first occurrence of an n-gram, one for the second, and so on: the
+    product of two rows is the number of n-grams that the texts share.
+    """
+    chars = ["".join(text.split()) for text in texts]
+    lengths = np.array([len(text) for text in chars], int)
+    encoded = "".join(chars).encode("utf-32-le", "surrogatepass")
+    codes = np.unique(np.frombuffer(encoded, np.uint32), return_inverse=True)[1]
+    rows = np.repeat(np.arange(len(texts)), lengths)
+    remaining = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(codes))
+    grams = np.zeros_like(codes)
     for order in range(1, _CHRF_ORDERS + 1):
-        a, b = _char_ngrams(chars, order), _char_ngrams(reference_chars, order)
-        if a and b:
-            common = sum((a & b).values())
-            precisions.append(common / sum(a.values()))
-            recalls.append(common / sum(b.values()))
-    if not any(precisions):
-        return 0.0
-    precision, recall = (sum(x) / len(x) for x in (precisions, recalls))
-    return (1 + _CHRF_BETA**2) * precision * recall / (_CHRF_BETA**2 * precision + recall)
+        pairs = grams * (codes.max(initial=0) + 1) + np.roll(codes, 1 - order)
+        grams = np.unique(pairs, return_inverse=True)[1]
+        inside = remaining >= order
+        row, gram = rows[inside], grams[inside]
+        columns = np.unique(gram * (len(gram) + 1) + _count_earlier(row, gram), return_inverse=True)
+        shape = (len(texts), len(columns[0]))
+        yield sparse.csr_array((np.ones(len(row)), (row, columns[1])), shape=shape)
 
 
-def _char_ngrams(text: str, order: int) -> Counter[str]:
-    return Counter(text[i : i + order] for i in range(len(text) - order + 1))
+def _count_earlier(row: IntArray, gram: IntArray) -> IntArray:
+    """Return for each n-gram how often it occurs before in its own row."""
+    order = np.lexsort((gram, row))
+    new_run = np.ones(len(order), bool)
+    new_run[1:] = (np.diff(row[order]) != 0) | (np.diff(gram[order]) != 0)
+    positions = np.arange(len(order))
+    earlier = np.empty_like(positions)
+    earlier[order] = positions - np.maximum.accumulate(np.where(new_run, positions, 0))
+    return earlier
 
 
 def split_words(text: str) -> list[str]:

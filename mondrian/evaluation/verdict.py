@@ -1,4 +1,4 @@
-"""From a report to a verdict: paired comparisons, gates, and BETTER, WORSE or INCONCLUSIVE.
+"""From a report to a verdict: paired comparisons, gates, and what they say together.
 
 Everything here is computed from comparison_report.json alone.
 """
@@ -10,24 +10,34 @@ from typing import Any
 
 import numpy as np
 
+from mondrian.core.fields import FloatArray
 from mondrian.core.params import EvaluateParams
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation import metrics
-from mondrian.evaluation.arms import ARMS
+from mondrian.evaluation.arms import JUDGED_ARMS
 from mondrian.evaluation.gates import REQUIRED_COMPARISONS, compute_gates
+from mondrian.evaluation.quality_index import ArmIndex, Entries, take_known_pairs
 from mondrian.evaluation.score_metrics import score_error
-from mondrian.evaluation.statistics import Estimate, estimate_paired_difference, holm
+from mondrian.evaluation.statistics import (
+    Estimate,
+    average_by_group,
+    average_pairs,
+    estimate_paired_difference,
+    estimate_pairing,
+    holm,
+    project_other_pairs,
+)
 
-BETTER, WORSE, INCONCLUSIVE = "BETTER", "WORSE", "INCONCLUSIVE"
-_INDEX_COMPARISONS = {"index": "base", "index_few_shot": "few_shot"}
-_ERROR_COMPARISONS = {"score_error": "base", "constant": "constant", "vs_shuffled": "shuffled"}
+BETTER, BETTER_MANNER = "BETTER", "BETTER_MANNER"
+WORSE, INCONCLUSIVE = "WORSE", "INCONCLUSIVE"
 
 
 def build_evaluation(report: dict[str, Any], params: EvaluateParams) -> dict[str, Any]:
     """Return the content of evaluate.json: verdict, comparisons, gates and metrics of each arm."""
     photos = report["photographs"]
-    arm_metrics = metrics.compute_arm_metrics(report, params)
-    comparisons = compute_comparisons(report, params)
+    indexes = metrics.compute_indexes(report, params.index)
+    arm_metrics = metrics.compute_arm_metrics(report, indexes)
+    comparisons = compute_comparisons(report, indexes)
     return {
         "verdict": decide_verdict(comparisons),
         "photographs": len(photos),
@@ -40,66 +50,97 @@ def build_evaluation(report: dict[str, Any], params: EvaluateParams) -> dict[str
     }
 
 
-def compute_comparisons(report: dict[str, Any], params: EvaluateParams) -> dict[str, Estimate]:
+def compute_comparisons(
+    report: dict[str, Any], indexes: dict[str, ArmIndex]
+) -> dict[str, Estimate]:
     """Return paired differences by photo; above 0 means that the adapter is better.
 
-    index           quality index, points of 100, against the base
-    index_few_shot  the same against the base with examples in its prompt
+    index           quality index, points of 100, against the base: manner + judgement
+    manner          the part of it by words, and by scores that fit other photos as well
+    judgement       the part of it by scores that fit this photo better than others
+    index_few_shot  quality index against the base with examples in its prompt
     score_error     score error, points of 10, against the base (if both have scores)
     constant        score error against the constant predictor
-    vs_shuffled     score error against that with a different photo
+    vs_shuffled     score error against the references of all other photos
     """
     photos = report["photographs"]
     groups = [photo["photo_group"] for photo in photos]
-    arms = [arm for arm in ARMS if arm in photos[0]]
+    tuned, base = indexes["fine_tuned"], indexes["base"]
+    score_gain, score_groups = take_known_pairs(tuned.score_index - base.score_index, photos)
+    gain = np.diag(tuned.index - base.index)
+    comparisons = {
+        "index": _estimate_gain(gain, groups),
+        "manner": _estimate_manner(gain, score_gain, photos),
+        "judgement": estimate_pairing(score_gain, score_groups),
+    }
+    if "few_shot" in indexes:
+        few_shot_gain = np.diag(tuned.index - indexes["few_shot"].index)
+        comparisons["index_few_shot"] = _estimate_gain(few_shot_gain, groups)
+    errors = {arm: _score_errors(photos, JUDGED_ARMS[arm]) for arm in ("base", "fine_tuned")}
     references = [photo["reference_scores"] for photo in photos]
-    index, errors = {}, {}
-    for arm in arms:
-        answers = [photo[arm] for photo in photos]
-        parts = metrics.compute_index_parts(answers, photos)
-        index[arm] = metrics.compute_quality_index(parts, params.index)
-        errors[arm] = list(map(score_error, [a["scores"] for a in answers], references))
-    errors["constant"] = list(map(score_error, metrics.predict_constant(report), references))
-    comparisons = {}
-    for name, arm in _INDEX_COMPARISONS.items():
-        if arm in arms:
-            comparisons[name] = _estimate_gain(index[arm], index["fine_tuned"], groups)
-    for name, arm in _ERROR_COMPARISONS.items():
-        if arm in errors:  # a smaller error is a gain
-            comparisons[name] = _estimate_gain(errors["fine_tuned"], errors[arm], groups)
-    return comparisons
+    constant = np.array(list(map(score_error, metrics.predict_constant(report), references)))
+    pair_errors, pair_groups = metrics.compare_all_pairs(photos, "fine_tuned")
+    return comparisons | {
+        "score_error": _estimate_gain(errors["base"] - errors["fine_tuned"], groups),
+        "constant": _estimate_gain(constant - errors["fine_tuned"], groups),
+        "vs_shuffled": estimate_pairing(-pair_errors, pair_groups),
+    }
 
 
 def decide_verdict(comparisons: dict[str, Estimate]) -> str:
-    """Return BETTER only if the index beats the base and the scores beat constant and shuffled."""
-    required = [comparisons[name] for name in REQUIRED_COMPARISONS if name in comparisons]
-    if all(estimate.is_above_zero for estimate in required):
+    """Return the verdict; docs/evaluation.md says what each one means."""
+    if comparisons["index"].is_below_zero or comparisons["score_error"].is_below_zero:
+        return WORSE
+    if all(comparisons[name].is_above_zero for name in REQUIRED_COMPARISONS):
         return BETTER
-    return WORSE if comparisons["index"].is_below_zero else INCONCLUSIVE
+    return BETTER_MANNER if comparisons["manner"].is_above_zero else INCONCLUSIVE
 
 
-def _estimate_gain(lower: list[float], higher: list[float], groups: list[str]) -> Estimate:
-    """Estimate the difference of paired values, over photos for which both are known."""
-    values = zip(lower, higher, groups, strict=True)
-    gains = [(b - a, group) for a, b, group in values if isfinite(b - a)]
-    if not gains:
-        return Estimate(0.0, -np.inf, np.inf, 0, 0.0, None, 1.0)
-    return estimate_paired_difference([gain for gain, _ in gains], [group for _, group in gains])
+def _estimate_manner(gain: FloatArray, score_gain: FloatArray, photos: Entries) -> Estimate:
+    """Estimate the index gain without judgement, over the photos with scores if there are any.
+
+    gain        index gain of each photo
+    score_gain  part of it by scores, by pair of the photos with scores
+    """
+    scored = [i for i, photo in enumerate(photos) if photo["reference_scores"] is not None]
+    groups = [photos[i]["photo_group"] for i in scored]
+    if len(set(groups)) < 2:
+        return _estimate_gain(gain, [photo["photo_group"] for photo in photos])
+    pairs = average_pairs(score_gain, groups)
+    manner = (
+        average_by_group(gain[scored].tolist(), groups)
+        - np.diag(pairs)
+        + project_other_pairs(pairs)
+    )
+    return estimate_paired_difference(manner.tolist(), sorted(set(groups)))
+
+
+def _score_errors(photos: Entries, name: str) -> FloatArray:
+    return np.array([score_error(p[name]["scores"], p["reference_scores"]) for p in photos])
+
+
+def _estimate_gain(gains: FloatArray, groups: Sequence[str]) -> Estimate:
+    """Estimate the mean gain over the photos for which it is known."""
+    known = np.flatnonzero(np.isfinite(gains))
+    if not len(known):
+        return Estimate.unknown()
+    return estimate_paired_difference(gains[known].tolist(), [groups[i] for i in known.tolist()])
 
 
 def _compare_dimensions(photos: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the adapter's error reduction in each dimension, p adjusted for seven tests."""
+    arms = JUDGED_ARMS["base"], JUDGED_ARMS["fine_tuned"]
     photos = [
         photo
         for photo in photos
-        if photo["base"]["scores"] and photo["fine_tuned"]["scores"] and photo["reference_scores"]
+        if photo["reference_scores"] and all(photo[arm]["scores"] for arm in arms)
     ]
     if not photos:
         return {}
     reference = np.array([photo["reference_scores"] for photo in photos], float)
     base, tuned = (
         np.abs(np.array([photo[arm]["scores"] for photo in photos], float) - reference)
-        for arm in ("base", "fine_tuned")
+        for arm in arms
     )
     groups = [photo["photo_group"] for photo in photos]
     estimates = [estimate_paired_difference(r.tolist(), groups) for r in (base - tuned).T]
@@ -111,8 +152,9 @@ def _compare_dimensions(photos: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _to_json(estimate: Estimate) -> dict[str, Any]:
-    """Round to four places; infinity becomes null."""
-    return {
+    """Round to four places, infinity becomes null; add whether it is surely above 0."""
+    values = {
         name: (round(value, 4) if isfinite(value) else None) if isinstance(value, float) else value
         for name, value in asdict(estimate).items()
     }
+    return values | {"above_zero": estimate.is_above_zero}

@@ -37,12 +37,12 @@ class Recipe(BaseModel):
     base: BaseId
     prompt_sha256: str
     train_photo_groups: list[str]
-    train_score_means: dict[str, float]
+    train_score_medians: dict[str, float]
 
     @model_validator(mode="after")
-    def _check_score_means(self) -> Self:
-        if set(self.train_score_means) != set(DIMENSIONS):
-            raise ValueError("train_score_means are not of the seven dimensions")
+    def _check_score_medians(self) -> Self:
+        if set(self.train_score_medians) != set(DIMENSIONS):
+            raise ValueError("train_score_medians are not of the seven dimensions")
         return self
 
 
@@ -77,7 +77,7 @@ def build_recipe(
         "train_rows": len(rows),
         "train_text_only_rows": sum(not row.scored for row in rows),
         "train_photo_groups": sorted({row.photo_group for row in rows}),
-        "train_score_means": score_means(rows),
+        "train_score_medians": score_medians(rows),
         "train": params.model_dump(),
         "packages": package_versions(),
     }
@@ -115,8 +115,10 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:8]}…"
 
 
-def score_means(rows: list[ChatRow]) -> dict[str, float]:
-    """Return the mean score of each dimension, which the constant predictor predicts.
+def score_medians(rows: list[ChatRow]) -> dict[str, float]:
+    """Return the median score of each dimension, which the constant predictor predicts.
+
+    No other constant has a smaller mean absolute error.
 
     Raises DataError if no row has scores.
     """
@@ -126,7 +128,8 @@ def score_means(rows: list[ChatRow]) -> dict[str, float]:
             f"none of the {len(rows)} train rows has scores (scored is false in all of them); "
             "link critiques with scores and prepare again: dvc repro"
         )
-    return dict(zip(DIMENSIONS, (round(float(m), 4) for m in scores.mean(axis=0)), strict=True))
+    medians = (round(float(median), 4) for median in np.median(scores, axis=0))
+    return dict(zip(DIMENSIONS, medians, strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mondrian.model.lora import make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
 from mondrian.training.plan import Examples, TrainingPlan, build_setup, make_plan
 from mondrian.training.step_cost import RunSetup
+from mondrian.training.tuning import set_aside_tuning_rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def build_plan_from_files(source: str, files: PreparedFiles, params: TrainParams
     base = read_architecture(source)
     tokenizer = load_tokenizer(folder, base.image_id)
     setup = build_setup(base, params, DEVICE)
-    return make_plan(setup, tokenizer, read_rows(files.train), read_rows(files.val))
+    rows = set_aside_tuning_rows(read_rows(files.train), read_rows(files.val), params)
+    return make_plan(setup, tokenizer, *rows)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
 from mondrian.training.progress import TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
+from mondrian.training.tuning import set_aside_tuning_rows
 
 _MEMORY_FIX = (
     "take a setting that `python stages/train.py --plan --memory_gb GB` suggests for less memory, "
@@ -80,8 +81,11 @@ class TrainingRun:
     def run(self, data: TrainingData, recipe: dict[str, Any]) -> TrainResult:
         """Train an adapter or resume an interrupted run; save the adapter and its metrics.
 
-        Raises TrainingError if the run diverged, with its best weights saved, or is running.
+        Photos of train are set aside if they select the epoch. Raises TrainingError if there are
+        too few, or if the run diverged, with its best weights saved, or is running.
         """
+        rows = set_aside_tuning_rows(data.train, data.val, self.params)
+        data = TrainingData(*rows, data.files)
         targets = [self.paths.folder / CHECKPOINT_PATTERN, self.paths.output]
         is_main = self.world.rank == 0
         with lock_run_folder(self.paths.folder, targets) if is_main else nullcontext():

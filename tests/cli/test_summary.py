@@ -33,7 +33,16 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
             "constant": {**arm, "quality_index": None},
             "verdict": "INCONCLUSIVE",
             "photograph_groups": 21,
-            "comparisons": {"index": {"needed": 80, "low": -1.0}},
+            "comparisons": {
+                "index": {
+                    "needed": 80,
+                    "mean": 1.0,
+                    "low": -1.0,
+                    "high": 3.0,
+                    "groups": 19,
+                    "above_zero": False,
+                }
+            },
             "gates": {
                 "compliance": {"value": 0.5, "threshold": 0.95, "holds": False},
                 "base_compliance": {"value": 0.5, "threshold": 0.9, "holds": False},
@@ -46,7 +55,7 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     text = describe_advisor("ansel", tmp_path / "ansel")
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
-    assert "about 80 photos" in text
+    assert "may be 0 on 19 photos: about 80 would show it" in " ".join(text.split())
     assert "failed gate: compliance is 0.5, the threshold is 0.95" in text
     assert "warning: base_compliance" in text
     assert "warning: the adapter takes 50% more time" in text

@@ -125,7 +125,7 @@ def test_a_photo_with_too_many_critiques_stays_in_train() -> None:
 
 
 def test_too_few_photos_are_an_error_with_the_numbers() -> None:
-    message = r"10 groups: train has 7, at least 20 .*; val has 2, at least 5 .*; test has 1, at le"
+    message = r"10 groups: train has 7, at least 20 .*; val has 2, at least 8 .*; test has 1, at le"
     with pytest.raises(DataError, match=message):
         split(make_records(10))
     with pytest.raises(DataError, match="prepare.folds is 50, more than the 36 groups"):

@@ -184,7 +184,7 @@ def mix(count: int, scored_each: int) -> list[ManifestRecord]:
 @pytest.mark.parametrize("scored_each", [2, 4])
 def test_critiques_without_scores_are_spread_evenly_over_the_splits(scored_each: int) -> None:
     for seed in range(5):
-        result = split(mix(120, scored_each), seed=seed, folds=4)
+        result = split(mix(120, scored_each), seed=seed, folds=4, min_val=5)
         counts = result.counts()
         sizes = [counts[part]["photo_groups"] for part in ("train", "val", "test")]
         assert sizes == [84, 24, 12]
@@ -220,7 +220,7 @@ def test_a_group_with_some_scores_counts_with_those() -> None:
 
 
 def test_too_few_photos_with_scores_are_an_error_with_the_numbers() -> None:
-    message = r"too few photos with scores: val has 3, at least 5 needed; no verdict on scores"
+    message = r"too few photos with scores: val has 3, at least 8 needed; no verdict on scores"
     with pytest.raises(DataError, match=message):
         split(mix(120, 8))
     with pytest.raises(DataError, match="train has 0, at least 1 needed; val has 0"):

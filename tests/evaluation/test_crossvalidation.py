@@ -35,14 +35,14 @@ def test_each_photo_keeps_the_constant_of_its_own_fold() -> None:
     reports: list[dict[str, Any]] = [
         {
             "advisor": "ansel",
-            "train_score_means": {"x": n},
+            "train_score_medians": {"x": n},
             "photographs": [{"id": str(n)}],
             "cost": {"base": {"peak_memory_gb": n}},
         }
         for n in (1, 2)
     ]
     merged = merge_reports(reports)
-    assert [photo["train_score_means"]["x"] for photo in merged["photographs"]] == [1, 2]
+    assert [photo["train_score_medians"]["x"] for photo in merged["photographs"]] == [1, 2]
     assert merged["cost"]["base"]["peak_memory_gb"] == 1.5
 
 

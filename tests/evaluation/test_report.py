@@ -28,7 +28,7 @@ def test_the_page_shows_photos_worst_first_with_critiques(
 ) -> None:
     report = make_report(critique, base=3, tuned=0.7)
     bad = answer_record(critique_text(critique, [10.0] * 7))
-    report["photographs"][7]["fine_tuned"] = bad
+    report["photographs"][7]["fine_tuned_constrained"] = bad
     page = render(report, params)
     assert [caption.text for caption in page.xpath("//section//figcaption")][0] == "ansel/7"
     errors = [float(text) for text in page.xpath("//h3/span[@class='tuned']/text()")]
@@ -108,8 +108,8 @@ def test_the_forest_plot_has_a_labelled_axis_and_the_intervals_of_the_table(
         for row in panel.rows
         if row.is_required
     ]
-    assert len(required) == 3
-    assert len(page.xpath("//figure//circle")) == len(page.xpath("//figure//circle[@class]")) + 3
+    assert len(required) == 4
+    assert len(page.xpath("//figure//circle")) == len(page.xpath("//figure//circle[@class]")) + 4
 
 
 def test_too_few_photos_for_an_interval_are_drawn_without_one(

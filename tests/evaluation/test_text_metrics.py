@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,14 +28,21 @@ from mondrian.evaluation.text_metrics import (
     ],
 )
 def test_chrf_equals_sacrebleu(text: str, reference: str, expected: float) -> None:
-    assert chrf(text, reference) == pytest.approx(expected, abs=1e-6)  # sacrebleu 2.6
+    assert chrf([text], [reference])[0, 0] == pytest.approx(expected, abs=1e-6)  # sacrebleu 2.6
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_chrf_is_between_0_and_1(text: str, reference: str) -> None:
-    assert 0 <= chrf(text, reference) <= 1 + 1e-9
+    assert 0 <= chrf([text], [reference])[0, 0] <= 1 + 1e-9
     if "".join(text.split()):
-        assert chrf(text, text) == pytest.approx(1)
+        assert chrf([text], [text])[0, 0] == pytest.approx(1)
+
+
+def test_chrf_of_many_texts_is_that_of_each_pair() -> None:
+    texts, references = ["the the cat", "", "a cat"], ["the cat sat", "catcat"]
+    expected = [[chrf([a], [b])[0, 0] for b in references] for a in texts]
+    assert chrf(texts, references) == pytest.approx(np.array(expected))
+    assert expected[0][0] > expected[2][0] > expected[1][0] == 0
 
 
 def test_a_phrase_that_occurs_twice_is_a_repetition() -> None:

@@ -9,7 +9,7 @@ import pytest
 from mondrian.core.params import Params
 from mondrian.critique.schema import Critique
 from mondrian.evaluation.key_metrics import build_key_metrics
-from mondrian.evaluation.metrics import compute_index_parts, compute_quality_index
+from mondrian.evaluation.metrics import compute_indexes
 from mondrian.evaluation.prompts import pick_stratified_examples
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.summary import (
@@ -17,7 +17,6 @@ from mondrian.evaluation.summary import (
     format_metrics_summary,
     list_score_errors,
 )
-from mondrian.evaluation.text_metrics import chrf
 from mondrian.evaluation.timing import compute_timing
 from mondrian.evaluation.verdict import build_evaluation, compute_comparisons
 from tests.evaluation.test_evaluate import answer_record, make_row
@@ -33,42 +32,35 @@ def remove_scores(report: dict[str, Any], *indices: int) -> dict[str, Any]:
     return report
 
 
-def photo_entry(critique: Critique, scored: bool) -> dict[str, Any]:
-    text = critique_text(critique, SCORES if scored else [5.0] * 7)
-    return {"reference_text": text, "reference_scores": SCORES if scored else None}
-
-
-def test_the_index_of_a_text_only_photo_by_hand(critique: Critique, params: Params) -> None:
-    weights = params.evaluate.index.model_copy(
-        update={"format": 1.0, "scores": 2.0, "text": 3.0, "grounding": 4.0}
-    )
-    photos = [photo_entry(critique, True), photo_entry(critique, False)]
-    other_words = critique.model_copy(update={"technical_notes": "Nothing of the kind at all."})
-    text = critique_text(other_words, [score + 1 for score in SCORES[:-1]] + [10.0])
-    parts = compute_index_parts([answer_record(text), answer_record(f"```\n{text}\n```")], photos)
-    scored, text_only = compute_quality_index(parts, weights)
-    # every score is off by 1 of 10/3; there is no other photo with scores: grounding is chance
-    assert set(parts[0]) == {"format", "scores", "text", "grounding"}
-    assert parts[0]["scores"] == pytest.approx(0.7)
-    assert parts[0]["grounding"] == 0.5
-    expected = 100 * (1 * 1 + 2 * 0.7 + 3 * parts[0]["text"] + 4 * 0.5) / 10
-    assert scored == pytest.approx(expected)
-    assert set(parts[1]) == {"format", "text"}
-    assert parts[1]["format"] == 0.5  # it is a critique after repair
-    assert text_only == pytest.approx(100 * (1 * 0.5 + 3 * parts[1]["text"]) / 4)
+def test_the_index_of_a_photo_without_scores_is_that_of_its_words(
+    critique: Critique, params: Params
+) -> None:
+    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=6), 0, 1)
+    own, other = report["photographs"][0], report["photographs"][2]
+    own["reference_text"] = own["reference_text"].replace("e", "i").replace("scori", "score")
+    index = compute_indexes(report, params.evaluate.index)["base"]
+    for i in (0, 1):
+        assert np.isnan([index.parts[name][i, i] for name in ("scores", "grounding")]).all()
+        assert index.index[i, i] == 100 * index.parts["text"][i, i]
+    weights = params.evaluate.index
+    parts = {name: part[2, 2] for name, part in index.parts.items()}
+    total = sum(getattr(weights, name) * part for name, part in parts.items())
+    assert index.index[2, 2] == pytest.approx(100 * total / sum(weights.model_dump().values()))
+    error = np.abs(np.subtract(other["base_constrained"]["scores"], other["reference_scores"]))
+    constant = [np.abs(np.subtract(p["reference_scores"], 5)) for p in report["photographs"][2:]]
+    assert parts["scores"] == pytest.approx(1 - error.mean() / np.mean(constant))
 
 
 def test_no_score_of_an_answer_counts_for_a_text_only_photo(
     critique: Critique, params: Params
 ) -> None:
-    answers = [
-        answer_record(critique_text(critique, scores)) for scores in (SCORES, [5.0] * 7, [0.1] * 7)
-    ]
-    photo = photo_entry(critique, False)
-    parts = compute_index_parts(answers, [photo] * 3)
-    assert parts[0] == parts[1] == parts[2] == {"format": 1.0, "text": pytest.approx(1.0)}
-    assert chrf(answers[2]["text"], photo["reference_text"]) < 1  # the digits differ
-    assert compute_quality_index(parts, params.evaluate.index) == pytest.approx([100] * 3)
+    values = []
+    for scores in (SCORES, [5.0] * 7, [0.1] * 7):
+        report = remove_scores(make_report(critique, base=3, tuned=0.7, count=3), 0)
+        answer = answer_record(critique_text(critique, scores))
+        report["photographs"][0]["base_constrained"] = answer
+        values.append(compute_indexes(report, params.evaluate.index)["base"].index[0, 0])
+    assert values[0] == values[1] == values[2]
 
 
 def test_all_that_is_about_scores_is_of_the_photos_with_scores(
@@ -82,9 +74,10 @@ def test_all_that_is_about_scores_is_of_the_photos_with_scores(
     for name in ("score_error", "constant", "vs_shuffled"):
         assert metrics["comparisons"][name] == expected["comparisons"][name]
     assert metrics["comparisons"]["constant"]["groups"] == 6
-    for arm in ("base", "fine_tuned", "shuffled", "constant"):
+    for arm in ("base", "fine_tuned", "constant"):
         for name in ("scored", "score_mae", "score_kappa", "by_dimension", "score_collapse"):
             assert metrics[arm][name] == expected[arm][name], (arm, name)
+    assert metrics["shuffled"]["score_mae"] == expected["shuffled"]["score_mae"]
     for part in ("scores", "grounding"):
         shares = [m["fine_tuned"]["index_parts"][part] for m in (metrics, expected)]
         assert shares[0] == shares[1], part
@@ -102,39 +95,36 @@ def test_the_index_difference_is_the_mean_over_both_kinds_of_photos(
     critique: Critique, params: Params
 ) -> None:
     report = make_report(critique, base=3, tuned=0.7, count=10)
-    scored = compute_comparisons(report, params.evaluate)["index"].mean
     for photo in report["photographs"][5:]:  # the adapter writes the advisor's text, the base not
-        photo["base"] = answer_record(photo["base"]["text"].replace("e", "i"))
+        text = photo["base"]["text"].replace("e", "i").replace("scori", "score")
+        photo["base_constrained"] = answer_record(text)
     mixed = remove_scores(report, *range(5, 10))
-    photos, index = mixed["photographs"], {}
-    for arm in ("base", "fine_tuned"):
-        parts = compute_index_parts([photo[arm] for photo in photos], photos)
-        index[arm] = np.array(compute_quality_index(parts, params.evaluate.index))
-    gains = index["fine_tuned"] - index["base"]
-    assert compute_comparisons(mixed, params.evaluate)["index"].mean == pytest.approx(gains.mean())
+    indexes = compute_indexes(mixed, params.evaluate.index)
+    gains = np.diag(indexes["fine_tuned"].index - indexes["base"].index)
+    assert compute_comparisons(mixed, indexes)["index"].mean == pytest.approx(gains.mean())
     assert gains[5:].min() > 0
-    assert gains.mean() != pytest.approx(scored)
-    same = [photo | {"base": photo["fine_tuned"]} for photo in photos]
-    comparison = compute_comparisons(mixed | {"photographs": same}, params.evaluate)["index"]
-    assert comparison.mean == 0  # equal answers are equal on both kinds
+    same = {"base": indexes["base"], "fine_tuned": indexes["base"]}
+    assert compute_comparisons(mixed, same)["index"].mean == 0
 
 
 def test_text_alone_is_never_better_than_a_constant(critique: Critique, params: Params) -> None:
-    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=6), *range(6))
+    report = remove_scores(make_report(critique, base=3, tuned=0.7, count=8), *range(8))
     for photo in report["photographs"]:
-        photo["base"] = answer_record("I like it.")
+        photo["base_constrained"] = answer_record("I like it.")
     metrics = build_evaluation(report, params.evaluate)
     assert metrics["comparisons"]["index"]["low"] > 0
-    assert metrics["verdict"] == "INCONCLUSIVE"
+    assert metrics["verdict"] == "BETTER_MANNER"
     assert metrics["constant"] == {
-        "format_compliance": 1.0,
         "scored": 0,
         "score_mae": None,
         "score_bias": None,
         "score_mae_by_dimension": None,
     }
     assert not metrics["gates"]["constant_low"]["holds"]
-    assert "score error below constant (of 10) may be 0" in describe_verdict(metrics)
+    assert (
+        "score error below constant (of 10) has 0 photos, a verdict needs at least 8"
+        in describe_verdict(metrics)
+    )
     assert build_key_metrics(report, metrics, params.evaluate.gates)["mae"] is None
     assert "Judged by its text alone" in render_report(report, metrics, compute_timing(report, 0.3))
     assert format_metrics_summary("ansel", metrics)
@@ -143,7 +133,7 @@ def test_text_alone_is_never_better_than_a_constant(critique: Critique, params: 
 def test_an_index_of_scores_alone_leaves_text_only_photos_out(
     critique: Critique, params: Params
 ) -> None:
-    changes = {"format": 0.0, "scores": 1.0, "text": 0.0, "grounding": 0.0}
+    changes = {"scores": 1.0, "text": 0.0, "grounding": 0.0}
     settings = params.evaluate.model_copy(
         update={"index": params.evaluate.index.model_copy(update=changes)}
     )

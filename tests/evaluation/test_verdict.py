@@ -8,16 +8,18 @@ import pytest
 
 from mondrian.core.errors import EvaluationError
 from mondrian.core.params import Params
-from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique
+from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, validate_critique
 from mondrian.evaluation.gates import check_gates, list_failed_gates
 from mondrian.evaluation.key_metrics import build_key_metrics
-from mondrian.evaluation.metrics import compute_index_parts, compute_quality_index
+from mondrian.evaluation.metrics import compute_indexes
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.score_metrics import kappa, most_common_fraction, spearman
 from mondrian.evaluation.summary import describe_verdict, format_metrics_summary
 from mondrian.evaluation.timing import compute_timing, format_overhead_warning
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.sample.corruptions import replace_scores
+from mondrian.sample.scene import draw_scene
+from mondrian.sample.writing_style import write_critique
 from tests.evaluation.test_evaluate import answer_record
 
 COSTS = (
@@ -35,17 +37,25 @@ def critique_text(critique: Critique, scores: Any) -> str:
     return serialize_critique(replace_scores(critique, clipped, round(sum(clipped) / 7, 1)))
 
 
+def change_words(text: str) -> str:
+    """Return a critique with the same scores in words that the advisor does not use."""
+    critique = validate_critique(text)
+    words = {"comment": "Nothing of the kind.", "recommendation": "Do as you like."}
+    dimensions = tuple(d.model_copy(update=words) for d in critique.dimensions)
+    return serialize_critique(critique.model_copy(update={"dimensions": dimensions}))
+
+
 def make_report(
     critique: Critique,
     base: float,
     tuned: float,
     count: int = 20,
-    grounded: bool = True,
+    blind: bool = False,
     copies: int = 1,
 ) -> dict[str, Any]:
     """Return a report of answers with normal score errors of these standard deviations.
 
-    grounded  shuffled answers have the scores of the other photo, not of their own
+    blind   the adapter's scores are those of another photo
     """
     rng = np.random.default_rng(0)
     reference = rng.uniform(1, 9, (count, 7)).round(1)
@@ -56,9 +66,8 @@ def make_report(
 
     photos = []
     for i in range(count):
-        arms = {"base": answer(i, base), "fine_tuned": answer(i, tuned)}
+        arms = {"base": answer(i, base), "fine_tuned": answer((i + blind) % count, tuned)}
         arms |= {f"{arm}_constrained": record for arm, record in arms.items()}
-        arms["shuffled"] = answer((i + 1) % count if grounded else i, tuned)
         photo = {
             "id": f"ansel/{i}",
             "image": "missing.png",
@@ -78,7 +87,7 @@ def make_report(
     }
     return {
         "advisor": "ansel",
-        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
         "base": {"source": "tiny", "sha256": "b"},
         "packages": {"mlx": "1"},
         "adapter": {"folder": "models/x", "recipe": recipe, "val_loss": 0.25},
@@ -114,7 +123,7 @@ def test_a_slow_adapter_is_a_warning_and_no_failed_gate(critique: Critique, para
 
 
 def test_key_metrics_are_few_flat_and_without_times(critique: Critique, params: Params) -> None:
-    report = make_report(critique, base=3, tuned=0.7)
+    report = make_report(critique, base=4, tuned=0.7)
     evaluation = build_evaluation(report, params.evaluate)
     key_metrics = build_key_metrics(report, evaluation, params.evaluate.gates)
     for photo in report["photographs"]:
@@ -130,13 +139,14 @@ def test_key_metrics_are_few_flat_and_without_times(critique: Critique, params: 
 def test_a_worse_adapter_is_worse(critique: Critique, params: Params) -> None:
     metrics = build_evaluation(make_report(critique, base=0.5, tuned=3), params.evaluate)
     assert metrics["verdict"] == "WORSE"
-    assert any("index_low" in line for line in list_failed_gates(metrics, params.evaluate.gates))
+    failed = list_failed_gates(metrics, params.evaluate.gates)
+    assert any("judgement_points" in line for line in failed)
 
 
 def test_the_same_arm_twice_is_inconclusive(critique: Critique, params: Params) -> None:
     same = make_report(critique, base=1, tuned=1)
     for photo in same["photographs"]:
-        photo["fine_tuned"] = photo["base"]
+        photo["fine_tuned_constrained"] = photo["base_constrained"]
     metrics = build_evaluation(same, params.evaluate)
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["comparisons"]["index"]["mean"] == 0
@@ -150,17 +160,16 @@ def test_better_than_base_but_not_than_a_constant_is_inconclusive(
     assert metrics["comparisons"]["index"]["low"] > 0 > metrics["comparisons"]["constant"]["low"]
     assert metrics["verdict"] == "INCONCLUSIVE"
     text = describe_verdict(metrics)
-    assert "score error below constant (of 10) may be 0" in text
+    assert "score error below constant (of 10) may be 0 on 20 photos" in text
     assert "quality index" not in text
 
 
 def test_an_adapter_that_ignores_the_photo_is_not_better(
     critique: Critique, params: Params
 ) -> None:
-    blind = build_evaluation(
-        make_report(critique, base=3, tuned=0.7, grounded=False), params.evaluate
-    )
-    assert blind["verdict"] == "INCONCLUSIVE"
+    blind = build_evaluation(make_report(critique, base=6, tuned=0.7, blind=True), params.evaluate)
+    assert blind["verdict"] in ("BETTER_MANNER", "INCONCLUSIVE")
+    assert blind["shuffled"]["score_mae"] < blind["fine_tuned"]["score_mae"] + 0.5
     assert not blind["gates"]["vs_shuffled_low"]["holds"]
 
 
@@ -172,6 +181,7 @@ def test_copies_count_once_and_few_photos_conclude_nothing(
     )
     assert few["photographs"] == 40
     assert few["photograph_groups"] == 4
+    assert "above base (of 100) has 4 photos, a verdict needs at least 8" in describe_verdict(few)
     assert few["verdict"] == "INCONCLUSIVE"
     assert few["comparisons"]["index"]["low"] is None  # four photos give no interval
 
@@ -179,7 +189,7 @@ def test_copies_count_once_and_few_photos_conclude_nothing(
 def test_answers_that_are_not_critiques_count_as_bad(critique: Critique, params: Params) -> None:
     broken = make_report(critique, base=1, tuned=1)
     for photo in broken["photographs"]:
-        photo["fine_tuned"] = answer_record("I like it.")
+        photo["fine_tuned"] = photo["fine_tuned_constrained"] = answer_record("I like it.")
     metrics = build_evaluation(broken, params.evaluate)
     assert metrics["verdict"] == "WORSE"
     assert metrics["fine_tuned"]["score_mae"] is None
@@ -188,15 +198,53 @@ def test_answers_that_are_not_critiques_count_as_bad(critique: Critique, params:
     assert "I like it." in render_report(broken, metrics, compute_timing(broken, 0.3))
 
 
-def test_the_index_is_the_weighted_mean_of_its_parts(critique: Critique, params: Params) -> None:
-    photos = make_report(critique, base=0, tuned=0)["photographs"]
-    parts = compute_index_parts([photo["base"] for photo in photos], photos)
-    best = {"format": 1, "scores": 1, "text": pytest.approx(1), "grounding": 1}
-    assert all(part == best for part in parts)
-    assert compute_quality_index(parts, params.evaluate.index) == pytest.approx([100] * len(photos))
-    worst = compute_index_parts([answer_record("no") for _ in photos], photos)
-    assert worst[0]["format"] == worst[0]["scores"] == worst[0]["grounding"] == 0
-    assert max(compute_quality_index(worst, params.evaluate.index)) < 5
+def test_the_index_is_100_for_the_advisors_critique_and_0_for_the_words_of_another_photo(
+    params: Params,
+) -> None:
+    """The constant's scores in the advisor's words for other photos have no judgement."""
+    critiques = [write_critique("ansel", draw_scene(5, i)) for i in range(9)]
+    medians = np.median([critique.scores() for critique in critiques], axis=0)
+    photos = []
+    for i, critique in enumerate(critiques):
+        own, other = critique_text(critique, critique.scores()), critiques[i - 1]
+        arms = {"base": critique_text(other, medians), "fine_tuned": own}
+        records = {f"{arm}_constrained": answer_record(text) for arm, text in arms.items()}
+        scores = list(critique.scores())
+        references = {"reference_text": own, "reference_scores": scores, "photo_group": str(i)}
+        photos.append(references | records)
+    report = {
+        "photographs": photos,
+        "train_score_medians": dict(zip(DIMENSIONS, medians, strict=True)),
+    }
+    indexes = compute_indexes(report, params.evaluate.index)
+    assert indexes["fine_tuned"].summarize()["quality_index"] == pytest.approx(100)
+    base = indexes["base"].summarize()
+    assert base["index_parts"]["scores"] == pytest.approx(0, abs=0.05)
+    assert base["index_parts"]["text"] == pytest.approx(0, abs=0.15)
+    assert abs(base["quality_index"]) < 10
+
+
+def test_manner_and_judgement_sum_to_the_gain(critique: Critique, params: Params) -> None:
+    report = make_report(critique, base=3, tuned=0.7)
+    comparisons = build_evaluation(report, params.evaluate)["comparisons"]
+    parts = comparisons["manner"]["mean"] + comparisons["judgement"]["mean"]
+    assert parts == pytest.approx(comparisons["index"]["mean"], abs=1e-3)
+    assert comparisons["judgement"]["low"] > 0
+
+
+def test_the_base_scores_in_another_voice_are_manner_alone(
+    critique: Critique, params: Params
+) -> None:
+    report = make_report(critique, base=0.7, tuned=0.7)
+    for photo in report["photographs"]:
+        text = photo["base_constrained"]["text"]
+        photo["fine_tuned_constrained"] = answer_record(text)
+        photo["base_constrained"] = answer_record(change_words(text))
+    metrics = build_evaluation(report, params.evaluate)
+    assert metrics["comparisons"]["judgement"]["mean"] == 0
+    assert metrics["comparisons"]["vs_shuffled"]["low"] > 0
+    assert metrics["verdict"] != "BETTER"
+    assert "gain by judgement of the photo (of 100) may be 0" in describe_verdict(metrics)
 
 
 def test_gates_are_named_and_a_file_without_them_is_refused(
@@ -210,7 +258,7 @@ def test_gates_are_named_and_a_file_without_them_is_refused(
     file.write_text(json.dumps(build_evaluation(make_report(critique, 0.5, 3), params.evaluate)))
     with pytest.raises(
         EvaluationError,
-        match=r"gates do not hold\n  .*verdict is WORSE(.|\n)*index_gain_percent is -",
+        match=r"gates do not hold\n  .*verdict is WORSE(.|\n)*judgement_points is -",
     ):
         check_gates(file, params, lines.append)
     file.write_text("{}")

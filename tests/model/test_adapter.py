@@ -46,7 +46,7 @@ def folder(base_vlm: Any, tmp_path: Path) -> Path:
         "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
         "prompt_sha256": "",
         "train_photo_groups": [],
-        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
     }
     path = tmp_path / "adapter"
     path.mkdir()

@@ -46,7 +46,7 @@ def save_random_adapter(base_vlm: Any, folder: Path, settings: LoraConfig) -> Pa
         "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
         "prompt_sha256": "",
         "train_photo_groups": [],
-        "train_score_means": dict.fromkeys(DIMENSIONS, 5.0),
+        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
     }
     folder.mkdir()
     adapter.save(folder, lora.lora_state_dict(layers), settings, recipe, 4)

@@ -202,7 +202,7 @@ def test_a_failed_gate_is_refused_unless_there_is_a_reason(
         "2 gates do not hold",
         '--reason "…"',
         "verdict is INCONCLUSIVE, not BETTER",
-        "index_gain_percent is 1.0, the threshold is 5.0",
+        "judgement_points is 1.0, the threshold is 5.0",
     )
     assert_refused(built, "2 gates do not hold", reason="  ")
     make_release("v1", "the club's evening is tomorrow")
@@ -210,7 +210,7 @@ def test_a_failed_gate_is_refused_unless_there_is_a_reason(
     assert record.reason == "the club's evening is tomorrow"
     assert record.evaluation.failed == (
         "verdict is INCONCLUSIVE, not BETTER",
-        "index_gain_percent is 1.0, the threshold is 5.0",
+        "judgement_points is 1.0, the threshold is 5.0",
     )
     assert "the club's evening" in built.run("git", "tag", "-n9")
     table = "\n".join(format_version_table(list_versions("ansel", Path("models/serving"))))

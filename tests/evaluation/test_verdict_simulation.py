@@ -1,0 +1,129 @@
+"""How often each verdict is given to simulated adapters of known ability."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mondrian.core.fields import FloatArray
+from mondrian.core.params import Params
+from mondrian.critique.schema import DIMENSIONS
+from mondrian.evaluation import statistics
+from mondrian.evaluation.metrics import compute_indexes
+from mondrian.evaluation.verdict import compute_comparisons, decide_verdict
+
+TRIALS = 200
+MEDIAN = 6.0  # of the advisor's scores in train
+ADVISOR = ("murky", "thin", "held", "firm", "luminous")  # its word for a score, from low to high
+BASE = ("bad", "weak", "okay", "good", "great")
+NOUNS = ("frame", "light", "edge", "color", "space", "weight", "mood")
+
+
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_RESAMPLES", 2000)
+    monkeypatch.setattr(statistics, "_PERMUTATIONS", 999)
+
+
+def draw_scores(rng: np.random.Generator, count: int) -> FloatArray:
+    """Return deviations from the median; dimensions of a photo share half of their variance."""
+    return rng.normal(0, 1.4, (count, 1)) + rng.normal(0, 1.4, (count, 7))
+
+
+def to_scores(deviations: FloatArray) -> FloatArray:
+    return (MEDIAN + deviations).round().clip(0, 10)
+
+
+def write_text(scores: FloatArray, words: tuple[str, ...]) -> str:
+    levels = np.clip(scores // 2, 0, 4).astype(int)
+    return " ".join(f"The {noun} is {words[i]}." for noun, i in zip(NOUNS, levels, strict=True))
+
+
+def look(rng: np.random.Generator, truth: FloatArray, correlation: float) -> FloatArray:
+    """Return deviations with this correlation to the advisor's, and the same spread."""
+    noise = draw_scores(rng, len(truth))
+    return correlation * truth + (1 - correlation**2) ** 0.5 * noise
+
+
+def give_verdict(
+    truth: FloatArray, arms: Mapping[str, tuple[FloatArray, tuple[str, ...]]], params: Params
+) -> str:
+    """Return the verdict on arms of deviations and words."""
+    references = to_scores(truth)
+    photos: list[dict[str, Any]] = [
+        {
+            "photo_group": str(i),
+            "reference_scores": references[i].tolist(),
+            "reference_text": write_text(references[i], ADVISOR),
+        }
+        | {
+            f"{arm}_constrained": {
+                "scores": to_scores(deviations[i]).tolist(),
+                "text": write_text(to_scores(deviations[i]), words),
+            }
+            for arm, (deviations, words) in arms.items()
+        }
+        for i in range(len(truth))
+    ]
+    report: dict[str, Any] = {
+        "photographs": photos,
+        "train_score_medians": dict.fromkeys(DIMENSIONS, MEDIAN),
+    }
+    indexes = compute_indexes(report, params.evaluate.index)
+    return decide_verdict(compute_comparisons(report, indexes))
+
+
+def count_verdicts(adapter: str, base: float, count: int, params: Params) -> Counter[str]:
+    """Return the verdicts of TRIALS evaluations; `base` is the base's correlation."""
+    verdicts: Counter[str] = Counter()
+    for seed in range(TRIALS):
+        rng = np.random.default_rng(seed)
+        truth = draw_scores(rng, count)
+        untrained = look(rng, truth, base)
+        tuned = {
+            "blind": (draw_scores(rng, count), ADVISOR),
+            "constant": (np.zeros((count, 7)), ADVISOR),
+            "equal": (look(rng, truth, base), BASE),
+            "voice only": (untrained, ADVISOR),
+            "format only": (untrained + rng.normal(0, 0.05, untrained.shape), BASE),
+            "correlation 0.5": (look(rng, truth, 0.5), ADVISOR),
+            "correlation 0.5, calibrated": (0.5 * look(rng, truth, 0.5), ADVISOR),
+            "correlation 0.8": (look(rng, truth, 0.8), ADVISOR),
+        }[adapter]
+        arms = {"base": (untrained, BASE), "fine_tuned": tuned}
+        verdicts[give_verdict(truth, arms, params)] += 1
+    return verdicts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [12, 21, 25])
+@pytest.mark.parametrize(
+    ("adapter", "base"),
+    [("blind", 0.0), ("constant", 0.0), ("equal", 0.8), ("voice only", 0.8), ("format only", 0.8)],
+)
+def test_an_adapter_without_better_judgement_is_rarely_better(
+    adapter: str, base: float, count: int, params: Params
+) -> None:
+    verdicts = count_verdicts(adapter, base, count, params)
+    assert verdicts["BETTER"] <= 0.05 * TRIALS
+    if adapter in ("constant", "voice only"):
+        assert verdicts["BETTER_MANNER"] > 0.9 * TRIALS
+
+
+@pytest.mark.slow
+def test_worse_scores_are_worse_in_any_voice(params: Params) -> None:
+    assert count_verdicts("blind", 0.8, 21, params)["WORSE"] > 0.95 * TRIALS
+
+
+@pytest.mark.slow
+def test_better_judgement_is_noticed(params: Params) -> None:
+    """Scores with the advisor's spread and a correlation of 0.5 are no closer than a constant."""
+    better = {
+        adapter: count_verdicts(adapter, 0.0, 21, params)["BETTER"] / TRIALS
+        for adapter in ("correlation 0.5", "correlation 0.5, calibrated", "correlation 0.8")
+    }
+    assert better["correlation 0.5"] < 0.1
+    assert better["correlation 0.5, calibrated"] >= 0.3
+    assert better["correlation 0.8"] > 0.8
