@@ -217,7 +217,7 @@ def test_next_steps(
         steps.get_by_role("button", name="Delete for good").click()
         page.wait_for_url("**/history")
         page.goto(f"/view/{id}")  # its photo is still used
-        page.wait_for_function("() => document.querySelector('.shown img')?.naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('.frame img')?.naturalWidth > 0")
 
 
 def test_a_critique_that_is_being_written_is_stopped_and_started_again(
