@@ -219,13 +219,13 @@ def test_3000_wrong_keys(service: ServiceProcess, photo: bytes) -> None:
 
 def test_many_event_streams(service: ServiceProcess, photo: bytes, pending_job: str) -> None:
     def request(path: str) -> bytes:
-        head = f"GET {path}/{pending_job} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {KEY}\r\n\r\n"
+        head = f"GET {path}{pending_job} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {KEY}\r\n\r\n"
         return head.encode()
 
     with unharmed(service, photo), ExitStack() as stack:
         streams = [
             stack.enter_context(connected(service, request(path)))
-            for path in ("/live", "/stream") * 100
+            for path in ("/live?ids=", "/stream/") * 100
         ]
         with service.client(headers=KEY_HEADER) as client:
             with client.stream("GET", f"/stream/{pending_job}") as newest:
