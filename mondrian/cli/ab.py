@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     parser = command_parser(
         "ab",
         "mondrian ab --advisor ansel\nmondrian ab --db postgresql://localhost/mondrian --json",
-        "Only critiques whose arm was chosen at random count. Intervals are valid at all times.",
+        "Only critiques with an arm chosen at random count. Intervals are valid at all times.",
     )
     add_db(parser)
     parser.add_argument("--advisor", default="", help="only this advisor")

@@ -62,8 +62,8 @@ def _describe_defaults(argv: list[str]) -> dict[str, str]:
     if {"-h", "--help"} & set(argv):
         with suppress(MondrianError):
             values = load_params(Path("params.yaml")).serve.model_dump()
-    where = "of serve in params.yaml"
+    source = "of serve in params.yaml"
     return {
-        name: f" (default: {values[name]}, {where})" if values else f" (default {where})"
+        name: f" (default: {values[name]}, {source})" if values else f" (default {source})"
         for name in _SERVE_PARAMS
     }

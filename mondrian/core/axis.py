@@ -24,8 +24,8 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Return position and text of each tick."""
         values = ticks(self.low, self.high, _TICKS_PER_PLOT)
-        shown = [value for value in values if not self.is_count or value.is_integer()]
-        return [(self.percent(value), f"{value:g}") for value in shown]
+        labelled = [value for value in values if not self.is_count or value.is_integer()]
+        return [(self.percent(value), f"{value:g}") for value in labelled]
 
 
 def build_axis(values: Iterable[float], label: str, is_count: bool = False) -> Axis:

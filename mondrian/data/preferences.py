@@ -52,7 +52,7 @@ class RatedCritique:
     model_used: str = ""  # as jobs.model_used
     version: str = ""
     who: str = ""
-    preferred_to: tuple[str, ...] = ()  # jobs whose critiques lost a blind vote against this one
+    preferred_to: tuple[str, ...] = ()  # jobs that lost a blind vote against it
 
 
 @dataclass(frozen=True)

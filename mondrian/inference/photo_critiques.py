@@ -14,7 +14,7 @@ from mondrian.inference.critique_log import CritiqueLog, CritiqueRecord
 from mondrian.inference.photo_files import PhotoFile, PhotoListing
 from mondrian.inference.photo_reader import PreviewFolder, decode_ahead
 
-_SHOWN = 10  # skipped files in a message
+_MAX_EXAMPLES = 10  # skipped files in a message
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class PhotoCritiques:
         counts = Counter(file.reason for file in skipped)
         by_reason = " · ".join(f"{reason} {count}" for reason, count in counts.most_common())
         lines = [f"skipped {len(skipped)}: {by_reason}"]
-        lines += [f"  {f.name}: {f.describe()}" for f in skipped[:_SHOWN]]
-        if len(skipped) > _SHOWN:
-            lines.append(f"  and {len(skipped) - _SHOWN} more, in critiques.csv")
+        lines += [f"  {f.name}: {f.describe()}" for f in skipped[:_MAX_EXAMPLES]]
+        if len(skipped) > _MAX_EXAMPLES:
+            lines.append(f"  and {len(skipped) - _MAX_EXAMPLES} more, in critiques.csv")
         return lines

@@ -4,7 +4,8 @@ Originals are never written. The sidecar of photo.jpg is photo.xmp, or photo.jpg
 exists already or if another photo of the folder has the same stem.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class SidecarReport:
 
     written: int = 0
     full_names: list[str] = field(default_factory=list)  # named after the whole file name
-    kept: list[str] = field(default_factory=list)  # with a rating or description of somebody else
+    unchanged: list[str] = field(default_factory=list)  # with a rating or text of others
     failed: list[str] = field(default_factory=list)  # name and reason; left alone
 
     def to_lines(self) -> list[str]:
@@ -29,9 +30,9 @@ class SidecarReport:
         if self.full_names:
             names = join_first(self.full_names, 3)
             lines.append(f"  {len(self.full_names)} named after the whole file name: {names}")
-        if self.kept:
-            names = join_first(self.kept, 3)
-            lines.append(f"  {len(self.kept)} keep the rating or description they had: {names}")
+        if self.unchanged:
+            count, names = len(self.unchanged), join_first(self.unchanged, 3)
+            lines.append(f"  {count} keep the rating or description they had: {names}")
         if self.failed:
             lines.append(f"  {len(self.failed)} not written: {join_first(self.failed, 3, '; ')}")
         return lines
@@ -40,8 +41,9 @@ class SidecarReport:
 def write_sidecars(photos: Sequence[CritiquedPhoto]) -> SidecarReport:
     """Write or merge the sidecar of each photo, with the critique of its first arm."""
     report = SidecarReport()
+    stems = {folder: count_stems(folder) for folder in {p.file.path.parent for p in photos}}
     for photo in photos:
-        path = sidecar_path(photo.file.path)
+        path = sidecar_path(photo.file.path, stems[photo.file.path.parent])
         try:
             _write(path, photo, report)
         except (DamagedXmpError, OSError) as error:
@@ -53,15 +55,19 @@ def write_sidecars(photos: Sequence[CritiquedPhoto]) -> SidecarReport:
     return report
 
 
-def sidecar_path(photo: Path) -> Path:
-    """Return the path of a photo's sidecar."""
+def count_stems(folder: Path) -> Counter[str]:
+    """Return the number of photos in a folder by stem, in lower case."""
+    return Counter(path.stem.lower() for path in folder.iterdir() if is_photo_name(path))
+
+
+def sidecar_path(photo: Path, stems: Mapping[str, int]) -> Path:
+    """Return the path of a photo's sidecar.
+
+    stems  of the photo's folder, as `count_stems` returns them
+    """
     full_name = photo.with_name(photo.name + SIDECAR_SUFFIX)
-    shares_stem = any(
-        other.stem.lower() == photo.stem.lower() and other.name != photo.name
-        for other in photo.parent.iterdir()
-        if is_photo_name(other)
-    )
-    is_full = full_name.exists() or shares_stem
+    num_others = stems.get(photo.stem.lower(), 0) - is_photo_name(photo)
+    is_full = full_name.exists() or num_others > 0
     return full_name if is_full else photo.with_suffix(SIDECAR_SUFFIX)
 
 
@@ -70,7 +76,7 @@ def _write(path: Path, photo: CritiquedPhoto, report: SidecarReport) -> None:
     old = path.read_bytes() if path.exists() else None
     origin = {"Advisor": record.advisor, "Base": record.base[:12], "Adapter": record.adapter}
     result = merge_critique(old, record.critique, origin)
-    if result.kept:
-        report.kept.append(f"{path} ({', '.join(result.kept)})")
+    if result.unchanged:
+        report.unchanged.append(f"{path} ({', '.join(result.unchanged)})")
     if result.content != old:
         write_bytes(path.resolve(), result.content)

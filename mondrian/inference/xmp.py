@@ -39,7 +39,7 @@ class DamagedXmpError(MondrianError):
 @dataclass(frozen=True)
 class XmpResult:
     content: bytes
-    kept: tuple[str, ...]  # what had a value of somebody else: rating, description
+    unchanged: tuple[str, ...]  # what had a value of somebody else: rating, description
 
 
 def choose_rating(overall_score: float) -> int:
@@ -65,16 +65,16 @@ def merge_critique(packet: bytes | None, critique: Critique, origin: dict[str, s
     own |= {property_name(d.name): f"{d.score:g}" for d in critique.dimensions}
     rating, text = str(choose_rating(critique.overall_score)), critique.image_description
     text = _NOT_XML.sub("", text)
-    kept = []
+    unchanged = []
     if not _set_rating(descriptions, rating):
-        kept.append("rating")
+        unchanged.append("rating")
     if not _set_description(descriptions, text):
-        kept.append("description")
+        unchanged.append("description")
     for name, value in (own | {"Rating": rating, "Description": text}).items():
         _set_simple(descriptions, f"{{{MONDRIAN}}}{name}", _NOT_XML.sub("", value))
     has_declaration = packet is not None and packet.lstrip(b"\xef\xbb\xbf").startswith(b"<?xml")
     content = etree.tostring(tree, encoding="UTF-8", xml_declaration=has_declaration)
-    return XmpResult(content, tuple(kept))
+    return XmpResult(content, tuple(unchanged))
 
 
 def _parse(packet: bytes) -> Any:
@@ -94,10 +94,10 @@ def _find_descriptions(tree: Any) -> list[Any]:
     rdf = root if root.tag == f"{{{RDF}}}RDF" else root.find(f"{{{RDF}}}RDF")
     if rdf is None:
         raise DamagedXmpError("it has no rdf:RDF element")
-    found = rdf.findall(f"{{{RDF}}}Description")
-    if not found:
-        found = [etree.SubElement(rdf, f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})]
-    return list(found)
+    descriptions = rdf.findall(f"{{{RDF}}}Description")
+    if not descriptions:
+        descriptions = [etree.SubElement(rdf, f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})]
+    return list(descriptions)
 
 
 def _find_simple(descriptions: list[Any], name: str) -> tuple[Any, str | None]:
@@ -142,8 +142,8 @@ def _set_description(descriptions: list[Any], text: str) -> bool:
     name = f"{{{DC}}}description"
     if any(name in description.attrib for description in descriptions):
         return False
-    found = [e for d in descriptions if (e := d.find(name)) is not None]
-    element = found[0] if found else etree.SubElement(descriptions[0], name)
+    elements = [e for d in descriptions if (e := d.find(name)) is not None]
+    element = elements[0] if elements else etree.SubElement(descriptions[0], name)
     alternatives = element.find(f"{{{RDF}}}Alt")
     if alternatives is None:
         if (element.text or "").strip() or len(element):

@@ -80,8 +80,8 @@ def _check_guardrail(
     index = max(range(len(starts)), key=lambda i: (_SEVERITY.get(verdicts[i], 0), not i, i))
     newest_jobs = None if index == _WHOLE_STEP else candidate.count_since(starts[index])
     verdict = verdicts[index] if verdicts[index] in _SEVERITY else verdicts[_WHOLE_STEP]
-    shown = (metric.name, metric.description, own[index], other[index])
-    return GuardrailResult(*shown, limit, is_minimum, newest_jobs, verdict)
+    estimates = (metric.name, metric.description, own[index], other[index])
+    return GuardrailResult(*estimates, limit, is_minimum, newest_jobs, verdict)
 
 
 # What a restarted sequence can say; the others are about the whole step.

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, or_, select
 
 from mondrian.core.fields import parse_timestamp
 from mondrian.storage.feedback import load_rollout_feedback
-from mondrian.storage.jobs import CLIENT_DISCONNECTED, COMPLETED_STATUSES, FAILED_STATUSES
+from mondrian.storage.jobs import COMPLETED_STATUSES, ENDED_BY_CLIENT, FAILED_STATUSES
 from mondrian.storage.tables import CANDIDATE, jobs
 
 _COLUMNS = (
@@ -23,7 +23,7 @@ class Observation:
     """A job that was assigned to an arm.
 
     share         probability of assignment to the candidate
-    outcome       completed, failed, disconnected (the client left) or open
+    outcome       completed, failed, disconnected (the client left or stopped it) or open
     queued_at, ended_at, rated_at
                   seconds since 1970; inf if it has not happened yet
     latency       seconds to the critique; for a disconnected client the time until it left, a
@@ -118,7 +118,7 @@ def _outcome(status: str, error: str | None) -> str:
     if status in COMPLETED_STATUSES:
         return "completed"
     if status in FAILED_STATUSES:
-        return "disconnected" if error == CLIENT_DISCONNECTED else "failed"
+        return "disconnected" if error in ENDED_BY_CLIENT else "failed"
     return "open"
 
 

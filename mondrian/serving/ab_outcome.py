@@ -1,6 +1,6 @@
 """The outcome of the service's own A/B test, without a rollout: ratings by arm, and blind votes.
 
-Only critiques whose arm was chosen at random count, in the arm that answered; those that the base
+Only critiques with an arm chosen at random count, in the arm that answered; those that the base
 answered because the adapter could not are counted apart. The intervals are those of rollouts, valid
 at all times together (mondrian.rollout.confidence_sequences), so a person may look at any time.
 """
@@ -191,7 +191,7 @@ def _ratings() -> Any:
 
 
 def _load_votes(connection: Connection) -> Iterator[tuple[Any, str]]:
-    """Yield the newest vote on each pair, with the preferred arm or EQUAL."""
+    """Yield the newest vote of each advisor on each pair, with the preferred arm or EQUAL."""
     if not inspect(connection).has_table(preferences.name):
         return
     left, right = jobs.alias(), jobs.alias()
@@ -204,7 +204,7 @@ def _load_votes(connection: Connection) -> Iterator[tuple[Any, str]]:
         .order_by(preferences.c.number)
     )
     rows = connection.execute(query).all()
-    for row in {frozenset((row.left_job, row.right_job)): row for row in rows}.values():
+    for row in {(row.advisor, row.left_job, row.right_job): row for row in rows}.values():
         arms = [(m or "").removeprefix(_AB_PREFIX) for m in (row.left_model, row.right_model)]
         preferred = {"left": arms[0], "right": arms[1], "equal": EQUAL}.get(row.choice or "")
         if preferred and set(arms) == set(ARM_LABELS):  # else the base answered for the adapter

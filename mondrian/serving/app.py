@@ -5,7 +5,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware
+from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware, PhotoMemory
 from mondrian.serving.http.page_response import (
     HANDLED_ERRORS,
     STORAGE_ERRORS,
@@ -40,7 +39,7 @@ from mondrian.serving.service import STOPPING, Service, ServiceUnavailableError,
 from mondrian.storage.engine import format_database_error
 
 STATIC = Path(__file__).parent / "templates" / "static"
-_PHOTOS_IN_MEMORY = 8  # that wait for one of the decoders; each has at most max_body_mb
+_MAX_PHOTO_BYTES = 300_000_000  # of photos in memory that wait for a decoder
 _PHOTO_SECONDS = 60.0  # for a client to send a form with photos
 _MONITORING_PATHS = ("/health", "/ready", "/model-status", "/metrics")  # answered while draining
 log = logging.getLogger("mondrian.http")
@@ -65,7 +64,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.wrong_keys = limit_wrong_keys()
     app.state.event_streams = EventStreams()
-    app.state.photo_slots = asyncio.Semaphore(_PHOTOS_IN_MEMORY)
+    app.state.photo_memory = PhotoMemory(_MAX_PHOTO_BYTES)
     for routes in (analyze, jobs, stream, pages, history, actions, rollouts_page, rollouts_api):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -86,14 +85,12 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     form_limit = BodyLimit(serve.max_body_mb * 1_000_000, _PHOTO_SECONDS)
     app.add_middleware(BodyLimitMiddleware, form_limit=form_limit, on_refuse=count_refusal)
     app.add_middleware(DrainMiddleware, service=service)
-    public_origins = [settings.public_origin] if settings.public_origin else []
-    public_hosts = [urlsplit(origin).hostname or "" for origin in public_origins]
     app.add_middleware(
         SecurityMiddleware,
         rules=AccessRules(
             api_key=settings.api_key,
-            origins=(*settings.origins, *public_origins),
-            hosts=(*settings.hosts, serve.host, *public_hosts),
+            origins=(*settings.origins, settings.public_origin),
+            hosts=(*settings.hosts, serve.host),
             requests_per_minute=serve.requests_per_minute,
         ),
         wrong_keys=app.state.wrong_keys,

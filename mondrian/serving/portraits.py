@@ -62,7 +62,7 @@ def draw_portrait(advisor: str, name: str, description: str) -> bytes:
 
     advisor      its id
     name         its initials are on the portrait
-    description  the profile's texts, whose words choose the motif
+    description  the profile's texts; their words choose the motif
     """
     random, text = Random(advisor), description.lower()
     is_monochrome = any(words in text for words in _MONOCHROME_WORDS)
@@ -77,8 +77,8 @@ def draw_portrait(advisor: str, name: str, description: str) -> bytes:
 def _choose_motif(text: str, random: Random) -> Callable[[Canvas], None]:
     """Return the motif with the most words in a lower-case text; without any, one at random."""
     counts = {motif: sum(map(text.count, words)) for motif, words in _MOTIFS.items()}
-    most = max(counts.values())
-    return random.choice([motif for motif, count in counts.items() if count == most])
+    max_count = max(counts.values())
+    return random.choice([motif for motif, count in counts.items() if count == max_count])
 
 
 def _draw_mountains(canvas: Canvas) -> None:

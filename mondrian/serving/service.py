@@ -179,7 +179,11 @@ class Service:
         """
         runner = self.job_runner
         upload = await runner.decode_upload(self.uploads.save, form.content, form.filename)
-        row, is_new = await self.add_job(form, upload, kind, status)
+        try:
+            row, is_new = await self.add_job(form, upload, kind, status)
+        except SQLAlchemyError:
+            await runner.call_upload_store(self.uploads.delete, upload.filename)
+            raise
         if not is_new:
             await runner.call_upload_store(self.uploads.delete, upload.filename)
             check_same_request(row, form, upload)
@@ -204,11 +208,7 @@ class Service:
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,
         }
-        try:
-            return await self.job_runner.write_store(self.store.add, row)
-        except SQLAlchemyError:
-            await self.job_runner.call_upload_store(self.uploads.delete, upload.filename)
-            raise
+        return await self.job_runner.write_store(self.store.add, row)
 
     async def add_job_for_photo(
         self, source: JobRow, advisor: str, mode: str, pair_of: str | None = None

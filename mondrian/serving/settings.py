@@ -28,7 +28,7 @@ class ServiceSettings:
     uploads_folder: Path  # folder of uploads
     api_key: str
     origins: tuple[str, ...] = ()  # from which pages may call (CORS)
-    hosts: tuple[str, ...] = ()  # names of this service, in addition to IP addresses
+    hosts: tuple[str, ...] = ()  # names of this service, with that of serve.public_url
     engine_url: str | None = None  # of an OpenAI-compatible server; None for the model process
     engine_models: tuple[tuple[str, str], ...] = ()  # names there; the base's under "base"
     engine_key: str = field(default="", repr=False)  # API key of that server

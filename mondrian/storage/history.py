@@ -1,8 +1,8 @@
 """The history of critiques: filters and pages as SQL. The two jobs of a pair are one entry.
 
-A critique whose arm was chosen at random is blind until it is rated. A pair, which has both arms,
-is blind until it has a vote for each advisor or both critiques are rated. No filter by arm matches
-a blind entry.
+A critique with an arm chosen at random is blind until it is rated; in a job of several advisors,
+until each of them is. A pair, which has both arms, is blind until it has a vote for each advisor or
+both critiques are rated. No filter by arm matches a blind entry.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from mondrian.storage.jobs import JobRow
-from mondrian.storage.tables import jobs, preferences
+from mondrian.storage.tables import feedback, jobs, preferences
 
 HISTORY_KINDS = ("upload", "direct")
 _SEARCHED_COLUMNS = ("filename", "note", "analysis_markdown")
@@ -31,7 +31,7 @@ _SEARCHED_COLUMNS = ("filename", "note", "analysis_markdown")
 @dataclass(frozen=True)
 class SearchWord:
     text: str
-    advisors: Sequence[str]  # whose name contains it
+    advisors: Sequence[str]  # that have it in their names
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class HistoryFilter:
 @dataclass(frozen=True)
 class HistoryPage:
     entries: list[list[JobRow]]  # the job, or the two jobs of a pair
-    blind_ids: set[str]  # jobs whose arm must not be shown
+    blind_ids: set[str]  # jobs with an arm that must not be shown
     total: int  # entries on all pages
 
 
@@ -71,7 +71,7 @@ def load_history(engine: Engine, conditions: HistoryFilter, offset: int, limit: 
 
 
 def load_entries(engine: Engine, ids: Sequence[str]) -> HistoryPage:
-    """Return the entries of these jobs; of a pair, the first or both may be given."""
+    """Return the entries of these jobs, without jobs that were deleted."""
     with engine.execution_options(reads=True).begin() as connection:
         entries, blind_ids = _load_entries(connection, ids)
     return HistoryPage(entries, blind_ids, len(entries))
@@ -81,26 +81,31 @@ def _load_entries(
     connection: Connection, ids: Sequence[str]
 ) -> tuple[list[list[JobRow]], set[str]]:
     """Return entries and blind ids. The order of a pair, by id, says nothing about the arms."""
+    ids = _select_first_ids(connection, ids)
     is_second = (jobs.c.kind == "upload") & jobs.c.pair_of.in_(ids)
     query = select(jobs).where(or_(jobs.c.id.in_(ids), is_second))
     rows = {row["id"]: dict(row) for row in connection.execute(query).mappings()}
     blind = select(jobs.c.id).where(jobs.c.id.in_(ids), _is_blind())
     blind_ids = set(connection.execute(blind).scalars())
-    seconds = {
-        row["pair_of"]: row
-        for row in rows.values()
-        if row["kind"] == "upload" and row["pair_of"] in rows
-    }
+    seconds = {row["pair_of"]: row for row in rows.values() if row["id"] not in ids}
     entries = []
     for id in ids:
-        row = rows[id]
-        if row in seconds.values():
+        if id not in rows:  # deleted meanwhile
             continue
-        entry = [row, seconds[id]] if id in seconds else [row]
+        entry = [rows[id], seconds[id]] if id in seconds else [rows[id]]
         entries.append(sorted(entry, key=lambda row: str(row["id"])))
         if id in blind_ids:
             blind_ids |= {row["id"] for row in entry}
     return entries, blind_ids
+
+
+def _select_first_ids(connection: Connection, ids: Sequence[str]) -> list[str]:
+    """Return ids with the first job of a pair instead of its second one, each once."""
+    first = jobs.alias()
+    query = select(jobs.c.id, first.c.id).join(first, first.c.id == jobs.c.pair_of)
+    query = query.where(jobs.c.id.in_(ids), jobs.c.kind == "upload")
+    first_ids = {second: first for second, first in connection.execute(query)}
+    return list(dict.fromkeys(first_ids.get(id, id) for id in ids))
 
 
 def _entry_condition(conditions: HistoryFilter) -> ColumnElement[bool]:
@@ -142,8 +147,8 @@ def _has_second(condition: JobCondition | None = None) -> ColumnElement[bool]:
 def _word_condition(word: SearchWord) -> JobCondition:
     def condition(table: FromClause) -> ColumnElement[bool]:
         texts = [func.lower(table.c[name]) for name in _SEARCHED_COLUMNS]
-        found = [text.contains(word.text.lower(), autoescape=True) for text in texts]
-        return or_(*found, *(_has_advisor(table, advisor) for advisor in word.advisors))
+        matches = [text.contains(word.text.lower(), autoescape=True) for text in texts]
+        return or_(*matches, *(_has_advisor(table, advisor) for advisor in word.advisors))
 
     return condition
 
@@ -155,15 +160,48 @@ def _has_advisor(table: FromClause, advisor: str) -> ColumnElement[bool]:
 
 def _is_blind() -> ColumnElement[bool]:
     """Return that the arms of an entry, given by its first job, must not be shown."""
-    votes = select(func.count(preferences.c.advisor.distinct())).where(
-        or_(preferences.c.left_job == jobs.c.id, preferences.c.right_job == jobs.c.id)
-    )
-    advisors = func.length(jobs.c.advisor) - func.length(func.replace(jobs.c.advisor, ",", "")) + 1
-    voted = votes.scalar_subquery() >= advisors
-    is_unrated = func.coalesce(jobs.c.thumbs, 0) == 0
-    second_unrated = _has_second(lambda table: func.coalesce(table.c.thumbs, 0) == 0)
+    is_rated = _is_rated(jobs)
+    second_unrated = _has_second(lambda table: ~_is_rated(table))
+    has_votes = _count_votes() >= _count_advisors(jobs)
     is_random = func.coalesce(jobs.c.model_used, "").startswith("ab_test", autoescape=True)
     return case(
-        (_has_second(), and_(or_(is_unrated, second_unrated), ~voted)),
-        else_=and_(is_random, is_unrated),
+        (_has_second(), and_(or_(~is_rated, second_unrated), ~has_votes)),
+        else_=and_(is_random, ~is_rated),
     )
+
+
+def _is_rated(table: FromClause) -> ColumnElement[bool]:
+    """Return that the critique of each advisor in a job has thumbs or a verdict."""
+    newer = feedback.alias()
+    is_newest = ~exists().where(
+        newer.c.job == feedback.c.job,
+        newer.c.advisor == feedback.c.advisor,
+        newer.c.number > feedback.c.number,
+    )
+    has_rating = or_(func.coalesce(feedback.c.thumbs, 0) != 0, feedback.c.verdict.is_not(None))
+    query = select(func.count(feedback.c.advisor.distinct()))
+    query = query.where(feedback.c.job == table.c.id, has_rating, is_newest)
+    num_advisors = _count_advisors(table)
+    # thumbs in the job's row may be older than the feedback table
+    has_thumbs = and_(num_advisors == 1, func.coalesce(table.c.thumbs, 0) != 0)
+    return or_(has_thumbs, query.correlate(table).scalar_subquery() >= num_advisors)
+
+
+def _count_votes() -> ColumnElement[int]:
+    """Return the number of advisors with a vote on an entry that was not withdrawn."""
+    newer = preferences.alias()
+    is_newest = ~exists().where(
+        newer.c.left_job == preferences.c.left_job,
+        newer.c.right_job == preferences.c.right_job,
+        newer.c.advisor == preferences.c.advisor,
+        newer.c.number > preferences.c.number,
+    )
+    is_of_entry = or_(preferences.c.left_job == jobs.c.id, preferences.c.right_job == jobs.c.id)
+    query = select(func.count(preferences.c.advisor.distinct()))
+    query = query.where(is_of_entry, preferences.c.choice.is_not(None), is_newest)
+    return query.correlate(jobs).scalar_subquery()
+
+
+def _count_advisors(table: FromClause) -> ColumnElement[int]:
+    names = func.coalesce(table.c.advisor, "")
+    return func.length(names) - func.length(func.replace(names, ",", "")) + 1

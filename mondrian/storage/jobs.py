@@ -16,7 +16,18 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Update, and_, case, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Update,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mondrian.core.errors import DataError
@@ -34,6 +45,8 @@ JobRow = dict[str, Any]
 NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
 CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
 STOPPED = "stopped by a person"  # `error` of a job that was stopped on its page
+CANCELLED = "cancelled by a client"  # `error` of a queued job that a client cancelled
+ENDED_BY_CLIENT = (CLIENT_DISCONNECTED, STOPPED, CANCELLED)  # no failures of the service
 ACTIVE_STATUSES = ("queued", "analyzing")
 COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
 FAILED_STATUSES = ("failed", "error")
@@ -119,10 +132,6 @@ class JobStore:
         query = query.order_by(*order).limit(max_rows)
         with self.reader.begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
-
-    def get_paired(self, id: str) -> JobRow | None:
-        """Return the job that a person requested from the other arm for the same photo."""
-        return self._select_first(jobs.c.pair_of == id, jobs.c.kind == "upload")
 
     def find_by_photo(self, filename: str) -> JobRow | None:
         """Return a job of a Mondrian service with this photo."""
@@ -244,7 +253,7 @@ class JobStore:
 
     def cancel(self, id: str) -> bool:
         """Cancel a job that has not started; return False if it has."""
-        values = _failure_values("cancelled by a client")
+        values = _failure_values(CANCELLED)
         is_waiting = jobs.c.status.in_(("pending", "queued")) & jobs.c.kind.is_not(None)
         return self._update(values, jobs.c.id == id, is_waiting) == 1
 
@@ -254,19 +263,20 @@ class JobStore:
         return self._update(_failure_values(STOPPED), jobs.c.id == id, *conditions) == 1
 
     def delete(self, ids: Sequence[str]) -> list[str] | None:
-        """Delete finished jobs with their feedback and votes; return the photos no job uses now.
+        """Delete finished jobs with their feedback, votes and shadow jobs; return unused photos.
 
         Nothing is deleted, and None returned, if one of the jobs is running.
         """
-        selected = jobs.c.id.in_(ids) & jobs.c.kind.is_not(None)
+        of_shadow = (jobs.c.kind == "shadow", jobs.c.pair_of.in_(ids), jobs.c.status != "analyzing")
+        selected = or_(jobs.c.id.in_(ids) & jobs.c.kind.is_not(None), and_(*of_shadow))
         with self.engine.begin() as connection:
             query = select(jobs.c.filename, jobs.c.status).where(selected)
             rows = connection.execute(query.with_for_update()).all()
             if any(status == "analyzing" for _, status in rows):
                 return None
             delete_feedback(connection, select(jobs.c.id).where(selected))
-            connection.execute(jobs.update().where(jobs.c.pair_of.in_(ids)), {"pair_of": None})
             connection.execute(jobs.delete().where(selected))
+            connection.execute(jobs.update().where(jobs.c.pair_of.in_(ids)), {"pair_of": None})
             return _select_unused(connection, {filename for filename, _ in rows if filename})
 
     def delete_inactive(self) -> list[str]:

@@ -99,7 +99,7 @@ preferences = sa.Table(  # rows are only added; the newest row of a pair counts
     metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     # left and right are ids of jobs about the same photo; choice is left, right or equal
-    *_columns(sa.Text, "advisor left_job right_job choice who"),
+    *_columns(sa.Text, "advisor left_job right_job choice"),
     sa.Column("at", sa.Double),
     sa.Index("mondrian_preferences_jobs", "left_job", "right_job"),
 )

@@ -116,6 +116,16 @@ def test_votes_are_counted_by_arm_wherever_it_was_shown(engine: Engine) -> None:
     )
 
 
+def test_each_advisor_of_a_pair_has_a_vote_of_its_own(engine: Engine) -> None:
+    add_pairs(engine, ["right"], advisor="ansel,okeefe")
+    vote = {"left_job": f"pair-0-{BASE}", "right_job": f"pair-0-{TUNED}"}
+    with engine.begin() as connection:
+        connection.execute(preferences.insert(), vote | {"advisor": "okeefe", "choice": "left"})
+    ansel, okeefe = load_ab_outcomes(engine)
+    assert (ansel.advisor, dict(ansel.votes)) == ("ansel", {TUNED: 1})
+    assert (okeefe.advisor, dict(okeefe.votes)) == ("okeefe", {BASE: 1})
+
+
 def test_a_vote_between_two_critiques_of_the_base_counts_for_no_arm(engine: Engine) -> None:
     add_pairs(engine, ["left"], model_used="base")
     assert load_ab_outcomes(engine) == []

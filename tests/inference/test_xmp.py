@@ -103,11 +103,11 @@ def test_a_merge_keeps_what_others_wrote(packet: bytes) -> None:
     stars = str(choose_rating(CRITIQUE.overall_score))
     is_free = before in ([], ["0"])
     assert read_property(merged.content, f"{{{XMP}}}Rating") == ([stars] if is_free else before)
-    assert ("rating" in merged.kept) == (not is_free)
+    assert ("rating" in merged.unchanged) == (not is_free)
     old, new = read_description(packet), read_description(merged.content)
     if any(text.strip() for text in old.values()):
         assert new == old
-        assert "description" in merged.kept
+        assert "description" in merged.unchanged
     else:
         assert new == old | {"x-default": CRITIQUE.image_description}
     assert read_property(merged.content, f"{{{MONDRIAN}}}OverallScore") == [
@@ -122,8 +122,8 @@ def test_a_second_merge_changes_nothing_and_another_critique_only_its_own(
     first = merge_critique(packet, CRITIQUE, ORIGIN)
     assert merge_critique(first.content, CRITIQUE, ORIGIN) == first
     second = merge_critique(first.content, OTHER, ORIGIN)
-    assert second.kept == first.kept
-    if not first.kept:
+    assert second.unchanged == first.unchanged
+    if not first.unchanged:
         assert read_property(second.content, f"{{{XMP}}}Rating") == ["5"]
         assert OTHER.image_description in read_description(second.content).values()
     assert read_others(second.content) == read_others(first.content)
@@ -134,7 +134,7 @@ def test_a_rating_that_a_person_changed_afterwards_stays() -> None:
     stars = choose_rating(CRITIQUE.overall_score)
     edited = content.replace(f'xmp:Rating="{stars}"'.encode(), b'xmp:Rating="-1"')
     merged = merge_critique(edited, OTHER, ORIGIN)
-    assert merged.kept == ("rating",)
+    assert merged.unchanged == ("rating",)
     assert read_property(merged.content, f"{{{XMP}}}Rating") == ["-1"]
 
 
@@ -143,7 +143,7 @@ def test_the_history_of_darktable_and_its_declaration_stay() -> None:
     assert merged.content.startswith(b"<?xml version")
     assert b"<?xpacket" not in merged.content
     assert b'darktable:operation="exposure"' in merged.content
-    assert merged.kept == ("rating",)
+    assert merged.unchanged == ("rating",)
 
 
 def test_the_processing_instructions_of_a_packet_stay() -> None:
@@ -172,7 +172,7 @@ def test_control_characters_of_a_critique_are_left_out() -> None:
     critique = CRITIQUE.model_copy(update={"image_description": " a\x00b\x0b\n & <c> "})
     content = merge_critique(None, critique, ORIGIN).content
     assert read_description(content) == {"x-default": " ab\n & <c> "}
-    assert merge_critique(content, critique, ORIGIN).kept == ()
+    assert merge_critique(content, critique, ORIGIN).unchanged == ()
 
 
 def test_the_documented_table_of_stars_is_the_one_in_use() -> None:

@@ -53,3 +53,17 @@ def test_answers_of_another_version_are_left_out_and_clients_that_left_late_coun
         None,
         None,
     ]
+
+
+def test_a_critique_that_a_person_stops_is_no_failure_of_its_arm(
+    tmp_path: Path, critique: Critique
+) -> None:
+    store = JobStore(open_engine(str(tmp_path / "jobs.db")), LeasePolicy(60, 3))
+    values = {"rollout": "ansel/v2", "share": 0.5, "step": 0, "side": "candidate"}
+    for subject, status in (("stopped", "analyzing"), ("cancelled", "queued")):
+        row = {"id": subject, "subject": subject, "status": status, "kind": "upload"}
+        store.add(row | values)
+    assert store.stop("stopped")
+    assert store.cancel("cancelled")
+    outcomes = {obs.client: obs.outcome for obs in load_observations(store.engine, "ansel/v2", 0)}
+    assert outcomes == {"stopped": "disconnected", "cancelled": "disconnected"}

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.serving.http import request_parsing
+from mondrian.serving.http.body_limits import PhotoMemory
 from mondrian.serving.http.uploads import RequestRejectedError
 from tests.service_process import ServiceProcess, run_service
 from tests.serving.test_hostile import JPEG, UPLOAD_PATHS, assert_rejected, stray_files
@@ -177,31 +178,51 @@ def test_a_malformed_request_is_rejected(service: ServiceProcess, content: bytes
         assert re.match(rb"HTTP/1.1 4\d\d ", connection.recv(100))
 
 
-def test_few_photos_are_in_memory_at_a_time(params: Params) -> None:
-    slots = asyncio.Semaphore(2)
-    app = SimpleNamespace(state=SimpleNamespace(photo_slots=slots))
+def test_the_bytes_of_photos_in_memory_are_limited(params: Params) -> None:
+    app = SimpleNamespace(state=SimpleNamespace(photo_memory=PhotoMemory(int(2.5 * len(JPEG)))))
     body = FORM.replace(b"%s", b"a") + JPEG + b"\r\n--x--\r\n"
     headers = [(b"content-type", MULTIPART.encode())]
     scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
+    in_memory = 0
 
     async def receive() -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def read() -> request_parsing.CritiqueForm:
-        return await request_parsing.read_form(Request(dict(scope), receive), params)
+    async def read(end: asyncio.Event) -> None:
+        nonlocal in_memory
+        request = Request(dict(scope), receive)
+        async with request_parsing.read_form(request, params) as form:
+            assert form.content == JPEG
+            in_memory += 1
+            await end.wait()
+        in_memory -= 1
 
-    async def read_three() -> None:
-        forms = [await read(), await read()]
-        assert all(form.content == JPEG for form in forms)
-        third = asyncio.create_task(read())
+    async def read_four() -> None:
+        ends = [asyncio.Event() for _ in range(4)]
+        tasks = [asyncio.create_task(read(end)) for end in ends]
         await asyncio.sleep(0.05)
-        assert not third.done()
-        forms.pop()
-        assert (await third).content == JPEG
-        forms.clear()
+        assert in_memory == 2
+        tasks[0].cancel()  # the client disconnects
+        tasks[3].cancel()  # while it waits
+        await asyncio.sleep(0.05)
+        assert [task.done() for task in tasks] == [True, False, False, True]
+        for end in ends:
+            end.set()
+        await asyncio.gather(*tasks[1:3])
 
-    asyncio.run(read_three())
-    assert not slots.locked()
+    asyncio.run(asyncio.wait_for(read_four(), 10))
+
+
+def test_a_photo_larger_than_the_memory_for_photos_is_read_alone() -> None:
+    async def reserve() -> None:
+        memory = PhotoMemory(10)
+        async with memory.reserve(20):
+            other = asyncio.create_task(memory.reserve(1).__aenter__())
+            await asyncio.sleep(0.01)
+            assert not other.done()
+        await other
+
+    asyncio.run(reserve())
 
 
 @given(st.binary(max_size=400), st.sampled_from([MULTIPART, "application/x-www-form-urlencoded"]))
@@ -216,10 +237,14 @@ def test_a_form_of_any_bytes_is_accepted_or_rejected(
             return {"type": "http.request", "body": body, "more_body": False}
 
         headers = [(b"content-type", content_type.encode())]
-        app = SimpleNamespace(state=SimpleNamespace(photo_slots=asyncio.Semaphore(1)))
+        app = SimpleNamespace(state=SimpleNamespace(photo_memory=PhotoMemory(10**9)))
         scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
+
+        async def read(scope: dict[str, Any] = scope, receive: Any = receive) -> None:
+            async with request_parsing.read_form(Request(scope, receive), params) as form:
+                json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file
+
         try:
-            form = asyncio.run(request_parsing.read_form(Request(scope, receive), params))
-            json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file
+            asyncio.run(read())
         except (RequestRejectedError, HTTPException):
             pass

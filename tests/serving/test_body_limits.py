@@ -13,7 +13,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from mondrian.serving.http.body_limits import MAX_JSON_BYTES, BodyLimit, BodyLimitMiddleware
+from mondrian.serving.http.error_wording import error_message
+from mondrian.serving.http.page_response import describe_error
 from mondrian.serving.http.request_parsing import read_small_body
+from mondrian.serving.http.uploads import RequestRejectedError
 
 MULTIPART = "multipart/form-data; boundary=x"
 FORM_LIMIT = BodyLimit(1_000_000, 0.1)
@@ -65,6 +68,21 @@ def test_a_body_that_declares_too_many_bytes_is_refused_unread_and_counted() -> 
     response = TestClient(limited_app(refused)).post("/", content=b"x" * 256_001)
     assert response.json() == {"error": "the body has 256001 bytes; at most 256,000"}
     assert refused == [413]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (HTTPException(413, "the body has 41 bytes; at most 40"), "The photo is too large."),
+        (HTTPException(408, "the body did not arrive within 60 s"), "The photo did not arrive"),
+        (RequestRejectedError(400, "the photo is empty (0 bytes)"), "There is no photo yet."),
+        (RequestRejectedError(400, "mode has 210 bytes"), "Mode has 210 bytes."),
+    ],
+)
+def test_a_page_names_the_limit_of_a_photo_in_plain_words(error: Exception, words: str) -> None:
+    status, message, _ = describe_error(error)
+    assert status == getattr(error, "status_code", 400)
+    assert error_message(error, message).startswith(words)
 
 
 def run_request(messages: Sequence[Any], **scope: Any) -> list[Any]:

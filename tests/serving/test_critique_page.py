@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -653,15 +654,19 @@ def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
 def test_a_note_is_not_lost_when_the_other_arm_arrives(
     browser: Browser, service: ServiceProcess, job: str
 ) -> None:
-    other = insert_job(service, status="queued", pair_of=job)
+    elsewhere = {"kind": "upload", "owner": "elsewhere:1:0:x", "leased_until": time.time() + 50}
+    other = insert_job(service, status="analyzing", pair_of=job, **elsewhere)
     routes: list[Route] = []
+    stream = re.compile(r"/live\?ids=")
     with open_page(browser, service.url) as (page, _):
-        page.route("**/live/*", lambda route: routes.append(route))
-        with page.expect_request("**/live/*"):
+        page.add_init_script("delete window.SharedWorker")  # its requests cannot be answered here
+        page.route(stream, lambda route: routes.append(route))
+        with page.expect_request(stream):
             page.goto(f"/view/{other}")
         page.get_by_label("Note (optional)").fill("half a thought")
-        ended = 'data: {"ended": true}\n\n'
-        routes[0].fulfill(status=200, content_type="text/event-stream", body=ended)
+        ended = json.dumps({"id": other, "ended": True, "status": "completed"})
+        content_type = "text/event-stream"
+        routes[0].fulfill(status=200, content_type=content_type, body=f"data: {ended}\n\n")
         expect(page.get_by_text("A critique has arrived")).to_be_visible()
         expect(page.get_by_label("Note (optional)")).to_have_value("half a thought")
 

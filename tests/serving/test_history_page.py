@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
+from mondrian.serving.samples import read_sample
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import feedback, jobs, migrate, preferences
 from tests.rollout_world import serve_pages
@@ -229,6 +230,15 @@ def test_a_running_critique_is_stopped_before_it_is_deleted(
     assert client.post("/delete/job").status_code == 303
 
 
+def test_a_critique_that_a_client_waits_for_has_no_button_that_stops_it(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    for kind in ("upload", "direct"):
+        add_job(engine, kind, kind=kind, status="analyzing", owner="x", leased_until=9e9)
+    assert "/stop/upload" in client.get("/view/upload").text
+    assert "/stop/" not in client.get("/view/direct").text
+
+
 def test_another_advisor_critiques_the_same_photo_by_the_same_arms(
     client: httpx2.Client, engine: Engine
 ) -> None:
@@ -244,6 +254,20 @@ def test_another_advisor_critiques_the_same_photo_by_the_same_arms(
         assert base[name] == tuned[name]
     assert base["exposure"] == '{"iso": 100}'
     assert client.post("/more/z-base?advisor=nobody").status_code == 400
+
+
+def test_the_first_critique_of_a_pair_keeps_its_photo_if_the_second_is_not_stored(
+    client: httpx2.Client, engine: Engine, tmp_path: Path
+) -> None:
+    with engine.begin() as connection:
+        fail = "WHEN NEW.pair_of IS NOT NULL BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        connection.exec_driver_sql(f"CREATE TRIGGER full BEFORE INSERT ON jobs {fail}")
+    photo = read_sample("sample-1.jpg")
+    response = client.post("/ask", files={"image": ("a.jpg", photo)}, data={"mode": "both"})
+    assert response.status_code == 503
+    with engine.begin() as connection:
+        (row,) = connection.execute(select(jobs)).mappings().all()
+    assert (tmp_path / "data" / row["filename"]).is_file()
 
 
 def read_events(stream: httpx2.Response) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,10 @@ from PIL import Image
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from mondrian.critique.schema import Critique
+from mondrian.serving.ab_outcome import TUNED, load_ab_outcomes
 from mondrian.storage.engine import check_writable, is_locked, open_engine
-from mondrian.storage.feedback import load_feedback_history, load_newest_feedback
+from mondrian.storage.feedback import add_vote, load_feedback_history, load_newest_feedback
+from mondrian.storage.history import HistoryFilter, SearchWord, load_history
 from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.reviewing import add_completed_job, write_feedback
 from tests.service_process import run_service, start_service, wait_for_ready
@@ -172,3 +174,25 @@ def test_feedback_that_comes_at_once_is_all_stored(url: str, critique: Critique)
     assert load_feedback_history(stores[0].engine, row["id"]) == []
     for store in stores:
         store.close()
+
+
+def test_the_history_and_the_outcome_of_the_ab_test_are_read(url: str, critique: Critique) -> None:
+    store = JobStore(open_engine(url), POLICY)
+    assigned = add_completed_job(store, critique, model_used="ab_test_fine_tuned")
+    left = add_completed_job(store, critique, mode="base", model_used="base")
+    right = add_completed_job(store, critique, model_used="fine_tuned", pair_of=left["id"])
+    words = [SearchWord("analysis", ["ansel"])]
+    everything = HistoryFilter(words, "ansel", since="2026")
+    page = load_history(store.reader, everything, 0, 50)
+    assert (page.total, sorted(map(len, page.entries))) == (2, [1, 2])
+    assert page.blind_ids == {assigned["id"], left["id"], right["id"]}
+    tuned = HistoryFilter(arm="fine_tuned")
+    assert load_history(store.reader, tuned, 0, 50).total == 0
+    write_feedback(store, assigned, critique, thumbs=1)
+    assert add_vote(store.engine, "ansel", (left, right), "right")
+    assert load_history(store.reader, tuned, 0, 50).total == 2
+    (outcome,) = load_ab_outcomes(store.reader, "ansel")
+    assert (outcome.arms[TUNED].thumbs_up, outcome.votes[TUNED]) == (1, 1)
+    assert store.delete([left["id"], right["id"]]) is not None
+    assert load_history(store.reader, HistoryFilter(), 0, 50).total == 1
+    store.close()

@@ -1,6 +1,7 @@
 """The page of rollouts and its API, over a database as days of service would have left it."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_the_page_shows_status_steps_guardrails_metrics_and_decisions(
         "by service",
     ):
         assert text in page.text
+    assert re.search(r"of \d+ clients\);</span> .*at most 5 %; control \d", page.text)
     assert page.text.count("<svg") > 20
     assert 'aria-current="page">Experiments' in page.text
 

@@ -17,13 +17,12 @@ from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.core.photo_decoder import DecoderLimits, DecoderPool
 from mondrian.serving.http import uploads
-from mondrian.serving.http.uploads import RequestRejectedError, Upload, UploadStore
-from mondrian.serving.jobs.admission import QueueFullError
+from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from mondrian.serving.jobs.runner import JobRunner
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.core import odd_photos
-from tests.core.odd_photos import JPEG, encode
+from tests.core.odd_photos import encode
 from tests.core.test_color import P3_PROFILE, difference, make_colorful, on_white, to_p3
 from tests.slow_decoding import STUCK_SIDE, get_stuck
 
@@ -159,24 +158,6 @@ def test_a_drain_ends_on_time_while_photos_are_decoded(tmp_path: Path, params: P
     assert asyncio.run(drain()) < 3  # six photos at the limit of 6 s each
     with pytest.raises(RequestRejectedError, match="took more than 6 s"):
         store.save(stuck_photo(), "a.jpg")  # another service in this process continues
-
-
-@pytest.mark.usefixtures("stuck")
-def test_photos_that_wait_to_be_decoded_are_bounded_in_bytes(
-    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = UploadStore(tmp_path, 4096, 20_480, 80)
-    runner = make_runner(params, store)
-    monkeypatch.setattr("mondrian.serving.jobs.runner._MAX_DECODING_BYTES", 1.5 * len(JPEG))
-
-    async def save_two() -> list[object]:
-        saves = (runner.decode_upload(store.save, JPEG, "a.jpg") for _ in range(2))
-        return await asyncio.gather(*saves, return_exceptions=True)
-
-    results = asyncio.run(save_two())
-    assert isinstance(results[0], Upload)
-    assert isinstance(results[1], QueueFullError)
-    assert isinstance(asyncio.run(save_two())[0], Upload)  # the bytes are freed
 
 
 def test_a_folder_of_uploads_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from mondrian.storage.engine import open_engine
 from mondrian.storage.history import HistoryFilter, SearchWord, load_entries, load_history
-from mondrian.storage.tables import jobs, migrate, preferences
+from mondrian.storage.tables import feedback, jobs, migrate, preferences
 
 COUNT = 4000
 
@@ -38,7 +38,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         vote = {"left_job": "first-00010", "right_job": "a-second-00010", "choice": "left"}
         of_one_of_two_advisors = {"left_job": "first-00020", "right_job": "a-second-00020"}
         connection.execute(preferences.insert(), vote | {"advisor": "okeefe"})
-        connection.execute(preferences.insert(), of_one_of_two_advisors | {"advisor": "ansel"})
+        of_one_of_two_advisors |= {"choice": "left", "advisor": "ansel"}
+        connection.execute(preferences.insert(), of_one_of_two_advisors)
+        withdrawn = {"left_job": "first-00030", "right_job": "a-second-00030", "advisor": "ansel"}
+        connection.execute(preferences.insert(), withdrawn | {"choice": "right"})
+        connection.execute(preferences.insert(), withdrawn | {"choice": None})
+        for advisor, number in (("ansel", 8), ("okeefe", 8), ("ansel", 56)):
+            row = {"job": f"first-{number:05}", "advisor": advisor, "thumbs": 1}
+            connection.execute(feedback.insert(), row)
     return engine
 
 
@@ -95,8 +102,23 @@ def test_an_unrated_critique_is_blind_and_no_filter_by_arm_finds_it(engine: Engi
     pairs = {f"{half}-{i:05}" for half in ("first", "a-second") for i in (0, 5, 15)}
     assert page.blind_ids == singles | pairs
     ids = first_ids(engine, arm="fine_tuned", limit=COUNT)
-    rated = [i for i in range(COUNT) if i % 8 == 0 and i % 5]
+    rated = [i for i in range(COUNT) if i % 8 == 0 and i % 5 and (i % 3 != 2 or i == 8)]
     assert ids == [f"first-{i:05}" for i in reversed(sorted([*rated, 10]))]
+
+
+def test_a_pair_is_blind_whichever_of_its_jobs_is_listed(engine: Engine) -> None:
+    page = load_entries(engine, ["a-second-00005", "deleted meanwhile"])
+    assert [row["id"] for row in page.entries[0]] == ["a-second-00005", "first-00005"]
+    assert page.blind_ids == {"a-second-00005", "first-00005"}
+    assert page.total == 1
+
+
+def test_a_withdrawn_vote_does_not_end_the_blind_comparison(engine: Engine) -> None:
+    assert load_entries(engine, ["first-00030"]).blind_ids == {"a-second-00030", "first-00030"}
+
+
+def test_a_critique_of_several_advisors_is_blind_until_each_is_rated(engine: Engine) -> None:
+    assert load_entries(engine, ["first-00008", "first-00056"]).blind_ids == {"first-00056"}
 
 
 def test_a_filtered_page_of_thousands_takes_a_fraction_of_a_second(engine: Engine) -> None:

@@ -267,3 +267,17 @@ class JobQueueMachine(RuleBasedStateMachine):
 real_time = time.time
 TestJobQueue = JobQueueMachine.TestCase
 TestJobQueue.settings = settings(max_examples=25, stateful_step_count=25)
+
+
+def test_a_deleted_job_takes_its_shadow_job_and_their_photo_with_it(store: JobStore) -> None:
+    first, other = new_job(status="completed"), new_job(filename="uploads/b.jpg")
+    shadow = {"kind": "shadow", "pair_of": first["id"]}
+    for row in (first, other, new_job(**shadow), new_job(status="analyzing", **shadow)):
+        store.add(row)
+    assert store.delete([first["id"]]) == []  # a shadow job is running
+    assert [row["pair_of"] for row in store.list_newest(9, ("shadow",))] == [None]
+    first = new_job(status="completed", filename="uploads/c.jpg")
+    store.add(first)
+    store.add(new_job(kind="shadow", pair_of=first["id"], filename="uploads/c.jpg"))
+    assert store.delete([first["id"]]) == ["uploads/c.jpg"]
+    assert [row["id"] for row in store.list_newest(9)] == [other["id"]]

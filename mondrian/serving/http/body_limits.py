@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -25,6 +26,28 @@ class BodyLimit:
 
 
 SMALL_BODY = BodyLimit(MAX_JSON_BYTES, 20.0)  # JSON, and forms without files
+
+
+class PhotoMemory:
+    """The bytes of uploaded photos in memory at a time; other photos wait on disk."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._used_bytes = 0
+        self._change = asyncio.Event()
+
+    @asynccontextmanager
+    async def reserve(self, num_bytes: int) -> AsyncIterator[None]:
+        """Wait until a photo fits; one that is larger than the limit must be alone."""
+        while self._used_bytes and self._used_bytes + num_bytes > self.max_bytes:
+            self._change.clear()
+            await self._change.wait()
+        self._used_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self._used_bytes -= num_bytes
+            self._change.set()
 
 
 class BodyLimitMiddleware:

@@ -58,8 +58,8 @@ class ConnectionTable:
     def add(self, connection: "LimitedProtocol") -> None:
         address = connection.address
         is_exempt, total = self.exempt(address), self.limits.total
-        most = total if is_exempt else max(total - _RESERVED, total // 2)
-        if len(self) >= total or len(self._by_address[address]) >= most:
+        max_own = total if is_exempt else max(total - _RESERVED, total // 2)
+        if len(self) >= total or len(self._by_address[address]) >= max_own:
             self.on_refuse()
             connection.transport.write(_REFUSAL)
             connection.transport.close()
@@ -161,5 +161,5 @@ class LimitedProtocol(H11Protocol):
 
 
 def limit_protocol(table: ConnectionTable) -> type[LimitedProtocol]:
-    """Return the protocol class of a server whose connections are in a table."""
+    """Return the protocol class of a server with its connections in a table."""
     return type("TableProtocol", (LimitedProtocol,), {"table": table})

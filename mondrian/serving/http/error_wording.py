@@ -1,6 +1,7 @@
 """Errors in the words of a photographer: what happened, and what to do."""
 
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 
 from mondrian.serving.assignment import UnknownModeError
 from mondrian.serving.engines.base import EngineFault
@@ -29,9 +30,9 @@ _PHOTO_MESSAGES = {  # by reason code of PhotoError
     "image_too_large": "The photo has too many pixels. Export a smaller copy.",
     "image_blank": "The photo is blank, one colour everywhere. Choose another.",
 }
-_REQUEST_MESSAGES = {  # by status of RequestRejectedError
+_BODY_MESSAGES = {  # by status of the limits of a body
     408: "The photo did not arrive in time. Check the connection and send it again.",
-    409: "The same photo is being critiqued already. See the history.",
+    413: "The photo is too large. Export a smaller copy.",
 }
 _STORAGE_MESSAGE = (
     "Photos and critiques cannot be saved or read at the moment. Try again in a minute; if it "
@@ -49,7 +50,9 @@ def error_message(error: Exception, message: str) -> str:
     """Return what a page says; `message` is what the API says about the error."""
     match error:
         case RequestRejectedError():
-            return _request_message(error.status, message)
+            return _request_message(message)
+        case HTTPException() if error.status_code in _BODY_MESSAGES:
+            return _BODY_MESSAGES[error.status_code]
         case UnknownModeError():
             return "This model is not one of those shown. Choose one of them."
         case QueueFullError():
@@ -63,10 +66,10 @@ def error_message(error: Exception, message: str) -> str:
     return message
 
 
-def _request_message(status: int, message: str) -> str:
-    reason, _, detail = message.partition(": ")
+def _request_message(message: str) -> str:
+    reason = message.partition(": ")[0]
     if reason in _PHOTO_MESSAGES:
         return _PHOTO_MESSAGES[reason]
-    if message == "No image provided" or "0 bytes" in detail + message:
+    if message == "No image provided" or "(0 bytes)" in message:
         return "There is no photo yet. Choose one, then send it."
-    return _REQUEST_MESSAGES.get(status, f"{message[:1].upper()}{message[1:]}.")
+    return f"{message[:1].upper()}{message[1:]}."

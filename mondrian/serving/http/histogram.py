@@ -40,7 +40,7 @@ def compute_histogram(image: Image.Image) -> Histogram:
     counts = np.array(image.convert("L").histogram() + image.convert("RGB").histogram())
     counts = counts.reshape(len(CHANNELS), WIDTH)
     low, high = _CLIPPED
-    # clipped levels and a few others are far above the rest, which would be a flat line beside them
+    # clipped levels and a few others are far above the rest, which would look like a flat line
     top = max(1.0, float(np.quantile(counts[:, low + 1 : high], 0.99)) * 1.1)
     return Histogram(
         tuple(_outline(channel / top) for channel in counts),

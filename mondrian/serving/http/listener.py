@@ -20,10 +20,10 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     port  0 for any free one, the same on every address
     """
     try:
-        found = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return _listen_on_all(dict.fromkeys((info[0], info[4]) for info in found))
+        return _listen_on_all(dict.fromkeys((info[0], info[4]) for info in addresses))
     except OSError as error:
         is_name = isinstance(error, socket.gaierror)  # its number is not one of the system
         reason = error.strerror if is_name else os.strerror(error.errno or 0)

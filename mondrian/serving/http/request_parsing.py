@@ -1,14 +1,13 @@
 """Parsing and checking of request bodies: multipart forms with a photo, and JSON."""
 
-import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
-from weakref import finalize
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
-from mondrian.serving.http.body_limits import SMALL_BODY
+from mondrian.serving.http.body_limits import SMALL_BODY, PhotoMemory
 from mondrian.serving.http.uploads import RequestRejectedError, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documentation: "uuid (rag)"
@@ -39,25 +38,20 @@ class CritiqueForm:
     idempotency_key: str | None
 
 
-async def read_form(request: Request, params: Params) -> CritiqueForm:
+@asynccontextmanager
+async def read_form(request: Request, params: Params) -> AsyncIterator[CritiqueForm]:
     """Read and check a form. Raises RequestRejectedError 400 if a field is invalid.
 
-    The photo stays in its temporary file until one of the application's `photo_slots` is free,
-    which it has as long as the form exists: few photos are in memory at a time.
+    The photo is on disk until the application's `photo_memory` has space for it, which it takes
+    until the context ends.
     """
     async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as data:
         file = _photo_file(data)
         fields = {k: value.strip() for k, value in data.multi_items() if isinstance(value, str)}
         form = _parse_fields(request, fields, file.filename or "", params)
-        slots: asyncio.Semaphore = request.app.state.photo_slots
-        await slots.acquire()
-        try:
-            form = replace(form, content=await file.read())
-        except BaseException:
-            slots.release()
-            raise
-    finalize(form, slots.release)
-    return form
+        memory: PhotoMemory = request.app.state.photo_memory
+        async with memory.reserve(file.size or 0):
+            yield replace(form, content=await file.read())
 
 
 def _parse_fields(

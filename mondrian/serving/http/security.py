@@ -96,7 +96,7 @@ class SecurityMiddleware:
     ) -> None:
         self.app, self.rules, self.on_refuse = app, rules, on_refuse
         self.wrong_keys = wrong_keys or limit_wrong_keys()
-        self.origins = frozenset(rules.origins)
+        self.origins = frozenset(rules.origins) - {""}
         host = socket.gethostname().lower()
         self.hosts = {"localhost", host, f"{host}.local", *map(str.lower, rules.hosts)} - {""}
         per_minute = rules.requests_per_minute

@@ -20,7 +20,7 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
 from mondrian.serving.http.uploads import QUICK_DECODERS, RequestRejectedError, UploadStore
-from mondrian.serving.jobs.admission import AdmissionQueue, QueueFullError
+from mondrian.serving.jobs.admission import AdmissionQueue
 from mondrian.serving.jobs.critique_runner import CritiqueRunner, ServedCritique
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
@@ -31,8 +31,6 @@ from mondrian.storage.tables import CANDIDATE, CONTROL
 Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
 HEARTBEAT_INTERVAL = 2.0  # seconds
-_MAX_DECODING_BYTES = 300_000_000  # of photos in memory that wait to be decoded
-_DECODING_SECONDS = 5  # after which a client may send a photo again
 _READS = 4  # reads and pages at a time: more would delay the event loop (GIL)
 _WRITES = 8  # changes for clients at a time
 _CRITIQUE_FIELDS = (  # of these, each dimension has a recommendation
@@ -94,7 +92,6 @@ class JobRunner:
         self._write_slots = asyncio.Semaphore(_WRITES)
         self._job_threads = ThreadPoolExecutor(4, thread_name_prefix="jobs")
         self._image_threads = ThreadPoolExecutor(4, thread_name_prefix="photos")
-        self._decoding_bytes = 0
         self._decoding_threads = ThreadPoolExecutor(QUICK_DECODERS, thread_name_prefix="decoding")
         self._slow_decoding_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
         self._tasks: dict[asyncio.Task[None], str] = {}  # with the job's id
@@ -136,21 +133,10 @@ class JobRunner:
     async def decode_upload(
         self, call: Callable[..., Result], photo: bytes | str, *args: Any
     ) -> Result:
-        """Call a method of the upload store that decodes; large photos wait for each other only.
-
-        Raises QueueFullError if too many bytes of photos wait to be decoded.
-        """
-        num_bytes = len(photo) if isinstance(photo, bytes) else 0
-        is_waiting = num_bytes and self._decoding_bytes
-        if is_waiting and self._decoding_bytes + num_bytes > _MAX_DECODING_BYTES:
-            raise QueueFullError(_DECODING_SECONDS)
-        self._decoding_bytes += num_bytes
-        try:
-            is_slow = await _run_in(self._decoding_threads, self.uploads.is_slow, photo)
-            threads = self._slow_decoding_thread if is_slow else self._decoding_threads
-            return await _run_in(threads, call, photo, *args, is_slow=is_slow)
-        finally:
-            self._decoding_bytes -= num_bytes
+        """Call a method of the upload store that decodes; large photos wait for each other only."""
+        is_slow = await _run_in(self._decoding_threads, self.uploads.is_slow, photo)
+        threads = self._slow_decoding_thread if is_slow else self._decoding_threads
+        return await _run_in(threads, call, photo, *args, is_slow=is_slow)
 
     def plan(self, row: JobRow, advisor: str) -> AnswerPlan:
         """Return which arm answers a job for an advisor. Raises UnknownModeError."""

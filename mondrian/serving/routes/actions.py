@@ -99,16 +99,15 @@ async def download(request: Request, id: str, format: str) -> Response:
 async def _load_entry(service: Service, id: str) -> tuple[list[JobRow], bool]:
     """Return the job, or the jobs of its pair, and whether their arms must not be shown."""
     row = await service.get_job(id, _NOT_FOUND)
-    ids = [row["id"]]
-    if row["pair_of"] and row["kind"] == "upload":
-        first = await service.job_runner.call_store(service.store.get, row["pair_of"])
-        ids = [first["id"]] if first else ids
-    page = await service.job_runner.call_store(load_entries, service.store.engine, ids)
+    call, reader = service.job_runner.call_store, service.store.reader
+    page = await call(load_entries, reader, [row["id"]])
+    if not page.entries:
+        raise HTTPException(404, _NOT_FOUND)
     return page.entries[0], bool(page.blind_ids)
 
 
 def _build_views(service: Service, rows: Sequence[JobRow]) -> list[JobView]:
-    feedback = load_newest_feedback(service.store.engine, [row["id"] for row in rows])
+    feedback = load_newest_feedback(service.store.reader, [row["id"] for row in rows])
     return [build_job_view(row, service.params, feedback) for row in rows]
 
 

@@ -185,10 +185,10 @@ async def _stream_analysis(
 async def _accept_request(service: Service, request: Request) -> tuple[JobRow, Upload | None]:
     """Check a request and store its job; no upload if its idempotency key is known."""
     service.admit(direct=True)
-    form = await read_form(request, service.params)
-    normalize_mode(form.mode)
-    with service.admission.reserve_queue_slot():
-        row, upload, is_new = await service.accept(form, "direct", "analyzing")
+    async with read_form(request, service.params) as form:
+        normalize_mode(form.mode)
+        with service.admission.reserve_queue_slot():
+            row, upload, is_new = await service.accept(form, "direct", "analyzing")
     return row, upload if is_new else None
 
 

@@ -40,7 +40,7 @@ class HistoryEntry:
 
     jobs: list[JobView]
     is_blind: bool  # the arms must not be shown
-    photo_id: str  # a job whose photo exists, or empty
+    photo_id: str  # a job with an existing photo, or empty
 
     @property
     def is_pair(self) -> bool:
@@ -58,14 +58,14 @@ async def show_history_page(request: Request) -> Response:
 
 def render_jobs(service: Service, rows: Sequence[JobRow]) -> Response:
     """Render these jobs as a list without filters; blocking."""
-    page = load_entries(service.store.engine, [row["id"] for row in rows])
+    page = load_entries(service.store.reader, [row["id"] for row in rows])
     return _render(service, page, {}, 1, len(rows))
 
 
 def _render_history(service: Service, fields: Mapping[str, str], number: int) -> Response:
     conditions = _parse_filter(fields, service.params)
     offset = (number - 1) * PAGE_SIZE
-    page = load_history(service.store.engine, conditions, offset, PAGE_SIZE)
+    page = load_history(service.store.reader, conditions, offset, PAGE_SIZE)
     return _render(service, page, fields, number, PAGE_SIZE)
 
 

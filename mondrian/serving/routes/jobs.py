@@ -90,11 +90,11 @@ async def upload(request: Request) -> JSONResponse:
     """Upload a photo and queue its critique."""
     service = get_service(request)
     service.admit()
-    form = await read_form(request, service.params)
-    normalize_mode(form.mode)
-    await service.check_job_queue()
-    status = "queued" if form.auto_analyze else "pending"
-    row, _, is_new = await service.accept(form, "upload", status)
+    async with read_form(request, service.params) as form:
+        normalize_mode(form.mode)
+        await service.check_job_queue()
+        status = "queued" if form.auto_analyze else "pending"
+        row, _, is_new = await service.accept(form, "upload", status)
     if is_new:
         service.job_runner.notify_queued()
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)

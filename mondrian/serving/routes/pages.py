@@ -46,6 +46,7 @@ from mondrian.serving.routes.feedback import load_job_view, record_feedback
 from mondrian.serving.samples import SAMPLES, is_demo, read_sample
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.feedback import CHOICES, add_vote, load_newest_feedback, load_votes
+from mondrian.storage.history import load_entries
 from mondrian.storage.jobs import JobRow
 
 _BOTH_ARMS = "both"  # a mode of the start page only: one job per arm
@@ -88,17 +89,17 @@ async def queue_critique(request: Request) -> Response:
 async def _queue_jobs(service: Service, request: Request) -> list[str]:
     """Return the id of the job, or with both arms those of both jobs, in random order."""
     service.admit()
-    form = await read_form(request, service.params)
-    if name := request.query_params.get("sample"):  # the form is sent without a photo
-        form = replace(form, content=_read_sample(name), filename=name)
-    use_both = form.mode == _BOTH_ARMS
-    # the first job's id is in the page's URL: a random order, so that it does not tell the model
-    first_mode, second_mode = sample(("base", "lora"), 2)
-    if use_both:
-        form = replace(form, mode=first_mode)
-    normalize_mode(form.mode)
-    await service.check_job_queue()
-    row, upload, is_new = await service.accept(form, "upload", "queued")
+    async with read_form(request, service.params) as form:
+        if name := request.query_params.get("sample"):  # the form is sent without a photo
+            form = replace(form, content=_read_sample(name), filename=name)
+        use_both = form.mode == _BOTH_ARMS
+        # random: the first job's id is in the page's URL, which must not tell its model
+        first_mode, second_mode = sample(("base", "lora"), 2)
+        if use_both:
+            form = replace(form, mode=first_mode)
+        normalize_mode(form.mode)
+        await service.check_job_queue()
+        row, upload, is_new = await service.accept(form, "upload", "queued")
     ids = [str(row["id"])]
     if is_new and use_both:
         other = replace(form, mode=second_mode, job_id=str(uuid4()), idempotency_key=None)
@@ -205,7 +206,7 @@ async def restart_job(request: Request, id: str) -> Response:
     service.admit()
     row = await service.get_job(id, _NOT_FOUND)
     if not await service.job_runner.write_store(service.store.restart, row["id"]):
-        raise HTTPException(409, f"the job is {row['status']}; it cannot be restarted")
+        raise HTTPException(409, "This critique cannot be started again now; reload its page.")
     service.job_runner.notify_queued()
     return RedirectResponse(f"/view/{row['id']}", 303)
 
@@ -256,11 +257,9 @@ async def render_job_page(
 
 async def _load_pair(service: Service, row: JobRow) -> list[JobRow]:
     """Return a job and, if both arms were requested, the other arm's."""
-    call, store = service.job_runner.call_store, service.store
-    other = await (
-        call(store.get, row["pair_of"]) if row["pair_of"] else call(store.get_paired, row["id"])
-    )
-    return [row, other] if other else [row]
+    call, reader = service.job_runner.call_store, service.store.reader
+    entries = (await call(load_entries, reader, [row["id"]])).entries
+    return entries[0] if entries else [row]  # deleted meanwhile
 
 
 async def _load_histogram(service: Service, row: JobRow) -> Histogram | None:

@@ -126,7 +126,7 @@ def _render_rollouts(
         metric = (report["success"] or {}).get("metric")
         report["metrics"].sort(key=lambda item, first=metric: item["name"] != first)
     profiles = service.params.profiles
-    outcomes = [] if record else load_ab_outcomes(service.store.engine)
+    outcomes = [] if record else load_ab_outcomes(service.store.reader)
     advisors = {r.advisor for r in (*newest, *older)} | {o.advisor for o in outcomes}
     return render_html_response(
         "serving/templates/experiments.html",

@@ -42,7 +42,7 @@ function markChanges(form) {
   }
 }
 
-// A slider beside each number; the overall score is their mean until it is changed itself
+// A slider next to each number; the overall score is their mean until it is changed itself
 
 function scoreRelations(form) {
   const overall = form.elements.overall_score;
