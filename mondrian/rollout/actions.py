@@ -26,7 +26,8 @@ def current_verdict(
 ) -> RolloutVerdict:
     """Return the verdict on all jobs so far; now is in seconds since 1970."""
     observations = load_observations(store.engine, record.id, record.evidence_from)
-    return decide(assess(observations, config, record.step), record, config, now)
+    resumed_at = store.last_action_at(record.id, "resume") or 0.0
+    return decide(assess(observations, config, record.step, resumed_at), record, config, now)
 
 
 def advance(
@@ -57,7 +58,7 @@ def hold(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
 
 
 def resume(store: RolloutStore, record: RolloutRecord, actor: Actor) -> bool:
-    """Continue; after a rollback start again at the first step, with new evidence."""
+    """Continue, with a new sample-ratio check; after a rollback with the first step and no jobs."""
     if record.state == RUNNING:
         raise InvalidTransitionError(f"{record.name} is already running")
     if record.state == HELD:

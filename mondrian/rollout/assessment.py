@@ -120,8 +120,16 @@ class Assessment:
     step_jobs: int
 
 
-def assess(observations: Sequence[Observation], config: RolloutConfig, step: int) -> Assessment:
-    """Assess a rollout that is at a step."""
+def assess(
+    observations: Sequence[Observation],
+    config: RolloutConfig,
+    step: int,
+    resumed_at: float = 0.0,
+) -> Assessment:
+    """Assess a rollout that is at a step.
+
+    resumed_at  when a person resumed it last, seconds since 1970; 0 if never
+    """
     live_jobs = [obs for obs in observations if not obs.is_shadow]
     return Assessment(
         count_exposure(live_jobs, True),
@@ -129,7 +137,7 @@ def assess(observations: Sequence[Observation], config: RolloutConfig, step: int
         check_guardrails(observations, config.guardrails, step),
         evaluate_success(observations, METRICS[config.success.metric], config.success.margin),
         estimate_difference(observations, METRICS["rated"]).band.last,
-        check_assignment(live_jobs),
+        check_assignment(live_jobs, resumed_at),
         sum(obs.is_candidate and obs.step == step for obs in live_jobs),
     )
 
@@ -157,8 +165,13 @@ def evaluate_success(
     return SuccessResult(metric.name, margin, difference, paired)
 
 
-def check_assignment(observations: Sequence[Observation]) -> AssignmentCheck:
-    """Compare the assignment of clients with the recorded shares; without shadows."""
+def check_assignment(observations: Sequence[Observation], since: float) -> AssignmentCheck:
+    """Compare the assignment of clients with the recorded shares; without shadows.
+
+    since  of the jobs, in seconds since 1970: a mismatch that a person has repaired before they
+           resumed the rollout raises no alarm again
+    """
+    observations = [obs for obs in observations if obs.queued_at >= since]
     clients: dict[tuple[int, str], Observation] = {}  # by their first job of a step
     for obs in sorted(observations, key=lambda obs: obs.queued_at):
         clients.setdefault((obs.step, obs.client), obs)
@@ -167,7 +180,7 @@ def check_assignment(observations: Sequence[Observation]) -> AssignmentCheck:
     if assigned:
         in_candidate = np.array([obs.is_candidate for obs in assigned], bool)
         shares = np.array([obs.share for obs in assigned], float)
-        # The newest value, not the largest: a person can resume once the mismatch has ended.
+        # The newest value, not the largest: what a person should know now.
         e_value = float(mismatch_e_values(in_candidate, shares)[-1])
         expected = sum(obs.share for obs in assigned) / len(assigned)
         actual = sum(obs.is_candidate for obs in assigned) / len(assigned)

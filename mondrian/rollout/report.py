@@ -44,7 +44,8 @@ def build_rollout_report(
     """
     observations = load_observations(store.engine, record.id, record.evidence_from)
     live_jobs = [obs for obs in observations if not obs.is_shadow]
-    assignment = check_assignment(live_jobs)
+    resumed_at = store.last_action_at(record.id, "resume") or 0.0
+    assignment = check_assignment(live_jobs, resumed_at)
     names = ("advisor", "version", "name", "control", "state", "reason", "revision")
     times = ("started_at", "evidence_from", "full_since")
     report: RolloutReport = {
@@ -69,7 +70,7 @@ def build_rollout_report(
         "success": None,
     }
     if config is not None:
-        assessment = assess(observations, config, record.step)
+        assessment = assess(observations, config, record.step, resumed_at)
         report |= _report_verdict(assessment, record, config, now)
         report |= _report_steps(assessment, record, config, now)
     return report

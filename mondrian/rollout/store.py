@@ -176,12 +176,15 @@ class RolloutStore:
 
     def activated_at(self, record: RolloutRecord) -> float:
         """Return when the version of a rollout was activated last, in seconds since 1970."""
-        is_activation = (decisions.c.rollout == record.id) & (decisions.c.action == _ACTIVATE)
+        last = self.last_action_at(record.id, _ACTIVATE)
+        return record.started_at if last is None else last
+
+    def last_action_at(self, id: str, action: str) -> float | None:
+        """Return when an action on a rollout was logged last, in seconds since 1970."""
+        is_action = (decisions.c.rollout == id) & (decisions.c.action == action)
         with self.reader.begin() as connection:
-            last = connection.execute(
-                select(func.max(decisions.c.at)).where(is_activation)
-            ).scalar()
-        return record.started_at if last is None else float(last)
+            last = connection.execute(select(func.max(decisions.c.at)).where(is_action)).scalar()
+        return None if last is None else float(last)
 
     def change(self, record: RolloutRecord, action: str, actor: Actor, **values: Any) -> bool:
         """Change a rollout and log it; return False, with no change, if it is not the newest."""

@@ -277,7 +277,7 @@ def test_a_sample_ratio_alarm_holds_until_a_person_resumes(tmp_path: Path) -> No
     assert record
     add_jobs(controller.store, record, days=0.5, shares=(0.5,))
     with controller.store.engine.begin() as connection:
-        connection.execute(jobs.update().values(share=0.2, queued_at=record.started_at + 1))
+        connection.execute(jobs.update().values(share=0.2, queued_at=record.started_at))
     [(_, verdict)] = controller.decide()
     held = controller.store.get("ansel/v1")
     assert held
@@ -287,6 +287,7 @@ def test_a_sample_ratio_alarm_holds_until_a_person_resumes(tmp_path: Path) -> No
     decision = controller.store.list_decisions("ansel/v1")[0]
     assert (decision.who, decision.action) == ("service", "hold")
     assert apply_action(controller.store, controller.config, held, "resume", Actor("Ana", "seen"))
+    assert controller.decide() == []  # only jobs since then count
 
 
 def test_an_error_in_one_refresh_is_logged_and_ends_nothing(
