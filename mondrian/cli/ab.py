@@ -20,7 +20,7 @@ from mondrian.serving.ab_outcome import (
     format_share,
     load_ab_outcomes,
 )
-from mondrian.storage.engine import format_database_error, open_engine
+from mondrian.storage.engine import engine_name, format_database_error, open_engine
 
 _COLUMNS = ("", "critiques", "ratings", "thumbs up", "95 % interval")
 
@@ -54,7 +54,10 @@ def _load(db: str, advisor: str) -> list[AbOutcome]:
         return load_ab_outcomes(engine, advisor)
     except SQLAlchemyError as error:
         message = format_database_error(error)
-        raise DataError(f"--db cannot be read: {message}; start a service on it once") from None
+        name = engine_name(engine)
+        raise DataError(
+            f"--db {name} cannot be read: {message}; start a service on it once"
+        ) from None
     finally:
         engine.dispose()
 

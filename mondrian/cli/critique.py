@@ -13,7 +13,7 @@ from mondrian.core.params import Params, load_params
 from mondrian.inference.critic import Critic
 from mondrian.inference.critique_log import CritiqueLog
 from mondrian.inference.gallery import Gallery
-from mondrian.inference.photo_critiques import PhotoCritiques
+from mondrian.inference.photo_critiques import PhotoCritiques, describe_skipped
 from mondrian.inference.photo_files import PhotoListing
 from mondrian.inference.photo_reader import PreviewFolder
 from mondrian.inference.sidecars import write_sidecars
@@ -50,7 +50,7 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
     gallery = folder / "gallery.html"
     page = Gallery(params.profile(args.advisor).name, critic.describe(), previews, folder)
     write_text(gallery, page.render(critiques.photos, listing.skipped))
-    lines = critiques.describe_skipped()
+    lines = describe_skipped(listing.skipped)
     if args.sidecar:
         lines += write_sidecars(critiques.photos).to_lines()
     if lines:

@@ -24,6 +24,10 @@ _REMOVED = {  # parameters of earlier versions
 }
 _ADDED = {  # parameters that a file of an earlier version lacks
     "machine.cache_limit_gb": "write cache_limit_gb: 2.0 under machine, as in the project's file",
+    "serve.public_url": "write public_url: '' under serve, as in the project's file",
+    "serve.trusted_proxies": "write trusted_proxies: [] under serve, as in the project's file",
+    "serve.default_advisor": "write default_advisor: '' under serve, as in the project's file",
+    "max_hours": "write max_hours: 168, as in the project's rollout.yaml",
 }
 
 

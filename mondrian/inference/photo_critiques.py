@@ -1,7 +1,7 @@
 """Critique the photos of a listing, except those that were critiqued before."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mondrian.core.errors import PhotoError, one_line
@@ -11,10 +11,11 @@ from mondrian.core.terminal import progress_bar
 from mondrian.critique.schema import validate_critique
 from mondrian.inference.critic import Arm, Critic, CritiqueRequest
 from mondrian.inference.critique_log import CritiqueLog, CritiqueRecord
-from mondrian.inference.photo_files import PhotoFile, PhotoListing
+from mondrian.inference.photo_files import PhotoFile, PhotoListing, SkippedFile
 from mondrian.inference.photo_reader import PreviewFolder, decode_ahead
 
 _MAX_EXAMPLES = 10  # skipped files in a message
+_USUAL = ("sidecar", "system_file")  # reasons that are shown last
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,16 @@ class PhotoCritiques:
             for record in photo.records
         )
 
-    def describe_skipped(self) -> list[str]:
-        """Return the counts by reason and the first names, as lines; none without skipped files."""
-        skipped = self.listing.skipped
-        if not skipped:
-            return []
-        counts = Counter(file.reason for file in skipped)
-        by_reason = " · ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        lines = [f"skipped {len(skipped)}: {by_reason}"]
-        lines += [f"  {f.name}: {f.describe()}" for f in skipped[:_MAX_EXAMPLES]]
-        if len(skipped) > _MAX_EXAMPLES:
-            lines.append(f"  and {len(skipped) - _MAX_EXAMPLES} more, in critiques.csv")
-        return lines
+
+def describe_skipped(skipped: Sequence[SkippedFile]) -> list[str]:
+    """Return the counts by reason and the first names, as lines; none without skipped files."""
+    if not skipped:
+        return []
+    counts = Counter(file.reason for file in skipped)
+    by_reason = " · ".join(f"{reason} {count}" for reason, count in counts.most_common())
+    lines = [f"skipped {len(skipped)}: {by_reason}"]
+    files = sorted(skipped, key=lambda file: file.reason in _USUAL)
+    lines += [f"  {f.name}: {f.describe()}" for f in files[:_MAX_EXAMPLES]]
+    if len(files) > _MAX_EXAMPLES:
+        lines.append(f"  and {len(files) - _MAX_EXAMPLES} more, in critiques.csv")
+    return lines

@@ -7,6 +7,7 @@ exists already or if another photo of the folder has the same stem.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import lexists
 from pathlib import Path
 
 from mondrian.core.errors import join_first, one_line
@@ -43,8 +44,9 @@ def write_sidecars(photos: Sequence[CritiquedPhoto]) -> SidecarReport:
     report = SidecarReport()
     stems = {folder: count_stems(folder) for folder in {p.file.path.parent for p in photos}}
     for photo in photos:
-        path = sidecar_path(photo.file.path, stems[photo.file.path.parent])
+        path = photo.file.path
         try:
+            path = sidecar_path(path, stems[path.parent])
             _write(path, photo, report)
         except (DamagedXmpError, OSError) as error:
             report.failed.append(f"{path}: {one_line(error)}")
@@ -73,7 +75,9 @@ def sidecar_path(photo: Path, stems: Mapping[str, int]) -> Path:
 
 def _write(path: Path, photo: CritiquedPhoto, report: SidecarReport) -> None:
     record = photo.records[0]
-    old = path.read_bytes() if path.exists() else None
+    if lexists(path) and not path.is_file():
+        raise DamagedXmpError("a broken link, or no regular file")
+    old = path.read_bytes() if path.is_file() else None
     origin = {"Advisor": record.advisor, "Base": record.base[:12], "Adapter": record.adapter}
     result = merge_critique(old, record.critique, origin)
     if result.unchanged:

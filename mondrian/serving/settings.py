@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ API_KEY_VARIABLE = "MONDRIAN_API_KEY"
 ENGINE_KEY_VARIABLE = "MONDRIAN_ENGINE_KEY"
 _MIN_KEY_CHARS = 16
 _HTTP = ("http", "https")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9])?|[0-9a-f.]*:[0-9a-f:.]*")  # a name or IPv6
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _check_contract(serve: ServeParams, advisors: list[str], path: Path) -> None
 def _is_base_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_address = parts.scheme in _HTTP and bool(parts.hostname) and parts.port != 0
+        is_address = parts.scheme in _HTTP and bool(_HOST.fullmatch(parts.hostname or ""))
+        is_address = is_address and parts.port != 0 and not parts.netloc.endswith(":")
     except ValueError:  # of the port or an IPv6 address
         return False
     is_plain = not (parts.query or parts.fragment or parts.username) and url.isprintable()

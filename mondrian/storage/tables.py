@@ -19,6 +19,17 @@ def utc_timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+class StoredText(sa.types.TypeDecorator[str]):
+    """Text. SQLite stores any value in any column: what is no text is read as text."""
+
+    impl, cache_ok = sa.Text, True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> str | None:
+        if value is None or isinstance(value, str):
+            return value
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def _columns(column_type: type[sa.types.TypeEngine[Any]], names: str) -> Iterator[sa.Column[Any]]:
     return (sa.Column(name, column_type) for name in names.split())
 
@@ -29,21 +40,23 @@ jobs = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     *_columns(
-        sa.Text,
+        StoredText,
         "filename advisor mode status created_at started_at completed_at current_step prompt "
         "llm_prompt analysis_markdown llm_thinking llm_outputs analysis_html summary_html "
         "advisor_bio advisor_bio_html model adapter error",
     ),
     # added by Mondrian: which model answered
-    *_columns(sa.Text, "model_used mode_used adapter_version fallback_reason experiment subject"),
+    *_columns(
+        StoredText, "model_used mode_used adapter_version fallback_reason experiment subject"
+    ),
     # added: processing; kind is upload, direct or shadow, and NULL in rows of other programs
-    *_columns(sa.Text, "kind owner idempotency_key photo_sha256 pair_of note"),
+    *_columns(StoredText, "kind owner idempotency_key photo_sha256 pair_of note"),
     # added: time of the last change, which existing clients read; set by each insert and update
-    sa.Column("last_activity", sa.Text, default=utc_timestamp, onupdate=utc_timestamp),
+    sa.Column("last_activity", StoredText, default=utc_timestamp, onupdate=utc_timestamp),
     # added: the camera's settings as JSON
-    *_columns(sa.Text, "exposure"),
+    *_columns(StoredText, "exposure"),
     # added: assignment in a rollout; side is CANDIDATE or CONTROL
-    *_columns(sa.Text, "rollout side"),
+    *_columns(StoredText, "rollout side"),
     *_columns(
         sa.Integer,
         "progress_percentage enable_rag retry_count tokens compliant fallback_occurred crashes "
@@ -155,6 +168,6 @@ def _fill_scores(connection: sa.Connection) -> None:
     for id, llm_outputs in rows.all():
         try:
             score = float(json.loads(llm_outputs)["analysis"]["overall_score"])
-        except (KeyError, TypeError, ValueError):
-            continue  # of several advisors
+        except (KeyError, TypeError, ValueError, RecursionError):
+            continue  # of several advisors, or damaged
         connection.execute(jobs.update().where(jobs.c.id == id), {"score": score})

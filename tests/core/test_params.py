@@ -51,11 +51,22 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> N
     assert "params.yaml" in read_errors(tmp_path, text)
 
 
-def test_a_parameter_that_an_earlier_version_lacks_comes_with_its_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("cache_limit_gb", "write cache_limit_gb: 2.0 under machine"),
+        ("public_url", "write public_url: '' under serve"),
+        ("trusted_proxies", r"write trusted_proxies: \[\] under serve"),
+        ("default_advisor", "write default_advisor: '' under serve"),
+    ],
+)
+def test_a_parameter_that_an_earlier_version_lacks_comes_with_its_value(
+    tmp_path: Path, name: str, fix: str
+) -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines(keepends=True)
     path = tmp_path / "params.yaml"
-    path.write_text("".join(line for line in lines if "cache_limit_gb" not in line))
-    with pytest.raises(ParamsError, match="missing; write cache_limit_gb: 2.0 under machine"):
+    path.write_text("".join(line for line in lines if name not in line))
+    with pytest.raises(ParamsError, match=f"missing; {fix}"):
         load_params(path)
 
 

@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 
 from mondrian.core.errors import DataError
-from mondrian.inference.photo_files import PhotoListing
+from mondrian.inference.photo_critiques import CritiquedPhoto, describe_skipped
+from mondrian.inference.photo_files import PhotoFile, PhotoListing
 from mondrian.inference.photo_reader import MAX_PREVIEW_BYTES, encode_preview
-from mondrian.inference.sidecars import count_stems, sidecar_path
+from mondrian.inference.sidecars import count_stems, sidecar_path, write_sidecars
 from mondrian.sample.scene import draw_scene, render
+from mondrian.sample.writing_style import write_critique
+from tests.inference.test_critique_log import make_record
 
 PHOTO = render(draw_scene(5, 1), 96, 80)
 
@@ -96,3 +99,33 @@ def test_sidecars_of_thousands_of_photos_are_named_at_once(tmp_path: Path) -> No
     paths = [sidecar_path(photo, stems) for photo in photos]
     assert time.perf_counter() - started < 2  # 0.1 s on an idle machine
     assert paths[7:9] == [tmp_path / "7.jpg.xmp", tmp_path / "8.xmp"]
+
+
+def test_a_sidecar_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.xmp")  # reading it would wait for ever
+    (tmp_path / "loop.xmp").symlink_to("loop.xmp")
+    (tmp_path / "gone.xmp").symlink_to("nowhere.xmp")
+    (tmp_path / "folder.xmp").mkdir()
+    long_name = 250 * "n"
+    critique = write_critique("ansel", draw_scene(5, 1))
+    photos = []
+    for name in ("pipe", "loop", "gone", "folder", long_name, "photo"):
+        path = tmp_path / f"{name}.jpg"
+        path.touch()
+        record = make_record(critique, path.name, 5.0)
+        photos.append(CritiquedPhoto(PhotoFile(path, "0" * 64), (record,)))
+    report = write_sidecars(photos)
+    assert (report.written, len(report.failed)) == (1, 5)
+    assert all("no regular file" in text for text in report.failed[:4])
+    assert "too long" in report.failed[4]
+    assert (tmp_path / "photo.xmp").is_file()
+
+
+def test_the_first_skipped_files_of_a_message_are_not_sidecars(tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}.xmp").touch()
+    (tmp_path / "z.jpg").write_text("no photo")
+    listing = PhotoListing([tmp_path], tmp_path / "out")
+    count, first, *_ = describe_skipped(listing.skipped)
+    assert "sidecar 20" in count
+    assert "z.jpg: image_unreadable" in first

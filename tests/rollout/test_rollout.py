@@ -96,6 +96,14 @@ def get_verdict(
     return decide(assess(observations, config, record.step), record, config, now)
 
 
+def test_a_file_of_an_earlier_version_is_told_what_to_write(tmp_path: Path) -> None:
+    lines = (ROOT / "rollout.yaml").read_text().splitlines(keepends=True)
+    path = tmp_path / "rollout.yaml"
+    path.write_text("".join(line for line in lines if "max_hours" not in line))
+    with pytest.raises(ParamsError, match="max_hours is missing; write max_hours: 168"):
+        load_rollout_config(path)
+
+
 def test_a_harmful_adapter_is_rolled_back_within_60_jobs(config: RolloutConfig) -> None:
     """With a compliance of 60 %, checked after each of its answers, at any share."""
     jobs_needed = []

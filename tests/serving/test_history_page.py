@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
@@ -187,6 +187,32 @@ def test_a_download_holds_photo_critique_and_correction(
     assert client.get("/download/waiting/json").status_code == 409
 
 
+@pytest.mark.parametrize("answer", ["NaN", "[" * 100_000, '{"response": "\\ud800"}', b"\xff\xfe"])
+def test_an_odd_row_of_another_program_breaks_no_page(
+    client: httpx2.Client, engine: Engine, answer: str | bytes
+) -> None:
+    add_job(engine, "good")
+    add_job(engine, "odd")
+    odd = {"llm_outputs": answer, "filename": b"\xff.jpg", "created_at": b"\xfe", "mode": b"\xfd"}
+    with engine.begin() as connection:
+        columns = ", ".join(f"{name} = :{name}" for name in odd)
+        connection.execute(text(f"UPDATE jobs SET {columns} WHERE id = 'odd'"), odd)
+    for path in ("/history", "/jobs", "/jobs?format=html"):
+        page = client.get(path)
+        assert (page.status_code, "good" in page.text, "odd" in page.text) == (200, True, True)
+    for path in ("/view/odd", "/status/odd", "/llm-outputs/odd", "/job/odd/full-data"):
+        assert client.get(path).status_code == 200
+    for path in ("/jobs/odd/feedback", "/download/odd/json", "/download/odd/html"):
+        assert client.get(path).status_code == 200
+
+
+def test_critiques_of_an_advisor_that_params_no_longer_has_can_be_downloaded(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    add_job(engine, "job", advisor="ansel,weston")
+    assert "Weston" in client.get("/download/job/html").text
+
+
 def test_a_deleted_critique_takes_its_photo_with_it_unless_another_one_uses_it(
     client: httpx2.Client, engine: Engine, tmp_path: Path
 ) -> None:
@@ -206,6 +232,16 @@ def test_a_deleted_critique_takes_its_photo_with_it_unless_another_one_uses_it(
         for table in (jobs, feedback, preferences):
             assert connection.execute(select(table)).all() == []
     assert not path.exists()
+
+
+def test_a_critique_of_another_program_is_not_deleted(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    add_job(engine, "old", kind=None)
+    page = client.post("/delete/old", headers={"accept": "text/html"})
+    assert page.status_code == 409
+    assert "belongs to another program" in page.text
+    assert client.get("/status/old").status_code == 200
 
 
 def test_other_sites_can_neither_delete_nor_stop(client: httpx2.Client, engine: Engine) -> None:
@@ -243,16 +279,22 @@ def test_another_advisor_critiques_the_same_photo_by_the_same_arms(
     client: httpx2.Client, engine: Engine
 ) -> None:
     add_pair(engine, photo_sha256="abc", exposure='{"iso": 100}')
-    response = client.post("/more/z-base?advisor=okeefe")
-    assert response.status_code == 303
+    responses = [client.post("/more/z-base?advisor=okeefe") for _ in range(12)]
+    assert {response.status_code for response in responses} == {303}
     with engine.begin() as connection:
-        query = select(jobs).where(jobs.c.advisor == "okeefe").order_by(jobs.c.mode)
-        base, tuned = connection.execute(query).mappings().all()
-    assert response.headers["location"] == f"/view/{base['id']}"
-    assert (base["mode"], tuned["mode"], tuned["pair_of"]) == ("base", "lora", base["id"])
-    for name in ("filename", "photo_sha256", "exposure"):
-        assert base[name] == tuned[name]
-    assert base["exposure"] == '{"iso": 100}'
+        query = select(jobs).where(jobs.c.advisor == "okeefe")
+        rows = {row["id"]: row for row in connection.execute(query).mappings()}
+    seconds = {row["pair_of"]: row for row in rows.values() if row["pair_of"]}
+    first_modes = set()
+    for response in responses:
+        first = rows[response.headers["location"].removeprefix("/view/")]
+        second = seconds[first["id"]]
+        assert {first["mode"], second["mode"]} == {"base", "lora"}
+        for name in ("filename", "photo_sha256", "exposure"):
+            assert first[name] == second[name]
+        assert first["exposure"] == '{"iso": 100}'
+        first_modes.add(first["mode"])
+    assert first_modes == {"base", "lora"}  # so the URL does not tell the model
     assert client.post("/more/z-base?advisor=nobody").status_code == 400
 
 

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, run_service
 from tests.serving.test_contract import wait_until
 from tests.serving.test_faults import model_process
+from tests.waiting import wait_for
 
 HEIC = ROOT / "tests/core/rendered.heic"
 EVIL = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</textarea></style>"
@@ -154,6 +155,17 @@ def test_a_critique_appears_while_it_is_generated(
         expect(facts).to_contain_text("answered byfine-tuned")
         is_loaded = "img => img.complete && img.naturalWidth > 0"
         page.wait_for_function(f"() => ({is_loaded})(document.querySelector('.frame img'))")
+
+
+@pytest.mark.slow
+def test_a_job_of_an_advisor_that_params_no_longer_has_fails_without_a_traceback(
+    service: ServiceProcess, job: str
+) -> None:
+    filename = get_row(service, job)["filename"]
+    id = insert_job(service, advisor="weston", status="queued", kind="upload", filename=filename)
+    wait_for(lambda: get_row(service, id)["status"] == "failed", service.log)
+    assert "personas has no text for 'weston'" in get_row(service, id)["error"]
+    assert "Traceback" not in service.log()
 
 
 @pytest.mark.slow

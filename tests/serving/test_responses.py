@@ -96,6 +96,9 @@ def test_urls_have_the_host_that_the_client_called(
         ("public_url", "https://critique.example/path?x=1", "serve.public_url"),
         ("public_url", "https://me:secret@critique.example", "serve.public_url"),
         ("public_url", "https://[::1", "serve.public_url"),
+        ("public_url", "https://*", "serve.public_url"),
+        ("public_url", "https://critique.example:", "serve.public_url"),
+        ("public_url", "https://kritik-für-fotos.example", "serve.public_url"),
         ("default_advisor", "monet", "serve.default_advisor is 'monet'; it must be one of ansel"),
     ],
 )

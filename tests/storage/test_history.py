@@ -145,3 +145,9 @@ def test_scores_of_older_critiques_are_filled_in(tmp_path: Path) -> None:
         scores = connection.exec_driver_sql("SELECT id, score FROM jobs ORDER BY id").all()
     assert scores == [("a", 7.5), ("b", None), ("c", None)]
     engine.dispose()
+
+
+def test_a_job_that_was_deleted_meanwhile_has_no_entry(engine: Engine) -> None:
+    page = load_entries(engine, ["first-00001", "deleted", "first-00002"])
+    assert [entry[0]["id"] for entry in page.entries] == ["first-00001", "first-00002"]
+    assert page.total == 2

@@ -66,6 +66,22 @@ def test_an_old_database_gets_columns_and_other_programs_still_work(
         assert [job.id for job in database.iter_finished("ansel")] == ["job-0"]
 
 
+def test_scores_are_filled_in_from_readable_critiques_of_an_older_version(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    JobStore(open_engine(str(path)), RULES).close()
+    outputs = ('{"analysis": {"overall_score": 6.5}}', "[" * 100_000, "{}", "5", None)
+    with sqlite3.connect(path) as old:
+        old.execute("ALTER TABLE jobs DROP COLUMN score")
+        rows = [(str(i), text, "completed", "upload") for i, text in enumerate(outputs)]
+        old.executemany(
+            "INSERT INTO jobs (id, llm_outputs, status, kind) VALUES (?, ?, ?, ?)", rows
+        )
+    old.close()
+    store = JobStore(open_engine(str(path)), RULES)
+    scores = {row["id"]: row["score"] for row in store.list_newest(10)}
+    assert scores == {"0": 6.5, "1": None, "2": None, "3": None, "4": None}
+
+
 def test_an_idempotency_key_returns_the_first_job(store: JobStore) -> None:
     first, new = store.add(new_job(idempotency_key="k"))
     again, second = store.add(new_job(idempotency_key="k"))

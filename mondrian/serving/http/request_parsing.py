@@ -110,7 +110,10 @@ async def read_json_body(request: Request, model: type[Body]) -> Body:
     """Read and validate a JSON body. Raises HTTPException 400 or 413."""
     body = await read_small_body(request)
     try:
-        return model.model_validate(json.loads(body))
+        fields = json.loads(body)
+        if not isinstance(fields, dict):
+            raise ValueError
+        return model.model_validate(fields)
     except ValidationError as error:
         raise HTTPException(400, format_validation_error(error)) from None
     except (ValueError, RecursionError):

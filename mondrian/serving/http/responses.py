@@ -33,10 +33,13 @@ def get_base_url(request: Request) -> str:
 
 
 def parse_llm_outputs(row: JobRow) -> dict[str, Any]:
-    """Return the column llm_outputs parsed; empty if it holds no JSON object."""
+    """Return the column llm_outputs parsed; empty if it holds no JSON object, or not UTF-8."""
+    text = row["llm_outputs"] or "{}"
     try:
-        parsed = json.loads(row["llm_outputs"] or "{}")
-    except ValueError:
+        parsed = json.loads(text, parse_constant=lambda _: None)  # NaN and infinity
+        if "\\ud" in text.lower():  # perhaps half a surrogate pair
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

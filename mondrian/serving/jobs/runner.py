@@ -15,6 +15,7 @@ from PIL import Image
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 
+from mondrian.core.errors import MondrianError
 from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
@@ -269,7 +270,8 @@ class JobRunner:
         try:
             await self._critique_job(row)
         except Exception as error:  # changed params, a row of another version, a bug
-            log.exception("job %s", row["id"])
+            is_bug = not isinstance(error, MondrianError)
+            log.error("job %s: %s", row["id"], error, exc_info=is_bug)
             reason = str(error) or type(error).__name__
             await self._try_store_call(self.store.fail, row["id"], reason)
         finally:

@@ -148,14 +148,13 @@ class CritiquePage:
     def is_blind(self) -> bool:
         """Whether the page hides which model answered.
 
-        A pair is blind until there is a vote for each advisor, or both critiques are rated. It is
-        not if a job failed or the base answered for the adapter: nothing is left to compare then.
+        A pair is blind until there is a vote for each advisor, or both critiques are rated; also
+        while a job has failed, which may be tried again. It is not if the base answered for the
+        adapter: nothing is left to compare then.
         """
         if not self.is_pair:
             return self.jobs[0].is_blind
         if any(job.row["fallback_occurred"] for job in self.jobs):
-            return False
-        if any(not (job.is_active or job.is_completed) for job in self.jobs):
             return False
         if not all(job.is_completed for job in self.jobs):
             return True

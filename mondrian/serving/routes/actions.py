@@ -6,6 +6,7 @@ As the other forms, these are protected from requests of other sites by Security
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import shuffle
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -40,7 +41,7 @@ async def ask_other_advisor(request: Request, id: str, advisor: str = "") -> Res
     if not rows[0]["kind"]:
         raise HTTPException(409, "The photo of this critique is not stored here; send it again.")
     await service.check_job_queue()
-    rows.sort(key=lambda row: row["pair_of"] or "")  # the first job of a pair has none
+    shuffle(rows)  # the first job's id is in the page's URL, and must not tell the model
     first: JobRow | None = None
     for row in rows:
         pair_of = first["id"] if first else None
@@ -66,6 +67,8 @@ async def delete(request: Request, id: str) -> Response:
     """Delete a critique, or both of a pair, and the photo if no other critique uses it."""
     service = get_service(request)
     rows, _ = await _load_entry(service, id)
+    if not rows[0]["kind"]:
+        raise HTTPException(409, "This critique belongs to another program; delete it there.")
     unused = await service.job_runner.write_store(service.store.delete, [row["id"] for row in rows])
     if unused is None:
         raise HTTPException(409, "This critique is still being written. Stop it, then delete it.")
