@@ -4,7 +4,6 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mondrian.storage.jobs import JobRow, JobStore
 from tests import browsing
 from tests.browsing import open_page, overflow_width, request_critique
 from tests.reviewing import add_completed_job, open_store, write_feedback
-from tests.service_process import ServiceProcess, run_service
+from tests.service_process import ServiceProcess
 from tests.serving.test_pages import (
     EVIL,
     bounding_box,
@@ -51,17 +50,8 @@ ARMS: dict[str, dict[str, Any]] = {  # what tells the model of a job
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    browsing.find_chromium()
-    folder = tmp_path_factory.mktemp("critique_page")
-    with run_service(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
-        yield started
+def service(ab_service: ServiceProcess) -> ServiceProcess:
+    return ab_service
 
 
 @pytest.fixture(scope="module")

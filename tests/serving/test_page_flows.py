@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,8 @@ KEY = "a key of more than sixteen characters"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    browsing.find_chromium()
-    folder = tmp_path_factory.mktemp("flows")
-    with run_service(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
-        yield started
+def service(ab_service: ServiceProcess) -> ServiceProcess:
+    return ab_service
 
 
 @pytest.fixture(scope="module")

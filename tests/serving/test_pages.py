@@ -4,7 +4,6 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,17 +27,8 @@ KEY = "a key of more than sixteen characters"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing.browser() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def service(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    browsing.find_chromium()
-    folder = tmp_path_factory.mktemp("pages")
-    with run_service(folder, "--lora_path", adapters, "--model_mode", "ab_test") as started:
-        yield started
+def service(ab_service: ServiceProcess) -> ServiceProcess:
+    return ab_service
 
 
 @pytest.fixture(scope="module")

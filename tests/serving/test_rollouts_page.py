@@ -52,12 +52,6 @@ def client(
         yield client
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing.browser() as started:
-        yield started
-
-
 def current(rollout: tuple[RolloutStore, RolloutRecord]) -> RolloutRecord:
     store, record = rollout
     newest = store.get(record.id)
