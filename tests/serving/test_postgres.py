@@ -119,7 +119,7 @@ def test_the_key_of_a_failed_job_makes_one_new_job_however_many_services_retry(u
     assert sum(is_new for _, is_new in results) == 1
     assert len({row["id"] for row, _ in results} - {failed["id"]}) == 1
     for store in stores:
-        store.engine.dispose()
+        store.close()
 
 
 def test_a_service_finishes_the_queue_of_another_that_was_killed(
