@@ -242,6 +242,7 @@ class JobQueueMachine(RuleBasedStateMachine):
 
     @rule(service=st.integers(0, 2))
     def die(self, service: int) -> None:
+        self.stores[service].reader.dispose()
         self.stores[service] = self.start_service()
         self.leased = {id: lease for id, lease in self.leased.items() if lease[0] != service}
 
@@ -275,7 +276,8 @@ class JobQueueMachine(RuleBasedStateMachine):
         with self.engine.begin() as connection:
             ended = connection.execute(jobs.select()).mappings().all()
         assert {row["status"] for row in ended} <= {"completed"}
-        self.engine.dispose()
+        for store in (*self.stores, last):
+            store.close()
         time.time = real_time
         shutil.rmtree(self.folder)
 
