@@ -150,15 +150,17 @@ def test_an_adapter_needs_hardly_more_memory_than_its_own_weights(
 ) -> None:
     folder = make_adapter(base_vlm, tmp_path / "a", "ansel", params)
     own_bytes = adapter_bytes(adapter.load(share_weights(base_vlm.model), base_vlm.hash, folder))
-    base_only.load_and_verify(load_request("ansel", folder, params))  # one-time allocations
-    base_only.remove("ansel")
-    base_only.prune(())
-    gc.collect()  # arrays of other tests, and of checks, may be in reference cycles
-    before = mx.get_active_memory()
-    loaded = base_only.load_and_verify(load_request("ansel", folder, params))
-    assert loaded.bytes == own_bytes
-    gc.collect()
-    assert mx.get_active_memory() - before <= 1.1 * own_bytes
+    growths = []
+    for _ in range(4):  # the first has one-time allocations, and another test's arrays may end late
+        gc.collect()
+        before = mx.get_active_memory()
+        loaded = base_only.load_and_verify(load_request("ansel", folder, params))
+        assert loaded.bytes == own_bytes
+        gc.collect()
+        growths.append(mx.get_active_memory() - before)
+        base_only.remove("ansel")
+        base_only.prune(())
+    assert 0 < sorted(growths)[1] <= 1.1 * own_bytes
 
 
 @pytest.mark.parametrize(
