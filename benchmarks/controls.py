@@ -23,6 +23,7 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import ChatRow, read_train_and_val
 from mondrian.critique.schema import serialize_critique, validate_critique
+from mondrian.evaluation.calibration import calibrate_report
 from mondrian.evaluation.crossvalidation import train_and_evaluate
 from mondrian.evaluation.evaluate import EvalData
 from mondrian.evaluation.verdict import build_evaluation
@@ -99,7 +100,7 @@ def keep_base_scores(report: dict[str, Any]) -> dict[str, Any]:
 def summarize(
     advisor: str, run: ControlRun, report: dict[str, Any], params: Params
 ) -> dict[str, Any]:
-    metrics = build_evaluation(report, params.evaluate)
+    metrics = build_evaluation(calibrate_report(report, params.evaluate.calibrate), params.evaluate)
     comparisons = metrics["comparisons"]
     return {
         "advisor": advisor,

@@ -1,11 +1,13 @@
-"""Kill training at random moments and resume it: python benchmarks/crash_recovery.py [20]
+"""Kill training at random moments and resume it: python benchmarks/crash_recovery.py [20] [--orpo]
 
 Reads data/prepared/ansel (`dvc repro prepare`) and trains on its first rows: once without
 interruption, then once for each of 20 random moments. These runs are killed with SIGKILL and
 started again; their adapter and log must have the same bytes as those of the first run. That holds
-on a CPU; benchmarks/gpu.py measures the difference on a GPU.
+on a CPU; benchmarks/gpu.py measures the difference on a GPU. With --orpo some rows have a worse
+critique.
 """
 
+import argparse
 import json
 import random
 import shutil
@@ -15,6 +17,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from mondrian.critique.preference_rows import PreferenceRow
+from mondrian.critique.rows import read_rows
 
 ROOT = Path(__file__).parents[1]
 NUM_ROWS = {"train": 12, "val": 3}
@@ -49,9 +54,13 @@ def run_and_kill(command: Sequence[str], seconds: float) -> bool:
 
 
 def make_train_command(data: Path, work_dir: Path) -> list[str]:
-    """Return the call of stages/train.py that saves a checkpoint at every step."""
-    params = (ROOT / "params.yaml").read_text()
-    for name, value in (("epochs", 2), ("checkpoint_steps", 1)):
+    """Return the call of stages/train.py that saves a checkpoint at every step.
+
+    With a file preferences.jsonl next to the rows the method is ORPO.
+    """
+    params, pairs = (ROOT / "params.yaml").read_text(), data / "preferences.jsonl"
+    method = "orpo" if pairs.exists() else "sft"
+    for name, value in (("epochs", 2), ("checkpoint_steps", 1), ("method", method)):
         head, tail = params.split(f"  {name}: ", 1)
         params = f"{head}  {name}: {value} #{tail.split('#', 1)[1]}"
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -59,6 +68,7 @@ def make_train_command(data: Path, work_dir: Path) -> list[str]:
     flags = {
         "train_data": data / "train.json",
         "val_data": data / "val.json",
+        "preferences": pairs,
         "output_dir": work_dir / "adapter",
         "metrics": work_dir / "metrics/train.json",
         "cache_dir": work_dir / "cache",
@@ -92,11 +102,27 @@ def write_rows(folder: Path) -> Path:
     return folder
 
 
+def write_pairs(folder: Path) -> None:
+    """Write a worse critique of some rows of each part: those of another photo."""
+    lines = []
+    for part in NUM_ROWS:
+        rows = read_rows(folder / f"{part}.json")
+        for row, other in zip(rows[::2], rows[1::2], strict=False):
+            pair = PreferenceRow.prefer(row, other.messages[-1]["content"])
+            lines.append(pair.format_line({}) + "\n")
+    (folder / "preferences.jsonl").write_text("".join(lines))
+
+
 def main() -> None:
-    num_runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    rng = random.Random()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=int, nargs="?", default=20)
+    parser.add_argument("--orpo", action="store_true", help="train with pairs")
+    args = parser.parse_args()
+    num_runs, rng = args.runs, random.Random()
     with tempfile.TemporaryDirectory() as tmp_dir:
         data, work_dir = write_rows(Path(tmp_dir)), Path(tmp_dir) / "work"
+        if args.orpo:
+            write_pairs(data)
         seconds = run_to_end(make_train_command(data, work_dir))
         expected = read_outputs(work_dir / "adapter")
         shutil.rmtree(work_dir)

@@ -19,7 +19,7 @@ from typing import Any
 from mondrian.core.params import load_params
 from mondrian.model import vlm
 from mondrian.sample.scene import draw_scene, render
-from tests.odd_files import encode
+from tests.core.odd_photos import encode
 from tests.releasing import make_adapters, make_released
 from tests.service_process import ROOT, TINY, ServiceProcess, run_service
 

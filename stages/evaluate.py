@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from mondrian.core.errors import EvaluationError, run_command
 from mondrian.core.files import check_output_file, read_json, write_csv, write_json, write_text
 from mondrian.core.params import Params, load_params
 from mondrian.critique.rows import read_rows
+from mondrian.evaluation.calibration import calibrate_report
 from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.evaluation.gates import check_gates
+from mondrian.evaluation.headline import read_crossvalidation
 from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.summary import format_metrics_summary, list_score_errors
@@ -32,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     add("--lora_path", type=Path, required=full)
     add("--val_data", type=Path, required=full)
     add("--train_data", type=Path, help="the adapter's training rows, for few-shot examples")
+    add("--crossvalidation", type=Path, help="verdict of stage crossvalidate, if it ran")
     add("--output_report", type=Path, required=full, help="every answer of every arm")
     add("--details", type=Path, required=not check_only, help="verdict, gates and all metrics")
     add("--timing", type=Path, help="speed of each arm")
@@ -56,7 +60,8 @@ def check_paths(args: argparse.Namespace) -> None:
     plots = (args.score_error_csv, args.loss_csv)
     files = (report, args.details, args.timing, args.metrics, args.html, *plots)
     outputs = [path for path in files if path]
-    inputs = [path for path in (args.recompute_from, args.val_data, args.train_data) if path]
+    data = (args.recompute_from, args.val_data, args.train_data, args.crossvalidation)
+    inputs = [path for path in data if path]
     paths = [path.resolve() for path in (*outputs, *inputs)]
     for path in outputs:
         if paths.count(path.resolve()) > 1:
@@ -64,21 +69,55 @@ def check_paths(args: argparse.Namespace) -> None:
         check_output_file(path)
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """The contents of all output files, and the text for the terminal."""
+
+    report: Any
+    evaluation: dict[str, Any]
+    timing: dict[str, Any]
+    key_metrics: dict[str, Any]
+    page: str
+    score_errors: list[tuple[str, str, float]]
+    losses: list[tuple[int, str, float]]
+    summary: str
+
+
+def build_outputs(
+    report: Any, params: Params, crossvalidation: dict[str, Any] | None, with_page: bool
+) -> Outputs:
+    """Calibrate the scores of a report, and compute metrics, verdict, plots and page."""
+    report = calibrate_report(report, params.evaluate.calibrate)
+    gates = params.evaluate.gates
+    evaluation = build_evaluation(report, params.evaluate)
+    is_imported = report["adapter"]["recipe"].get("train", {}).get("imported")
+    evaluation["crossvalidation"] = None if is_imported else crossvalidation
+    timing = compute_timing(report, gates.overhead)
+    key_metrics = build_key_metrics(report, evaluation, gates)
+    json.dumps([evaluation, timing, key_metrics], allow_nan=False)
+    summary = format_metrics_summary(report["advisor"], evaluation)
+    if warning := format_overhead_warning(timing):
+        summary += f"\n  {warning}"
+    return Outputs(
+        report,
+        evaluation,
+        timing,
+        key_metrics,
+        render_report(report, evaluation, timing) if with_page else "",
+        list_score_errors(evaluation),
+        [(int(n), str(c), float(v)) for n, c, v in report["adapter"]["loss_points"]],
+        summary,
+    )
+
+
 def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
-    """Write metrics, plot and page of a report, all or nothing, and return the summary.
+    """Write report, metrics, plots and page, all or nothing, and return the summary.
 
     Raises EvaluationError if the report is not one of this version.
     """
-    gates = params.evaluate.gates
+    crossvalidation = read_crossvalidation(args.crossvalidation)  # of adapters trained here
     try:
-        evaluation = build_evaluation(report, params.evaluate)
-        timing = compute_timing(report, gates.overhead)
-        key_metrics = build_key_metrics(report, evaluation, gates)
-        summary = format_metrics_summary(report["advisor"], evaluation)
-        page = render_report(report, evaluation, timing) if args.html else ""
-        errors = list_score_errors(evaluation)
-        losses = [(int(n), str(c), float(v)) for n, c, v in report["adapter"]["loss_points"]]
-        json.dumps([evaluation, timing, key_metrics], allow_nan=False)
+        outputs = build_outputs(report, params, crossvalidation, with_page=bool(args.html))
     except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
         if not args.recompute_from:
             raise
@@ -86,19 +125,23 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
             f"{args.recompute_from} is not a report of this version "
             f"({type(error).__name__}: {error}); evaluate again: dvc repro"
         ) from None
-    write_json(args.details, evaluation)
-    if args.timing:
-        write_json(args.timing, timing)
-    if args.metrics:
-        write_json(args.metrics, key_metrics)
+    contents = {
+        None if args.recompute_from else args.output_report: outputs.report,
+        args.details: outputs.evaluation,
+        args.timing: outputs.timing,
+        args.metrics: outputs.key_metrics,
+    }
+    for path, content in contents.items():
+        if path:
+            write_json(path, content)
     if args.score_error_csv:
-        write_csv(args.score_error_csv, ("dimension", "arm", "score_error"), errors)
+        columns = ("dimension", "arm", "score_error")
+        write_csv(args.score_error_csv, columns, outputs.score_errors)
     if args.loss_csv:
-        write_csv(args.loss_csv, ("step", "curve", "loss"), losses)
+        write_csv(args.loss_csv, ("step", "curve", "loss"), outputs.losses)
     if args.html:
-        write_text(args.html, page)
-    warning = format_overhead_warning(timing)
-    return "\n  ".join([summary, *([warning] if warning else [])])
+        write_text(args.html, outputs.page)
+    return outputs.summary
 
 
 def main() -> None:
@@ -121,7 +164,6 @@ def main() -> None:
     name = f"{args.lora_path.name}-{sha256(key.encode()).hexdigest()[:12]}.jsonl"
     answers = args.cache_dir / "evaluate" / name  # for resuming
     report = evaluate(features, args.lora_path, EvalData(val, train), params.evaluate, answers)
-    write_json(args.output_report, report)
     summary = write_outputs(args, report, params)
     answers.unlink(missing_ok=True)
     print(summary)

@@ -11,7 +11,8 @@ from mondrian.data.manifest import Manifest
 from mondrian.data.prepare import check_advisor, check_any_pair, format_split_summary, write_split
 from mondrian.data.quality.score_variation import check_score_variation
 from mondrian.data.report.split_report import SPLIT_REPORT_FILE, render_split_report
-from mondrian.data.split import check_split_sizes, split_records
+from mondrian.data.split import split_records
+from mondrian.data.split_check import check_split_sizes
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,4 +1,7 @@
-"""train: data/prepared/<advisor>/ -> models/<base>-lora-<advisor>/, metrics/<advisor>/train.json"""
+"""train: data/prepared/<advisor>/, data/preferences/<advisor>/ -> models/<base>-lora-<advisor>/
+
+Also metrics/<advisor>/train.json.
+"""
 
 import argparse
 import sys
@@ -21,6 +24,7 @@ from mondrian.training.plan_report import (
     describe_plans,
     list_prepared_files,
 )
+from mondrian.training.preferences import check_prompts, read_pairs
 from mondrian.training.run import RunPaths, TrainingData, TrainingRun
 
 
@@ -30,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--train_data", type=Path, required=full)
     add("--val_data", type=Path, required=full)
+    add("--preferences", type=Path, help="pairs, for train.method orpo")
     add("--output_dir", type=Path, required=full)
     add("--metrics", type=Path, required=full)
     add("--cache_dir", type=Path, default=Path(".cache"))
@@ -51,7 +56,8 @@ def main() -> None:
     params = load_params(args.params)
     train_params = params.train.with_epochs(args.epochs)
     source = params.base.source if args.base is None else args.base
-    files = [PreparedFiles(args.train_data, args.val_data)] if args.train_data else []
+    paths = (args.train_data, args.val_data, args.preferences)
+    files = [PreparedFiles(*paths)] if args.train_data else []
     num_processes = params.machine.num_processes
     if args.plan:
         budget = None if args.memory_gb is None else int(args.memory_gb * 1e9)
@@ -70,12 +76,17 @@ def main() -> None:
         distributed.run_local_ranks([sys.executable, *sys.argv], num_processes)
         return
     train, val = read_train_and_val(args.train_data, args.val_data)
+    pairs = read_pairs(args.preferences, train_params)
+    check_prompts(train, pairs)
     set_memory_limits(params.machine.cache_limit_gb)
     base = vlm.load(source)
     recipe = build_recipe(base.base_id, train, args.train_data, params.image, train_params)
-    data = TrainingData(train, val, {"train data": args.train_data, "val data": args.val_data})
-    paths = RunPaths(args.output_dir, args.metrics, args.cache_dir, args.output_dir.name)
-    result = TrainingRun(base, train_params, params.machine, world, paths).run(data, recipe)
+    inputs = {"train data": args.train_data, "val data": args.val_data}
+    if pairs:
+        inputs["preferences"] = args.preferences
+    data = TrainingData(train, val, inputs, pairs)
+    run_paths = RunPaths(args.output_dir, args.metrics, args.cache_dir, args.output_dir.name)
+    result = TrainingRun(base, train_params, params.machine, world, run_paths).run(data, recipe)
     if world.rank == 0:
         print(result.summary(args.output_dir))
 

@@ -234,3 +234,9 @@ def request_critique(page: Page, photo: Path, advisor: str = "ansel", mode: str 
     page.wait_for_selector("article")
     page.wait_for_function("() => !document.querySelector('[data-live]')")
     return urlsplit(page.url).path
+
+
+def bounding_box(page: Page, selector: str, index: int) -> Any:
+    box = page.locator(selector).nth(index).bounding_box()
+    assert box
+    return box

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from tests.core.odd_photos import chunk, encode
+
 SECRET = "SECRET-PLACE"  # in all metadata of `encode_with_metadata`
 SCRIPT = b"<html><script>alert(1)</script></html>"
-
-
-def encode(photo: Image.Image, kind: str, **more: Any) -> bytes:
-    content = BytesIO()
-    photo.save(content, kind, **more)
-    return content.getvalue()
 
 
 def rejected_files(photo: Image.Image, heic: bytes) -> dict[str, tuple[bytes, int]]:
@@ -83,15 +79,13 @@ def encode_with_metadata(photo: Image.Image, kind: str) -> bytes:
 
 def make_png(width: int, height: int, *chunks: bytes) -> bytes:
     """Return a PNG that declares a size and contains almost no data."""
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    data = _chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + _chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + chunk(b"IEND", b"")
 
 
 def make_png_with_zip_bomb() -> bytes:
-    return make_png(
-        300, 300, _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
-    )
+    return make_png(300, 300, chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)))
 
 
 def make_zip() -> bytes:
@@ -111,7 +105,3 @@ def make_truncated_tiff(photo: Image.Image) -> bytes:
     content = encode(photo, "TIFF")
     offset = content.index(struct.pack("<HHI", 273, 4, 1)) + 8
     return content[:offset] + struct.pack("<I", 0xFFFFFF00) + content[offset + 4 :]
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -13,15 +13,19 @@ from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
+from mondrian.evaluation.summary import COMPARISON_LABELS
 from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore, check_integrity
 from mondrian.registry.pull import PullResult, VersionSelector, pull
 from mondrian.registry.release_record import (
     RELEASE_FILE,
+    EstimateRecord,
+    FinalTest,
     Release,
     read_record,
     serialize_record,
 )
+from mondrian.registry.signature import read_signers
 from mondrian.registry.version import parse_version
 from tests.clone import copy_work_tree
 from tests.conftest import ROOT
@@ -36,11 +40,15 @@ _OUTPUTS = {  # of all stages up to evaluate@ansel, except the adapter and its v
     "data/sample/mondrian": ("mondrian.db", "source/a", "analysis_md/a", "analysis/a"),
     "data/linked/ansel": ("a",),
     "data/prepared/ansel": ("a",),
+    "data/preferences/ansel": ("a",),
     "metrics/ansel": (
         "link.json",
         "prepare.json",
+        "preferences.json",
         "train.json",
         "train_timing.json",
+        "crossvalidation.json",
+        "crossvalidation.html",
         "evaluate_timing.json",
         "metrics.json",
         "reasons.csv",
@@ -129,16 +137,34 @@ class Project:
 def make_metrics(verdict: str = "BETTER", gain: float = 80.0) -> dict[str, Any]:
     """Return an evaluate.json with the fields that a release reads."""
     arm = {"score_mae": 0.96, "format_compliance": 1.0}
+    estimate = {"mean": gain, "low": gain - 5, "high": gain + 5, "groups": 21}
     gates = {"compliance": 1.0, "index_low": 30.0, "constant_low": 0.8, "judgement_points": gain}
     return {
         "verdict": verdict,
         "photographs": 21,
+        "photograph_groups": 21,
+        "text_only_photographs": 0,
+        "comparisons": dict.fromkeys(COMPARISON_LABELS, estimate),
         "base": {**arm, "quality_index": 47.4},
         "fine_tuned": {**arm, "quality_index": 85.8},
         "gates": {
             name: {"value": value, "threshold": 0.0, "holds": True} for name, value in gates.items()
         },
     }
+
+
+def make_final_test(verdict: str = "INCONCLUSIVE", groups: int = 11) -> FinalTest:
+    """Return what a test of this many photo groups said."""
+    estimate = EstimateRecord(mean=9.5, low=-1.25, high=20.0, groups=groups)
+    names = [name for name in COMPARISON_LABELS if name != "index_few_shot"]
+    return FinalTest(
+        verdict=verdict,
+        photographs=groups + 1,
+        photograph_groups=groups,
+        text_only_photographs=0,
+        comparisons=dict.fromkeys(names, estimate),
+        rows_sha256="5" * 64,
+    )
 
 
 def make_project(folder: Path, adapter: Path) -> Project:
@@ -154,15 +180,28 @@ def make_project(folder: Path, adapter: Path) -> Project:
     return project
 
 
-def make_released(folder: Path, versions: dict[str, Path]) -> Project:
-    """Create a project with these versions, v1 and then v2 prod, v3 canary, and a DVC remote."""
+def make_key(path: Path, passphrase: str = "") -> Path:
+    """Write an SSH key, and its public one beside it."""
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-C", "", "-N", passphrase, "-f", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def make_released(
+    folder: Path, versions: dict[str, Path], keys: dict[str, Path] | None = None
+) -> Project:
+    """Create a project with these versions, v1 and then v2 prod, v3 canary, and a DVC remote.
+
+    keys  SSH keys that sign some of the versions
+    """
     project = make_project(folder, next(iter(versions.values())))
     project.run("dvc", "remote", "add", "-q", "--default", "store", "../store")
     project.commit("DVC remote")
     for version, adapter in versions.items():
         if adapter != next(iter(versions.values())):
             project.build(adapter)
-        project.release(version)
+        key = (keys or {}).get(version)
+        project.release(version, *(("--sign", str(key)) if key else ()))
     shutil.copytree(folder / ".dvc/cache", folder.parent / "store")  # as dvc push lays it out
     for version, stage in (("v1", "prod"), ("v2", "prod"), ("v3", "canary")):
         project.mondrian("promote", "ansel", "--version", version, "--stage", stage)
@@ -243,14 +282,15 @@ class Mac:
     source: VersionSource
     params: Params
 
-    def pull(self, rev: str, fault: str = "") -> PullResult:
+    def pull(self, rev: str, fault: str = "", signers: Path | None = None) -> PullResult:
         """Pull without a model; the smoke test fails if there is a fault."""
 
         def smoke_test(folder: Path, name: str) -> None:
             if fault:
                 raise ReleaseError(fault)
 
-        return pull(self.store, VersionSelector(rev, None), self.source, self.params, smoke_test)
+        selector = VersionSelector(rev, None, read_signers(str(signers)) if signers else None)
+        return pull(self.store, selector, self.source, self.params, smoke_test)
 
     def active(self) -> str | None:
         """Return the active version, after a check of every byte."""

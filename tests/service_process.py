@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import yaml
 
 from mondrian.core.params import Params
@@ -221,3 +222,9 @@ def analyze_as(
     )
     assert response.status_code == 200, response.text
     return dict(response.json())
+
+
+def model_process(service: ServiceProcess) -> psutil.Process | None:
+    """Return the model process, if there is one now."""
+    children = psutil.Process(service.process.pid).children()
+    return next((c for c in children if "mondrian.serving.worker" in " ".join(c.cmdline())), None)

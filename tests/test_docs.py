@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from mondrian.cli.init import PRESETS_FILE
 from mondrian.core.params import Params
 from mondrian.critique.parser import parse_critique
 from mondrian.critique.rejection import RejectionReason
@@ -19,11 +18,11 @@ from mondrian.model.provenance import EVALUATION_CODE, TRAINING_CODE, code_hash
 from mondrian.sample.corruptions import CORRUPTIONS
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.cli.test_init import flatten
 from tests.conftest import ROOT
+from tests.presets import PRESETS, flatten
 from tests.waiting import PATIENCE
 
-STAGES = ("link", "prepare", "train", "evaluate")
+STAGES = ("link", "prepare", "preferences", "train", "crossvalidate", "evaluate")
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 SAMPLE: dict[str, Any] = yaml.safe_load((ROOT / "data/sample/dvc.yaml").read_text())["stages"]
 
@@ -86,6 +85,8 @@ def test_a_stage_calls_its_script_with_existing_flags(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_the_params_that_its_script_reads(name: str) -> None:
     text = (ROOT / "stages" / f"{name}.py").read_text()
+    if name == "crossvalidate":  # it passes all params on
+        text += (ROOT / "mondrian/evaluation/crossvalidation.py").read_text()
     sections = set(re.findall(r"params\.(\w+)", text)) & set(Params.model_fields)
     if "params.persona(" in text:
         sections.add("personas")
@@ -160,7 +161,7 @@ def test_the_readme_names_only_what_exists() -> None:
 
 
 def test_the_guide_lists_every_param_with_a_value_for_the_4b() -> None:
-    preset = yaml.safe_load(PRESETS_FILE.read_text())["qwen3-vl-4b"]
+    preset = PRESETS["qwen3-vl-4b"]
     keys = {name for name, _ in flatten(preset)}
     section = (ROOT / "docs/guide.md").read_text().split("For the real model")[1].split("```")[0]
     assert len(keys) == 13
@@ -214,14 +215,23 @@ def test_git_ignores_what_holds_photos_or_texts_of_people() -> None:
         "metrics/ansel/evaluate.json",
         "metrics/ansel/refused_split_report.html",
         "metrics/ansel/crossvalidation.html",
+        "metrics/ansel/crossvalidation.json",
         "models/mondrian-tiny-lora-ansel/adapter_model.safetensors",
         "models/serving/ansel/current/recipe.json",
         "critiques.csv",
+        "critiques.jsonl",
+        "photos/.critiques.jsonl.unfinished",
         "critiques/ansel/gallery.html",
         "jobs.db",
         "jobs.db-wal",
     )
-    tracked = ("metrics/ansel/metrics.json", "metrics/ansel/loss.csv", "data/sample/dvc.lock")
+    votes = "metrics/ansel/votes.jsonl"
+    tracked = (
+        votes,
+        "metrics/ansel/metrics.json",
+        "metrics/ansel/loss.csv",
+        "data/sample/dvc.lock",
+    )
     run = subprocess.run(
         ["git", "check-ignore", "--no-index", *ignored, *tracked],
         capture_output=True,

@@ -60,6 +60,8 @@ def test_reviewed_critiques_train_a_version_that_a_serving_mac_pulls_and_rolls_b
         report = ("rollout", "report", "--db", application / "mondrian.db", "--advisor", "ansel")
         assert "ansel@v1.0.0" in json.dumps(json.loads(mac.mondrian(*report, "--json")))
 
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 3", "epochs: 1"))
     release(project, "v2")
     link = project.metrics("ansel", "link")
     assert link["linked"] == linked + 2 * NUM_REVIEWED // 3

@@ -29,7 +29,8 @@ DOCUMENTS = [
 ]
 GUIDE = ROOT / "docs/guide.md"
 SHELL_COMMANDS = {".", "cd", "cp", "curl", "export", "for", "mkdir", "mv", "open"}
-OTHER_TOOLS = {"llamafactory-cli", "mlx.launch", "mlx_vlm.generate", "swift", "vllm"}
+OTHER_TOOLS = {"hf", "llamafactory-cli", "mlx.launch", "mlx_vlm.generate", "ssh-keygen", "swift"}
+OTHER_TOOLS |= {"vllm"}
 SHELL_KEYWORDS = {"if", "in", "do", "done", "then", "else", "fi", "while"}
 SEPARATORS = {"&&", "||", ";", "|", "&"}
 GIT_COMMANDS = set(
@@ -258,7 +259,12 @@ def test_an_invented_flag_is_detected() -> None:
     for command, problem in (
         ("mondrian pull ansel --from there", "--rev or --stage is missing"),
         ("mondrian pull ansel --rev v1 --from there --speed 9", "--speed is no flag"),
-        ("mondrian preferences --db a --advisor b --output_dir c --format dpo", "is none of"),
+        (
+            "mondrian preferences --db a --advisor b --output_dir c --format dpo",
+            "--format is no flag",
+        ),
+        ("mondrian serve --model_mode both", "is none of"),
+        ("python stages/preferences.py --advisor a --metrics b", "--prepared_dir is missing"),
         ("python stages/link.py --db_path a --output_dir b", "--advisor is missing"),
     ):
         assert any(problem in p for p in find_flag_problems(command.split())), command

@@ -14,13 +14,6 @@ from tests.waiting import PATIENCE
 _SYSTEM_PROGRAMS = {"command", "cp", "echo", "find", "if", "rm", "sed", "set", "touch"}
 
 
-def targets() -> set[str]:
-    """Return the targets that a user names."""
-    match = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert match is not None
-    return set(match[1].split())
-
-
 def recipe_lines() -> list[str]:
     """Return the commands of all recipes, continued lines joined, without the prefix @."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")

@@ -76,7 +76,7 @@ def test_the_summary_shows_the_figures(built_clone: Clone) -> None:
 def test_metrics_fit_on_a_screen(built_clone: Clone) -> None:
     header, *rows = built_clone.run("dvc", "metrics", "show").splitlines()
     assert len(rows) == 1
-    assert len(header) <= 160
+    assert len(header) <= 180
 
 
 def test_the_plots_can_be_shown(built_clone: Clone) -> None:

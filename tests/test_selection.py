@@ -36,3 +36,10 @@ def test_make_test_runs_the_pipeline_the_service_and_a_page() -> None:
 
 def test_the_files_that_start_first_exist() -> None:
     assert [name for name in SLOWEST_FILES if not (ROOT / f"tests/{name}.py").exists()] == []
+
+
+def test_no_test_module_imports_another() -> None:
+    pattern = re.compile(r"^\s*(?:from|import) (?:tests\S*\.)?test_\w+", re.MULTILINE)
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    assert [file.name for file in files if pattern.search(file.read_text())] == []

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,3 +238,24 @@ def test_evaluate_refuses_an_adapter_of_another_base_or_prompt(
     recipe.unlink()
     assert_one_error(run_stage("evaluate", *args), "has no recipe.json")
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_cross_validation_that_is_not_asked_for_reads_nothing_and_says_so(
+    tmp_path: Path,
+) -> None:
+    missing = tmp_path / "missing.json"
+    outputs = ("--output", tmp_path / "cv.json", "--html", tmp_path / "cv.html")
+    flags = ("--advisor", "ansel", "--train_data", missing, "--val_data", missing, *outputs)
+    run = run_stage("crossvalidate", *flags)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "crossvalidate ansel: not requested (prepare.folds is 0)\n"
+    assert json.loads((tmp_path / "cv.json").read_text()) == {"folds": 0}
+    assert "no cross-validation" in (tmp_path / "cv.html").read_text()
+    params = tmp_path / "params.yaml"
+    params.write_text(re.sub(r"folds: 0", "folds: 5", (ROOT / "params.yaml").read_text()))
+    assert_one_error(run_stage("crossvalidate", *flags, "--params", params), missing)
+
+
+def test_a_stage_without_folds_loads_no_model() -> None:
+    code = "import stages.crossvalidate, sys; sys.exit('mlx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -11,7 +11,7 @@ import yaml
 
 from mondrian.cli.parser import COMMANDS
 from tests.conftest import ROOT
-from tests.test_makefile import targets
+from tests.makefile import targets
 
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
 JOBS: dict[str, Any] = WORKFLOW["jobs"]

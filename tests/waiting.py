@@ -1,7 +1,9 @@
 """Waiting until something has happened. Only a test that hangs reaches the limit."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
 from typing import TypeVar
 
 import psutil
@@ -28,3 +30,12 @@ def is_alive(process: int) -> bool:
         return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def setting(event: Event) -> Iterator[None]:
+    """Set an event at the end, so that threads that wait for it end too."""
+    try:
+        yield
+    finally:
+        event.set()

@@ -105,6 +105,7 @@ def _serialize(outcome: AbOutcome) -> dict[str, Any]:
         "preference": _serialize_interval(outcome.preference),
         "fallbacks": outcome.fallbacks,
         "conclusion": outcome.conclusion,
+        "vote_conclusion": outcome.vote_conclusion,
     }
 
 

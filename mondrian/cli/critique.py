@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mondrian.cli.parser import add_params, add_serving_dir, command_parser
+from mondrian.cli.parser import add_params, add_serving_dir, command_parser, path_name
 from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_text
@@ -18,6 +18,7 @@ from mondrian.inference.photo_files import PhotoListing
 from mondrian.inference.photo_reader import PreviewFolder
 from mondrian.inference.sidecars import write_sidecars
 from mondrian.inference.table import write_table
+from mondrian.registry.adapter_calibration import build_calibration_finder, find_calibration
 from mondrian.registry.adapter_choice import find_adapter, find_version
 
 
@@ -43,7 +44,9 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
     listing = PhotoListing(args.photos, folder)
     if not listing.photos:
         raise listing.explain_nothing()
-    critic = Critic(params, args.advisor, adapter, args.compare)
+    find_file = build_calibration_finder(params)
+    calibration = find_calibration(adapter, find_file) if adapter else None
+    critic = Critic(params, args.advisor, adapter, args.compare, calibration)
     critiques = PhotoCritiques(critic, args.advisor, listing)
     critiques.run(log, previews, params.image)
     write_table(folder / "critiques.csv", critiques.photos, listing.skipped)
@@ -53,6 +56,10 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
     lines = describe_skipped(listing.skipped)
     if args.sidecar:
         lines += write_sidecars(critiques.photos).to_lines()
+    if log.other_lines:
+        lines.append(
+            f"{log.path}: {len(log.other_lines)} lines are no critiques of this command; kept"
+        )
     if lines:
         print("\n".join(lines))
     print(
@@ -81,14 +88,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "machine. A killed run continues, and no photo is asked twice with the same model.",
     )
     add = parser.add_argument
-    add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+    add("photos", type=path_name, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
     add("--advisor", type=advisor_id, required=True, help="one of params.yaml")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--adapter", type=Path, help="an adapter folder")
+    model.add_argument("--adapter", type=path_name, help="an adapter folder")
     model.add_argument("--version", help="a version on this machine, such as v2")
     model.add_argument("--base", action="store_true", help="no adapter")
     add("--compare", action="store_true", help="show the base's critiques too")
-    add("--output", type=Path, help="folder of the results (default: critiques/<advisor>)")
+    add("--output", type=path_name, help="folder of the results (default: critiques/<advisor>)")
     add("--sidecar", action="store_true", help="write scores and stars into XMP sidecars")
     add_serving_dir(parser)
     add_params(parser)

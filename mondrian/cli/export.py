@@ -1,8 +1,6 @@
 """mondrian export: write an adapter in another layout, or merged into its base."""
 
-from pathlib import Path
-
-from mondrian.cli.parser import command_parser
+from mondrian.cli.parser import command_parser, path_name
 from mondrian.core.errors import AdapterError
 from mondrian.model.export import export_adapter, export_merged
 
@@ -12,8 +10,8 @@ def main(argv: list[str]) -> None:
         "export",
         "mondrian export models/mondrian-tiny-lora-ansel --format mlx --output_dir /tmp/adapter",
     )
-    parser.add_argument("adapter", type=Path, help="models/<base>-lora-<advisor>")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("adapter", type=path_name, help="models/<base>-lora-<advisor>")
+    parser.add_argument("--output_dir", type=path_name, required=True)
     parser.add_argument("--format", choices=("mlx", "peft"), default="peft")
     parser.add_argument("--merge", metavar="BASE", help="merge into a copy of this base instead")
     args = parser.parse_args(argv)

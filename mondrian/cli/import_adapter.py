@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mondrian.cli.parser import add_params, command_parser
+from mondrian.cli.parser import add_params, command_parser, path_name
 from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import Params, load_params
@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         "with the losses of trainer_state.json as its log, train.json and train_timing.json.",
     )
     parser.add_argument(
-        "adapter", type=Path, help="folder with adapter_config.json, as PEFT saved it"
+        "adapter", type=path_name, help="folder with adapter_config.json, as PEFT saved it"
     )
     parser.add_argument("--advisor", help="not needed if params.yaml has only one")
     parser.add_argument("--base", help="base to use instead of base.source of params.yaml")
@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="adapter_config.json has another name for the same base: import it all the same",
     )
-    parser.add_argument("--cache_dir", type=Path, default=Path(".cache"), help="vision features")
+    parser.add_argument(
+        "--cache_dir", type=path_name, default=Path(".cache"), help="vision features"
+    )
     add_params(parser)
     args = parser.parse_args(argv)
     params = load_params(args.params)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from mondrian.cli.parser import add_params, command_parser
+from mondrian.cli.parser import add_params, command_parser, path_name
 from mondrian.core.advisor_id import check_advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_bytes, write_text
@@ -62,13 +62,13 @@ def _parse_args(argv: list[str], bases: Iterable[str]) -> Namespace:
     sources = parser.add_mutually_exclusive_group()
     add = sources.add_argument
     db_help = "your database; advisors and folders are found in it and next to it"
-    add("--db", dest="source", type=Path, metavar="PATH", help=db_help)
+    add("--db", dest="source", type=path_name, metavar="PATH", help=db_help)
     list_help = "your list (CSV, JSON lines, chat rows), or its folder"
-    add("--list", dest="source", type=Path, metavar="PATH", help=list_help)
+    add("--list", dest="source", type=path_name, metavar="PATH", help=list_help)
     template_help = "write a list with one example, to be filled in, and exit"
-    add("--csv_template", type=Path, metavar="PATH", help=template_help)
+    add("--csv_template", type=path_name, metavar="PATH", help=template_help)
     photos_help = "photos, if they are not next to the database or list"
-    parser.add_argument("--source_dir", type=Path, help=photos_help)
+    parser.add_argument("--source_dir", type=path_name, help=photos_help)
     advisor_help = "advisors to use; default: all that the database or list names"
     parser.add_argument("--advisor", nargs="+", default=[], help=advisor_help)
     parser.add_argument("--yes", action="store_true", help="write without asking")

@@ -3,7 +3,7 @@
 import argparse
 from time import perf_counter
 
-from mondrian.cli.parser import add_db, add_params, add_serving_dir, command_parser
+from mondrian.cli.parser import add_db, add_params, add_serving_dir, command_parser, path_name
 from mondrian.registry.smoke_test import start_smoke_test
 
 
@@ -15,10 +15,13 @@ def main(argv: list[str]) -> None:
         from mondrian.registry.download import VersionSource
         from mondrian.registry.local_store import LocalStore
         from mondrian.registry.pull import VersionSelector, pull
+        from mondrian.registry.signature import read_signers
 
         source = VersionSource(args.repository, args.remote, args.remote_url)
         store = LocalStore(args.serving_dir / args.advisor, args.advisor)
-        selector, params = VersionSelector(args.rev, args.stage), load_params(args.params)
+        params = load_params(args.params)
+        signers = str(args.verify or params.machine.signers)
+        selector = VersionSelector(args.rev, args.stage, read_signers(signers) if signers else None)
         result = pull(store, selector, source, params, smoke_test.check_adapter)
     size = result.downloaded_bytes / 1e6
     transfer = f"{size:.1f} MB" if size else "already here, verified again"
@@ -28,6 +31,8 @@ def main(argv: list[str]) -> None:
         f"{release.tag} is active (adapter {release.adapter_version}): {transfer}{previous}, "
         f"{perf_counter() - started:.1f} s"
     )
+    if result.signer:
+        print(f"signed by {result.signer}")
     if rollout := _describe_rollout(args.db, release.tag):
         print(rollout)
 
@@ -64,6 +69,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     add("--from", dest="repository", metavar="REPO", required=True, help=repository_help)
     add("--remote", metavar="NAME", help="DVC remote, if not the repository's default")
     add("--remote_url", metavar="URL", help="its URL, if it differs from the repository's")
+    add(
+        "--verify",
+        type=path_name,
+        metavar="KEY",
+        help="a public key, or allowed_signers: refuse other versions",
+    )
     add_serving_dir(parser)
     add_db(parser)
     add_params(parser)

@@ -1,7 +1,8 @@
 """mondrian release: make a version of the adapter that dvc repro built."""
 
-from mondrian.cli.parser import add_params, command_parser
+from mondrian.cli.parser import add_params, command_parser, path_name
 from mondrian.core.params import load_params
+from mondrian.registry.final_test import describe_final_test
 from mondrian.registry.git import git
 from mondrian.registry.release import ReleaseResult, release
 
@@ -10,17 +11,23 @@ def main(argv: list[str]) -> None:
     parser = command_parser(
         "release",
         "mondrian release ansel --version v2",
-        "Its hashes and verdict are recorded and tagged. Refused if a gate of evaluate.gates\n"
-        "fails, unless --reason says why.",
+        "The adapter is evaluated on the test split, once; hashes, verdicts and a model card are\n"
+        "recorded and tagged. Refused if a gate of evaluate.gates fails or test is WORSE, unless\n"
+        "--reason says why.",
     )
     parser.add_argument("advisor")
     parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; new and higher")
     parser.add_argument("--reason", help="release although gates fail; kept in the record")
+    key_help = "SSH key that signs the version; mondrian pull --verify asks for it"
+    parser.add_argument("--sign", type=path_name, metavar="KEY", help=key_help)
     add_params(parser)
     args = parser.parse_args(argv)
-    result = release(args.advisor, args.version, args.reason, load_params(args.params))
+    params = load_params(args.params)
+    result = release(args.advisor, args.version, args.reason, params, args.sign)
     record, evaluation = result.release, result.release.evaluation
-    print(f"released {record.tag}: {evaluation.verdict}, adapter {record.adapter_version}")
+    signed = f", signed with {args.sign}" if args.sign else ""
+    print(f"released {record.tag}: {evaluation.verdict}, adapter {record.adapter_version}{signed}")
+    print(f"  {describe_final_test(record.test)}")
     for gate in evaluation.failed:
         print(f"  released although {gate}: {record.reason}")
     print("\n  ".join(["next:", *list_push_commands(result)]))

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from mondrian.cli.parser import add_db, command_parser
+from mondrian.cli.parser import add_db, command_parser, path_name
 from mondrian.core.errors import MondrianError
 from mondrian.core.files import write_text
 from mondrian.rollout.actions import MissingReasonError, apply_manual_action
@@ -131,10 +131,10 @@ def parse_report_args(argv: list[str]) -> argparse.Namespace:
     format_group = parser.add_mutually_exclusive_group()
     format_group.add_argument("--json", action="store_true", help="everything, as JSON")
     format_group.add_argument("--csv", action="store_true", help="every metric over time")
-    add("--output", type=Path, help="write to a file instead of the terminal")
+    add("--output", type=path_name, help="write to a file instead of the terminal")
     return parser.parse_args(argv)
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:
     help_text = "steps and guardrails"
-    parser.add_argument("--rollout", type=Path, default=Path("rollout.yaml"), help=help_text)
+    parser.add_argument("--rollout", type=path_name, default=Path("rollout.yaml"), help=help_text)

@@ -4,7 +4,7 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from mondrian.cli.parser import add_db, add_params, command_parser
+from mondrian.cli.parser import add_db, add_params, command_parser, path_name
 from mondrian.core.errors import MondrianError
 from mondrian.core.params import load_params
 from mondrian.serving.http.listener import open_listeners
@@ -32,7 +32,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     defaults = _describe_defaults(argv)
     add = parser.add_argument
-    add("--lora_path", type=Path, help="an adapter folder, or a folder of them")
+    add("--lora_path", type=path_name, help="an adapter folder, or a folder of them")
     add(
         "--model_mode",
         choices=("base", "fine_tuned", "ab_test"),
@@ -40,11 +40,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     )
     split_help = "fraction of clients that the adapter answers in ab_test"
     add("--ab_test_split", type=float, help=split_help + defaults["ab_test_split"])
-    add("--rollout", type=Path, help="rollout.yaml: steps and guardrails of a new adapter")
+    add("--rollout", type=path_name, help="rollout.yaml: steps and guardrails of a new adapter")
     add("--port", type=int, help="TCP port; 0 for any free one" + defaults["port"])
     add("--host", help="address to listen on" + defaults["host"])
     add_db(parser)
-    add("--data", type=Path, default=Path("data/service"), help="folder of uploads")
+    add("--data", type=path_name, default=Path("data/service"), help="folder of uploads")
     add("--open_network", action="store_true", help="serve other machines without an API key")
     add("--allow_origin", action="append", default=[], help="origin of a page that may call")
     add("--allow_host", action="append", default=[], help="host name of this service")
@@ -57,12 +57,17 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def _describe_defaults(argv: list[str]) -> dict[str, str]:
-    """Return the defaults in params.yaml as texts for --help, for which alone it is read."""
+    """Return the defaults in --params as texts for --help, for which alone it is read."""
     values: dict[str, object] = {}
+    path = Path("params.yaml")
     if {"-h", "--help"} & set(argv):
+        parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+        add_params(parser)
+        with suppress(argparse.ArgumentError):
+            path = parser.parse_known_args(argv)[0].params
         with suppress(MondrianError):
-            values = load_params(Path("params.yaml")).serve.model_dump()
-    source = "of serve in params.yaml"
+            values = load_params(path).serve.model_dump()
+    source = f"of serve in {path}"
     return {
         name: f" (default: {values[name]}, {source})" if values else f" (default {source})"
         for name in _SERVE_PARAMS

@@ -10,9 +10,11 @@ from mondrian.core.errors import DataError
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
 from mondrian.core.terminal import LINE_WIDTH
+from mondrian.evaluation.preference import VOTES_FILE, read_preference
 from mondrian.evaluation.summary import (
+    describe_calibration,
     describe_failed_gates,
-    describe_verdict,
+    describe_verdicts,
     format_arms_table,
 )
 from mondrian.evaluation.timing import format_overhead_warning
@@ -20,7 +22,7 @@ from mondrian.evaluation.timing import format_overhead_warning
 _COMMITTED = ("params.yaml", "dvc.lock", "data/sample/dvc.lock", "metrics")
 _LEGEND = """\
 quality: 100 is the advisor's own critique, 0 chance (docs/evaluation.md). Score MAE: mean distance
-from the advisor's scores, of 10.
+from the advisor's scores, of 10; raw: before calibration.
 constant: predicts the median scores of the training critiques. Score bias above 0: too kind."""
 
 
@@ -57,15 +59,22 @@ def describe_advisor(advisor: str, folder: Path) -> str:
         read_json(folder / f"{name}.json")
         for name in ("link", "prepare", "train", "train_timing", "evaluate", "evaluate_timing")
     )
+    headline, *others = describe_verdicts(evaluation)
     lines = [
-        f"{advisor}: {describe_verdict(evaluation)}",
+        f"{advisor}: {headline}",
+        *others,
         f"{link['linked']} of {link['finished']} finished jobs linked: "
         f"{prepare['train']['critiques']} train, {prepare['val']['critiques']} val and "
         f"{prepare['test']['critiques']} test critiques",
         describe_training(train, train_timing),
         *format_arms_table(evaluation),
+        *describe_calibration(evaluation),
         *describe_failed_gates(evaluation),
     ]
+    if (folder / VOTES_FILE).is_file():
+        version = read_json(folder / "comparison_report.json")["adapter"]["version"]
+        preference = read_preference(folder, version)
+        lines.append(preference.describe() if preference else "no blind votes on this adapter")
     if warning := format_overhead_warning(timing):
         lines.append(warning)
     if evaluation["photographs"] != prepare["val"]["critiques"]:
@@ -81,7 +90,22 @@ def describe_training(train: dict[str, Any], timing: dict[str, Any]) -> str:
         f"{train['steps']} steps in {timing['seconds']:.0f} s, "
         f"{timing['tokens_per_second']:.0f} tokens/s, peak {timing['peak_memory_gb']:.2f} GB; "
         f"val loss {train['val_loss']:.3f} in epoch {train['epoch']} of {train['epochs']}"
+        f"{describe_pairs(train)}"
     )
+
+
+def describe_pairs(train: dict[str, Any]) -> str:
+    """Return what training learned from preference pairs; "" without pairs."""
+    if "train_pairs" not in train:
+        return ""
+    text = f"; {train['train_pairs']} preference pairs"
+    if train["val_pairs"]:
+        base, trained = train["base_preference_accuracy"], train["val_preference_accuracy"]
+        text += (
+            f", the better of two is the more likely in {trained:.0%} of {train['val_pairs']} val "
+            f"pairs (base: {base:.0%}), odds-ratio loss {train['val_odds_ratio_loss']:.3f}"
+        )
+    return text
 
 
 def _wrap(line: str) -> str:

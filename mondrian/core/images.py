@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mondrian.core import tiff_pages
+from mondrian.core.capture_time import read_capture_time
 from mondrian.core.color import to_srgb
 from mondrian.core.errors import PhotoError
 from mondrian.core.photo_header import ImageSource, PhotoHeader, read_header
@@ -69,6 +70,7 @@ class Preview:
     size: tuple[int, int]  # pixels, as stored
     image: Image.Image
     notes: tuple[str, ...] = ()  # what was assumed to decode it
+    captured: str = ""  # when, as `read_capture_time` returns it
 
 
 def read_preview(path: Path, header: PhotoHeader | None = None) -> Preview:
@@ -82,8 +84,9 @@ def read_preview(path: Path, header: PhotoHeader | None = None) -> Preview:
         size = file.size
         _check_size(size)
         image, notes = _decode(file, PREVIEW_SIDE)
+        captured = read_capture_time(file)
     _check_content(image)
-    return Preview(size, image, notes)
+    return Preview(size, image, notes, captured)
 
 
 def read_thumbnail(path: Path, side: int) -> Image.Image:

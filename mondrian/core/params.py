@@ -22,6 +22,12 @@ def _check_path(path: str) -> str:
     return path
 
 
+def _check_folds(folds: int) -> int:
+    if folds == 1:
+        raise ValueError("an adapter is trained on the other folds; it must be 0 or at least 2")
+    return folds
+
+
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # part of a path
@@ -66,7 +72,8 @@ class LinkParams(Section):
 class PrepareParams(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
-    folds: Annotated[int, Field(ge=0, le=50)]
+    folds: Annotated[int, Field(ge=0, le=50), AfterValidator(_check_folds)]
+    session_minutes: Annotated[int, Field(ge=0, le=10_080)]
     seed: Seed
     min_train: AtLeastOne
     min_val: AtLeastOne
@@ -75,6 +82,8 @@ class PrepareParams(Section):
 
 
 class TrainParams(Section):
+    method: Literal["sft", "orpo"]
+    orpo_beta: Annotated[float, Field(gt=0, le=100)]
     lora_r: AtLeastOne
     lora_alpha: Annotated[float, Field(gt=0)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -140,6 +149,7 @@ class EvaluateParams(Section):
     max_new_tokens: AtLeastOne
     batch_size: AtLeastOne
     few_shot_examples: Annotated[int, Field(ge=0, le=8)]
+    calibrate: bool
     consistency: ConsistencyParams
     index: IndexWeights
     gates: GateParams
@@ -167,6 +177,7 @@ class ServeParams(Section):
     public_url: str
     trusted_proxies: list[str]
     default_advisor: str
+    identify_clients: bool
 
 
 class Profile(Section):
@@ -185,6 +196,7 @@ class MachineParams(Section):
     num_processes: Annotated[int, Field(ge=1, le=64)]
     collective_timeout_seconds: Annotated[int, Field(ge=1, le=1_000_000)]
     tracker: Literal["none", "tensorboard", "wandb"]
+    signers: str
 
 
 class Params(Section):
@@ -213,6 +225,11 @@ class Params(Section):
             raise ValueError(
                 f"personas of {', '.join(empty)}: empty; write a few sentences on who that is "
                 "(the system message in training and serving)"
+            )
+        if self.train.method == "orpo" and self.prepare.folds:
+            raise ValueError(
+                f"train.method is orpo and prepare.folds is {self.prepare.folds}: cross-validation "
+                "trains without preference pairs; set prepare.folds to 0, or train.method to sft"
             )
         if self.image.min_pixels > self.image.max_pixels:
             raise ValueError("image.min_pixels is above image.max_pixels")

@@ -23,10 +23,17 @@ _REMOVED = {  # parameters of earlier versions
     ),
 }
 _ADDED = {  # parameters that a file of an earlier version lacks
+    "train.method": "write method: sft under train, as in the project's file",
+    "train.orpo_beta": "write orpo_beta: 0.1 under train, as in the project's file",
     "machine.cache_limit_gb": "write cache_limit_gb: 2.0 under machine, as in the project's file",
+    "machine.signers": "write signers: '' under machine, as in the project's file",
+    "prepare.session_minutes": "write session_minutes: 60 under prepare, as in the project's file",
+    "train.tune_fraction": "write tune_fraction: 0.1 under train, as in the project's file",
     "serve.public_url": "write public_url: '' under serve, as in the project's file",
     "serve.trusted_proxies": "write trusted_proxies: [] under serve, as in the project's file",
     "serve.default_advisor": "write default_advisor: '' under serve, as in the project's file",
+    "serve.identify_clients": "write identify_clients: false under serve, as in the project's file",
+    "evaluate.calibrate": "write calibrate: true under evaluate, as in the project's file",
     "max_hours": "write max_hours: 168, as in the project's rollout.yaml",
 }
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -11,6 +11,8 @@ from mondrian.core.errors import DataError, one_line
 from mondrian.core.files import file_hash, read_json
 from mondrian.core.params import IMAGE_PLACEHOLDER
 from mondrian.critique.schema import Critique, validate_critique
+
+MIN_GROUPS = 8  # photo groups; with fewer nothing is concluded
 
 
 class ChatRow(BaseModel):
@@ -21,9 +23,10 @@ class ChatRow(BaseModel):
     images: list[str]  # one path, relative to the folder in which the pipeline runs
     id: str  # advisor and job
     photo: str  # sha256 of the original file
-    photo_group: str  # shared by photos that look alike or have a text in common
+    photo_group: str  # shared by photos that look alike, have a text in common or are of one walk
     derived: list[str] = []  # keys of the critique that are not in the advisor's own words
     scored: bool = True  # False: all its scores are FILLER_SCORE, to be left out of the loss
+    captured: str = ""  # when the photo was taken, in ISO 8601; empty if unknown
     fold: int | None = None  # for cross-validation, if prepare.folds is set
     prompt_hash: str
 
@@ -47,6 +50,9 @@ class ChatRow(BaseModel):
         return validate_critique(self.messages[-1]["content"])
 
 
+RowT = TypeVar("RowT", bound=ChatRow)
+
+
 def row_path(folder: Path, advisor: str, part: str) -> Path:
     return folder / f"training_data_{advisor}_{part}.json"
 
@@ -67,7 +73,7 @@ def read_rows(path: Path) -> list[ChatRow]:
         raise DataError(f"{path} is not a file of prepared rows: {one_line(error, 160)}") from None
     if not rows:
         raise DataError(f"{path} has no rows; run prepare again: dvc repro")
-    return [_locate_image(row, path) for row in rows]
+    return [locate_image(row, path, "run prepare again: dvc repro") for row in rows]
 
 
 def read_train_and_val(train: Path, val: Path) -> tuple[list[ChatRow], list[ChatRow]]:
@@ -92,10 +98,13 @@ def read_train_and_val(train: Path, val: Path) -> tuple[list[ChatRow], list[Chat
     return train_rows, val_rows
 
 
-def _locate_image(row: ChatRow, path: Path) -> ChatRow:
-    """Find the image next to the rows, if their folder was moved, or at the path as written."""
+def locate_image(row: RowT, path: Path, fix: str) -> RowT:
+    """Find the image next to the rows, if their folder was moved, or at the path as written.
+
+    Raises DataError with the fix.
+    """
     image = Path(row.images[0])
     for candidate in (path.parent / image.parent.name / image.name, image):
         if candidate.is_file():
             return row.model_copy(update={"images": [str(candidate)]})
-    raise DataError(f"{path}: row {row.id} has no image {image}; run prepare again: dvc repro")
+    raise DataError(f"{path}: row {row.id} has no image {image}; {fix}")

@@ -6,6 +6,7 @@ exactly the text that a grammar made from `json_schema()` allows.
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from typing import Annotated, Any, Self
@@ -69,9 +70,20 @@ class Critique(_Strict):
         """Return the seven scores, in the order of DIMENSIONS."""
         return tuple(d.score for d in self.dimensions)
 
+    def with_scores(self, scores: Sequence[float], overall: float) -> Self:
+        """Return a copy with the scores of the seven dimensions, in their order."""
+        dimensions = tuple(
+            d.model_copy(update={"score": s}) for d, s in zip(self.dimensions, scores, strict=True)
+        )
+        return self.model_copy(update={"dimensions": dimensions, "overall_score": overall})
+
     def with_filler_scores(self) -> Self:
-        dimensions = tuple(d.model_copy(update={"score": FILLER_SCORE}) for d in self.dimensions)
-        return self.model_copy(update={"dimensions": dimensions, "overall_score": FILLER_SCORE})
+        return self.with_scores([FILLER_SCORE] * len(DIMENSIONS), FILLER_SCORE)
+
+
+def mean_score(scores: Sequence[float]) -> float:
+    """Return the overall score that belongs to seven scores."""
+    return round(sum(scores) / len(scores), 1)
 
 
 def serialize_critique(critique: Critique) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mondrian.core.capture_time import format_capture_time
 from mondrian.core.fields import UNKNOWN_TIME
 from mondrian.critique.rejection import Rejection
 
@@ -43,6 +44,7 @@ class Job:
     adapter: str = ""
     kind: str = ""  # upload, direct or shadow of this project's service; empty for other programs
     adapter_version: str = ""
+    exposure: str = ""  # settings of the camera as JSON, in rows of this project's service
     review: Review | None = None  # of the advisor's critique
     timestamp: float = UNKNOWN_TIME  # seconds since 1970
     too_long_message: str = ""  # names the field that was not read because of its length
@@ -65,6 +67,15 @@ class Job:
         inner = self.parsed_llm_outputs.get("prompt")  # where newer rows store it
         prompts = (self.prompt, self.llm_prompt, inner if isinstance(inner, str) else "")
         return tuple(filter(None, prompts))
+
+    def capture_time(self) -> str:
+        """Return when its photo was taken, as the service wrote it: the upload has no EXIF."""
+        try:
+            settings = json.loads(self.exposure or "{}")
+        except (ValueError, RecursionError):
+            return ""
+        time = settings.get("time") if isinstance(settings, dict) else None
+        return format_capture_time(f"{time}:00")
 
     def has_several_advisors(self) -> bool:
         return "," in self.advisor or self.advisor.strip() == "all"

@@ -196,6 +196,7 @@ def _build_record(job: Job, text: _CritiqueText, words: str) -> dict[str, Any]:
         "repairs": text.parsed.repairs,
         "extra_scores": text.parsed.extra_scores,
         "notes": job.notes,
+        "captured": job.capture_time(),
         "created": datetime.fromtimestamp(job.timestamp, UTC).isoformat() if is_dated else "",
         "mode": job.mode,
         "model": job.model,

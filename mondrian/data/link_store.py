@@ -29,12 +29,13 @@ _SCHEMA = """
         review TEXT, record TEXT, scored INTEGER DEFAULT 1);
     CREATE TABLE photos (
         path TEXT PRIMARY KEY, sha256 TEXT, width INTEGER, height INTEGER, fingerprint BLOB,
-        notes TEXT, reason TEXT, detail TEXT, photo_group TEXT DEFAULT '',
+        notes TEXT, captured TEXT, reason TEXT, detail TEXT, photo_group TEXT DEFAULT '',
         copy_kind TEXT DEFAULT '');
     CREATE TABLE other_texts (advisor TEXT, photo TEXT, sha256 TEXT, words TEXT, critique TEXT);
     CREATE VIEW records AS
         SELECT jobs.*, sha256, width, height, photo_group, copy_kind, photos.notes AS photo_notes,
-            photos.reason AS photo_reason
+            photos.reason AS photo_reason,
+            COALESCE(NULLIF(captured, ''), json_extract(record, '$.captured')) AS captured
         FROM jobs JOIN photos USING (path);
     CREATE VIEW pairs AS SELECT * FROM records WHERE reason = '';
     CREATE VIEW left_out AS
@@ -239,14 +240,15 @@ class LinkStore:
 
     def records(self, left_out: bool) -> Iterator[str]:
         """Yield records as JSON in order of time: those that are left out, or the others."""
-        photo_keys = ("path", "sha256", "width", "height", "group", "match_kind", "copy_kind")
+        photo_keys = "path sha256 width height group match_kind copy_kind captured".split()
         query = (
             "SELECT record, reason, flags, scored, photo_notes, path, sha256, width, height, "
-            f"photo_group, match_kind, copy_kind FROM {'left_out' if left_out else 'pairs'} "
-            "ORDER BY timestamp, id"
+            "photo_group, match_kind, copy_kind, captured "
+            f"FROM {'left_out' if left_out else 'pairs'} ORDER BY timestamp, id"
         )
         for record, reason, flags, scored, notes, *photo in self._connection.execute(query):
             content = json.loads(record)
+            del content["captured"]  # it is part of the photo
             details = {
                 "notes": [*content["notes"], *filter(None, notes.split("\n"))],
                 "photo": dict(zip(photo_keys, photo, strict=True)),

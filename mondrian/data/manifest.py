@@ -35,6 +35,7 @@ class Photo(_Frozen):
     height: int
     group: str  # shared by near-duplicates
     match_kind: str  # how the row's filename led to it; see MatchKind in photo_index.py
+    captured: str = ""  # when, in ISO 8601, with the offset if the camera wrote one
     copy_kind: str = ""  # how it differs from the group's first photo; empty for that one
 
 

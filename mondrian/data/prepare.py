@@ -69,6 +69,7 @@ def write_split(
                 photo_group=group,
                 derived=[r.split(" ", 1)[1] for r in record.repairs if r.startswith("summary ")],
                 scored=record.scored,
+                captured=record.photo.captured,
                 fold=fold,
                 prompt_hash=prompt_hash(persona),
             )
@@ -116,10 +117,16 @@ def _write_images(output: tuple[ImageParams, Path], photos: list[Photo]) -> int:
 
 def format_split_summary(split: DatasetSplit, advisor: str) -> str:
     counts = split.counts()
+    unit = "groups" if counts["walks"] else "photos"
     parts = ", ".join(
-        f"{counts[part]['critiques']} {part} from {counts[part]['photo_groups']} photos"
+        f"{counts[part]['critiques']} {part} from {counts[part]['photo_groups']} {unit}"
         for part in SPLIT_PARTS
     )
     summary = f"prepare {advisor}: {parts}; largest group {counts['largest_group']}"
+    if counts["walks"]:
+        summary += (
+            f"\n  {counts['walk_photos']} of {counts['photos']} photos are of {counts['walks']} "
+            f"walks, the largest of {counts['largest_walk']} photos"
+        )
     text_only = [f"{n} {part}" for part in SPLIT_PARTS if (n := counts[part]["text_only"])]
     return summary + (f"; text only, without scores: {', '.join(text_only)}" if text_only else "")

@@ -1,25 +1,26 @@
 """Split records into train, val and test by whole groups, with similar scores in all three.
 
-A group must not be divided: near-duplicate photos, and photos that have a text in common.
+A group must not be divided: near-duplicate photos, photos that have a text in common, and photos of
+one walk. The first two count as one photo.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, isnan, nan
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
-from mondrian.core.errors import DataError
 from mondrian.core.fields import FloatArray
 from mondrian.core.params import PrepareParams
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.data.manifest import ManifestRecord
+from mondrian.data.walks import link_walks
 
 SPLIT_PARTS = ("train", "val", "test")
 NUM_CANDIDATE_SPLITS = 200  # of which the most balanced one is used
@@ -27,10 +28,12 @@ NUM_CANDIDATE_SPLITS = 200  # of which the most balanced one is used
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """Scores, group, split and fold of each record, in the order of the manifest."""
+    """Scores, photo, group, split and fold of each record, in the order of the manifest."""
 
     all_scores: FloatArray  # (records, dimensions and overall); NaN if only its text is used
-    groups: Sequence[str]
+    photos: Sequence[str]  # equal for copies, and for photos that have a text in common
+    groups: Sequence[str]  # equal for photos of one walk too
+    times: Sequence[str]  # when the photo was taken; empty if unknown
     parts: Sequence[str]
     folds: Sequence[int | None]
 
@@ -38,7 +41,16 @@ class DatasetSplit:
         """Return the content of metrics/<advisor>/prepare.json."""
         sizes = Counter(self.groups)
         largest = max(sizes.values(), default=0)
-        counts: dict[str, Any] = {"photo_groups": len(sizes), "largest_group": largest}
+        walks = self.walks()
+        counts: dict[str, Any] = {
+            "photos": len(set(self.photos)),
+            "timed_photos": len({p for p, t in zip(self.photos, self.times, strict=True) if t}),
+            "photo_groups": len(sizes),
+            "largest_group": largest,
+            "walks": len(walks),
+            "walk_photos": sum(walks.values()),
+            "largest_walk": max(walks.values(), default=0),
+        }
         for part in SPLIT_PARTS:
             overall = self.scores(part)[:, -1]
             critiques = self.parts.count(part)
@@ -53,6 +65,11 @@ class DatasetSplit:
         if fold_sizes:
             counts["folds"] = [fold_sizes[fold] for fold in sorted(fold_sizes)]
         return counts
+
+    def walks(self) -> dict[str, int]:
+        """Return the number of photos of each walk: of each group with several photos."""
+        sizes = Counter(group for _, group in set(zip(self.photos, self.groups, strict=True)))
+        return {group: size for group, size in sizes.items() if size > 1}
 
     def part_groups(self, part: str) -> set[str]:
         return {group for group, p in zip(self.groups, self.parts, strict=True) if p == part}
@@ -71,27 +88,67 @@ class DatasetSplit:
         return ~np.isnan(self.all_scores[:, -1])
 
 
+class _Group(NamedTuple):
+    name: str
+    mean_scores: FloatArray  # (dimensions and overall,); NaN if no critique has scores
+    photos: int
+    max_critiques: int  # of one photo
+
+
 def split_records(records: Iterable[ManifestRecord], params: PrepareParams) -> DatasetSplit:
     """Assign whole groups to train, val and test, and to folds if params ask for them."""
-    pairs, scores = [], []
+    pairs, times, scores = [], [], []
     for record in records:
         pairs.append((record.photo.group, record.words))
+        times.append(record.photo.captured)
         row = (*record.critique.scores(), record.critique.overall_score)
         scores.append(row if record.scored else (nan,) * len(row))
     all_scores = np.array(scores, float).reshape(-1, len(DIMENSIONS) + 1)
-    groups = _find_groups(pairs)
-    members = defaultdict(list)
-    for i, group in enumerate(groups):
-        members[group].append(i)
-    group_means = {group: _mean_scores(all_scores[members[group]]) for group in sorted(members)}
-    # Groups without scores come last, so that strata spread both kinds evenly.
-    order = sorted(group_means, key=lambda group: (_overall_rank(group_means[group]), group))
-    # Many critiques of one photo are one observation: such a group stays in train.
-    small = [group for group in order if len(members[group]) <= params.max_group_in_val]
-    held_out = _assign_held_out(group_means, small, params)
-    folds = _assign_folds([group for group in order if held_out.get(group) != "test"], params)
+    photos = unite_names([photo for photo, _ in pairs], _link_shared_texts(pairs))
+    walks = link_walks(zip(photos, times, strict=True), params.session_minutes)
+    groups = unite_names(photos, walks)
+    order = _list_groups(photos, groups, all_scores)
+    held_out = _assign_held_out(order, params)
+    folds = _assign_folds([group for group in order if held_out.get(group.name) != "test"], params)
     parts = [held_out.get(group, "train") for group in groups]
-    return DatasetSplit(all_scores, groups, parts, [folds.get(group) for group in groups])
+    fold_numbers = [folds.get(group) for group in groups]
+    return DatasetSplit(all_scores, photos, groups, times, parts, fold_numbers)
+
+
+def _link_shared_texts(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of photos that have a text in common, from (photo, words) pairs."""
+    first_photo: dict[str, str] = {}
+    for photo, words in pairs:
+        yield photo, first_photo.setdefault(words, photo)
+
+
+def unite_names(names: Sequence[str], links: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the first name of all that links connect with a name, for each of them."""
+    united = DisjointSet(names)
+    for first, second in links:
+        united.merge(first, second)
+    first_names: dict[str, str] = {}
+    for name in sorted(set(names)):
+        first_names.setdefault(united[name], name)
+    return [first_names[united[name]] for name in names]
+
+
+def _list_groups(
+    photos: Sequence[str], groups: Sequence[str], all_scores: FloatArray
+) -> list[_Group]:
+    """Return the groups in the order of their overall score.
+
+    Those without scores come last, so that strata spread both kinds evenly.
+    """
+    members = defaultdict(list)
+    for i, name in enumerate(groups):
+        members[name].append(i)
+    listed = []
+    for name, rows in members.items():
+        critiques = Counter(photos[i] for i in rows)
+        mean_scores = _mean_scores(all_scores[rows])
+        listed.append(_Group(name, mean_scores, len(critiques), max(critiques.values())))
+    return sorted(listed, key=lambda group: (_overall_rank(group.mean_scores), group.name))
 
 
 def _mean_scores(scores: FloatArray) -> FloatArray:
@@ -105,50 +162,56 @@ def _overall_rank(mean_scores: FloatArray) -> float:
     return inf if isnan(mean_scores[-1]) else float(mean_scores[-1])
 
 
-def _find_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the group of each (photo group, words) pair, named after its first photo group."""
-    united = DisjointSet()
-    for photos, words in pairs:
-        united.add(("photos", photos))
-        united.add(("words", words))
-        united.merge(("photos", photos), ("words", words))
-    roots = [united["photos", photos] for photos, _ in pairs]
-    names: dict[tuple[str, str], str] = {}
-    for root, (photos, _) in zip(roots, pairs, strict=True):
-        names[root] = min(names.get(root, photos), photos)
-    return [names[root] for root in roots]
-
-
-def _assign_held_out(
-    group_means: dict[str, FloatArray], small: Sequence[str], params: PrepareParams
-) -> dict[str, str]:
-    """Assign small groups, in the order of their overall score, to val and test.
+def _assign_held_out(order: Sequence[_Group], params: PrepareParams) -> dict[str, str]:
+    """Assign groups, in the order of their overall score, to val and test.
 
     Many samples have one group from each stratum of neighbors; the result is the sample with
-    splits closest to all groups in the mean of every score. Morgan & Rubin,
-    "Rerandomization to improve covariate balance in experiments" (2012).
+    splits closest to all groups in the mean of every score and to their fractions in photos.
+    Morgan & Rubin, "Rerandomization to improve covariate balance in experiments" (2012).
     """
+    num_photos = sum(group.photos for group in order)
+    small = _list_small_groups(order, num_photos, params)
     if not small:
         return {}
-    args = (Random(params.seed), small, len(group_means), params)
+    args = (Random(params.seed), small, len(order), params)
     samples = (_sample_held_out(*args) for _ in range(NUM_CANDIDATE_SPLITS))
-    scored_means = {group: mean for group, mean in group_means.items() if not isnan(mean[-1])}
-    if not scored_means:
+    by_name = {group.name: group for group in sorted(order, key=lambda group: group.name)}
+    scored = {n: g.mean_scores for n, g in by_name.items() if not isnan(g.mean_scores[-1])}
+    if not scored:
         return next(samples)
-    all_means = np.array(list(scored_means.values()))
+    all_means = np.array(list(scored.values()))
     center, spread = all_means.mean(axis=0), all_means.std(axis=0) + 1e-9
+    fractions = {"val": params.val_fraction, "test": params.test_fraction}
 
     def imbalance(held_out: dict[str, str]) -> float:
-        distances = []
+        distances, size_errors = [], []
         for part in set(held_out.values()):
-            groups = [g for g, p in held_out.items() if p == part and g in scored_means]
-            if not groups:
+            names = [name for name, p in held_out.items() if p == part]
+            means = [scored[name] for name in names if name in scored]
+            if not means:
                 return inf
-            mean = np.mean([scored_means[group] for group in groups], axis=0)
-            distances.append(float(np.abs((mean - center) / spread).max()))
-        return max(distances)
+            distances.append(float(np.abs((np.mean(means, axis=0) - center) / spread).max()))
+            part_fraction = sum(by_name[name].photos for name in names) / num_photos
+            size_errors.append(abs(part_fraction / fractions[part] - 1))
+        return max(distances) + max(size_errors)
 
     return min(samples, key=imbalance)
+
+
+def _list_small_groups(
+    order: Sequence[_Group], num_photos: int, params: PrepareParams
+) -> list[str]:
+    """Return the groups that may be held out; the others stay in train.
+
+    Many critiques of a photo are one observation, and so are many photos of a walk: half of val
+    is enough for one.
+    """
+    max_photos = max(1.0, params.val_fraction * num_photos / 2)
+    return [
+        group.name
+        for group in order
+        if group.max_critiques <= params.max_group_in_val and group.photos <= max_photos
+    ]
 
 
 def _sample_held_out(
@@ -164,53 +227,18 @@ def _sample_held_out(
     return {group: "test" if i in test else "val" for i, group in enumerate(sampled)}
 
 
-def _assign_folds(order: Sequence[str], params: PrepareParams) -> dict[str, int]:
-    """Assign a fold to each group, different ones to neighbors in the overall score."""
+def _assign_folds(order: Sequence[_Group], params: PrepareParams) -> dict[str, int]:
+    """Assign a fold to each group, different ones to neighbors in the overall score.
+
+    Of neighbors the group with most photos joins the fold with fewest.
+    """
     rng = Random(params.seed)
     folds: dict[str, int] = {}
+    num_photos = [0] * params.folds
     for start in range(0, len(order) if params.folds else 0, max(1, params.folds)):
-        stratum = order[start : start + params.folds]
-        folds.update(zip(stratum, rng.sample(range(params.folds), len(stratum)), strict=True))
+        stratum = sorted(order[start : start + params.folds], key=lambda group: -group.photos)
+        sampled = rng.sample(range(params.folds), len(stratum))
+        for group, fold in zip(stratum, sorted(sampled, key=num_photos.__getitem__), strict=True):
+            folds[group.name] = fold
+            num_photos[fold] += group.photos
     return folds
-
-
-def check_split_sizes(advisor: str, split: DatasetSplit, params: PrepareParams) -> None:
-    counts = split.counts()
-    requirements = (
-        ("train", "critiques", params.min_train),
-        ("val", "photo_groups", params.min_val),
-        ("test", "photo_groups", params.min_test if params.test_fraction else 0),
-    )
-    problems = [
-        f"{part} has {counts[part][key]}, at least {minimum} needed (prepare.min_{part})"
-        for part, key, minimum in requirements
-        if counts[part][key] < minimum
-    ]
-    if problems:
-        raise DataError(
-            f"prepare {advisor}: too few photos in {counts['photo_groups']} groups: "
-            f"{'; '.join(problems)}; link more critiques, lower the numbers in params.yaml, or "
-            "have no test split (prepare.test_fraction: 0)"
-        )
-    _check_scored_photos(advisor, split, params)
-    num_groups = len(split.part_groups("train") | split.part_groups("val"))
-    if params.folds > num_groups:
-        raise DataError(
-            f"prepare {advisor}: prepare.folds is {params.folds}, more than the {num_groups} "
-            "groups; lower it"
-        )
-
-
-def _check_scored_photos(advisor: str, split: DatasetSplit, params: PrepareParams) -> None:
-    """Raise DataError if the verdict would always be INCONCLUSIVE: too few photos have scores."""
-    problems = [
-        f"{part} has {count}, at least {minimum} needed"
-        for part, minimum in (("train", 1), ("val", params.min_val))
-        if (count := len(split.scored_groups(part))) < minimum
-    ]
-    if problems:
-        raise DataError(
-            f"prepare {advisor}: too few photos with scores: {'; '.join(problems)}; no verdict on "
-            "scores is possible without them: link more critiques with scores, raise "
-            "prepare.val_fraction, or lower prepare.min_val"
-        )

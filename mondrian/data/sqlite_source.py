@@ -25,7 +25,7 @@ from mondrian.data.jobs import Job, Review, UniqueIds
 REQUIRED_COLUMNS = ("id", "filename", "advisor", "status")
 OPTIONAL_COLUMNS = (
     "llm_outputs analysis_markdown analysis_html error prompt llm_prompt mode model model_used "
-    "adapter kind adapter_version"
+    "adapter kind adapter_version exposure"
 ).split()
 TIME_COLUMNS = ("completed_at", "started_at", "created_at")
 _REVIEW_COLUMNS = ("verdict", "critique", "original", "who", "at")
@@ -101,7 +101,7 @@ def open_database(path: Path) -> Iterator[SqliteJobSource]:
 
     Raises DataError if the file is missing, invalid or locked, or lacks a required column.
     """
-    _check_file(path)
+    check_file(path)
     real_path = path.resolve()  # the log is next to the file, not next to a link to it
     with tempfile.TemporaryDirectory(prefix="mondrian-") as scratch:
         try:
@@ -122,7 +122,7 @@ def _connect(path: Path, scratch: Path) -> sqlite3.Connection:
         except sqlite3.OperationalError as error:
             if not path.with_name(path.name + "-journal").exists() or "locked" in str(error):
                 raise
-    return _open(_snapshot(path, scratch), "rw")  # a copy may have to be rolled back
+    return _open(copy_database(path, scratch), "rw")  # a copy may have to be rolled back
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
@@ -177,7 +177,7 @@ def missing_source_message(path: Path) -> str:
     return f"{path} does not exist{suggest_path(path)}; set application.db_path in params.yaml"
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(missing_source_message(path))
     with path.open("rb") as file:
@@ -203,7 +203,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _snapshot(path: Path, folder: Path) -> Path:
+def copy_database(path: Path, folder: Path) -> Path:
     """Copy database and log; repeat if a checkpoint or a new log happened in between."""
     attempts, deadline = 0, time.monotonic() + _LOCK_SECONDS
     while attempts < _SNAPSHOT_ATTEMPTS or time.monotonic() < deadline:

@@ -19,13 +19,5 @@ JUDGED_ARMS = {
     "few_shot": "few_shot",
     "fine_tuned": "fine_tuned_constrained",
 }
-# arms generated in one batch: they share adapter, prompt prefix and decoding
-BATCHED_ARMS = (
-    ("base",),
-    ("few_shot",),
-    ("fine_tuned",),
-    ("base_constrained",),
-    ("fine_tuned_constrained",),
-)
 ARMS_WITHOUT_ADAPTER = ("base", "few_shot", "base_constrained")
 SAMPLED = "sampled"  # variant of a photo: unchanged, with another sampling seed

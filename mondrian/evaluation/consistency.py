@@ -15,6 +15,7 @@ from mondrian.critique.rows import ChatRow
 from mondrian.evaluation.arms import SAMPLED
 from mondrian.evaluation.generation import EvalContext, build_answer_record, generate_answers
 from mondrian.evaluation.prompts import EvalPrompt
+from mondrian.evaluation.score_metrics import raw_scores
 from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.language import Features
@@ -91,7 +92,7 @@ def _build_prompt(vlm: Vlm, row: ChatRow, features: Features, variant: str) -> E
 
 
 def compute_consistency(photos: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return by arm and variant how much a score changes, in points of 10.
+    """Return by arm and variant how much a score as generated changes, in points of 10.
 
     A perturbation is compared with the constrained answer to the unchanged photo. `sampled` is
     the standard deviation over the sampled answers to one photo.
@@ -100,7 +101,7 @@ def compute_consistency(photos: Sequence[dict[str, Any]]) -> dict[str, dict[str,
     for photo in photos:
         for arm, records in photo.get("variants", {}).items():
             arm_changes = changes.setdefault(arm, {})
-            unchanged = np.array(photo[f"{arm}_constrained"]["scores"], float)
+            unchanged = np.array(raw_scores(photo[f"{arm}_constrained"]), float)
             sampled = []
             for record in records:
                 scores = np.array(record["scores"], float)

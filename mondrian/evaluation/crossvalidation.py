@@ -6,6 +6,7 @@ on all photos, not on val alone. It takes as many times as long as the pipeline.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,15 @@ from typing import Any
 
 from mondrian.core.adapter_folder import WEIGHTS_FILE
 from mondrian.core.errors import DataError
-from mondrian.core.files import file_hash, read_json, write_json
+from mondrian.core.files import file_hash, read_json, write_json, write_text
 from mondrian.core.params import Params
 from mondrian.critique.rows import ChatRow, image_hashes
+from mondrian.evaluation.calibration import calibrate_report
 from mondrian.evaluation.evaluate import EvalData, evaluate
+from mondrian.evaluation.report import render_report
+from mondrian.evaluation.summary import format_metrics_summary
+from mondrian.evaluation.timing import compute_timing
+from mondrian.evaluation.verdict import build_evaluation
 from mondrian.model import lora, provenance
 from mondrian.model.adapter import adapts_merger
 from mondrian.model.provenance import build_recipe, package_versions
@@ -27,6 +33,33 @@ from mondrian.training import distributed
 from mondrian.training.run import RunPaths, TrainingData, TrainingRun
 
 
+@dataclass(frozen=True)
+class CrossvalidationOutputs:
+    """Files for one advisor, and the folder of the folds, from which a killed run resumes."""
+
+    metrics: Path
+    html: Path
+    folds: Path
+
+
+def write_crossvalidation(
+    base: Vlm,
+    params: Params,
+    rows: Sequence[ChatRow],
+    outputs: CrossvalidationOutputs,
+    cache_dir: Path,
+) -> str:
+    """Cross-validate, write metrics and page, and return the summary."""
+    report = crossvalidate(base, params, rows, outputs.folds, cache_dir)
+    report = calibrate_report(report, params.evaluate.calibrate)
+    evaluation = {"folds": report["folds"], **build_evaluation(report, params.evaluate)}
+    timing = compute_timing(report, params.evaluate.gates.overhead)
+    page = render_report(report, evaluation, timing)
+    write_json(outputs.metrics, evaluation)
+    write_text(outputs.html, page)
+    return format_metrics_summary(report["advisor"], evaluation)
+
+
 def crossvalidate(
     base: Vlm, params: Params, rows: Sequence[ChatRow], folder: Path, cache_dir: Path
 ) -> dict[str, Any]:
@@ -34,8 +67,13 @@ def crossvalidate(
 
     The last weights are kept, not the best: the held-out rows must not select anything.
 
-    Raises DataError if the rows have no folds.
+    Raises DataError if the rows have no folds, or the method needs preference pairs.
     """
+    if params.train.method != "sft":
+        raise DataError(
+            f"train.method is {params.train.method}; cross-validation trains without preference "
+            "pairs: set it to sft in params.yaml"
+        )
     folds = sorted({row.fold for row in rows if row.fold is not None})
     if len(folds) < 2 or any(row.fold is None for row in rows):
         raise DataError(
@@ -77,7 +115,7 @@ def train_and_evaluate(
     """
     folder.mkdir(parents=True, exist_ok=True)
     training_id = _train(base, params, data, folder, cache_dir)
-    eval_params = params.evaluate.model_dump(exclude={"gates", "index", "batch_size"})
+    eval_params = params.evaluate.model_dump(exclude={"gates", "index", "batch_size", "calibrate"})
     identity = _identity(base, data.train, {"train": training_id, "evaluate": eval_params})
     finished = _read_json_or_none(folder / "report.json")
     if isinstance(finished, dict) and finished.get("identity") == identity and "report" in finished:

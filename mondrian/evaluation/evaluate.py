@@ -14,7 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
+from mondrian.core.adapter_folder import (
+    CONFIG_FILE,
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    adapter_version,
+)
 from mondrian.core.errors import AdapterError, EvaluationError
 from mondrian.core.files import files_hash, read_json
 from mondrian.core.gpu_errors import explain_gpu_errors
@@ -27,7 +32,7 @@ from mondrian.core.training_log import (
 )
 from mondrian.critique.rows import ChatRow, image_hashes
 from mondrian.evaluation import generation
-from mondrian.evaluation.arms import BATCHED_ARMS
+from mondrian.evaluation.arms import ARMS, CONSTRAINED_ARMS
 from mondrian.evaluation.consistency import measure_consistency
 from mondrian.evaluation.cost import measure_cost
 from mondrian.evaluation.generation import AnswerCache, EvalContext
@@ -106,6 +111,7 @@ def _describe_adapter(folder: Path) -> dict[str, Any]:
     save_weights = recipe.get("train", {}).get("save_weights", "best")
     return {
         "folder": folder.as_posix(),
+        "version": adapter_version(folder),
         "recipe": recipe,
         "val_loss": find_saved_epoch(log, save_weights)["val_loss"] if log else None,
         "loss_points": list_loss_points(log),
@@ -161,10 +167,11 @@ def _answer_photos(
 ) -> list[dict[str, Any]]:
     """Return for each val row the reference critique, the answer of each arm, and variants."""
     answers: dict[str, list[Generation]] = {}
-    for arms in BATCHED_ARMS:
-        answers |= generation.generate_arms(
-            context, {arm: prompts[arm] for arm in arms if arm in prompts}
-        )
+    for arm in ARMS:
+        if arm in prompts:
+            answers[arm] = generation.generate_arm(context, arm, prompts[arm])
+    for arm, raw_arm in CONSTRAINED_ARMS.items():
+        answers[arm] = generation.generate_constrained(context, arm, prompts[arm], answers[raw_arm])
     train_sentences = generation.hash_answer_sentences(
         row.messages[-1]["content"] for row in data.train
     )

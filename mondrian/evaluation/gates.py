@@ -11,13 +11,13 @@ from mondrian.core.dvc_paths import read_stage_flags
 from mondrian.core.errors import EvaluationError
 from mondrian.core.files import read_json
 from mondrian.core.params import GateParams, Params
+from mondrian.evaluation.headline import headline_gates, headline_verdict
 
 if TYPE_CHECKING:  # statistics loads scipy, which `mondrian summary` does not need
     from mondrian.evaluation.statistics import Estimate
 
 MAXIMUM_GATES = ("copied_above_reference",)  # the value must not exceed the threshold
 WARNING_GATES = ("base_compliance",)  # about the base: no adapter can change it
-MIN_GROUPS = 8  # photo groups; with fewer nothing is concluded
 REQUIRED_COMPARISONS = ("index", "judgement", "constant", "vs_shuffled")  # above 0 for BETTER
 
 
@@ -57,7 +57,7 @@ def list_failed_gates(evaluation: dict[str, Any], thresholds: GateParams) -> lis
     failed = []
     if not {"compliance", "index_low"} <= set(evaluation["gates"]):
         raise KeyError("gates")
-    for name, gate in evaluation["gates"].items():
+    for name, gate in headline_gates(evaluation).items():
         value, threshold = gate["value"], getattr(thresholds, name, gate["threshold"])
         if name not in WARNING_GATES and (value is None or not _holds(name, value, threshold)):
             failed.append(format_gate(name, value, threshold))
@@ -70,7 +70,7 @@ def format_gate(name: str, value: float | None, threshold: float) -> str:
 
 def list_release_faults(evaluation: dict[str, Any], thresholds: GateParams) -> list[str]:
     """Return what prevents a release: the verdict and failed gates, a line each."""
-    verdict, failed = evaluation["verdict"], list_failed_gates(evaluation, thresholds)
+    verdict, failed = headline_verdict(evaluation), list_failed_gates(evaluation, thresholds)
     return failed if verdict == "BETTER" else [f"verdict is {verdict}, not BETTER", *failed]
 
 
@@ -82,7 +82,7 @@ def check_gates(details: Path | None, params: Params, print_line: Callable[[str]
         content = read_json(file)
         try:
             lines = list_release_faults(content, params.evaluate.gates)
-            print_line(f"{file}: {content['verdict']}")
+            print_line(f"{file}: {headline_verdict(content)}")
         except (KeyError, TypeError, AttributeError):
             raise EvaluationError(f"{file} has no gates; evaluate again: dvc repro") from None
         failed += [f"{file}: {line}" for line in lines]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from mondrian.core.terminal import progress_bar
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.critique.schema import Critique, is_schema_valid, validate_critique
 from mondrian.evaluation.arms import ARMS_WITHOUT_ADAPTER, WITH_GRAMMAR
-from mondrian.evaluation.prompts import ArmPrompts, EvalPrompt
+from mondrian.evaluation.prompts import EvalPrompt
 from mondrian.evaluation.text_metrics import hash_sentences
 from mondrian.model import lora
 from mondrian.model.batch_generator import SamplingParams
-from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.constrained import CritiqueGrammar, count_passes
 from mondrian.model.generate import stream_generate
 from mondrian.model.hardware import available_memory, bytes_per_sequence
 from mondrian.model.provenance import describe_differences, hash_settings
@@ -103,21 +102,32 @@ class EvalContext:
     cache: AnswerCache
 
 
-def generate_arms(context: EvalContext, prompts: ArmPrompts) -> dict[str, list[Generation]]:
-    """Return the answers of arms that share a batch; time is divided among them by tokens."""
-    if not prompts:
-        return {}
+def generate_arm(context: EvalContext, arm: str, prompts: list[EvalPrompt]) -> list[Generation]:
+    """Return the answers of an arm, whose adapter is attached."""
     vlm, params = context.features.vlm, context.params
-    grammar = context.grammar if prompts.keys() & set(WITH_GRAMMAR) else None
+    grammar = context.grammar if arm in WITH_GRAMMAR else None
     sampling_params = SamplingParams(params.max_new_tokens, params.batch_size, grammar)
-    without_adapter = prompts.keys() & set(ARMS_WITHOUT_ADAPTER)
-    all_prompts = [prompt for arm_prompts in prompts.values() for prompt in arm_prompts]
-    with lora.disable_lora(vlm.model) if without_adapter else nullcontext():
-        title = ", ".join(prompts)
-        answers = generate_answers(vlm, title, all_prompts, sampling_params, context.cache)
-    token_seconds = sum(a.seconds for a in answers) / max(1, sum(a.num_tokens for a in answers))
-    timed = (replace(answer, seconds=token_seconds * answer.num_tokens) for answer in answers)
-    return {arm: list(islice(timed, len(prompts[arm]))) for arm in prompts}
+    with lora.disable_lora(vlm.model) if arm in ARMS_WITHOUT_ADAPTER else nullcontext():
+        return generate_answers(vlm, arm, prompts, sampling_params, context.cache)
+
+
+def generate_constrained(
+    context: EvalContext, arm: str, prompts: list[EvalPrompt], answers: Sequence[Generation]
+) -> list[Generation]:
+    """Return the answers of an arm with constrained decoding, whose raw answers are known.
+
+    A raw answer that the grammar allows is what constrained decoding would generate: it is taken.
+    """
+    known = [_reuse_answer(context, answer) for answer in answers]
+    missing = [prompt for prompt, answer in zip(prompts, known, strict=True) if answer is None]
+    generated = iter(generate_arm(context, arm, missing) if missing else [])
+    return [answer or next(generated) for answer in known]
+
+
+def _reuse_answer(context: EvalContext, answer: Generation) -> Generation | None:
+    """Return a raw answer as constrained decoding would generate it, or None if it would not."""
+    passes = count_passes(context.grammar, answer.ids) if answer.ended else None
+    return None if passes is None else replace(answer, passes=passes)
 
 
 def generate_answers(

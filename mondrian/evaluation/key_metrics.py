@@ -4,6 +4,7 @@ from typing import Any
 
 from mondrian.core.params import GateParams
 from mondrian.evaluation.gates import list_failed_gates
+from mondrian.evaluation.headline import headline_verdict
 
 
 def build_key_metrics(
@@ -11,18 +12,23 @@ def build_key_metrics(
 ) -> dict[str, Any]:
     """Return the content of metrics.json: flat, without times, equal in a rerun on a CPU.
 
+    verdict       the headline: that of val or that of the cross-validation (headline.py)
+    val           verdict on val; cv cross-validated verdict, - if there is none
     quality       quality index of the adapter: 100 the advisor's own critique, 0 chance
     mae           mean absolute error of its scores, points of 10; also of the base and of the
                   constant predictor
     valid         fraction of its answers that are schema-valid
     val_loss      loss of the saved weights on val, or on the photos set aside if those select the
                   epoch; None if the adapter has no training log
-    n_train       photos in train, near-duplicates counted once; n_val photos it was evaluated on
+    n_train       photo groups in train; n_val photo groups it was evaluated on
     failed_gates  number of gates that do not hold; the verdict is none of them
     """
     adapter, base = evaluation["fine_tuned"], evaluation["base"]
+    crossvalidation = evaluation.get("crossvalidation")
     return {
-        "verdict": evaluation["verdict"],
+        "verdict": headline_verdict(evaluation),
+        "val": evaluation["verdict"],
+        "cv": crossvalidation["verdict"] if crossvalidation else "-",
         "quality": adapter["quality_index"],
         "quality_base": base["quality_index"],
         "mae": adapter["score_mae"],

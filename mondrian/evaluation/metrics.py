@@ -4,7 +4,8 @@ Everything here is computed from comparison_report.json alone.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from mondrian.evaluation.quality_index import (
     compute_arm_indexes,
     take_known_pairs,
 )
-from mondrian.evaluation.score_metrics import pair_errors, score_metrics
+from mondrian.evaluation.score_metrics import pair_errors, raw_scores, score_metrics
 from mondrian.evaluation.statistics import average_pairs, estimate_proportion, project_other_pairs
 from mondrian.evaluation.text_metrics import compute_text_metrics
+
+# score metrics that a calibrated arm has twice; those before calibration begin with raw_
+RAW_METRICS = ("score_mae", "score_bias", "score_kappa", "score_mae_by_dimension")
 
 
 def compute_indexes(report: dict[str, Any], weights: IndexWeights) -> dict[str, ArmIndex]:
@@ -49,11 +53,7 @@ def compute_arm_metrics(report: dict[str, Any], indexes: dict[str, ArmIndex]) ->
         metrics[arm] |= _format_metrics(photos, arm)
     for arm, changes in compute_consistency(photos).items():
         metrics[arm]["consistency"] = changes
-    (errors, groups), tuned = compare_all_pairs(photos, "fine_tuned"), indexes["fine_tuned"]
-    metrics["shuffled"] = {
-        "score_mae": _mean_of_other_pairs(errors, groups, 4),
-        "quality_index": _mean_of_other_pairs(*take_known_pairs(tuned.index, photos), 2),
-    }
+    metrics["shuffled"] = _shuffled_metrics(report, indexes["fine_tuned"])
     metrics["constant"] = _compare_scores(predict_constant(report).tolist(), photos)
     texts = [photo["reference_text"] for photo in photos]
     copied = [photo["reference_copied"] for photo in photos]
@@ -61,17 +61,30 @@ def compute_arm_metrics(report: dict[str, Any], indexes: dict[str, ArmIndex]) ->
     return metrics
 
 
-def compare_all_pairs(photos: Entries, arm: str) -> tuple[FloatArray, list[str]]:
+def _shuffled_metrics(report: dict[str, Any], tuned: ArmIndex) -> dict[str, Any]:
+    """Return the metrics of the adapter's answers against the references of other photos."""
+    photos = report["photographs"]
+    shuffled = {
+        "score_mae": _mean_of_other_pairs(*compare_all_pairs(photos, "fine_tuned"), 4),
+        "quality_index": _mean_of_other_pairs(*take_known_pairs(tuned.index, photos), 2),
+    }
+    if report.get("calibration"):
+        raw_pairs = compare_all_pairs(photos, "fine_tuned", raw_scores)
+        shuffled["raw_score_mae"] = _mean_of_other_pairs(*raw_pairs, 4)
+    return shuffled
+
+
+def compare_all_pairs(
+    photos: Entries, arm: str, get_scores: Callable[[Any], Any] = itemgetter("scores")
+) -> tuple[FloatArray, list[str]]:
     """Return the score errors of all pairs of judged answer and reference, and their groups.
 
     The photos are those with scores on both sides.
     """
     name = JUDGED_ARMS[arm]
     scored = [p for p in photos if p["reference_scores"] is not None and p[name]["scores"]]
-    answers, references = (
-        np.array(scores, float).reshape(-1, len(DIMENSIONS))
-        for scores in ([p[name]["scores"] for p in scored], [p["reference_scores"] for p in scored])
-    )
+    scores = [get_scores(p[name]) for p in scored], [p["reference_scores"] for p in scored]
+    answers, references = (np.array(s, float).reshape(-1, len(DIMENSIONS)) for s in scores)
     return pair_errors(answers, references), [photo["photo_group"] for photo in scored]
 
 
@@ -95,11 +108,20 @@ def _judged_metrics(photos: Entries, arm: str, index: ArmIndex) -> dict[str, Any
     references = [photo["reference_text"] for photo in photos]
     return {
         **_compare_scores([answer["scores"] for answer in answers], photos),
+        **_raw_score_metrics(answers, photos),
         **index.summarize(),
         **compute_text_metrics(texts, references, [answer["copied"] for answer in answers]),
         "tokens_per_critique": round(tokens, 1),
         "passes_per_critique": round(passes, 1),
     }
+
+
+def _raw_score_metrics(answers: Entries, photos: Entries) -> dict[str, Any]:
+    """Return the score metrics before calibration; nothing if the answers are not calibrated."""
+    if not any("raw_scores" in answer for answer in answers):
+        return {}
+    metrics = _compare_scores([raw_scores(answer) for answer in answers], photos)
+    return {f"raw_{name}": metrics[name] for name in RAW_METRICS}
 
 
 def _format_metrics(photos: Entries, arm: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 100 is the advisor's own critique of the photo, 0 an answer that does not depend on the photo: the
 constant's scores in the words of the advisor's other critiques. docs/evaluation.md explains it.
+Scores are those that the model generated: calibration changes nothing here.
 
 Arrays of pairs are (photos, photos): [i, j] compares the answer to photo i with the reference of
 photo j. They have NaN in the columns of references without what is compared.
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mondrian.core.fields import FloatArray
 from mondrian.core.params import IndexWeights
 from mondrian.evaluation.generation import parse_answer
-from mondrian.evaluation.score_metrics import CHANCE_ERROR, pair_errors
+from mondrian.evaluation.score_metrics import CHANCE_ERROR, pair_errors, raw_scores
 from mondrian.evaluation.text_metrics import chrf
 
 Entries = Sequence[dict[str, Any]]  # of comparison_report.json: photos, or answers to them
@@ -91,9 +92,10 @@ def _score_parts(
 def _pair_errors(answers: Entries, references: FloatArray) -> FloatArray:
     """Return the score errors of all pairs; an answer without scores has that of random ones."""
     errors = np.full((len(answers), len(references)), CHANCE_ERROR)
-    scored = [i for i, answer in enumerate(answers) if answer["scores"] is not None]
+    scores = [raw_scores(answer) for answer in answers]
+    scored = [i for i, answer_scores in enumerate(scores) if answer_scores is not None]
     if scored:
-        predicted = np.array([answers[i]["scores"] for i in scored], float)
+        predicted = np.array([scores[i] for i in scored], float)
         errors[scored] = pair_errors(predicted, references)
     return errors
 

@@ -11,8 +11,14 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS, JUDGED_ARMS
 from mondrian.evaluation.forest_plot import build_forest_plot
 from mondrian.evaluation.generation import parse_answer
+from mondrian.evaluation.headline import headline_verdict
 from mondrian.evaluation.score_metrics import score_error
-from mondrian.evaluation.summary import COMPARISON_LABELS, describe_failed_gates, describe_verdict
+from mondrian.evaluation.summary import (
+    COMPARISON_LABELS,
+    describe_calibration,
+    describe_failed_gates,
+    describe_verdicts,
+)
 
 _MAX_PHOTOS, _OPEN_PHOTOS = 60, 6  # photos shown, and those with their critiques unfolded
 _PHOTO_SIDE = 400  # pixels of the longer side
@@ -26,9 +32,10 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[
     return render_template(
         "evaluation/comparison.html",
         advisor=report["advisor"],
-        verdict=metrics["verdict"],
-        verdict_text=describe_verdict(metrics),
+        verdict=headline_verdict(metrics),
+        verdict_lines=describe_verdicts(metrics),
         failed_gates=describe_failed_gates(metrics),
+        calibration_notes=describe_calibration(metrics),
         forest=build_forest_plot(metrics),
         comparison_labels=COMPARISON_LABELS,
         num_valid=sum(photo["fine_tuned"]["compliant"] for photo in photos),
@@ -85,10 +92,13 @@ def _build_dimensions(photo: dict[str, Any]) -> list[dict[str, Any]]:
         cells: dict[str, Any] = {arm: {"score": "–", "change": "", "words": []} for arm in _PAIR}
         for arm, critique in critiques.items():
             if critique is not None:
-                answer = critique.dimensions[i]
-                changed = _mark_changed_words(answer.comment, reference["comment"])
-                change = _format_change(answer.score - reference["score"]) if scored else ""
-                cells[arm] = {"score": f"{answer.score:g}", "change": change, "words": changed}
+                comment = critique.dimensions[i].comment
+                score = photo[JUDGED_ARMS[arm]]["scores"][i]
+                cells[arm] = {
+                    "score": f"{score:g}",
+                    "change": _format_change(score - reference["score"]) if scored else "",
+                    "words": _mark_changed_words(comment, reference["comment"]),
+                }
         score = f"{reference['score']:g}" if scored else "–"
         dimensions.append({"name": name, "score": score, "comment": reference["comment"], **cells})
     return dimensions

@@ -4,7 +4,7 @@ docs/evaluation.md gives the formulas and their sources.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,12 @@ from mondrian.critique.schema import DIMENSIONS
 
 Scores = Sequence[float] | FloatArray
 CHANCE_ERROR = 10 / 3  # mean distance of two scores drawn uniformly from 0 to 10
+
+
+def raw_scores(answer: Mapping[str, Any]) -> Sequence[float] | None:
+    """Return the scores of a report's answer as the model generated them, before calibration."""
+    scores: Sequence[float] | None = answer.get("raw_scores", answer["scores"])
+    return scores
 
 
 def score_error(scores: Scores | None, reference: Scores | None) -> float:

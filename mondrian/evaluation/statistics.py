@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from mondrian.core.fields import FloatArray
-from mondrian.evaluation.gates import MIN_GROUPS
+from mondrian.critique.rows import MIN_GROUPS
 
 CONFIDENCE_LEVEL = 0.95  # of every interval
 POWER = 0.8  # at which a difference counts as detectable
@@ -59,11 +59,11 @@ class Estimate:
 
 def average_by_group(values: Sequence[float], groups: Sequence[str]) -> FloatArray:
     """Return the mean of each group, in the order of their names."""
-    means: FloatArray = _group_weights(groups) @ np.asarray(values, float)
+    means: FloatArray = group_weights(groups) @ np.asarray(values, float)
     return means
 
 
-def _group_weights(groups: Sequence[str]) -> FloatArray:
+def group_weights(groups: Sequence[str]) -> FloatArray:
     """Return the weights (groups, values) that average the values of each group."""
     names, group_indices = np.unique(np.asarray(groups), return_inverse=True)
     members = (group_indices == np.arange(len(names))[:, None]).astype(float)
@@ -98,7 +98,7 @@ def estimate_pairing(values: FloatArray, groups: Sequence[str], seed: int = 0) -
 
 def average_pairs(values: FloatArray, groups: Sequence[str]) -> FloatArray:
     """Return the means of pairs of groups; those of one group are of values[i, i] alone."""
-    weights = _group_weights(groups)
+    weights = group_weights(groups)
     pairs: FloatArray = weights @ values @ weights.T
     np.fill_diagonal(pairs, weights @ np.diag(values))
     return pairs

@@ -3,12 +3,15 @@
 from typing import Any
 
 from mondrian.core.terminal import format_table
+from mondrian.critique.rows import MIN_GROUPS
 from mondrian.evaluation.arms import ARMS, SAMPLED
-from mondrian.evaluation.gates import MIN_GROUPS, REQUIRED_COMPARISONS, WARNING_GATES, format_gate
+from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES, format_gate
+from mondrian.evaluation.headline import CROSSVALIDATION, VAL, choose_headline, headline_gates
 
 _COLUMNS = {
     "quality_index": ("quality", ".2f"),
     "score_mae": ("score MAE", ".2f"),
+    "raw_score_mae": ("raw MAE", ".2f"),
     "score_bias": ("score bias", "+.2f"),
     "format_compliance": ("schema-valid", ".0%"),
     "tokens_per_critique": ("tokens", ".0f"),
@@ -26,12 +29,15 @@ COMPARISON_LABELS = {
 
 def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
     """Return verdict, comparisons, table of arms and failed gates."""
-    lines = [f"evaluate {advisor}: {describe_verdict(metrics)}"]
+    stage = "crossvalidate" if metrics.get("folds") else "evaluate"
+    headline, *others = describe_verdicts(metrics)
+    lines = [f"{stage} {advisor}: {headline}", *(f"  {line}" for line in others)]
     lines += [
         f"  {COMPARISON_LABELS[name]:<43} {format_mean_interval(estimate)}"
         for name, estimate in metrics["comparisons"].items()
     ]
     lines += [f"  {line}" for line in format_arms_table(metrics)]
+    lines += [f"  {line}" for line in describe_calibration(metrics)]
     for arm in ("base", "fine_tuned"):
         rates = ", ".join(f"{name} {v:.2f}" for name, v in metrics[arm]["compliance"].items())
         changes = [v for k, v in metrics[arm].get("consistency", {}).items() if k != SAMPLED]
@@ -48,7 +54,7 @@ def describe_failed_gates(metrics: dict[str, Any]) -> list[str]:
     return [
         f"{'warning' if name in WARNING_GATES else 'failed gate'}: "
         f"{format_gate(name, gate['value'], gate['threshold'])}"
-        for name, gate in metrics["gates"].items()
+        for name, gate in headline_gates(metrics).items()
         if not gate["holds"]
     ]
 
@@ -65,29 +71,60 @@ def format_arms_table(metrics: dict[str, Any]) -> list[str]:
     return format_table(["", *(title for title, _ in _COLUMNS.values())], rows).splitlines()
 
 
+def describe_verdicts(metrics: dict[str, Any]) -> list[str]:
+    """Return a line for the headline and one for the other verdict; each names its own."""
+    if metrics.get("folds"):  # a cross-validation on its own
+        return [describe_verdict(metrics)]
+    crossvalidation = metrics.get("crossvalidation")
+    lines = {
+        VAL: describe_verdict(metrics),
+        CROSSVALIDATION: describe_verdict(crossvalidation)
+        if crossvalidation
+        else "cross-validation: none; below 100 critiques prepare.folds: 5 halves the interval",
+    }
+    headline = lines.pop(choose_headline(metrics)[0])
+    return [headline, *lines.values()]
+
+
+def describe_calibration(metrics: dict[str, Any]) -> list[str]:
+    """Return a line if the adapter cannot judge a dimension yet."""
+    weights = (metrics.get("calibration") or {"weights": {}})["weights"].get("fine_tuned", {})
+    unjudged = ", ".join(name for name, weight in weights.items() if not weight)
+    if not unjudged:
+        return []
+    return [
+        f"cannot judge {unjudged} yet: the calibrated score there is always the advisor's median"
+    ]
+
+
 def describe_verdict(metrics: dict[str, Any]) -> str:
     """Return the verdict, the number of photos, and what leaves it open."""
     count, groups = metrics["photographs"], metrics["photograph_groups"]
-    text = f"{metrics['verdict']} on {count} critiques of {groups} photos not used in training"
+    unit = "photos" if groups == count else "photo groups"
+    text = f"{metrics['verdict']} on {count} critiques of {groups} {unit} "
+    if folds := metrics.get("folds"):
+        text += f"cross-validated by {folds} adapters"
+    else:
+        text += "not used in training (val)"
     if text_only := metrics.get("text_only_photographs", 0):
         text += f", {text_only} of the critiques without scores and judged by their text alone"
     if metrics["verdict"] in ("INCONCLUSIVE", "BETTER_MANNER"):
         text += "".join(
-            f"; {_describe_open(COMPARISON_LABELS[name], estimate)}"
+            f"; {_describe_open(COMPARISON_LABELS[name], estimate, unit)}"
             for name, estimate in metrics["comparisons"].items()
             if name in REQUIRED_COMPARISONS and not estimate["above_zero"]
         )
     return text
 
 
-def _describe_open(label: str, estimate: dict[str, Any]) -> str:
+def _describe_open(label: str, estimate: dict[str, Any], unit: str) -> str:
     """Return why a comparison is open, with the number of photos that it has and needs."""
     groups, needed = estimate["groups"], estimate["needed"]
     if groups < MIN_GROUPS:
-        return f"{label} has {groups} photos, a verdict needs at least {MIN_GROUPS}"
+        return f"{label} has {groups} {unit}, a verdict needs at least {MIN_GROUPS}"
     if estimate["high"] is not None and estimate["high"] < 0:
-        return f"{label} is negative on {groups} photos"
-    text = f"{label} may be 0 on {groups} photos"
+        return f"{label} is negative on {groups} {unit}"
+    text = f"{label} may be 0 on {groups} {unit}"
     return f"{text}: about {needed} would show it" if needed and estimate["mean"] > 0 else text
 
 

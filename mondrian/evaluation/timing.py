@@ -7,13 +7,13 @@ kept apart from the metrics.
 from collections.abc import Sequence
 from typing import Any
 
-from mondrian.evaluation.arms import ARMS, CONSTRAINED_ARMS
+from mondrian.evaluation.arms import ARMS
 
 
 def compute_timing(report: dict[str, Any], max_overhead: float) -> dict[str, Any]:
     """Return the content of evaluate_timing.json; a large overhead is a warning, never a gate."""
     photos, cost = report["photographs"], report["cost"]
-    arms = [arm for arm in (*ARMS, *CONSTRAINED_ARMS) if arm in photos[0]]
+    arms = [arm for arm in ARMS if arm in photos[0]]
     timing: dict[str, Any] = {arm: _arm_timing([photo[arm] for photo in photos]) for arm in arms}
     for arm, arm_cost in cost.items():
         timing[arm]["cost"] = arm_cost

@@ -3,7 +3,7 @@
 Everything here is computed from comparison_report.json alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -17,7 +17,7 @@ from mondrian.evaluation import metrics
 from mondrian.evaluation.arms import JUDGED_ARMS
 from mondrian.evaluation.gates import REQUIRED_COMPARISONS, compute_gates
 from mondrian.evaluation.quality_index import ArmIndex, Entries, take_known_pairs
-from mondrian.evaluation.score_metrics import score_error
+from mondrian.evaluation.score_metrics import Scores, raw_scores, score_error
 from mondrian.evaluation.statistics import (
     Estimate,
     average_by_group,
@@ -40,6 +40,7 @@ def build_evaluation(report: dict[str, Any], params: EvaluateParams) -> dict[str
     comparisons = compute_comparisons(report, indexes)
     return {
         "verdict": decide_verdict(comparisons),
+        "calibration": report.get("calibration"),
         "photographs": len(photos),
         "text_only_photographs": sum(photo["reference_scores"] is None for photo in photos),
         "photograph_groups": len({photo["photo_group"] for photo in photos}),
@@ -54,6 +55,9 @@ def compute_comparisons(
     report: dict[str, Any], indexes: dict[str, ArmIndex]
 ) -> dict[str, Estimate]:
     """Return paired differences by photo; above 0 means that the adapter is better.
+
+    constant compares calibrated scores, the others the scores as generated: fitted weights of two
+    arms differ by chance for all photos at once, which no interval over photos contains.
 
     index           quality index, points of 100, against the base: manner + judgement
     manner          the part of it by words, and by scores that fit other photos as well
@@ -76,13 +80,16 @@ def compute_comparisons(
     if "few_shot" in indexes:
         few_shot_gain = np.diag(tuned.index - indexes["few_shot"].index)
         comparisons["index_few_shot"] = _estimate_gain(few_shot_gain, groups)
-    errors = {arm: _score_errors(photos, JUDGED_ARMS[arm]) for arm in ("base", "fine_tuned")}
-    references = [photo["reference_scores"] for photo in photos]
-    constant = np.array(list(map(score_error, metrics.predict_constant(report), references)))
-    pair_errors, pair_groups = metrics.compare_all_pairs(photos, "fine_tuned")
+    raw_errors = {
+        arm: _score_errors(photos, [raw_scores(photo[JUDGED_ARMS[arm]]) for photo in photos])
+        for arm in ("base", "fine_tuned")
+    }
+    calibrated = [photo[JUDGED_ARMS["fine_tuned"]]["scores"] for photo in photos]
+    constant = _score_errors(photos, metrics.predict_constant(report))
+    pair_errors, pair_groups = metrics.compare_all_pairs(photos, "fine_tuned", raw_scores)
     return comparisons | {
-        "score_error": _estimate_gain(errors["base"] - errors["fine_tuned"], groups),
-        "constant": _estimate_gain(constant - errors["fine_tuned"], groups),
+        "score_error": _estimate_gain(raw_errors["base"] - raw_errors["fine_tuned"], groups),
+        "constant": _estimate_gain(constant - _score_errors(photos, calibrated), groups),
         "vs_shuffled": estimate_pairing(-pair_errors, pair_groups),
     }
 
@@ -115,8 +122,10 @@ def _estimate_manner(gain: FloatArray, score_gain: FloatArray, photos: Entries) 
     return estimate_paired_difference(manner.tolist(), sorted(set(groups)))
 
 
-def _score_errors(photos: Entries, name: str) -> FloatArray:
-    return np.array([score_error(p[name]["scores"], p["reference_scores"]) for p in photos])
+def _score_errors(photos: Entries, scores: Iterable[Scores | None]) -> FloatArray:
+    """Return the score error of each photo; NaN if a side has no scores."""
+    references = [photo["reference_scores"] for photo in photos]
+    return np.array(list(map(score_error, scores, references)))
 
 
 def _estimate_gain(gains: FloatArray, groups: Sequence[str]) -> Estimate:
@@ -128,7 +137,10 @@ def _estimate_gain(gains: FloatArray, groups: Sequence[str]) -> Estimate:
 
 
 def _compare_dimensions(photos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the adapter's error reduction in each dimension, p adjusted for seven tests."""
+    """Return the adapter's error reduction in each dimension, p adjusted for seven tests.
+
+    Scores are as generated.
+    """
     arms = JUDGED_ARMS["base"], JUDGED_ARMS["fine_tuned"]
     photos = [
         photo
@@ -139,7 +151,7 @@ def _compare_dimensions(photos: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {}
     reference = np.array([photo["reference_scores"] for photo in photos], float)
     base, tuned = (
-        np.abs(np.array([photo[arm]["scores"] for photo in photos], float) - reference)
+        np.abs(np.array([raw_scores(photo[arm]) for photo in photos], float) - reference)
         for arm in arms
     )
     groups = [photo["photo_group"] for photo in photos]

@@ -11,6 +11,7 @@ from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import EvaluationError
 from mondrian.core.gpu_errors import explain_gpu_errors
 from mondrian.core.params import Params
+from mondrian.critique.calibration import Calibration
 from mondrian.critique.prompt import build_row_messages
 from mondrian.evaluation.generation import check_memory
 from mondrian.inference.critique_log import ArmName
@@ -34,11 +35,12 @@ _BATCHES_PER_CHUNK = 4  # photos whose features are in memory at the same time
 
 @dataclass(frozen=True)
 class Arm:
-    """Which model critiques; `settings` is a hash of all that decides a critique."""
+    """Which model critiques; `settings` is a hash of all that decides a critique as generated."""
 
     name: ArmName
     adapter: str  # version; empty for the base alone
     settings: str
+    calibration: Calibration | None  # of its scores
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,21 @@ class CritiqueRequest:
 class Critic:
     """A base, and perhaps an adapter, with the prompt of an advisor.
 
-    adapter  folder; None for the base alone
-    compare  the base critiques too
+    adapter      folder; None for the base alone
+    compare      the base critiques too
+    calibration  of the adapter's scores
 
     Raises AdapterError if the adapter was trained with another base, prompt, schema or image size.
     """
 
-    def __init__(self, params: Params, advisor: str, adapter: Path | None, compare: bool) -> None:
+    def __init__(
+        self,
+        params: Params,
+        advisor: str,
+        adapter: Path | None,
+        compare: bool,
+        calibration: Calibration | None = None,
+    ) -> None:
         requirements = local_requirements(advisor, params)
         if adapter is not None:
             required = read_requirements(adapter, requirements)
@@ -78,7 +88,10 @@ class Critic:
         if adapter is None or compare:
             versions["base"] = ""
         self.arms = tuple(
-            Arm(name, version, hash_settings(settings | {"adapter": version}))
+            Arm(
+                *(name, version, hash_settings(settings | {"adapter": version})),
+                calibration if version else None,
+            )
             for name, version in versions.items()
         )
         self._adapter, self._is_attached = adapter, False
@@ -91,7 +104,14 @@ class Critic:
     def describe(self) -> str:
         """Return which models critique, in words."""
         base = f"base {self.vlm.source}"
-        return f"adapter {self._adapter}, {base}" if self._adapter else base
+        if not self._adapter:
+            return base
+        text = f"adapter {self._adapter}, {base}"
+        if calibration := self.arms[0].calibration:
+            text += ", scores calibrated"
+            if calibration.unjudged:
+                text += f" ({', '.join(calibration.unjudged)} not judged yet)"
+        return text
 
     @property
     def chunk_size(self) -> int:

@@ -7,12 +7,13 @@ adapter, prompt and settings.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mondrian.core.errors import DataError
-from mondrian.core.files import append_line, write_text
+from mondrian.core.files import append_line
+from mondrian.core.record_log import read_log, rewrite_log
+from mondrian.critique.calibration import AppliedCalibration, Calibration
 from mondrian.critique.schema import Critique, serialize_critique
 
 ArmName = Literal["fine_tuned", "base"]
@@ -31,13 +32,23 @@ class CritiqueRecord(BaseModel):
     adapter: str  # version; empty for the base alone
     settings: str  # sha256 of all that decides a critique besides the photo
     critique: Critique
+    calibration: AppliedCalibration | None = None  # None: the scores are as generated
 
     @property
     def key(self) -> RecordKey:
         return self.sha256, self.settings
 
+    def recalibrate(self, calibration: Calibration | None) -> Self:
+        """Return the record with its scores calibrated anew, or as generated if it is None."""
+        critique, applied = self.critique, self.calibration
+        if applied:
+            critique, applied = applied.restore(critique), None
+        if calibration:
+            critique, applied = calibration.apply(critique)
+        return self.model_copy(update={"critique": critique, "calibration": applied})
+
     def to_line(self) -> str:
-        content: dict[str, Any] = self.model_dump(exclude={"critique"})
+        content: dict[str, Any] = self.model_dump(exclude={"critique"}, exclude_none=True)
         critique = json.loads(serialize_critique(self.critique))
         return json.dumps(content | {"critique": critique}, ensure_ascii=False)
 
@@ -47,16 +58,10 @@ class CritiqueLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: dict[RecordKey, CritiqueRecord] = {}
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        for line in lines:
-            try:
-                record = CritiqueRecord.model_validate_json(line)
-            except ValidationError:  # a line that was cut short
-                continue
-            self.records[record.key] = record
-        if len(lines) > 1 and not self.records:
-            raise DataError(f"{path} holds no critiques of this command; give another --output")
+        explanation = "holds no critiques of this command; give another --output"
+        content = read_log(path, CritiqueRecord, explanation)
+        self.records: dict[RecordKey, CritiqueRecord] = {r.key: r for r in content.records}
+        self.other_lines = content.other_lines  # kept as they are
 
     def add(self, record: CritiqueRecord) -> None:
         """Store a record; it is on disk when this returns."""
@@ -64,7 +69,7 @@ class CritiqueLog:
         self.records[record.key] = record
 
     def rewrite(self, current: Iterable[CritiqueRecord]) -> None:
-        """Write the current records first and in order, then all others."""
+        """Write the current records first and in order, then all other records and lines."""
         ordered = {record.key: record for record in current}
         self.records = ordered | {k: r for k, r in self.records.items() if k not in ordered}
-        write_text(self.path, "".join(f"{r.to_line()}\n" for r in self.records.values()))
+        rewrite_log(self.path, (r.to_line() for r in self.records.values()), self.other_lines)

@@ -96,27 +96,28 @@ class PhotoCritiques:
         except ValueError as error:
             self._skip(photo, "invalid_critique", f"{arm.name}: {one_line(error, 160)}")
             return
-        log.add(
-            CritiqueRecord(
-                photo=photo.name,
-                sha256=photo.sha256,
-                advisor=self.advisor,
-                arm=arm.name,
-                base=self.critic.vlm.hash,
-                adapter=arm.adapter,
-                settings=arm.settings,
-                critique=critique,
-            )
+        record = CritiqueRecord(
+            photo=photo.name,
+            sha256=photo.sha256,
+            advisor=self.advisor,
+            arm=arm.name,
+            base=self.critic.vlm.hash,
+            adapter=arm.adapter,
+            settings=arm.settings,
+            critique=critique,
         )
+        log.add(record.recalibrate(arm.calibration))
         self.num_new += 1
 
     def _collect(self, log: CritiqueLog) -> None:
         """Gather the records of each photo, and order the log."""
         for photo in self.listing.photos:
-            keys = [(photo.sha256, arm.settings) for arm in self.critic.arms]
-            if all(key in log.records for key in keys):
-                records = tuple(log.records[key] for key in keys)
-                self.photos.append(CritiquedPhoto(photo, records))
+            found = [log.records.get((photo.sha256, arm.settings)) for arm in self.critic.arms]
+            records = [record for record in found if record]
+            if len(records) == len(found):
+                pairs = zip(records, self.critic.arms, strict=True)
+                calibrated = tuple(r.recalibrate(arm.calibration) for r, arm in pairs)
+                self.photos.append(CritiquedPhoto(photo, calibrated))
         if not self.photos:
             raise self.listing.explain_nothing()
         first = self._first_files()
@@ -128,7 +129,9 @@ class PhotoCritiques:
         )
 
 
-def describe_skipped(skipped: Sequence[SkippedFile]) -> list[str]:
+def describe_skipped(
+    skipped: Sequence[SkippedFile], full_list: str = "in critiques.csv"
+) -> list[str]:
     """Return the counts by reason and the first names, as lines; none without skipped files."""
     if not skipped:
         return []
@@ -138,5 +141,5 @@ def describe_skipped(skipped: Sequence[SkippedFile]) -> list[str]:
     files = sorted(skipped, key=lambda file: file.reason in _USUAL)
     lines += [f"  {f.name}: {f.describe()}" for f in files[:_MAX_EXAMPLES]]
     if len(files) > _MAX_EXAMPLES:
-        lines.append(f"  and {len(files) - _MAX_EXAMPLES} more, in critiques.csv")
+        lines.append(f"  and {len(files) - _MAX_EXAMPLES} more, {full_list}")
     return lines

@@ -120,6 +120,13 @@ class PhotoListing:
             self.skip(path, "image_unreadable", one_line(error))
 
 
+def check_folder(folder: Path) -> None:
+    """Raise DataError if it is a file or does not exist."""
+    if not folder.is_dir():
+        problem = "is a file; give its folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {problem}{suggest_path(folder)}")
+
+
 def is_photo_name(path: Path) -> bool:
     """Return whether a file is named like a photo, a raw file too."""
     return path.suffix.lower() in PHOTO_SUFFIXES

@@ -25,15 +25,16 @@ _DECODERS = min(4, os.cpu_count() or 1)
 _AHEAD = 16  # photos that are decoded before the model needs them
 
 
-def decode_photo(path: Path, preview: Path, min_pixels: int, max_pixels: int) -> Image.Image:
-    """Return a photo as the model sees it, as in the service, and write its preview.
+def decode_photo(path: Path, preview: Path | None, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Return a photo as the model sees it, as in the service; write a preview if it has a path.
 
     Raises PhotoError.
     """
     photo = read_photo(path)
     check_image(photo)
-    with suppress(OSError):  # a full disk is no fault of the photo; the page makes it again
-        write_bytes(preview, encode_preview(photo))
+    if preview is not None:
+        with suppress(OSError):  # a full disk is no fault of the photo; the page makes it again
+            write_bytes(preview, encode_preview(photo))
     return resize_to_fit(photo, min_pixels, max_pixels)
 
 
@@ -69,7 +70,7 @@ class PreviewFolder:
 
 
 def decode_ahead(
-    photos: Sequence[PhotoFile], previews: PreviewFolder, image_params: ImageParams
+    photos: Sequence[PhotoFile], previews: PreviewFolder | None, image_params: ImageParams
 ) -> Iterator[tuple[PhotoFile, Image.Image | PhotoError]]:
     """Yield photos in order with their image, or with the reason why they have none."""
     limits = DecoderLimits.for_pixels(_DECODE_SECONDS, MAX_PHOTO_PIXELS)
@@ -79,9 +80,8 @@ def decode_ahead(
         for i in range(len(photos) + _AHEAD):
             if i < len(photos):
                 photo = photos[i]
-                decode = partial(
-                    decoders.call, decode_photo, photo.path, previews.path(photo), *bounds
-                )
+                preview = previews.path(photo) if previews else None
+                decode = partial(decoders.call, decode_photo, photo.path, preview, *bounds)
                 pending.append((photo, pool.submit(decode)))
             if i >= _AHEAD:
                 photo, future = pending.popleft()

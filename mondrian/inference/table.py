@@ -1,6 +1,6 @@
 """critiques.csv: one row per photo, the highest overall score first, then the skipped files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mondrian.core.files import write_csv
@@ -9,6 +9,7 @@ from mondrian.inference.photo_critiques import CritiquedPhoto
 from mondrian.inference.photo_files import SkippedFile
 
 SCORES = ("overall_score", *DIMENSIONS)
+_FORMULA_STARTS = tuple("=+-@\t\r")  # a spreadsheet runs a text that begins so
 TEXTS = ("image_description", "key_strengths", "priority_improvements", "technical_notes")
 
 
@@ -35,7 +36,15 @@ def write_table(
     ]
     empty = [""] * (len(columns) - 2)
     rows += [[file.name, *empty, file.describe()] for file in sort_skipped(skipped)]
-    write_csv(path, columns, rows)
+    write_csv(path, columns, map(_escape_formulas, rows))
+
+
+def _escape_formulas(row: Iterable[object]) -> list[object]:
+    """Return the cells; an apostrophe precedes a text that a spreadsheet would run."""
+    return [
+        f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+        for cell in row
+    ]
 
 
 def list_scores(critique: Critique) -> tuple[float, ...]:

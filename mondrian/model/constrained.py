@@ -7,6 +7,7 @@ rest of the critique needs.
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -106,6 +107,10 @@ class GrammarState:
         self._in_text = self._escaped = False
         self.forced = self._advance()
 
+    def allows(self, token: int) -> bool:
+        """Return whether a token may come next."""
+        return bool(self.mask[token // 32] >> (token % 32) & 1)
+
     def accept_token(self, token: int) -> None:
         self._accept([token])
         self.forced = self._advance()
@@ -174,3 +179,22 @@ class GrammarState:
         reserved = needed + items_left * grammar.item_tokens + PUNCTUATION_MARGIN + 1
         spare = grammar.max_tokens - self._num_tokens - reserved
         return max(1, int(spare * TEXT_BUDGET_FRACTION) if items_left + texts else spare)
+
+
+def count_passes(grammar: CritiqueGrammar, tokens: Sequence[int]) -> int | None:
+    """Return the forward passes that constrained decoding takes for a completion.
+
+    None if it would generate other tokens: one is not allowed, or the critique ends elsewhere.
+    """
+    state, position, passes = GrammarState(grammar), 0, 0
+    while True:
+        forced = state.forced
+        if list(tokens[position : position + len(forced)]) != forced:
+            return None
+        position += len(forced)
+        if state.ended or position == len(tokens):
+            return passes if state.ended and position == len(tokens) else None
+        if not state.allows(tokens[position]):
+            return None
+        state.accept_token(tokens[position])
+        position, passes = position + 1, passes + 1

@@ -12,16 +12,32 @@ _ENV = {"LC_ALL": "C", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0"}
 _NOISE = ("hint:", "warning:", "Please make sure", "and the repository exists")
 
 
-def git(*args: str, root: Path = Path(), stdin: bytes = b"", index: Path | None = None) -> str:
+def git(
+    *args: str,
+    root: Path = Path(),
+    stdin: bytes = b"",
+    index: Path | None = None,
+    config: Sequence[str] = (),
+) -> str:
     """Return the output of a git command, or raise ReleaseError with git's message."""
-    return git_bytes(*args, root=root, stdin=stdin, index=index).decode(errors="replace").strip()
+    output = git_bytes(*args, root=root, stdin=stdin, index=index, config=config)
+    return output.decode(errors="replace").strip()
 
 
 def git_bytes(
-    *args: str, root: Path = Path(), stdin: bytes = b"", index: Path | None = None
+    *args: str,
+    root: Path = Path(),
+    stdin: bytes = b"",
+    index: Path | None = None,
+    config: Sequence[str] = (),
 ) -> bytes:
-    """Return the output as bytes; `index` is a file to use instead of the repository's index."""
-    env, command = os.environ | _ENV, ["git", *args]
+    """Return the output as bytes.
+
+    index   file to use instead of the repository's index
+    config  settings such as gpg.format=ssh, before those of any file or environment variable
+    """
+    settings = [word for setting in config for word in ("-c", setting)]
+    env, command = os.environ | _ENV, ["git", *settings, *args]
     if index is not None:
         env["GIT_INDEX_FILE"] = str(index)
     try:

@@ -226,10 +226,10 @@ def read_activation(folder: Path) -> Activation | None:
 
 def check_integrity(folder: Path, release: Release) -> None:
     """Raise ReleaseError unless a folder has exactly the files of a release, and perhaps junk."""
-    names = {RELEASE_FILE, *(file.name for file in release.files)}
+    names = {RELEASE_FILE, *(file.name for file in release.installed_files)}
     extra = sorted({path.name for path in folder.iterdir() if not is_junk(path.name)} - names)
     problems = [f"{name} is not part of it" for name in extra]
-    for released in release.files:
+    for released in release.installed_files:
         name, file = released.name, folder / released.name
         try:
             file_stat = file.lstat()

@@ -7,6 +7,7 @@ the process is killed, it stays active.
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from mondrian.core.adapter_folder import adapter_version
@@ -17,26 +18,44 @@ from mondrian.model.provenance import AdapterRequirements, check_requirements, l
 from mondrian.registry import download, git, tags
 from mondrian.registry.download import VersionSource
 from mondrian.registry.local_store import LocalStore, check_integrity, read_local_record
-from mondrian.registry.release_record import RELEASE_FILE, Release, read_record, record_path
+from mondrian.registry.release_record import (
+    CARD_FILE,
+    RELEASE_FILE,
+    Release,
+    card_path,
+    read_record,
+    record_path,
+)
+from mondrian.registry.signature import Signers
 from mondrian.registry.tags import TaggedVersion
 from mondrian.registry.version import Version, check_name, parse_version, version_tag
 
 MIN_FREE_BYTES = 64 << 20  # that a download must leave on the disk
-Record = tuple[bytes, Release]  # a release.json, as bytes and parsed
 SmokeTest = Callable[[Path, str], object]  # of an adapter folder, named by its tag; may raise
 
 
 @dataclass(frozen=True)
 class VersionSelector:
-    """A version by its number, or by its stage."""
+    """A version by its number, or by its stage, and the keys that must have signed it, if any."""
 
     rev: str | None
     stage: str | None
+    signers: Signers | None = None
 
     def select(self, versions: list[TaggedVersion], advisor: str) -> TaggedVersion:
         if self.stage is not None:
             return tags.find_by_stage(self.stage, versions, advisor)
         return tags.find_by_version(self.rev or "", versions, advisor)
+
+
+@dataclass(frozen=True)
+class TagContent:
+    """What the tag of a version holds; `card` is None in versions without one."""
+
+    record: bytes  # release.json
+    release: Release
+    card: bytes | None
+    signer: str | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class PullResult:
     release: Release
     downloaded_bytes: int
     previous_version: Version | None
+    signer: str | None  # None if no signature was asked for
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,8 @@ def pull(
         download.fetch_tags(source, advisor, repo_folder)
         tagged = selector.select(tags.list_tagged_versions(advisor, repo_folder), advisor)
         version = tagged.version
-        record, release = _read_tagged_record(tagged, advisor, repo_folder)
+        content = _read_tag(tagged, advisor, repo_folder, selector.signers)
+        record, release = content.record, content.release
         hashes = (release.prompt_sha256, release.schema_sha256)
         required = AdapterRequirements(release.advisor, *hashes, release.image)
         check_requirements(required, local, release.tag)
@@ -78,7 +99,7 @@ def pull(
         if is_installed:
             folder = store.version_folder(version)
         else:
-            _download_and_verify(source, repo_folder, release, record, folder)
+            _download_and_verify(source, repo_folder, content, folder)
         with progress_bar(desc=f"{release.tag}: smoke test", bar_format="{desc}"):
             smoke_test(folder, release.tag)
         previous = store.active_version()
@@ -86,18 +107,30 @@ def pull(
             store.install(folder, version)
         _activate(store, version, record)
     downloaded_bytes = 0 if is_installed else release.size
-    return PullResult(release, downloaded_bytes, None if previous == version else previous)
+    before = None if previous == version else previous
+    return PullResult(release, downloaded_bytes, before, content.signer)
 
 
-def _read_tagged_record(tagged: TaggedVersion, advisor: str, repo_folder: Path) -> Record:
-    path = record_path(advisor, tagged.version)
-    content = git.read_file_at(tagged.commit, path, repo_folder)
-    if content is None:
+def _read_tag(
+    tagged: TaggedVersion, advisor: str, repo_folder: Path, signers: Signers | None
+) -> TagContent:
+    """Return what a tag holds; raise ReleaseError before it is parsed if its signature is bad."""
+    version, path = tagged.version, record_path(advisor, tagged.version)
+    tag = version_tag(advisor, version)
+    record = git.read_file_at(tagged.commit, path, repo_folder)
+    if record is None:
         raise ReleaseError(
-            f"the tag {version_tag(advisor, tagged.version)} has no {path}, so it was not made by "
-            "mondrian release; release it"
+            f"the tag {tag} has no {path}, so it was not made by mondrian release; release it"
         )
-    return content, read_record(content, advisor, tagged.version, path)
+    signer = signers.verify(repo_folder, tag, tagged.commit, record) if signers else None
+    release = read_record(record, advisor, version, path)
+    card = git.read_file_at(tagged.commit, card_path(advisor, version), repo_folder)
+    if release.card and (card is None or sha256(card).hexdigest() != release.card.sha256):
+        raise ReleaseError(
+            f"{tag}: {card_path(advisor, version)} is not as released; who changed it? Release "
+            "the next version"
+        )
+    return TagContent(record, release, card if release.card else None, signer)
 
 
 def _is_installed(store: LocalStore, version: Version, record: bytes, release: Release) -> bool:
@@ -117,8 +150,9 @@ def _is_installed(store: LocalStore, version: Version, record: bytes, release: R
 
 
 def _download_and_verify(
-    source: VersionSource, repo_folder: Path, release: Release, record: bytes, folder: Path
+    source: VersionSource, repo_folder: Path, content: TagContent, folder: Path
 ) -> None:
+    release = content.release
     folder.mkdir()
     free = shutil.disk_usage(folder).free
     if free < release.size + MIN_FREE_BYTES:
@@ -126,7 +160,9 @@ def _download_and_verify(
             f"{release.tag} needs {release.size / 1e6:.0f} MB and {MIN_FREE_BYTES / 1e6:.0f} MB "
             f"to spare, {free / 1e6:.0f} MB are free; free disk space"
         )
-    (folder / RELEASE_FILE).write_bytes(record)
+    (folder / RELEASE_FILE).write_bytes(content.record)
+    if content.card is not None:
+        (folder / CARD_FILE).write_bytes(content.card)
     with progress_bar(total=release.size, desc=release.tag, unit="B", unit_scale=True) as bar:
         download.download(source, repo_folder, release, folder, bar.update)
     try:

@@ -1,12 +1,15 @@
 """Release the adapter that dvc repro built as a version, if its gates hold or a person overrides.
 
-One commit holds its record (and dvc.yaml, the first time), and GTO's tag names that commit. If the
-process is killed between the two, the same command again sets the tag.
+One commit holds its record and model card (and dvc.yaml, the first time), and a tag as of GTO names
+that commit. If the process is killed between the two, the same command again sets the tag.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,10 +19,22 @@ from mondrian.core.errors import MondrianError, ReleaseError, one_line
 from mondrian.core.files import read_json
 from mondrian.core.params import Params
 from mondrian.evaluation.gates import list_release_faults
+from mondrian.evaluation.headline import (
+    CROSSVALIDATION,
+    VAL,
+    choose_headline,
+    headline_gates,
+    headline_verdict,
+)
+from mondrian.evaluation.preference import read_preference
 from mondrian.model.provenance import read_recipe
 from mondrian.registry import git, release_record, tags
+from mondrian.registry.adapter_calibration import read_calibration
 from mondrian.registry.build_check import BuiltAdapter, verify_built_adapter
-from mondrian.registry.release_record import Release
+from mondrian.registry.final_test import describe_final_test, run_final_test
+from mondrian.registry.model_card import AdapterResults, render_model_card
+from mondrian.registry.release_record import CARD_FILE, FinalTest, Release, ReleaseFile
+from mondrian.registry.signature import check_key, format_record_line
 from mondrian.registry.tags import TaggedVersion
 from mondrian.registry.version import Version, check_name, parse_new_version, parse_version
 
@@ -36,26 +51,36 @@ class ReleaseResult:
 
 
 def release(
-    advisor: str, requested_version: str, reason: str | None, params: Params
+    advisor: str,
+    requested_version: str,
+    reason: str | None,
+    params: Params,
+    key: Path | None = None,
 ) -> ReleaseResult:
-    """Release the adapter that dvc repro built, or raise ReleaseError; a reason overrides gates."""
+    """Release the adapter that dvc repro built, or raise ReleaseError; a reason overrides gates.
+
+    key  SSH key that signs the version
+    """
     check_name(advisor)
     git.read_head()
+    if key is not None:
+        check_key(key)
     reason = (reason or "").strip() or None
     versions = tags.list_tagged_versions(advisor)
     version = parse_new_version(advisor, requested_version, [tag.version for tag in versions])
     interrupted = _find_interrupted_release(advisor, version)
     built = verify_built_adapter(advisor, params)
-    evaluation = _summarize_evaluation(built, reason, params)
-    _check_not_released(built, versions, advisor)
-    new_record = _build_record(built, evaluation, advisor, version, reason)
-    commit, record = interrupted or (_commit(new_record), new_record)
+    summary = _summarize_evaluation(built, reason, params)
+    releases = _read_releases(versions, advisor)
+    _check_not_released(built, releases)
+    new_record = _build_record(built, summary, advisor, version, reason)
+    commit, record = interrupted or _commit_release(new_record, releases, built, params)
     if set(record.files) != set(built.files):
         raise ReleaseError(
             f"a release of another adapter as {version} was interrupted after its commit "
             f"{commit[:8]}; use the next version"
         )
-    tags.register(advisor, version, commit, _describe_release(record))
+    _tag(record, commit, key)
     return ReleaseResult(record, built.remote)
 
 
@@ -78,6 +103,7 @@ def _summarize_evaluation(
     content = read_json(built.evaluation)
     try:
         failed = list_release_faults(content, params.evaluate.gates)
+        _ = content["comparisons"], content["photograph_groups"]  # the model card has them
         tuned, base = content["fine_tuned"], content["base"]
         figures = {
             "index": tuned["quality_index"],
@@ -97,29 +123,33 @@ def _summarize_evaluation(
         )
         raise ReleaseError("\n  ".join([first, *failed]))
     return {
-        "verdict": content["verdict"],
-        "photographs": content["photographs"],
+        "verdict": headline_verdict(content),
+        "photographs": choose_headline(content)[1]["photographs"],
         "figures": figures,
-        "gates": content["gates"],
+        "gates": headline_gates(content),
         "failed": tuple(failed),
     }
 
 
-def _check_not_released(built: BuiltAdapter, versions: list[TaggedVersion], advisor: str) -> None:
-    """Raise ReleaseError if the same bytes are a version already."""
+def _read_releases(versions: list[TaggedVersion], advisor: str) -> list[Release]:
+    """Return the records of all versions, but not of tags made by hand."""
+    releases = []
     for tag in versions:
         path = release_record.record_path(advisor, tag.version)
         content = git.read_file_at(tag.commit, path)
-        if content is None:
-            continue  # a tag made by hand
-        try:
-            record = release_record.read_record(content, advisor, tag.version, path)
-        except MondrianError:
-            continue
+        if content is not None:
+            with suppress(MondrianError):
+                releases.append(release_record.read_record(content, advisor, tag.version, path))
+    return releases
+
+
+def _check_not_released(built: BuiltAdapter, releases: list[Release]) -> None:
+    """Raise ReleaseError if the same bytes are a version already."""
+    for record in releases:
         if set(record.files) == set(built.files):
             raise ReleaseError(
-                f"{built.folder} is {record.tag} already, byte for byte; "
-                f"promote that: mondrian promote {advisor} --version {tag.version} --stage prod"
+                f"{built.folder} is {record.tag} already, byte for byte; promote that: "
+                f"mondrian promote {record.advisor} --version {record.version} --stage prod"
             )
 
 
@@ -144,6 +174,7 @@ def _build_record(
                 "data_sha256": recipe_json["data_sha256"],
                 "image": recipe_json["image"],
                 "evaluation": metrics,
+                "calibration": read_calibration(built.evaluation, adapter_version(built.folder)),
                 "commit": built.commit,
                 "by": git.git("var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0],
                 "released_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -157,19 +188,70 @@ def _build_record(
         ) from None
 
 
-def _commit(record: Release) -> str:
-    path = release_record.record_path(record.advisor, parse_version(record.version))
-    files = {path: release_record.serialize_record(record)}
+def _commit_release(
+    record: Release, releases: list[Release], built: BuiltAdapter, params: Params
+) -> tuple[str, Release]:
+    """Read test, write the model card and commit both; ReleaseError if test refuses."""
+    record = _add_final_test(record, run_final_test(record, releases, params))
+    results = AdapterResults(
+        _read_evaluations(built), read_preference(built.evaluation.parent, record.adapter_version)
+    )
+    limit = params.evaluate.max_new_tokens
+    card = render_model_card(record, results, built.folder, limit).encode()
+    card_file = ReleaseFile(name=CARD_FILE, size=len(card), sha256=sha256(card).hexdigest())
+    record = record.model_copy(update={"card": card_file})
+    return _commit(record, card), record
+
+
+def _add_final_test(record: Release, test: FinalTest | None) -> Release:
+    """Return the record with what test said; a reason overrides that it is WORSE."""
+    evaluation = record.evaluation
+    if test is not None and test.verdict == "WORSE":
+        fault = f"the final {describe_final_test(test)}"
+        if record.reason is None:
+            raise ReleaseError(
+                f'{fault}; do not release this adapter, or say why it may be: --reason "…"'
+            )
+        failed = (*evaluation.failed, fault)
+        evaluation = evaluation.model_copy(update={"failed": failed})
+    return record.model_copy(update={"test": test, "evaluation": evaluation})
+
+
+def _read_evaluations(built: BuiltAdapter) -> dict[str, dict[str, Any]]:
+    """Return the evaluation on val, and the cross-validation if there was one."""
+    evaluation = read_json(built.evaluation)
+    crossvalidation = evaluation.get("crossvalidation")
+    others = {CROSSVALIDATION: crossvalidation} if crossvalidation else {}
+    return {VAL: evaluation, **others}
+
+
+def _commit(record: Release, card: bytes) -> str:
+    advisor, version = record.advisor, parse_version(record.version)
+    files = {
+        release_record.record_path(advisor, version): release_record.serialize_record(record),
+        release_record.card_path(advisor, version): card,
+    }
     text = (git.read_file_at("HEAD", DVC_YAML) or b"").decode()
-    if (updated := add_artifact(text, record.advisor)) != text:
+    if (updated := add_artifact(text, advisor)) != text:
         files[DVC_YAML] = updated.encode()
-    message = f"Release {record.advisor} {record.version}\n\n{_describe_release(record)}\n"
+    message = f"Release {advisor} {record.version}\n\n{_describe_release(record)}\n"
     return git.commit_files(record.commit, files, message)
+
+
+def _tag(record: Release, commit: str, key: Path | None) -> None:
+    """Tag the commit; the message binds the record to the tag, so that a signature covers it."""
+    path = release_record.record_path(record.advisor, parse_version(record.version))
+    content = git.read_file_at(commit, path)
+    assert content is not None
+    message = f"{_describe_release(record)}\n\n{format_record_line(content)}\n"
+    tags.register(record.tag, commit, message, key)
 
 
 def _describe_release(record: Release) -> str:
     evaluation, figures = record.evaluation, record.evaluation.figures
     text = f"{evaluation.verdict}, index {figures.index:.1f} (base {figures.base_index:.1f})"
+    if record.test is not None:
+        text += f", test {record.test.verdict}"
     if evaluation.failed:
         text += f"; released although {'; '.join(evaluation.failed)}: {record.reason}"
     return text

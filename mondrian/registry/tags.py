@@ -21,6 +21,7 @@ from scmrepo.git import Git
 
 from mondrian.core.errors import ReleaseError
 from mondrian.registry import git
+from mondrian.registry.signature import git_signing_config
 from mondrian.registry.version import Version, check_name, parse_version
 
 MAX_CLOCK_SKEW_SECONDS = 3.0
@@ -83,10 +84,11 @@ def find_by_version(rev: str, versions: list[TaggedVersion], advisor: str) -> Ta
     raise ReleaseError(f"{advisor} has no version {version} (it has {last}); was its tag pushed?")
 
 
-def register(advisor: str, version: Version, commit: str, message: str) -> None:
-    """Tag a commit as a version."""
-    with _translate_errors():
-        api.register(".", advisor, commit, version=str(version), message=message)
+def register(tag: str, commit: str, message: str, key: Path | None) -> None:
+    """Tag a commit as a version, as GTO does, and sign the tag if there is a key."""
+    config = git_signing_config(key) if key else ("tag.gpgSign=false",)
+    kind = "--sign" if key else "--annotate"
+    git.git("tag", kind, "--cleanup=verbatim", "-m", message, tag, commit, config=config)
 
 
 def promote(advisor: str, requested_version: str, stage: str) -> str | None:

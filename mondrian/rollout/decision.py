@@ -9,6 +9,7 @@ from mondrian.rollout.confidence_sequences import Interval
 from mondrian.rollout.config import RolloutConfig
 from mondrian.rollout.formatting import (
     format_difference,
+    format_guardrail_verdict,
     format_hours,
     format_limit,
     percent,
@@ -114,7 +115,7 @@ def _explain_hold(assessment: Assessment, record: RolloutRecord) -> str:
     if record.state == HELD:
         held = "held until a person resumes it"
         return f"{held}: {record.reason}" if record.reason else held
-    return "; ".join(_describe_guardrails(assessment, "shared", "uncertain"))
+    return "; ".join(_describe_guardrails(assessment, "not surely worse", "uncertain"))
 
 
 def _explain_shortfall(assessment: Assessment, requires: str) -> str:
@@ -159,10 +160,9 @@ def _describe_guardrail(result: GuardrailResult) -> str:
     newest = f" in the newest {result.newest_jobs} critiques" if result.newest_jobs else ""
     limit = format_limit(result.limit, result.is_minimum)
     control = f", control {_describe_share(result.control)}" if result.control.count else ""
-    verdict = "beyond it, but so is the control" if result.verdict == "shared" else result.verdict
     return (
         f"{result.description} ({result.name}): {_describe_share(result.estimate)}{newest}, "
-        f"limit {limit}{control}: {verdict}"
+        f"limit {limit}{control}: {format_guardrail_verdict(result.verdict)}"
     )
 
 

@@ -67,6 +67,13 @@ def format_limit(limit: float, is_minimum: bool) -> str:
     return f"at {'least' if is_minimum else 'most'} {percent(limit)}"
 
 
+def format_guardrail_verdict(verdict: str) -> str:
+    """Format a verdict that means something only with its limit and control in full."""
+    if verdict == "not surely worse":
+        return "beyond the limit, but not surely worse than the control"
+    return verdict
+
+
 def format_time(iso: str | None) -> str:
     """Format an ISO time to the minute."""
     return iso[:16].replace("T", " ") if iso else UNKNOWN

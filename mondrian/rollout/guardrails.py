@@ -28,7 +28,7 @@ RESTART_JOBS, NEWEST_JOBS = 10, 500
 RESTART_LEVEL = 1 - 1e-4
 _MAX_SLOW_SHARE = 0.05  # share of critiques beyond a p95
 _WHOLE_STEP = 0  # index of the sequence that never restarted
-GuardrailVerdict = Literal["no data", "holds", "uncertain", "shared", "violated"]
+GuardrailVerdict = Literal["no data", "holds", "uncertain", "not surely worse", "violated"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class GuardrailResult:
     """A guardrail: shares of the candidate's and the control's clients against a limit.
 
     newest_jobs  of the candidate, if the estimates are from these only; None: from the whole step
-    verdict      violated: surely beyond the limit and surely worse than the control; shared: not
-                 surely worse than the control; uncertain: the share is beyond the limit, but not
-                 its whole interval
+    verdict      violated: surely beyond the limit and surely worse than the control; not surely
+                 worse: surely beyond the limit, but not surely worse than the control; uncertain:
+                 the share is beyond the limit, but not its whole interval
     """
 
     name: str
@@ -85,7 +85,7 @@ def _check_guardrail(
 
 
 # What a restarted sequence can say; the others are about the whole step.
-_SEVERITY: dict[GuardrailVerdict, int] = {"shared": 1, "violated": 2}
+_SEVERITY: dict[GuardrailVerdict, int] = {"not surely worse": 1, "violated": 2}
 
 
 def _judge(
@@ -100,7 +100,7 @@ def _judge(
         is_beyond, is_worse = candidate.low > limit, candidate.low > control.high
         is_mean_beyond = candidate.mean > limit
     if num_jobs >= MIN_JOBS and is_beyond:
-        return "violated" if is_worse or not control.count else "shared"
+        return "violated" if is_worse or not control.count else "not surely worse"
     return "uncertain" if is_mean_beyond else "holds"
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, or_, select
 
 from mondrian.core.fields import parse_timestamp
 from mondrian.storage.feedback import load_rollout_feedback
+from mondrian.storage.job_reader import read_rows
 from mondrian.storage.jobs import COMPLETED_STATUSES, ENDED_BY_CLIENT, FAILED_STATUSES
 from mondrian.storage.tables import CANDIDATE, jobs
 
@@ -79,8 +80,12 @@ def load_observations(engine: Engine, rollout: str, since: float) -> list[Observ
         is_own_version,
     )
     with engine.execution_options(reads=True).begin() as connection:
-        rows = connection.execute(query).mappings().all()
-    observations = [_build_observation(dict(row), feedback_by_job.get(row["id"])) for row in rows]
+        rows = read_rows(connection.execute(query))
+    observations = [
+        _build_observation(row, feedback_by_job.get(row["id"]))
+        for row in rows
+        if None not in (row["queued_at"], row["share"], row["step"])  # else it is damaged
+    ]
     return sorted(observations, key=lambda obs: (obs.ended_at, obs.queued_at, obs.id))
 
 

@@ -38,10 +38,7 @@ def render_html_cards(critique: Critique) -> str:
 
 
 def replace_scores(critique: Critique, scores: tuple[float, ...], overall: float) -> Critique:
-    dimensions = tuple(
-        d.model_copy(update={"score": s}) for d, s in zip(critique.dimensions, scores, strict=True)
-    )
-    return critique.model_copy(update={"dimensions": dimensions, "overall_score": overall})
+    return critique.with_scores(scores, overall)
 
 
 def build_example_prompt() -> str:

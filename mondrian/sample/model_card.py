@@ -18,7 +18,7 @@ from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
 from mondrian.sample.base_files import BASE_FOLDER, IMAGE_HEIGHT, IMAGE_WIDTH
 from mondrian.sample.corpus import generate_persona
-from mondrian.sample.pretrain_data import PretrainSettings
+from mondrian.sample.pretrain_data import SURVEY_TOKENS, PretrainSettings
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import PLAIN_TASTE, score_scene
 
@@ -86,6 +86,7 @@ def write_card(folder: Path, settings: PretrainSettings) -> None:
         width=IMAGE_WIDTH,
         height=IMAGE_HEIGHT,
         rows=2 * settings.batch,
+        survey_tokens=SURVEY_TOKENS,
         compliance=compliance,
         tokens=tokens,
         table=format_score_table(predicted, true),

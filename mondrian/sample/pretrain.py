@@ -1,13 +1,15 @@
 """Pre-train mondrian-tiny from scratch: `python -m mondrian.sample.pretrain`.
 
 Rendered scenes -> models/base/mondrian-tiny. First the vision tower learns the true attributes of a
-scene (warm-up), then the model learns to write the plain critique of it, at last to get the scores
-right. The seed determines scenes, order and initial weights, but two runs are not bitwise equal
-(docs/limits.md). Two processes share the work and average their gradients. At the end the result is
-measured and its model card is written.
+scene (warm-up), then the model learns to write the plain critique of it, then to get the scores
+right. At last the tower learns to show each attribute in the mean of its tokens, and the model to
+name all of them at the start of a critique. The seed determines scenes, order and weights. Two
+processes share the work and average their gradients. At the end the result is measured and its
+model card is written.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -30,15 +32,17 @@ from mondrian.core.files import open_atomic_folder
 from mondrian.core.terminal import progress_bar
 from mondrian.sample import base_files, corpus, weights
 from mondrian.sample.model_card import write_card
-from mondrian.sample.pretrain_data import BatchSampler, Images, PretrainSettings
-from mondrian.sample.pretrain_model import PretrainModel
+from mondrian.sample.pretrain_data import PHASES, BatchSampler, Images, PretrainSettings
+from mondrian.sample.pretrain_model import AttributeProbe, MeanProbe, PretrainModel
 from mondrian.sample.scene import draw_scene, render
 from mondrian.training.distributed import run_local_ranks
 
 RANKS = 2
-PHASES = ("write", "refine")
 BASE_FILE_PATTERNS = ("*.json", "*.jinja", "*.safetensors", "README.md")
-_SIZE_FLAGS = ("scenes", "warmup_steps", "steps", "refine_steps", "held_out")
+_STEP_FLAGS = ("warmup_steps", "steps", "refine_steps", "tower_steps", "survey_steps")
+_SIZE_FLAGS = ("scenes", *_STEP_FLAGS, "held_out")
+
+Step = tuple[Callable[..., mx.array], Any]  # a loss function and its arguments
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Schedule:
     name: str
     steps: int
     rate: float
-    next_batch: Callable[[int], tuple[Callable[..., mx.array], Any]]
+    next_batch: Callable[[int], Step]
 
 
 def render_all(settings: PretrainSettings, path: Path) -> None:
@@ -98,33 +102,57 @@ def train_rank(phase: str, settings: PretrainSettings, images: Path, folder: Pat
     sampler = BatchSampler(settings, images, tokenizer, rank, phase)
     base = weights.build_model(folder, settings.seed)
     mx.random.seed(settings.seed)
-    model = PretrainModel(base)
+    model = PretrainModel(base, MeanProbe(settings.seed) if phase == "survey" else AttributeProbe())
+    if phase != PHASES[0]:
+        weights.load_weights(base, folder)
 
     def log(text: str) -> None:
         if rank == 0:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
-    def next_probe_batch(_: int) -> tuple[Callable[..., mx.array], Any]:
-        batch, indices = sampler.draw_images()
-        return model.probe_loss, (batch, sampler.attributes(indices))
-
-    def next_text_batch(step: int) -> tuple[Callable[..., mx.array], Any]:
-        if step % settings.prose_every == 1:
-            return model.prose_loss, (sampler.draw_prose(),)
-        mixed_styles = step % settings.mixed_styles_every == 0
-        return model.critique_loss, (sampler.draw_critiques(mixed_styles), phase == "write")
-
-    if phase == "write":
-        warmup = Schedule("see", settings.warmup_steps, settings.warmup_rate, next_probe_batch)
-        train_model(model, warmup, log)
-        schedule = Schedule("write", settings.steps, settings.rate, next_text_batch)
-    else:
-        weights.load_weights(base, folder)
-        schedule = Schedule("refine", settings.refine_steps, settings.refine_rate, next_text_batch)
-    train_model(model, schedule, log)
+    for schedule in plan_phase(phase, settings, Batches(model, sampler, phase)):
+        train_model(model, schedule, log)
     if rank == 0:
         weights.save_weights(base, folder)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The next batch of each kind, with the loss function that it trains."""
+
+    model: PretrainModel
+    sampler: BatchSampler
+    phase: str
+
+    def probe(self, _: int) -> Step:
+        images, indices = self.sampler.draw_images()
+        return self.model.probe_loss, (images, self.sampler.attributes(indices))
+
+    def text(self, step: int) -> Step:
+        settings = self.sampler.settings
+        if step % settings.prose_every == 1:
+            return self.model.prose_loss, (self.sampler.draw_prose(),)
+        mixed_styles = step % settings.mixed_styles_every == 0
+        batch = self.sampler.draw_critiques(mixed_styles)
+        return self.model.critique_loss, (batch, self.phase != "refine")
+
+    def survey(self, step: int) -> Step:
+        """Return a batch of surveys, or in every critiques_every-th step one of `text`."""
+        settings = self.sampler.settings
+        if step % settings.critiques_every == 0:
+            return self.text(step // settings.critiques_every)
+        return self.model.critique_loss, (self.sampler.draw_surveys(), True)
+
+
+def plan_phase(phase: str, settings: PretrainSettings, batches: Batches) -> list[Schedule]:
+    if phase == "write":
+        warmup = Schedule("see", settings.warmup_steps, settings.warmup_rate, batches.probe)
+        return [warmup, Schedule("write", settings.steps, settings.rate, batches.text)]
+    if phase == "refine":
+        return [Schedule("refine", settings.refine_steps, settings.refine_rate, batches.text)]
+    tower = Schedule("tower", settings.tower_steps, settings.tower_rate, batches.probe)
+    return [tower, Schedule("survey", settings.survey_steps, settings.survey_rate, batches.survey)]
 
 
 def parse_args() -> argparse.Namespace:
@@ -133,6 +161,9 @@ def parse_args() -> argparse.Namespace:
     for name in _SIZE_FLAGS:
         default = getattr(PretrainSettings(), name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    parser.add_argument(
+        "--continue_from", type=Path, help="run only the last phase, from the weights of this base"
+    )
     parser.add_argument("--images", type=Path, help=argparse.SUPPRESS)  # of a rank
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)  # of a rank
     return parser.parse_args()
@@ -149,10 +180,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
         open_atomic_folder(args.output_dir, BASE_FILE_PATTERNS) as staging,
     ):
+        if args.continue_from:
+            shutil.copytree(args.continue_from, staging, dirs_exist_ok=True)
+        else:
+            base_files.write_base_files(staging, corpus.tokenizer_corpus(settings.seed))
         images = Path(scratch) / "scenes.npy"
         render_all(settings, images)
-        base_files.write_base_files(staging, corpus.tokenizer_corpus(settings.seed))
-        for phase in PHASES:
+        for phase in PHASES[-1:] if args.continue_from else PHASES:
             options = {**sizes, "output_dir": staging, "images": images, "phase": phase}
             flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
             run_local_ranks([sys.executable, "-m", "mondrian.sample.pretrain", *flags], RANKS)

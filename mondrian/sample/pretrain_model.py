@@ -45,12 +45,32 @@ class AttributeProbe(nn.Module):
         return self.out(nn.relu(self.hidden(x.reshape(x.shape[0], -1)))) + 0.5
 
 
+class MeanProbe(nn.Module):
+    """Reads each attribute from the mean of the image tokens, along a fixed direction.
+
+    The directions are orthogonal and the gain is fixed, so the tower must show all attributes
+    equally strongly. A probe with weights of its own amplifies what the tower shows faintly, such
+    as the depth and the balance; the language model does not learn to read that.
+    """
+
+    gain = 4.0  # along a direction, from the lowest to the highest attribute
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        normal = np.random.default_rng(seed).normal(size=(HIDDEN_SIZE, len(ATTRIBUTES)))
+        self._directions = mx.array(np.linalg.qr(normal)[0].astype(np.float32))  # no parameter
+
+    def __call__(self, merged: mx.array, _: list[mx.array]) -> mx.array:
+        mean = mx.fast.rms_norm(merged, None, 1e-6).mean(axis=1)
+        return mean @ self._directions / self.gain + 0.5
+
+
 class PretrainModel(nn.Module):
     """The model and its probe as one tree of weights."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, probe: nn.Module) -> None:
         super().__init__()
-        self.model, self.probe = model, AttributeProbe()
+        self.model, self.probe = model, probe
 
     def encode_images(self, images: Images) -> tuple[mx.array, list[mx.array]]:
         """Return merged features and DeepStack levels, each (images, image tokens, width)."""

@@ -20,6 +20,7 @@ Floats = NDArray[np.floating]
 
 def build_model(folder: Path, seed: int) -> Any:
     """Return a new model of the folder's config; all weights are trainable."""
+    mx.random.seed(seed)  # MLX draws the biases
     model = Model(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
     model.unfreeze()
     initialize_weights(model, seed)

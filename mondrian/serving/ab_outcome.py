@@ -6,7 +6,7 @@ at all times together (mondrian.rollout.confidence_sequences), so a person may l
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 from typing import Any
@@ -23,6 +23,7 @@ from mondrian.rollout.confidence_sequences import (
 from mondrian.rollout.formatting import SHARE_FORMAT, UNKNOWN, format_value, percent, plural
 from mondrian.serving.assignment import NO_RAG
 from mondrian.storage.history import HISTORY_KINDS
+from mondrian.storage.job_reader import read_rows
 from mondrian.storage.jobs import COMPLETED_STATUSES
 from mondrian.storage.tables import jobs, preferences
 
@@ -141,22 +142,23 @@ def load_ab_outcomes(engine: Engine, advisor: str = "") -> list[AbOutcome]:
     """Return the outcome of each experiment and advisor that has critiques or votes, by name."""
     outcomes: dict[tuple[str, str], AbOutcome] = {}
 
-    def outcome(row: Any) -> AbOutcome:
-        key = (row.experiment or "", row.advisor or "")
+    def outcome(row: Mapping[Any, Any]) -> AbOutcome:
+        key = (row["experiment"] or "", row["advisor"] or "")
         return outcomes.setdefault(key, AbOutcome(*key))
 
     with engine.execution_options(reads=True).begin() as connection:
-        for row in connection.execute(_critique_counts()):
-            if row.is_fallback:
-                outcome(row).fallbacks += row.critiques
+        for group in connection.execute(_critique_counts()).mappings():
+            if group["is_fallback"]:
+                outcome(group).fallbacks += group["critiques"]
             else:
-                outcome(row).critiques[row.model_used.removeprefix(_AB_PREFIX)] += row.critiques
-        for row in connection.execute(_ratings()):
-            if not row.is_fallback:
-                rating = (row.model_used.removeprefix(_AB_PREFIX), row.thumbs > 0)
+                arm = group["model_used"].removeprefix(_AB_PREFIX)
+                outcome(group).critiques[arm] += group["critiques"]
+        for row in read_rows(connection.execute(_ratings())):
+            if row["thumbs"] and not row["is_fallback"]:
+                rating = (row["model_used"].removeprefix(_AB_PREFIX), row["thumbs"] > 0)
                 outcome(row).ratings.append(rating)
-        for row, preferred in _load_votes(connection):
-            outcome(row).votes[preferred] += 1
+        for vote, preferred in _load_votes(connection):
+            outcome(vote).votes[preferred] += 1
     return [outcomes[key] for key in sorted(outcomes) if advisor in ("", key[1])]
 
 
@@ -186,11 +188,13 @@ def _critique_counts() -> Any:
 
 
 def _ratings() -> Any:
-    query = select(*_groups, _is_fallback, jobs.c.thumbs).where(_is_counted, jobs.c.thumbs != 0)
+    query = select(jobs.c.id, *_groups, _is_fallback, jobs.c.thumbs).where(
+        _is_counted, jobs.c.thumbs != 0
+    )
     return query.order_by(func.coalesce(jobs.c.queued_at, 0), jobs.c.id)
 
 
-def _load_votes(connection: Connection) -> Iterator[tuple[Any, str]]:
+def _load_votes(connection: Connection) -> Iterator[tuple[Mapping[Any, Any], str]]:
     """Yield the newest vote of each advisor on each pair, with the preferred arm or EQUAL."""
     if not inspect(connection).has_table(preferences.name):
         return
@@ -208,4 +212,4 @@ def _load_votes(connection: Connection) -> Iterator[tuple[Any, str]]:
         arms = [(m or "").removeprefix(_AB_PREFIX) for m in (row.left_model, row.right_model)]
         preferred = {"left": arms[0], "right": arms[1], "equal": EQUAL}.get(row.choice or "")
         if preferred and set(arms) == set(ARM_LABELS):  # else the base answered for the adapter
-            yield row, preferred
+            yield row._mapping, preferred

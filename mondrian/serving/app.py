@@ -1,4 +1,4 @@
-"""The HTTP application: routes, middleware, and errors as JSON."""
+"""The HTTP application: routes, middleware, and errors as JSON or pages."""
 
 import asyncio
 import logging
@@ -9,18 +9,17 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mondrian import __version__
-from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware, PhotoMemory
-from mondrian.serving.http.page_response import (
-    HANDLED_ERRORS,
-    STORAGE_ERRORS,
-    describe_error,
-    render_message,
-)
+from mondrian.serving.http.body_limits import BodyLimit, BodyLimitMiddleware, FormDisk, PhotoMemory
+from mondrian.serving.http.client_identity import ClientIdentityMiddleware
+from mondrian.serving.http.error_wording import error_message
+from mondrian.serving.http.html_response import error_response, prefers_page, render_message
+from mondrian.serving.http.page_response import HANDLED_ERRORS, STORAGE_ERRORS, describe_error
 from mondrian.serving.http.request_log import RequestLogMiddleware
 from mondrian.serving.http.security import AccessRules, SecurityMiddleware, limit_wrong_keys
 from mondrian.serving.http.sse import EventStreams
@@ -28,9 +27,11 @@ from mondrian.serving.metrics import HttpMetricsMiddleware
 from mondrian.serving.routes import (
     actions,
     analyze,
+    ask,
+    critique_page,
     history,
     jobs,
-    pages,
+    login,
     rollouts_api,
     rollouts_page,
     stream,
@@ -40,6 +41,8 @@ from mondrian.storage.engine import format_database_error
 
 STATIC = Path(__file__).parent / "templates" / "static"
 _MAX_PHOTO_BYTES = 300_000_000  # of photos in memory that wait for a decoder
+_MAX_FORM_BYTES = 2_000_000_000  # of photos on disk that wait for memory
+_WAIT_SECONDS = 120.0  # for memory
 _PHOTO_SECONDS = 60.0  # for a client to send a form with photos
 _MONITORING_PATHS = ("/health", "/ready", "/model-status", "/metrics")  # answered while draining
 log = logging.getLogger("mondrian.http")
@@ -64,9 +67,11 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.wrong_keys = limit_wrong_keys()
     app.state.event_streams = EventStreams()
-    app.state.photo_memory = PhotoMemory(_MAX_PHOTO_BYTES)
-    for routes in (analyze, jobs, stream, pages, history, actions, rollouts_page, rollouts_api):
+    app.state.photo_memory = PhotoMemory(_MAX_PHOTO_BYTES, _WAIT_SECONDS)
+    for routes in (analyze, jobs, stream, rollouts_api):
         app.include_router(routes.router)
+    for pages in (ask, critique_page, actions, history, rollouts_page, login):
+        app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for error_type in HANDLED_ERRORS:
         app.add_exception_handler(error_type, _handle_error)
@@ -83,8 +88,15 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
     # The middleware that is added last runs first.
     app.add_middleware(InternalErrorMiddleware)
     form_limit = BodyLimit(serve.max_body_mb * 1_000_000, _PHOTO_SECONDS)
-    app.add_middleware(BodyLimitMiddleware, form_limit=form_limit, on_refuse=count_refusal)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        form_limit=form_limit,
+        form_disk=FormDisk(_MAX_FORM_BYTES),
+        on_refuse=count_refusal,
+    )
     app.add_middleware(DrainMiddleware, service=service)
+    if service.client_key:
+        app.add_middleware(ClientIdentityMiddleware, key=service.client_key)
     app.add_middleware(
         SecurityMiddleware,
         rules=AccessRules(
@@ -103,8 +115,8 @@ def _add_middleware(app: FastAPI, service: Service) -> None:
             allow_methods=["GET", "POST", "PUT"],
             allow_headers=["authorization", "x-api-key", "x-client-id", "idempotency-key"],
         )
-    app.add_middleware(HttpMetricsMiddleware, metrics=service.metrics)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(HttpMetricsMiddleware, metrics=service.metrics)
     app.add_middleware(RequestLogMiddleware)
 
 
@@ -133,9 +145,13 @@ class DrainMiddleware:
             if not self.service.draining:
                 raise
         if not has_started:
-            status, message, headers = describe_error(ServiceUnavailableError(STOPPING))
+            error = ServiceUnavailableError(STOPPING)
+            status, message, headers = describe_error(error)
             self.service.metrics.refused.labels(str(status)).inc()
-            await JSONResponse({"error": message}, status, headers)(scope, receive, send)
+            page_message = error_message(error, message)
+            request_headers = Headers(scope=scope)
+            response = error_response(request_headers, status, message, headers, page_message)
+            await response(scope, receive, send)
 
 
 class HeadMiddleware:
@@ -157,12 +173,16 @@ class HeadMiddleware:
             if message.get("more_body"):
                 raise ClientDisconnect  # ends a stream
 
-        with suppress(ClientDisconnect):
-            await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        get_scope = {**scope, "method": "GET"}
+        try:
+            with suppress(ClientDisconnect):
+                await self.app(get_scope, receive, send_without_body)
+        finally:
+            scope["route"] = get_scope.get("route")  # for metrics
 
 
 class InternalErrorMiddleware:
-    """Logs an unexpected exception with the request's id, and answers with JSON."""
+    """Logs an unexpected exception with the request's id, and answers with 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -183,8 +203,9 @@ class InternalErrorMiddleware:
             log.exception("unexpected error")
             if started or scope["type"] != "http":
                 raise
-            payload = {"error": "internal error; its log line has the request's id"}
-            await JSONResponse(payload, 500)(scope, receive, send)
+            message = "internal error; its log line has the request's id"
+            response = error_response(Headers(scope=scope), 500, message)
+            await response(scope, receive, send)
 
 
 async def _handle_error(request: Request, error: Exception) -> Response:
@@ -192,7 +213,7 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
     A browser at an address that no route has gets a page.
     """
-    if request.scope.get("route") is None and "text/html" in request.headers.get("accept", ""):
+    if request.scope.get("route") is None and prefers_page(request.headers):
         return render_message(404, "There is no page at this address.")
     status, message, headers = describe_error(error)
     if isinstance(error, STORAGE_ERRORS):

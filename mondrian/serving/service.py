@@ -20,6 +20,7 @@ from mondrian.serving.engines.base import Engine
 from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.engines.openai import RemoteEngine, RemoteServer
+from mondrian.serving.http.client_identity import ClientKey
 from mondrian.serving.http.request_parsing import CritiqueForm, check_same_request, clean_id
 from mondrian.serving.http.uploads import Upload, UploadStore
 from mondrian.serving.jobs.admission import QueueFullError
@@ -57,6 +58,8 @@ class Service:
         pixel_limits = (image.min_pixels, image.max_pixels, serve.max_megapixels)
         self.uploads = UploadStore(settings.uploads_folder, *pixel_limits)
         self.uploads.check_writable()
+        data = settings.uploads_folder
+        self.client_key = ClientKey.load(data) if serve.identify_clients else None
         self.adapter_watcher: AdapterWatcher | None = None
         if settings.lora_path and isinstance(self.engine, LocalEngine):
             find_adapters(settings.lora_path)
@@ -170,6 +173,17 @@ class Service:
             seconds_per_job = self.admission.mean_seconds / max(1, self.engine.state.batch_size)
             raise QueueFullError(max(1, round(queued * seconds_per_job)))
 
+    async def restart_job(self, id: str) -> bool:
+        """Queue a finished or pending job again; return False if it is neither.
+
+        Raises QueueFullError if too many jobs are queued.
+        """
+        self.admit()
+        await self.check_job_queue()
+        is_restarted = await self.job_runner.write_store(self.store.restart, id)
+        self.job_runner.notify_queued()
+        return is_restarted
+
     async def accept(
         self, form: CritiqueForm, kind: str, status: str
     ) -> tuple[JobRow, Upload, bool]:
@@ -211,9 +225,9 @@ class Service:
         return await self.job_runner.write_store(self.store.add, row)
 
     async def add_job_for_photo(
-        self, source: JobRow, advisor: str, mode: str, pair_of: str | None = None
+        self, source: JobRow, advisor: str, mode: str, client: str, pair_of: str | None = None
     ) -> JobRow:
-        """Queue another critique of a job's photo."""
+        """Queue another critique of a job's photo, for a client, which may be unknown ("")."""
         id = str(uuid4())
         row = {
             "id": id,
@@ -221,7 +235,7 @@ class Service:
             "mode": mode,
             "status": "queued",
             "kind": "upload",
-            "subject": id,
+            "subject": client or id,
             "enable_rag": 0,
             "experiment": self.params.serve.experiment,
             "pair_of": pair_of,

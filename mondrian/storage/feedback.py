@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, or_, select
 
+from mondrian.storage.job_reader import read_rows
 from mondrian.storage.tables import feedback, jobs, preferences
 
 FeedbackRow = dict[str, Any]
@@ -35,7 +36,7 @@ def add_feedback(
     """
     with engine.begin() as connection:
         query = select(jobs).where(jobs.c.id == row["id"]).with_for_update()
-        job = connection.execute(query).mappings().first()
+        job = next(iter(read_rows(connection.execute(query))), None)
         if job is None or _has_changed(job, row):
             return False
         newest = _select_newest(connection, feedback.c.job == row["id"])
@@ -124,7 +125,7 @@ def delete_feedback(connection: Connection, ids: Select[Any]) -> None:
     connection.execute(preferences.delete().where(votes))
 
 
-def _has_changed(job: RowMapping | None, row: Mapping[str, Any]) -> bool:
+def _has_changed(job: Mapping[Any, Any] | None, row: Mapping[str, Any]) -> bool:
     """Return whether a job was deleted or restarted since `row` was read."""
     return job is None or any(job[name] != row[name] for name in ("status", "completed_at"))
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-from mondrian.storage.jobs import JobRow
+from mondrian.storage.job_reader import JobRow, read_rows
 from mondrian.storage.tables import feedback, jobs, preferences
 
 HISTORY_KINDS = ("upload", "direct")
@@ -84,7 +84,7 @@ def _load_entries(
     ids = _select_first_ids(connection, ids)
     is_second = (jobs.c.kind == "upload") & jobs.c.pair_of.in_(ids)
     query = select(jobs).where(or_(jobs.c.id.in_(ids), is_second))
-    rows = {row["id"]: dict(row) for row in connection.execute(query).mappings()}
+    rows = {row["id"]: row for row in read_rows(connection.execute(query))}
     blind = select(jobs.c.id).where(jobs.c.id.in_(ids), _is_blind())
     blind_ids = set(connection.execute(blind).scalars())
     seconds = {row["pair_of"]: row for row in rows.values() if row["id"] not in ids}

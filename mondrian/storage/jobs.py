@@ -5,43 +5,24 @@ a lease expires, any service takes the job over. If the model or the service die
 run alone; if it dies alone too often, it fails.
 """
 
-import os
-import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
-from uuid import uuid4
 
-import psutil
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    Update,
-    and_,
-    case,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, Update, and_, or_, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mondrian.core.errors import DataError
-from mondrian.storage.engine import (
-    engine_name,
-    format_database_error,
-    open_reader,
-    retry_while_locked,
-)
+from mondrian.storage.engine import engine_name, format_database_error, retry_while_locked
 from mondrian.storage.feedback import delete_feedback, withdraw_feedback
+from mondrian.storage.job_reader import JobReader, read_rows, select_queued_ids
+from mondrian.storage.job_reader import JobRow as JobRow
+from mondrian.storage.leases import LeasePolicy as LeasePolicy
+from mondrian.storage.leases import identify_process, is_abandoned, new_lease
 from mondrian.storage.tables import jobs, migrate
 from mondrian.storage.tables import utc_timestamp as utc_timestamp
 
-JobRow = dict[str, Any]
 NO_ROLLOUT_VALUES = dict.fromkeys(("rollout", "side", "share", "step"))
 CLIENT_DISCONNECTED = "the client went away"  # `error` of a direct job whose client disconnected
 STOPPED = "stopped by a person"  # `error` of a job that was stopped on its page
@@ -51,36 +32,21 @@ ACTIVE_STATUSES = ("queued", "analyzing")
 COMPLETED_STATUSES = ("completed", "done")  # done and error: written by the application before 2026
 FAILED_STATUSES = ("failed", "error")
 TERMINAL_STATUSES = (*COMPLETED_STATUSES, *FAILED_STATUSES)
-# Long texts, which a list of jobs does not need
-_UNLISTED_COLUMNS = ("prompt", "llm_prompt", "analysis_html", "summary_html", "advisor_bio_html")
 _NO_LEASE = {"owner": None, "leased_until": None}
 _QUEUED_VALUES = {"status": "queued", "current_step": "Queued", **_NO_LEASE}
 
 
-@dataclass(frozen=True)
-class LeasePolicy:
-    lease_seconds: float
-    max_attempts: int  # attempts after which a job has failed
+class JobStore(JobReader):
+    """The jobs of a database, for one service process; `owner` identifies the process.
 
-
-@dataclass(frozen=True)
-class QueueRow:
-    """What a page shows of a job that waits or runs."""
-
-    status: str
-    current_step: str
-    progress_percentage: int
-    place: int  # in the queue, from 1; 0 if it is not queued
-
-
-class JobStore:
-    """The jobs of a database, for one service process; `owner` identifies the process."""
+    A claimed row holds its lease in the column `owner`. A job that was stopped and queued again has
+    another lease, also in the same process, so its earlier run can change nothing.
+    """
 
     def __init__(self, engine: Engine, policy: LeasePolicy) -> None:
+        super().__init__(engine)
         self.engine, self.policy = engine, policy
-        self.reader = open_reader(engine)
-        pid = os.getpid()
-        self.owner = f"{_machine_id()}:{pid}:{_process_start_time(pid)}:{uuid4().hex[:8]}"
+        self.owner = identify_process()
         self.migrations = _migrate(engine)  # that were needed
 
     def close(self) -> None:
@@ -104,90 +70,44 @@ class JobStore:
                     connection.execute(_free_failed_key(key))
                 connection.execute(jobs.insert(), values)
                 added = select(jobs).where(jobs.c.id == values["id"])
-                return dict(connection.execute(added).mappings().one()), True
+                return read_rows(connection.execute(added))[0], True
         except IntegrityError:
             existing = key and self._select_first(jobs.c.idempotency_key == key)
             if not existing:
                 raise
             return existing, False
 
-    def get(self, id: str) -> JobRow | None:
-        return self._select_first(jobs.c.id == id)
-
-    def list_newest(
-        self,
-        max_rows: int,
-        kinds: tuple[str, ...] | None = None,
-        columns: Sequence[str] = (),
-    ) -> list[JobRow]:
-        """Return the newest jobs of these kinds; without kinds all but shadow jobs.
-
-        columns  all but long texts by default
-        """
-        kind = jobs.c.kind
-        condition = kind.in_(kinds) if kinds else func.coalesce(kind, "") != "shadow"
-        names = columns or [name for name in jobs.c.keys() if name not in _UNLISTED_COLUMNS]
-        order = (jobs.c.queued_at.desc().nulls_last(), jobs.c.id)
-        query = select(*(jobs.c[name] for name in names)).where(condition)
-        query = query.order_by(*order).limit(max_rows)
-        with self.reader.begin() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-
-    def find_by_photo(self, filename: str) -> JobRow | None:
-        """Return a job of a Mondrian service with this photo."""
-        return self._select_first(jobs.c.filename == filename, jobs.c.kind.is_not(None))
-
-    def count_queued(self) -> int:
-        query = select(func.count()).where(jobs.c.status == "queued", jobs.c.kind.is_not(None))
-        with self.reader.begin() as connection:
-            return int(connection.execute(query).scalar_one())
-
-    def load_queue_rows(self, ids: Sequence[str]) -> dict[str, QueueRow]:
-        """Return the state of jobs, and their places among the queued jobs of all services."""
-        columns = (jobs.c.id, jobs.c.status, jobs.c.current_step, jobs.c.progress_percentage)
-        with self.reader.begin() as connection:
-            rows = connection.execute(select(*columns).where(jobs.c.id.in_(ids))).all()
-            places: dict[str, int] = {}
-            if any(row.status == "queued" for row in rows):
-                waiting = connection.execute(_queued_ids()).scalars().all()
-                places = {id: place for place, id in enumerate(waiting, 1)}
-        return {
-            row.id: QueueRow(
-                row.status or "",
-                row.current_step or "",
-                row.progress_percentage or 0,
-                places.get(row.id, 0),
-            )
-            for row in rows
-        }
-
     def claim(self) -> JobRow | None:
         """Lease the job that has waited longest, shadow jobs last; None if no job is queued."""
-        next_id = _queued_ids().limit(1).with_for_update(skip_locked=True)
+        next_id = select_queued_ids().limit(1).with_for_update(skip_locked=True)
         with self.engine.begin() as connection:
             id = connection.execute(next_id).scalar()
             if id is None:
                 return None
             started = {"status": "analyzing", "started_at": utc_timestamp(), **self._lease_values()}
             connection.execute(jobs.update().where(jobs.c.id == id), started)
-            return dict(connection.execute(select(jobs).where(jobs.c.id == id)).mappings().one())
+            return read_rows(connection.execute(select(jobs).where(jobs.c.id == id)))[0]
 
-    def renew_leases(self, ids: Sequence[str], progress: Mapping[str, JobRow]) -> None:
-        """Renew the leases of the jobs running here; write each job's progress columns."""
-        owned = jobs.update().where(self._is_owned())
+    def holds_lease(self, row: JobRow) -> bool:
+        """Return whether a claimed job still has the lease of its row."""
+        return self._select_first(_has_lease(row)) is not None
+
+    def renew_leases(self, rows: Iterable[JobRow], progress: Mapping[str, JobRow]) -> None:
+        """Renew the leases of these rows; write the progress columns of each job, by id."""
+        leased_until = time.time() + self.policy.lease_seconds
         with self.engine.begin() as connection:
-            connection.execute(owned.where(jobs.c.id.in_(ids)), self._lease_values())
-            for id, columns in progress.items():
-                connection.execute(owned.where(jobs.c.id == id), columns)
+            for row in rows:
+                values = {"leased_until": leased_until} | progress.get(row["id"], {})
+                connection.execute(jobs.update().where(_has_lease(row)), values)
 
-    def update_owned(self, id: str, **values: Any) -> bool:
-        """Change a job that runs here; return False if another service has it now."""
-        return self._update(values, jobs.c.id == id, self._is_owned()) == 1
+    def update_leased(self, row: JobRow, **values: Any) -> bool:
+        """Change a job under the lease of its row; return False if the lease is lost."""
+        return self._update(values, _has_lease(row)) == 1
 
-    def complete(self, id: str, **values: Any) -> bool:
-        """Complete a job; return False and change nothing if another service has it now."""
-        return self.update_owned(
-            id,
+    def complete(self, row: JobRow, **values: Any) -> bool:
+        """Complete a job; return False and change nothing if its lease is lost."""
+        return self.update_leased(
+            row,
             status="completed",
             progress_percentage=100,
             current_step="Analysis complete",
@@ -198,17 +118,19 @@ class JobStore:
             **values,
         )
 
-    def fail(self, id: str, message: str) -> bool:
+    def fail(self, row: JobRow, message: str) -> bool:
         """Fail a job permanently."""
-        return self.update_owned(id, **_failure_values(message))
+        return self.update_leased(row, **_failure_values(message))
 
-    def return_to_queue(self, id: str) -> bool:
+    def return_to_queue(self, row: JobRow) -> bool:
         """Requeue a job as if it had not been started."""
-        return self.update_owned(id, **_QUEUED_VALUES)
+        return self.update_leased(row, **_QUEUED_VALUES)
 
     def return_all_to_queue(self) -> int:
         """Requeue all jobs that run here, except direct ones, as if they had not been started."""
-        return self._update(_QUEUED_VALUES, self._is_owned(), jobs.c.kind != "direct")
+        is_leased = jobs.c.owner.startswith(self.owner, autoescape=True)
+        is_running = (jobs.c.status == "analyzing") & (jobs.c.kind != "direct")
+        return self._update(_QUEUED_VALUES, is_leased, is_running)
 
     def retry_or_fail(self, row: JobRow, message: str, crashed: bool) -> str:
         """Requeue a job, or fail it after too many attempts; return its new status.
@@ -216,22 +138,22 @@ class JobStore:
         crashed  the model process died while it ran the job; this counts only if the job ran alone
         """
         values = self._retry_values(row, message, crashed)
-        return str(values["status"]) if self.update_owned(row["id"], **values) else ""
+        return str(values["status"]) if self.update_leased(row, **values) else ""
 
     def reclaim_abandoned(self) -> list[str]:
         """Requeue or fail the jobs of services that died; return their ids."""
         ids = []
         with self.engine.begin() as connection:
             query = select(jobs).where(jobs.c.status == "analyzing", jobs.c.kind.is_not(None))
-            rows = connection.execute(query.with_for_update(skip_locked=True)).mappings().all()
-            for row in rows:
-                if not self._is_abandoned(row["owner"] or "", row["leased_until"]):
+            seconds = self.policy.lease_seconds
+            for row in read_rows(connection.execute(query.with_for_update(skip_locked=True))):
+                if not is_abandoned(row["owner"] or "", row["leased_until"], seconds):
                     continue
                 message = "the service that ran it stopped"
                 if row["kind"] == "direct":
                     values = _failure_values(f"{message}; send the request again")
                 else:
-                    values = self._retry_values(dict(row), message, crashed=True)
+                    values = self._retry_values(row, message, crashed=True)
                 connection.execute(jobs.update().where(jobs.c.id == row["id"]), values)
                 ids.append(row["id"])
         return ids
@@ -290,29 +212,13 @@ class JobStore:
             connection.execute(jobs.delete().where(is_inactive))
             return _select_unused(connection, names)
 
-    def _select_first(self, *conditions: ColumnElement[bool]) -> JobRow | None:
-        with self.reader.begin() as connection:
-            query = select(jobs).where(*conditions).limit(1)
-            row = connection.execute(query).mappings().first()
-        return dict(row) if row else None
-
     def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> int:
         with self.engine.begin() as connection:
             return connection.execute(jobs.update().where(*conditions), values).rowcount
 
     def _lease_values(self) -> JobRow:
-        return {"owner": self.owner, "leased_until": time.time() + self.policy.lease_seconds}
-
-    def _is_owned(self) -> ColumnElement[bool]:
-        return and_(jobs.c.owner == self.owner, jobs.c.status == "analyzing")
-
-    def _is_abandoned(self, owner: str, leased_until: float | None) -> bool:
-        """Check the lease by the clock, which may have been set back, and by its process."""
-        now = time.time()
-        if leased_until is None or not now <= leased_until <= now + 2 * self.policy.lease_seconds:
-            return True
-        machine, pid, start_time, _ = owner.rsplit(":", 3)
-        return machine == _machine_id() and _process_start_time(int(pid)) != start_time
+        leased_until = time.time() + self.policy.lease_seconds
+        return {"owner": new_lease(self.owner), "leased_until": leased_until}
 
     def _retry_values(self, row: JobRow, message: str, crashed: bool) -> JobRow:
         crashes, strikes = row["crashes"] or 0, row["strikes"] or 0
@@ -338,12 +244,8 @@ def _migrate(engine: Engine) -> list[str]:
         raise DataError(f"--db {engine_name(engine)} cannot be changed: {message}") from None
 
 
-def _queued_ids() -> Select[str]:
-    """Select the queued jobs in the order in which they are claimed."""
-    is_shadow = case((jobs.c.kind == "shadow", 1), else_=0)
-    query = select(jobs.c.id).where(jobs.c.status == "queued")
-    query = query.where(jobs.c.kind.in_(("upload", "shadow")))
-    return query.order_by(is_shadow, jobs.c.queued_at, jobs.c.id)
+def _has_lease(row: JobRow) -> ColumnElement[bool]:
+    return and_(jobs.c.id == row["id"], jobs.c.owner == row["owner"], jobs.c.status == "analyzing")
 
 
 def _select_unused(connection: Connection, filenames: Collection[str]) -> list[str]:
@@ -372,24 +274,3 @@ def _failure_values(message: str) -> JobRow:
         "completed_at": utc_timestamp(),
         **_NO_LEASE,
     }
-
-
-@cache
-def _machine_id() -> str:
-    """Return the scope of process ids: host name, boot id and, in a container, pid namespace."""
-    parts = [socket.gethostname()]
-    if Path("/proc/self/ns/pid").exists():
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]]
-        parts += [str(os.stat("/proc/self/ns/pid").st_ino)]
-    return "/".join(parts)
-
-
-def _process_start_time(pid: int) -> str:
-    """Return when a process started, or "" if it has ended."""
-    try:
-        if Path("/proc/self/stat").exists():
-            # proc(5): starttime, the 22nd field, does not depend on the system clock
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-        return f"{psutil.Process(pid).create_time():.2f}"
-    except (OSError, psutil.NoSuchProcess):
-        return ""

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mondrian.core.errors import TrainingError, join_first
 from mondrian.core.params import TrainParams
+from mondrian.critique.preference_rows import PreferenceRow
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import SCORE_VALUE
 from mondrian.model.tokenizer import RowTokenizer
@@ -22,6 +23,12 @@ class Example:
     photo: str  # path
     weights: list[float]  # (completion tokens,) weight of each in the loss
     scores: tuple[float, ...] = ()  # the advisor's, of the seven dimensions; empty if text only
+    rejected: tuple[int, ...] = ()  # completion of a worse critique of the photo, if there is one
+    rejected_weights: tuple[float, ...] = ()  # (rejected,) weight of each in its mean
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids) + len(self.rejected)
 
 
 def build_examples(
@@ -48,13 +55,19 @@ def build_example(
     score_weight = params.score_weight if row.scored else 0.0
     weights = token_weights(text, spans, row.derived, score_weight)
     scores = row.reference_critique().scores() if row.scored else ()
-    return Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
+    example = Example(row.id, prompt + completion, len(prompt), row.images[0], weights, scores)
+    if not isinstance(row, PreferenceRow):
+        return example
+    rejected, spans = tokenizer.tokenize_completion(row.rejected)
+    rejected_weights = tuple(token_weights(row.rejected, spans, (), params.score_weight))
+    return replace(example, rejected=tuple(rejected), rejected_weights=rejected_weights)
 
 
 def check_sequence_lengths(examples: Sequence[Example], params: TrainParams) -> None:
     """Raise TrainingError that names every example longer than train.max_seq_length."""
     max_length = params.max_seq_length
-    too_long = [f"{e.name} ({len(e.ids)})" for e in examples if len(e.ids) > max_length]
+    lengths = [(e.name, max(len(e.ids), e.start + len(e.rejected))) for e in examples]
+    too_long = [f"{name} ({length})" for name, length in lengths if length > max_length]
     if too_long:
         raise TrainingError(
             f"{len(too_long)} rows have more than train.max_seq_length ({max_length}) tokens: "

@@ -24,7 +24,7 @@ from mondrian.model.memory_limits import set_memory_limits
 from mondrian.model.provenance import build_recipe
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples
-from mondrian.training.loss import Loss
+from mondrian.training.loss import Loss, StepSize
 from mondrian.training.peft_config import has_same_base, simplify_peft_config
 from mondrian.training.progress import NO_TIMING
 from mondrian.training.run import AdapterContents, write_metrics, write_verified_adapter
@@ -194,8 +194,8 @@ def import_adapter(
         filled = fill_modules(layers, weights)
         adapter.check_weights(layers, filled, find_weights_file(folder))
         lora.load_lora_weights(layers, filled)
-        total = sum(Loss(features, layers, params.train).iter_eval_losses(examples))
-        val_loss = total / sum(sum(example.weights) for example in examples)
+        sums = Loss(features, layers, params.train).iter_eval_sums(examples)
+        val_loss = sum(float(batch[0]) for batch in sums) / StepSize.of(examples).weight
         contents = AdapterContents(filled, lora_config, recipe, state.training_log(val_loss))
         write_verified_adapter(features, contents, examples[0], paths.output)
     except AdapterError as error:

@@ -6,13 +6,14 @@ tile of them exist at a time, and none is computed twice.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
+from numpy.typing import NDArray
 
 from mondrian.core.params import TrainParams
 from mondrian.model.cpu.packed import unpack_rows
@@ -24,11 +25,17 @@ from mondrian.model.lora import LoraLinear, set_dropout_key
 from mondrian.model.streams import assign_streams, split_over_streams
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import Example
+from mondrian.training.odds_ratio import compute_log_odds_ratios, odds_ratio_loss
 from mondrian.training.packing import PackedBatch, compute_target_states, pack
 
 VOCABULARY_TILE = 8192  # logits of a position in memory at the same time
 _LOWEST = float(np.finfo(np.float32).min) / 2
 _MAX_GRAPHS = 64  # compiled graphs in memory
+LOSS_SUMS = (
+    "cross_entropy",
+    "odds_ratio_loss",
+    "preferred",
+)  # the last: pairs with a ratio above 1
 _BATCH_ARRAYS = ("ids", "feature_index", "positions", "target_positions", "targets", "weights")
 
 
@@ -70,7 +77,7 @@ class LMHead:
 def chunked_cross_entropy(
     head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
-    """Return the sum of weighted cross-entropy; its gradient is computed in the forward pass.
+    """Return the weighted cross-entropy (positions,); its gradient is computed in the forward pass.
 
     hidden   (positions, width)  last hidden states of supervised positions
     targets  (positions,)        next token ids
@@ -79,36 +86,36 @@ def chunked_cross_entropy(
     """
 
     @mx.custom_function
-    def loss_and_gradient(hidden: mx.array) -> Any:
-        total = mx.array(0.0)
+    def losses_and_gradients(hidden: mx.array) -> Any:
+        losses: list[mx.array] = []
         gradients: list[mx.array] = []
         for part in _split(hidden, chunk):
             target, weight = targets[part], weights[part][:, None]
-            h = _wait_for(hidden[part], [*gradients[-1:], total])
+            h = _wait_for(hidden[part], [*gradients[-1:], *losses[-1:]])
             token_loss, mean_row = _compute_token_loss(head, h, target, True)
-            total = total + (token_loss * weight).sum()
+            losses.append(token_loss * weight)
             gradient = mean_row - head.weight_rows(target)
             gradients.append((gradient * weight).astype(h.dtype))
-        return total, mx.concatenate(gradients)
+        return mx.concatenate(losses)[:, 0], mx.concatenate(gradients)
 
-    @loss_and_gradient.vjp
+    @losses_and_gradients.vjp
     def _(_: Any, cotangents: Any, outputs: Any) -> mx.array:
-        return (outputs[1] * cotangents[0]).astype(outputs[1].dtype)
+        return (outputs[1] * cotangents[0][:, None]).astype(outputs[1].dtype)
 
-    loss_and_grad: Any = loss_and_gradient(hidden)
-    return loss_and_grad[0]
+    outputs: Any = losses_and_gradients(hidden)
+    return outputs[0]
 
 
 def chunked_cross_entropy_eval(
     head: LMHead, hidden: mx.array, targets: mx.array, weights: mx.array, chunk: int
 ) -> mx.array:
-    """Return the same sum without a gradient, for validation: half the work."""
-    total = mx.array(0.0)
+    """Return the same without a gradient, for validation: half the work."""
+    losses: list[mx.array] = []
     for part in _split(hidden, chunk):
-        h = _wait_for(hidden[part], [total])
+        h = _wait_for(hidden[part], losses[-1:])
         token_loss, _ = _compute_token_loss(head, h, targets[part], False)
-        total = total + (token_loss * weights[part][:, None]).sum()
-    return total
+        losses.append(token_loss * weights[part][:, None])
+    return mx.concatenate(losses)[:, 0]
 
 
 def _split(hidden: mx.array, chunk: int) -> list[slice]:
@@ -157,8 +164,24 @@ def _in_blocks(x: mx.array) -> mx.array:
     return x.reshape(x.shape[0], -1, block)
 
 
+@dataclass(frozen=True)
+class StepSize:
+    """What the loss of an optimizer step is divided by, over all its batches and ranks."""
+
+    weight: float  # of the completions' tokens
+    rows: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Example]) -> "StepSize":
+        return cls(sum(sum(row.weights) for row in rows), len(rows))
+
+
 class Loss:
-    """Weighted cross-entropy over the completions of a batch, for an attached adapter."""
+    """Loss of a batch for an attached adapter: SFT's, and of preference pairs ORPO's in addition.
+
+    SFT's is the weighted mean cross-entropy of the completions, without the rejected ones. ORPO
+    adds train.orpo_beta times the mean odds-ratio loss, which is 0 for a row without a pair.
+    """
 
     def __init__(
         self, features: FeatureCache, layers: dict[str, LoraLinear], params: TrainParams
@@ -170,29 +193,31 @@ class Loss:
 
     def compute_eval_loss(self, rows: Sequence[Example]) -> mx.array:
         """Return the sum of weighted cross-entropy, without dropout."""
-        set_dropout_key(self.layers, None)
-        model, loss_fn = self.model, chunked_cross_entropy_eval
-        losses = self._map_streams(rows, lambda p, _: self._loss(model, p, loss_fn, False))
-        return sum(losses, mx.array(0.0))
+        return self._evaluate(rows)[0]
 
-    def iter_eval_losses(self, rows: Sequence[Example]) -> Iterator[float]:
-        """Yield the eval loss of each batch of rows."""
+    def iter_eval_sums(self, rows: Sequence[Example]) -> Iterator[NDArray[np.float32]]:
+        """Yield the sums of each batch of rows: see `LOSS_SUMS`."""
         for i in range(0, len(rows), self.params.batch_size):
-            batch = rows[i : i + self.params.batch_size]
-            yield float(np.array(self.compute_eval_loss(batch)))
+            yield np.array(self._evaluate(rows[i : i + self.params.batch_size]))
 
     def compute_loss_and_grad(
-        self, rows: Sequence[Example], seed: int, divisor: float
+        self, rows: Sequence[Example], seed: int, size: StepSize
     ) -> tuple[mx.array, Any]:
-        """Return the sum over `divisor` and its gradient, not evaluated; `seed` is of dropout."""
+        """Return `LOSS_SUMS` and the gradient of the loss, not evaluated; `seed` is of dropout."""
         keys: Any = [None] * DEVICE.num_streams
         if self.params.lora_dropout > 0:
             keys = mx.random.split(mx.random.key(seed), DEVICE.num_streams)
         compute = self._compiled_gradient if self.params.compile else self._gradient
-        divisor_array = mx.array(divisor)
-        results = self._map_streams(rows, lambda p, i: compute(p, keys[i], divisor_array))
-        losses, gradients = zip(*results, strict=True)
-        return sum(losses[1:], losses[0]), tree_map(lambda *g: sum(g[1:], g[0]), *gradients)
+        divisors = mx.array([size.weight, size.rows])
+        results = self._map_streams(rows, lambda p, i: compute(p, keys[i], divisors))
+        sums, gradients = zip(*results, strict=True)
+        return sum(sums[1:], sums[0]), tree_map(lambda *g: sum(g[1:], g[0]), *gradients)
+
+    def _evaluate(self, rows: Sequence[Example]) -> mx.array:
+        set_dropout_key(self.layers, None)
+        loss_fn = chunked_cross_entropy_eval
+        sums = self._map_streams(rows, lambda p, _: self._sums(self.model, p, loss_fn, False))
+        return sum(sums[1:], sums[0])
 
     def _map_streams(
         self, rows: Sequence[Example], compute: Callable[[PackedBatch, int], Any]
@@ -206,47 +231,57 @@ class Loss:
                 results.append(compute(packed, i))
         return results
 
-    def _loss(self, model: Any, packed: PackedBatch, loss_fn: Any, checkpoint: bool) -> mx.array:
+    def _sums(self, model: Any, packed: PackedBatch, loss_fn: Any, checkpoint: bool) -> mx.array:
+        """Return `LOSS_SUMS`."""
         hidden = compute_target_states(model, packed, checkpoint)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-        return loss_fn(self.head, hidden, targets, weights, self.params.loss_chunk_size)
+        losses = loss_fn(self.head, hidden, targets, weights, self.params.loss_chunk_size)
+        cross_entropy, zero = losses[: packed.num_chosen].sum(), mx.array(0.0)
+        if not packed.pairs:
+            return mx.stack([cross_entropy, zero, zero])
+        ratios = compute_log_odds_ratios(losses, weights, packed.pairs)
+        return mx.stack([cross_entropy, odds_ratio_loss(ratios).sum(), (ratios > 0).sum()])
 
     def _gradient(
-        self, packed: PackedBatch, dropout_key: Any, divisor: mx.array
+        self, packed: PackedBatch, dropout_key: Any, divisors: mx.array
     ) -> tuple[mx.array, Any]:
         set_dropout_key(self.layers, dropout_key)
 
-        def mean_loss(model: Any) -> mx.array:
+        def mean_loss(model: Any) -> tuple[mx.array, mx.array]:
             checkpoint = self.params.gradient_checkpointing
-            return self._loss(model, packed, chunked_cross_entropy, checkpoint) / divisor
+            sums = self._sums(model, packed, chunked_cross_entropy, checkpoint)
+            loss = sums[0] / divisors[0]
+            if packed.pairs:
+                loss = loss + self.params.orpo_beta * sums[1] / divisors[1]
+            return loss, sums
 
-        loss_and_grad: tuple[mx.array, Any] = nn.value_and_grad(self.model, mean_loss)(self.model)
+        (_, sums), gradient = nn.value_and_grad(self.model, mean_loss)(self.model)
         set_dropout_key(self.layers, None)
-        return loss_and_grad
+        return sums, gradient
 
     def _compiled_gradient(
-        self, packed: PackedBatch, dropout_key: Any, divisor: mx.array
+        self, packed: PackedBatch, dropout_key: Any, divisors: mx.array
     ) -> tuple[mx.array, Any]:
-        key = (packed.attention_spans, packed.last_layer_spans)
+        key = (packed.attention_spans, packed.last_layer_spans, packed.pairs)
         if key not in self._compiled:
             if len(self._compiled) >= _MAX_GRAPHS:
                 self._compiled.clear()
             self._compiled[key] = self._compile(packed)
         arrays = {name: mx.array(getattr(packed, name)) for name in _BATCH_ARRAYS}
         features = [(f.merged, f.deepstack, f.pre_merger) for f in packed.features]
-        return self._compiled[key](arrays, features, dropout_key, divisor)
+        return self._compiled[key](arrays, features, dropout_key, divisors)
 
     def _compile(self, packed: PackedBatch) -> Callable[..., Any]:
         """Return a compiled gradient for batches with rows of the same lengths."""
         grids = [f.grid for f in packed.features]
         template = replace(packed, features=())  # a graph must not keep features in memory
 
-        def run(arrays: Any, feature_arrays: Any, dropout_key: Any, divisor: mx.array) -> Any:
+        def run(arrays: Any, feature_arrays: Any, dropout_key: Any, divisors: mx.array) -> Any:
             features = tuple(
                 Features(merged, deep, grid, pre_merger)
                 for grid, (merged, deep, pre_merger) in zip(grids, feature_arrays, strict=True)
             )
             batch = replace(template, features=features, **arrays)
-            return self._gradient(batch, dropout_key, divisor)
+            return self._gradient(batch, dropout_key, divisors)
 
         return mx.compile(run, inputs=self.model.state, outputs=self.model.state)

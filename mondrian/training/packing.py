@@ -1,8 +1,9 @@
 """Pack the rows of a batch into one sequence: no padding, and a shared prompt is computed once.
 
 Every row of an advisor begins with the same instructions. They come first once, then the rows. Each
-row's tokens attend to the shared prefix and their own row only. In the last layer only positions
-that predict a completion token have queries.
+row's tokens attend to the shared prefix and their own row only. A rejected completion comes after
+all rows and attends to its row's prompt and itself, so prompt and photo are computed once for two
+critiques. In the last layer only positions that predict a completion token have queries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from mondrian.model import language
-from mondrian.model.kernels import AttentionSpan, attention
+from mondrian.model.kernels import AttentionSpan, Span, attention
 from mondrian.model.language import Attend, Batch, Features, Ints, Rope, run_decoder_layer
 from mondrian.training.dataset import Example
 
+Pair = tuple[Span, Span]  # targets of the chosen and of the rejected completion
 _MIN_PREFIX_TOKENS = 16  # a shorter prefix costs more to join than it saves
 
 
@@ -33,41 +35,100 @@ class PackedBatch(Batch):
     target_positions: Ints  # (supervised,) positions before a supervised token
     targets: Ints  # (supervised,) that token
     weights: NDArray[np.float32]  # (supervised,) its weight in the loss
+    pairs: tuple[Pair, ...] = ()  # the targets of rejected completions are the last ones
+
+    @property
+    def num_chosen(self) -> int:
+        """Return the number of targets that are not of a rejected completion."""
+        return self.pairs[0][1][0] if self.pairs else len(self.targets)
 
 
 def pack(
     rows: Sequence[Example], features: Sequence[Features], image_id: int, share_prefix: bool = True
 ) -> PackedBatch:
-    """Lay rows one after the other; the last token of each is a target only."""
+    """Lay rows one after the other, then rejected completions; the last token is a target only."""
     prefix = language.shared_prefix_length([row.ids for row in rows], image_id)
     prefix = prefix if share_prefix and prefix >= _MIN_PREFIX_TOKENS else 0
-    spans = [AttentionSpan((0, prefix), ((0, prefix),))] if prefix else []
-    last_spans, target_positions = [], []
-    positions: list[Ints] = []
-    end, num_targets = prefix, 0
-    for row, row_features in zip(rows, features, strict=True):
-        length, count = len(row.ids) - 1, len(row.ids) - row.start
-        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), row_features.grid)
-        positions.append(mrope[:, prefix:] if positions else mrope)
-        first, end = end, end + length - prefix
-        keys = ((0, prefix), (first, end)) if prefix else ((first, end),)
-        spans.append(AttentionSpan((first, end), keys))
-        last_spans.append(AttentionSpan((num_targets, num_targets + count), keys))
-        target_positions.append(np.arange(end - count, end))
-        num_targets += count
-    parts = [rows[0].ids[:prefix], *(row.ids[prefix:-1] for row in rows)]
-    ids = np.concatenate(parts).astype(np.int32)[None]
+    layout = _Layout(rows[0].ids[:prefix])
+    grids = [row_features.grid for row_features in features]
+    prompts, chosen = zip(
+        *(layout.add_row(row, grid, image_id) for row, grid in zip(rows, grids, strict=True)),
+        strict=True,
+    )
+    pairs = tuple(
+        (chosen[i], layout.add_rejected(rows[i], grids[i], image_id, prompts[i]))
+        for i in range(len(rows))
+        if rows[i].rejected
+    )
+    ids = np.concatenate(layout.ids).astype(np.int32)[None]
     return PackedBatch(
         ids=ids,
-        positions=np.concatenate(positions, axis=1)[:, None],
+        positions=np.concatenate(layout.positions, axis=1)[:, None],
         feature_index=language.index_features(ids, image_id, features),
         features=tuple(features),
-        attention_spans=tuple(spans),
-        last_layer_spans=tuple(last_spans),
-        target_positions=np.concatenate(target_positions).astype(np.int32),
-        targets=np.concatenate([row.ids[row.start :] for row in rows]).astype(np.int32),
-        weights=np.concatenate([row.weights for row in rows]).astype(np.float32),
+        attention_spans=tuple(layout.spans),
+        last_layer_spans=tuple(layout.last_spans),
+        target_positions=np.concatenate(layout.target_positions).astype(np.int32),
+        targets=np.concatenate(layout.targets).astype(np.int32),
+        weights=np.concatenate(layout.weights).astype(np.float32),
+        pairs=pairs,
     )
+
+
+class _Layout:
+    """The parts of a packed sequence that begins with a prefix which all rows share."""
+
+    def __init__(self, prefix: list[int]) -> None:
+        self.ids: list[Sequence[int]] = [prefix]
+        self.positions: list[Ints] = []
+        self.shared: tuple[Span, ...] = ((0, len(prefix)),) if prefix else ()
+        self.spans = [AttentionSpan(span, (span,)) for span in self.shared]
+        self.last_spans: list[AttentionSpan] = []
+        self.target_positions: list[Sequence[int]] = []
+        self.targets: list[Sequence[int]] = []
+        self.weights: list[Sequence[float]] = []
+        self.end, self.num_targets = len(prefix), 0
+
+    def add_row(self, row: Example, grid: tuple[int, int], image_id: int) -> tuple[Span, Span]:
+        """Return the positions of the row's own part of the prompt, and its targets."""
+        prefix, first = len(self.ids[0]), self.end
+        length = len(row.ids) - 1
+        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), grid)
+        self.positions.append(mrope[:, prefix:] if self.positions else mrope)
+        keys = self._add_tokens(row.ids[prefix:-1], self.shared)
+        prompt = (first, first + row.start - prefix)
+        self.target_positions.append(range(prompt[1] - 1, self.end))
+        return prompt, self._add_targets(row.ids[row.start :], row.weights, keys)
+
+    def add_rejected(
+        self, row: Example, grid: tuple[int, int], image_id: int, prompt: Span
+    ) -> Span:
+        """Return the targets; `prompt` is what `add_row` returned."""
+        first, length = self.end, row.start + len(row.rejected) - 1
+        mrope = language.compute_mrope_positions(length, row.ids.index(image_id), grid)
+        self.positions.append(mrope[:, row.start :])
+        keys = self._add_tokens(row.rejected[:-1], (*self.shared, prompt))
+        self.target_positions.append([prompt[1] - 1, *range(first, self.end)])
+        return self._add_targets(row.rejected, row.rejected_weights, keys)
+
+    def _add_tokens(self, ids: Sequence[int], context: tuple[Span, ...]) -> tuple[Span, ...]:
+        """Return the keys of the tokens: their context and themselves."""
+        tokens = (self.end, self.end + len(ids))
+        keys = (*context, tokens)
+        self.ids.append(ids)
+        self.spans.append(AttentionSpan(tokens, keys))
+        self.end = tokens[1]
+        return keys
+
+    def _add_targets(
+        self, targets: Sequence[int], weights: Sequence[float], keys: tuple[Span, ...]
+    ) -> Span:
+        span = (self.num_targets, self.num_targets + len(targets))
+        self.last_spans.append(AttentionSpan(span, keys))
+        self.targets.append(targets)
+        self.weights.append(weights)
+        self.num_targets = span[1]
+        return span
 
 
 def compute_target_states(model: Any, batch: PackedBatch, checkpoint: bool = False) -> mx.array:

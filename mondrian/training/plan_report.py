@@ -16,19 +16,20 @@ from mondrian.model.hub import find_plan_files
 from mondrian.model.lora import make_lora_config
 from mondrian.model.tokenizer import ApproximateTokenizer, load_tokenizer
 from mondrian.training.plan import Examples, TrainingPlan, build_setup, make_plan
+from mondrian.training.preferences import arrange_rows, read_pairs
 from mondrian.training.step_cost import RunSetup
-from mondrian.training.tuning import set_aside_tuning_rows
 
 
 @dataclass(frozen=True)
 class PreparedFiles:
     train: Path
     val: Path
+    preferences: Path | None = None
 
 
 def list_prepared_files(params: Params) -> list[PreparedFiles]:
     """Return each advisor's files in dvc.yaml, or raise ParamsError if it has no train stage."""
-    flags = read_stage_flags("train", ("train_data", "val_data"), params)
+    flags = read_stage_flags("train", ("train_data", "val_data", "preferences"), params)
     return [PreparedFiles(*paths) for paths in flags]
 
 
@@ -39,7 +40,8 @@ def build_plan_from_files(source: str, files: PreparedFiles, params: TrainParams
     base = read_architecture(source)
     tokenizer = load_tokenizer(folder, base.image_id)
     setup = build_setup(base, params, DEVICE)
-    rows = set_aside_tuning_rows(read_rows(files.train), read_rows(files.val), params)
+    pairs = read_pairs(files.preferences, params)
+    rows = arrange_rows(read_rows(files.train), read_rows(files.val), pairs, params)
     return make_plan(setup, tokenizer, *rows)
 
 
@@ -91,8 +93,9 @@ def describe_plans(
 def describe_plan(plan: TrainingPlan, title: str, seconds: float, machine: Machine) -> str:
     base, params = plan.setup.base, plan.setup.params
     kind = f"{base.bits}-bit" if base.bits else f"{8 * plan.setup.device.float_bytes}-bit floats"
-    tokens = sum(len(planned.ids) for planned in plan.train)
-    supervised = sum(len(planned.example.weights) for planned in plan.train)
+    examples = [planned.example for planned in plan.train]
+    tokens = sum(example.num_tokens for example in examples)
+    supervised = sum(len(e.weights) + len(e.rejected) for e in examples)
     longest = max(len(planned.ids) for planned in (*plan.train, *plan.val))
     adapter = base.num_lora_weights(plan.setup.lora)
     about = "about " if plan.image_id == ApproximateTokenizer.image_id else ""
@@ -115,8 +118,12 @@ def describe_plan(plan: TrainingPlan, title: str, seconds: float, machine: Machi
 
 
 def _count_rows(rows: Examples) -> str:
-    text_only = sum(not planned.example.scores for planned in rows)
-    return f"{len(rows)}{f' ({text_only} text only)' if text_only else ''}"
+    counts = {
+        "text only": sum(not planned.example.scores for planned in rows),
+        "with a worse critique": sum(bool(planned.example.rejected) for planned in rows),
+    }
+    notes = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{len(rows)}{f' ({notes})' if notes else ''}"
 
 
 def _format_count(count: int) -> str:

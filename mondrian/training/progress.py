@@ -22,6 +22,17 @@ class DivergenceError(Exception):
     """The loss or its gradient is NaN or inf, or the loss keeps growing."""
 
 
+@dataclass(frozen=True)
+class StepTotals:
+    """Sums over an optimizer step, of all ranks."""
+
+    weight: float  # of the tokens
+    pairs: int
+    cross_entropy: float  # weighted
+    odds_ratio_loss: float  # of the pairs
+    preferred: float  # pairs with a better critique that is the more likely one
+
+
 @dataclass
 class TrainingProgress:
     """Progress of a run; all of it is in the checkpoint."""
@@ -31,6 +42,8 @@ class TrainingProgress:
     position: int = 0  # updates done in it
     loss_sum: float = 0.0  # weighted loss of the epoch so far
     weight_sum: float = 0.0  # its weights
+    # of the epoch so far: odds-ratio loss, pairs preferred, pairs
+    pair_sums: list[float] = field(default_factory=lambda: [0.0] * 3)
     smoothed_loss: float | None = None  # running mean of the loss
     lowest_loss: float | None = None  # lowest running mean
     best: dict[str, float] | None = None  # epoch and val loss of the best weights
@@ -39,18 +52,31 @@ class TrainingProgress:
     tokens: int = 0  # trained on, over all interruptions
     log: list[dict[str, Any]] = field(default_factory=list)
 
-    def log_step(self, loss: float, grad_norm: float, weight: float, rate: float) -> dict[str, Any]:
-        """Count one update and log it, or raise DivergenceError."""
+    def log_base(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Log metrics before the first step."""
+        entry = {"step": 0, "epoch": 0} | _round(metrics)
+        self.log.append(entry)
+        return entry
+
+    def log_step(self, totals: StepTotals, grad_norm: float, rate: float) -> dict[str, Any]:
+        """Count one update and log it, or raise DivergenceError.
+
+        Its loss is the mean cross-entropy, like the val loss; the odds-ratio loss is apart.
+        """
+        loss, weight = totals.cross_entropy / totals.weight, totals.weight
         self._check_finite("loss", loss)
         self._check_finite("gradient", grad_norm)
         self.step, self.position = self.step + 1, self.position + 1
         self.loss_sum, self.weight_sum = self.loss_sum + loss * weight, self.weight_sum + weight
+        pair_totals = (totals.odds_ratio_loss, totals.preferred, totals.pairs)
+        self.pair_sums = [a + b for a, b in zip(self.pair_sums, pair_totals, strict=True)]
         if self.smoothed_loss is None or self.lowest_loss is None:
             self.smoothed_loss = self.lowest_loss = loss
         else:
             self.smoothed_loss = _SMOOTHING * self.smoothed_loss + (1 - _SMOOTHING) * loss
             self.lowest_loss = min(self.lowest_loss, self.smoothed_loss)
         entry = {"step": self.step, "epoch": self.epoch, "loss": round(loss, 6), "rate": rate}
+        entry |= _round(mean_preferences(*pair_totals))
         self.log.append(entry)
         bound = max(_GROWTH_FACTOR * self.lowest_loss, self.lowest_loss + _MIN_GROWTH)
         if self.step > _MIN_STEPS and self.smoothed_loss > bound:
@@ -70,7 +96,7 @@ class TrainingProgress:
             raise DivergenceError(f"the val loss of epoch {self.epoch} is {metrics['val_loss']}")
         entry: dict[str, Any] = {"step": self.step, "epoch": self.epoch}
         entry["train_loss"] = round(self.loss_sum / self.weight_sum, 6)
-        entry |= {name: round(value, 6) for name, value in metrics.items()}
+        entry |= _round(mean_preferences(*self.pair_sums) | metrics)
         self.log.append(entry)
         self.epochs_since_best += 1
         if self.best is None or entry["val_loss"] < self.best["val_loss"]:
@@ -78,7 +104,31 @@ class TrainingProgress:
             self.epochs_since_best = 0
         self.epoch, self.position = self.epoch + 1, 0
         self.loss_sum = self.weight_sum = 0.0
+        self.pair_sums = [0.0] * 3
         return entry
+
+
+def mean_preferences(odds_ratio_loss: float, preferred: float, pairs: float) -> dict[str, float]:
+    """Return the means over pairs; nothing without pairs."""
+    if not pairs:
+        return {}
+    return {
+        "odds_ratio_loss": odds_ratio_loss / pairs,
+        "preference_accuracy": preferred / pairs,
+    }
+
+
+def describe_preferences(metrics: dict[str, Any]) -> str:
+    """Return the preference accuracy of the pairs, of val if there are any; "" without pairs."""
+    for prefix, name in (("val_", "val "), ("", "train ")):
+        if (accuracy := metrics.get(f"{prefix}preference_accuracy")) is not None:
+            loss = metrics[f"{prefix}odds_ratio_loss"]
+            return f"{name}preference accuracy {accuracy:.0%}, odds-ratio loss {loss:.3f}; "
+    return ""
+
+
+def _round(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 @dataclass
@@ -90,6 +140,7 @@ class TrainResult:
     weights: Tensors
     peak_gb: float
     halt_reason: str | None = None
+    num_pairs: tuple[int, int] = (0, 0)  # of train, of val
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -107,6 +158,10 @@ class TrainResult:
         """Return the content of metrics/<advisor>/train.json; losses are the saved epoch's."""
         entry = self.saved_epoch()
         metrics = {k: v for k, v in entry.items() if k not in ("step", "epoch")}
+        if any(self.num_pairs):
+            metrics |= dict(zip(("train_pairs", "val_pairs"), self.num_pairs, strict=True))
+        if "val_preference_accuracy" in self.log[0]:
+            metrics["base_preference_accuracy"] = self.log[0]["val_preference_accuracy"]
         return metrics | {
             "epoch": entry["epoch"],
             "epochs": self.epochs()[-1]["epoch"],
@@ -126,8 +181,8 @@ class TrainResult:
         m, t = self.metrics(), self.timing()
         return (
             f"train {folder}: val loss {m['val_loss']:.3f} in epoch {m['epoch']} of {m['epochs']}, "
-            f"{m['steps']} steps in {t['seconds']:.0f} s, {t['tokens_per_second']:.0f} tokens/s, "
-            f"peak {t['peak_memory_gb']:.2f} GB"
+            f"{describe_preferences(m)}{m['steps']} steps in {t['seconds']:.0f} s, "
+            f"{t['tokens_per_second']:.0f} tokens/s, peak {t['peak_memory_gb']:.2f} GB"
         )
 
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from mondrian.core.gpu_errors import explain_gpu_errors
 from mondrian.core.params import MachineParams, TrainParams
 from mondrian.core.training_log import write_training_log
 from mondrian.critique.parser import ParsedCritique, parse_critique
+from mondrian.critique.preference_rows import PreferenceRow
 from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import is_schema_valid
 from mondrian.model import adapter, lora
@@ -33,9 +34,9 @@ from mondrian.model.vlm import Vlm
 from mondrian.training.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from mondrian.training.dataset import Example, build_examples
 from mondrian.training.distributed import ProcessGroup
+from mondrian.training.preferences import arrange_rows, describe_pairs
 from mondrian.training.progress import TrainResult, open_tracker
 from mondrian.training.trainer import Trainer, TrainerServices
-from mondrian.training.tuning import set_aside_tuning_rows
 
 _MEMORY_FIX = (
     "take a setting that `python stages/train.py --plan --memory_gb GB` suggests for less memory, "
@@ -63,6 +64,7 @@ class TrainingData:
     train: list[ChatRow]
     val: list[ChatRow]
     files: dict[str, Path]
+    pairs: list[PreferenceRow] = field(default_factory=list)
 
     @property
     def photos(self) -> list[str]:
@@ -84,15 +86,16 @@ class TrainingRun:
         Photos of train are set aside if they select the epoch. Raises TrainingError if there are
         too few, or if the run diverged, with its best weights saved, or is running.
         """
-        rows = set_aside_tuning_rows(data.train, data.val, self.params)
+        rows = arrange_rows(data.train, data.val, data.pairs, self.params)
+        recipe = describe_pairs(recipe, rows[0]) if data.pairs else recipe
         data = TrainingData(*rows, data.files)
         targets = [self.paths.folder / CHECKPOINT_PATTERN, self.paths.output]
         is_main = self.world.rank == 0
         with lock_run_folder(self.paths.folder, targets) if is_main else nullcontext():
             features, train, val = self._prepare(data)
             checkpoint = Checkpoint(self.paths.folder, self._identity(data, features))
-            if is_main and (message := checkpoint.describe_other_run()):
-                sys.stderr.write(f"{message}\n")
+            if is_main:
+                write_notes(checkpoint, train, self.params)
             result = self._train(features, train, val, checkpoint)
             try:
                 if is_main:
@@ -169,6 +172,14 @@ class TrainingRun:
         save_adapter(features, result, example, recipe, output)
         if not result.halt_reason:
             write_metrics(self.paths.metrics, result.metrics(), result.timing())
+
+
+def write_notes(checkpoint: Checkpoint, train: Sequence[Example], params: TrainParams) -> None:
+    """Say why an interrupted run is not resumed, and that a run has no pairs."""
+    if message := checkpoint.describe_other_run():
+        sys.stderr.write(f"{message}\n")
+    if params.method == "orpo" and not any(example.rejected for example in train):
+        sys.stderr.write("train.method is orpo, and there are no pairs: training as with sft\n")
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any], timing: Mapping[str, Any]) -> None:

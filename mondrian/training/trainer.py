@@ -30,8 +30,16 @@ from mondrian.training import schedule
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.dataset import Example
 from mondrian.training.distributed import ProcessGroup
-from mondrian.training.loss import Loss
-from mondrian.training.progress import DivergenceError, Tracker, TrainingProgress, TrainResult
+from mondrian.training.loss import LOSS_SUMS, Loss, StepSize
+from mondrian.training.progress import (
+    DivergenceError,
+    StepTotals,
+    Tracker,
+    TrainingProgress,
+    TrainResult,
+    describe_preferences,
+    mean_preferences,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,10 @@ class TrainerServices:
 
 
 class Trainer:
-    """One run: the adapter on the model, its optimizer, and its progress."""
+    """One run: the adapter on the model, its optimizer, and its progress.
+
+    Of val, examples with a rejected completion measure preferences, the others the loss.
+    """
 
     def __init__(
         self,
@@ -54,7 +65,9 @@ class Trainer:
         params: TrainParams,
         services: TrainerServices | None = None,
     ) -> None:
-        self.train_examples, self.val_examples, self.params = train, val, params
+        self.train_examples, self.params = train, params
+        self.val_examples = [example for example in val if not example.rejected]
+        self.val_pairs = [example for example in val if example.rejected]
         self.services = services or TrainerServices()
         self.model, self.world = features.vlm.model, self.services.world
         self.model.freeze()
@@ -80,6 +93,7 @@ class Trainer:
         halt_reason = None
         try:
             with self._handle_signals(), self._progress_bar() as bar:
+                self._log_base()
                 while self.progress.epoch <= self.params.epochs and not self._should_stop_early():
                     self._run_epoch(bar)
         except DivergenceError as error:
@@ -94,7 +108,8 @@ class Trainer:
         use_best = self.params.save_weights == "best" or halt_reason
         weights = self.best if use_best else lora.lora_state_dict(self.layers)
         peak_gb = mx.get_peak_memory() / 1e9
-        return TrainResult(self.params, self.progress, weights, peak_gb, halt_reason)
+        num_pairs = (sum(bool(e.rejected) for e in self.train_examples), len(self.val_pairs))
+        return TrainResult(self.params, self.progress, weights, peak_gb, halt_reason, num_pairs)
 
     @contextmanager
     def _handle_signals(self) -> Iterator[None]:
@@ -119,6 +134,12 @@ class Trainer:
     def _should_stop_early(self) -> bool:
         return 0 < self.params.early_stopping_patience <= self.progress.epochs_since_best
 
+    def _log_base(self) -> None:
+        """Log the preferences of the base, before the first step."""
+        if self.val_pairs and not self.progress.log:
+            metrics = self._measure_preferences()
+            self.services.tracker.log(self.progress.log_base(metrics))
+
     def _run_epoch(self, bar: Any) -> None:
         progress, services = self.progress, self.services
         started, before = perf_counter(), progress.seconds
@@ -131,7 +152,7 @@ class Trainer:
                 self._save()
             self._exit_if_stopped()
         self._save()  # an interrupted validation is repeated, but no update is lost
-        metrics = {"val_loss": self._validate()}
+        metrics = {"val_loss": self._validate()} | self._measure_preferences()
         if services.compute_val_metrics:
             metrics |= services.compute_val_metrics()
             self._synchronize_stop()
@@ -154,42 +175,56 @@ class Trainer:
         progress, params = self.progress, self.params
         epoch, position = progress.epoch, progress.position
         batches = schedule.select_micro_batches(self.train_examples, params, epoch, position)
-        weight = sum(sum(row.weights) for batch in batches for row in batch)
-        loss, gradient = mx.array(0.0), None
+        rows = [row for batch in batches for row in batch]
+        size = StepSize.of(rows)
+        sums, gradient = mx.zeros(len(LOSS_SUMS)), None
         for i, batch in enumerate(batches):
             shard = shard_by_length(batch, self.world.rank, self.world.size)
             if shard:
                 entropy = (params.seed, progress.step, i, self.world.rank)
                 seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-                batch_loss, batch_gradient = self.loss.compute_loss_and_grad(shard, seed, weight)
+                batch_sums, batch_gradient = self.loss.compute_loss_and_grad(shard, seed, size)
                 if gradient is None:
                     gradient = batch_gradient
                 else:
                     gradient = tree_map(mx.add, gradient, batch_gradient)
-                loss = loss + batch_loss
-                mx.eval(loss, gradient)
+                sums = sums + batch_sums
+                mx.eval(sums, gradient)
         if gradient is None:  # fewer rows than ranks
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        loss, gradient = self.world.sum([loss, gradient])
+        sums, gradient = self.world.sum([sums, gradient])
         gradient, norm = optim.clip_grad_norm(gradient, params.max_grad_norm)
         rate = schedule.compute_learning_rate(params, progress.step, self.steps)
         schedule.set_learning_rate(self.optimizer, params, rate)
         self.optimizer.update(self.model, gradient)
-        mx.eval(self.model.trainable_parameters(), self.optimizer.state, loss, norm)
-        progress.tokens += sum(len(row.ids) for batch in batches for row in batch)
-        entry = progress.log_step(float(loss.item()), float(norm.item()), weight, rate)
-        self.services.tracker.log(entry)
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state, sums, norm)
+        progress.tokens += sum(row.num_tokens for row in rows)
+        num_pairs = sum(bool(row.rejected) for row in rows)
+        totals = StepTotals(size.weight, num_pairs, *map(float, np.array(sums)))
+        self.services.tracker.log(progress.log_step(totals, float(norm.item()), rate))
 
     def _validate(self) -> float:
         """Return the weighted mean cross-entropy of supervised val tokens, without dropout."""
-        total = 0.0
-        shard = shard_by_length(self.val_examples, self.world.rank, self.world.size)
-        for loss in self.loss.iter_eval_losses(shard):
-            total += loss
+        total = self._sum_over(self.val_examples)[0]
+        return total / sum(sum(row.weights) for row in self.val_examples)
+
+    def _measure_preferences(self) -> dict[str, float]:
+        """Return accuracy and mean odds-ratio loss of the val pairs; nothing without pairs."""
+        if not self.val_pairs:
+            return {}
+        _, odds_ratio_loss, preferred = self._sum_over(self.val_pairs)
+        metrics = mean_preferences(odds_ratio_loss, preferred, len(self.val_pairs))
+        return {f"val_{name}": value for name, value in metrics.items()}
+
+    def _sum_over(self, examples: Sequence[Example]) -> list[float]:
+        """Return `LOSS_SUMS` of the examples of all ranks."""
+        totals = [0.0] * len(LOSS_SUMS)
+        shard = shard_by_length(examples, self.world.rank, self.world.size)
+        for sums in self.loss.iter_eval_sums(shard):
+            totals = [total + float(x) for total, x in zip(totals, sums, strict=True)]
             if self.world.size == 1:
                 self._exit_if_stopped()
-        total = self.world.sum_numbers(total)[0]
-        return total / sum(sum(row.weights) for row in self.val_examples)
+        return self.world.sum_numbers(*totals)
 
     def _save(self) -> None:
         if self.services.checkpoint and self.world.rank == 0:
@@ -231,6 +266,7 @@ class Trainer:
             bar.write(
                 f"epoch {entry['epoch']} of {self.params.epochs}: train loss "
                 f"{entry['train_loss']:.3f}, val loss {entry['val_loss']:.3f}{best}; "
+                f"{describe_preferences(entry)}"
                 f"{self.progress.seconds:.0f} s",
                 file=sys.stderr,  # at once, also into a pipe
             )

@@ -148,6 +148,9 @@ def test_the_command_fits_into_100_columns_and_has_json(
     (item,) = json.loads(capsys.readouterr().out)
     assert item["arms"]["fine_tuned"]["approval"]["mean"] == 0.9
     assert item["votes"] == {"fine_tuned": 1, "base": 2, "equal": 0}
+    assert item["conclusion"] in text.replace("\n", " ")
+    assert item["vote_conclusion"].startswith("3 blind votes side by side:")
+    assert item["vote_conclusion"] in text.replace("\n", " ")
     ab.main(["--db", db, "--advisor", "okeefe"])
     assert "no A/B critiques of okeefe yet" in capsys.readouterr().out
 

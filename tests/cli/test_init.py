@@ -1,8 +1,7 @@
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,9 +13,9 @@ from mondrian.core.params import load_params
 from mondrian.critique.parser import ParsedCritique, parse_critique
 from mondrian.data.sources import open_source
 from tests.conftest import ROOT
+from tests.presets import PRESETS, flatten
 
 SHIPPED = (ROOT / "params.yaml").read_text()
-PRESETS: dict[str, Any] = yaml.safe_load(init.PRESETS_FILE.read_text())
 BASES = ("qwen3-vl-4b", "qwen3-vl-4b-4bit", "tiny")
 
 
@@ -27,14 +26,6 @@ def path(tmp_path: Path) -> Path:
 
 def run(path: Path, *flags: object) -> None:
     init.main(["--params", str(path), *map(str, flags)])
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def test_the_presets_of_all_bases_have_the_same_keys() -> None:

@@ -7,6 +7,7 @@ from mondrian.cli import summary
 from mondrian.cli.summary import describe_advisor, describe_training
 from mondrian.core.errors import DataError
 from mondrian.core.files import write_json
+from mondrian.evaluation.preference import VOTES_FILE, Vote, VoteLog
 from mondrian.training.progress import NO_TIMING
 from tests.conftest import ROOT
 
@@ -50,9 +51,27 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
         },
         "evaluate_timing": {"overhead": 0.5, "max_overhead": 0.3},
     }
+    folder = tmp_path / "ansel"
     for name, content in metrics.items():
-        write_json(tmp_path / "ansel" / f"{name}.json", content)
-    text = describe_advisor("ansel", tmp_path / "ansel")
+        write_json(folder / f"{name}.json", content)
+    text = describe_advisor("ansel", folder)
+    assert "blind votes" not in text
+    votes = VoteLog(folder / VOTES_FILE)
+    for i, adapter in enumerate(("a1", "a1", "a0")):
+        group = f"group-{i}"
+        votes.add(
+            Vote(
+                adapter=adapter,
+                photo_group=group,
+                pair="",
+                side="left",
+                choice="fine_tuned",
+                at="2026-11-30",
+            )
+        )
+    write_json(folder / "comparison_report.json", {"adapter": {"version": "a1"}})
+    text = describe_advisor("ansel", folder)
+    assert "blind votes: adapter 2, base 0, equal 0; the adapter is preferred in 100%" in text
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text
     assert "may be 0 on 19 photos: about 80 would show it" in " ".join(text.split())
@@ -60,6 +79,21 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     assert "warning: base_compliance" in text
     assert "warning: the adapter takes 50% more time" in text
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_training_with_pairs_shows_what_was_learned_from_them() -> None:
+    timing = {"seconds": 9.0, "tokens_per_second": 9.0, "peak_memory_gb": 1.0}
+    train = {"steps": 9, "val_loss": 1.0, "epoch": 2, "epochs": 2, "train_pairs": 20}
+    text = describe_training({**train, "val_pairs": 0}, timing)
+    assert text.endswith("in epoch 2 of 2; 20 preference pairs")
+    measured = {
+        "val_pairs": 8,
+        "base_preference_accuracy": 0.5,
+        "val_preference_accuracy": 0.875,
+        "val_odds_ratio_loss": 0.41,
+    }
+    text = describe_training(train | measured, timing)
+    assert "likely in 88% of 8 val pairs (base: 50%), odds-ratio loss 0.410" in text
 
 
 @pytest.mark.parametrize(

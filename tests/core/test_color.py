@@ -23,20 +23,23 @@ from mondrian.core.icc_profile import (
     make_rgb_profile,
 )
 from mondrian.core.images import read_photo, read_preview, read_thumbnail
+from tests.core.color_photos import (
+    P3_PROFILE,
+    decode_srgb,
+    difference,
+    make_colorful,
+    on_white,
+    to_p3,
+)
 
 D50 = (0.3457, 0.3585)
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
-DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))
 PROPHOTO = ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001))
-P3_PROFILE = make_rgb_profile(DISPLAY_P3, D65, SRGB_CURVE, "Display P3")
 ADOBE_PROFILE = make_rgb_profile(ADOBE_RGB, D65, ADOBE_GAMMA, "Adobe RGB (1998)")
 PROPHOTO_PROFILE = make_rgb_profile(PROPHOTO, D50, (1.8,), "ProPhoto RGB")
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 HEIC = (Path(__file__).parent / "rendered.heic").read_bytes()
 # sRGB to Display P3 and to Adobe RGB, linear, all with the white point D65 (CSS Color 4)
-TO_P3 = np.array(
-    [[0.8224620, 0.1775380, 0], [0.0331942, 0.9668058, 0], [0.0170826, 0.0723974, 0.9105199]]
-)
 TO_ADOBE = np.array([[0.7151256, 0.2848744, 0], [0, 1, 0], [0, 0.0411619, 0.9588381]])
 
 
@@ -45,31 +48,9 @@ def photo(photos: list[Image.Image]) -> Image.Image:
     return make_colorful(photos[5])
 
 
-def make_colorful(photo: Image.Image) -> Image.Image:
-    """Return a photo with three times the saturation; all colors are inside sRGB."""
-    hsv = np.asarray(photo.convert("HSV")).copy()
-    hsv[..., 1] = np.minimum(255, hsv[..., 1].astype(int) * 3)
-    return Image.fromarray(hsv, "HSV").convert("RGB")
-
-
-def to_p3(image: Image.Image) -> Image.Image:
-    """Convert by the published matrices, without a color library."""
-    linear = decode_srgb(np.asarray(image) / 255) @ TO_P3.T
-    return Image.fromarray(np.rint(encode_srgb(linear) * 255).astype(np.uint8))
-
-
 def to_adobe(image: Image.Image) -> Image.Image:
     linear = decode_srgb(np.asarray(image) / 255) @ TO_ADOBE.T
     return Image.fromarray(np.rint(linear.clip(0, 1) ** (256 / 563) * 255).astype(np.uint8))
-
-
-def decode_srgb(values: NDArray[Any]) -> NDArray[Any]:
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def encode_srgb(linear: NDArray[Any]) -> NDArray[Any]:
-    linear = linear.clip(0, 1)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def to_profile(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.Image:
@@ -92,16 +73,6 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "TIFF": {"compression": "tiff_lzw"},
 }
-
-
-def difference(a: Image.Image, b: Image.Image) -> float:
-    """Return the mean difference of two images, of 255."""
-    size = min(a.size, b.size)
-    arrays = (
-        np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX), float)
-        for image in (a, b)
-    )
-    return float(np.abs(next(arrays) - next(arrays)).mean())
 
 
 def save(image: Image.Image, path: Path, kind: str, **more: Any) -> Path:
@@ -324,12 +295,6 @@ def make_png(pixels: NDArray[Any], color_type: int, bits: int, *chunks: bytes) -
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
     tail = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + tail)
-
-
-def on_white(photo: Image.Image, alpha: Image.Image) -> Image.Image:
-    white = Image.new("RGB", photo.size, "white")
-    white.paste(photo, mask=alpha)
-    return white
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 import contextlib
 import io
-import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from mondrian.core.images import (
     read_thumbnail,
     resize_to_fit,
 )
+from tests.core.odd_photos import png_header
 
 
 def test_exif_orientation_is_applied_and_exif_is_removed(
@@ -36,18 +35,6 @@ def test_exif_orientation_is_applied_and_exif_is_removed(
     saved = io.BytesIO()
     upright.save(saved, "PNG")
     assert not Image.open(saved).getexif()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that declares a size and has no such pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    end = chunk(b"IDAT", zlib.compress(b"\x00")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + end
 
 
 @pytest.mark.parametrize(

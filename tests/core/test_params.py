@@ -58,6 +58,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> N
         ("public_url", "write public_url: '' under serve"),
         ("trusted_proxies", r"write trusted_proxies: \[\] under serve"),
         ("default_advisor", "write default_advisor: '' under serve"),
+        ("identify_clients", "write identify_clients: false under serve"),
     ],
 )
 def test_a_parameter_that_an_earlier_version_lacks_comes_with_its_value(
@@ -102,6 +103,7 @@ def test_an_advisor_without_a_persona_is_named(tmp_path: Path) -> None:
             "source: Qwen/Qwen3-VL-4B-Thinking",
             "thoughts before its answer, which the critique's format forbids; use Qwen/Qwen3-VL",
         ),
+        ("folds: 0", "folds: 1", "on the other folds; it must be 0 or at least 2"),
         ("max_grad_norm: 1.0", "max_grad_norm: .inf", "train.max_grad_norm is inf"),
         ("min_pixels: 4096", "min_pixels: 999999", "min_pixels is above"),
         ("You are Ansel Adams.", "You are <image>.", "contains <image>"),
@@ -116,6 +118,11 @@ def test_invalid_values_are_rejected(tmp_path: Path, old: str, new: str, expecte
     message = read_errors(tmp_path, SHIPPED.replace(old, new))
     assert expected in message
     assert len(message) < 1000
+
+
+def test_preference_pairs_are_not_cross_validated(tmp_path: Path) -> None:
+    text = replace_values(SHIPPED, {"train": {"method": "orpo"}, "prepare": {"folds": 5}}, {})
+    assert "orpo and prepare.folds is 5" in read_errors(tmp_path, text)
 
 
 def test_every_value_is_explained() -> None:

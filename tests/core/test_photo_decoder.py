@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -70,11 +69,9 @@ def test_a_reason_comes_back_from_the_other_process(pool: DecoderPool) -> None:
 def test_a_photo_that_takes_too_long_is_ended() -> None:
     pool = DecoderPool(1, DecoderLimits(seconds=1.5, memory_bytes=2**29))
     process = pool.call(os.getpid)
-    started = monotonic()
     with pytest.raises(PhotoError, match=r"took more than 1\.5 s") as error:
         pool.call(time.sleep, 3600)
     assert error.value.reason == "image_unreadable"
-    assert monotonic() - started < 30  # on a busy machine
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     assert pool.call(os.getpid) != process  # the next one has a new decoder

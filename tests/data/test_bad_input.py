@@ -13,7 +13,7 @@ from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from tests.conftest import assert_one_error, run_stage
-from tests.core.test_images import png_header
+from tests.core.odd_photos import png_header
 
 MakeDb = Callable[..., Path]
 

@@ -5,21 +5,7 @@ import pytest
 
 from mondrian.core.errors import DataError
 from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, write_manifest
-from tests.data.test_split import record
-
-COUNTS = {
-    "jobs": 3,
-    "finished": 3,
-    "linked": 3,
-    "photos": 3,
-    "rejected": {},
-    "suspicions": {},
-    "forms": {"json": 3},
-    "repairs": {},
-    "match_kinds": {},
-    "reviewed": {},
-    "text_only": 0,
-}
+from tests.data.manifest_records import COUNTS, record
 
 
 def write(path: Path, records: list[ManifestRecord]) -> Path:

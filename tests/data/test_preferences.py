@@ -1,9 +1,12 @@
 """Pairs for DPO and ORPO: each once, of one photo, never of equal texts, never held out."""
 
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,23 @@ from mondrian.cli.preferences import main
 from mondrian.core.errors import DataError
 from mondrian.core.images import resize_to_fit
 from mondrian.core.params import Params
+from mondrian.critique.preference_rows import (
+    PreferenceRow,
+    preferences_path,
+    read_preference_rows,
+)
 from mondrian.critique.prompt import build_row_messages, prompt_hash
+from mondrian.critique.rows import row_path
 from mondrian.critique.schema import Critique, serialize_critique
+from mondrian.data.critique_lookup import ApplicationFolders
+from mondrian.data.preference_export import PairSources, collect_pairs
 from mondrian.data.preferences import RatedCritique, find_pairs
-from mondrian.sample.scene import draw_scene
+from mondrian.data.rated_critiques import load_rated_critiques
+from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
-from mondrian.serving.feedback.export import load_rated_critiques
 from mondrian.storage.feedback import add_vote, load_votes
 from mondrian.storage.jobs import JobStore
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_stage
 from tests.reviewing import add_completed_job, open_store, with_scores, write_feedback
 from tests.waiting import PATIENCE
 
@@ -37,7 +48,7 @@ def list_pairs(*critiques: RatedCritique) -> tuple[list[tuple[str, str, str]], d
 
 def test_a_correction_is_better_than_the_served_critique() -> None:
     correction = replace(PLAIN, verdict="corrected", corrected="C")
-    assert list_pairs(correction) == ([("corrected", "C", "A")], {"corrected": 1})
+    assert list_pairs(correction) == ([("corrected", "C", "A")], {})
     assert list_pairs(replace(correction, corrected="A"))[1] == {"equal_texts": 1}
     assert list_pairs(replace(correction, verdict=""))[0] == []  # taken back
 
@@ -49,9 +60,9 @@ def test_thumbs_and_acceptance_give_pairs_of_one_photo() -> None:
     other_photo = replace(down, job="d", photo="q", critique="D")
     pairs, counts = list_pairs(up, down, accepted, other_photo)
     assert pairs == [("thumbs", "A", "B"), ("accepted", "T", "B")]
-    assert counts == {"thumbs": 1, "accepted": 1}
+    assert counts == {}
     up_and_accepted = replace(up, verdict="accepted")
-    assert list_pairs(up_and_accepted, down)[1] == {"thumbs": 1, "twice": 1}
+    assert list_pairs(up_and_accepted, down)[1] == {"twice": 1}
     mixed = replace(down, verdict="accepted")  # accepted and disliked: neither good nor bad
     assert list_pairs(up, mixed)[0] == []
     assert list_pairs(mixed, down)[0] == []
@@ -99,27 +110,17 @@ def rated(store: JobStore) -> JobStore:
 
 def run(store: JobStore, output: Path, *more: object) -> list[dict[str, Any]]:
     path = Path(str(store.engine.url.database))
-    main(
-        [
-            "--db",
-            str(path),
-            "--advisor",
-            "ansel",
-            "--data",
-            str(path.parent),
-            "--output_dir",
-            str(output),
-            "--cache_dir",
-            str(path.parent / "cache"),
-            *map(str, more),
-        ]
-    )
-    (rows,) = output.glob("preferences_ansel.json*")
-    text = rows.read_text()
-    parsed: list[dict[str, Any]] = (
-        json.loads(text) if rows.suffix == ".json" else [json.loads(x) for x in text.splitlines()]
-    )
-    return parsed
+    flags = {
+        "--db": path,
+        "--advisor": "ansel",
+        "--data": path.parent,
+        "--output_dir": output,
+        "--cache_dir": path.parent / "cache",
+    }
+    main([str(word) for flag in flags.items() for word in flag] + [*map(str, more)])
+    lines = preferences_path(output, "ansel").read_text().splitlines()
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return rows
 
 
 def test_rows_have_the_prompt_and_the_image_of_training(
@@ -156,48 +157,153 @@ def test_rows_have_the_prompt_and_the_image_of_training(
     )
 
 
-def test_each_trainer_has_its_layout(rated: JobStore, tmp_path: Path) -> None:
-    row = run(rated, tmp_path / "factory", "--format", "llama-factory")[0]
-    assert [m["from"] for m in row["conversations"]] == ["system", "human"]
-    assert row["conversations"][1]["value"].count("<image>") == len(row["images"]) == 1
-    assert {row["chosen"]["from"], row["rejected"]["from"]} == {"gpt"}
-    info = json.loads((tmp_path / "factory" / "dataset_info.json").read_text())
-    dataset = info["preferences_ansel"]
-    assert dataset["ranking"] is True
-    assert set(dataset["columns"].values()) <= set(row)
-    row = run(rated, tmp_path / "swift", "--format", "ms-swift")[0]
-    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant"]
-    assert row["messages"][2]["content"] != row["rejected_response"]
+def test_rows_are_read_as_they_were_written(rated: JobStore, tmp_path: Path) -> None:
+    lines = run(rated, tmp_path / "out")
+    rows = read_preference_rows(preferences_path(tmp_path / "out", "ansel"))
+    assert [row.id for row in rows] == [line["id"] for line in lines]
+    assert [row.rejected for row in rows] == [
+        line["rejected"][0]["content"][0]["text"] for line in lines
+    ]
+    assert {row.messages[1]["content"].count("<image>") for row in rows} == {1}
+    assert all(row.prompt_hash and row.photo == row.photo_group for row in rows)
 
 
-def test_no_pair_has_a_near_duplicate_of_a_held_out_photo(
+@pytest.mark.parametrize("damage", ["{", "[]", '{"prompt": []}', '"chosen": 1'])
+def test_a_damaged_line_is_named(rated: JobStore, tmp_path: Path, damage: str) -> None:
+    run(rated, tmp_path / "out")
+    path = preferences_path(tmp_path / "out", "ansel")
+    good = path.read_text().splitlines()[0]
+    path.write_text(f"{good}\n{damage}\n")
+    with pytest.raises(DataError, match=r"line 2 is not a preference row"):
+        read_preference_rows(path)
+    path.write_text(good.replace("overall_score", "overall"))
+    with pytest.raises(DataError, match=r"line 1 is not a preference row"):
+        read_preference_rows(path)
+    path.write_bytes(good.encode("utf-16"))
+    with pytest.raises(DataError, match=r"preferences_ansel\.jsonl is not UTF-8 .*dvc repro"):
+        read_preference_rows(path)
+
+
+def test_a_truncated_database_is_named(rated: JobStore, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = (tmp_path / "jobs.db").read_bytes()
+    (tmp_path / "cut.db").write_bytes(content[: len(content) // 2])
+    folders = ApplicationFolders(tmp_path, tmp_path, tmp_path)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/cut\.db .*malformed"):
+        list(load_rated_critiques(str(tmp_path / "cut.db"), "ansel", folders, Counter()))
+
+
+def test_feedback_that_another_program_damaged_gives_no_pair(
+    rated: JobStore, tmp_path: Path
+) -> None:
+    assert len(run(rated, tmp_path / "out")) == 2
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("UPDATE mondrian_feedback SET thumbs = 'up' WHERE thumbs = 1")
+        connection.execute("UPDATE jobs SET thumbs = 0")
+        connection.commit()
+    rows = run(rated, tmp_path / "out")
+    assert [row["provenance"]["why"] for row in rows] == ["corrected"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format", "trl"], "--format was removed; rows have one form now"),
+        (["--format=ms-swift"], "--format was removed"),
+        (["--exclude_photos_of", "a", "b"], "--exclude_photos_of was removed; give the folder"),
+    ],
+)
+def test_a_flag_of_an_earlier_version_says_what_replaced_it(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--db", "a", "--advisor", "ansel", "--output_dir", "b", *flags])
+    assert message in capsys.readouterr().err
+
+
+def write_prepared(
+    folder: Path,
+    params: Params,
+    photos: dict[str, Image.Image],
+    times: dict[str, str] | None = None,
+) -> Path:
+    """Write prepared rows of a photo for each part, rotated: no hash of bytes knows the copy.
+
+    times  by part, when its photo was taken
+    """
+    persona = params.persona("ansel")
+    (folder / "images").mkdir(parents=True)
+    for i, (part, photo) in enumerate(photos.items()):
+        image = folder / f"images/{i}.png"
+        rotated = photo.rotate(90, expand=True)
+        resize_to_fit(rotated, params.image.min_pixels, params.image.max_pixels).save(image)
+        row = {
+            "messages": build_row_messages(persona, serialize_critique(make_critique(1))),
+            "images": [str(image)],
+            "id": f"ansel/{part}",
+            "photo": part,
+            "photo_group": f"group of {part}",
+            "captured": (times or {}).get(part, ""),
+            "prompt_hash": prompt_hash(persona),
+        }
+        row_path(folder, "ansel", part).write_text(json.dumps([row]))
+    return folder
+
+
+def test_an_export_has_no_pair_of_a_photo_like_one_of_val_or_test(
     rated: JobStore,
     tmp_path: Path,
     photos: list[Image.Image],
     params: Params,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    image = params.image
-    held_out = tmp_path / "held_out" / "images" / "0.png"
-    held_out.parent.mkdir(parents=True)
-    rotated = photos[1].rotate(90, expand=True)  # a copy that no hash of bytes would know
-    resize_to_fit(rotated, image.min_pixels, image.max_pixels).save(held_out)
-    persona = params.persona("ansel")
-    row = {
-        "messages": build_row_messages(persona, serialize_critique(make_critique(1))),
-        "images": [str(held_out)],
-        "id": "ansel/x",
-        "photo": "x",
-        "photo_group": "x",
-        "prompt_hash": prompt_hash(persona),
-    }
-    val = tmp_path / "held_out" / "training_data_ansel_val.json"
-    val.write_text(json.dumps([row]))
-    rows = run(rated, tmp_path / "out", "--exclude_photos_of", val)
-    assert [row["provenance"]["why"] for row in rows] == ["corrected"]
+    prepared = tmp_path / "prepared"
+    parts = {"train": photos[0], "val": photos[4], "test": photos[1]}
+    write_prepared(prepared, params, parts)
+    rows = run(rated, tmp_path / "out", "--prepared_dir", prepared)
+    assert [row["photo_group"] for row in rows] == ["group of train"]
     output = capsys.readouterr().out
-    assert "held_out 1 · " in output or "held_out 1\n" in output
+    assert "held_out 1\n" in output
     assert "no photo was held out" not in output
+    other = write_prepared(tmp_path / "other", params, {"train": photos[5], "val": photos[0]})
+    rows = run(rated, tmp_path / "out", "--prepared_dir", other)
+    assert [row["provenance"]["why"] for row in rows] == ["thumbs"]
+
+
+def test_a_pair_of_a_walk_of_val_or_test_is_not_trained_on(
+    store: JobStore, tmp_path: Path, photos: list[Image.Image], params: Params
+) -> None:
+    """The photos themselves are in no split: their critiques were rated, and are no rows."""
+    db = str(store.engine.url.database)
+    minutes = {0: "10:40", 1: "15:20", 2: "22:00", 3: "11:30"}  # 3 follows 0 on the walk of val
+    for i, minute in minutes.items():
+        exposure = json.dumps({"time": f"2026-05-01 {minute}"})
+        row = add_completed_job(store, make_critique(i), f"uploads/{i}.jpg", exposure=exposure)
+        new = serialize_critique(with_scores(make_critique(i), Lighting=0.5))
+        write_feedback(store, row, make_critique(i), verdict="corrected", critique=new)
+    parts = {"train": render(draw_scene(5, 9), 320, 256), "val": photos[4], "test": photos[5]}
+    times = {"val": "2026-05-01T10:00:00", "test": "2026-05-01T15:00:00"}
+    write_prepared(tmp_path / "prepared", params, parts, times)
+    folders = ApplicationFolders(tmp_path, tmp_path, tmp_path)
+
+    def list_groups(session_minutes: int) -> dict[str, str]:
+        counts: Counter[str] = Counter()
+        paths = (tmp_path / "prepared", tmp_path / "cache")
+        sources = PairSources("ansel", folders, *paths, session_minutes)
+        critiques = load_rated_critiques(db, "ansel", folders, counts)
+        pairs = collect_pairs(critiques, sources, params.image, counts)
+        assert counts["held_out"] == 4 - len(pairs.pairs)
+        groups = {pair.filename: pairs.splits[pair.filename].group for pair in pairs.pairs}
+        return {Path(name).stem: group for name, group in groups.items()}
+
+    groups = list_groups(60)
+    assert groups.keys() == {"0", "2", "3"}
+    assert groups["0"] == groups["3"] == "group of val"
+    assert groups["2"] != "group of val"
+    ungrouped = list_groups(0)
+    assert len(ungrouped) == 4
+    assert "group of val" not in ungrouped.values()
 
 
 def test_a_database_without_pairs_is_one_clear_line(store: JobStore, tmp_path: Path) -> None:
@@ -205,12 +311,77 @@ def test_a_database_without_pairs_is_one_clear_line(store: JobStore, tmp_path: P
     with pytest.raises(DataError, match="0 rated critiques → 0 pairs"):
         run(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute("CREATE TABLE jobs (id, filename, advisor, status)")
+    before = (tmp_path / "x.db").read_bytes()
     for db, message in ((tmp_path / "none.db", "does not exist"), (tmp_path / "x.db", "no table")):
-        if db.name == "x.db":
-            db.touch()
         with pytest.raises(DataError, match=message):
             main(["--db", str(db), "--advisor", "ansel", "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "none.db").exists()
+    assert (tmp_path / "x.db").read_bytes() == before  # it is only read
+
+
+def write_params(folder: Path, method: str) -> Path:
+    """Write params.yaml for a database and photos in the folder."""
+    text = (ROOT / "params.yaml").read_text().replace("method: sft ", f"method: {method} ")
+    text = text.replace("db_path: data/sample/mondrian/mondrian.db", f"db_path: {folder}/jobs.db")
+    text = re.sub(r"(source|analysis|html)_dir: data/\S+", rf"\1_dir: {folder}", text)
+    (folder / "params.yaml").write_text(text)
+    return folder / "params.yaml"
+
+
+def run_preferences_stage(folder: Path, method: str) -> tuple[str, list[PreferenceRow], Any]:
+    """Run the stage; return its output, rows and counts."""
+    run = run_stage(
+        "preferences",
+        *("--advisor", "ansel"),
+        *("--prepared_dir", folder / "prepared"),
+        *("--output_dir", folder / "pairs"),
+        *("--metrics", folder / "preferences.json"),
+        *("--cache_dir", folder / "cache"),
+        *("--params", write_params(folder, method)),
+    )
+    assert run.returncode == 0, run.stderr
+    rows = read_preference_rows(preferences_path(folder / "pairs", "ansel"))
+    return run.stdout, rows, json.loads((folder / "preferences.json").read_text())
+
+
+def test_the_stage_counts_every_pair_and_only_reads_the_database(
+    rated: JobStore, tmp_path: Path, photos: list[Image.Image], params: Params
+) -> None:
+    write_prepared(tmp_path / "prepared", params, {"train": photos[5], "val": photos[0]})
+    rated.engine.dispose()
+    before = (tmp_path / "jobs.db").read_bytes()
+    output, rows, counts = run_preferences_stage(tmp_path, "orpo")
+    assert "preferences ansel: 4 rated critiques → 2 pairs from 2 photos" in output
+    assert "1 to train on, 1 of val photos to measure preferences" in output
+    assert {row.photo_group == "group of val" for row in rows} == {True, False}
+    assert counts == {
+        "rated": 4,
+        "train": 1,
+        "val": 1,
+        "pairs": {"corrected": 1, "thumbs": 1},
+        "left_out": {"photo_missing": 1},
+    }
+    assert (tmp_path / "jobs.db").read_bytes() == before
+    output, rows, counts = run_preferences_stage(tmp_path, "sft")
+    assert output == "preferences ansel: no pairs, as train.method is sft\n"
+    assert rows == []
+    assert (counts["rated"], counts["train"]) == (0, 0)
+    assert not list((tmp_path / "pairs").rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_a_source_without_feedback_has_no_pairs(tmp_path: Path, params: Params) -> None:
+    """A list, and a database that no service has used."""
+    (tmp_path / "jobs.db").write_text('{"photo": "a.jpg", "critique": "x"}\n')
+    assert run_preferences_stage(tmp_path, "orpo")[1] == []
+    (tmp_path / "jobs.db").unlink()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("CREATE TABLE jobs (id, filename, advisor, status)")
+    output, rows, _ = run_preferences_stage(tmp_path, "orpo")
+    assert rows == []
+    assert "0 rated critiques → 0 pairs" in output
 
 
 @pytest.mark.slow
@@ -238,17 +409,30 @@ def test_the_datasets_library_reads_the_rows(rated: JobStore, tmp_path: Path) ->
     assert process.returncode == 0, process.stderr
 
 
-def test_only_rated_critiques_are_counted(rated: JobStore, params: Params) -> None:
+def find_folders(folder: Path) -> ApplicationFolders:
+    return ApplicationFolders(folder, folder, folder)
+
+
+def test_only_rated_critiques_are_counted(rated: JobStore, tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
-    critiques = list(load_rated_critiques(str(rated.engine.url.database), "ansel", params, counts))
+    critiques = list(
+        load_rated_critiques(
+            str(rated.engine.url.database), "ansel", find_folders(tmp_path), counts
+        )
+    )
     assert (len(critiques), counts["judged"]) == (4, 4)
     assert (
-        list(load_rated_critiques(str(rated.engine.url.database), "okeefe", params, counts)) == []
+        list(
+            load_rated_critiques(
+                str(rated.engine.url.database), "okeefe", find_folders(tmp_path), counts
+            )
+        )
+        == []
     )
 
 
 def test_a_blind_vote_gives_a_pair_and_an_equal_one_is_counted(
-    store: JobStore, params: Params
+    store: JobStore, tmp_path: Path
 ) -> None:
     jobs = [add_completed_job(store, make_critique(i), f"uploads/{i // 2}.jpg") for i in range(6)]
     for i, choice in ((0, "right"), (2, "equal"), (4, "left")):
@@ -258,7 +442,7 @@ def test_a_blind_vote_gives_a_pair_and_an_equal_one_is_counted(
     store.restart(jobs[5]["id"])  # a vote is about the texts that were seen
     counts: Counter[str] = Counter()
     db = str(store.engine.url.database)
-    pairs, _ = find_pairs(load_rated_critiques(db, "ansel", params, counts))
+    pairs, _ = find_pairs(load_rated_critiques(db, "ansel", find_folders(tmp_path), counts))
     texts = [serialize_critique(make_critique(i)) for i in (1, 0)]
     assert [(pair.reason, pair.chosen, pair.rejected) for pair in pairs] == [("vote", *texts)]
     assert counts["equal_votes"] == 1

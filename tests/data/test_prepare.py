@@ -9,12 +9,11 @@ from mondrian.core.files import file_hash
 from mondrian.core.params import Params
 from mondrian.critique.rows import read_rows, row_path
 from mondrian.critique.schema import serialize_critique
-from mondrian.data.manifest import SECTION_NAMES, Manifest, ManifestRecord, Photo, write_manifest
+from mondrian.data.manifest import Manifest, Photo
 from mondrian.data.prepare import check_advisor, write_split
 from mondrian.data.split import DatasetSplit, split_records
 from mondrian.sample.scene import draw_scene, render
-from tests.data.test_manifest import COUNTS
-from tests.data.test_split import record
+from tests.data.manifest_records import record, write_records
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
             match_kind="as_stored",
         )
         records.append(record(i, f"photo-{i}").model_copy(update={"photo": photo}))
-    write(folder / "m.json", records)
+    write_records(folder / "m.json", records)
     return Manifest(folder / "m.json")
-
-
-def write(path: Path, records: list[ManifestRecord]) -> None:
-    lines = [r.model_dump_json() for r in records]
-    sections: dict[str, list[str]] = {
-        name: lines if name == "records" else [] for name in SECTION_NAMES
-    }
-    write_manifest(path, "ansel", COUNTS, sections)
 
 
 @pytest.fixture
@@ -102,7 +93,7 @@ def test_a_missing_photo_leaves_the_old_rows(
     records = list(manifest.records())
     missing = records[3].photo.model_copy(update={"path": str(tmp_path / "gone.jpg")})
     records[3] = records[3].model_copy(update={"photo": missing})
-    write(tmp_path / "m.json", records)
+    write_records(tmp_path / "m.json", records)
     before = sorted(p.name for p in (tmp_path / "rows").rglob("*"))
     with pytest.raises(DataError, match=r"gone\.jpg: no such file; .*run link again"):
         write_split(Manifest(tmp_path / "m.json"), split, "You.", params.image, tmp_path / "rows")
@@ -117,7 +108,7 @@ def test_another_photo_under_the_same_name_is_an_error(
     other.write_bytes(Path(records[0].photo.path).read_bytes())
     swapped = records[3].photo.model_copy(update={"path": str(other)})
     records[3] = records[3].model_copy(update={"photo": swapped})
-    write(tmp_path / "m.json", records)
+    write_records(tmp_path / "m.json", records)
     with pytest.raises(DataError, match="is not the photo that link read"):
         write_split(Manifest(tmp_path / "m.json"), split, "You.", params.image, tmp_path / "rows")
 

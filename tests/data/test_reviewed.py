@@ -17,7 +17,7 @@ from mondrian.data.sqlite_source import open_database
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
 from mondrian.storage.jobs import JobStore
-from tests.data.test_link import run_link
+from tests.data.link_runs import run_link
 from tests.reviewing import add_completed_job, change_row, open_store, with_scores, write_feedback
 
 KEEP_ALL = dict.fromkeys(

@@ -13,6 +13,7 @@ from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.data.sources import default_photo_folder, locate_source, open_source
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
+from tests.data.link_runs import run_link
 from tests.data.lists.list_files import (
     format_table,
     make_chat_entries,
@@ -20,7 +21,6 @@ from tests.data.lists.list_files import (
     read_jobs,
     write_lines,
 )
-from tests.data.test_link import run_link
 
 
 def touch(folder: Path, *names: str) -> None:

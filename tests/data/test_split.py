@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -7,52 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mondrian.core.errors import DataError
-from mondrian.core.params import PrepareParams, load_params
-from mondrian.data.manifest import ManifestRecord, Photo
-from mondrian.data.quality.quality_flags import words_hash
-from mondrian.data.split import DatasetSplit, check_split_sizes, split_records
-from mondrian.sample.scene import draw_scene
-from mondrian.sample.writing_style import write_critique
-from tests.conftest import ROOT
-
-PREPARE = load_params(ROOT / "params.yaml").prepare
-
-
-@cache
-def record(i: int, group: str, text: int | None = None) -> ManifestRecord:
-    critique = write_critique("ansel", draw_scene(5, i if text is None else text))
-    photo = Photo(
-        path=f"{i}.jpg",
-        sha256=f"{i:064x}",
-        width=640,
-        height=512,
-        group=group,
-        match_kind="as_stored",
-    )
-    return ManifestRecord(
-        job_id=f"job-{i}",
-        photo=photo,
-        critique=critique,
-        words=words_hash(critique),
-        text_from="analysis_markdown",
-        form="json",
-        repairs=(),
-        created="",
-        mode="",
-        model="",
-        suspicions=(),
-    )
-
-
-def split(records: list[ManifestRecord], **changes: object) -> DatasetSplit:
-    params = PrepareParams.model_validate(PREPARE.model_dump() | changes)
-    result = split_records(records, params)
-    check_split_sizes("ansel", result, params)
-    return result
-
-
-def make_records(count: int = 120) -> list[ManifestRecord]:
-    return [record(i, f"photo-{i}") for i in range(count)]
+from mondrian.data.manifest import ManifestRecord
+from mondrian.data.split import DatasetSplit
+from tests.data.manifest_records import make_records, record, split
 
 
 def test_each_split_gets_its_fraction_of_the_photos_by_the_seed() -> None:

@@ -28,9 +28,8 @@ from mondrian.sample.corruptions import (
 )
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.data.test_link import run_link
-from tests.data.test_prepare import write
-from tests.data.test_split import PREPARE, make_records, record, split
+from tests.data.link_runs import run_link
+from tests.data.manifest_records import PREPARE, make_records, record, split, write_records
 from tests.reviewing import add_completed_job, open_store, write_feedback
 
 MakeDb = Callable[..., Path]
@@ -152,7 +151,7 @@ def test_no_row_depends_on_scores_that_are_not_used(
     for name, scores in vectors.items():
         records = [with_photo(record(i, f"photo-{i}"), photos[i], tmp_path) for i in range(6)]
         records[1:3] = [without_scores(r, scores) for r in records[1:3]]
-        write(tmp_path / f"{name}.json", records)
+        write_records(tmp_path / f"{name}.json", records)
         manifest, folder = Manifest(tmp_path / f"{name}.json"), tmp_path / "rows"
         result = split_records(manifest.records(), settings)
         write_split(manifest, result, "You are Ansel.", params.image, folder)
@@ -232,7 +231,7 @@ def test_too_few_photos_with_scores_are_an_error_with_the_numbers() -> None:
 @pytest.mark.parametrize("scored", [0, 40])
 def test_a_split_without_any_score_has_a_report(tmp_path: Path, scored: int) -> None:
     records = [r if i < scored else without_scores(r) for i, r in enumerate(make_records(60))]
-    write(tmp_path / "manifest.json", records)
+    write_records(tmp_path / "manifest.json", records)
     manifest = Manifest(tmp_path / "manifest.json")
     page = html.document_fromstring(
         render_split_report(manifest, split_records(records, PREPARE), "too few")

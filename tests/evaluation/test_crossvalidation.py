@@ -10,7 +10,13 @@ import pytest
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.critique.rows import ChatRow
-from mondrian.evaluation.crossvalidation import crossvalidate, merge_reports
+from mondrian.evaluation.crossvalidation import (
+    CrossvalidationOutputs,
+    crossvalidate,
+    merge_reports,
+    write_crossvalidation,
+)
+from mondrian.evaluation.headline import headline_verdict, read_crossvalidation
 from mondrian.evaluation.verdict import build_evaluation
 from mondrian.training.run import TrainingRun
 
@@ -29,6 +35,12 @@ def test_rows_without_folds_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="set prepare.folds to 5"):
         crossvalidate(None, params, rows, tmp_path, tmp_path)  # type: ignore[arg-type]
+
+
+def test_preference_pairs_are_refused(rows: list[ChatRow], params: Params, tmp_path: Path) -> None:
+    orpo = params.model_copy(update={"train": params.train.model_copy(update={"method": "orpo"})})
+    with pytest.raises(DataError, match="train.method is orpo; cross-validation trains without"):
+        crossvalidate(None, orpo, rows, tmp_path, tmp_path)  # type: ignore[arg-type]
 
 
 def test_each_photo_keeps_the_constant_of_its_own_fold() -> None:
@@ -78,6 +90,15 @@ def test_every_row_is_evaluated_by_an_adapter_that_was_not_trained_on_it(
     monkeypatch.setattr(TrainingRun, "run", fail)
     repeated = crossvalidate(base_vlm, fast_params(params), folded, tmp_path / "folds", tmp_path)
     assert repeated == json.loads(json.dumps(report))
+    names = ("crossvalidation.json", "crossvalidation.html", "folds")
+    outputs = CrossvalidationOutputs(*(tmp_path / name for name in names))
+    text = write_crossvalidation(base_vlm, fast_params(params), folded, outputs, tmp_path)
+    verdict = "INCONCLUSIVE on 5 critiques of 5 photos cross-validated by 2 adapters"
+    assert text.startswith(f"crossvalidate ansel: {verdict}")
+    assert verdict in outputs.html.read_text()
+    stored = read_crossvalidation(outputs.metrics)
+    assert stored is not None
+    assert headline_verdict({"verdict": "BETTER", "crossvalidation": stored}) == "INCONCLUSIVE"
     (tmp_path / "folds/1/report.json").unlink()  # interrupted between training and evaluation
     resumed = crossvalidate(base_vlm, fast_params(params), folded, tmp_path / "folds", tmp_path)
     assert [p["id"] for p in resumed["photographs"]] == [p["id"] for p in report["photographs"]]

@@ -3,27 +3,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import AdapterError
-from mondrian.critique.prompt import build_row_messages
-from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
 from mondrian.evaluation.evaluate import check_rows_match_adapter
-from mondrian.evaluation.generation import AnswerCache, build_answer_record
+from mondrian.evaluation.generation import AnswerCache
 from mondrian.evaluation.prompts import pick_stratified_examples
 from mondrian.evaluation.text_metrics import hash_sentences
+from mondrian.labeling.blind_pairs import build_pairs
 from mondrian.model.provenance import BaseId, Recipe
 from mondrian.model.vlm import Generation
 from tests.conftest import ROOT, assert_one_error, run_stage
+from tests.evaluation.answers import answer_record, make_row
 from tests.waiting import wait_for
-
-
-def answer_record(text: str, train_sentences: set[str] | None = None) -> dict[str, Any]:
-    answer = Generation(text, (7,) * 100, seconds=0.5, ended=True, passes=100)
-    return build_answer_record(answer, train_sentences or set())
 
 
 def test_raw_compliance_is_measured_without_repair(critique: Critique) -> None:
@@ -44,22 +39,6 @@ def test_a_sentence_of_train_counts_as_copied(critique: Critique) -> None:
     assert answer_record(serialize_critique(copy), same)["copied"]
     other = hash_sentences(["Other words stand here, and many more of them."])
     assert not answer_record(serialize_critique(copy), other)["copied"]
-
-
-def make_row(
-    row_id: str, group: str, critique: Critique | None = None, overall: float = 5
-) -> ChatRow:
-    answer = ""
-    if critique:
-        answer = serialize_critique(critique.model_copy(update={"overall_score": overall}))
-    return ChatRow(
-        messages=build_row_messages("You are one.", answer),
-        images=["x"],
-        id=row_id,
-        photo="",
-        photo_group=group,
-        prompt_hash="a" * 64,
-    )
 
 
 def test_examples_go_from_low_to_high(critique: Critique) -> None:
@@ -154,6 +133,14 @@ def test_a_killed_evaluation_resumes_to_the_same_answers(
     result = run_stage("evaluate", *flags)
     assert result.returncode == 0, result.stderr
     assert texts(tmp_path) == texts(evaluated)
+
+
+@pytest.mark.slow
+def test_the_critiques_of_a_report_can_be_compared_blind(trained: Path, evaluated: Path) -> None:
+    report = json.loads((evaluated / "report.json").read_text())
+    pairs, left_out = build_pairs(report["photographs"])
+    assert len(pairs) + left_out.total() == len(report["photographs"])
+    assert report["adapter"]["version"] == adapter_version(trained)
 
 
 @pytest.mark.slow

@@ -14,8 +14,7 @@ from mondrian.evaluation.report import render_report
 from mondrian.evaluation.timing import compute_timing
 from mondrian.evaluation.verdict import build_evaluation
 from tests import browsing
-from tests.evaluation.test_evaluate import answer_record
-from tests.evaluation.test_verdict import critique_text, make_report
+from tests.evaluation.answers import answer_record, critique_text, make_report
 
 
 def render(report: dict[str, Any], params: Params) -> html.HtmlElement:

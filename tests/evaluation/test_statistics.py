@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mondrian.evaluation.gates import MIN_GROUPS
+from mondrian.critique.rows import MIN_GROUPS
 from mondrian.evaluation.score_metrics import pair_errors
 from mondrian.evaluation.statistics import (
     average_by_group,

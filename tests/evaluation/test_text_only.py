@@ -19,8 +19,7 @@ from mondrian.evaluation.summary import (
 )
 from mondrian.evaluation.timing import compute_timing
 from mondrian.evaluation.verdict import build_evaluation, compute_comparisons
-from tests.evaluation.test_evaluate import answer_record, make_row
-from tests.evaluation.test_verdict import critique_text, make_report
+from tests.evaluation.answers import answer_record, critique_text, make_report, make_row
 
 SCORES = [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
 

@@ -17,24 +17,9 @@ from mondrian.evaluation.score_metrics import kappa, most_common_fraction, spear
 from mondrian.evaluation.summary import describe_verdict, format_metrics_summary
 from mondrian.evaluation.timing import compute_timing, format_overhead_warning
 from mondrian.evaluation.verdict import build_evaluation
-from mondrian.sample.corruptions import replace_scores
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.evaluation.test_evaluate import answer_record
-
-COSTS = (
-    "vision_seconds",
-    "prefill_tokens_per_second",
-    "first_token_seconds",
-    "decode_tokens_per_second",
-    "peak_memory_gb",
-)
-
-
-def critique_text(critique: Critique, scores: Any) -> str:
-    """Return a critique with these scores, clipped to 0 to 10."""
-    clipped = tuple(float(round(min(10, max(0, s)), 1)) for s in scores)
-    return serialize_critique(replace_scores(critique, clipped, round(sum(clipped) / 7, 1)))
+from tests.evaluation.answers import answer_record, critique_text, make_report
 
 
 def change_words(text: str) -> str:
@@ -43,57 +28,6 @@ def change_words(text: str) -> str:
     words = {"comment": "Nothing of the kind.", "recommendation": "Do as you like."}
     dimensions = tuple(d.model_copy(update=words) for d in critique.dimensions)
     return serialize_critique(critique.model_copy(update={"dimensions": dimensions}))
-
-
-def make_report(
-    critique: Critique,
-    base: float,
-    tuned: float,
-    count: int = 20,
-    blind: bool = False,
-    copies: int = 1,
-) -> dict[str, Any]:
-    """Return a report of answers with normal score errors of these standard deviations.
-
-    blind   the adapter's scores are those of another photo
-    """
-    rng = np.random.default_rng(0)
-    reference = rng.uniform(1, 9, (count, 7)).round(1)
-
-    def answer(i: int, deviation: float) -> dict[str, Any]:
-        scores = reference[i] + rng.normal(0, deviation, 7)
-        return answer_record(critique_text(critique, scores))
-
-    photos = []
-    for i in range(count):
-        arms = {"base": answer(i, base), "fine_tuned": answer((i + blind) % count, tuned)}
-        arms |= {f"{arm}_constrained": record for arm, record in arms.items()}
-        photo = {
-            "id": f"ansel/{i}",
-            "image": "missing.png",
-            "photo_group": str(i),
-            "reference": {"dimensions": [d.model_dump() for d in critique.dimensions]},
-            "reference_text": critique_text(critique, reference[i]),
-            "reference_scores": reference[i].tolist(),
-            "reference_copied": False,
-            **arms,
-        }
-        photos += [photo] * copies
-    recipe = {
-        "train_rows": 60,
-        "data_sha256": "d",
-        "prompt_sha256": "p",
-        "train_photo_groups": ["a", "b"],
-    }
-    return {
-        "advisor": "ansel",
-        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
-        "base": {"source": "tiny", "sha256": "b"},
-        "packages": {"mlx": "1"},
-        "adapter": {"folder": "models/x", "recipe": recipe, "val_loss": 0.25},
-        "photographs": photos,
-        "cost": {arm: dict.fromkeys(COSTS, 100.0) for arm in ("base", "fine_tuned")},
-    }
 
 
 def test_a_better_adapter_is_better_with_an_interval(critique: Critique, params: Params) -> None:
@@ -130,7 +64,7 @@ def test_key_metrics_are_few_flat_and_without_times(critique: Critique, params: 
         photo["base"]["seconds"] += 1
     again = build_evaluation(report, params.evaluate)
     assert build_key_metrics(report, again, params.evaluate.gates) == key_metrics
-    assert len(key_metrics) <= 12
+    assert len(key_metrics) <= 13
     assert not any(isinstance(value, (dict, list)) for value in key_metrics.values())
     assert key_metrics["mae"] < key_metrics["mae_constant"] < key_metrics["mae_base"]
     assert key_metrics["failed_gates"] == 0
@@ -181,7 +115,9 @@ def test_copies_count_once_and_few_photos_conclude_nothing(
     )
     assert few["photographs"] == 40
     assert few["photograph_groups"] == 4
-    assert "above base (of 100) has 4 photos, a verdict needs at least 8" in describe_verdict(few)
+    assert "above base (of 100) has 4 photo groups, a verdict needs at least 8" in describe_verdict(
+        few
+    )
     assert few["verdict"] == "INCONCLUSIVE"
     assert few["comparisons"]["index"]["low"] is None  # four photos give no interval
 

@@ -11,11 +11,12 @@ from mondrian.core.fields import FloatArray
 from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation import statistics
+from mondrian.evaluation.calibration import calibrate_report
 from mondrian.evaluation.metrics import compute_indexes
 from mondrian.evaluation.verdict import compute_comparisons, decide_verdict
+from tests.evaluation.simulated_scores import MEDIAN, draw_scores, look, to_scores
 
 TRIALS = 200
-MEDIAN = 6.0  # of the advisor's scores in train
 ADVISOR = ("murky", "thin", "held", "firm", "luminous")  # its word for a score, from low to high
 BASE = ("bad", "weak", "okay", "good", "great")
 NOUNS = ("frame", "light", "edge", "color", "space", "weight", "mood")
@@ -27,28 +28,16 @@ def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_PERMUTATIONS", 999)
 
 
-def draw_scores(rng: np.random.Generator, count: int) -> FloatArray:
-    """Return deviations from the median; dimensions of a photo share half of their variance."""
-    return rng.normal(0, 1.4, (count, 1)) + rng.normal(0, 1.4, (count, 7))
-
-
-def to_scores(deviations: FloatArray) -> FloatArray:
-    return (MEDIAN + deviations).round().clip(0, 10)
-
-
 def write_text(scores: FloatArray, words: tuple[str, ...]) -> str:
     levels = np.clip(scores // 2, 0, 4).astype(int)
     return " ".join(f"The {noun} is {words[i]}." for noun, i in zip(NOUNS, levels, strict=True))
 
 
-def look(rng: np.random.Generator, truth: FloatArray, correlation: float) -> FloatArray:
-    """Return deviations with this correlation to the advisor's, and the same spread."""
-    noise = draw_scores(rng, len(truth))
-    return correlation * truth + (1 - correlation**2) ** 0.5 * noise
-
-
 def give_verdict(
-    truth: FloatArray, arms: Mapping[str, tuple[FloatArray, tuple[str, ...]]], params: Params
+    truth: FloatArray,
+    arms: Mapping[str, tuple[FloatArray, tuple[str, ...]]],
+    params: Params,
+    calibrate: bool,
 ) -> str:
     """Return the verdict on arms of deviations and words."""
     references = to_scores(truth)
@@ -70,12 +59,16 @@ def give_verdict(
     report: dict[str, Any] = {
         "photographs": photos,
         "train_score_medians": dict.fromkeys(DIMENSIONS, MEDIAN),
+        "adapter": {"version": "v"},
     }
+    report = calibrate_report(report, calibrate)
     indexes = compute_indexes(report, params.evaluate.index)
     return decide_verdict(compute_comparisons(report, indexes))
 
 
-def count_verdicts(adapter: str, base: float, count: int, params: Params) -> Counter[str]:
+def count_verdicts(
+    adapter: str, base: float, count: int, params: Params, calibrate: bool = True
+) -> Counter[str]:
     """Return the verdicts of TRIALS evaluations; `base` is the base's correlation."""
     verdicts: Counter[str] = Counter()
     for seed in range(TRIALS):
@@ -86,14 +79,14 @@ def count_verdicts(adapter: str, base: float, count: int, params: Params) -> Cou
             "blind": (draw_scores(rng, count), ADVISOR),
             "constant": (np.zeros((count, 7)), ADVISOR),
             "equal": (look(rng, truth, base), BASE),
+            "equal scores": (look(rng, truth, base), ADVISOR),
             "voice only": (untrained, ADVISOR),
             "format only": (untrained + rng.normal(0, 0.05, untrained.shape), BASE),
             "correlation 0.5": (look(rng, truth, 0.5), ADVISOR),
-            "correlation 0.5, calibrated": (0.5 * look(rng, truth, 0.5), ADVISOR),
             "correlation 0.8": (look(rng, truth, 0.8), ADVISOR),
         }[adapter]
         arms = {"base": (untrained, BASE), "fine_tuned": tuned}
-        verdicts[give_verdict(truth, arms, params)] += 1
+        verdicts[give_verdict(truth, arms, params, calibrate)] += 1
     return verdicts
 
 
@@ -101,7 +94,14 @@ def count_verdicts(adapter: str, base: float, count: int, params: Params) -> Cou
 @pytest.mark.parametrize("count", [12, 21, 25])
 @pytest.mark.parametrize(
     ("adapter", "base"),
-    [("blind", 0.0), ("constant", 0.0), ("equal", 0.8), ("voice only", 0.8), ("format only", 0.8)],
+    [
+        ("blind", 0.0),
+        ("constant", 0.0),
+        ("equal", 0.8),
+        ("equal scores", 0.5),
+        ("voice only", 0.8),
+        ("format only", 0.8),
+    ],
 )
 def test_an_adapter_without_better_judgement_is_rarely_better(
     adapter: str, base: float, count: int, params: Params
@@ -119,11 +119,15 @@ def test_worse_scores_are_worse_in_any_voice(params: Params) -> None:
 
 @pytest.mark.slow
 def test_better_judgement_is_noticed(params: Params) -> None:
-    """Scores with the advisor's spread and a correlation of 0.5 are no closer than a constant."""
+    """As generated, scores of a correlation of 0.5 are no closer than a constant."""
     better = {
-        adapter: count_verdicts(adapter, 0.0, 21, params)["BETTER"] / TRIALS
-        for adapter in ("correlation 0.5", "correlation 0.5, calibrated", "correlation 0.8")
+        (adapter, calibrate): count_verdicts(adapter, 0.0, 21, params, calibrate)["BETTER"] / TRIALS
+        for adapter, calibrate in (
+            ("correlation 0.5", False),
+            ("correlation 0.5", True),
+            ("correlation 0.8", True),
+        )
     }
-    assert better["correlation 0.5"] < 0.1
-    assert better["correlation 0.5, calibrated"] >= 0.3
-    assert better["correlation 0.8"] > 0.8
+    assert better["correlation 0.5", False] < 0.1
+    assert better["correlation 0.5", True] >= 0.3
+    assert better["correlation 0.8", True] > 0.8

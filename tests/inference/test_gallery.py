@@ -16,7 +16,7 @@ from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.writing_style import write_critique
 from tests import browsing
 from tests.browsing import CONTRAST_SCRIPT, UNLABELED_SCRIPT, open_page, overflow_width
-from tests.inference.test_critique_log import make_record
+from tests.inference.critique_records import make_record
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \u2028"
 NAMES = ("a.jpg", "b <i>.jpg", "sub/c.jpg", "d.jpg")

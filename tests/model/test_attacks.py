@@ -24,7 +24,7 @@ from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.plan import build_setup
 from mondrian.training.progress import TrainingProgress
 from tests.conftest import ROOT, run_stage
-from tests.model.test_export import save_random_adapter
+from tests.model.random_adapters import save_random_adapter
 
 TINY = ROOT / "models/base/mondrian-tiny"
 

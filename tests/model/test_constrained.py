@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from mondrian.core.errors import EvaluationError
 from mondrian.critique.schema import DIMENSIONS, Critique, is_schema_valid, serialize_critique
 from mondrian.model.batch_generator import mask_logits, sample
-from mondrian.model.constrained import CritiqueGrammar, GrammarState
+from mondrian.model.constrained import CritiqueGrammar, GrammarState, count_passes
 from tests.conftest import ROOT
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), min_size=1, max_size=40)
@@ -114,3 +114,20 @@ def test_samples_follow_the_softmax_and_are_never_masked_tokens() -> None:
     tokens = np.array(sample(mx.repeat(logits, 1000, 0), 1.0, list(uniforms)))
     assert np.bincount(tokens, minlength=4).tolist() == [500, 0, 300, 200]
     assert sample(logits, 1.0, [1.0]).tolist() == [3]
+
+
+def test_tokens_that_the_grammar_allows_are_counted_in_passes_and_others_are_not(
+    grammar: CritiqueGrammar, critique: Critique
+) -> None:
+    """A raw answer that constrained decoding would generate need not be generated again."""
+    text = serialize_critique(critique)
+    ids, state = tokenize(grammar, text), GrammarState(grammar)
+    position, passes = len(state.forced), 0
+    while not state.ended:
+        state.accept_token(ids[position])
+        position, passes = position + 1 + len(state.forced), passes + 1
+    assert count_passes(grammar, ids) == passes < len(ids)
+    assert count_passes(grammar, ids[:-1]) is None
+    assert count_passes(grammar, [*ids, ids[-1]]) is None
+    for other in (json.dumps(json.loads(text), indent=1), text.replace("score", "skore")):
+        assert count_passes(grammar, tokenize(grammar, other)) is None

@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +12,11 @@ from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
-from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora, vlm
 from mondrian.model.export import export_adapter, export_merged, to_mlx_name
 from mondrian.model.lora import LoraConfig
 from tests.conftest import ROOT
+from tests.model.random_adapters import save_random_adapter
 from tests.tolerances import by_type, to_numpy
 from tests.waiting import PATIENCE
 
@@ -32,26 +31,6 @@ def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> Any:
     return vlm.tokenize_prompt(
         base_vlm, build_row_messages("You are an editor.", "")[:-1], features
     ), features
-
-
-def save_random_adapter(base_vlm: Any, folder: Path, settings: LoraConfig) -> Path:
-    """Write an adapter with random weights; it is not left attached."""
-    layers = lora.attach(base_vlm.model, settings, mx.random.key(1))
-    for i, layer in enumerate(layers.values()):
-        layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-        if settings.dora:
-            layer.magnitude = layer.magnitude * 1.1
-    recipe = {
-        "advisor": "ansel",
-        "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
-        "prompt_sha256": "",
-        "train_photo_groups": [],
-        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
-    }
-    folder.mkdir()
-    adapter.save(folder, lora.lora_state_dict(layers), settings, recipe, 4)
-    lora.detach(base_vlm.model)
-    return folder
 
 
 def logits_with_adapter(base_vlm: Any, folder: Path, smoke_test: Any) -> Any:

@@ -1,9 +1,9 @@
 """Batched generation compared with one completion at a time, on mondrian-tiny."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from PIL import Image
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import is_schema_valid
-from mondrian.model.batch_generator import SamplingParams
+from mondrian.model import generate as generation
+from mondrian.model.batch_generator import BatchGenerator, SamplingParams
 from mondrian.model.constrained import CritiqueGrammar
+from mondrian.model.device import DEVICE
 from mondrian.model.generate import generate, stream_generate
 from mondrian.model.streams import run_parallel
 from mondrian.model.vlm import Vlm, encode_image, tokenize_prompt
@@ -57,11 +59,21 @@ def test_batched_completions_equal_single_ones(base_vlm: Vlm, inputs: Inputs) ->
 
 
 @pytest.mark.slow
-def test_whole_completions_end_and_their_times_add_up(base_vlm: Vlm, inputs: Inputs) -> None:
-    started = perf_counter()
-    completions = generate(base_vlm, *inputs, SamplingParams(LIMIT, 3))
-    wall = perf_counter() - started
-    assert 0.5 * wall < sum(c.seconds for c in completions) < 1.05 * wall
+def test_whole_completions_end_and_their_times_add_up(
+    base_vlm: Vlm, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_steps, step = [0], BatchGenerator.step
+
+    def count_step(batch: BatchGenerator) -> Any:
+        num_steps[0] += 1
+        return step(batch)
+
+    with monkeypatch.context() as patch:  # a step takes a second, and nothing else takes any
+        patch.setattr(BatchGenerator, "step", count_step)
+        patch.setattr(generation, "perf_counter", lambda: float(num_steps[0]))
+        patch.setattr(generation, "DEVICE", replace(DEVICE, num_streams=1))
+        completions = generate(base_vlm, *inputs, SamplingParams(LIMIT, 3))
+    assert sum(c.seconds for c in completions) == pytest.approx(num_steps[0])
     assert all(c.ended and is_schema_valid(c.text) for c in completions)
     assert all(c.passes == c.num_tokens + 1 for c in completions)
     cut = generate(base_vlm, *inputs, SamplingParams(9, 4))

@@ -139,7 +139,7 @@ def our_gradients(base_vlm: Any, row: Example, features: Any) -> dict[str, Any]:
         packed = pack([row], [features], base_vlm.image_id)
         hidden = compute_target_states(model, packed)
         targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-        return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5)
+        return chunked_cross_entropy(LMHead(model), hidden, targets, weights, 5).sum()
 
     _, gradients = nn.value_and_grad(base_vlm.model, loss)(base_vlm.model)
     return {

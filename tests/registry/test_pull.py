@@ -22,6 +22,7 @@ from tests.releasing import (
     Project,
     copy_project,
     make_adapters,
+    make_key,
     make_project,
     make_released,
     pass_smoke_test,
@@ -36,7 +37,20 @@ def released(tiny: Any, params: Params, tmp_path_factory: pytest.TempPathFactory
     """Create a project with four versions, two of them with a stage, all in its DVC remote."""
     folder = tmp_path_factory.mktemp("released")
     adapters = make_adapters(tiny, folder / "adapters", params, len(VERSIONS))
-    return make_released(folder / "project", dict(zip(VERSIONS, adapters, strict=True)))
+    versions = dict(zip(VERSIONS, adapters, strict=True))
+    keys = {}
+    if shutil.which("ssh-keygen"):
+        keys = {"v2.0.0": make_key(folder / "ann"), "v3.0.0": make_key(folder / "eve")}
+    return make_released(folder / "project", versions, keys)
+
+
+@pytest.fixture
+def key(released: Project) -> Path:
+    """Return the public key with which v2 is signed; v3 is by a stranger, v1 not signed."""
+    public = released.folder.parent / "ann.pub"
+    if not public.exists():
+        pytest.skip("there is no ssh-keygen")
+    return public
 
 
 @pytest.fixture
@@ -238,9 +252,10 @@ def test_two_pulls_of_an_advisor_exclude_each_other(mac: Mac) -> None:
 def test_a_moved_tag_is_detected(released: Project, mac: Mac, tmp_path: Path) -> None:
     mac.pull("v1")
     other = copy_project(released, tmp_path / "project")
-    (other.folder / "releases/ansel/v1.0.0.json").write_bytes(
-        other.run("git", "show", "HEAD:releases/ansel/v2.0.0.json").replace("v2.0", "v1.0").encode()
-    )
+    folder = other.folder / "releases/ansel"
+    record = (folder / "v2.0.0.json").read_text().replace("v2.0", "v1.0")
+    (folder / "v1.0.0.json").write_text(record)
+    shutil.copy(folder / "v2.0.0.md", folder / "v1.0.0.md")
     other.run("git", "commit", "-qam", "bad")
     other.run("git", "tag", "-f", "-a", "-m", "moved", "ansel@v1.0.0")
     source = VersionSource(str(other.folder), remote_url=str(released.folder.parent / "store"))
@@ -248,6 +263,68 @@ def test_a_moved_tag_is_detected(released: Project, mac: Mac, tmp_path: Path) ->
     with pytest.raises(ReleaseError, match="installed and intact, but .* Who moved the tag"):
         moved.pull("v1")
     assert mac.active() == "v1.0.0"
+
+
+def test_a_pull_that_asks_for_a_signature_takes_only_signed_versions(mac: Mac, key: Path) -> None:
+    signer = mac.pull("v2", signers=key).signer
+    assert signer is not None
+    assert signer.startswith("SHA256:")
+    assert mac.active() == "v2.0.0"
+    for version, message in (("v1", "is not signed"), ("v3", "which is none of the keys in")):
+        with pytest.raises(ReleaseError, match=message):
+            mac.pull(version, "loaded", key)
+        assert mac.active() == "v2.0.0"
+        assert not mac.store.version_folder(parse_version(version)).exists()
+    assert mac.pull("v1").signer is None  # without --verify versions need no signature
+
+
+def test_a_signed_version_does_not_answer_to_another_name(
+    released: Project, mac: Mac, key: Path, tmp_path: Path
+) -> None:
+    other = copy_project(released, tmp_path / "project")
+    other.run("git", "update-ref", "refs/tags/ansel@v4.0.0", "ansel@v2.0.0^{tag}")
+    source = VersionSource(str(other.folder), remote_url=str(released.folder.parent / "store"))
+    renamed = Mac(mac.store, source, mac.params)
+    with pytest.raises(ReleaseError, match=r"no version v4.0.0"):
+        renamed.pull("v4", "loaded", key)
+    assert renamed.pull("v2", signers=key).release.version == "v2.0.0"
+
+
+def test_the_files_of_a_signed_version_are_those_that_were_signed(
+    released: Project, mac: Mac, key: Path
+) -> None:
+    for name in ("recipe.json", "adapter_config.json", "adapter_model.safetensors"):
+        file = remote_object(released, "v2.0.0", name)
+        content = file.read_bytes()
+        altered = content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
+        with changed(file, altered), pytest.raises(ReleaseError, match=f"damaged: {name}"):
+            mac.pull("v2", "loaded", key)
+    assert mac.active() is None
+
+
+def test_the_model_card_is_installed_and_verified(mac: Mac) -> None:
+    mac.pull("v1")
+    card = mac.store.current_link / "README.md"
+    assert "# ansel@v1.0.0\n" in card.read_text()
+    card.write_text("# another")
+    with pytest.raises(ReleaseError, match="damaged: README.md has 9 bytes"):
+        mac.active()
+    mac.pull("v1")
+    assert mac.active() == "v1.0.0"
+
+
+def test_a_model_card_other_than_the_released_one_is_refused(
+    released: Project, mac: Mac, tmp_path: Path
+) -> None:
+    other = copy_project(released, tmp_path / "project")
+    other.run("git", "checkout", "-q", "ansel@v1.0.0")
+    (other.folder / "releases/ansel/v1.0.0.md").write_text("# another\n")
+    other.run("git", "commit", "-qam", "card")
+    other.run("git", "tag", "-f", "-a", "-m", "moved", "ansel@v1.0.0")
+    source = VersionSource(str(other.folder), remote_url=str(released.folder.parent / "store"))
+    with pytest.raises(ReleaseError, match=r"releases/ansel/v1.0.0.md is not as released"):
+        Mac(mac.store, source, mac.params).pull("v1")
+    assert mac.active() is None
 
 
 def test_too_little_disk_space_is_detected_before_the_download(

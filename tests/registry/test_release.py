@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import MondrianError, ReleaseError
+from mondrian.core.files import file_hash
 from mondrian.core.params import Params, load_params
 from mondrian.registry import tags
 from mondrian.registry.listing import format_version_table, list_unfinished_releases, list_versions
@@ -19,7 +21,16 @@ from mondrian.registry.release_record import Release, read_record
 from mondrian.registry.tags import promote
 from mondrian.registry.version import parse_version
 from tests.conftest import ROOT, assert_one_error
-from tests.releasing import ADAPTER, METRICS, Project, copy_project, make_adapters, make_project
+from tests.releasing import (
+    ADAPTER,
+    METRICS,
+    Project,
+    copy_project,
+    make_adapters,
+    make_final_test,
+    make_key,
+    make_project,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +90,7 @@ def test_a_release_is_one_commit_and_a_tag(built: Project) -> None:
     assert built.run("git", "cat-file", "-t", "ansel@v1.0.0").strip() == "tag"
     assert built.run("git", "rev-list", "--count", f"{code}..HEAD").strip() == "1"
     changed = built.run("git", "diff", "--name-only", code, "HEAD").split()
-    assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json"]
+    assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json", "releases/ansel/v1.0.0.md"]
     assert built.run("git", "status", "--porcelain") == ""
     record = tagged_record(built, "v1.0.0")
     assert record == result.release
@@ -124,7 +135,7 @@ def test_other_changes_of_the_user_are_not_committed(built: Project) -> None:
     Path("CHANGELOG.md").write_text("not added")
     make_release("v1")
     changed = built.run("git", "show", "--name-only", "--format=", "HEAD").split()
-    assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json"]
+    assert changed == ["dvc.yaml", "releases/ansel/v1.0.0.json", "releases/ansel/v1.0.0.md"]
     status = built.run("git", "status", "--porcelain").splitlines()
     assert sorted(status) == [" M CHANGELOG.md", "?? notes.txt", "M  README.md"]
 
@@ -217,6 +228,36 @@ def test_a_failed_gate_is_refused_unless_there_is_a_reason(
     assert "the club's evening is tomorrow" in table
 
 
+def test_an_adapter_that_is_worse_on_test_is_refused_unless_there_is_a_reason(
+    built: Project, adapters: list[Path]
+) -> None:
+    rows = Path("data/prepared/ansel/training_data_ansel_test.json")
+    rows.write_text("[]")
+    built.run("dvc", "commit", "-q", "-f", "prepare@ansel")
+    built.build(adapters[0])
+    test = make_final_test("WORSE").model_copy(update={"rows_sha256": file_hash(rows)})
+    cache = Path(".cache/final_test") / f"ansel-{adapter_version(Path(ADAPTER))}.json"
+    cache.parent.mkdir(parents=True)
+    cache.write_text(test.model_dump_json())  # as a release that was refused leaves it
+    assert_refused(built, "the final test: WORSE on 12 critiques of 11 photos", '--reason "…"')
+    output = built.mondrian("release", "ansel", "--version", "v1", "--reason", "a comparison")
+    assert "test: WORSE on 12 critiques of 11 photos: quality index above" in output.stdout
+    record = tagged_record(built, "v1.0.0")
+    assert record.test == test
+    assert record.evaluation.verdict == "BETTER"
+    assert [line[:21] for line in record.evaluation.failed] == ["the final test: WORSE"]
+    assert list_versions("ansel", Path("models/serving"))[0].to_dict()["test"] == "WORSE"
+    assert "| verdict | BETTER | WORSE |" in Path("releases/ansel/v1.0.0.md").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="there is no ssh-keygen")
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_done(built: Project) -> None:
+    key = make_key(built.folder.parent / "key", "a passphrase")
+    with pytest.raises(ReleaseError, match="it has a passphrase"):
+        release("ansel", "v1", None, load_params(Path("params.yaml")), key)
+    assert built.tags() == []
+
+
 def test_a_version_is_released_once_and_no_lower_one_after_it(
     built: Project, adapters: list[Path]
 ) -> None:
@@ -227,7 +268,8 @@ def test_a_version_is_released_once_and_no_lower_one_after_it(
     built.build(adapters[1])
     make_release("v2")
     changed = built.run("git", "show", "--name-only", "--format=", "HEAD").split()
-    assert changed == ["releases/ansel/v2.0.0.json"]  # dvc.yaml has the entry already
+    names = ["releases/ansel/v2.0.0.json", "releases/ansel/v2.0.0.md"]
+    assert changed == names  # dvc.yaml has the entry already
     assert built.tags() == ["ansel@v1.2.0", "ansel@v2.0.0"]
 
 

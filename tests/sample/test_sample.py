@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from PIL import Image
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
@@ -23,15 +27,17 @@ from mondrian.sample.base_files import IMAGE_HEIGHT, IMAGE_WIDTH
 from mondrian.sample.corpus import generate_persona
 from mondrian.sample.model_card import TEMPLATE
 from mondrian.sample.photos import NUM_PHOTOS
-from mondrian.sample.pretrain_data import PretrainSettings
+from mondrian.sample.pretrain_data import SURVEY_TOKENS, PretrainSettings
 from mondrian.sample.pretrain_model import extract_patches
 from mondrian.sample.scene import draw_scene, render
 from mondrian.sample.scoring import TASTES, score_scene
+from mondrian.sample.weights import BASE_WEIGHTS_FILE, build_model
 from mondrian.sample.writing_style import WRITING_STYLES, write_critique
 from tests.conftest import ROOT, SAMPLE_SEED
 from tests.waiting import PATIENCE
 
 BASE = ROOT / "models/base/mondrian-tiny"
+BIAS = "vision_tower.blocks.0.mlp.linear_fc1.bias"
 
 
 def test_a_seed_determines_the_scene() -> None:
@@ -132,26 +138,64 @@ def test_the_model_card_agrees_with_its_template() -> None:
     card, settings = (BASE / "README.md").read_text(), PretrainSettings()
     head, tail = TEMPLATE.read_text().split("{compliance:.1%}")
     size = {"width": IMAGE_WIDTH, "height": IMAGE_HEIGHT, "rows": 2 * settings.batch}
-    assert card.startswith(head.format(**size, **vars(settings)))
+    values = vars(settings) | size | {"survey_tokens": SURVEY_TOKENS}
+    assert card.startswith(head.format(**values))
     assert card.endswith(tail.split("{blind}")[1])
 
 
-@pytest.mark.slow
-def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
-    """A few steps of the complete command, with two processes and the model card."""
-    command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", tmp_path / "base"]
-    sizes = ["--scenes", "60", "--warmup_steps", "2", "--steps", "3", "--refine_steps", "2"]
+def pretrain(output_dir: Path, *options: object) -> None:
+    command = [sys.executable, "-m", "mondrian.sample.pretrain", "--output_dir", output_dir]
+    sizes = ["--scenes", "60", "--tower_steps", "2", "--survey_steps", "3", "--held_out", "4"]
     run = subprocess.run(
-        [str(argument) for argument in (*command, *sizes, "--held_out", "4")],
+        [str(argument) for argument in (*command, *sizes, *options)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_pretraining_runs_and_writes_a_base_that_loads(tmp_path: Path) -> None:
+    """A few steps of the complete command, with two processes and the model card."""
+    sizes = ["--warmup_steps", "2", "--steps", "3", "--refine_steps", "2"]
+    pretrain(tmp_path / "base", *sizes)
     loaded = vlm.load(str(tmp_path / "base"))
     assert loaded.hash != vlm.base_hash(BASE)
     assert "60 rendered scenes" in (tmp_path / "base" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_pretraining_continues_from_a_base_and_repeats_bit_by_bit(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        pretrain(tmp_path / name, "--continue_from", BASE)
+    first, second, shipped = (
+        load_file(Path(folder) / BASE_WEIGHTS_FILE)
+        for folder in (tmp_path / "first", tmp_path / "second", BASE)
+    )
+    assert all((first[name] == second[name]).all() for name in shipped)
+    change = max(float(np.abs(first[name] - shipped[name]).max()) for name in shipped)
+    assert 0 < change < 0.05
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    """Whatever MLX's own generator drew before: two ranks must begin with equal weights."""
+    models = []
+    for unrelated_seed, seed in ((5, 1), (6, 1), (5, 2)):
+        mx.random.seed(unrelated_seed)
+        models.append(dict(tree_flatten(build_model(BASE, seed).parameters())))
+    first, second, other = models
+    assert all((first[name] == second[name]).all() for name in first)
+    assert not mx.array_equal(first[BIAS], other[BIAS])
+
+
+def test_a_survey_is_the_start_of_a_critique_up_to_its_last_word() -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
+    for i in range(20):
+        text = serialize_critique(write_critique("plain", draw_scene(6, i)))
+        start = tokenizer.decode(tokenizer(text)["input_ids"][:SURVEY_TOKENS])
+        assert validate_critique(text).image_description in start
 
 
 @pytest.mark.slow

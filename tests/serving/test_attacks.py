@@ -21,11 +21,21 @@ import pytest
 from fastapi.routing import APIRoute
 from PIL import Image
 
-from mondrian.serving.routes import analyze, feedback, jobs, pages, rollouts_api, rollouts_page
+from mondrian.serving.routes import (
+    actions,
+    analyze,
+    ask,
+    critique_page,
+    feedback,
+    jobs,
+    login,
+    rollouts_api,
+    rollouts_page,
+)
 from mondrian.serving.settings import API_KEY_VARIABLE
-from tests.odd_files import encode
+from tests.core.odd_photos import encode
 from tests.service_process import ServiceProcess, run_service
-from tests.serving.test_bodies import FORM, MULTIPART, connected
+from tests.serving.hostile_requests import FORM, MULTIPART, connected
 from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
@@ -42,7 +52,17 @@ sys.stdin.read()
 """
 ROUTES_WITH_BODY = sorted(
     (method, route.path)
-    for module in (analyze, jobs, feedback, pages, rollouts_page, rollouts_api)
+    for module in (
+        analyze,
+        jobs,
+        feedback,
+        ask,
+        critique_page,
+        actions,
+        login,
+        rollouts_page,
+        rollouts_api,
+    )
     for route in module.router.routes
     if isinstance(route, APIRoute)
     for method in (route.methods or set()) - {"GET", "HEAD"}

@@ -3,9 +3,7 @@
 import asyncio
 import json
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,15 +18,19 @@ from mondrian.serving.http import request_parsing
 from mondrian.serving.http.body_limits import PhotoMemory
 from mondrian.serving.http.uploads import RequestRejectedError
 from tests.service_process import ServiceProcess, run_service
-from tests.serving.test_hostile import JPEG, UPLOAD_PATHS, assert_rejected, stray_files
+from tests.serving.hostile_requests import (
+    FORM,
+    JPEG,
+    MULTIPART,
+    UPLOAD_PATHS,
+    assert_rejected,
+    connected,
+    head,
+    stray_files,
+)
 from tests.waiting import PATIENCE
 
-FORM = (
-    b'--x\r\nContent-Disposition: form-data; name="client_id"\r\n\r\n%s\r\n--x\r\nContent-'
-    b'Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
-)
 PART = b"--x\r\nContent-Disposition: form-data; %s\r\n\r\nvalue\r\n"
-MULTIPART = "multipart/form-data; boundary=x"
 BODIES: dict[str, tuple[str, bytes]] = {
     "no boundary": ("multipart/form-data", FORM + JPEG + b"\r\n--x--\r\n"),
     "an empty boundary": ("multipart/form-data; boundary=", b"--\r\n"),
@@ -90,21 +92,6 @@ def test_an_invalid_job_body_is_rejected(service: ServiceProcess, body: bytes) -
     with service.client() as client:
         assert_rejected(client.post("/jobs", content=body), 400)
         assert_rejected(client.put("/jobs/unknown", content=body.replace(b"image_path", b"status")))
-
-
-@contextmanager
-def connected(service: ServiceProcess, *chunks: bytes) -> Iterator[socket.socket]:
-    """Open a connection and send the chunks."""
-    port = int(service.url.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        for chunk in chunks:
-            connection.sendall(chunk)
-        yield connection
-
-
-def head(*more: str) -> bytes:
-    lines = ("POST /analyze HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {MULTIPART}", *more)
-    return "\r\n".join((*lines, "", "")).encode()
 
 
 @pytest.mark.slow
@@ -179,7 +166,8 @@ def test_a_malformed_request_is_rejected(service: ServiceProcess, content: bytes
 
 
 def test_the_bytes_of_photos_in_memory_are_limited(params: Params) -> None:
-    app = SimpleNamespace(state=SimpleNamespace(photo_memory=PhotoMemory(int(2.5 * len(JPEG)))))
+    memory = PhotoMemory(int(2.5 * len(JPEG)), PATIENCE)
+    app = SimpleNamespace(state=SimpleNamespace(photo_memory=memory))
     body = FORM.replace(b"%s", b"a") + JPEG + b"\r\n--x--\r\n"
     headers = [(b"content-type", MULTIPART.encode())]
     scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
@@ -215,12 +203,27 @@ def test_the_bytes_of_photos_in_memory_are_limited(params: Params) -> None:
 
 def test_a_photo_larger_than_the_memory_for_photos_is_read_alone() -> None:
     async def reserve() -> None:
-        memory = PhotoMemory(10)
+        memory = PhotoMemory(10, PATIENCE)
         async with memory.reserve(20):
             other = asyncio.create_task(memory.reserve(1).__aenter__())
             await asyncio.sleep(0.01)
             assert not other.done()
         await other
+
+    asyncio.run(reserve())
+
+
+def test_a_photo_waits_for_memory_only_for_a_limited_time() -> None:
+    async def reserve() -> None:
+        memory = PhotoMemory(10, 0.05)
+        async with memory.reserve(8):
+            with pytest.raises(HTTPException, match="too many photos") as error:
+                async with memory.reserve(8):
+                    raise AssertionError
+            assert error.value.status_code == 503
+            assert error.value.headers == {"retry-after": "30"}
+        async with memory.reserve(8):  # nothing is counted for the one that gave up
+            pass
 
     asyncio.run(reserve())
 
@@ -237,7 +240,8 @@ def test_a_form_of_any_bytes_is_accepted_or_rejected(
             return {"type": "http.request", "body": body, "more_body": False}
 
         headers = [(b"content-type", content_type.encode())]
-        app = SimpleNamespace(state=SimpleNamespace(photo_memory=PhotoMemory(10**9)))
+        memory = PhotoMemory(10**9, PATIENCE)
+        app = SimpleNamespace(state=SimpleNamespace(photo_memory=memory))
         scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
 
         async def read(scope: dict[str, Any] = scope, receive: Any = receive) -> None:

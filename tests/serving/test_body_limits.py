@@ -12,7 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from mondrian.serving.http.body_limits import MAX_JSON_BYTES, BodyLimit, BodyLimitMiddleware
+from mondrian.serving.http.body_limits import (
+    MAX_JSON_BYTES,
+    BodyLimit,
+    BodyLimitMiddleware,
+    FormDisk,
+    ReceivedForm,
+    release_form,
+)
 from mondrian.serving.http.error_wording import error_message
 from mondrian.serving.http.page_response import describe_error
 from mondrian.serving.http.request_parsing import read_small_body
@@ -36,7 +43,11 @@ def limited_app(refused: list[int]) -> BodyLimitMiddleware:
         Route("/small", measure_small, methods=["POST"]),
     ]
     return BodyLimitMiddleware(
-        Starlette(routes=routes), FORM_LIMIT, refused.append, BodyLimit(MAX_JSON_BYTES, 0.1)
+        Starlette(routes=routes),
+        FORM_LIMIT,
+        FormDisk(10**9),
+        refused.append,
+        BodyLimit(MAX_JSON_BYTES, 0.1),
     )
 
 
@@ -85,6 +96,61 @@ def test_a_page_names_the_limit_of_a_photo_in_plain_words(error: Exception, word
     assert error_message(error, message).startswith(words)
 
 
+@pytest.mark.parametrize(("accept", "is_page"), [("text/html,*/*;q=0.8", True), ("*/*", False)])
+def test_a_browser_without_scripts_gets_a_page_about_a_large_body(
+    accept: str, is_page: bool
+) -> None:
+    headers = {"content-type": MULTIPART, "accept": accept}
+    client = TestClient(limited_app([]))
+    response = client.post("/", content=b"x" * 1_000_001, headers=headers)
+    assert response.status_code == 413
+    assert ("Export a smaller copy." in response.text) == is_page
+    assert response.headers["content-type"].startswith("text/html") == is_page
+
+
+def test_forms_on_disk_are_limited_and_one_is_always_received() -> None:
+    disk = FormDisk(100)
+    first, second = ReceivedForm(disk), ReceivedForm(disk)
+    first.add(60)
+    first.add(90)  # it is alone
+    with pytest.raises(HTTPException, match="too many photos are being received") as error:
+        second.add(1)
+    assert (error.value.status_code, (error.value.headers or {})["retry-after"]) == (503, "5")
+    first.release()
+    second.add(100)
+    second.release()
+    second.release()
+    assert disk.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_form", [True, False])
+def test_only_forms_with_files_are_counted_until_they_are_released(is_form: bool) -> None:
+    disk, counts = FormDisk(10**9), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        counts.append(disk.used_bytes)
+        if len(counts) == 1:
+            release_form(scope)
+            counts.append(disk.used_bytes)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"x" * 10, "more_body": False}
+
+    async def send(message: Any) -> None: ...
+
+    content_type = MULTIPART if is_form else "application/json"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(b"content-type", content_type.encode())],
+    }
+    for _ in range(2):
+        asyncio.run(BodyLimitMiddleware(app, FORM_LIMIT, disk)(dict(scope), receive, send))
+    assert counts == ([10, 0, 10] if is_form else [0, 0, 0])
+    assert disk.used_bytes == 0
+
+
 def run_request(messages: Sequence[Any], **scope: Any) -> list[Any]:
     """Send messages and then nothing more; return what the application sends."""
     sent, queue = [], list(messages)
@@ -130,7 +196,7 @@ def test_a_route_may_wait_for_the_disconnect_after_the_body() -> None:
 
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
     scope = {"type": "http", "method": "POST", "headers": []}
-    asyncio.run(BodyLimitMiddleware(app, FORM_LIMIT)(scope, receive, send))
+    asyncio.run(BodyLimitMiddleware(app, FORM_LIMIT, FormDisk(10**9))(scope, receive, send))
 
 
 def test_the_limit_says_how_large_the_body_is() -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.service_process import TINY, ServiceProcess, run_service
+from tests.serving.service_jobs import wait_until
 from tests.shapes import differences, html_differences, parse_events
 from tests.waiting import PATIENCE, wait_for
 
@@ -135,16 +136,6 @@ class ServiceStates:
             connection.execute(command, list(row.values()))
         connection.close()
         return id
-
-
-def wait_until(client: httpx2.Client, id: str, status: str) -> str:
-    def has_status() -> bool:
-        job = client.get(f"/status/{id}").json()
-        assert job["status"] != "failed", job["error"]
-        return bool(job["status"] == status)
-
-    wait_for(has_status)
-    return id
 
 
 def jpeg(photo: Image.Image) -> bytes:

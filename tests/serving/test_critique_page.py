@@ -21,18 +21,12 @@ from mondrian.serving.jobs.view import CritiquePage, build_page
 from mondrian.storage.feedback import add_vote, load_newest_feedback, load_votes
 from mondrian.storage.jobs import JobRow, JobStore
 from tests import browsing
-from tests.browsing import open_page, overflow_width, request_critique
+from tests.browsing import bounding_box, open_page, overflow_width, request_critique
 from tests.reviewing import add_completed_job, open_store, write_feedback
 from tests.service_process import ServiceProcess
-from tests.serving.test_pages import (
-    EVIL,
-    bounding_box,
-    critique_json,
-    get_row,
-    insert_job,
-    upload,
-)
-from tests.serving.test_photo_details import make_exif
+from tests.serving.camera_exif import make_exif
+from tests.serving.critique_texts import EVIL, critique_json
+from tests.serving.service_jobs import get_row, insert_job, upload_photos
 
 SIZE = (1600, 1280)  # pixels of the photo
 VIEWS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
@@ -64,7 +58,7 @@ def photo(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def job(service: ServiceProcess, photo: Path) -> str:
     """The id of a critique by the base model; its photo is that of the inserted jobs."""
-    return upload(service, photo)[0]
+    return upload_photos(service, photo)[0]
 
 
 def add_critique(service: ServiceProcess, job: str, scene: int = 1, **values: Any) -> str:
@@ -382,7 +376,7 @@ def test_photos_are_served_in_three_sizes_and_without_metadata(
     large = photo.with_name("large.jpg")
     with Image.open(photo) as image:
         image.resize((2400, 1920)).save(large, exif=make_exif().tobytes())
-    id = upload(service, large, wait=False)[0]
+    id = upload_photos(service, large, wait=False)[0]
     with service.client() as client:
         for size, side in (("", 1600), ("?size=thumb", 240), ("?size=full", 2400)):
             response = client.get(f"/photo/{id}{size}")
@@ -431,7 +425,7 @@ def test_one_button_saves_rating_note_scores_and_texts(
         expect(page.locator(".grade b")).not_to_have_text(grade)
         original = page.locator(".original dd").first
         expect(original).not_to_be_visible()
-        page.get_by_text("The critique as generated").click()
+        page.get_by_text("The critique before correction").click()
         expect(original).to_contain_text(comment)
     newest = newest_feedback(service, id)
     assert (newest["thumbs"], newest["note"], newest["verdict"]) == (-1, "too kind", "corrected")
@@ -514,7 +508,7 @@ def test_a_correction_is_not_discarded_by_mistake(
         expect(page.get_by_label("Technical notes")).to_have_value("Too dark.")
         page.get_by_role("button", name="Save correction").click()
         expect(page.get_by_text("Saved: corrected, 1 text changed")).to_be_visible()
-        page.get_by_role("button", name="Use as generated instead").click()
+        page.get_by_role("button", name="Use without correction instead").click()
         expect(page.get_by_text("Saved: accepted as served; used for training")).to_be_visible()
         page.get_by_role("button", name="Do not use for training").click()
         expect(page.get_by_text("Saved:")).to_have_count(0)
@@ -557,6 +551,31 @@ def test_keyboard_shortcuts_do_not_disturb_typing(
         page.goto(f"/view/{left}")
         page.keyboard.press("1")
         expect(page.get_by_text("Your vote: left is better.")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_keyboard_shortcuts_can_be_switched_off_in_a_browser(
+    browser: Browser, service: ServiceProcess, job: str
+) -> None:
+    with open_page(browser, service.url, width=390) as (page, _):
+        page.goto(f"/view/{job}")
+        page.keyboard.press("?")
+        box = page.get_by_label("Use keyboard shortcuts")
+        expect(box).to_be_checked()
+        expect(page.get_by_role("button", name="Close")).to_be_focused()
+        box.uncheck()
+        page.keyboard.press("Escape")
+        page.reload()
+        for key in ("?", "g", "f", "e"):
+            page.keyboard.press(key)
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_label("Rule of thirds")).not_to_be_checked()
+        expect(page.get_by_role("button", name="Correct it")).to_be_visible()
+        page.get_by_role("button", name="Keyboard shortcuts (off)").click()
+        box.check()
+        page.keyboard.press("Escape")
+        page.keyboard.press("g")
+        expect(page.get_by_label("Rule of thirds")).to_be_checked()
 
 
 @pytest.mark.slow
@@ -619,7 +638,7 @@ def test_a_rating_is_saved_and_counted(browser: Browser, service: ServiceProcess
 def test_a_correction_needs_no_javascript_and_is_for_one_advisor(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
-    id = upload(service, photo, advisor="ansel,okeefe")[0]
+    id = upload_photos(service, photo, advisor="ansel,okeefe")[0]
     with open_page(browser, service.url, java_script_enabled=False) as (page, _):
         page.goto(f"/view/{id}")
         open_editor(page.locator("article").nth(1), "Lighting")
@@ -669,7 +688,7 @@ def test_a_note_is_not_lost_when_the_other_arm_arrives(
 def test_jobs_of_several_advisors_and_of_other_programs_are_shown(
     browser: Browser, service: ServiceProcess, photo: Path
 ) -> None:
-    id = upload(service, photo, advisor="ansel,okeefe")[0]
+    id = upload_photos(service, photo, advisor="ansel,okeefe")[0]
     other = insert_job(
         service, analysis_markdown=critique_json("Critiqued elsewhere."), advisor="ghost_of_x"
     )

@@ -14,10 +14,15 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.odd_files import encode
-from tests.service_process import ServiceProcess, run_service, start_service, wait_for_ready
-from tests.serving.test_bodies import FORM, connected, head
-from tests.serving.test_faults import model_process
+from tests.core.odd_photos import encode
+from tests.service_process import (
+    ServiceProcess,
+    model_process,
+    run_service,
+    start_service,
+    wait_for_ready,
+)
+from tests.serving.hostile_requests import FORM, connected, head
 from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,8 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -32,64 +30,27 @@ from tests.conftest import ROOT
 from tests.service_process import (
     ServiceProcess,
     make_adapter,
+    model_process,
     run_service,
     start_service,
     wait_for_ready,
 )
-from tests.waiting import PATIENCE, wait_for
+from tests.serving.service_jobs import (
+    analyze,
+    encode_jpeg,
+    has_started_a_job,
+    job_rows,
+    upload,
+    wait_until_ended,
+)
+from tests.waiting import PATIENCE, setting, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def encode_jpeg(photo: Image.Image) -> bytes:
-    content = BytesIO()
-    photo.save(content, "JPEG", quality=95)
-    return content.getvalue()
 
 
 @pytest.fixture(scope="module")
 def jpegs(photos: list[Image.Image]) -> list[bytes]:
     return [encode_jpeg(photo) for photo in photos]
-
-
-def upload(service: ServiceProcess, jpegs: list[bytes], count: int) -> list[str]:
-    with service.client() as client:
-        ids = []
-        for i in range(count):
-            file = {"image": (f"{i}.jpg", jpegs[i % len(jpegs)])}
-            response = client.post("/upload", files=file, data={"advisor": "ansel"})
-            assert response.status_code == 201, response.text
-            ids.append(response.json()["job_id"])
-        return ids
-
-
-def job_rows(service: ServiceProcess) -> list[dict[str, Any]]:
-    connection = sqlite3.connect(service.db, timeout=PATIENCE)
-    connection.row_factory = sqlite3.Row
-    try:
-        return [dict(row) for row in connection.execute("SELECT * FROM jobs")]
-    finally:
-        connection.close()
-
-
-def wait_until_ended(service: ServiceProcess, ids: list[str]) -> Counter[str]:
-    """Return the statuses of jobs once none is queued or analyzing."""
-
-    def find_statuses() -> Counter[str] | None:
-        states = Counter(row["status"] for row in job_rows(service) if row["id"] in ids)
-        return None if states.keys() & {"queued", "analyzing"} else states
-
-    return wait_for(find_statuses, service.log)
-
-
-def has_started_a_job(service: ServiceProcess) -> bool:
-    return any(row["status"] == "analyzing" for row in job_rows(service))
-
-
-def model_process(service: ServiceProcess) -> psutil.Process | None:
-    """Return the model process, if there is one now."""
-    children = psutil.Process(service.process.pid).children()
-    return next((c for c in children if "mondrian.serving.worker" in " ".join(c.cmdline())), None)
 
 
 def count_completed(service: ServiceProcess) -> float:
@@ -101,11 +62,6 @@ def count_completed(service: ServiceProcess) -> float:
         for line in lines
         if line.startswith("mondrian_critiques_total") and 'outcome="completed"' in line
     )
-
-
-def analyze(service: ServiceProcess, jpeg: bytes, **data: str) -> Any:
-    with service.client() as client:
-        return client.post("/analyze", files={"image": ("a.jpg", jpeg)}, data=data)
 
 
 def test_a_model_killed_ten_times_loses_no_job_and_runs_none_twice(
@@ -205,15 +161,6 @@ async def _run_jobs(
 
 def _new_row(id: str, filename: str, **values: str) -> dict[str, Any]:
     return {"id": id, "filename": filename, "advisor": "ansel", "mode": "baseline", **values}
-
-
-@contextmanager
-def setting(event: Event) -> Iterator[None]:
-    """Set an event at the end, so that threads that wait for it end too."""
-    try:
-        yield
-    finally:
-        event.set()
 
 
 def test_an_adapter_is_replaced_damaged_and_removed_without_dropping_a_request(

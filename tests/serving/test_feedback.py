@@ -197,8 +197,9 @@ def test_a_requeued_job_has_no_feedback_on_its_old_text(
     assert store.restart(row["id"])
     assert not shown_feedback(store, row, params)
     assert newest_of(store, row)["rollout"] == "ansel/v2"  # so the rollout counts it too
-    assert store.claim()
-    assert store.complete(row["id"], llm_outputs=row["llm_outputs"])  # the same text
+    claimed = store.claim()
+    assert claimed
+    assert store.complete(claimed, llm_outputs=row["llm_outputs"])  # the same text
     assert not shown_feedback(store, row, params)
     assert len(load_feedback_history(store.engine, row["id"])) == 2
 

@@ -4,15 +4,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
 from PIL import Image
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Double, Engine, Integer, select, text
 
 from mondrian.critique.schema import serialize_critique
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
+from mondrian.serving.ab_outcome import load_ab_outcomes
 from mondrian.serving.samples import read_sample
 from mondrian.storage.engine import open_engine
 from mondrian.storage.tables import feedback, jobs, migrate, preferences
@@ -204,6 +206,72 @@ def test_an_odd_row_of_another_program_breaks_no_page(
         assert client.get(path).status_code == 200
     for path in ("/jobs/odd/feedback", "/download/odd/json", "/download/odd/html"):
         assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["many", b"\xff\xfe", float("inf")])
+def test_what_is_no_number_in_a_column_of_numbers_breaks_nothing_and_is_logged_once(
+    client: httpx2.Client,
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    value: object,
+) -> None:
+    columns = [c.name for c in jobs.columns if isinstance(c.type, (Integer, Double))]
+    id = add_job(engine, f"odd-{uuid4()}", model_used="ab_test_base", experiment="1")
+    waiting = add_job(engine, f"odd-{uuid4()}", status="queued", kind="direct", llm_outputs=None)
+    with engine.begin() as connection:
+        values = ", ".join(f"{name} = :value" for name in columns)
+        connection.execute(text(f"UPDATE jobs SET {values}"), {"value": value})
+    assert {"thumbs", "tokens", "score", "latency_seconds", "share"} <= set(columns)
+    listed = ["/history", "/history?min=1", "/jobs", "/jobs?format=html", "/experiments"]
+    of_job = ["/view/{id}", "/status/{id}", "/status/{id}?view=detail", "/llm-outputs/{id}"]
+    of_job += ["/job/{id}/full-data", "/job/{id}/prompt", "/jobs/{id}/feedback"]
+    paths = listed + [path.format(id=i) for path in of_job for i in (id, waiting)]
+    paths += [f"/download/{id}/json", f"/download/{id}/html", f"/stream/{id}", f"/live?ids={id}"]
+    for path in paths:
+        assert client.get(path).status_code == 200, path
+    assert client.get(f"/status/{id}").json()["tokens"] is None
+    rating = client.post(f"/jobs/{id}/feedback", json={"note": "good"})
+    assert rating.json()["feedback"][0]["thumbs"] is None
+    assert client.get(f"/view/{id}").status_code == 200
+    assert load_ab_outcomes(engine)[0].critiques == {"base": 1}
+    messages = [record.getMessage() for record in caplog.records if id in record.getMessage()]
+    assert len([message for message in messages if "is no number" in message]) == 1
+
+
+def test_a_number_that_is_stored_as_text_is_shown(client: httpx2.Client, engine: Engine) -> None:
+    id = add_job(engine, "job")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs RENAME COLUMN tokens TO old_tokens"))
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN tokens"))  # without a type
+        connection.execute(text("UPDATE jobs SET tokens = '12'"))
+    assert client.get(f"/status/{id}").json()["tokens"] == 12
+
+
+@pytest.mark.parametrize("stopped", ["z-base", "a-tuned"])
+def test_a_pair_stays_blind_after_one_of_its_critiques_was_stopped(
+    client: httpx2.Client, engine: Engine, stopped: str
+) -> None:
+    add_pair(engine)
+    with engine.begin() as connection:
+        is_stopped = jobs.c.id == stopped
+        values = {"status": "analyzing", "llm_outputs": None, "model_used": None, "adapter": None}
+        connection.execute(jobs.update().where(is_stopped), values)
+    assert client.post("/stop/z-base", follow_redirects=False).status_code == 303
+    other = {"z-base": "a-tuned", "a-tuned": "z-base"}[stopped]
+    for rating in ({}, {"thumbs": 1}, {"verdict": "accepted"}):
+        if rating:
+            assert client.post(f"/jobs/{other}/feedback", json=rating).status_code == 200
+        for path in ("/history", "/jobs?format=html"):
+            text = list_part(client.get(path)).replace("z-base", "").replace("a-tuned", "")
+            assert not [name for name in MODEL_NAMES if name in text], path
+        for path in ("/view/a-tuned", "/view/z-base"):
+            text = client.get(path).text
+            assert not [n for n in ("fine-tuned", "base model", "ansel@v1", "Model<") if n in text]
+        for format in ("json", "html"):
+            text = client.get(f"/download/z-base/{format}").text.replace("z-base", "")
+            assert not [name for name in MODEL_NAMES if name in text], format
+        for arm in ("base", "fine_tuned"):
+            assert "/view/" not in client.get(f"/history?arm={arm}").text
 
 
 def test_critiques_of_an_advisor_that_params_no_longer_has_can_be_downloaded(

@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mondrian.core.heif_boxes import is_safe_to_decode
-from mondrian.sample.scene import draw_scene, render
 from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from tests import odd_files
 from tests.conftest import ROOT
+from tests.core.odd_photos import encode
 from tests.service_process import ServiceProcess, run_service
+from tests.serving.hostile_requests import JPEG, PHOTO, UPLOAD_PATHS, assert_rejected, stray_files
 
-PHOTO = render(draw_scene(5, 1), 320, 256)
-JPEG = odd_files.encode(PHOTO, "JPEG")
 HEIC = (ROOT / "tests/core/rendered.heic").read_bytes()
 REJECTED, ACCEPTED = odd_files.rejected_files(PHOTO, HEIC), odd_files.accepted_files(PHOTO, HEIC)
-UPLOAD_PATHS = ("/analyze", "/analyze_stream", "/upload", "/ask")
 NAMES = (
     "../../etc/passwd",
     "..\\..\\x",
@@ -63,29 +61,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
         assert "Traceback" not in started.log()
 
 
-def stray_files(service: ServiceProcess) -> set[str]:
-    """Return new files outside the uploads folder."""
-    top = service.data.parent
-    around = {path.relative_to(top) for path in top.rglob("*") if path.is_file()}
-    # MLX and its compiler write mlx and cc
-    own = re.compile(r"jobs\.db|service-1\.log|params-1\.yaml|service/uploads/|tmp/(mlx/|cc)")
-    return {str(path) for path in around if not own.match(str(path))}
-
-
 def stored_photos(service: ServiceProcess) -> set[Path]:
     return set((service.data / "uploads").glob("*"))
-
-
-def assert_rejected(response: httpx2.Response, *statuses: int) -> None:
-    """Check for a 4xx with {"error": one line}, or for the start page with the message."""
-    assert response.status_code in (statuses or range(400, 500)), response.text
-    if response.headers["content-type"].startswith("application/json"):
-        assert list(response.json()) == ["error"]
-        assert response.json()["error"].strip()
-        assert "\n" not in response.json()["error"]
-    else:
-        assert str(response.url).endswith("/ask")
-    assert "Traceback" not in response.text
 
 
 @pytest.mark.slow
@@ -164,7 +141,7 @@ def test_form_fields_are_treated_as_text(service: ServiceProcess, field: str) ->
 
 @pytest.mark.slow
 def test_an_idempotency_key_is_rejected_for_another_photo(service: ServiceProcess) -> None:
-    headers, other = {"idempotency-key": "k"}, odd_files.encode(PHOTO, "PNG")
+    headers, other = {"idempotency-key": "k"}, encode(PHOTO, "PNG")
     fields = {"auto_analyze": "false"}
     with service.client() as client:
 

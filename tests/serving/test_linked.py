@@ -9,11 +9,11 @@ from PIL import Image
 from mondrian.core.errors import DataError
 from mondrian.core.params import Params
 from mondrian.critique.schema import serialize_critique, validate_critique
-from tests.data.test_link import run_link
-from tests.odd_files import encode
+from tests.core.odd_photos import encode
+from tests.data.link_runs import run_link
 from tests.reviewing import post_feedback
 from tests.service_process import run_service
-from tests.serving.test_contract import wait_until
+from tests.serving.service_jobs import wait_until
 
 REQUESTS = (("baseline", "ansel"), ("base", "ansel"), ("lora", "ansel"), ("base", "ansel,okeefe"))
 

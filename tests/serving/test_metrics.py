@@ -14,9 +14,9 @@ from mondrian.serving.app import create_app
 from mondrian.serving.service import Service
 from mondrian.serving.settings import ServiceSettings
 from tests.service_process import run_service
-from tests.serving.test_faults import analyze, encode_jpeg
-from tests.serving.test_safety import IdleEngine
-from tests.storage.test_jobs import new_job
+from tests.serving.idle_service import IdleEngine
+from tests.serving.service_jobs import analyze, encode_jpeg
+from tests.storage.job_rows import new_job
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -62,6 +62,43 @@ def test_requests_are_counted_by_route_and_status(service: Service) -> None:
     info = {name: dict(labels) for name, labels in samples}
     assert info["mondrian_build_info"]["version"] == __version__
     assert info["mondrian_build_info"]["base"] == "idle"
+
+
+def test_head_is_counted_apart_from_get(service: Service) -> None:
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        service.store.add(new_job(id="a", status="pending"))
+        assert client.head("/status/a").status_code == 200
+        assert client.head("/status/none").status_code == 404
+        assert client.head("/no/such/path").status_code == 404
+        samples = read_samples(client.get("/metrics").text)
+    requests = "mondrian_http_requests_total"
+    assert value(samples, requests, method="HEAD", route="/status/{id}", status="200") == 1
+    assert value(samples, requests, method="HEAD", route="/status/{id}", status="404") == 1
+    assert value(samples, requests, method="HEAD", route="none", status="404") == 1
+    assert not any(dict(labels).get("method") == "GET" for _, labels in samples)
+
+
+def test_only_a_request_with_the_key_gets_the_folder_that_is_not_ready(
+    tmp_path: Path, params: Params
+) -> None:
+    key = "a-key-of-more-than-16-characters"
+    folder = tmp_path / "uploads"
+    settings = ServiceSettings(params, tmp_path / "loras", str(tmp_path / "jobs.db"), folder, key)
+    service = Service(settings, IdleEngine())
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        service.engine.state.adapters_scanned = True
+        assert client.get("/health").json()["lora_path"] is None
+        service.uploads.folder = tmp_path / "unmounted"
+        responses = [client.get("/ready", headers=h) for h in ({}, {"x-api-key": key})]
+        service.engine.state.status, service.engine.state.message = "error", f"no {tmp_path}"
+        failed = [client.get("/health", headers=h) for h in ({}, {"x-api-key": key})]
+    assert [response.status_code for response in (*responses, *failed)] == [503] * 4
+    assert responses[0].json()["uploads"] == "not ready"
+    assert "unmounted" in responses[1].json()["uploads"]
+    assert [str(tmp_path) in response.text for response in (*responses, *failed)] == [
+        *(False, True),
+        *(False, True),
+    ]
 
 
 def test_ready_says_which_part_is_not(service: Service, tmp_path: Path) -> None:

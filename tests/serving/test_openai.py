@@ -19,7 +19,7 @@ from mondrian.core.params import Params
 from mondrian.model.export import export_merged
 from tests.conftest import ROOT
 from tests.service_process import ServiceProcess, end_process, make_adapter, run_service
-from tests.serving.test_faults import analyze, encode_jpeg, job_rows, upload, wait_until_ended
+from tests.serving.service_jobs import analyze, encode_jpeg, job_rows, upload, wait_until_ended
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

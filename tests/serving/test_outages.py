@@ -12,17 +12,16 @@ from mondrian.core.params import Params
 from mondrian.serving.http.uploads import UploadStore
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobStore, LeasePolicy
-from tests.service_process import make_adapter, run_service
-from tests.serving.test_faults import (
+from tests.service_process import make_adapter, model_process, run_service
+from tests.serving.service_jobs import (
     analyze,
     encode_jpeg,
     has_started_a_job,
     job_rows,
-    model_process,
     upload,
     wait_until_ended,
 )
-from tests.storage.test_jobs import new_job
+from tests.storage.job_rows import new_job
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

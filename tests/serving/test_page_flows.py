@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from mondrian.serving.samples import SAMPLES, read_sample
 from tests import browsing
 from tests.browsing import find_axe_violations, open_page, overflow_width
 from tests.conftest import ROOT
-from tests.service_process import ServiceProcess, run_service
-from tests.serving.test_contract import wait_until
-from tests.serving.test_faults import model_process
-from tests.serving.test_pages import insert_job, upload
+from tests.service_process import ServiceProcess, model_process, run_service
+from tests.serving.service_jobs import insert_job, upload_photos, wait_until
 
 pytestmark = pytest.mark.slow
 KEY = "a key of more than sixteen characters"
@@ -70,6 +69,41 @@ def test_several_photos_are_sent_and_a_bad_one_is_explained(
         expect(page.locator("h1")).to_contain_text("lake-0")
         page.goto("/history")
         expect(page.locator(".history li").nth(2)).to_contain_text("lake-0")
+
+
+@pytest.mark.parametrize("shares_worker", [True, False])
+def test_every_photo_of_a_large_batch_is_followed(
+    browser: Browser, service: ServiceProcess, files: list[Path], shares_worker: bool
+) -> None:
+    """A stream has at most 100 jobs; the last of the others ends first."""
+    ids = [insert_job(service, status="queued", current_step="Queued") for _ in range(120)]
+    answers = iter([{"url": f"/view/{id}", "ids": [id]} for id in ids])
+    photo = files[0].read_bytes()
+    payloads: Any = [
+        {"name": f"{i}.jpg", "mimeType": "image/jpeg", "buffer": photo} for i in range(len(ids))
+    ]
+    with open_page(browser, service.url) as (page, _):
+        if not shares_worker:
+            page.add_init_script(browsing.NO_SHARED_WORKER_SCRIPT)
+        page.route("**/ask", lambda route: route.fulfill(status=201, json=next(answers)))
+        page.goto("/")
+        page.set_input_files("#image", payloads)
+        page.click("text=Get critique")
+        steps = page.locator(".batch [data-step]")
+        expect(steps.last).to_have_text("Queued")
+        complete_jobs(service, ids[-1:])
+        expect(steps.last).to_have_text("Complete")
+        expect(steps.first).to_have_text("Queued")
+        complete_jobs(service, ids)
+        expect(steps).to_have_text(["Complete"] * len(ids))
+
+
+def complete_jobs(service: ServiceProcess, ids: list[str]) -> None:
+    """Mark inserted jobs as completed, as another program would."""
+    with sqlite3.connect(service.db) as connection:
+        command = "UPDATE jobs SET status = 'completed' WHERE id = ?"
+        connection.executemany(command, [(id,) for id in ids])
+    connection.close()
 
 
 def test_a_sample_photo_is_one_click_on_the_demo_model(
@@ -143,7 +177,7 @@ def test_all_tabs_share_one_event_stream_and_say_where_a_job_waits(
         page.goto("/")
         model.suspend()
         try:
-            ids = upload(service, *files[:3] * 7, wait=False)  # 16 run at a time
+            ids = upload_photos(service, *files[:3] * 7, wait=False)  # 16 run at a time
             tabs = [page.context.new_page() for _ in ids[-8:]]
             for tab, id in zip(tabs, ids[-8:], strict=True):
                 tab.goto(f"/view/{id}")
@@ -190,7 +224,7 @@ def test_next_steps(
     width: int,
     scheme: Any,
 ) -> None:
-    id = upload(service, files[0])[0]
+    id = upload_photos(service, files[0])[0]
     with open_page(browser, service.url, width, color_scheme=scheme) as (page, _):
         page.goto(f"/view/{id}")
         steps = page.get_by_role("navigation", name="Next steps")
@@ -218,7 +252,7 @@ def test_a_critique_that_is_being_written_is_stopped_and_started_again(
     with open_page(browser, service.url) as (page, _):
         model.suspend()
         try:
-            id = upload(service, files[1], wait=False)[0]
+            id = upload_photos(service, files[1], wait=False)[0]
             with service.client() as client:
                 wait_until(client, id, "analyzing")
             page.goto(f"/view/{id}")
@@ -261,7 +295,7 @@ def test_the_history_is_searched_filtered_and_stays_blind(
 def test_axe_finds_nothing_on_any_page(
     browser: Browser, service: ServiceProcess, files: list[Path], width: int, scheme: Any
 ) -> None:
-    job = upload(service, files[0])[0]
+    job = upload_photos(service, files[0])[0]
     failed = insert_job(service, status="failed", error="it was too dark", kind="upload")
     with open_page(browser, service.url, width, faulty=True, color_scheme=scheme) as (page, _):
         pair = browsing.request_critique(page, files[1], mode="both")

@@ -2,27 +2,24 @@
 
 import json
 import re
-import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from mondrian.critique.schema import DIMENSIONS
 from tests import browsing
 from tests.browsing import fill_in_form, open_page, overflow_width, request_critique
 from tests.conftest import ROOT
-from tests.service_process import ServiceProcess, run_service
-from tests.serving.test_contract import wait_until
-from tests.serving.test_faults import model_process
+from tests.service_process import ServiceProcess, model_process, run_service
+from tests.serving.critique_texts import EVIL, critique_json
+from tests.serving.service_jobs import get_row, insert_job, upload_photos
 from tests.waiting import wait_for
 
 HEIC = ROOT / "tests/core/rendered.heic"
-EVIL = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'</textarea></style>"
 KEY = "a key of more than sixteen characters"
 
 
@@ -43,66 +40,7 @@ def photo(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def job(service: ServiceProcess, photo: Path) -> str:
     """The id of a critique by the base model."""
-    return upload(service, photo)[0]
-
-
-def upload(service: ServiceProcess, *photos: Path, wait: bool = True, **fields: str) -> list[str]:
-    """Request critiques by HTTP; return their ids, by default once they are completed."""
-    data = {"advisor": "ansel", "mode": "base", **fields}
-    ids = []
-    with service.client() as client:
-        for photo in photos:
-            files = {"image": (photo.name, photo.read_bytes())}
-            ids.append(client.post("/upload", files=files, data=data).json()["job_id"])
-        for id in ids if wait else ():
-            wait_until(client, id, "completed")
-    return ids
-
-
-def get_row(service: ServiceProcess, id: str) -> dict[str, Any]:
-    with service.client() as client:
-        row: dict[str, Any] = client.get(f"/status/{id}").json()
-        return row
-
-
-def insert_job(service: ServiceProcess, **values: Any) -> str:
-    """Insert a job directly into the database, as another program would; return its id."""
-    row = {
-        "id": str(uuid4()),
-        "advisor": "ansel",
-        "status": "completed",
-        "queued_at": time.time(),
-        "created_at": "2026-01-02T03:04:05.000+00:00",
-        **values,
-    }
-    marks = ", ".join("?" * len(row))
-    with sqlite3.connect(service.db) as connection:
-        connection.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", [*row.values()])
-    connection.close()
-    return str(row["id"])
-
-
-def critique_json(text: str) -> str:
-    """Return a critique with this text in every field."""
-    dimensions = [
-        {"name": name, "score": 5, "comment": text, "recommendation": text} for name in DIMENSIONS
-    ]
-    return json.dumps(
-        {
-            "image_description": text,
-            "dimensions": dimensions,
-            "overall_score": 5,
-            "key_strengths": [text],
-            "priority_improvements": [text],
-            "technical_notes": text,
-        }
-    )
-
-
-def bounding_box(page: Page, selector: str, index: int) -> Any:
-    box = page.locator(selector).nth(index).bounding_box()
-    assert box
-    return box
+    return upload_photos(service, photo)[0]
 
 
 @pytest.mark.parametrize("kind", ["jpeg", pytest.param("heic", marks=pytest.mark.slow)])
@@ -120,7 +58,7 @@ def test_a_critique_appears_while_it_is_generated(
         model = model_process(service)
         assert model
         model.suspend()  # until the page listens
-        upload(service, *[photo] * 8, wait=False)  # so that generation takes a while
+        upload_photos(service, *[photo] * 8, wait=False)  # so that generation takes a while
         with page.expect_request("**/live?*"):
             page.click("text=Get critique")
         model.resume()
@@ -290,7 +228,7 @@ def test_no_page_is_wider_than_a_phone(
 def test_every_text_has_enough_contrast(
     browser: Browser, service: ServiceProcess, job: str, photo: Path, scheme: Any
 ) -> None:
-    pair = upload(service, photo)[0]
+    pair = upload_photos(service, photo)[0]
     failed = insert_job(service, status="failed", error="it was too dark", kind="upload")
     with open_page(browser, service.url, color_scheme=scheme, faulty=True) as (page, _):
         paper = "getComputedStyle(document.body).backgroundColor"

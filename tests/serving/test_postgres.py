@@ -20,9 +20,9 @@ from mondrian.storage.feedback import add_vote, load_feedback_history, load_newe
 from mondrian.storage.history import HistoryFilter, SearchWord, load_history
 from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.reviewing import add_completed_job, write_feedback
-from tests.service_process import run_service, start_service, wait_for_ready
-from tests.serving.test_faults import encode_jpeg, model_process, upload
-from tests.storage.test_jobs import new_job
+from tests.service_process import model_process, run_service, start_service, wait_for_ready
+from tests.serving.service_jobs import encode_jpeg, upload
+from tests.storage.job_rows import new_job
 from tests.waiting import PATIENCE, wait_for
 
 SERVER = os.environ.get("MONDRIAN_POSTGRES", "")  # .ci/run starts one
@@ -68,7 +68,7 @@ def test_services_that_claim_at_once_get_each_job_once(url: str) -> None:
         ids = []
         while job := store.claim():
             ids.append(job["id"])
-            assert store.complete(job["id"], tokens=1)
+            assert store.complete(job, tokens=1)
         return ids
 
     with ThreadPoolExecutor(8) as pool:

@@ -24,17 +24,16 @@ from mondrian.storage.jobs import JobStore, LeasePolicy
 from mondrian.storage.tables import jobs
 from tests.core import odd_photos
 from tests.service_process import ServiceProcess, run_service
-from tests.serving.test_faults import (
+from tests.serving.service_jobs import (
     analyze,
     encode_jpeg,
     has_started_a_job,
     job_rows,
-    setting,
     upload,
     wait_until_ended,
 )
-from tests.storage.test_jobs import new_job
-from tests.waiting import wait_for
+from tests.storage.job_rows import new_job
+from tests.waiting import setting, wait_for
 
 pytestmark = pytest.mark.slow
 MAX_HEALTH_SECONDS = 1.0  # 95th percentile

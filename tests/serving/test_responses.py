@@ -1,15 +1,15 @@
 """Responses of the application without a model: their URLs, HEAD, page sizes, and portraits."""
 
+import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
@@ -19,24 +19,20 @@ from starlette.testclient import TestClient
 from mondrian.cli.serve import parse_args
 from mondrian.core.errors import ParamsError
 from mondrian.core.params import load_params
+from mondrian.core.photo_decoder import DecoderPool
 from mondrian.serving.app import HeadMiddleware
+from mondrian.serving.assignment import AnswerPlan
+from mondrian.serving.http.body_limits import PhotoMemory
 from mondrian.serving.portraits import draw_portrait
 from mondrian.serving.service import Service
 from mondrian.serving.settings import load_settings
 from mondrian.storage.tables import jobs
 from tests.conftest import ROOT
-from tests.odd_files import encode
-from tests.serving.test_safety import application
+from tests.core.odd_photos import encode
+from tests.serving.camera_exif import make_exif
+from tests.serving.idle_service import IdleEngine, application, upload, write_params
 
 DOCUMENT = "<!doctype html><p>x</p>"
-
-
-def write_params(folder: Path, **serve: str) -> Path:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["serve"] |= serve
-    path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -48,13 +44,6 @@ def photo(photos: list[Image.Image]) -> bytes:
 def running(tmp_path: Path) -> Iterator[tuple[TestClient, Service]]:
     with application(tmp_path) as parts:
         yield parts
-
-
-def upload(client: TestClient, photo: bytes, key: str = "", **fields: str) -> httpx2.Response:
-    """Upload a photo for a job that waits."""
-    headers = {"idempotency-key": key} if key else {}
-    files, fields = {"image": ("lake.jpg", photo)}, {"auto_analyze": "false"} | fields
-    return client.post("/upload", files=files, data=fields, headers=headers)
 
 
 def new_job_id(client: TestClient, photo: bytes, **fields: str) -> str:
@@ -156,9 +145,11 @@ def test_a_list_of_jobs_has_at_most_200(running: tuple[TestClient, Service]) -> 
 
 def add_finished_job(service: Service, id: str) -> None:
     row = {"id": id, "advisor": "ansel", "mode": "baseline", "kind": "upload"}
-    service.store.add(row | {"status": "analyzing"})
+    leased, _ = service.store.add(row | {"status": "analyzing"})
     documents = dict.fromkeys(("analysis_html", "summary_html"), DOCUMENT)
-    assert service.store.complete(id, **documents, enable_rag=1, fallback_occurred=0, compliant=1)
+    assert service.store.complete(
+        leased, **documents, enable_rag=1, fallback_occurred=0, compliant=1
+    )
 
 
 def test_the_status_of_a_job_has_booleans_and_no_documents(
@@ -173,6 +164,142 @@ def test_the_status_of_a_job_has_booleans_and_no_documents(
     assert (job["adapter"], job["llm_thinking"]) == ("", "")
     assert not {"analysis_html", "summary_html"} & set(job)
     assert full["analysis_html"] == client.get("/analysis/a").text == DOCUMENT
+
+
+def test_a_full_queue_refuses_every_way_to_queue_a_job(tmp_path: Path, photo: bytes) -> None:
+    path = write_params(tmp_path, max_queued_jobs=2)
+    with application(tmp_path, "--params", str(path)) as (client, service):
+        source = upload(client, photo).json()
+        for id, status in (("failed", "failed"), ("done", "completed"), ("saved", "pending")):
+            row = {"id": id, "status": status, "kind": "upload", "advisor": "ansel"}
+            service.store.add(row | {"filename": source["filename"], "mode": "baseline"})
+        for id in ("x", "y"):  # which no runner claims
+            service.store.add({"id": id, "status": "queued", "kind": "direct", "advisor": "ansel"})
+        files = {"image": ("lake.jpg", photo)}
+        queued = {"status": "queued"}
+        refusals = [
+            client.post("/again/failed"),
+            client.post("/again/saved"),
+            client.put("/jobs/done", json=queued),
+            client.put("/jobs/saved", json=queued),
+            client.post("/more/done?advisor=okeefe"),
+            client.post("/jobs", json={"image_path": source["filename"]}),
+            client.post("/upload", files=files),
+            client.post("/ask", files=files, data={"mode": "both"}),
+        ]
+        assert [response.status_code for response in refusals] == [429] * len(refusals)
+        assert all(int(response.headers["retry-after"]) > 0 for response in refusals)
+        assert service.store.count_queued() == 2
+        assert len(service.store.list_newest(99)) == 6
+        service.store.cancel("x")
+        assert client.post("/again/failed", follow_redirects=False).status_code == 303
+
+
+def test_a_photo_that_finds_no_memory_in_time_is_refused_and_leaves_nothing(
+    running: tuple[TestClient, Service], photo: bytes
+) -> None:
+    client, service = running
+    state = client.app.state  # type: ignore[attr-defined]
+    state.photo_memory = PhotoMemory(10, 0.02)
+    state.photo_memory._used_bytes = 1  # of another photo, which is not decoded yet
+    files = {"image": ("lake.jpg", photo)}
+    for path in ("/upload", "/analyze"):
+        response = client.post(path, files=files)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "30")
+        assert response.json()["error"].startswith("too many photos are being received; try again")
+    page = client.post("/ask", files=files)
+    assert (page.status_code, page.headers["retry-after"]) == (503, "30")
+    assert "Too many photos are being received; try again in 30 s." in page.text
+    assert service.store.list_newest(9) == []
+    assert not list((service.uploads.folder / "uploads").iterdir())
+
+
+def test_a_full_queue_gets_no_shadow_jobs(tmp_path: Path) -> None:
+    path = write_params(tmp_path, max_queued_jobs=1, shadow_share=1.0, model_mode="ab_test")
+    flags = ("--params", str(path), "--lora_path", str(tmp_path))
+    args = parse_args([*flags, "--db", str(tmp_path / "jobs.db"), "--data", str(tmp_path)])
+    service = Service(load_settings(args), IdleEngine())
+    served, _ = service.store.add({"id": "a", "status": "queued", "kind": "direct"})
+    for _ in range(3):
+        plan = AnswerPlan("ab_test", "", True)
+        asyncio.run(service.job_runner._queue_shadow_job(served, plan))
+    assert len(service.store.list_newest(9, ("shadow",))) == 0
+    service.store.cancel("a")
+    for _ in range(3):
+        asyncio.run(service.job_runner._queue_shadow_job(served, plan))
+    assert len(service.store.list_newest(9, ("shadow",))) == 1
+    service.store.close()
+
+
+def test_a_full_size_photo_is_a_file_that_is_decoded_once(
+    running: tuple[TestClient, Service], photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, service = running
+    job = upload(client, photo).json()
+    stored = service.uploads.path(job["filename"])
+    other = stored.with_name("another-programs.jpg")
+    other.write_bytes(encode(Image.open(BytesIO(photo)), "JPEG", exif=make_exif()))
+    service.store.add({"id": "other", "filename": other.name, "status": "completed"})
+    path, other_path = f"/photo/{job['job_id']}?size=full", "/photo/other?size=full"
+    assert client.get(path).content == stored.read_bytes()
+    first = client.get(other_path)
+    assert not Image.open(BytesIO(first.content)).getexif()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(DecoderPool, "call", refuse)
+    for url, content in ((path, stored.read_bytes()), (other_path, first.content)):
+        response = client.get(url)
+        assert response.content == content
+        assert response.headers["content-type"] == "image/jpeg"
+        assert response.headers["cache-control"] == "private, max-age=3600"
+        again = client.get(url, headers={"if-none-match": response.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["cache-control"] == "private, max-age=3600"
+        head = client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("etag", "content-length", "content-type"):
+            assert head.headers[name] == response.headers[name]
+        part = client.get(url, headers={"range": "bytes=0-9"})
+        assert (part.status_code, part.content) == (206, content[:10])
+
+
+def test_a_copy_in_full_size_follows_its_photo(
+    running: tuple[TestClient, Service], photos: list[Image.Image]
+) -> None:
+    client, service = running
+    path = service.uploads.path("another-programs.png")
+    service.store.add({"id": "other", "filename": path.name, "status": "completed"})
+    assert client.get("/photo/other?size=full").status_code == 404
+    sizes = []
+    for i, photo in enumerate(photos[:2]):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode(photo.resize((300 + i, 200)), "PNG"))
+        os.utime(path, (1000 + i, 1000 + i))
+        sizes.append(Image.open(BytesIO(client.get("/photo/other?size=full").content)).size)
+    assert sizes == [(300, 200), (301, 200)]
+    copies = service.uploads.folder / "full"
+    assert len(list(copies.iterdir())) == 1
+    path.unlink()
+    assert client.get("/photo/other?size=full").status_code == 404
+    service.uploads.delete(path.name)
+    assert not list(copies.iterdir())
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "link.jpg", "a\0b.jpg", "x" * 300, ""])
+def test_a_photo_that_is_no_file_is_not_found(
+    running: tuple[TestClient, Service], name: str
+) -> None:
+    client, service = running
+    folder = service.uploads.path("x").parent
+    folder.mkdir(exist_ok=True)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "link.jpg").symlink_to(folder / "link.jpg")
+    service.store.add({"id": "other", "filename": name, "status": "completed"})
+    for size in ("", "thumb", "full"):
+        assert client.get(f"/photo/other?size={size}").status_code == 404
 
 
 def test_head_is_answered_wherever_get_is(running: tuple[TestClient, Service]) -> None:

@@ -18,7 +18,7 @@ from mondrian.rollout.observations import load_observations
 from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutStore
 from mondrian.storage.engine import open_engine
 from tests.conftest import ROOT
-from tests.odd_files import encode
+from tests.core.odd_photos import encode
 from tests.service_process import (
     ServiceProcess,
     analyze_as,
@@ -26,7 +26,7 @@ from tests.service_process import (
     run_service,
     stop_service,
 )
-from tests.serving.test_contract import wait_until
+from tests.serving.service_jobs import wait_until
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,18 @@ import httpx2
 import pytest
 import yaml
 from PIL import Image
-from starlette.testclient import TestClient
 
 from mondrian.cli.serve import parse_args
 from mondrian.core.errors import ParamsError
-from mondrian.serving.app import create_app
-from mondrian.serving.engines.base import Completion, CritiqueRequest, EngineState
 from mondrian.serving.http.security import SECURITY_HEADERS, session_token
-from mondrian.serving.service import Service
 from mondrian.serving.settings import API_KEY_VARIABLE, ServiceSettings, load_settings
 from tests.conftest import ROOT
-from tests.odd_files import encode
-from tests.service_process import run_service
-from tests.serving.test_faults import model_process
+from tests.core.odd_photos import encode
+from tests.service_process import model_process, run_service
+from tests.serving.idle_service import application
 from tests.waiting import PATIENCE, wait_for
 
 SECRET = "a-key-of-more-than-16-characters"
-URL = "http://127.0.0.1:5100"
 
 
 def test_other_machines_need_a_key_or_open_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,30 +43,6 @@ def test_other_machines_need_a_key_or_open_network(monkeypatch: pytest.MonkeyPat
         load("short", "--host", "0.0.0.0")
     with pytest.raises(ParamsError, match="--allow_origin is"):
         load("", "--allow_origin", "*")
-
-
-class IdleEngine:
-    """An engine that is ready and gets no request."""
-
-    def __init__(self) -> None:
-        self.state = EngineState("ready", model="idle")
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def critique(self, request: CritiqueRequest, /) -> Completion:
-        raise AssertionError
-
-
-@contextmanager
-def application(tmp_path: Path, *flags: str) -> Iterator[tuple[TestClient, Service]]:
-    """Run the whole application in this process, without a model."""
-    files = ["--db", str(tmp_path / "jobs.db"), "--data", str(tmp_path)]
-    args = parse_args(["--params", str(ROOT / "params.yaml"), *files, *flags])
-    service = Service(load_settings(args), IdleEngine())
-    with TestClient(create_app(service), URL, raise_server_exceptions=False) as client:
-        yield client, service
 
 
 def test_a_page_of_another_origin_reads_answers_only_if_it_is_allowed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mondrian.critique.schema import DIMENSIONS
 from tests.conftest import ROOT
-from tests.odd_files import encode
+from tests.core.odd_photos import encode
 from tests.service_process import ServiceProcess, run_service
 
 pytestmark = pytest.mark.slow

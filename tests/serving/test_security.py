@@ -158,6 +158,54 @@ def test_wrong_keys_are_slowed_and_a_right_one_is_accepted() -> None:
     assert other.get("/jobs", headers=wrong[0]).status_code == 401
 
 
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [
+        (BROWSER, True),
+        ("text/html", True),
+        ("text/*, application/json;q=0.5", True),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("application/json, text/html;q=0.9", False),
+        ("application/json, text/html", False),
+        ("text/html;q=0, */*", False),
+        ("text/html;q=x", True),
+    ],
+)
+def test_a_refusal_is_a_page_only_for_a_client_that_prefers_one(accept: str, is_page: bool) -> None:
+    client, headers = make_client(api_key=KEY, requests_per_minute=1), {"accept": accept}
+    key_header = {"x-api-key": KEY}
+    client.post("/jobs", headers=key_header)
+    refusals = {
+        400: client.get("/jobs", headers=headers | {"host": "evil.example"}),
+        401: client.post("/jobs", headers=headers),
+        403: client.post("/jobs", headers=headers | key_header | {"origin": "null"}),
+        415: client.get("/jobs", headers=headers | key_header | {"content-type": "a; charset=x"}),
+        429: client.post("/jobs", headers=headers | key_header),
+    }
+    assert [response.status_code for response in refusals.values()] == list(refusals)
+    for response in refusals.values():
+        if is_page:
+            assert response.headers["content-type"] == "text/html; charset=utf-8"
+            assert '<p class="fault" role="alert">' in response.text
+        else:
+            assert list(response.json()) == ["error"]
+    assert int(refusals[429].headers["retry-after"]) > 0
+    assert refusals[401].headers["www-authenticate"] == "Bearer"
+
+
+def test_the_page_of_a_refusal_shows_what_a_client_sent_as_text() -> None:
+    headers = {"accept": BROWSER, "content-type": "text/plain; charset=<script>alert(1)</script>"}
+    response = make_client().get("/jobs", headers=headers)
+    assert response.status_code == 415
+    assert "<script>alert" not in response.text
+    assert "&lt;script&gt;" in response.text
+
+
 def test_refusals_are_counted() -> None:
     refused: list[int] = []
     client = make_client(refused.append, api_key=KEY)

@@ -3,9 +3,7 @@
 import asyncio
 import io
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +20,8 @@ from mondrian.serving.jobs.runner import JobRunner
 from mondrian.storage.engine import open_engine
 from mondrian.storage.jobs import JobStore, LeasePolicy
 from tests.core import odd_photos
+from tests.core.color_photos import P3_PROFILE, difference, make_colorful, on_white, to_p3
 from tests.core.odd_photos import encode
-from tests.core.test_color import P3_PROFILE, difference, make_colorful, on_white, to_p3
 from tests.slow_decoding import STUCK_SIDE, get_stuck
 
 
@@ -140,22 +138,25 @@ def test_two_bad_uploads_and_a_large_one_hold_up_no_other(tmp_path: Path, params
 @pytest.mark.usefixtures("stuck")
 def test_a_drain_ends_on_time_while_photos_are_decoded(tmp_path: Path, params: Params) -> None:
     store = UploadStore(tmp_path, 4096, 20_480, 80)
+    errors: list[str] = []
     runner = make_runner(params, store)
 
     async def save(name: str, content: bytes) -> None:
-        with suppress(RequestRejectedError, asyncio.CancelledError):
+        try:
             await runner.decode_upload(store.save, content, name)
+        except (RequestRejectedError, asyncio.CancelledError) as error:
+            errors.append(str(error))
 
-    async def drain() -> float:
+    async def drain() -> None:
         await save("first", odd_photos.JPEG)
         saves = [asyncio.create_task(save(f"bad {i}", stuck_photo())) for i in range(6)]
         await asyncio.sleep(1)
-        started = time.monotonic()
         await runner.drain(0.1)
         await asyncio.wait(saves)
-        return time.monotonic() - started
 
-    assert asyncio.run(drain()) < 3  # six photos at the limit of 6 s each
+    asyncio.run(drain())
+    assert len(errors) == 6
+    assert not any("took more than" in error for error in errors)  # none was waited for
     with pytest.raises(RequestRejectedError, match="took more than 6 s"):
         store.save(stuck_photo(), "a.jpg")  # another service in this process continues
 

@@ -15,7 +15,7 @@ from mondrian.core.errors import DataError
 from mondrian.storage import engine as engine_module
 from mondrian.storage.engine import check_writable, is_locked, open_engine
 from mondrian.storage.jobs import JobStore, LeasePolicy
-from tests.storage.test_jobs import new_job
+from tests.storage.job_rows import new_job
 
 POLICY = LeasePolicy(lease_seconds=30, max_attempts=3)
 
@@ -97,7 +97,7 @@ def test_a_start_beside_a_locked_database_waits_and_then_is_one_line(
         started = time.monotonic()
         with pytest.raises(DataError, match=r"jobs\.db was locked by another program for 0\.2 s"):
             JobStore(open_engine(str(path)), POLICY)
-        assert 0.2 <= time.monotonic() - started < 5
+        assert time.monotonic() - started >= 0.2
     assert len(caplog.records) == 1
     assert f"--db {path} is busy or locked; waiting up to 0.2 s" in caplog.text
     JobStore(open_engine(str(path)), POLICY).close()

@@ -17,22 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mondrian.data.sqlite_source import open_database
 from mondrian.storage.engine import open_engine
 from mondrian.storage.feedback import add_feedback
-from mondrian.storage.jobs import JobRow, JobStore, LeasePolicy
+from mondrian.storage.jobs import STOPPED, JobRow, JobStore, LeasePolicy
 from mondrian.storage.tables import jobs
+from tests.storage.job_rows import get_row, new_job
 
 RULES = LeasePolicy(lease_seconds=30, max_attempts=3)
-
-
-def new_job(**values: Any) -> JobRow:
-    return {
-        "id": str(uuid4()),
-        "filename": "uploads/a.jpg",
-        "advisor": "ansel",
-        "mode": "baseline",
-        "status": "queued",
-        "kind": "upload",
-        **values,
-    }
 
 
 @pytest.fixture
@@ -100,10 +89,11 @@ def test_a_failed_job_gives_its_idempotency_key_to_the_next(store: JobStore, end
         with store.engine.begin() as connection:
             analyzing = {"status": "analyzing", "owner": store.owner, "retry_count": 9}
             connection.execute(jobs.update(), analyzing)
+        first |= analyzing
         if end == "fail":
-            assert store.fail(first["id"], "x")
+            assert store.fail(first, "x")
         elif end == "retry_or_fail":
-            assert store.retry_or_fail({**first, "retry_count": 9}, "x", False) == "failed"
+            assert store.retry_or_fail(first, "x", False) == "failed"
         else:
             assert store.reclaim_abandoned() == [first["id"]]
     second, is_new = store.add(new_job(idempotency_key="k"))
@@ -119,35 +109,34 @@ def test_every_change_of_a_job_sets_its_last_activity(store: JobStore) -> None:
     assert row["last_activity"] >= row["created_at"]
     changes: dict[str, Callable[[], Any]] = {
         "claim": store.claim,
-        "renew": lambda: store.renew_leases(["a"], {}),
-        "progress": lambda: store.update_owned("a", progress_percentage=10),
-        "requeue": lambda: store.return_to_queue("a"),
+        "renew": lambda: store.renew_leases([get_row(store, "a")], {}),
+        "progress": lambda: store.update_leased(get_row(store, "a"), progress_percentage=10),
+        "requeue": lambda: store.return_to_queue(get_row(store, "a")),
         "cancel": lambda: store.cancel("a"),
         "restart": lambda: store.restart("a"),
         "claim again": store.claim,
-        "complete": lambda: store.complete("a", tokens=1),
-        "rate": lambda: add_feedback(store.engine, store.get("a") or {}, {"thumbs": 1}, {}),
+        "complete": lambda: store.complete(get_row(store, "a"), tokens=1),
+        "rate": lambda: add_feedback(store.engine, get_row(store, "a"), {"thumbs": 1}, {}),
     }
     for name, change in changes.items():
         with sqlite3.connect(store.engine.url.database or "") as connection:
             connection.execute("UPDATE jobs SET last_activity = NULL")
         connection.close()
         assert change() is not False, name
-        changed = store.get("a")
-        assert changed
-        assert changed["last_activity"], name
+        assert get_row(store, "a")["last_activity"], name
 
 
 def test_a_job_is_finished_once_and_only_by_its_owner(store: JobStore) -> None:
     store.add(new_job(id="a"))
-    job = store.claim()
-    assert job
-    other = JobStore(store.engine, RULES)
-    assert not other.complete("a", tokens=1)
-    assert store.complete("a", tokens=2)
-    assert not store.complete("a", tokens=3)
-    done = store.get("a")
-    assert done
+    first = store.claim()
+    assert first
+    assert store.return_to_queue(first)
+    second = JobStore(store.engine, RULES).claim()
+    assert second
+    assert not store.complete(first, tokens=1)
+    assert store.complete(second, tokens=2)
+    assert not store.complete(second, tokens=3)
+    done = get_row(store, "a")
     assert (done["status"], done["tokens"], done["owner"]) == ("completed", 2, None)
 
 
@@ -159,7 +148,8 @@ def test_the_job_of_a_dead_service_is_reclaimed_even_if_the_clock_was_set_back(
     status = "analyzing" if kind == "direct" else "queued"
     store.add(new_job(id="a", kind=kind, status=status))
     store.claim()
-    store.update_owned("a", owner="elsewhere:1:0.00:x")  # another machine: only its lease counts
+    other_machine = "elsewhere:1:0.00:x"  # of which only the time of the lease counts
+    store.update_leased(get_row(store, "a"), owner=other_machine)
     other = JobStore(store.engine, RULES)
     assert other.reclaim_abandoned() == []
     real = time.time
@@ -176,7 +166,7 @@ def test_the_job_of_a_process_that_ended_on_this_machine_is_reclaimed_at_once(
     store.add(new_job(id="a"))
     store.claim()
     host = store.owner.split(":")[0]
-    store.update_owned("a", owner=f"{host}:999999:1.00:x")
+    store.update_leased(get_row(store, "a"), owner=f"{host}:999999:1.00:x")
     assert store.reclaim_abandoned() == ["a"]
 
 
@@ -196,8 +186,32 @@ def test_a_photo_that_crashes_the_model_alone_fails(store: JobStore) -> None:
     assert failed["error"] == "the model process ended"
 
 
+def test_an_earlier_run_changes_nothing_once_its_job_was_stopped_and_queued_again(
+    store: JobStore,
+) -> None:
+    store.add(new_job(id="a"))
+    first = store.claim()
+    assert first
+    assert store.stop("a")
+    assert not store.holds_lease(first)
+    assert store.restart("a")
+    second = store.claim()  # by the same service, which has not ended the first run yet
+    assert second
+    assert store.holds_lease(second)
+    assert not store.complete(first, tokens=1)
+    assert store.retry_or_fail(first, "x", crashed=False) == ""
+    store.renew_leases([first], {"a": {"progress_percentage": 70}})
+    assert get_row(store, "a")["progress_percentage"] == 0
+    store.renew_leases([second], {"a": {"progress_percentage": 20}})
+    assert get_row(store, "a")["progress_percentage"] == 20
+    assert store.complete(second, tokens=2)
+
+
 class JobQueueMachine(RuleBasedStateMachine):
-    """Three services on one database claim, finish, die and restart in any order."""
+    """Three services on one database claim, finish, stop, die and restart in any order.
+
+    A service keeps the rows of its runs until it ends them, also of a job that was stopped.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,45 +220,61 @@ class JobQueueMachine(RuleBasedStateMachine):
         self.engine = open_engine(str(self.folder / "jobs.db"))
         time.time = lambda: self.now
         self.stores = [self.start_service() for _ in range(3)]
-        self.leased: dict[str, tuple[int, JobRow]] = {}
-        self.added: set[str] = set()
-        self.finished: dict[str, int] = {}
+        self.runs: list[tuple[int, JobRow]] = []
+        self.newest: dict[str, str] = {}  # lease by job
+        self.added: list[str] = []
+        self.finished: dict[str, int] = {}  # times by job, since it was queued last
 
     def start_service(self) -> JobStore:
         store = JobStore(self.engine, LeasePolicy(30, 10_000))
         store.owner = f"machine:1:0.0:{uuid4().hex[:8]}"
         return store
 
+    def end_runs(self, service: int) -> list[JobRow]:
+        ended = [row for holder, row in self.runs if holder == service]
+        self.runs = [run for run in self.runs if run[0] != service]
+        return ended
+
     @rule(kind=st.sampled_from(["upload", "shadow"]))
     def add(self, kind: str) -> None:
         row, _ = self.stores[0].add(new_job(kind=kind))
-        self.added.add(row["id"])
+        self.added.append(row["id"])
 
     @rule(service=st.integers(0, 2))
     def claim(self, service: int) -> None:
         job = self.stores[service].claim()
         if job:
-            self.leased[job["id"]] = (service, job)
+            self.runs.append((service, job))
+            self.newest[job["id"]] = job["owner"]
 
     @rule(service=st.integers(0, 2))
     def finish(self, service: int) -> None:
-        for id, (holder, _) in list(self.leased.items()):
-            if holder == service and self.stores[service].complete(id, tokens=1):
-                self.finished[id] = self.finished.get(id, 0) + 1
-                del self.leased[id]
+        for job in self.end_runs(service):
+            if self.stores[service].complete(job, tokens=1):
+                assert job["owner"] == self.newest[job["id"]]
+                self.finished[job["id"]] = self.finished.get(job["id"], 0) + 1
 
     @rule(service=st.integers(0, 2), crashed=st.booleans())
     def retry(self, service: int, crashed: bool) -> None:
-        for id, (holder, job) in list(self.leased.items()):
-            if holder == service:
-                self.stores[service].retry_or_fail(job, "x", crashed)
-                del self.leased[id]
+        for job in self.end_runs(service):
+            if self.stores[service].retry_or_fail(job, "x", crashed):
+                assert job["owner"] == self.newest[job["id"]]
+
+    @rule(service=st.integers(0, 2), number=st.integers(0, 5))
+    def stop(self, service: int, number: int) -> None:
+        if number < len(self.added) and self.stores[service].stop(self.added[number]):
+            assert get_row(self.stores[service], self.added[number])["status"] == "failed"
+
+    @rule(service=st.integers(0, 2), number=st.integers(0, 5))
+    def restart(self, service: int, number: int) -> None:
+        if number < len(self.added) and self.stores[service].restart(self.added[number]):
+            self.finished.pop(self.added[number], None)
 
     @rule(service=st.integers(0, 2))
     def die(self, service: int) -> None:
         self.stores[service].reader.dispose()
         self.stores[service] = self.start_service()
-        self.leased = {id: lease for id, lease in self.leased.items() if lease[0] != service}
+        self.end_runs(service)
 
     @rule(seconds=st.sampled_from([-100_000.0, 1.0, 10.0, 31.0, 100_000.0]))
     def pass_time(self, seconds: float) -> None:
@@ -252,8 +282,8 @@ class JobQueueMachine(RuleBasedStateMachine):
 
     @rule(service=st.integers(0, 2))
     def renew(self, service: int) -> None:
-        ids = [id for id, (holder, _) in self.leased.items() if holder == service]
-        self.stores[service].renew_leases(ids, {})
+        rows = [row for holder, row in self.runs if holder == service]
+        self.stores[service].renew_leases(rows, {})
 
     @rule(service=st.integers(0, 2))
     def reclaim(self, service: int) -> None:
@@ -263,19 +293,25 @@ class JobQueueMachine(RuleBasedStateMachine):
     def no_job_is_finished_twice(self) -> None:
         assert all(count == 1 for count in self.finished.values())
 
+    @invariant()
+    def only_the_newest_run_has_the_lease(self) -> None:
+        for service, row in self.runs:
+            is_newest = self.newest[row["id"]] == row["owner"]
+            assert is_newest or not self.stores[service].holds_lease(row)
+
     def teardown(self) -> None:
-        """Check that finally every job is completed exactly once."""
+        """Check that finally every job is completed exactly once, unless it was stopped."""
         last = self.start_service()
         self.now += 1000
         last.reclaim_abandoned()
         while job := last.claim():
-            assert last.complete(job["id"], tokens=1)
+            assert last.complete(job, tokens=1)
             self.finished[job["id"]] = self.finished.get(job["id"], 0) + 1
-        assert set(self.finished) == self.added
         assert all(count == 1 for count in self.finished.values())
-        with self.engine.begin() as connection:
-            ended = connection.execute(jobs.select()).mappings().all()
-        assert {row["status"] for row in ended} <= {"completed"}
+        ended = {id: get_row(last, id) for id in self.added}
+        stopped = {id for id, row in ended.items() if row["status"] == "failed"}
+        assert {ended[id]["error"] for id in stopped} <= {STOPPED}
+        assert set(self.finished) == set(self.added) - stopped
         for store in (*self.stores, last):
             store.close()
         time.time = real_time

@@ -9,6 +9,7 @@ from mondrian.critique.rows import ChatRow
 from mondrian.critique.schema import Critique, serialize_critique
 from mondrian.model.vision_cache import FeatureCache
 from mondrian.training.dataset import build_examples, token_weights
+from tests.training.unscored_rows import without_scores
 
 
 def test_digits_of_scores_count_more_and_derived_parts_not_at_all(critique: Critique) -> None:
@@ -72,12 +73,6 @@ def test_the_model_is_not_trained_on_the_digits_of_a_row_without_scores(
     assert sum(text_only.weights) == len(text_only.weights) - len(ignored)
     assert text_only.scores == ()
     assert scored.scores == rows[0].reference_critique().scores()
-
-
-def without_scores(row: ChatRow) -> ChatRow:
-    answer = serialize_critique(row.reference_critique().with_filler_scores())
-    messages = [*row.messages[:-1], {"role": "assistant", "content": answer}]
-    return row.model_copy(update={"messages": messages, "scored": False})
 
 
 def test_the_completion_ends_with_the_end_token(

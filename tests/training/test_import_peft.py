@@ -27,7 +27,7 @@ from mondrian.training.import_peft import (
     read_peft_adapter,
 )
 from tests.conftest import ROOT, run_stage
-from tests.training.test_torch_file import write_tensors, write_torch_file
+from tests.training.torch_files import write_tensors, write_torch_file
 
 NORMALIZED = "base_model.model.model.language_model.layers.{}.{}.{}"
 

@@ -73,7 +73,7 @@ def packed_loss(
     packed = pack(batch, [cache.get(e.photo) for e in batch], base_vlm.image_id, share)
     hidden = compute_target_states(base_vlm.model, packed, checkpoint)
     targets, weights = mx.array(packed.targets), mx.array(packed.weights)
-    return chunked_cross_entropy(LMHead(base_vlm.model), hidden, targets, weights, 100)
+    return chunked_cross_entropy(LMHead(base_vlm.model), hidden, targets, weights, 100).sum()
 
 
 @pytest.mark.device
@@ -152,10 +152,10 @@ def test_chunked_cross_entropy_equals_mlxs(
         return (nn.losses.cross_entropy(logits, targets) * weights).sum()
 
     def chunked(h: mx.array) -> mx.array:
-        return chunked_cross_entropy(head, h, targets, weights, chunk)
+        return chunked_cross_entropy(head, h, targets, weights, chunk).sum()
 
     assert chunked(hidden).item() == pytest.approx(expected(hidden).item(), rel=1e-4)
     without_gradient = chunked_cross_entropy_eval(head, hidden, targets, weights, chunk)
-    assert without_gradient.item() == pytest.approx(expected(hidden).item(), rel=1e-4)
+    assert without_gradient.sum().item() == pytest.approx(expected(hidden).item(), rel=1e-4)
     gradient, expected_gradient = (np.array(mx.grad(f)(hidden)) for f in (chunked, expected))
     assert np.allclose(gradient, expected_gradient, atol=1e-4)

@@ -39,7 +39,7 @@ from mondrian.training.step_cost import (
 )
 from mondrian.training.trainer import Trainer
 from tests.conftest import ROOT
-from tests.training.test_dataset import without_scores
+from tests.training.unscored_rows import without_scores
 from tests.waiting import PATIENCE
 
 TINY = ROOT / "models/base/mondrian-tiny"

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from benchmarks.crash_recovery import make_train_command, read_outputs, run_to_end
+from benchmarks.crash_recovery import make_train_command, read_outputs, run_to_end, write_pairs
 from mondrian.core.errors import TrainingError
 from mondrian.training.checkpoint import Checkpoint, CheckpointState
 from mondrian.training.progress import TrainingProgress
@@ -145,6 +146,23 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     run_to_end(train_command)
     assert read_outputs(tmp_path / "adapter") == undisturbed
     assert not list((tmp_path / "cache/train").rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_run_with_pairs_killed_again_and_again_ends_with_the_same_bytes(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(prepared_dir, tmp_path / "data")
+    write_pairs(tmp_path / "data")
+    first = make_train_command(tmp_path / "data", tmp_path / "first")
+    run_to_end(first)
+    expected = read_outputs(tmp_path / "first/adapter")
+    assert json.loads(expected["recipe.json"])["preference_pairs"] == 6
+    second = make_train_command(tmp_path / "data", tmp_path / "second")
+    kills = sum(_kill_after_saves(second, tmp_path / "second", 2) for _ in range(3))
+    assert kills > 0
+    run_to_end(second)
+    assert read_outputs(tmp_path / "second/adapter") == expected
 
 
 def _kill_after_saves(command: list[str], folder: Path, count: int) -> bool:

@@ -1,11 +1,7 @@
 """Files by torch.save, read without torch."""
 
-import pickle
-import sys
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,69 +9,9 @@ import pytest
 
 from mondrian.training import torch_file
 from mondrian.training.torch_file import ForeignFileError, read_torch_file
+from tests.training.torch_files import Storage, Tensor, write_torch_file
 
 SAVED = Path(__file__).parent / "torch_saved.bin"  # written by torch 2.13 from three tensors
-
-
-class _Storage:
-    def __init__(self, kind: str, key: int, array: np.ndarray) -> None:
-        self.kind, self.key, self.array = kind, key, array
-
-
-class _Tensor:
-    def __init__(self, storage: _Storage, *layout: Any) -> None:
-        self.storage, self.layout = storage, layout
-
-    def __reduce__(self) -> Any:
-        function = sys.modules["torch._utils"]._rebuild_tensor_v2
-        return function, (self.storage, *self.layout, False, OrderedDict())
-
-
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: Any) -> Any:
-        if not isinstance(obj, _Storage):
-            return None
-        kind = getattr(sys.modules["torch"], obj.kind)
-        return "storage", kind, str(obj.key), "cpu", obj.array.size
-
-
-def write_torch_file(
-    path: Path, content: Any, storages: list[_Storage], monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """Write what torch.save writes, by modules with torch's names."""
-    utils, torch = ModuleType("torch._utils"), ModuleType("torch")
-
-    def _rebuild_tensor_v2() -> None: ...
-
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
-        "torch._utils",
-        "_rebuild_tensor_v2",
-    )
-    utils.__dict__["_rebuild_tensor_v2"] = _rebuild_tensor_v2
-    for name in ("FloatStorage", "LongStorage"):
-        torch.__dict__[name] = type(name, (), {"__module__": "torch"})
-    with monkeypatch.context() as patch, zipfile.ZipFile(path, "w") as archive:
-        patch.setitem(sys.modules, "torch", torch)
-        patch.setitem(sys.modules, "torch._utils", utils)
-        with archive.open("archive/data.pkl", "w") as file:
-            _Pickler(file, 2).dump(content)
-        archive.writestr("archive/byteorder", "little")
-        for storage in storages:
-            archive.writestr(f"archive/data/{storage.key}", storage.array.tobytes())
-    return path
-
-
-def write_tensors(
-    path: Path, tensors: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    storages = [_Storage("FloatStorage", i, array) for i, array in enumerate(tensors.values())]
-    content = {
-        name: _Tensor(
-            storage, 0, array.shape, tuple(step // array.itemsize for step in array.strides)
-        )
-        for (name, array), storage in zip(tensors.items(), storages, strict=True)
-    }
-    return write_torch_file(path, content, storages, monkeypatch)
 
 
 def test_the_tensors_that_torch_saved_are_read() -> None:
@@ -132,8 +68,8 @@ def test_a_pickle_changes_nothing_in_this_process(tmp_path: Path) -> None:
 def test_a_tensor_that_is_none_of_an_adapter_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: Any, message: str
 ) -> None:
-    storage = _Storage(kind, 0, np.zeros(6, np.float32))
-    content = {"a": _Tensor(storage, *layout)}
+    storage = Storage(kind, 0, np.zeros(6, np.float32))
+    content = {"a": Tensor(storage, *layout)}
     path = write_torch_file(tmp_path / "a.bin", content, [storage], monkeypatch)
     with pytest.raises(ValueError, match=message):
         read_torch_file(path)

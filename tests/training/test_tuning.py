@@ -6,7 +6,7 @@ from mondrian.core.errors import TrainingError
 from mondrian.core.params import Params, TrainParams
 from mondrian.critique.rows import ChatRow
 from mondrian.training.tuning import set_aside_tuning_rows
-from tests.evaluation.test_evaluate import make_row
+from tests.evaluation.answers import make_row
 
 VAL = [make_row("ansel/val", "val")]
 

@@ -19,7 +19,7 @@ from mondrian.critique.rejection import RejectionReason
 from mondrian.data.photos.fingerprint import FINGERPRINT, make_fingerprint
 from mondrian.data.photos.photo_cache import open_cache
 
-CACHE_VERSION = 4  # of the cached data; a cache of another version is cleared
+CACHE_VERSION = 5  # of the cached data; a cache of another version is cleared
 CACHE_FILE = "photos.sqlite"
 _BATCH_SIZE = 16  # photos
 _MAX_SERIAL = 16  # batches that are scanned without starting processes
@@ -30,9 +30,9 @@ _SCHEMA = """
         path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, sha256 TEXT);
     CREATE TABLE photos (
         sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, fingerprint BLOB, notes TEXT,
-        reason TEXT, detail TEXT);
+        captured TEXT, reason TEXT, detail TEXT);
 """
-_INFO_COLUMNS = "sha256, width, height, fingerprint, notes, reason, detail"
+_INFO_COLUMNS = "sha256, width, height, fingerprint, notes, captured, reason, detail"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class PhotoInfo:
     height: int = 0
     fingerprint: bytes = b""
     notes: str = ""  # what was assumed to decode it, one per line
+    captured: str = ""  # when, as `read_capture_time` returns it
     reason: str = ""
     detail: str = ""
 
@@ -84,7 +85,7 @@ def read_photo_info(path: Path, sha256: str) -> PhotoInfo:
     except PhotoError as error:
         return PhotoInfo(sha256, reason=str(error.reason), detail=str(error))
     fingerprint = make_fingerprint(preview.image)
-    return PhotoInfo(sha256, *preview.size, fingerprint, "\n".join(preview.notes))
+    return PhotoInfo(sha256, *preview.size, fingerprint, "\n".join(preview.notes), preview.captured)
 
 
 def _scan_batch(known_hashes: frozenset[str], paths: list[Path]) -> list[_Scan]:

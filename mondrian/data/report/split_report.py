@@ -40,10 +40,10 @@ def _select_photos(
 ) -> dict[str, list[str]]:
     """Return the paths of some photos of each split, one of each group; names all photos."""
     photos: dict[str, dict[str, str]] = {part: {} for part in SPLIT_PARTS}
-    for record, part in zip(manifest.records(), split.parts, strict=True):
+    for record, group, part in zip(manifest.records(), split.groups, split.parts, strict=True):
         names.add(record.photo.path)
         if len(photos[part]) < _PHOTOS_PER_PART:
-            photos[part].setdefault(record.photo.group, record.photo.path)
+            photos[part].setdefault(group, record.photo.path)
     return {part: list(path_by_group.values()) for part, path_by_group in photos.items()}
 
 

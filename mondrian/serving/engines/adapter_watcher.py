@@ -10,6 +10,7 @@ from mondrian.core.errors import AdapterError, one_line
 from mondrian.core.files import suggest_path
 from mondrian.core.params import Params
 from mondrian.critique.prompt import prompt_hash
+from mondrian.registry.adapter_calibration import build_calibration_finder, find_calibration
 from mondrian.serving.engines.base import Adapter, ModelDied
 from mondrian.serving.engines.ipc import LoadAdapterRequest
 from mondrian.serving.engines.local import LocalEngine
@@ -78,8 +79,10 @@ def _read_advisor(folder: Path) -> str:
     return advisor
 
 
-def _stamp(folder: Path) -> FolderStamp:
-    stats = [(folder / name).stat() for name in REQUIRED_FILES if (folder / name).is_file()]
+def _stamp(folder: Path, calibration_file: Path | None) -> FolderStamp:
+    files = [folder / name for name in REQUIRED_FILES]
+    files += [calibration_file] if calibration_file else []
+    stats = [file.stat() for file in files if file.is_file()]
     return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
@@ -89,6 +92,7 @@ class AdapterWatcher:
     def __init__(self, engine: LocalEngine, path: Path, params: Params, merge: bool) -> None:
         self.engine, self.path, self.params, self.merge = engine, path, params, merge
         self.fault = ""  # why the folder as a whole could not be read
+        self._find_calibration_file = build_calibration_finder(params)
         self._loaded: dict[str, tuple[Path, FolderStamp]] = {}
 
     async def scan(self) -> None:
@@ -112,7 +116,8 @@ class AdapterWatcher:
                 del self._loaded[name]
                 self.engine.unload_adapter(name)
         for name, folder in folder_by_advisor.items():
-            stamp = await asyncio.to_thread(_stamp, folder)
+            calibration_file = self._find_calibration_file(folder)
+            stamp = await asyncio.to_thread(_stamp, folder, calibration_file)
             if self._loaded.get(name) != (folder, stamp):
                 self._loaded[name] = (folder, stamp)
                 if name in self.params.advisors:
@@ -128,7 +133,10 @@ class AdapterWatcher:
         image = self.params.image
         image_size = {"min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
         prompt = prompt_hash(self.params.persona(advisor))
-        request = LoadAdapterRequest(name, str(folder), self.merge, prompt, image_size, advisor)
+        calibration = await asyncio.to_thread(find_calibration, folder, self._find_calibration_file)
+        request = LoadAdapterRequest(
+            name, str(folder), self.merge, prompt, image_size, advisor, calibration
+        )
         try:
             return await self.engine.load_or_replace_adapter(request)
         except ModelDied:

@@ -7,6 +7,7 @@ from typing import Protocol
 from PIL import Image
 
 from mondrian.core.errors import MondrianError
+from mondrian.critique.calibration import Calibration
 
 TextCallback = Callable[[str, int], None]  # new text, tokens generated so far
 
@@ -32,6 +33,7 @@ class Completion:
     decode_seconds: float  # of all steps after the first token, shared or not
     folder: str  # of the adapter; empty for the base
     warm: bool = False  # the KV cache of the prompt was reused
+    calibration: Calibration | None = None  # of the adapter's scores; not yet applied to `text`
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Adapter:
     merged: bool = False
     bytes: int = 0  # of memory, in addition to the base
     fault: str = ""  # why its newest files were rejected
+    calibrated: bool = False  # its scores are shown calibrated
 
     @property
     def serves(self) -> bool:

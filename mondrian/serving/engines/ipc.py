@@ -6,6 +6,7 @@ an Adapter in response to LoadAdapterRequest.
 
 from dataclasses import dataclass, field
 
+from mondrian.critique.calibration import Calibration
 from mondrian.serving.engines.base import Completion, EngineFault
 
 BASE_ARM = ""  # the arm without an adapter
@@ -55,6 +56,7 @@ class LoadAdapterRequest:
     prompt_hash: str  # sha256 of the prompt that it must be trained with
     image_size: dict[str, int]  # min_pixels and max_pixels that it must be trained with
     advisor: str
+    calibration: Calibration | None = None  # of its scores, if the version is the one that it names
 
 
 @dataclass(frozen=True)

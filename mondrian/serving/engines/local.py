@@ -210,7 +210,11 @@ class LocalEngine:
             if previous := self.state.adapters.get(name):
                 adapter = replace(previous, fault=adapter.fault)
         else:
-            log.info("adapter of %s serves: %s, version %s", name, adapter.folder, adapter.version)
+            scores = "scores calibrated" if adapter.calibrated else "scores as generated"
+            log.info(
+                "adapter of %s serves: %s, version %s, %s",
+                *(name, adapter.folder, adapter.version, scores),
+            )
         self.state.adapters[name] = adapter
         self._unloaded.discard(name)
         self._check_settled()

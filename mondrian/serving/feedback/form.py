@@ -8,13 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mondrian.critique.schema import Critique, serialize_critique
-from mondrian.serving.feedback.request import (
-    FieldError,
-    InvalidFeedbackError,
-    iter_leaves,
-    mean_score,
-)
+from mondrian.critique.schema import Critique, mean_score, serialize_critique
+from mondrian.serving.feedback.request import FieldError, InvalidFeedbackError, iter_leaves
 
 _LIST_FIELDS = ("key_strengths", "priority_improvements")  # one item per line
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mondrian.core.validation import suggest_name
 from mondrian.critique.parser import parse_critique
 from mondrian.critique.rejection import Rejection
-from mondrian.critique.schema import DIMENSIONS, Critique, Score, serialize_critique
+from mondrian.critique.schema import DIMENSIONS, Critique, Score, mean_score, serialize_critique
 from mondrian.serving.http.request_parsing import MAX_FIELD_CHARS
 
 MAX_NOTE_CHARS = 1000
@@ -100,11 +100,6 @@ def build_feedback_values(
         _check_verdict(request, served)
         return values | {"verdict": request.verdict, "critique": None}
     return values
-
-
-def mean_score(scores: Sequence[float]) -> float:
-    """Return the overall score that belongs to seven corrected scores."""
-    return round(sum(scores) / len(scores), 1)
 
 
 def count_changes(before: Critique, after: Critique) -> tuple[int, int]:

@@ -14,10 +14,13 @@ _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _MAX_FILES = 10_240  # the most that macOS grants, though it reports no hard limit
 
 
-def open_listeners(host: str, port: int) -> list[socket.socket]:
+def open_listeners(
+    host: str, port: int, fix: str = "give another --port or --host"
+) -> list[socket.socket]:
     """Listen on every address of a host name. Raises MondrianError if it is not possible.
 
     port  0 for any free one, the same on every address
+    fix   what the error advises
     """
     try:
         addresses = socket.getaddrinfo(
@@ -27,9 +30,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         is_name = isinstance(error, socket.gaierror)  # its number is not one of the system
         reason = error.strerror if is_name else os.strerror(error.errno or 0)
-        raise MondrianError(
-            f"cannot listen on {host} port {port}: {reason}; give another --port or --host"
-        ) from None
+        raise MondrianError(f"cannot listen on {host} port {port}: {reason}; {fix}") from None
 
 
 def _listen_on_all(addresses: Iterable[tuple[Any, Any]]) -> list[socket.socket]:

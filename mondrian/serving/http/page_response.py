@@ -1,18 +1,18 @@
-"""Responses of the pages, and the HTTP status and message of every expected error."""
+"""Routes of the pages, and the HTTP status and message of every expected error."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from mondrian.core.html import render_template
 from mondrian.serving.assignment import UnknownModeError
 from mondrian.serving.engines.base import EngineFault, TimedOut
-from mondrian.serving.http.error_wording import error_message, error_title
+from mondrian.serving.http.error_wording import error_message
+from mondrian.serving.http.html_response import render_message
 from mondrian.serving.http.uploads import RequestRejectedError
 from mondrian.serving.jobs.admission import QueueFullError
 from mondrian.serving.service import ServiceUnavailableError, get_service
@@ -64,23 +64,6 @@ def describe_and_count_error(request: Request, error: Exception) -> ErrorRespons
     status, message, headers = describe_error(error)
     get_service(request).metrics.refused.labels(str(status)).inc()
     return status, error_message(error, message), headers
-
-
-def render_html_response(
-    template: str, status: int = 200, headers: Mapping[str, str] | None = None, **content: Any
-) -> HTMLResponse:
-    headers = {"cache-control": "private, no-cache", **(headers or {})}
-    return HTMLResponse(render_template(template, **content), status, headers)
-
-
-def render_message(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> HTMLResponse:
-    """Render the page of an error."""
-    template = "serving/templates/message.html"
-    return render_html_response(
-        template, status, headers, title=error_title(status), message=message
-    )
 
 
 class PageRoute(APIRoute):

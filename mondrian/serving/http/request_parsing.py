@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 
 from mondrian.core.params import Params
 from mondrian.core.validation import format_validation_error
-from mondrian.serving.http.body_limits import SMALL_BODY, PhotoMemory
+from mondrian.serving.http.body_limits import SMALL_BODY, PhotoMemory, release_form
+from mondrian.serving.http.client_identity import known_client
 from mondrian.serving.http.uploads import RequestRejectedError, Upload
 
 _SUFFIX = re.compile(r" \([^()]*\)$")  # of job ids in old documentation: "uuid (rag)"
@@ -32,7 +33,7 @@ class CritiqueForm:
     advisors: tuple[str, ...]
     mode: str
     job_id: str
-    subject: str  # unit of A/B assignment: the client id if sent, else the job id
+    subject: str  # unit of A/B assignment: the client if it is known, else the job id
     enable_rag: bool
     auto_analyze: bool
     idempotency_key: str | None
@@ -43,15 +44,18 @@ async def read_form(request: Request, params: Params) -> AsyncIterator[CritiqueF
     """Read and check a form. Raises RequestRejectedError 400 if a field is invalid.
 
     The photo is on disk until the application's `photo_memory` has space for it, which it takes
-    until the context ends.
+    until the context ends. Raises HTTPException 503 if it has none in time.
     """
-    async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as data:
-        file = _photo_file(data)
-        fields = {k: value.strip() for k, value in data.multi_items() if isinstance(value, str)}
-        form = _parse_fields(request, fields, file.filename or "", params)
-        memory: PhotoMemory = request.app.state.photo_memory
-        async with memory.reserve(file.size or 0):
-            yield replace(form, content=await file.read())
+    try:
+        async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as data:
+            file = _photo_file(data)
+            fields = {k: value.strip() for k, value in data.multi_items() if isinstance(value, str)}
+            form = _parse_fields(request, fields, file.filename or "", params)
+            memory: PhotoMemory = request.app.state.photo_memory
+            async with memory.reserve(file.size or 0):
+                yield replace(form, content=await file.read())
+    finally:
+        release_form(request.scope)
 
 
 def _parse_fields(
@@ -65,7 +69,7 @@ def _parse_fields(
             raise RequestRejectedError(400, f"{field[:40]!r} contains a NUL character")
     _check_length("Idempotency-Key", key)
     id = str(uuid4())
-    client = request.headers.get("x-client-id", fields.get("client_id", ""))[:MAX_FIELD_CHARS]
+    client = identify_client(request, fields.get("client_id", ""))
     return CritiqueForm(
         b"",
         filename,
@@ -77,6 +81,15 @@ def _parse_fields(
         fields.get("auto_analyze", "true").lower() != "false",
         key or None,
     )
+
+
+def identify_client(request: Request, client_id: str = "") -> str:
+    """Return the id of a request's client; "" if it sends none and is not identified.
+
+    client_id  its own id in a form; the header X-Client-Id replaces it
+    """
+    own_id = request.headers.get("x-client-id", client_id)[:MAX_FIELD_CHARS]
+    return own_id or known_client(request.scope)
 
 
 def check_same_request(row: Mapping[str, Any], form: CritiqueForm, upload: Upload) -> None:

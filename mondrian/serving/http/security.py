@@ -19,13 +19,21 @@ from limits.strategies import MovingWindowRateLimiter
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mondrian.serving.http.html_response import error_response, prefers_page
 
 COOKIE = "mondrian"
 _PUBLIC_PATHS = ("/health", "/ready", "/login", "/static/")  # need no API key
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 _WRONG_KEYS_PER_MINUTE = 5
+_SIGN_IN = "The API key is missing or wrong. Sign in on the start page, then try again."
+_OTHER_SITE = "This was sent by a page of another site. Open this service, and do it there."
+_WRONG_NAME = (
+    "This service does not answer to the name in the address bar. Open it by its IP address, or "
+    "start it with --allow_host and the name."
+)
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: "
@@ -119,17 +127,21 @@ class SecurityMiddleware:
         client = client_address(scope)
         is_write = scope["method"] not in _READ_METHODS
         if not self._is_known_host(host):
-            return _error(400, f"{host[:80]!r} is not a name of this service; see --allow_host")
+            message = f"{host[:80]!r} is not a name of this service; see --allow_host"
+            return error_response(headers, 400, message, page_message=_WRONG_NAME)
         if is_write and not self._is_same_origin(headers, host):
-            return _error(403, "pages of other origins may not do this; see --allow_origin")
-        if self.rules.api_key and not path.startswith(_PUBLIC_PATHS) and not self._has_key(headers):
+            message = "pages of other origins may not do this; see --allow_origin"
+            return error_response(headers, 403, message, page_message=_OTHER_SITE)
+        is_public = path.startswith(_PUBLIC_PATHS)
+        if not is_public and not has_api_key(headers, self.rules.api_key):
             return self._refuse_key(scope["method"], headers, client)
         if is_write and self.writes and (seconds := self.writes.hit(client)):
-            return _limit_error(f"{self.writes.limit.amount} requests", seconds)
+            return _limit_error(headers, f"{self.writes.limit.amount} requests", seconds)
         _, options = parse_options_header(headers.get("content-type"))
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in _CHARSETS:  # some codecs yield text that UTF-8 cannot encode
-            return _error(415, f"the charset is {charset[:40]!r}; it must be utf-8")
+            message = f"the charset is {charset[:40]!r}; it must be utf-8"
+            return error_response(headers, 415, message)
         return None
 
     def _is_known_host(self, host: str) -> bool:
@@ -154,40 +166,45 @@ class SecurityMiddleware:
     def _refuse_key(self, method: str, headers: Headers, client: str) -> Response:
         """Return the response to a missing or wrong key; wrong ones are counted."""
         if not (headers.get("x-api-key") or headers.get("authorization")):
-            if method == "GET" and "text/html" in headers.get("accept", ""):
+            if method == "GET" and prefers_page(headers):
                 return RedirectResponse("/login", 303)
-            return _key_error("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
+            message = "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+            return _key_error(headers, message)
         if seconds := self.wrong_keys.hit(client):
-            return _limit_error(f"{self.wrong_keys.limit.amount} wrong API keys", seconds)
-        return _key_error("wrong API key; it must equal MONDRIAN_API_KEY of the service")
-
-    def _has_key(self, headers: Headers) -> bool:
-        key = headers.get("x-api-key", "")
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            key = token.strip()
-        # Starlette decodes headers as latin-1; this restores the bytes
-        if compare_digest(key.encode("latin-1"), self.rules.api_key.encode()):
-            return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        token = session_token(self.rules.api_key)
-        return cookie is not None and compare_digest(cookie.value.encode(), token.encode())
+            what = f"{self.wrong_keys.limit.amount} wrong API keys"
+            return _limit_error(headers, what, seconds)
+        return _key_error(headers, "wrong API key; it must equal MONDRIAN_API_KEY of the service")
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": message}, status, headers)
+def has_api_key(headers: Headers, api_key: str) -> bool:
+    """Return whether a request has the key in a header or cookie, or needs none."""
+    key = headers.get("x-api-key", "")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        key = token.strip()
+    # Starlette decodes headers as latin-1; this restores the bytes
+    if not api_key or compare_digest(key.encode("latin-1"), api_key.encode()):
+        return True
+    token = session_token(api_key)
+    return compare_digest(read_cookie(headers, COOKIE).encode(), token.encode())
 
 
-def _key_error(message: str) -> JSONResponse:
-    return _error(401, message, {"www-authenticate": "Bearer"})
+def read_cookie(headers: Headers, name: str) -> str:
+    """Return the value of a cookie; "" if there is none."""
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return ""
+    return cookie.value if cookie else ""
 
 
-def _limit_error(what: str, seconds: int) -> JSONResponse:
+def _key_error(headers: Headers, message: str) -> Response:
+    return error_response(headers, 401, message, {"www-authenticate": "Bearer"}, _SIGN_IN)
+
+
+def _limit_error(headers: Headers, what: str, seconds: int) -> Response:
     message = f"more than {what} a minute; try again in {seconds} s"
-    return _error(429, message, {"retry-after": str(seconds)})
+    return error_response(headers, 429, message, {"retry-after": str(seconds)})
 
 
 def _with_headers(send: Send) -> Send:

@@ -122,12 +122,25 @@ class UploadStore:
         path = self.path(filename)
         return _decode(self._decoders(is_slow), _read_model_image, path, self.limits)
 
-    def render_jpeg(self, filename: str, is_slow: bool = False) -> bytes:
-        """Return a saved photo in full size without metadata.
+    def find_full_copy(self, filename: str) -> Path | None:
+        """Return the copy of another program's photo that `save_full_copy` made, if it is current.
+
+        Raises RequestRejectedError if the photo is missing.
+        """
+        copy = self._full_copy_path(filename)
+        is_current = copy.exists() and copy.stat().st_mtime_ns == self._changed_at(filename)
+        return copy if is_current else None
+
+    def save_full_copy(self, filename: str, is_slow: bool = False) -> Path:
+        """Save another program's photo in full size without metadata; return the copy's path.
 
         Raises RequestRejectedError if it is missing or unreadable.
         """
-        return _decode(self._decoders(is_slow), _render_jpeg, self.path(filename), self.limits)
+        changed_at, copy = self._changed_at(filename), self._full_copy_path(filename)
+        photo = self.path(filename)
+        write_bytes(copy, _decode(self._decoders(is_slow), _render_jpeg, photo, self.limits))
+        os.utime(copy, ns=(changed_at, changed_at))
+        return copy
 
     def compute_histogram(self, filename: str) -> Histogram:
         """Return the histogram of a saved photo, from a copy of at most 1,024 pixels a side.
@@ -154,6 +167,17 @@ class UploadStore:
 
     def delete(self, filename: str) -> None:
         self.path(filename).unlink(missing_ok=True)
+        self._full_copy_path(filename).unlink(missing_ok=True)
+
+    def _full_copy_path(self, filename: str) -> Path:
+        name = sha256(self.path(filename).name.encode("utf-8", "replace")).hexdigest()
+        return self.folder / "full" / f"{name}.jpg"
+
+    def _changed_at(self, filename: str) -> int:
+        try:
+            return self.path(filename).stat().st_mtime_ns
+        except (OSError, ValueError):
+            raise RequestRejectedError(422, "image_unreadable: it is missing") from None
 
     def _decoders(self, is_slow: bool) -> DecoderPool:
         return self._slow_decoders if is_slow else _QUICK_DECODERS

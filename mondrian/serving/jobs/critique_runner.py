@@ -10,10 +10,11 @@ from typing import Any
 from PIL.Image import Image
 
 from mondrian.core.params import Params
+from mondrian.critique.calibration import AppliedCalibration
 from mondrian.critique.parser import parse_critique
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.rejection import Rejection
-from mondrian.critique.schema import Critique, validate_critique
+from mondrian.critique.schema import Critique, serialize_critique, validate_critique
 from mondrian.serving.assignment import AnswerPlan
 from mondrian.serving.engines.base import (
     Completion,
@@ -29,17 +30,26 @@ from mondrian.serving.http import critique_html
 from mondrian.storage.jobs import utc_timestamp
 from mondrian.storage.tables import CANDIDATE
 
+# in llm_outputs: the AppliedCalibration of each advisor
+CALIBRATION_KEY = "score_calibration"
+
 
 @dataclass(frozen=True)
 class ServedCritique:
     advisor: str
     plan: AnswerPlan
     completion: Completion
-    critique: Critique
+    critique: Critique  # as clients see it
+    calibration: AppliedCalibration | None  # what changed its scores, with those as generated
     compliant: bool  # the completion was schema-valid without repair
     prompt: str
     adapter: str | None  # its folder; None for the base
     model: str
+
+    @property
+    def text(self) -> str:
+        """The critique as it is stored and sent: calibrated, or as generated."""
+        return serialize_critique(self.critique) if self.calibration else self.completion.text
 
 
 class CritiqueRunner:
@@ -72,10 +82,16 @@ class CritiqueRunner:
         if isinstance(parsed, Rejection):
             detail = f"({parsed.reason}): {parsed.detail[:120]}"
             raise EngineFault(f"the completion is not a critique {detail}")
+        critique, compliant = parsed
+        calibration = None
+        if completion.calibration:
+            critique, calibration = completion.calibration.apply(critique)
         prompt = "\n\n".join(message["content"] for message in messages)
         adapter = completion.folder if plan.arm == "fine_tuned" else None
-        model = self.engine.state.model
-        return ServedCritique(advisor, plan, completion, *parsed, prompt, adapter, model)
+        return ServedCritique(
+            *(advisor, plan, completion, critique, calibration, compliant, prompt, adapter),
+            self.engine.state.model,
+        )
 
     def _explain_fallback(self, name: str, error: EngineFault) -> str:
         adapter = self.engine.state.adapters.get(name)
@@ -92,7 +108,12 @@ class CritiqueRunner:
         reasons = [c.plan.reason for c in critiques if c.plan.reason]
         outputs = _llm_outputs(first)
         if len(critiques) > 1:
-            outputs = {c.advisor: c.completion.text for c in critiques}
+            outputs = {c.advisor: c.text for c in critiques}
+        calibrations = {
+            c.advisor: c.calibration.model_dump(mode="json") for c in critiques if c.calibration
+        }
+        if calibrations:
+            outputs[CALIBRATION_KEY] = calibrations
         profiles = [params.profile(c.advisor) for c in critiques]
         columns: dict[str, Any] = {
             "prompt": first.prompt,
@@ -144,7 +165,7 @@ def _is_adapter_replaced(critique: ServedCritique) -> bool:
 def _llm_outputs(critique: ServedCritique) -> dict[str, Any]:
     return {
         "prompt": critique.prompt,
-        "response": critique.completion.text,
+        "response": critique.text,
         "summary": critique_html.format_top_recommendations(critique.critique),
         "model": critique.model,
         "timestamp": utc_timestamp(),
@@ -156,5 +177,5 @@ def _markdown(critique: ServedCritique) -> str:
     return (
         f"# {critique.advisor.title()} Analysis\n\n"
         f"## Summary\n{critique_html.format_top_recommendations(critique.critique)}\n\n"
-        f"## Full Analysis\n{critique.completion.text}"
+        f"## Full Analysis\n{critique.text}"
     )

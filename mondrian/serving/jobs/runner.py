@@ -2,76 +2,32 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
 from time import monotonic, time
-from typing import Any, TypeVar
 from uuid import uuid4
 
 from PIL import Image
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as DatabaseTimeoutError
 
 from mondrian.core.errors import MondrianError
-from mondrian.core.params import Params
-from mondrian.critique.schema import DIMENSIONS
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
-from mondrian.serving.http.uploads import QUICK_DECODERS, RequestRejectedError, UploadStore
+from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
 from mondrian.serving.jobs.admission import AdmissionQueue
 from mondrian.serving.jobs.critique_runner import CritiqueRunner, ServedCritique
+from mondrian.serving.jobs.progress import JobProgress
+from mondrian.serving.jobs.threads import IDLE_POLL_INTERVAL, ServiceThreads
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
-from mondrian.storage.engine import LOCK_SECONDS, format_database_error
 from mondrian.storage.jobs import CLIENT_DISCONNECTED, NO_ROLLOUT_VALUES, JobRow, JobStore
 from mondrian.storage.tables import CANDIDATE, CONTROL
 
-Result = TypeVar("Result")
 log = logging.getLogger("mondrian.work")
 HEARTBEAT_INTERVAL = 2.0  # seconds
-_READS = 4  # reads and pages at a time: more would delay the event loop (GIL)
-_WRITES = 8  # changes for clients at a time
-_CRITIQUE_FIELDS = (  # of these, each dimension has a recommendation
-    "image_description recommendation overall_score key_strengths priority_improvements "
-    "technical_notes"
-).split()
-IDLE_POLL_INTERVAL = 1.0  # seconds between two looks at the queue, unless something is queued
 
 
-@dataclass
-class JobProgress:
-    """Progress of a job: `advisor` is number `position` of `advisor_count`."""
-
-    advisor: str
-    position: int = 1
-    advisor_count: int = 1
-    tokens: int = 0
-    text: str = ""
-    started: float = field(default_factory=monotonic)
-
-    def progress_columns(self, params: Params) -> dict[str, Any]:
-        name, seconds = params.profile(self.advisor).name, max(1e-3, monotonic() - self.started)
-        if self.tokens:
-            fraction = min(1.0, self.tokens / params.serve.max_new_tokens)
-            step, percent = f"Analyzing with {name}...", 30 + int(40 * fraction)
-            rate = self.tokens / seconds
-            thinking = f"Generating analysis... ({self.tokens} tokens, {rate:.1f} tps)"
-        else:
-            step, percent, thinking = f"Summoning {name}...", 10, ""
-        percentage = (100 * (self.position - 1) + percent) // self.advisor_count
-        return {"current_step": step, "progress_percentage": percentage, "llm_thinking": thinking}
-
-    def page_percentage(self) -> int:
-        """Return how far the job is, by the fields of the critiques that are written."""
-        written = sum(self.text.count(f'"{field}"') for field in _CRITIQUE_FIELDS)
-        share = 0.05 + 0.9 * min(1.0, written / (len(DIMENSIONS) + len(_CRITIQUE_FIELDS) - 1))
-        return int(100 * (self.position - 1 + share) / self.advisor_count)
-
-
-class JobRunner:
+class JobRunner(ServiceThreads):
     def __init__(
         self,
         critique_runner: CritiqueRunner,
@@ -80,21 +36,15 @@ class JobRunner:
         metrics: Metrics,
         rollout_controller: RolloutController | None = None,
     ) -> None:
-        self.critique_runner, self.store, self.uploads = critique_runner, store, uploads
+        super().__init__(uploads)
+        self.critique_runner, self.store = critique_runner, store
         self.metrics, self.rollout_controller = metrics, rollout_controller
         self.params, self.state = critique_runner.params, critique_runner.engine.state
         self.admission = AdmissionQueue(self.state, self.params.serve.max_waiting_requests)
         self.progress: dict[str, JobProgress] = {}
         self.draining = False
-        self._leased_ids: set[str] = set()
+        self._leased: dict[str, JobRow] = {}  # rows of jobs that run here, by lease
         self._wake_up = asyncio.Event()
-        self._read_threads = ThreadPoolExecutor(_READS, thread_name_prefix="reads")
-        self._write_threads = ThreadPoolExecutor(_WRITES, thread_name_prefix="writes")
-        self._write_slots = asyncio.Semaphore(_WRITES)
-        self._job_threads = ThreadPoolExecutor(4, thread_name_prefix="jobs")
-        self._image_threads = ThreadPoolExecutor(4, thread_name_prefix="photos")
-        self._decoding_threads = ThreadPoolExecutor(QUICK_DECODERS, thread_name_prefix="decoding")
-        self._slow_decoding_thread = ThreadPoolExecutor(1, thread_name_prefix="large photo")
         self._tasks: dict[asyncio.Task[None], str] = {}  # with the job's id
 
     @property
@@ -106,38 +56,6 @@ class JobRunner:
     def running(self) -> int:
         """Jobs of the queue in progress; those that a client waits for are not counted."""
         return len(self._tasks)
-
-    async def call_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
-        """Call what reads the database or renders a page, in a thread that no writer uses."""
-        return await _run_in(self._read_threads, call, *args, **values)
-
-    async def write_store(self, call: Callable[..., Result], *args: Any, **values: Any) -> Result:
-        """Call what changes the database for a client, in a thread.
-
-        Raises SQLAlchemyError after LOCK_SECONDS of waiting for other writers here, or after as
-        many for a lock of another program.
-        """
-        try:
-            async with asyncio.timeout(LOCK_SECONDS):
-                await self._write_slots.acquire()
-        except TimeoutError:
-            raise DatabaseTimeoutError("it is locked; other changes wait for it") from None
-        try:
-            return await _run_in(self._write_threads, call, *args, **values)
-        finally:
-            self._write_slots.release()
-
-    async def call_upload_store(self, call: Callable[..., Result], *args: Any) -> Result:
-        """Call a method of the upload store that does not decode uploads."""
-        return await _run_in(self._image_threads, call, *args)
-
-    async def decode_upload(
-        self, call: Callable[..., Result], photo: bytes | str, *args: Any
-    ) -> Result:
-        """Call a method of the upload store that decodes; large photos wait for each other only."""
-        is_slow = await _run_in(self._decoding_threads, self.uploads.is_slow, photo)
-        threads = self._slow_decoding_thread if is_slow else self._decoding_threads
-        return await _run_in(threads, call, photo, *args, is_slow=is_slow)
 
     def plan(self, row: JobRow, advisor: str) -> AnswerPlan:
         """Return which arm answers a job for an advisor. Raises UnknownModeError."""
@@ -159,7 +77,7 @@ class JobRunner:
     ) -> JobRow:
         """Run a job that a client waits for; return its finished row. Raises EngineFault."""
         started, reason, outcome = monotonic(), CLIENT_DISCONNECTED, "abandoned"
-        self._leased_ids.add(row["id"])
+        self._leased[row["owner"]] = row
         try:
             try:
                 critiques = await self._run_advisors(row, image, False, on_text)
@@ -170,15 +88,15 @@ class JobRunner:
                 row = row | {"queued_at": time()}
                 critiques = await self._run_advisors(row, image, True, on_text)
             values = self.critique_runner.result_columns(critiques, monotonic() - started)
-            await self._retry_until_stored(self.store.complete, row["id"], **values)
+            await self.retry_until_stored(self.store.complete, row, **values)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 reason, outcome = str(error) or type(error).__name__, "failed"
             self._count_failure(row, outcome)
-            await asyncio.shield(self._try_store_call(self.store.fail, row["id"], reason))
+            await asyncio.shield(self.try_store_call(self.store.fail, row, reason))
             raise
         finally:
-            self._leased_ids.discard(row["id"])
+            del self._leased[row["owner"]]
         self.metrics.record_completed_job(row, critiques, monotonic() - started)
         await self._queue_shadow_job(row, critiques[0].plan)
         return row | values | {"status": "completed"}
@@ -219,16 +137,17 @@ class JobRunner:
                 self.metrics.service_time.labels(row["kind"]).observe(monotonic() - started)
                 return critiques
         finally:
-            self.progress.pop(row["id"], None)
+            if self.progress.get(row["id"]) is progress:  # else the job runs again already
+                del self.progress[row["id"]]
             self._wake_up.set()  # a slot is free
 
     async def _record_assignment(self, row: JobRow, plans: Mapping[str, AnswerPlan]) -> None:
         """Store the rollout assignment of a job before anything can fail."""
         assignment = next(iter(plans.values())).rollout_assignment if len(plans) == 1 else None
         if assignment and row["kind"] != "shadow":
-            await self._retry_until_stored(self.store.update_owned, row["id"], **asdict(assignment))
+            await self.retry_until_stored(self.store.update_leased, row, **asdict(assignment))
         elif assignment is None and row.get("rollout"):  # of an earlier try
-            await self._retry_until_stored(self.store.update_owned, row["id"], **NO_ROLLOUT_VALUES)
+            await self.retry_until_stored(self.store.update_leased, row, **NO_ROLLOUT_VALUES)
 
     def _count_failure(self, row: JobRow, outcome: str) -> None:
         model_used = self.plan(row, row["advisor"].split(",")[0]).model_used
@@ -242,7 +161,7 @@ class JobRunner:
             # Only what can start at once is claimed: another service could run it.
             can_start = self.admission.free_slots > 0 and len(self._tasks) < self.state.batch_size
             if self.ready and can_start:
-                job = await self._try_store_call(self.store.claim)
+                job = await self.try_store_call(self.store.claim)
             if job:
                 task = asyncio.create_task(self._run_job(job))
                 self._tasks[task] = job["id"]
@@ -266,16 +185,18 @@ class JobRunner:
         return is_stopped
 
     async def _run_job(self, row: JobRow) -> None:
-        self._leased_ids.add(row["id"])
+        self._leased[row["owner"]] = row
         try:
-            await self._critique_job(row)
+            # it may have been stopped before it had a task; unknown counts as not
+            if await self.try_store_call(self.store.holds_lease, row) is not False:
+                await self._critique_job(row)
         except Exception as error:  # changed params, a row of another version, a bug
             is_bug = not isinstance(error, MondrianError)
             log.error("job %s: %s", row["id"], error, exc_info=is_bug)
             reason = str(error) or type(error).__name__
-            await self._try_store_call(self.store.fail, row["id"], reason)
+            await self.try_store_call(self.store.fail, row, reason)
         finally:
-            self._leased_ids.discard(row["id"])
+            del self._leased[row["owner"]]
 
     async def _critique_job(self, row: JobRow) -> None:
         started = monotonic()
@@ -284,42 +205,26 @@ class JobRunner:
             critiques = await self._run_advisors(row, image, exclusive=bool(row["crashes"]))
             values = self.critique_runner.result_columns(critiques, monotonic() - started)
         except RequestRejectedError as error:
-            await self._retry_until_stored(self.store.fail, row["id"], str(error))
+            await self.retry_until_stored(self.store.fail, row, str(error))
             self._count_failure(row, "failed")
         except EngineFault as error:
             await self._requeue_or_fail(row, error)
         else:
-            if await self._retry_until_stored(self.store.complete, row["id"], **values):
+            if await self.retry_until_stored(self.store.complete, row, **values):
                 self.metrics.record_completed_job(row, critiques, monotonic() - started)
                 await self._queue_shadow_job(row, critiques[0].plan)
 
     async def _requeue_or_fail(self, row: JobRow, error: EngineFault) -> None:
-        crashed, id = isinstance(error, ModelDied), row["id"]
+        crashed = isinstance(error, ModelDied)
         if self.draining and crashed:
             return  # `drain` returns it to the queue
         if not self.ready and not crashed:  # an outage is not an attempt
-            await self._retry_until_stored(self.store.return_to_queue, id)
+            await self.retry_until_stored(self.store.return_to_queue, row)
             return
         self.metrics.retries.labels(type(error).__name__).inc()
-        log.warning("job %s: %s; retried", id, error)
-        status = await self._retry_until_stored(self.store.retry_or_fail, row, str(error), crashed)
+        log.warning("job %s: %s; retried", row["id"], error)
+        status = await self.retry_until_stored(self.store.retry_or_fail, row, str(error), crashed)
         self._count_failure(row, "failed" if status == "failed" else "retried")
-
-    async def _retry_until_stored(
-        self, call: Callable[..., Result], *args: Any, **values: Any
-    ) -> Result:
-        """Store the outcome of a job, however long the database is unavailable.
-
-        If the lease is lost meanwhile, another service owns the job, and nothing is written.
-        """
-        delay = 0.5
-        while True:
-            try:
-                return await _run_in(self._job_threads, call, *args, **values)
-            except (OperationalError, InterfaceError) as error:
-                log.error("database: %s; retry in %.1f s", format_database_error(error), delay)
-                await asyncio.sleep(delay)
-                delay = min(10.0, 2 * delay)
 
     async def _queue_shadow_job(self, row: JobRow, plan: AnswerPlan) -> None:
         """Queue the same photo for the other arm, for a share of requests."""
@@ -342,32 +247,26 @@ class JobRunner:
         if assignment:
             shadow |= asdict(assignment)
             shadow["side"] = CONTROL if assignment.side == CANDIDATE else CANDIDATE
-        await self._try_store_call(self.store.add, shadow)
-        self.notify_queued()
-
-    async def _try_store_call(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call the job store; return None if it fails, as the caller will try again later."""
-        try:
-            return await _run_in(self._job_threads, call, *args)
-        except SQLAlchemyError as error:
-            log.error("database: %s", format_database_error(error))
-            await asyncio.sleep(IDLE_POLL_INTERVAL)
-            return None
+        if await self.try_store_call(self.store.count_queued) in range(serve.max_queued_jobs):
+            await self.try_store_call(self.store.add, shadow)
+            self.notify_queued()
+        else:
+            log.warning("job %s: no shadow job: the queue is full, or cannot be read", row["id"])
 
     async def run_heartbeat(self) -> None:
         """Renew leases, store progress, and take over abandoned jobs, until cancelled."""
         while True:
             columns = {id: p.progress_columns(self.params) for id, p in list(self.progress.items())}
-            ids = list(self._leased_ids)
-            reclaimed = await self._try_store_call(self._renew_and_reclaim, ids, columns)
+            leased = list(self._leased.values())
+            reclaimed = await self.try_store_call(self._renew_and_reclaim, leased, columns)
             if reclaimed:
                 log.warning("took over %d jobs of a service that stopped", len(reclaimed))
                 self.notify_queued()
             await asyncio.sleep(min(HEARTBEAT_INTERVAL, self.params.serve.lease_seconds / 4))
 
-    def _renew_and_reclaim(self, ids: list[str], columns: dict[str, JobRow]) -> list[str]:
+    def _renew_and_reclaim(self, leased: list[JobRow], columns: dict[str, JobRow]) -> list[str]:
         """Reclaim only after our own leases are renewed: the database may have been locked."""
-        self.store.renew_leases(ids, columns)
+        self.store.renew_leases(leased, columns)
         return self.store.reclaim_abandoned()
 
     async def drain(self, seconds: float) -> None:
@@ -379,14 +278,5 @@ class JobRunner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._try_store_call(self.store.return_all_to_queue)
-        for threads in (self._decoding_threads, self._slow_decoding_thread):
-            threads.shutdown(wait=False, cancel_futures=True)
-        self.uploads.close()
-
-
-async def _run_in(
-    threads: ThreadPoolExecutor, call: Callable[..., Result], *args: Any, **values: Any
-) -> Result:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(threads, partial(call, *args, **values))
+        await self.try_store_call(self.store.return_all_to_queue)
+        self.end_decoding()

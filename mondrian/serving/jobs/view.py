@@ -4,18 +4,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from mondrian.core.params import Params
 from mondrian.critique import radar
+from mondrian.critique.calibration import AppliedCalibration
 from mondrian.critique.rejection import Rejection
 from mondrian.critique.schema import Critique, serialize_critique, validate_critique
 from mondrian.data.photos.stored_path import UPLOAD_PREFIX
 from mondrian.rollout.formatting import plural
 from mondrian.serving.feedback.request import count_changes
 from mondrian.serving.http.responses import parse_llm_outputs
-from mondrian.serving.jobs.critique_runner import parse_completion
+from mondrian.serving.jobs.critique_runner import CALIBRATION_KEY, parse_completion
 from mondrian.storage.feedback import FeedbackRow, VoteRow
-from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, JobRow
+from mondrian.storage.jobs import ACTIVE_STATUSES, COMPLETED_STATUSES, STOPPED, JobRow
 
 _MODE_LABELS = {
     "": "service default",
@@ -24,6 +28,12 @@ _MODE_LABELS = {
     "lora": "fine-tuned adapter",
     "fine_tuned": "fine-tuned adapter",
     "ab_test": "A/B test",
+}
+_STATUS_LABELS = {
+    "pending": "not started",
+    "queued": "waiting",
+    "analyzing": "in progress",
+    "failed": "not completed",
 }
 _ARM_LABELS = {"base": "base", "fine_tuned": "fine-tuned"}
 _AB_PREFIX = "ab_test_"
@@ -39,6 +49,12 @@ class AdvisorResult:
     text: str
     critique: Critique | None  # None if `text` is not a valid critique
     feedback: FeedbackRow | None = None  # the newest on this text
+    calibration: AppliedCalibration | None = None  # None: the scores are as generated
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """The dimensions that the adapter cannot judge yet."""
+        return self.calibration.calibration.unjudged if self.calibration else ()
 
     @property
     def served_json(self) -> str | None:
@@ -96,6 +112,12 @@ class JobView:
     arm: str  # which model answered
     is_ab_assigned: bool
     results: tuple[AdvisorResult, ...]  # one per advisor; empty until the job is completed
+
+    @property
+    def status_label(self) -> str:
+        status = self.row["status"] or "unknown"
+        is_stopped = status == "failed" and self.row["error"] == STOPPED
+        return "stopped" if is_stopped else _STATUS_LABELS.get(status, status)
 
     @property
     def is_active(self) -> bool:
@@ -205,7 +227,8 @@ def build_job_view(
             parsed = parse_completion(text, advisor)
             critique = None if isinstance(parsed, Rejection) else parsed[0]
             feedback_row = _matching_feedback(row, advisor, critique, feedback or {})
-            results.append(AdvisorResult(advisor, name, text, critique, feedback_row))
+            calibration = _parse_calibration(outputs, advisor)
+            results.append(AdvisorResult(advisor, name, text, critique, feedback_row, calibration))
     return JobView(
         row,
         UPLOAD_PREFIX.sub("", Path(row["filename"] or "").stem) or "photo",
@@ -215,6 +238,17 @@ def build_job_view(
         model_used.startswith(_AB_PREFIX),
         tuple(results),
     )
+
+
+def _parse_calibration(outputs: dict[str, Any], advisor: str) -> AppliedCalibration | None:
+    """Return the calibration that a row holds; None without one, and if it is damaged."""
+    calibrations = outputs.get(CALIBRATION_KEY)
+    if not isinstance(calibrations, dict) or advisor not in calibrations:
+        return None
+    try:
+        return AppliedCalibration.model_validate(calibrations[advisor])
+    except ValidationError:
+        return None
 
 
 def build_page(

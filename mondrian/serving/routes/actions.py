@@ -1,4 +1,4 @@
-"""Next steps on a critique's page: another advisor, stop, delete, download.
+"""Next steps on a critique's page: another advisor, stop, another try, delete, download.
 
 As the other forms, these are protected from requests of other sites by SecurityMiddleware.
 """
@@ -17,14 +17,15 @@ from mondrian.core.html import render_template, thumbnail_url
 from mondrian.critique.schema import Critique
 from mondrian.serving.http.critique_html import score_level
 from mondrian.serving.http.page_response import PageRoute
+from mondrian.serving.http.request_parsing import identify_client
 from mondrian.serving.jobs.view import AdvisorResult, JobView, build_job_view
+from mondrian.serving.routes.critique_page import CRITIQUE_NOT_FOUND
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.feedback import load_newest_feedback
 from mondrian.storage.history import load_entries
 from mondrian.storage.jobs import JobRow
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-_NOT_FOUND = "Critique not found; it may have been deleted."
 _FORMATS = ("html", "json")
 _PHOTO_SIDE = 900  # pixels of the longer side in a downloaded document
 _MODEL_COLUMNS = ("model_used", "model", "adapter", "adapter_version", "fallback_reason")
@@ -45,7 +46,8 @@ async def ask_other_advisor(request: Request, id: str, advisor: str = "") -> Res
     first: JobRow | None = None
     for row in rows:
         pair_of = first["id"] if first else None
-        job = await service.add_job_for_photo(row, advisor, row["mode"] or "baseline", pair_of)
+        mode, client = row["mode"] or "baseline", identify_client(request)
+        job = await service.add_job_for_photo(row, advisor, mode, client, pair_of)
         first = first or job
     assert first
     return RedirectResponse(f"/view/{first['id']}", 303)
@@ -60,6 +62,15 @@ async def stop(request: Request, id: str) -> Response:
     if not any(stopped):
         raise HTTPException(409, "This critique is not being written any more.")
     return RedirectResponse(f"/view/{rows[0]['id']}", 303)
+
+
+@router.post("/again/{id}")
+async def restart_job(request: Request, id: str) -> Response:
+    service = get_service(request)
+    row = await service.get_job(id, CRITIQUE_NOT_FOUND)
+    if not await service.restart_job(row["id"]):
+        raise HTTPException(409, "This critique cannot be started again now; reload its page.")
+    return RedirectResponse(f"/view/{row['id']}", 303)
 
 
 @router.post("/delete/{id}")
@@ -101,11 +112,11 @@ async def download(request: Request, id: str, format: str) -> Response:
 
 async def _load_entry(service: Service, id: str) -> tuple[list[JobRow], bool]:
     """Return the job, or the jobs of its pair, and whether their arms must not be shown."""
-    row = await service.get_job(id, _NOT_FOUND)
+    row = await service.get_job(id, CRITIQUE_NOT_FOUND)
     call, reader = service.job_runner.call_store, service.store.reader
     page = await call(load_entries, reader, [row["id"]])
     if not page.entries:
-        raise HTTPException(404, _NOT_FOUND)
+        raise HTTPException(404, CRITIQUE_NOT_FOUND)
     return page.entries[0], bool(page.blind_ids)
 
 

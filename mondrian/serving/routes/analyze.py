@@ -19,6 +19,7 @@ from mondrian.serving.engines.base import EngineFault, TextCallback, TimedOut
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import read_form
 from mondrian.serving.http.responses import serialize_analysis
+from mondrian.serving.http.security import has_api_key
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.http.uploads import RequestRejectedError, Upload
 from mondrian.serving.service import STOPPING, Service, get_service
@@ -33,8 +34,10 @@ async def health(request: Request) -> JSONResponse:
     """200 and status UP if requests are answered, 202 while loading, else 503."""
     service = get_service(request)
     state, serve = service.engine.state, service.params.serve
+    shows_paths = has_api_key(request.headers, service.settings.api_key)
     if state.status == "error":
-        return _not_up(503, "error", error=state.message)
+        error = state.message if shows_paths else "the model cannot be loaded; see the log"
+        return _not_up(503, "error", error=error)
     if service.draining:
         return _not_up(503, "draining", error=STOPPING)
     if not service.ready:
@@ -52,7 +55,7 @@ async def health(request: Request) -> JSONResponse:
         "timestamp": utc_timestamp(),
         "fine_tuned": has_adapter and serve.model_mode != "base",
         "lora_enabled": has_adapter,
-        "lora_path": str(path) if path else None,
+        "lora_path": str(path) if path and shows_paths else None,
         "model_mode": serve.model_mode,
     }
     if path:
@@ -67,10 +70,18 @@ def _not_up(status_code: int, status: str, **fields: Any) -> JSONResponse:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 if model, database and uploads are ready, else 503 and what is not."""
-    faults = await get_service(request).find_faults()
+    """200 if model, database and uploads are ready, else 503 and what is not.
+
+    Only a request with the API key, if there is one, gets the reasons, which may name folders.
+    """
+    service = get_service(request)
+    faults = await service.find_faults()
     is_ready = not any(faults.values())
-    parts = {part: fault or "ready" for part, fault in faults.items()}
+    shows_paths = has_api_key(request.headers, service.settings.api_key)
+    parts = {
+        part: (fault if shows_paths else "not ready") if fault else "ready"
+        for part, fault in faults.items()
+    }
     return JSONResponse({"ready": is_ready, **parts}, 200 if is_ready else 503)
 
 

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from mondrian.core.params import Params
-from mondrian.serving.http.page_response import PageRoute, render_html_response
+from mondrian.serving.http.html_response import render_html_response
+from mondrian.serving.http.page_response import PageRoute
 from mondrian.serving.jobs.view import JobView, build_job_view
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.history import (

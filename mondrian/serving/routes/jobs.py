@@ -14,6 +14,7 @@ from mondrian.serving.assignment import normalize_mode
 from mondrian.serving.http import openapi
 from mondrian.serving.http.request_parsing import (
     MAX_FIELD_CHARS,
+    identify_client,
     parse_advisors,
     read_form,
     read_json_body,
@@ -28,8 +29,8 @@ from mondrian.serving.http.responses import (
 )
 from mondrian.serving.portraits import draw_portrait
 from mondrian.serving.routes import feedback
+from mondrian.serving.routes.critique_page import render_job_page
 from mondrian.serving.routes.history import render_jobs
-from mondrian.serving.routes.pages import render_job_page
 from mondrian.serving.service import Service, get_service
 from mondrian.storage.jobs import COMPLETED_STATUSES, utc_timestamp
 
@@ -125,7 +126,8 @@ async def create(request: Request) -> JSONResponse:
     advisors = parse_advisors(body.advisor, service.params, seed=str(uuid4()))
     mode = body.mode.strip().lower() or "baseline"
     normalize_mode(mode)
-    row = await service.add_job_for_photo(source_job, ",".join(advisors), mode)
+    client = identify_client(request)
+    row = await service.add_job_for_photo(source_job, ",".join(advisors), mode, client)
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
 
@@ -174,8 +176,7 @@ async def change(request: Request, id: str) -> JSONResponse:
     body, row = await read_json_body(request, ChangeJobRequest), await service.get_job(id)
     status = body.status.strip().lower()
     if status == "queued":
-        is_changed = await service.job_runner.write_store(service.store.restart, row["id"])
-        service.job_runner.notify_queued()
+        is_changed = await service.restart_job(row["id"])
     elif status in ("failed", "cancelled"):
         is_changed = await service.job_runner.write_store(service.store.cancel, row["id"])
     else:

@@ -28,7 +28,8 @@ from mondrian.serving.ab_outcome import (
     format_share,
     load_ab_outcomes,
 )
-from mondrian.serving.http.page_response import PageRoute, render_html_response
+from mondrian.serving.http.html_response import render_html_response
+from mondrian.serving.http.page_response import PageRoute
 from mondrian.serving.service import Service, get_service
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)

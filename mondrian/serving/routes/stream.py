@@ -15,12 +15,12 @@ from mondrian.serving.http.request_parsing import clean_id
 from mondrian.serving.http.responses import get_base_url, select_columns, serialize_job
 from mondrian.serving.http.sse import event_stream, format_event, poll
 from mondrian.serving.service import Service, get_service
+from mondrian.storage.job_reader import QueueRow
 from mondrian.storage.jobs import (
     ACTIVE_STATUSES,
     COMPLETED_STATUSES,
     TERMINAL_STATUSES,
     JobRow,
-    QueueRow,
 )
 
 router = APIRouter(tags=["jobs"], responses=openapi.ERROR_RESPONSES)

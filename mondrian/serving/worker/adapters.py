@@ -14,6 +14,7 @@ from PIL import Image
 from mondrian.core.adapter_folder import CONFIG_FILE, WEIGHTS_FILE, adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, one_line
 from mondrian.core.images import resize_to_fit
+from mondrian.critique.calibration import Calibration
 from mondrian.critique.prompt import build_row_messages
 from mondrian.critique.schema import schema_hash
 from mondrian.model import adapter
@@ -46,6 +47,7 @@ class Arm:
     vlm: Vlm  # the same object for all arms with `shared`
     shared: bool  # its sequences share steps with those of other arms
     has_merger_lora: bool = False  # it also adapts the merger, and needs the features before it
+    calibration: Calibration | None = None  # of its scores
 
     @property
     def group(self) -> int:
@@ -90,7 +92,10 @@ class AdapterRegistry:
             return Adapter(request.name, request.folder, "", fault=one_line(error, 400))
         self.remove(request.name)
         self.arm_by_name[request.name] = arm
-        return Adapter(request.name, request.folder, version, merged, num_bytes)
+        calibrated = arm.calibration is not None
+        return Adapter(
+            request.name, request.folder, version, merged, num_bytes, calibrated=calibrated
+        )
 
     def _load_checked_arm(
         self, request: LoadAdapterRequest, folder: Path, version: str
@@ -100,14 +105,17 @@ class AdapterRegistry:
         layers = adapter.load(model, self.base.hash, folder)
         vlm = replace(self.base, model=model)
         adapts_merger = any(path.startswith("visual.") for path in layers)
-        arm = Arm(request.name, version, request.folder, vlm, False, adapts_merger)
+        calibration = request.calibration
+        if calibration and calibration.adapter_version != version:
+            calibration = None  # the files are newer than their evaluation
+        arm = Arm(request.name, version, request.folder, vlm, False, adapts_merger, calibration)
         self._check_logits(arm, folder)
         copied_bytes = multi_lora.merged_bytes(layers)
         if request.merge and copied_bytes and _MERGE_HEADROOM * copied_bytes < available_memory():
             multi_lora.merge_lora_layers(model)
             self._check_logits(arm, folder)
             return arm, True, copied_bytes
-        shared_arm = Arm(request.name, version, request.folder, self._shared_vlm, shared=True)
+        shared_arm = replace(arm, vlm=self._shared_vlm, shared=True, has_merger_lora=False)
         if not self.multi_lora.add_adapter(shared_arm, model):
             mx.eval(model.parameters())
             return arm, False, multi_lora.adapter_bytes(layers)

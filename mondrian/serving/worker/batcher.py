@@ -216,4 +216,6 @@ def _completion(active: _ActiveRequest, now: float) -> Completion:
     first_token_seconds = active.first_token - active.started
     times = (first_token_seconds, now - active.started, now - active.first_token)
     arm, tokens = active.arm, generation.num_tokens
-    return Completion(generation.text, tokens, arm.version, *times, arm.folder, active.warm)
+    return Completion(
+        generation.text, tokens, arm.version, *times, arm.folder, active.warm, arm.calibration
+    )

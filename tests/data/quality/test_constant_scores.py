@@ -12,7 +12,7 @@ from mondrian.data.quality.constant_scores import (
 from mondrian.sample.corruptions import EXAMPLE_SCORES, build_example_prompt, replace_scores
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.data.test_link import MakeDb, run_link
+from tests.data.link_runs import MakeDb, run_link
 
 CONSTANT = (8.0, 7.0, 8.0, 8.0, 7.0, 8.0, 8.0)
 

@@ -4,7 +4,7 @@ from mondrian.core.errors import DataError
 from mondrian.data.manifest import ManifestRecord
 from mondrian.data.quality.score_variation import check_score_variation
 from mondrian.sample.corruptions import replace_scores
-from tests.data.test_split import record
+from tests.data.manifest_records import record
 
 SAME = (8, 7, 9, 6, 7, 8, 6)
 

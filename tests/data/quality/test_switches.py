@@ -27,8 +27,8 @@ from mondrian.sample.corruptions import (
 )
 from mondrian.sample.scene import draw_scene
 from mondrian.sample.writing_style import write_critique
-from tests.data.test_link import run_link
-from tests.data.test_split import record
+from tests.data.link_runs import run_link
+from tests.data.manifest_records import record
 
 
 def left_out(i: int, photo: str, *flags: str, text: int | None = None) -> ManifestRecord:

@@ -17,7 +17,7 @@ from mondrian.data.quality.wrong_pictures import (
     read_batches,
 )
 from tests.data.described_scenes import comment, describe, scenes, write_scene_text
-from tests.data.test_link import MakeDb, run_link
+from tests.data.link_runs import MakeDb, run_link
 
 JUDGED = range(0, 64, 2)  # the other scenes set the scale
 

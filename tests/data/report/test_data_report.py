@@ -23,7 +23,7 @@ from mondrian.data.report.data_report import render_data_report, summarize_manif
 from mondrian.data.report.split_report import render_split_report
 from mondrian.data.split import split_records
 from tests import browsing
-from tests.data.test_split import record
+from tests.data.manifest_records import record
 
 # Words that are broken, except in paths, ids and texts that contain them.
 BROKEN_WORDS_SCRIPT = r"""() => {

@@ -1,6 +1,6 @@
 // Correcting a critique in place: sliders, the radar, the mean, and unsaved input that survives a
 // reload. Without this script the number fields and texts work the same.
-import { setUp } from "./page.js";
+import { recall, remember, setUp } from "./page.js";
 
 const isTyped = (field) => field.name && field.type !== "hidden" && field.value !== undefined && field.tagName !== "BUTTON";
 const fieldsOf = (form) => [...form.elements].filter(isTyped);
@@ -95,11 +95,11 @@ const storageKey = (form) => `draft ${form.dataset.critique}`;
 function keepInput(form) {
   const changed = fieldsOf(form).filter((field) => field.value !== field.defaultValue);
   const entries = changed.map((field) => [field.name, [field.defaultValue, field.value]]);
-  sessionStorage.setItem(storageKey(form), JSON.stringify(Object.fromEntries(entries)));
+  remember(storageKey(form), JSON.stringify(Object.fromEntries(entries)), "sessionStorage");
 }
 
 function restoreInput(form) {
-  const draft = JSON.parse(sessionStorage.getItem(storageKey(form)) || "{}");
+  const draft = JSON.parse(recall(storageKey(form), "sessionStorage") || "{}");
   for (const field of fieldsOf(form)) {
     const [before, typed] = draft[field.name] || [];
     if (typed === undefined || field.defaultValue !== before) continue; // saved meanwhile

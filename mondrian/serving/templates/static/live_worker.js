@@ -7,8 +7,14 @@ const states = new Map(); // id -> last state
 let streamed = "";
 let closeStream = () => {};
 
+// The tabs with the fewest jobs first: each follows its only job beside one with hundreds.
+function watchedIds() {
+  const lists = [...tabs.values()].sort((a, b) => a.length - b.length);
+  return [...new Set(lists.flat())];
+}
+
 function update() {
-  const ids = [...new Set([...tabs.values()].flat())].sort();
+  const ids = watchedIds();
   if (ids.join() === streamed) return;
   streamed = ids.join();
   closeStream();
@@ -23,7 +29,7 @@ function receive(state) {
   if (!state.ended) return;
   states.delete(state.id);
   for (const [port, ids] of tabs) tabs.set(port, ids.filter((id) => id !== state.id));
-  update();
+  streamed = watchedIds().join(); // the stream goes on without this job
 }
 
 addEventListener("connect", (event) => {

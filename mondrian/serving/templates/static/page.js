@@ -15,3 +15,22 @@ export function list(texts) {
 }
 
 export const asArray = (value) => (Array.isArray(value) ? value : []);
+
+// Texts that this browser keeps, of all tabs (localStorage) or of one (sessionStorage), unless its
+// settings forbid that.
+
+export function recall(key, area = "localStorage") {
+  try {
+    return window[area].getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+export function remember(key, text, area = "localStorage") {
+  try {
+    window[area].setItem(key, text);
+  } catch {
+    // not kept
+  }
+}

@@ -35,8 +35,7 @@ function enlarge(link) {
   });
   dialog.addEventListener("click", ({ target }) => actions[target.dataset.zoom]?.());
   dialog.addEventListener("keydown", (event) => {
-    event.stopPropagation(); // no shortcuts of the page
-    if (!event.ctrlKey && !event.metaKey) actions[keys[event.key]]?.();
+    if (dialog.open && !event.ctrlKey && !event.metaKey) actions[keys[event.key]]?.();
   });
   dragOrToggle(stage, image, (x, y) => show(scale === null ? 1 : null, x, y));
 }

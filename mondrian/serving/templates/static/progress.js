@@ -75,6 +75,8 @@ function reloadOrNotify() {
   }
 }
 
+// Without scores: those of an adapter may be calibrated at the end, which would also show that a
+// critique whose model is hidden is the adapter's.
 function critiqueNodes(text) {
   const critique = parsePartialJSON(text);
   if (critique === null || typeof critique !== "object") return [element("pre", text)];
@@ -85,12 +87,11 @@ function critiqueNodes(text) {
   if (critique.image_description) nodes.push(element("p", critique.image_description));
   for (const dimension of asArray(critique.dimensions)) {
     if (!dimension || !dimension.name) continue;
-    const { name, score, comment, recommendation } = dimension;
-    nodes.push(element("h3", score === undefined ? name : `${name}: ${score}/10`));
+    const { name, comment, recommendation } = dimension;
+    nodes.push(element("h3", name));
     if (comment) nodes.push(element("p", comment));
     if (recommendation) nodes.push(element("p", `How to improve: ${recommendation}`));
   }
-  if (critique.overall_score !== undefined) section("Overall grade", element("p", `${critique.overall_score}/10`));
   if (critique.key_strengths) section("Strengths", list(critique.key_strengths));
   if (critique.priority_improvements) section("Priorities", list(critique.priority_improvements));
   if (critique.technical_notes) section("Technical notes", element("p", critique.technical_notes));

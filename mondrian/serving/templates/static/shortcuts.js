@@ -1,8 +1,7 @@
 // Keyboard shortcuts of a critique's page. They act on the critique that is in view.
-import { setUp } from "./page.js";
+import { listenToKeys } from "./keys.js";
 
 const click = (selector, root = document) => root.querySelector(selector)?.click();
-const TYPING = "input:not([type=checkbox], [type=range]), textarea, select, [contenteditable]";
 
 function currentForm() {
   const forms = [...document.querySelectorAll("form[data-critique]")];
@@ -37,19 +36,6 @@ const SHORTCUTS = {
   0: () => click("[data-vote] [value=equal]"),
   f: () => click("[data-enlarge]"),
   g: () => click("[data-thirds]"),
-  "?": () => document.querySelector("[data-help]").showModal(),
 };
 
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
-  if (event.target.closest(TYPING)) return;
-  const run = SHORTCUTS[event.key.toLowerCase()];
-  if (!run) return;
-  event.preventDefault();
-  run();
-});
-
-setUp("[data-shortcuts]", (button) => {
-  button.hidden = false;
-  button.addEventListener("click", SHORTCUTS["?"]);
-});
+listenToKeys(SHORTCUTS);

@@ -1,6 +1,6 @@
 // The start page: choosing photos, sending them, and their progress. A photo that is not accepted
 // stays chosen. Without scripts, the form sends one photo.
-import { element, setUp } from "./page.js";
+import { element, recall, remember, setUp } from "./page.js";
 import { LOST, watchJobs } from "./progress.js";
 
 const REMEMBERED = ["advisor", "mode"];
@@ -207,13 +207,13 @@ function formatSize(file) {
 // Remembered choices
 
 function rememberChoices(form) {
-  for (const name of REMEMBERED) localStorage.setItem(`ask.${name}`, form.elements[name].value);
+  for (const name of REMEMBERED) remember(`ask.${name}`, form.elements[name].value);
 }
 
 function restoreChoices(form) {
   if ("rejected" in form.dataset) return; // the service has selected what was sent
   for (const name of REMEMBERED) {
-    const value = localStorage.getItem(`ask.${name}`);
+    const value = recall(`ask.${name}`);
     if ([...form.querySelectorAll(`[name=${name}]`)].some((radio) => radio.value === value)) form.elements[name].value = value;
   }
 }

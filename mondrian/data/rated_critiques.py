@@ -1,0 +1,181 @@
+"""Critiques with feedback or blind votes in a jobs database.
+
+An SQLite file is copied first: the application's database is only read, and it may be in use.
+"""
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, func, inspect, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from mondrian.core.errors import DataError
+from mondrian.core.fields import is_for_advisor
+from mondrian.core.parallel import split_into_batches
+from mondrian.critique.rejection import Rejection
+from mondrian.critique.schema import serialize_critique
+from mondrian.data.critique_lookup import ApplicationFolders, read_critique
+from mondrian.data.jobs import Job
+from mondrian.data.preferences import RatedCritique
+from mondrian.data.sqlite_source import check_file, copy_database
+from mondrian.storage.engine import format_database_error, open_engine, redact_url
+from mondrian.storage.feedback import FeedbackRow, load_newest_feedback, load_votes
+from mondrian.storage.job_reader import JobRow, read_rows
+from mondrian.storage.tables import feedback, jobs, migrate, preferences
+
+_BATCH_SIZE = 200  # jobs per query
+_SQLITE_URL = "sqlite:///"
+_JOB_COLUMNS = (
+    "filename advisor llm_outputs analysis_markdown analysis_html prompt llm_prompt exposure"
+).split()
+
+
+class NoFeedbackError(DataError):
+    """The database has no table of feedback."""
+
+
+def load_rated_critiques(
+    db: str, advisor: str, folders: ApplicationFolders, counts: Counter[str]
+) -> Iterator[RatedCritique]:
+    """Yield each critique of an advisor that has feedback or a vote.
+
+    db      an SQLite file or a database URL
+    counts  gets the numbers of `judged` jobs, of those with `no_critique`, and of `equal_votes`
+
+    Raises NoFeedbackError if no service has used the database, DataError if it cannot be read.
+    """
+    try:
+        with _open_for_reading(db) as engine:
+            ids_in_order = iter(_load_rated_job_ids(engine, advisor))
+            for ids in split_into_batches(ids_in_order, _BATCH_SIZE):
+                feedback_rows = load_newest_feedback(engine, ids)
+                losers = _load_losers(engine, advisor, ids, counts)
+                for row in _load_jobs(engine, ids):
+                    counts["judged"] += 1
+                    job = _build_job(row)
+                    critique = _read_served(job, advisor, folders)
+                    if not critique:
+                        counts["no_critique"] += 1
+                        continue
+                    matching = _find_matching(
+                        feedback_rows.get((row["id"], advisor)), row, critique
+                    )
+                    rating = _to_rated_critique(row, critique, matching)
+                    yield replace(
+                        rating,
+                        captured=job.capture_time(),
+                        preferred_to=tuple(losers[row["id"]]),
+                    )
+    except SQLAlchemyError as error:
+        message = format_database_error(error)
+        raise DataError(f"{redact_url(db)} cannot be read: {message}") from None
+
+
+@contextmanager
+def _open_for_reading(db: str) -> Iterator[Engine]:
+    """Open a server's database, or a copy of a file with the tables of this version."""
+    with tempfile.TemporaryDirectory(prefix="mondrian-") as folder:
+        is_file = "://" not in db or db.startswith(_SQLITE_URL)
+        if is_file:
+            path = Path(db.removeprefix(_SQLITE_URL))
+            if not path.exists():
+                raise DataError(f"--db {path} does not exist; give the service's --db")
+            check_file(path)
+            copy = copy_database(path.resolve(), Path(folder))
+            try:
+                engine = open_engine(str(copy))
+            except DataError as error:  # it names the copy
+                message = str(error).replace(f"--db {copy}", str(path))
+                raise DataError(f"{message}; the file may be damaged") from None
+        else:
+            engine = open_engine(db)
+        try:
+            if not inspect(engine).has_table(feedback.name):
+                raise NoFeedbackError(
+                    f"{redact_url(db)} has no table {feedback.name}; start a service on it once"
+                )
+            if is_file:
+                migrate(engine)
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def _load_rated_job_ids(engine: Engine, advisor: str) -> list[str]:
+    with_feedback = select(feedback.c.job).where(feedback.c.advisor == advisor)
+    voted = [
+        select(column).where(preferences.c.advisor == advisor, preferences.c.choice.is_not(None))
+        for column in (preferences.c.left_job, preferences.c.right_job)
+    ]
+    ids = with_feedback.union(*voted)
+    query = select(jobs.c.id, jobs.c.advisor).where(
+        or_(func.coalesce(jobs.c.thumbs, 0) != 0, jobs.c.id.in_(ids))
+    )
+    with engine.execution_options(reads=True).begin() as connection:
+        rows = connection.execute(query.order_by(jobs.c.id)).all()
+    return [id for id, advisors in rows if is_for_advisor(advisors or "", advisor)]
+
+
+def _load_jobs(engine: Engine, ids: list[str]) -> list[JobRow]:
+    query = select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
+    with engine.execution_options(reads=True).begin() as connection:
+        return read_rows(connection.execute(query))
+
+
+def _load_losers(
+    engine: Engine, advisor: str, ids: list[str], counts: Counter[str]
+) -> dict[str, list[str]]:
+    """Return the jobs that lost a vote, by the job that won it; count votes for neither."""
+    losers: dict[str, list[str]] = defaultdict(list)
+    for vote in load_votes(engine, ids):
+        left, right = vote["left_job"], vote["right_job"]
+        if vote["advisor"] != advisor:
+            continue
+        if vote["choice"] == "equal":
+            counts["equal_votes"] += left in ids  # once, if the jobs are in two batches
+        else:
+            winner, loser = (left, right) if vote["choice"] == "left" else (right, left)
+            losers[winner].append(loser)
+    return losers
+
+
+def _build_job(row: JobRow) -> Job:
+    texts: dict[str, Any] = {name: str(row[name] or "") for name in _JOB_COLUMNS}
+    return Job(id=str(row["id"]), **texts)
+
+
+def _read_served(job: Job, advisor: str, folders: ApplicationFolders) -> str:
+    """Return the canonical critique of a job; empty if it has none with scores."""
+    outcome = read_critique(job, advisor, folders)
+    if isinstance(outcome, Rejection) or not outcome[1].scored:
+        return ""
+    return serialize_critique(outcome[1].critique)
+
+
+def _find_matching(newest: FeedbackRow | None, row: JobRow, critique: str) -> FeedbackRow:
+    """Return the newest feedback if it is about this critique, else what the job's row holds."""
+    if newest and newest["original"] == critique:
+        return newest
+    # thumbs in the job's row may be older than the feedback table
+    return {} if "," in (row["advisor"] or "") else {"thumbs": row["thumbs"]}
+
+
+def _to_rated_critique(row: JobRow, critique: str, feedback_row: FeedbackRow) -> RatedCritique:
+    thumbs = feedback_row.get("thumbs")
+    return RatedCritique(
+        job=row["id"],
+        photo=str(row["photo_sha256"] or row["filename"] or ""),
+        filename=str(row["filename"] or ""),
+        critique=critique,
+        corrected=feedback_row.get("critique") or "",
+        thumbs=thumbs if isinstance(thumbs, int) else 0,  # SQLite stores any value anywhere
+        verdict=feedback_row.get("verdict") or "",
+        model_used=row["model_used"] or "",
+        version=row["adapter_version"] or "",
+        who=feedback_row.get("who") or "",
+    )

@@ -1,0 +1,48 @@
+"""What mondrian judge needs: the report of an evaluation of this version, and its photos."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mondrian.cli.judge import main
+from mondrian.core.errors import MondrianError
+from mondrian.core.files import write_json
+from tests.conftest import ROOT
+from tests.labeling.report_photos import make_photo
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (None, "comparison_report.json does not exist; run the stage that writes it"),
+        ({"adapter": {}}, r"not a report of this version \(KeyError: 'version'\); evaluate again"),
+        ({"adapter": {"version": 5}, "photographs": []}, "not a report .* version is not a text"),
+        (
+            {"adapter": {"version": "a1"}, "photographs": [make_photo(1) | {"photo_group": None}]},
+            "not a report of this version .* photo_group is not a text",
+        ),
+        ({"adapter": {"version": "a1"}, "photographs": []}, "has no photo to compare"),
+        ({"adapter": {"version": "a1"}, "photographs": [make_photo(1)]}, "no file 1.png; dvc"),
+    ],
+)
+def test_a_missing_or_older_report_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: object, message: str
+) -> None:
+    for name in ("params.yaml", "dvc.yaml", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    folder = tmp_path / "metrics" / "ansel"
+    evaluation = {"verdict": "BETTER", "photographs": 1, "photograph_groups": 1}
+    write_json(folder / "evaluate.json", evaluation)
+    if report is not None:
+        (folder / "comparison_report.json").write_text(json.dumps(report))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MondrianError, match=message):
+        main(["--advisor=ansel", "--no-browser", "--port=0"])
+    assert not (folder / "votes.jsonl").exists()
+
+
+def test_an_unknown_advisor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(MondrianError, match="no advisor 'weston' .it has ansel, okeefe"):
+        main(["--advisor=weston"])
