@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 def _load(db: str, advisor: str) -> list[AbOutcome]:
     if "://" not in db and not Path(db).is_file():
-        raise DataError(f"--db {db} does not exist; give the service's --db")
+        raise DataError(f"--db {db} does not exist; start the service first, or give its --db")
     engine = open_engine(db)
     try:
         return load_ab_outcomes(engine, advisor)

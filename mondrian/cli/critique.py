@@ -62,9 +62,10 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
         )
     if lines:
         print("\n".join(lines))
+    print(critic.describe())
     print(
-        f"{len(critiques.photos)} photos critiqued ({critic.describe()}), {critiques.num_new} new "
-        f"critiques, {len(listing.skipped)} files skipped: {gallery}"
+        f"{len(critiques.photos)} photos critiqued, {critiques.num_new} new critiques, "
+        f"{len(listing.skipped)} files skipped: {gallery}"
     )
 
 
@@ -85,7 +86,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "mondrian critique ~/Pictures/2026 --advisor ansel --compare\n"
         "mondrian critique IMG_1.jpg IMG_2.jpg --advisor ansel --version v2 --sidecar",
         "By default the adapter of the last dvc repro answers, or else the active version of this\n"
-        "machine. A killed run continues, and no photo is asked twice with the same model.",
+        "machine. A killed run continues, and no photo is critiqued twice by the same model.",
     )
     add = parser.add_argument
     add("photos", type=path_name, nargs="+", metavar="PHOTO", help="photos, or folders of photos")

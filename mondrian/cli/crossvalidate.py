@@ -39,9 +39,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "crossvalidate",
         "mondrian crossvalidate --advisor ansel",
-        "An adapter is trained for each fold of prepare.folds on the other folds, which takes as\n"
-        "many times as long as the pipeline. Resumes if interrupted. dvc repro does the same.\n"
-        "Writes metrics/<advisor>/crossvalidation.json and .html.",
+        "An adapter is trained for each fold of prepare.folds on the other folds: with 5 folds it\n"
+        "takes about 5 times as long as training one and evaluating it. dvc repro does the same.\n"
+        "Resumes if interrupted. Writes metrics/<advisor>/crossvalidation.json and .html.",
     )
     parser.add_argument("--advisor", help="one advisor of params.yaml; all if not given")
     parser.add_argument("--base", help="base to use instead of base.source of params.yaml")

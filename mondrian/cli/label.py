@@ -41,6 +41,9 @@ def main(argv: list[str]) -> None:
     photos = list_photos(listing, root, critiques)
     if not photos:
         raise listing.explain_nothing()
+    if args.advisor not in params.personas:
+        known = ", ".join(params.advisors)
+        print(f"{args.advisor} is a new advisor; {args.params} has {known}")
     if absent := [name for name in critiques.read() if not (root / name).is_file()]:
         print(f"critiques of photos that are not in {root}: {join_first(absent, 3)}")
     listener = listen(args.port)
@@ -90,7 +93,8 @@ def serve(
         print(f"{describe_counts(session)}\n{page_address(listener)} (Ctrl-C ends it)", flush=True)
         run_local_app(pages.build_app(), listener, opens_browser)
         print("\n".join([describe_counts(session), *describe_unreadable(session)]))
-        print("next: " + "\n      ".join(pages.next_steps))
+        if session.counts().get(DONE):
+            print("next: " + "\n      ".join(pages.next_steps))
     finally:
         session.close()
 

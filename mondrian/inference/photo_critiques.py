@@ -15,7 +15,7 @@ from mondrian.inference.photo_files import PhotoFile, PhotoListing, SkippedFile
 from mondrian.inference.photo_reader import PreviewFolder, decode_ahead
 
 _MAX_EXAMPLES = 10  # skipped files in a message
-_USUAL = ("sidecar", "system_file")  # reasons that are shown last
+_USUAL = ("sidecar", "system_file")  # reasons of which a message shows only the number
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def describe_skipped(
     counts = Counter(file.reason for file in skipped)
     by_reason = " · ".join(f"{reason} {count}" for reason, count in counts.most_common())
     lines = [f"skipped {len(skipped)}: {by_reason}"]
-    files = sorted(skipped, key=lambda file: file.reason in _USUAL)
-    lines += [f"  {f.name}: {f.describe()}" for f in files[:_MAX_EXAMPLES]]
-    if len(files) > _MAX_EXAMPLES:
-        lines.append(f"  and {len(files) - _MAX_EXAMPLES} more, {full_list}")
+    examples = [file for file in skipped if file.reason not in _USUAL][:_MAX_EXAMPLES]
+    lines += [f"  {f.name}: {f.describe()}" for f in examples]
+    if number := len(skipped) - len(examples):
+        lines.append(f"  {f'and {number} more,' if examples else 'all'} {full_list}")
     return lines

@@ -53,6 +53,7 @@ class PhotoListing:
     def __init__(self, sources: Sequence[Path], excluded: Path) -> None:
         self.photos: list[PhotoFile] = []
         self.skipped: list[SkippedFile] = []
+        self._sources = sources
         self._excluded = excluded.resolve()
         paths = list(self._walk_sources(sources))
         files = sorted({path.absolute(): path for path in reversed(paths)}.values())
@@ -63,7 +64,10 @@ class PhotoListing:
         """Return the error of a listing without a photo that can be critiqued."""
         skipped = [f"{file.name} ({file.reason})" for file in self.skipped]
         examples = join_first(skipped, 3) if skipped else "there are no files"
-        return DataError(f"no photo to critique: {examples}; give photos or folders of photos")
+        names = join_first([source.as_posix() for source in self._sources], 3)
+        return DataError(
+            f"{names}: no photo to critique: {examples}; give photos or folders of photos"
+        )
 
     def skip(self, path: Path, reason: str, detail: str) -> None:
         name = path.as_posix().encode(errors="replace").decode()  # a name that is not UTF-8
@@ -115,7 +119,10 @@ class PhotoListing:
             self.skip(path, "name_not_utf8", "its name is not UTF-8; rename it")
         except PhotoError as error:
             is_other = error.reason == "image_unreadable" and not is_photo_name(path)
-            self.skip(path, "not_a_photo" if is_other else error.reason, one_line(error))
+            if is_other and path.name.startswith("."):
+                self.skip(path, "system_file", "a hidden file")
+            else:
+                self.skip(path, "not_a_photo" if is_other else error.reason, one_line(error))
         except OSError as error:
             self.skip(path, "image_unreadable", one_line(error))
 

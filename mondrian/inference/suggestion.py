@@ -105,18 +105,18 @@ class PhotoSuggestions:
             [
                 f"{rank:>3}  {_name_in(folder, photo.file)}",
                 "" if photo.distance is None else f"{photo.distance:.2f}",
-                self._name_nearest(photo, folder),
+                self._name_nearest(photo),
             ]
             for rank, photo in enumerate(self.photos, 1)
         ]
-        return format_table(["     photo", "distance", "from the nearest"], rows)
+        return format_table(["     photo", "distance", "to the nearest"], rows)
 
-    def _name_nearest(self, photo: SuggestedPhoto, folder: Path) -> str:
+    def _name_nearest(self, photo: SuggestedPhoto) -> str:
         if photo.nearest is None:
             return "the most typical one"
         ranks = {other.file: rank for rank, other in enumerate(self.photos, 1)}
         rank = ranks.get(photo.nearest)
-        return f"number {rank}" if rank else f"critiqued {_name_in(folder, photo.nearest)}"
+        return f"number {rank}" if rank else f"critiqued {photo.nearest.path.name}"
 
     def to_json(self, listing: PhotoListing) -> dict[str, Any]:
         """Return each file of the listing once."""

@@ -31,7 +31,7 @@ _COLUMN_BY_FIELD = {
     "decided_at": "at",
 }
 _REQUIRED_TABLES = {table.name for table in (jobs, rollouts, decisions, feedback)}
-_NO_ROLLOUTS_HINT = "a service that runs with --rollout creates them"
+_NO_ROLLOUTS_HINT = "start the service with --rollout"
 
 
 @dataclass(frozen=True)

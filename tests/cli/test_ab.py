@@ -156,7 +156,7 @@ def test_the_command_fits_into_100_columns_and_has_json(
 
 
 def test_a_missing_or_foreign_database_is_one_line_and_not_changed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; give the service's --db"):
+    with pytest.raises(DataError, match="does not exist; start the service first"):
         ab.main(["--db", str(tmp_path / "none.db")])
     open_engine(str(tmp_path / "empty.db")).dispose()
     with pytest.raises(DataError, match="no such table: jobs; start a service on it once"):

@@ -34,6 +34,7 @@ def test_every_file_is_a_photo_or_has_a_reason(tmp_path: Path) -> None:
     (folder / "empty.jpg").touch()
     (folder / "b.xmp").write_text("<x/>")
     (folder / ".DS_Store").touch()
+    (folder / ".critiques.jsonl.unfinished").write_text("{}")
     (folder / "raw.CR2").write_bytes(b"II*\0\x10\0\0\0CR\2\0" + bytes(60))
     (folder / "out/old.csv").touch()
     os.mkfifo(folder / "pipe.jpg")
@@ -48,6 +49,7 @@ def test_every_file_is_a_photo_or_has_a_reason(tmp_path: Path) -> None:
         "a/.hidden": "system_file",
         "folder-link": "linked_folder",
         ".DS_Store": "system_file",
+        ".critiques.jsonl.unfinished": "system_file",
         "b.xmp": "sidecar",
         "caf?.jpg": "name_not_utf8",
         "empty.jpg": "image_unreadable",
@@ -123,11 +125,12 @@ def test_a_sidecar_that_cannot_be_written_does_not_stop_the_others(tmp_path: Pat
     assert (tmp_path / "photo.xmp").is_file()
 
 
-def test_the_first_skipped_files_of_a_message_are_not_sidecars(tmp_path: Path) -> None:
+def test_a_message_counts_sidecars_and_names_other_skipped_files(tmp_path: Path) -> None:
     for i in range(20):
         (tmp_path / f"{i}.xmp").touch()
     (tmp_path / "z.jpg").write_text("no photo")
     listing = PhotoListing([tmp_path], tmp_path / "out")
-    count, first, *_ = describe_skipped(listing.skipped)
+    count, first, more = describe_skipped(listing.skipped)
     assert "sidecar 20" in count
     assert "z.jpg: image_unreadable" in first
+    assert more == "  and 20 more, in critiques.csv"

@@ -23,6 +23,7 @@ _ADDRESS = re.compile(r"^(http://127\.0\.0\.1:\d+) ", re.MULTILINE)
 @dataclass
 class LocalPage:
     url: str
+    start: str  # the output until the address
     process: subprocess.Popen[str]
 
     def interrupt(self) -> str:
@@ -46,7 +47,7 @@ def run_local_page(*arguments: object, cwd: Path = ROOT) -> Iterator[LocalPage]:
                 line = process.stdout.readline()
                 assert line, output
                 output += line
-            yield LocalPage(address[1], process)
+            yield LocalPage(address[1], output, process)
         finally:
             if process.poll() is None:
                 process.kill()

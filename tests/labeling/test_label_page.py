@@ -204,11 +204,19 @@ def run_label(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_new_advisor_is_named_and_no_step_follows_without_a_critique(folder: Path) -> None:
+    with run_local_page("label", folder, "--advisor=anse", "--port=0") as label:
+        output = label.interrupt()
+    assert "anse is a new advisor; params.yaml has ansel, okeefe\n" in label.start
+    assert "0 of 3 photos are in" in output
+    assert "next:" not in output
+
+
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("x")
-    assert_one_error(run_label(tmp_path / "empty"), "no photo to critique: there are no files")
+    assert_one_error(run_label(tmp_path / "empty"), f"{tmp_path}/empty: no photo to critique")
     assert_one_error(run_label(tmp_path / "texts"), "notes.txt (not_a_photo)")
     assert_one_error(run_label(tmp_path / "my photo"), "does not exist; there is", folder)
     assert_one_error(run_label(folder / "a.jpg"), "a.jpg is a file; give its folder")

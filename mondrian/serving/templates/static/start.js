@@ -179,7 +179,7 @@ function preview(area, files) {
     const image = document.createElement("img");
     image.alt = "your photo";
     const caption = element("figcaption", `${file.name}, ${formatSize(file)}`);
-    showImage(image, file, () => { caption.textContent += "; this browser cannot show it, but the service can read it"; });
+    showImage(image, file, () => { caption.textContent += "; this browser cannot show it; the service may be able to read it"; });
     figure.append(image, caption);
     return figure;
   }));
