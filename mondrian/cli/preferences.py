@@ -19,6 +19,8 @@ _REMOVED = {
     "data/prepared/<advisor>",
 }
 
+_NO_PAIRS = "a pair needs a correction, a blind vote, or a better and a worse rating of one photo"
+
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = command_parser(
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
     critiques = load_rated_critiques(args.db, args.advisor, folders, counts)
     pair_set = collect_pairs(critiques, sources, params.image, counts)
     if not pair_set.pairs:
-        raise DataError(pair_set.summary())
+        raise DataError(f"{pair_set.summary()}; {_NO_PAIRS}")
     persona = params.persona(args.advisor)
     path = write_pairs(pair_set, persona, params.image, args.output_dir)
     hint = "" if pair_set.has_split else "  no photo was held out; see --prepared_dir\n"

@@ -308,7 +308,7 @@ def test_a_pair_of_a_walk_of_val_or_test_is_not_trained_on(
 
 def test_a_database_without_pairs_is_one_clear_line(store: JobStore, tmp_path: Path) -> None:
     add_completed_job(store, make_critique(0), "uploads/0.jpg")
-    with pytest.raises(DataError, match="0 rated critiques → 0 pairs"):
+    with pytest.raises(DataError, match=r"0 rated critiques → 0 pairs from 0 photos; a pair needs"):
         run(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
