@@ -154,7 +154,7 @@ def test_metrics_are_recomputed_from_a_report(
     assert metrics["verdict"] == "INCONCLUSIVE"
     assert metrics["photographs"] == 1
     key_metrics = json.loads((evaluated / "metrics.json").read_text())
-    assert len(key_metrics) <= 12
+    assert len(key_metrics) <= 13
     assert key_metrics["verdict"] == "INCONCLUSIVE"
     assert (
         key_metrics["val_loss"]

@@ -233,7 +233,8 @@ def test_an_adapter_that_is_worse_on_test_is_refused_unless_there_is_a_reason(
 ) -> None:
     rows = Path("data/prepared/ansel/training_data_ansel_test.json")
     rows.write_text("[]")
-    built.run("dvc", "commit", "-q", "-f", "prepare@ansel")
+    stages = [f"{name}@ansel" for name in ("prepare", "preferences", "crossvalidate")]
+    built.run("dvc", "commit", "-q", "-f", *stages)
     built.build(adapters[0])
     test = make_final_test("WORSE").model_copy(update={"rows_sha256": file_hash(rows)})
     cache = Path(".cache/final_test") / f"ansel-{adapter_version(Path(ADAPTER))}.json"
