@@ -1,6 +1,7 @@
 """mondrian judge: compare the critiques of base and adapter blind, on the photos of evaluate."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 
@@ -17,7 +18,7 @@ from mondrian.evaluation.summary import describe_verdicts
 from mondrian.labeling.blind_pairs import build_pairs
 from mondrian.labeling.judge_app import JudgePages
 from mondrian.labeling.judging import JudgingSession
-from mondrian.labeling.local_server import listen, page_address, run_local_app
+from mondrian.labeling.local_server import listen, run_local_app
 
 _RUN_EVALUATE = "evaluate again: dvc repro"
 
@@ -49,9 +50,9 @@ def main(argv: list[str]) -> None:
             session = JudgingSession(pairs, VoteLog(votes), adapter, SystemRandom())
             photos = f"{len(pairs)} photos" + (f" ({reasons} left out)" if reasons else "")
             print(f"{args.advisor}, adapter {adapter}: {photos}, {session.num_votes} votes")
-            print(f"{page_address(listener)} (Ctrl-C ends it)", flush=True)
+            opens_browser = not args.no_browser
             pages = JudgePages(session, params.profile(args.advisor).name, headline)
-            run_local_app(pages.build_app(), listener, not args.no_browser)
+            run_local_app(pages.build_app(), listener, partial(print, flush=True), opens_browser)
     except Timeout:
         raise DataError(f"another mondrian judge writes {votes}; use its page") from None
     rest = len(pairs) - session.num_votes

@@ -1,6 +1,7 @@
 """mondrian label: write critiques of one's own photos on a local page, into a list."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from socket import socket
@@ -21,7 +22,7 @@ from mondrian.inference.photo_files import PhotoFile, PhotoListing, check_folder
 from mondrian.labeling.critique_list import CritiqueList
 from mondrian.labeling.draft_process import DraftProcess, DraftRequest
 from mondrian.labeling.label_app import LabelPages
-from mondrian.labeling.local_server import listen, page_address, run_local_app
+from mondrian.labeling.local_server import listen, run_local_app
 from mondrian.labeling.progress_log import ProgressLog
 from mondrian.labeling.session import DONE, LabelingSession, LabelPhoto, list_photos
 from mondrian.registry.adapter_choice import find_adapter
@@ -90,8 +91,8 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C, then say what is in the list and how to go on."""
     try:
-        print(f"{describe_counts(session)}\n{page_address(listener)} (Ctrl-C ends it)", flush=True)
-        run_local_app(pages.build_app(), listener, opens_browser)
+        print(describe_counts(session))
+        run_local_app(pages.build_app(), listener, partial(print, flush=True), opens_browser)
         print("\n".join([describe_counts(session), *describe_unreadable(session)]))
         if session.counts().get(DONE):
             print("next: " + "\n      ".join(pages.next_steps))

@@ -80,7 +80,7 @@ def suggest_path(path: Path) -> str:
     if not missing:
         return ""
     with suppress(OSError):
-        names = os.listdir(missing[-1].parent)
+        names = [n for n in os.listdir(missing[-1].parent) if not n.startswith(".")]
         if matches := get_close_matches(missing[-1].name, names, n=1):
             return f"; there is {missing[-1].parent / matches[0]}"
     return f"; there is no {missing[-1]}" if len(missing) > 1 else ""

@@ -15,7 +15,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 @dataclass(frozen=True)
 class LogContent(Generic[Record]):
-    """The records of a log in order, and its lines that are none: cut short, or of others."""
+    """The records of a log in order, and its complete lines that are none."""
 
     records: list[Record]
     other_lines: list[bytes]
@@ -24,16 +24,18 @@ class LogContent(Generic[Record]):
 def read_log(path: Path, model: type[Record], explanation: str) -> LogContent[Record]:
     """Return the content of a log, none if there is no file.
 
-    Raises DataError with the explanation if the file has lines and none is a record.
+    A last line that a kill cut short, without a line end and no record, is left out. Raises
+    DataError with the explanation if the file has complete lines and none is a record.
     """
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    content = LogContent[Record]([], [])
-    for line in lines:
+    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    content, num_complete = LogContent[Record]([], []), len(lines) - 1
+    for i, line in enumerate(lines):
         try:
             content.records.append(model.model_validate_json(line))
         except ValidationError:
-            content.other_lines.extend([line] if line.strip() else [])
-    if len(lines) > 1 and not content.records:
+            if line.strip() and i < num_complete:
+                content.other_lines.append(line)
+    if num_complete and not content.records:
         raise DataError(f"{path} {explanation}")
     return content
 

@@ -15,6 +15,6 @@ def format_validation_error(error: ValidationError) -> str:
 
 def suggest_name(name: str, names: Collection[str], owner: str = "there are") -> str:
     """Return `; did you mean NAME?`, or `; OWNER NAMES` if no name is similar."""
-    if matches := get_close_matches(name, names, n=1, cutoff=0.4):
+    if matches := get_close_matches(name, names, n=1):
         return f"; did you mean {matches[0]}?"
     return f"; {owner} {', '.join(names)}" if names else ""

@@ -16,7 +16,7 @@ from mondrian.critique.rows import ChatRow, locate_image
 from mondrian.critique.schema import validate_critique
 
 _FIX = "run the stage preferences again: dvc repro"
-_KEPT = ("images", "id", "photo", "photo_group", "prompt_hash")  # fields of ChatRow in a line
+_ROW_FIELDS = ("images", "id", "photo", "photo_group", "prompt_hash")  # copied from ChatRow
 
 
 class PreferenceRow(ChatRow):
@@ -36,7 +36,7 @@ class PreferenceRow(ChatRow):
             "chosen": [chosen],
             "rejected": [_with_parts("assistant", self.rejected)],
         }
-        row |= {name: getattr(self, name) for name in _KEPT}
+        row |= {name: getattr(self, name) for name in _ROW_FIELDS}
         return json.dumps(row | {"provenance": provenance}, ensure_ascii=False)
 
     @classmethod
@@ -48,8 +48,8 @@ class PreferenceRow(ChatRow):
             for message in (*row["prompt"], *row["chosen"])
         ]
         (rejected,) = row["rejected"]
-        kept = {name: row[name] for name in _KEPT}
-        parsed = cls(messages=messages, rejected=_join_parts(rejected["content"]), **kept)
+        fields = {name: row[name] for name in _ROW_FIELDS}
+        parsed = cls(messages=messages, rejected=_join_parts(rejected["content"]), **fields)
         for text in (parsed.messages[-1]["content"], parsed.rejected):
             validate_critique(text)
         return parsed

@@ -109,15 +109,16 @@ def collect_pairs(
 
     Raises DataError if photos or prepared rows are missing.
     """
-    found, left_out = find_pairs(critiques)
+    candidates, left_out = find_pairs(critiques)
     counts.update(left_out)
-    photos = find_pair_photos(found, sources.folders.source, sources.cache_dir) if found else {}
-    rows = _read_rows_by_part(sources) if found and sources.prepared_dir else {}
+    source, cache_dir = sources.folders.source, sources.cache_dir
+    photos = find_pair_photos(candidates, source, cache_dir) if candidates else {}
+    rows = _read_rows_by_part(sources) if candidates and sources.prepared_dir else {}
     splits = split_photos(photos, rows, image_params, sources)
     held_out = sources.held_out_parts
-    existing = [pair for pair in found if pair.filename in photos]
+    existing = [pair for pair in candidates if pair.filename in photos]
     pairs = [pair for pair in existing if splits[pair.filename].part not in held_out]
-    counts["photo_missing"] += len(found) - len(existing)
+    counts["photo_missing"] += len(candidates) - len(existing)
     counts["held_out"] += len(existing) - len(pairs)
     return PairSet(sources.advisor, pairs, photos, splits, counts, sources.prepared_dir is not None)
 
@@ -150,7 +151,7 @@ def find_pair_photos(pairs: Iterable[PreferencePair], source: Path, cache_dir: P
 def split_photos(
     photos: PairPhotos, rows: RowsByPart, image_params: ImageParams, sources: PairSources
 ) -> dict[str, PhotoSplit]:
-    """Return where each photo belongs: to rows with a near-duplicate of it, else to its walk.
+    """Return the split of each photo: that of a near-duplicate in rows, else that of its walk.
 
     If rows of several parts qualify, test is before val, and val before train.
     """

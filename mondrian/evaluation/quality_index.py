@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mondrian.core.fields import FloatArray
 from mondrian.core.params import IndexWeights
 from mondrian.evaluation.generation import parse_answer
-from mondrian.evaluation.score_metrics import CHANCE_ERROR, pair_errors, raw_scores
+from mondrian.evaluation.score_metrics import CHANCE_ERROR, Scores, pair_errors, raw_scores
 from mondrian.evaluation.text_metrics import chrf
 
 Entries = Sequence[dict[str, Any]]  # of comparison_report.json: photos, or answers to them
@@ -32,7 +32,7 @@ class ArmIndex:
 
     parts: dict[str, FloatArray]
     index: FloatArray
-    score_index: FloatArray  # what scores and grounding contribute to it, without the words
+    aligned_score_index: FloatArray  # what scores at the references' level contribute to it
 
     def summarize(self) -> dict[str, Any]:
         """Return means over the answers, each compared with its own reference."""
@@ -54,17 +54,46 @@ def compute_arm_indexes(
     constant  scores that the constant predicts: (photos, 7)
     """
     texts = _text_parts(arms, photos)
+    scale = 100 / sum(weights.model_dump().values())
     indexes = {}
     for arm, answers in arms.items():
-        scores, grounding = _score_parts(answers, photos, constant)
-        parts = {"scores": scores, "text": texts[arm], "grounding": grounding}
-        by_score = weights.scores * scores + weights.grounding * grounding
-        only_text = texts[arm] if weights.text else np.full_like(scores, np.nan)
-        total = by_score + weights.text * texts[arm]
-        scale = 100 / sum(weights.model_dump().values())
+        scores = [raw_scores(answer) for answer in answers]
+        parts = _score_parts(scores, photos, constant)
+        aligned = _weigh(_score_parts(align_scores(scores, photos), photos, constant), weights)
+        by_score, text = _weigh(parts, weights), texts[arm]
+        only_text = text if weights.text else np.full_like(text, np.nan)
+        total = by_score + weights.text * text
         index = np.where(np.isnan(by_score), 100 * only_text, scale * total)
-        indexes[arm] = ArmIndex(parts, index, scale * by_score)
+        indexes[arm] = ArmIndex(parts | {"text": text}, index, scale * aligned)
     return indexes
+
+
+def align_scores(scores: Sequence[Scores | None], photos: Entries) -> list[Scores | None]:
+    """Give an arm's scores the distribution of the references, separately for each dimension.
+
+    Only the order of the photos is left: the score of rank k becomes the reference of rank k, and
+    equal scores become the mean of theirs. Answers to photos without reference stay as they are.
+    """
+    aligned = list(scores)
+    both = [i for i, photo in enumerate(photos) if photo["reference_scores"] and scores[i]]
+    if both:
+        references = np.sort([photos[i]["reference_scores"] for i in both], axis=0)
+        columns = np.array([scores[i] for i in both], float).T
+        rows = np.column_stack(list(map(_take_ranks, columns, references.T)))
+        for i, row in zip(both, rows, strict=True):
+            aligned[i] = row
+    return aligned
+
+
+def _take_ranks(values: FloatArray, targets: FloatArray) -> FloatArray:
+    """Replace each value by the mean of the sorted targets that have its ranks."""
+    _, indices, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means = np.add.reduceat(targets, np.cumsum(counts) - counts) / counts
+    return np.asarray(means[indices])
+
+
+def _weigh(parts: dict[str, FloatArray], weights: IndexWeights) -> FloatArray:
+    return weights.scores * parts["scores"] + weights.grounding * parts["grounding"]
 
 
 def take_known_pairs(values: FloatArray, photos: Entries) -> tuple[FloatArray, list[str]]:
@@ -74,9 +103,9 @@ def take_known_pairs(values: FloatArray, photos: Entries) -> tuple[FloatArray, l
 
 
 def _score_parts(
-    answers: Entries, photos: Entries, constant: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the parts scores and grounding."""
+    answers: Sequence[Scores | None], photos: Entries, constant: FloatArray
+) -> dict[str, FloatArray]:
+    """Return the parts scores and grounding of answers with these scores."""
     scored = [i for i, photo in enumerate(photos) if photo["reference_scores"] is not None]
     scores, grounding = np.full((2, len(photos), len(photos)), np.nan)
     if scored:
@@ -86,16 +115,15 @@ def _score_parts(
         scores[:, scored] = np.maximum(-1, 1 - errors / constant_error)
         groups = [photos[i]["photo_group"] for i in scored]
         grounding[:, scored] = _compare_with_others(errors, references, groups)
-    return scores, grounding
+    return {"scores": scores, "grounding": grounding}
 
 
-def _pair_errors(answers: Entries, references: FloatArray) -> FloatArray:
+def _pair_errors(answers: Sequence[Scores | None], references: FloatArray) -> FloatArray:
     """Return the score errors of all pairs; an answer without scores has that of random ones."""
     errors = np.full((len(answers), len(references)), CHANCE_ERROR)
-    scores = [raw_scores(answer) for answer in answers]
-    scored = [i for i, answer_scores in enumerate(scores) if answer_scores is not None]
+    scored = [i for i, scores in enumerate(answers) if scores is not None]
     if scored:
-        predicted = np.array([scores[i] for i in scored], float)
+        predicted = np.array([answers[i] for i in scored], float)
         errors[scored] = pair_errors(predicted, references)
     return errors
 

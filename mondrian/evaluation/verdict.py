@@ -57,11 +57,13 @@ def compute_comparisons(
     """Return paired differences by photo; above 0 means that the adapter is better.
 
     constant compares calibrated scores, the others the scores as generated: fitted weights of two
-    arms differ by chance for all photos at once, which no interval over photos contains.
+    arms differ by chance for all photos at once, which no interval over photos contains. manner and
+    judgement divide the gain by aligned scores: see quality_index.align_scores.
 
     index           quality index, points of 100, against the base: manner + judgement
-    manner          the part of it by words, and by scores that fit other photos as well
-    judgement       the part of it by scores that fit this photo better than others
+    manner          the part of it by words, and by the level of the scores
+    judgement       the part of it by the order of the photos: scores that fit this photo better
+                    than others, with the scores of both arms at the advisor's level
     index_few_shot  quality index against the base with examples in its prompt
     score_error     score error, points of 10, against the base (if both have scores)
     constant        score error against the constant predictor
@@ -70,7 +72,8 @@ def compute_comparisons(
     photos = report["photographs"]
     groups = [photo["photo_group"] for photo in photos]
     tuned, base = indexes["fine_tuned"], indexes["base"]
-    score_gain, score_groups = take_known_pairs(tuned.score_index - base.score_index, photos)
+    aligned_gain = tuned.aligned_score_index - base.aligned_score_index
+    score_gain, score_groups = take_known_pairs(aligned_gain, photos)
     gain = np.diag(tuned.index - base.index)
     comparisons = {
         "index": _estimate_gain(gain, groups),
@@ -107,7 +110,7 @@ def _estimate_manner(gain: FloatArray, score_gain: FloatArray, photos: Entries) 
     """Estimate the index gain without judgement, over the photos with scores if there are any.
 
     gain        index gain of each photo
-    score_gain  part of it by scores, by pair of the photos with scores
+    score_gain  gain by aligned scores, by pair of the photos with scores
     """
     scored = [i for i, photo in enumerate(photos) if photo["reference_scores"] is not None]
     groups = [photos[i]["photo_group"] for i in scored]

@@ -62,8 +62,6 @@ class CritiqueLog:
         content = read_log(path, CritiqueRecord, explanation)
         self.records: dict[RecordKey, CritiqueRecord] = {r.key: r for r in content.records}
         self.other_lines = content.other_lines  # kept as they are
-        if self.other_lines and path.read_bytes().endswith(self.other_lines[-1]):
-            self.other_lines.pop()  # without a line end: a killed run was writing it
 
     def add(self, record: CritiqueRecord) -> None:
         """Store a record; it is on disk when this returns."""

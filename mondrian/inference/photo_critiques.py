@@ -112,10 +112,11 @@ class PhotoCritiques:
     def _collect(self, log: CritiqueLog) -> None:
         """Gather the records of each photo, and order the log."""
         for photo in self.listing.photos:
-            found = [log.records.get((photo.sha256, arm.settings)) for arm in self.critic.arms]
-            records = [record for record in found if record]
-            if len(records) == len(found):
-                pairs = zip(records, self.critic.arms, strict=True)
+            arms = self.critic.arms
+            by_arm = [log.records.get((photo.sha256, arm.settings)) for arm in arms]
+            records = [record for record in by_arm if record]
+            if len(records) == len(arms):
+                pairs = zip(records, arms, strict=True)
                 calibrated = tuple(r.recalibrate(arm.calibration) for r, arm in pairs)
                 self.photos.append(CritiquedPhoto(photo, calibrated))
         if not self.photos:

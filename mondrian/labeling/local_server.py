@@ -2,7 +2,7 @@
 
 import socket
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Timer
 from typing import Any
@@ -53,12 +53,13 @@ def listen(port: int) -> socket.socket:
     return open_listeners(_HOST, port, fix="give another --port")[0]
 
 
-def page_address(listener: socket.socket) -> str:
-    return f"http://{_HOST}:{listener.getsockname()[1]}"
-
-
-def run_local_app(app: Starlette, listener: socket.socket, opens_browser: bool) -> None:
-    """Serve until Ctrl-C."""
+def run_local_app(
+    app: Starlette,
+    listener: socket.socket,
+    print_line: Callable[[str], None],
+    opens_browser: bool,
+) -> None:
+    """Print the address, and serve until Ctrl-C."""
     config = uvicorn.Config(
         app,
         ws="none",
@@ -69,10 +70,12 @@ def run_local_app(app: Starlette, listener: socket.socket, opens_browser: bool) 
         backlog=BACKLOG,
         timeout_graceful_shutdown=1,
     )
-    browser = Timer(_BROWSER_SECONDS, webbrowser.open, [page_address(listener)])
-    if opens_browser:
-        browser.start()
+    address = f"http://{_HOST}:{listener.getsockname()[1]}"
+    browser = Timer(_BROWSER_SECONDS, webbrowser.open, [address])
     with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+        print_line(f"{address} (Ctrl-C ends it)")
+        if opens_browser:
+            browser.start()
         uvicorn.Server(config).run([listener])
     browser.cancel()
 

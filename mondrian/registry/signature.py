@@ -98,8 +98,8 @@ class Signers:
         if process.returncode or not fingerprint:
             raise ReleaseError(f"{tag} was altered after it was signed: its signature is invalid")
         key, allowed = fingerprint[0], ("-f", str(folder / "allowed"))
-        found = _ssh_keygen("-Y", "find-principals", *flags[2:], *allowed)
-        for line in found.stdout.decode(errors="replace").splitlines():
+        principals = _ssh_keygen("-Y", "find-principals", *flags[2:], *allowed)
+        for line in principals.stdout.decode(errors="replace").splitlines():
             name = line.split(",")[0]
             command = ("-Y", "verify", "-I", name, *allowed, *flags)
             if not _ssh_keygen(*command, stdin=payload).returncode:

@@ -28,7 +28,7 @@ START = datetime(2026, 5, 3, 9, 0)
 NO_MINIMUMS = {"min_train": 1, "min_val": 1, "min_test": 1}
 
 
-def at(minutes: float, offset: str = "") -> str:
+def minute(minutes: float, offset: str = "") -> str:
     return (START + timedelta(minutes=minutes)).isoformat() + offset
 
 
@@ -42,25 +42,27 @@ def find_walks(times: Sequence[str], minutes: int = 60) -> list[list[int]]:
 
 
 def test_photos_chain_into_a_walk_until_there_is_a_longer_break() -> None:
-    assert find_walks([at(0), at(60), at(119), at(180), at(600), at(601)]) == [[0, 1, 2], [4, 5]]
-    assert find_walks([at(0), at(31)], 30) == []
-    assert find_walks([at(0), at(0)], 0) == []
+    assert find_walks(
+        [minute(0), minute(60), minute(119), minute(180), minute(600), minute(601)]
+    ) == [[0, 1, 2], [4, 5]]
+    assert find_walks([minute(0), minute(31)], 30) == []
+    assert find_walks([minute(0), minute(0)], 0) == []
 
 
 def test_photos_without_a_time_are_of_no_walk() -> None:
-    assert find_walks(["", at(0), "", at(5), "damaged"]) == [[1, 3]]
+    assert find_walks(["", minute(0), "", minute(5), "damaged"]) == [[1, 3]]
 
 
 def test_times_with_offsets_are_compared_in_utc_and_others_by_the_clock() -> None:
-    assert find_walks([at(0, "+02:00"), at(-60, "+01:00")], 5) == [[0, 1]]
-    assert find_walks([at(0, "+02:00"), at(0, "-05:00")]) == []
-    assert find_walks([at(0, "+02:00"), at(5), at(300, "+02:00")]) == [[0, 1]]
+    assert find_walks([minute(0, "+02:00"), minute(-60, "+01:00")], 5) == [[0, 1]]
+    assert find_walks([minute(0, "+02:00"), minute(0, "-05:00")]) == []
+    assert find_walks([minute(0, "+02:00"), minute(5), minute(300, "+02:00")]) == [[0, 1]]
 
 
 def test_a_clock_that_stood_still_links_nothing_and_a_burst_is_one_walk() -> None:
-    assert find_walks([at(0)] * 11 + [at(500), at(501)]) == [[11, 12]]
-    assert find_walks([at(0)] * 10) == [list(range(10))]
-    burst = [at(i / 60 / 30) for i in range(3000)]  # 30 photos a second
+    assert find_walks([minute(0)] * 11 + [minute(500), minute(501)]) == [[11, 12]]
+    assert find_walks([minute(0)] * 10) == [list(range(10))]
+    burst = [minute(i / 60 / 30) for i in range(3000)]  # 30 photos a second
     assert find_walks(burst, 1) == [list(range(3000))]
 
 
@@ -87,7 +89,7 @@ def records_of(walk_sizes: Sequence[int]) -> list[ManifestRecord]:
     for day, size in enumerate(walk_sizes):
         for i in range(size):
             plain = record(len(records), f"photo-{len(records):04}")
-            photo = plain.photo.model_copy(update={"captured": at(1440 * day + 10 * i)})
+            photo = plain.photo.model_copy(update={"captured": minute(1440 * day + 10 * i)})
             records.append(plain.model_copy(update={"photo": photo}))
     return records
 

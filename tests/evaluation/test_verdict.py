@@ -12,6 +12,7 @@ from mondrian.critique.schema import DIMENSIONS, Critique, serialize_critique, v
 from mondrian.evaluation.gates import check_gates, list_failed_gates
 from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.metrics import compute_indexes
+from mondrian.evaluation.quality_index import align_scores
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.score_metrics import kappa, most_common_fraction, spearman
 from mondrian.evaluation.summary import describe_verdict, format_metrics_summary
@@ -181,6 +182,32 @@ def test_the_base_scores_in_another_voice_are_manner_alone(
     assert metrics["comparisons"]["vs_shuffled"]["low"] > 0
     assert metrics["verdict"] != "BETTER"
     assert "gain by judgement of the photo (of 100) may be 0" in describe_verdict(metrics)
+
+
+def test_the_base_scores_at_another_level_are_manner_alone(
+    critique: Critique, params: Params
+) -> None:
+    """The adapter orders the photos as the base does, and has a much smaller score error."""
+    report = make_report(critique, base=0.7, tuned=0.7)
+    for photo in report["photographs"]:
+        photo["fine_tuned_constrained"] = photo["base_constrained"]
+        low = photo["base_constrained"]["scores"]
+        scores = [score / 3 for score in low]
+        text = critique_text(critique, scores)
+        photo["base_constrained"] = answer_record(text) | {"scores": scores}
+    comparisons = build_evaluation(report, params.evaluate)["comparisons"]
+    assert comparisons["score_error"]["low"] > 0
+    assert comparisons["judgement"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert comparisons["manner"]["low"] > 0
+
+
+def test_aligned_scores_have_the_distribution_of_the_references() -> None:
+    references = [[float(k)] * 7 for k in (2, 4, 8, 9)]
+    photos = [{"reference_scores": scores} for scores in [*references, None]]
+    scores = [[5.0] * 7, [1.0] * 7, [5.0] * 7, [3.0] * 7, [7.0] * 7]
+    aligned = align_scores(scores, photos)
+    assert np.array(aligned, float)[:, 0].tolist() == [8.5, 2, 8.5, 4, 7]
+    assert align_scores([None, *scores[1:]], photos)[0] is None
 
 
 def test_gates_are_named_and_a_file_without_them_is_refused(

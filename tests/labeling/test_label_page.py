@@ -153,6 +153,7 @@ def test_typing_is_no_shortcut_and_shortcuts_can_be_switched_off(
         page.keyboard.type("sxn1 snow")
         expect_form(page, "a.jpg")
         expect(page.locator("#image_description")).to_have_value("sxn1 snow")
+        expect(page.locator("[data-state]")).to_contain_text("Kept.")
         page.keyboard.press("Escape")
         page.keyboard.press("?")
         page.get_by_label("Use keyboard shortcuts").uncheck()
@@ -167,6 +168,22 @@ def test_typing_is_no_shortcut_and_shortcuts_can_be_switched_off(
         page.get_by_role("button", name="Close").click()
         page.keyboard.press("x")
         expect_form(page, "b.jpg")
+
+
+def test_text_typed_just_before_a_reload_is_there(browser: Browser, folder: Path) -> None:
+    with (
+        run_local_page("label", folder, "--advisor=ansel", "--port=0") as label,
+        open_page(browser, label.url) as (page, _),
+    ):
+        start(page)
+        for i in range(5):
+            page.keyboard.press("0")
+            page.keyboard.press("End")
+            page.keyboard.insert_text(f"{i}")
+            page.reload()
+            text = "".join(map(str, range(i + 1)))
+            expect(page.locator("#image_description")).to_have_value(text)
+            page.wait_for_function("sessionStorage.length === 0")
 
 
 def test_a_draft_of_the_base_is_corrected(

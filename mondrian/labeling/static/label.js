@@ -12,6 +12,11 @@ const bodyOf = (form) => {
   body.set("action", "keep");
   return body;
 };
+const fieldsOf = (body) => {
+  const fields = new URLSearchParams(body);
+  for (const name of ["tab", "seen"]) fields.delete(name);
+  return String(fields);
+};
 
 // Keeps what is typed. One request is sent at a time, so that the last one has the newest texts.
 
@@ -21,16 +26,20 @@ function keepInput(form) {
   let timer = 0;
   let sending = null;
   let isSubmitted = false; // a button has sent the texts, with what to do with them
+  const path = form.getAttribute("action");
+  const post = (body) => {
+    const headers = { accept: "application/json", "content-type": "application/x-www-form-urlencoded" };
+    return fetch(path, { method: "POST", headers, body, keepalive: body.length < KEEPALIVE_BYTES });
+  };
 
   async function send(isLast = false) {
     if (isSubmitted) return;
     const body = String(bodyOf(form));
     if ((sending && !isLast) || body === kept) return;
     sending = body;
+    if (isLast) sessionStorage.setItem(path, body);
     try {
-      const keepalive = body.length < KEEPALIVE_BYTES;
-      const headers = { accept: "application/json", "content-type": "application/x-www-form-urlencoded" };
-      const response = await fetch(form.getAttribute("action"), { method: "POST", headers, body, keepalive });
+      const response = await post(body);
       const answer = await response.json();
       if (!response.ok) throw new Error(answer.error);
       kept = body;
@@ -55,6 +64,12 @@ function keepInput(form) {
   });
   window.addEventListener("pagehide", () => send(true));
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  // What this tab sent when it left the page may have arrived after the page was rendered again.
+  const last = sessionStorage.getItem(path);
+  sessionStorage.removeItem(path);
+  if (last && fieldsOf(last) !== fieldsOf(kept)) {
+    post(last).then((response) => { if (response.ok) location.reload(); }, () => {});
+  }
 }
 
 function show(form, state, { missing, mean }) {
