@@ -1,10 +1,9 @@
 """Kill training at random moments and resume it: python benchmarks/crash_recovery.py [20] [--orpo]
 
 Reads data/prepared/ansel (`dvc repro prepare`) and trains on its first rows: once without
-interruption, then once for each of 20 random moments. These runs are killed with SIGKILL and
-started again; their adapter and log must have the same bytes as those of the first run. That holds
-on a CPU; benchmarks/gpu.py measures the difference on a GPU. With --orpo some rows have a worse
-critique.
+interruption, then until 20 runs were killed with SIGKILL at random moments and started again; their
+adapter and log must have the same bytes as those of the first run. That holds on a CPU;
+benchmarks/gpu.py measures the difference on a GPU. With --orpo some rows have a worse critique.
 """
 
 import argparse
@@ -80,18 +79,19 @@ def make_train_command(data: Path, work_dir: Path) -> list[str]:
 
 def kill_and_resume(
     data: Path, work_dir: Path, expected: dict[str, bytes], seconds: float
-) -> tuple[bool, bool]:
-    """Kill a run after some seconds and resume it.
+) -> bool | None:
+    """Kill a run after some seconds and resume it; None if it had ended before.
 
-    Return whether it ends with the expected files and no checkpoint, and whether it was killed.
+    Return whether it ends with the expected files and no checkpoint.
     """
     train = make_train_command(data, work_dir)
-    was_killed = run_and_kill(train, seconds)
-    run_to_end(train)
-    identical = read_outputs(work_dir / "adapter") == expected
-    checkpoints = list((work_dir / "cache/train").rglob("*.safetensors"))
+    is_identical = None
+    if run_and_kill(train, seconds):
+        run_to_end(train)
+        checkpoints = list((work_dir / "cache/train").rglob("*.safetensors"))
+        is_identical = read_outputs(work_dir / "adapter") == expected and not checkpoints
     shutil.rmtree(work_dir)
-    return identical and not checkpoints, was_killed
+    return is_identical
 
 
 def write_rows(folder: Path) -> Path:
@@ -115,10 +115,10 @@ def write_pairs(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=int, nargs="?", default=20)
+    parser.add_argument("kills", type=int, nargs="?", default=20)
     parser.add_argument("--orpo", action="store_true", help="train with pairs")
     args = parser.parse_args()
-    num_runs, rng = args.runs, random.Random()
+    num_kills, rng = args.kills, random.Random()
     with tempfile.TemporaryDirectory() as tmp_dir:
         data, work_dir = write_rows(Path(tmp_dir)), Path(tmp_dir) / "work"
         if args.orpo:
@@ -127,15 +127,16 @@ def main() -> None:
         expected = read_outputs(work_dir / "adapter")
         shutil.rmtree(work_dir)
         print(f"not interrupted: {seconds:.1f} s")
-        num_identical = 0
-        for i in range(num_runs):
+        results: list[bool] = []
+        while len(results) < num_kills:
             delay = rng.uniform(0.5, seconds)
-            identical, was_killed = kill_and_resume(data, work_dir, expected, delay)
-            num_identical += identical
-            end = f"{'killed after' if was_killed else 'ended before'} {delay:.2f} s"
-            print(f"{i + 1:2}: {end}, {'identical' if identical else 'DIFFERENT'}", flush=True)
-    print(f"{num_identical} of {num_runs} identical")
-    sys.exit(num_identical < num_runs)
+            is_identical = kill_and_resume(data, work_dir, expected, delay)
+            if is_identical is not None:
+                results.append(is_identical)
+                outcome = "identical" if is_identical else "DIFFERENT"
+                print(f"{len(results):2}: killed after {delay:.2f} s, {outcome}", flush=True)
+    print(f"{sum(results)} of {num_kills} identical")
+    sys.exit(not all(results))
 
 
 if __name__ == "__main__":
