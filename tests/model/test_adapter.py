@@ -15,7 +15,6 @@ from mondrian.core.adapter_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from mondrian.core.errors import AdapterError
 from mondrian.core.images import resize_to_fit
 from mondrian.critique.prompt import build_row_messages
-from mondrian.critique.schema import DIMENSIONS
 from mondrian.model import adapter, lora
 from mondrian.model.batch_generator import SamplingParams
 from mondrian.model.generate import generate
@@ -23,6 +22,7 @@ from mondrian.model.language import Decoder, Features
 from mondrian.model.lora import LoraConfig
 from mondrian.model.projections import draw_mask, join, round_keep_prob
 from mondrian.model.vlm import encode_image, next_logits, tokenize_prompt
+from tests.model.random_adapters import save_random_adapter
 
 SETTINGS = LoraConfig(rank=4, alpha=8)
 
@@ -38,21 +38,7 @@ def smoke_test(base_vlm: Any, photos: list[Image.Image]) -> tuple[list[int], Fea
 @pytest.fixture
 def folder(base_vlm: Any, tmp_path: Path) -> Path:
     """An adapter with random weights, saved and detached."""
-    layers = lora.attach(base_vlm.model, SETTINGS, mx.random.key(1))
-    for i, layer in enumerate(layers.values()):
-        layer.lora_b = 0.05 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(i))
-    recipe = {
-        "advisor": "ansel",
-        "base": {"source": base_vlm.source, "sha256": base_vlm.hash},
-        "prompt_sha256": "",
-        "train_photo_groups": [],
-        "train_score_medians": dict.fromkeys(DIMENSIONS, 5.0),
-    }
-    path = tmp_path / "adapter"
-    path.mkdir()
-    adapter.save(path, lora.lora_state_dict(layers), SETTINGS, recipe, 4)
-    lora.detach(base_vlm.model)
-    return path
+    return save_random_adapter(base_vlm, tmp_path / "adapter", SETTINGS)
 
 
 def rewrite(folder: Path, change: Any) -> None:
