@@ -1,6 +1,7 @@
 """Admission: never more critiques at a time than slots, in FIFO order, and no slot is lost."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -16,29 +17,41 @@ REQUESTS = st.lists(
 )
 
 
+@dataclass
+class AdmissionRun:
+    """What happened to some requests: the `exclusive` of all that run, at each start of one."""
+
+    admission: AdmissionQueue
+    running: list[list[bool]] = field(default_factory=list)
+    results: list[BaseException | None] = field(default_factory=list)
+    num_completed: int = 0
+
+
 @given(REQUESTS, st.integers(1, 4))
 @settings(max_examples=150)
 def test_slots_are_never_exceeded_or_lost_when_requests_come_and_are_cancelled(
     requests: list[tuple[bool, int, int]], rows: int
 ) -> None:
-    asyncio.run(_run_requests(requests, rows))
+    run = asyncio.run(_run_requests(requests, rows))
+    assert all(len(running) <= rows for running in run.running)
+    assert all(len(running) == 1 or not any(running) for running in run.running)
+    assert all(r is None or isinstance(r, asyncio.CancelledError) for r in run.results)
+    assert run.num_completed == run.results.count(None)
+    assert (run.admission.busy, run.admission.waiting) == (0, 0)
 
 
-async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> None:
-    admission = AdmissionQueue(EngineState(batch_size=rows), 100)
+async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> AdmissionRun:
+    run = AdmissionRun(AdmissionQueue(EngineState(batch_size=rows), 100))
     running: list[bool] = []
-    completed = 0
 
     async def use_slot(exclusive: bool, turns: int) -> None:
-        nonlocal completed
-        async with admission.acquire_slot(exclusive):
+        async with run.admission.acquire_slot(exclusive):
             running.append(exclusive)
-            assert len(running) <= rows
-            assert len(running) == 1 or not any(running)
+            run.running.append(list(running))
             try:
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                completed += 1
+                run.num_completed += 1
             finally:
                 running.remove(exclusive)
 
@@ -50,10 +63,9 @@ async def _run_requests(requests: list[tuple[bool, int, int]], rows: int) -> Non
             for _ in range(turns_to_cancel):
                 await asyncio.sleep(0)
             task.cancel()
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)
-    assert all(r is None or isinstance(r, asyncio.CancelledError) for r in results)
-    assert (admission.busy, admission.waiting) == (0, 0)
-    assert completed == sum(result is None for result in results)
+    all_tasks = asyncio.gather(*tasks, return_exceptions=True)
+    run.results = await asyncio.wait_for(all_tasks, PATIENCE)
+    return run
 
 
 def test_a_full_queue_says_when_to_try_again() -> None:
