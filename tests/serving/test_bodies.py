@@ -244,11 +244,15 @@ def test_a_form_of_any_bytes_is_accepted_or_rejected(
         app = SimpleNamespace(state=SimpleNamespace(photo_memory=memory))
         scope = {"type": "http", "method": "POST", "headers": headers, "app": app}
 
-        async def read(scope: dict[str, Any] = scope, receive: Any = receive) -> None:
+        async def read(scope: dict[str, Any] = scope, receive: Any = receive) -> int:
             async with request_parsing.read_form(Request(scope, receive), params) as form:
                 json.dumps(form.subject, ensure_ascii=False).encode()  # it can be written to a file
+            return 201
 
         try:
-            asyncio.run(read())
-        except (RequestRejectedError, HTTPException):
-            pass
+            status = asyncio.run(read())
+        except RequestRejectedError as rejection:
+            status = rejection.status
+        except HTTPException as rejection:
+            status = rejection.status_code
+        assert status in (201, 400)
