@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from mondrian.serving.http.listener import open_listeners, raise_file_limit
 from tests.waiting import PATIENCE, wait_for
 
 SWEEP_SECONDS = 0.05
+LARGE = 1 << 26  # bytes, more than a connection buffers
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
@@ -39,7 +40,7 @@ def sweep_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def answer(request: Request) -> PlainTextResponse:
     body = await request.body()
-    return PlainTextResponse("x" * (1 << 26) if body == b"large" else body.decode())
+    return PlainTextResponse("x" * LARGE if body == b"large" else body.decode())
 
 
 @dataclass
@@ -90,6 +91,15 @@ def is_closed(connection: socket.socket) -> bool:
         return False
     except ConnectionError:
         return True
+
+
+def count_received(connection: socket.socket) -> int:
+    """Read until the connection ends or is reset; return the number of bytes."""
+    num_bytes = 0
+    with suppress(ConnectionError):
+        while content := connection.recv(1 << 20):
+            num_bytes += len(content)
+    return num_bytes
 
 
 def test_a_connection_without_a_whole_head_is_closed() -> None:
@@ -145,9 +155,10 @@ def test_beyond_the_total_a_connection_gets_503() -> None:
 def test_a_client_that_does_not_read_its_response_is_disconnected() -> None:
     with run_server(write_seconds=0.1) as server:
         head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nlarge"
-        with server.connect(head):
+        with server.connect(head) as connection:
             wait_for(lambda: len(server.table) == 1)
             wait_for(lambda: len(server.table) == 0)
+            assert count_received(connection) < LARGE
 
 
 def test_a_taken_port_is_one_line() -> None:
