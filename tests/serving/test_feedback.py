@@ -140,7 +140,9 @@ def test_a_corrected_critique_must_be_schema_valid(critique: Critique) -> None:
     )
 )
 def test_any_json_body_is_accepted_or_rejected(body: Any) -> None:
-    errors_of(json.dumps(body))
+    errors = errors_of(json.dumps(body))
+    assert all(errors.values())
+    assert errors or isinstance(body, dict)
 
 
 def test_absent_fields_keep_their_value_and_the_history_is_complete(
