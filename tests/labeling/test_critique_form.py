@@ -166,4 +166,6 @@ def test_any_input_is_kept_or_explained(values: dict[str, str]) -> None:
 
 @given(st.dictionaries(st.sampled_from(FIELDS), st.none() | st.integers() | st.lists(st.text())))
 def test_a_damaged_critique_of_a_list_has_a_form(stored: dict[str, Any]) -> None:
-    CritiqueForm.from_critique({**stored, "dimensions": [{}]}).find_errors()
+    errors = CritiqueForm.from_critique({**stored, "dimensions": [{}]}).find_errors()
+    assert all(errors.values())
+    assert {name for name in REQUIRED if name.startswith("dimensions.0.")} <= errors.keys()
