@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from math import inf, nan
 from time import monotonic
-from uuid import uuid4
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,10 +20,10 @@ from mondrian.serving.engines.ipc import WorkerConfig
 from mondrian.serving.engines.local import LocalEngine
 from mondrian.serving.engines.openai import RemoteEngine, RemoteServer
 from mondrian.serving.http.client_identity import ClientKey
-from mondrian.serving.http.request_parsing import CritiqueForm, check_same_request, clean_id
-from mondrian.serving.http.uploads import Upload, UploadStore
-from mondrian.serving.jobs.admission import QueueFullError
+from mondrian.serving.http.request_parsing import clean_id
+from mondrian.serving.http.uploads import UploadStore
 from mondrian.serving.jobs.critique_runner import CritiqueRunner
+from mondrian.serving.jobs.intake import JobIntake
 from mondrian.serving.jobs.runner import JobRunner
 from mondrian.serving.metrics import Metrics
 from mondrian.serving.rollout_controller import RolloutController
@@ -81,6 +80,7 @@ class Service:
         self.job_runner = JobRunner(
             critique_runner, self.store, self.uploads, self.metrics, self.rollout_controller
         )
+        self.intake = JobIntake(self.job_runner)
         self.admission = self.job_runner.admission
         self.fatal_error = ""
         self.request_exit: Callable[[], None] = lambda: None
@@ -166,84 +166,16 @@ class Service:
             raise HTTPException(404, not_found)
         return job
 
-    async def check_job_queue(self) -> None:
-        """Raise QueueFullError if too many jobs are queued."""
-        queued = await self.job_runner.call_store(self.store.count_queued)
-        if queued >= self.params.serve.max_queued_jobs:
-            seconds_per_job = self.admission.mean_seconds / max(1, self.engine.state.batch_size)
-            raise QueueFullError(max(1, round(queued * seconds_per_job)))
-
     async def restart_job(self, id: str) -> bool:
         """Queue a finished or pending job again; return False if it is neither.
 
         Raises QueueFullError if too many jobs are queued.
         """
         self.admit()
-        await self.check_job_queue()
+        await self.intake.check_queue()
         is_restarted = await self.job_runner.write_store(self.store.restart, id)
         self.job_runner.notify_queued()
         return is_restarted
-
-    async def accept(
-        self, form: CritiqueForm, kind: str, status: str
-    ) -> tuple[JobRow, Upload, bool]:
-        """Store a photo and its job; return row, upload, and whether the job is new.
-
-        Raises RequestRejectedError if the idempotency key was used for another request.
-        """
-        runner = self.job_runner
-        upload = await runner.decode_upload(self.uploads.save, form.content, form.filename)
-        try:
-            row, is_new = await self.add_job(form, upload, kind, status)
-        except SQLAlchemyError:
-            await runner.call_upload_store(self.uploads.delete, upload.filename)
-            raise
-        if not is_new:
-            await runner.call_upload_store(self.uploads.delete, upload.filename)
-            check_same_request(row, form, upload)
-        return row, upload, is_new
-
-    async def add_job(
-        self, form: CritiqueForm, upload: Upload, kind: str, status: str, pair_of: str | None = None
-    ) -> tuple[JobRow, bool]:
-        """Add a row for a request; return it, or the row of the same idempotency key and False."""
-        row = {
-            "id": form.job_id,
-            "filename": upload.filename,
-            "advisor": ",".join(form.advisors),
-            "mode": form.mode,
-            "status": status,
-            "kind": kind,
-            "subject": form.subject,
-            "enable_rag": int(form.enable_rag),
-            "idempotency_key": form.idempotency_key,
-            "photo_sha256": upload.sha256,
-            "exposure": upload.exposure or None,
-            "experiment": self.params.serve.experiment,
-            "pair_of": pair_of,
-        }
-        return await self.job_runner.write_store(self.store.add, row)
-
-    async def add_job_for_photo(
-        self, source: JobRow, advisor: str, mode: str, client: str, pair_of: str | None = None
-    ) -> JobRow:
-        """Queue another critique of a job's photo, for a client, which may be unknown ("")."""
-        id = str(uuid4())
-        row = {
-            "id": id,
-            "advisor": advisor,
-            "mode": mode,
-            "status": "queued",
-            "kind": "upload",
-            "subject": client or id,
-            "enable_rag": 0,
-            "experiment": self.params.serve.experiment,
-            "pair_of": pair_of,
-            **{name: source[name] for name in ("filename", "photo_sha256", "exposure")},
-        }
-        added, _ = await self.job_runner.write_store(self.store.add, row)
-        self.job_runner.notify_queued()
-        return added
 
     @asynccontextmanager
     async def lifespan_context(self) -> AsyncIterator[None]:

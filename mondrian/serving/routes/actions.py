@@ -41,13 +41,13 @@ async def ask_other_advisor(request: Request, id: str, advisor: str = "") -> Res
         raise HTTPException(400, "This advisor is not one of those shown. Choose one of them.")
     if not rows[0]["kind"]:
         raise HTTPException(409, "The photo of this critique is not stored here; send it again.")
-    await service.check_job_queue()
+    await service.intake.check_queue()
     shuffle(rows)  # the first job's id is in the page's URL, and must not tell the model
     first: JobRow | None = None
     for row in rows:
         pair_of = first["id"] if first else None
         mode, client = row["mode"] or "baseline", identify_client(request)
-        job = await service.add_job_for_photo(row, advisor, mode, client, pair_of)
+        job = await service.intake.add_for_photo(row, advisor, mode, client, pair_of)
         first = first or job
     assert first
     return RedirectResponse(f"/view/{first['id']}", 303)

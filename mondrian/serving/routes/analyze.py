@@ -199,7 +199,7 @@ async def _accept_request(service: Service, request: Request) -> tuple[JobRow, U
     async with read_form(request, service.params) as form:
         normalize_mode(form.mode)
         with service.admission.reserve_queue_slot():
-            row, upload, is_new = await service.accept(form, "direct", "analyzing")
+            row, upload, is_new = await service.intake.accept(form, "direct", "analyzing")
     return row, upload if is_new else None
 
 

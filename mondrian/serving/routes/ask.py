@@ -68,12 +68,12 @@ async def _queue_jobs(service: Service, request: Request) -> list[str]:
         if use_both:
             form = replace(form, mode=first_mode)
         normalize_mode(form.mode)
-        await service.check_job_queue()
-        row, upload, is_new = await service.accept(form, "upload", "queued")
+        await service.intake.check_queue()
+        row, upload, is_new = await service.intake.accept(form, "upload", "queued")
     ids = [str(row["id"])]
     if is_new and use_both:
         other = replace(form, mode=second_mode, job_id=str(uuid4()), idempotency_key=None)
-        await service.add_job(other, upload, "upload", "queued", pair_of=row["id"])
+        await service.intake.add(other, upload, "upload", "queued", pair_of=row["id"])
         ids.append(other.job_id)
     service.job_runner.notify_queued()
     return ids

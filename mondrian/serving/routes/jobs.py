@@ -93,9 +93,9 @@ async def upload(request: Request) -> JSONResponse:
     service.admit()
     async with read_form(request, service.params) as form:
         normalize_mode(form.mode)
-        await service.check_job_queue()
+        await service.intake.check_queue()
         status = "queued" if form.auto_analyze else "pending"
-        row, _, is_new = await service.accept(form, "upload", status)
+        row, _, is_new = await service.intake.accept(form, "upload", status)
     if is_new:
         service.job_runner.notify_queued()
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
@@ -119,7 +119,7 @@ async def create(request: Request) -> JSONResponse:
     service = get_service(request)
     service.admit()
     body = await read_json_body(request, CreateJobRequest)
-    await service.check_job_queue()
+    await service.intake.check_queue()
     source_job = await service.job_runner.call_store(service.store.find_by_photo, body.image_path)
     if source_job is None:
         raise HTTPException(400, "image_path is not a photo of this service; send it to /upload")
@@ -127,7 +127,7 @@ async def create(request: Request) -> JSONResponse:
     mode = body.mode.strip().lower() or "baseline"
     normalize_mode(mode)
     client = identify_client(request)
-    row = await service.add_job_for_photo(source_job, ",".join(advisors), mode, client)
+    row = await service.intake.add_for_photo(source_job, ",".join(advisors), mode, client)
     return JSONResponse(serialize_new_job(row, get_base_url(request)), 201)
 
 
