@@ -9,7 +9,8 @@ from mondrian.core.errors import DataError, ReleaseError
 from mondrian.core.params import load_params
 from mondrian.registry import listing
 from mondrian.rollout.formatting import format_state
-from mondrian.rollout.store import ROLLED_BACK, NoRolloutsError, open_rollout_store
+from mondrian.rollout.lookup import NoRolloutsError, open_rollout_store
+from mondrian.rollout.store import ROLLED_BACK
 
 
 def main(argv: list[str]) -> None:

@@ -41,7 +41,8 @@ def _describe_rollout(db: str, tag: str) -> str:
     """Pass the activation on to the database; return what the version's rollout lets it answer."""
     from mondrian.core.errors import DataError
     from mondrian.rollout.activation import activate_by_name, describe_activated
-    from mondrian.rollout.store import Actor, NoRolloutsError, current_user
+    from mondrian.rollout.lookup import NoRolloutsError, current_user
+    from mondrian.rollout.store import Actor
 
     try:
         active, _ = activate_by_name(db, tag, "", Actor(current_user(), "mondrian pull"))

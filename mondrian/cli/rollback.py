@@ -6,7 +6,8 @@ from mondrian.registry.local_store import LocalStore
 from mondrian.registry.pull import activate_previous
 from mondrian.registry.version import version_tag
 from mondrian.rollout.activation import activate_by_name, describe_activated, rollback_reason
-from mondrian.rollout.store import Actor, NoRolloutsError, current_user
+from mondrian.rollout.lookup import NoRolloutsError, current_user
+from mondrian.rollout.store import Actor
 from mondrian.storage.engine import redact_url
 
 

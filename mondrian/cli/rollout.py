@@ -13,17 +13,9 @@ from mondrian.core.files import write_text
 from mondrian.rollout.actions import MissingReasonError, apply_manual_action
 from mondrian.rollout.config import RolloutConfig, load_rollout_config
 from mondrian.rollout.formatting import percent
+from mondrian.rollout.lookup import current_user, find_rollout, open_rollout_store, select_rollouts
 from mondrian.rollout.report import RolloutReport, build_rollout_report, render_csv
-from mondrian.rollout.store import (
-    ROLLED_BACK,
-    Actor,
-    RolloutRecord,
-    RolloutStore,
-    current_user,
-    find_rollout,
-    open_rollout_store,
-    select_rollouts,
-)
+from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutStore
 from mondrian.rollout.terminal import format_report, format_summary
 
 _ACTIONS = {

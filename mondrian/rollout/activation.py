@@ -2,13 +2,8 @@
 
 from mondrian.rollout.actions import roll_back
 from mondrian.rollout.formatting import format_state
-from mondrian.rollout.store import (
-    ROLLED_BACK,
-    Actor,
-    RolloutRecord,
-    RolloutStore,
-    open_rollout_store,
-)
+from mondrian.rollout.lookup import open_rollout_store
+from mondrian.rollout.store import ROLLED_BACK, Actor, RolloutRecord, RolloutStore
 
 
 def rollback_reason(name: str) -> str:

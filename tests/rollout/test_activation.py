@@ -9,6 +9,7 @@ from mondrian.core.errors import DataError
 from mondrian.rollout.actions import InvalidTransitionError, apply_manual_action
 from mondrian.rollout.activation import activate_by_name, describe_activated
 from mondrian.rollout.config import RolloutConfig, load_rollout_config
+from mondrian.rollout.lookup import NoRolloutsError
 from mondrian.rollout.report import build_rollout_report
 from mondrian.rollout.store import (
     HELD,
@@ -17,7 +18,6 @@ from mondrian.rollout.store import (
     RUNNING,
     Actor,
     Candidate,
-    NoRolloutsError,
     RolloutRecord,
     RolloutStore,
 )
