@@ -15,7 +15,7 @@ from mondrian.critique.rows import read_rows
 from mondrian.evaluation.calibration import calibrate_report
 from mondrian.evaluation.evaluate import EvalData, evaluate
 from mondrian.evaluation.gates import check_gates
-from mondrian.evaluation.headline import read_crossvalidation
+from mondrian.evaluation.headline import can_crossvalidate_report, read_crossvalidation
 from mondrian.evaluation.key_metrics import build_key_metrics
 from mondrian.evaluation.report import render_report
 from mondrian.evaluation.summary import format_metrics_summary, list_score_errors
@@ -95,7 +95,8 @@ def build_outputs(
     timing = compute_timing(report, gates.overhead)
     key_metrics = build_key_metrics(report, evaluation, gates)
     json.dumps([evaluation, timing, key_metrics], allow_nan=False)
-    summary = format_metrics_summary(report["advisor"], evaluation)
+    suggests_folds = can_crossvalidate_report(report)
+    summary = format_metrics_summary(report["advisor"], evaluation, suggests_folds)
     if warning := format_overhead_warning(timing):
         summary += f"\n  {warning}"
     return Outputs(

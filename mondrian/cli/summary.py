@@ -10,6 +10,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.files import read_json
 from mondrian.core.params import load_params
 from mondrian.core.terminal import LINE_WIDTH
+from mondrian.evaluation.headline import can_crossvalidate
 from mondrian.evaluation.preference import VOTES_FILE, read_preference
 from mondrian.evaluation.summary import (
     describe_calibration,
@@ -33,7 +34,10 @@ def main(argv: list[str]) -> None:
     reports = read_stage_flags("evaluate", ["details", "html"], params)
     folders = [details.parent for details, _ in reports]
     try:
-        texts = [describe_advisor(*item) for item in zip(params.advisors, folders, strict=True)]
+        texts = [
+            describe_advisor(advisor, folder, params.train.method)
+            for advisor, folder in zip(params.advisors, folders, strict=True)
+        ]
         next_step = _next_step(folders)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
@@ -53,13 +57,19 @@ def _next_step(folders: list[Path]) -> str:
     return "make serve, which lets you compare base and adapters in a browser"
 
 
-def describe_advisor(advisor: str, folder: Path) -> str:
-    """Return verdict, counts, training figures, metrics and failed gates of an advisor."""
+def describe_advisor(advisor: str, folder: Path, method: str) -> str:
+    """Return verdict, counts, training figures, metrics and failed gates of an advisor.
+
+    method  train.method
+    """
     link, prepare, train, train_timing, evaluation, timing = (
         read_json(folder / f"{name}.json")
         for name in ("link", "prepare", "train", "train_timing", "evaluate", "evaluate_timing")
     )
-    headline, *others = describe_verdicts(evaluation)
+    critiques = prepare["train"]["critiques"] + prepare["val"]["critiques"]
+    is_imported = train_timing["seconds"] is None
+    suggests_folds = can_crossvalidate(critiques, None if is_imported else method)
+    headline, *others = describe_verdicts(evaluation, suggests_folds)
     lines = [
         f"{advisor}: {headline}",
         *others,

@@ -30,6 +30,22 @@ def choose_headline(evaluation: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return VAL, evaluation
 
 
+def can_crossvalidate(critiques: int, method: str | None) -> bool:
+    """Return whether prepare.folds can be set, and its verdict would be the headline.
+
+    critiques  without those of test
+    method     train.method; None for an imported adapter
+    """
+    return critiques < MAX_CRITIQUES and method not in ("orpo", None)
+
+
+def can_crossvalidate_report(report: dict[str, Any]) -> bool:
+    """Return `can_crossvalidate` of the adapter and the critiques of an evaluation's report."""
+    recipe = report["adapter"]["recipe"]
+    critiques = recipe["train_rows"] + len(report["photographs"])
+    return can_crossvalidate(critiques, recipe.get("train", {}).get("method"))
+
+
 def headline_verdict(evaluation: dict[str, Any]) -> str:
     return str(choose_headline(evaluation)[1]["verdict"])
 

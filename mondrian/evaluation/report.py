@@ -11,7 +11,7 @@ from mondrian.critique.schema import DIMENSIONS
 from mondrian.evaluation.arms import ARMS, JUDGED_ARMS
 from mondrian.evaluation.forest_plot import build_forest_plot
 from mondrian.evaluation.generation import parse_answer
-from mondrian.evaluation.headline import headline_verdict
+from mondrian.evaluation.headline import can_crossvalidate_report, headline_verdict
 from mondrian.evaluation.score_metrics import score_error
 from mondrian.evaluation.summary import (
     COMPARISON_LABELS,
@@ -33,7 +33,7 @@ def render_report(report: dict[str, Any], metrics: dict[str, Any], timing: dict[
         "evaluation/comparison.html",
         advisor=report["advisor"],
         verdict=headline_verdict(metrics),
-        verdict_lines=describe_verdicts(metrics),
+        verdict_lines=describe_verdicts(metrics, can_crossvalidate_report(report)),
         failed_gates=describe_failed_gates(metrics),
         calibration_notes=describe_calibration(metrics),
         forest=build_forest_plot(metrics),

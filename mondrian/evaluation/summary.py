@@ -6,7 +6,13 @@ from mondrian.core.terminal import format_table
 from mondrian.critique.rows import MIN_GROUPS
 from mondrian.evaluation.arms import ARMS, SAMPLED
 from mondrian.evaluation.gates import REQUIRED_COMPARISONS, WARNING_GATES, format_gate
-from mondrian.evaluation.headline import CROSSVALIDATION, VAL, choose_headline, headline_gates
+from mondrian.evaluation.headline import (
+    CROSSVALIDATION,
+    MAX_CRITIQUES,
+    VAL,
+    choose_headline,
+    headline_gates,
+)
 
 _COLUMNS = {
     "quality_index": ("quality", ".2f"),
@@ -27,10 +33,12 @@ COMPARISON_LABELS = {
 }
 
 
-def format_metrics_summary(advisor: str, metrics: dict[str, Any]) -> str:
+def format_metrics_summary(
+    advisor: str, metrics: dict[str, Any], suggests_folds: bool = True
+) -> str:
     """Return verdict, comparisons, table of arms and failed gates."""
     stage = "crossvalidate" if metrics.get("folds") else "evaluate"
-    headline, *others = describe_verdicts(metrics)
+    headline, *others = describe_verdicts(metrics, suggests_folds)
     lines = [f"{stage} {advisor}: {headline}", *(f"  {line}" for line in others)]
     lines += [
         f"  {COMPARISON_LABELS[name]:<43} {format_mean_interval(estimate)}"
@@ -71,16 +79,20 @@ def format_arms_table(metrics: dict[str, Any]) -> list[str]:
     return format_table(["", *(title for title, _ in _COLUMNS.values())], rows).splitlines()
 
 
-def describe_verdicts(metrics: dict[str, Any]) -> list[str]:
-    """Return a line for the headline and one for the other verdict; each names its own."""
+def describe_verdicts(metrics: dict[str, Any], suggests_folds: bool = True) -> list[str]:
+    """Return a line for the headline and one for the other verdict; each names its own.
+
+    suggests_folds  say that prepare.folds adds a cross-validation, if there is none
+    """
     if metrics.get("folds"):  # a cross-validation on its own
         return [describe_verdict(metrics)]
     crossvalidation = metrics.get("crossvalidation")
+    none = "cross-validation: none"
+    if suggests_folds:
+        none += f"; below {MAX_CRITIQUES} critiques prepare.folds: 5 halves the interval"
     lines = {
         VAL: describe_verdict(metrics),
-        CROSSVALIDATION: describe_verdict(crossvalidation)
-        if crossvalidation
-        else "cross-validation: none; below 100 critiques prepare.folds: 5 halves the interval",
+        CROSSVALIDATION: describe_verdict(crossvalidation) if crossvalidation else none,
     }
     headline = lines.pop(choose_headline(metrics)[0])
     return [headline, *lines.values()]

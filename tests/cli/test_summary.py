@@ -54,8 +54,10 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
     folder = tmp_path / "ansel"
     for name, content in metrics.items():
         write_json(folder / f"{name}.json", content)
-    text = describe_advisor("ansel", folder)
+    text = describe_advisor("ansel", folder, "sft")
     assert "blind votes" not in text
+    assert "prepare.folds: 5 halves the interval" in text
+    assert "  cross-validation: none\n" in describe_advisor("ansel", folder, "orpo")
     votes = VoteLog(folder / VOTES_FILE)
     for i, adapter in enumerate(("a1", "a1", "a0")):
         group = f"group-{i}"
@@ -70,7 +72,7 @@ def test_metrics_of_other_data_are_marked_as_stale(tmp_path: Path, val: int, sta
             )
         )
     write_json(folder / "comparison_report.json", {"adapter": {"version": "a1"}})
-    text = describe_advisor("ansel", folder)
+    text = describe_advisor("ansel", folder, "sft")
     assert "blind votes: adapter 2, base 0, equal 0; the adapter is preferred in 100%" in text
     assert ("run dvc repro" in text) == stale
     assert "INCONCLUSIVE on 21" in text

@@ -10,6 +10,7 @@ from mondrian.core.files import write_json
 from mondrian.core.params import Params
 from mondrian.evaluation.gates import list_release_faults
 from mondrian.evaluation.headline import (
+    can_crossvalidate,
     choose_headline,
     headline_gates,
     headline_verdict,
@@ -85,6 +86,18 @@ def test_both_verdicts_are_shown_with_their_names() -> None:
         "INCONCLUSIVE on 20 critiques of 20 photos not used in training (val)",
         "BETTER on 200 critiques of 200 photos cross-validated by 5 adapters",
     ]
+
+
+@pytest.mark.parametrize(
+    ("critiques", "method", "expected"),
+    [(99, "sft", True), (100, "sft", False), (99, "orpo", False), (99, None, False)],
+)
+def test_folds_are_suggested_only_if_their_verdict_would_be_the_headline(
+    critiques: int, method: str | None, expected: bool
+) -> None:
+    suggests_folds = can_crossvalidate(critiques, method)
+    _, other = describe_verdicts(make_evaluation("INCONCLUSIVE"), suggests_folds)
+    assert other.endswith("halves the interval" if expected else "cross-validation: none")
 
 
 def test_what_was_not_requested_says_so(tmp_path: Path) -> None:
