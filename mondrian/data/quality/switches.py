@@ -96,27 +96,25 @@ def list_switches(params: LinkParams) -> list[tuple[str, str]]:
 
 
 def format_switches(counts: SwitchCounts) -> list[str]:
-    """Return at most two lines: the pairs that settings of `link` would add, alone and together."""
-    added = {
-        value: [f"{s.name} {s.alone}" for s in counts.switches if value in s.values and s.alone]
-        for value in ("text_only", "keep")
-    }
-    lines = {
-        f"link.NAME: {value} would add pairs:": items for value, items in added.items() if items
-    }
-    if not lines and counts.together:
-        return [f"  only several settings of link together add pairs: {counts.together}"]
-    ends = ["" for _ in lines]
-    if len(counts.switches) > 1:
-        ends[-1] = f"; together {counts.together}"
-    return [_fit_line(f"  {key}", lines[key], end) for key, end in zip(lines, ends, strict=True)]
+    """Return at most one line: values of `link` to set, and the pairs that they would add.
+
+    Of values that add the same pairs, the line has the most careful one.
+    """
+    alone = [f"{s.name}: {s.values[0]} +{s.alone}" for s in counts.switches if s.alone]
+    if alone:
+        end = f"; all +{counts.together}" if len(counts.switches) > 1 else ""
+        return [_fit_line("  more pairs if params.yaml has link.", alone, end)]
+    if not counts.together:
+        return []
+    items = [f"{switch.name}: {switch.values[0]}" for switch in counts.switches]
+    return [_fit_line(f"  {counts.together} more pairs only if params.yaml has link.", items, "")]
 
 
 def _fit_line(start: str, items: Sequence[str], end: str) -> str:
     """Join the first items that fit, and say how many more there are."""
     for count in range(len(items), -1, -1):
         more = [f"{len(items) - count} more"] if count < len(items) else []
-        line = f"{start} {' · '.join([*items[:count], *more])}{end}"
+        line = f"{start}{' · '.join([*items[:count], *more])}{end}"
         if len(line) <= LINE_WIDTH:
             break
     return line

@@ -148,23 +148,28 @@ def test_the_counts_are_what_link_does_with_these_settings(
     assert len(run_link(path, params, **everything).records) == 1 + counts.together == 6
 
 
-def test_the_printed_lines_fit_a_terminal_and_say_what_is_not_shown() -> None:
+def test_the_printed_line_fits_a_terminal_and_names_setting_value_and_pairs() -> None:
     names = ("template_scores", "made_by_adapter", "wrong_picture", "repeated_advice", "unscored")
     switches = [
         Switch(name, tuple(allowing_values(name)), 100_000 - i, 1) for i, name in enumerate(names)
     ]
-    lines = format_switches(SwitchCounts(switches, 400_000, {}))
-    assert lines == [
-        "  link.NAME: text_only would add pairs: template_scores 100000 · unscored 99996",
-        "  link.NAME: keep would add pairs: template_scores 100000 · 3 more; together 400000",
-    ]
-    assert max(map(len, lines)) <= 100
+    (line,) = format_switches(SwitchCounts(switches, 400_000, {}))
+    start = "  more pairs if params.yaml has link."
+    assert line == f"{start}template_scores: text_only +100000 · 4 more; all +400000"
+    few = [Switch("shared_text", ("keep",), 14, 14), Switch("unscored", ("text_only",), 3, 3)]
+    (line,) = format_switches(SwitchCounts(few, 17, {}))
+    assert line == f"{start}shared_text: keep +14 · unscored: text_only +3; all +17"
+    assert len(line) <= 100
     assert format_switches(SwitchCounts([], 0, {})) == []
     alone = SwitchCounts([Switch("shared_text", ("keep",), 4, 4)], 4, {})
-    assert format_switches(alone) == ["  link.NAME: keep would add pairs: shared_text 4"]
+    assert format_switches(alone) == [f"{start}shared_text: keep +4"]
+
+
+def test_settings_that_add_pairs_only_together_are_named() -> None:
     pair = [Switch("shared_text", ("keep",), 0, 4), Switch("dimension_twice", ("keep",), 0, 4)]
-    (line,) = format_switches(SwitchCounts(pair, 4, {}))
-    assert line == "  only several settings of link together add pairs: 4"
+    assert format_switches(SwitchCounts(pair, 4, {})) == [
+        "  4 more pairs only if params.yaml has link.shared_text: keep · dimension_twice: keep"
+    ]
 
 
 def test_no_printed_line_without_a_pair(params: Params) -> None:
