@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
     rest = len(pairs) - session.num_votes
     print(f"{session.preference().describe()}; kept in {votes}")
     print("mondrian summary shows them" + (f"; {rest} photos are left to compare" * bool(rest)))
+    if votes.exists():
+        print(f"commit them with the metrics: git add {votes}")
 
 
 def find_report(advisor: str, params: Params) -> tuple[Path, Path]:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from mondrian.cli import judge
 from mondrian.cli.judge import main
 from mondrian.core.errors import MondrianError
 from mondrian.core.files import write_json
+from mondrian.evaluation.preference import VOTES_FILE, Vote, VoteLog
 from tests.conftest import ROOT
 from tests.labeling.report_photos import make_photo
 
@@ -40,6 +42,29 @@ def test_a_missing_or_older_report_is_explained(
     with pytest.raises(MondrianError, match=message):
         main(["--advisor=ansel", "--no-browser", "--port=0"])
     assert not (folder / "votes.jsonl").exists()
+
+
+def test_the_end_says_to_commit_votes_with_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("params.yaml", "dvc.yaml", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    folder = tmp_path / "metrics" / "ansel"
+    evaluation = {"verdict": "BETTER", "photographs": 1, "photograph_groups": 1}
+    write_json(folder / "evaluate.json", evaluation)
+    report = {"adapter": {"version": "a1"}, "photographs": [make_photo(1)]}
+    write_json(folder / "comparison_report.json", report)
+    (tmp_path / "1.png").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judge, "run_local_app", lambda _app, listener, *_: listener.close())
+    command = ["--advisor=ansel", "--no-browser", "--port=0"]
+    main(command)
+    assert "commit" not in capsys.readouterr().out
+    vote = Vote(adapter="a1", photo_group="g", pair="", side="left", choice="equal", at="")
+    VoteLog(folder / VOTES_FILE).add(vote)
+    main(command)
+    out = capsys.readouterr().out
+    assert out.endswith("commit them with the metrics: git add metrics/ansel/votes.jsonl\n")
 
 
 def test_an_unknown_advisor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
