@@ -11,7 +11,7 @@ def main(argv: list[str]) -> None:
         "mondrian promote ansel --version v2 --stage prod",
         "`mondrian pull --stage` installs the version that has the stage.",
     )
-    parser.add_argument("advisor")
+    parser.add_argument("advisor", help="advisor of the version, such as ansel")
     parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; must exist")
     parser.add_argument("--stage", required=True, help="prod, or any other name")
     args = parser.parse_args(argv)

@@ -62,7 +62,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "within seconds.",
     )
     add = parser.add_argument
-    add("advisor")
+    add("advisor", help="advisor of the version, such as ansel")
     version = parser.add_mutually_exclusive_group(required=True)
     version.add_argument("--rev", help="a version: v2, 2.1 or v2.1.3")
     version.add_argument("--stage", help="or the version that has this stage, such as prod")

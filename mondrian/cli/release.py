@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
         "recorded and tagged. Refused if a gate of evaluate.gates fails or test is WORSE, unless\n"
         "--reason says why.",
     )
-    parser.add_argument("advisor")
+    parser.add_argument("advisor", help="one of params.yaml")
     parser.add_argument("--version", required=True, help="v2, 2.1 or v2.1.3; new and higher")
     parser.add_argument("--reason", help="release although gates fail; kept in the record")
     key_help = "SSH key that signs the version; mondrian pull --verify asks for it"

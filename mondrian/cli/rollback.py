@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         "Its rollout ends too, if --db is the service's database. A running service follows within "
         "seconds.",
     )
-    parser.add_argument("advisor")
+    parser.add_argument("advisor", help="advisor of the versions, such as ansel")
     add_serving_dir(parser)
     add_db(parser)
     args = parser.parse_args(argv)

@@ -96,7 +96,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "`mondrian rollout report` shows every metric: see its --help.",
     )
     add = parser.add_argument
-    add("advisor")
+    add("advisor", help="advisor of the versions, such as ansel")
     add_db(parser)
     _add_rollout(parser)
     add("--version", default="", help="ansel@v2.0.0, or the first letters of a version")
