@@ -14,6 +14,7 @@ from mondrian.serving.jobs import runner
 from mondrian.serving.service import Service
 from mondrian.serving.settings import ServiceSettings
 from mondrian.storage.jobs import STOPPED, JobRow
+from mondrian.storage.tables import jobs
 from tests.core.odd_photos import encode
 from tests.serving.idle_service import IdleEngine
 from tests.storage.job_rows import get_row, new_job
@@ -127,3 +128,26 @@ def test_a_job_that_is_stopped_and_started_again_at_once_keeps_its_new_lease(
 
     asyncio.run(run())
     assert get_row(service.store, "a")["status"] == "queued"
+
+
+@pytest.mark.parametrize("column", ["advisor", "filename"])
+def test_a_restarted_job_with_a_damaged_row_fails_with_one_line_in_the_log(
+    service: Service, engine: SlowEngine, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    def has_failed() -> bool:
+        return bool(get_row(service.store, "a")["status"] == "failed")
+
+    async def run() -> None:
+        assert await service.job_runner.stop("a")
+        with service.store.engine.begin() as connection:
+            connection.execute(jobs.update().values({column: None}))
+        async with running(service, engine):
+            assert await service.restart_job("a")
+            await until(has_failed)
+
+    asyncio.run(run())
+    reason = f"its row in the table jobs has no {column}; send the photo again"
+    assert get_row(service.store, "a")["error"] == reason
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == f"job a: {reason}"
+    assert not record.exc_info

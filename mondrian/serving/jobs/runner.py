@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from mondrian.core.errors import MondrianError
+from mondrian.core.errors import DataError, MondrianError
 from mondrian.serving.assignment import AnswerPlan, ArmAssigner, hash_to_unit_interval
 from mondrian.serving.engines.base import EngineFault, ModelDied, TextCallback
 from mondrian.serving.http.uploads import RequestRejectedError, UploadStore
@@ -189,6 +189,7 @@ class JobRunner(ServiceThreads):
         try:
             # it may have been stopped before it had a task; unknown counts as not
             if await self.try_store_call(self.store.holds_lease, row) is not False:
+                _check_row(row)
                 await self._critique_job(row)
         except Exception as error:  # changed params, a row of another version, a bug
             is_bug = not isinstance(error, MondrianError)
@@ -280,3 +281,11 @@ class JobRunner(ServiceThreads):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.try_store_call(self.store.return_all_to_queue)
         self.end_decoding()
+
+
+def _check_row(row: JobRow) -> None:
+    """Raise DataError if another program left a column empty that a critique needs."""
+    empty = [name for name in ("advisor", "filename", "queued_at") if row[name] in (None, "")]
+    if empty:
+        columns = ", ".join(empty)
+        raise DataError(f"its row in the table jobs has no {columns}; send the photo again")
