@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from mondrian.core.errors import MondrianError
 from mondrian.core.params import Params
-from mondrian.critique.schema import Critique
+from mondrian.critique.schema import DIMENSIONS, Critique
 from mondrian.inference.photo_files import PhotoListing
 from mondrian.labeling.critique_list import CritiqueList
 from mondrian.labeling.label_app import LabelPages
@@ -75,6 +75,12 @@ def test_a_finished_critique_is_in_the_list_and_the_next_photo_follows(
     assert "technical_notes" not in entry["critique"]
     assert label.session.counts() == {"done": 1, "open": 2}
     assert "a.jpg is in the list." in label.client.get(response.headers["location"]).text
+
+
+def test_the_page_says_the_range_of_scores_once_and_to_screen_readers(label: Label) -> None:
+    page = label.page("a.jpg")
+    assert page.count("Scores are from 0 to 10.") == 1
+    assert page.count(", score from 0 to 10") == len(DIMENSIONS) + 1  # overall
 
 
 def test_an_unfinished_critique_is_kept_and_never_in_the_list(
