@@ -17,6 +17,7 @@ from mondrian.cli.parser import (
 )
 from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError, join_first, one_line
+from mondrian.core.files import remove_leftovers
 from mondrian.core.params import Params, load_params
 from mondrian.inference.photo_files import PhotoFile, PhotoListing, check_folder
 from mondrian.labeling.critique_list import CritiqueList
@@ -63,7 +64,10 @@ def main(argv: list[str]) -> None:
 def open_session(
     args: argparse.Namespace, params: Params, critiques: CritiqueList, photos: list[LabelPhoto]
 ) -> LabelingSession:
-    progress = ProgressLog(critiques.hidden_file("unfinished"), args.advisor)
+    unfinished = critiques.hidden_file("unfinished")
+    for path in (critiques.path, unfinished):
+        remove_leftovers(path)
+    progress = ProgressLog(unfinished, args.advisor)
     drafts = start_drafts(args, params, photos) if args.draft else None
     return LabelingSession(photos, critiques, progress, params.link, drafts)
 

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatch, translate
 from hashlib import file_digest, sha256
 from pathlib import Path
+from stat import S_IFREG
 from typing import Any, TextIO
 
 from mondrian.core.errors import DataError
@@ -59,6 +60,18 @@ def _staging_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         staging.unlink(missing_ok=True)
         raise _add_filename(error, path) from None
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` that a killed run left; no program may be writing it.
+
+    Only files with the name and the mode that tempfile gives are removed.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
+    with suppress(OSError):
+        for file in path.parent.iterdir():
+            if pattern.fullmatch(file.name) and file.lstat().st_mode == S_IFREG | 0o600:
+                file.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

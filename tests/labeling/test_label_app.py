@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mondrian.cli import label as cli
 from mondrian.core.errors import MondrianError
 from mondrian.core.params import Params
 from mondrian.critique.schema import DIMENSIONS, Critique
@@ -19,6 +22,7 @@ from mondrian.labeling.label_app import LabelPages
 from mondrian.labeling.local_server import listen
 from mondrian.labeling.progress_log import ProgressLog
 from mondrian.labeling.session import LabelingSession, LabelPhoto, list_photos
+from tests.conftest import ROOT
 from tests.labeling.local_page import required_fields
 from tests.waiting import wait_for
 
@@ -245,3 +249,24 @@ def test_a_body_that_is_too_large_is_refused(label: Label) -> None:
     page = label.post("a.jpg", "keep", fields, headers={"accept": "text/html"}).text
     assert "The body has" in page
     assert "photo is too large" not in page
+
+
+def test_a_start_removes_what_a_kill_during_a_save_left_next_to_the_list(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_file, unfinished = folder / "critiques.jsonl", folder / ".critiques.jsonl.unfinished"
+    killed = "import os, sys; from pathlib import Path; from mondrian.core import files\n"
+    killed += "with files.open_atomic_file(Path(sys.argv[1])) as file: os._exit(9)"
+    for path in (list_file, unfinished):
+        subprocess.run([sys.executable, "-c", killed, str(path)], cwd=ROOT, check=False)
+    before = set(folder.iterdir())
+    foreign = {folder / ".critiques.jsonl.original", folder / ".other.jsonl.a1b2c3d4"}
+    for path in foreign:
+        path.write_text("text")
+    monkeypatch.setattr(cli, "run_local_app", lambda _app, listener, *_: listener.close())
+    params = f"--params={ROOT / 'params.yaml'}"
+    cli.main([str(folder), "--advisor=ansel", "--no-browser", "--port=0", params])
+    after = set(folder.iterdir()) - {folder / ".critiques.jsonl.lock"}
+    assert after < before | foreign
+    assert len(before - after) == 2
+    assert foreign <= after
