@@ -21,6 +21,7 @@ from mondrian.serving.ab_outcome import (
     load_ab_outcomes,
 )
 from mondrian.storage.engine import engine_name, format_database_error, open_engine
+from mondrian.storage.tables import check_jobs_table
 
 _COLUMNS = ("", "critiques", "ratings", "thumbs up", "95 % interval")
 
@@ -50,11 +51,12 @@ def _load(db: str, advisor: str) -> list[AbOutcome]:
     if "://" not in db and not Path(db).is_file():
         raise DataError(f"--db {db} does not exist; start the service first, or give its --db")
     engine = open_engine(db)
+    name = engine_name(engine)
     try:
+        check_jobs_table(engine, f"--db {name}")
         return load_ab_outcomes(engine, advisor)
     except SQLAlchemyError as error:
         message = format_database_error(error)
-        name = engine_name(engine)
         raise DataError(
             f"--db {name} cannot be read: {message}; start a service on it once"
         ) from None

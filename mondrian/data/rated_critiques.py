@@ -26,7 +26,7 @@ from mondrian.data.sqlite_source import check_file, copy_database
 from mondrian.storage.engine import format_database_error, open_engine, redact_url
 from mondrian.storage.feedback import FeedbackRow, load_newest_feedback, load_votes
 from mondrian.storage.job_reader import JobRow, read_rows
-from mondrian.storage.tables import feedback, jobs, migrate, preferences
+from mondrian.storage.tables import check_jobs_table, feedback, jobs, migrate, preferences
 
 _BATCH_SIZE = 200  # jobs per query
 _SQLITE_URL = "sqlite:///"
@@ -95,6 +95,7 @@ def _open_for_reading(db: str) -> Iterator[Engine]:
         else:
             engine = open_engine(db)
         try:
+            check_jobs_table(engine, redact_url(db))
             if not inspect(engine).has_table(feedback.name):
                 raise NoFeedbackError(
                     f"{redact_url(db)} has no table {feedback.name}; start a service on it once"

@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mondrian.core.errors import DataError
+
 CANDIDATE, CONTROL = "candidate", "control"  # sides of a rollout
 
 
@@ -123,6 +125,15 @@ _MIGRATIONS = sa.Table(
     sa.Column("change", sa.Text, primary_key=True),
 )
 _MIGRATION_LOCK_ID = 0x6D6F6E64  # in PostgreSQL: two services must not migrate at the same time
+
+
+def check_jobs_table(engine: sa.Engine, name: str) -> None:
+    """Raise DataError if the database `name` has no table of jobs."""
+    if not sa.inspect(engine).has_table(jobs.name):
+        raise DataError(
+            f"{name} has no table {jobs.name}: it is not a database of the service; "
+            "give the file or the URL that mondrian serve has as --db"
+        )
 
 
 def migrate(engine: sa.Engine) -> list[str]:

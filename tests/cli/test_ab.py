@@ -159,7 +159,7 @@ def test_a_missing_or_foreign_database_is_one_line_and_not_changed(tmp_path: Pat
     with pytest.raises(DataError, match="does not exist; start the service first"):
         ab.main(["--db", str(tmp_path / "none.db")])
     open_engine(str(tmp_path / "empty.db")).dispose()
-    with pytest.raises(DataError, match="no such table: jobs; start a service on it once"):
+    with pytest.raises(DataError, match="empty.db has no table jobs: it is not a database of the"):
         ab.main(["--db", str(tmp_path / "empty.db")])
 
 

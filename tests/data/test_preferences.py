@@ -313,8 +313,14 @@ def test_a_database_without_pairs_is_one_clear_line(store: JobStore, tmp_path: P
     assert not (tmp_path / "out").exists()
     with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
         connection.execute("CREATE TABLE jobs (id, filename, advisor, status)")
+    with closing(sqlite3.connect(tmp_path / "y.db")) as connection:
+        connection.execute("CREATE TABLE mondrian_feedback (job, advisor)")
     before = (tmp_path / "x.db").read_bytes()
-    for db, message in ((tmp_path / "none.db", "does not exist"), (tmp_path / "x.db", "no table")):
+    for db, message in (
+        (tmp_path / "none.db", "does not exist"),
+        (tmp_path / "x.db", "no table mondrian_feedback; start a service"),
+        (tmp_path / "y.db", "/y.db has no table jobs: it is not a database of the service; give"),
+    ):
         with pytest.raises(DataError, match=message):
             main(["--db", str(db), "--advisor", "ansel", "--output_dir", str(tmp_path / "out")])
     assert not (tmp_path / "none.db").exists()
