@@ -12,8 +12,8 @@ from itertools import product
 
 PAIR_REASONS = ("corrected", "vote", "thumbs", "accepted")  # the first one that applies is reported
 LEFT_OUT_REASONS = (
-    "no_critique equal_votes equal_texts twice contradictory photo_missing held_out".split()
-)
+    "no_critique not_utf8 equal_votes equal_texts twice contradictory photo_missing held_out"
+).split()
 
 
 @dataclass(frozen=True)

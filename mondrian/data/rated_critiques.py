@@ -3,15 +3,17 @@
 An SQLite file is copied first: the application's database is only read, and it may be in use.
 """
 
+import re
+import sqlite3
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, func, inspect, or_, select
+from sqlalchemy import Engine, event, func, inspect, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.core.errors import DataError
@@ -30,6 +32,7 @@ from mondrian.storage.tables import check_jobs_table, feedback, jobs, migrate, p
 
 _BATCH_SIZE = 200  # jobs per query
 _SQLITE_URL = "sqlite:///"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _JOB_COLUMNS = (
     "filename advisor llm_outputs analysis_markdown analysis_html prompt llm_prompt exposure"
 ).split()
@@ -45,26 +48,29 @@ def load_rated_critiques(
     """Yield each critique of an advisor that has feedback or a vote.
 
     db      an SQLite file or a database URL
-    counts  gets the numbers of `judged` jobs, of those with `no_critique`, and of `equal_votes`
+    counts  gets the numbers of `judged` jobs, of those with `no_critique` or a text that is
+            `not_utf8`, and of `equal_votes`
 
     Raises NoFeedbackError if no service has used the database, DataError if it cannot be read.
     """
     try:
         with _open_for_reading(db) as engine:
-            ids_in_order = iter(_load_rated_job_ids(engine, advisor))
+            ids_in_order = iter(_load_rated_job_ids(engine, advisor, counts))
             for ids in split_into_batches(ids_in_order, _BATCH_SIZE):
                 feedback_rows = load_newest_feedback(engine, ids)
                 losers = _load_losers(engine, advisor, ids, counts)
                 for row in _load_jobs(engine, ids):
                     counts["judged"] += 1
+                    newest = feedback_rows.get((row["id"], advisor))
+                    if _has_undecodable_text(row) or _has_undecodable_text(newest or {}):
+                        counts["not_utf8"] += 1
+                        continue
                     job = _build_job(row)
                     critique = _read_served(job, advisor, folders)
                     if not critique:
                         counts["no_critique"] += 1
                         continue
-                    matching = _find_matching(
-                        feedback_rows.get((row["id"], advisor)), row, critique
-                    )
+                    matching = _find_matching(newest, row, critique)
                     rating = _to_rated_critique(row, critique, matching)
                     yield replace(
                         rating,
@@ -92,6 +98,8 @@ def _open_for_reading(db: str) -> Iterator[Engine]:
             except DataError as error:  # it names the copy
                 message = str(error).replace(f"--db {copy}", str(path))
                 raise DataError(f"{message}; the file may be damaged") from None
+            engine.dispose()  # its connection, which refuses a text that is not UTF-8
+            event.listen(engine, "connect", _escape_undecodable_bytes)
         else:
             engine = open_engine(db)
         try:
@@ -107,7 +115,17 @@ def _open_for_reading(db: str) -> Iterator[Engine]:
             engine.dispose()
 
 
-def _load_rated_job_ids(engine: Engine, advisor: str) -> list[str]:
+def _escape_undecodable_bytes(connection: sqlite3.Connection, _: Any) -> None:
+    """Read each byte of a text that is not UTF-8 as a surrogate, which no UTF-8 text has."""
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+
+
+def _has_undecodable_text(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, str) and _SURROGATE.search(value) for value in row.values())
+
+
+def _load_rated_job_ids(engine: Engine, advisor: str, counts: Counter[str]) -> list[str]:
+    """Return the ids of jobs with feedback or votes; count those that are not UTF-8."""
     with_feedback = select(feedback.c.job).where(feedback.c.advisor == advisor)
     voted = [
         select(column).where(preferences.c.advisor == advisor, preferences.c.choice.is_not(None))
@@ -119,7 +137,11 @@ def _load_rated_job_ids(engine: Engine, advisor: str) -> list[str]:
     )
     with engine.execution_options(reads=True).begin() as connection:
         rows = connection.execute(query.order_by(jobs.c.id)).all()
-    return [id for id, advisors in rows if is_for_advisor(advisors or "", advisor)]
+    rated = [id for id, advisors in rows if is_for_advisor(advisors or "", advisor)]
+    usable = [id for id in rated if not _has_undecodable_text({"id": id})]
+    counts["judged"] += len(rated) - len(usable)
+    counts["not_utf8"] += len(rated) - len(usable)
+    return usable
 
 
 def _load_jobs(engine: Engine, ids: list[str]) -> list[JobRow]:
@@ -131,7 +153,7 @@ def _load_jobs(engine: Engine, ids: list[str]) -> list[JobRow]:
 def _load_losers(
     engine: Engine, advisor: str, ids: list[str], counts: Counter[str]
 ) -> dict[str, list[str]]:
-    """Return the jobs that lost a vote, by the job that won it; count votes for neither."""
+    """Return the jobs that lost a vote, by the job that won it; count the other votes."""
     losers: dict[str, list[str]] = defaultdict(list)
     for vote in load_votes(engine, ids):
         left, right = vote["left_job"], vote["right_job"]
@@ -139,6 +161,8 @@ def _load_losers(
             continue
         if vote["choice"] == "equal":
             counts["equal_votes"] += left in ids  # once, if the jobs are in two batches
+        elif _has_undecodable_text(vote):
+            counts["not_utf8"] += left in ids
         else:
             winner, loser = (left, right) if vote["choice"] == "left" else (right, left)
             losers[winner].append(loser)

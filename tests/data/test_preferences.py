@@ -207,6 +207,33 @@ def test_feedback_that_another_program_damaged_gives_no_pair(
 
 
 @pytest.mark.parametrize(
+    ("table", "column"),
+    [("jobs", "llm_outputs"), ("jobs", "id"), ("mondrian_feedback", "critique")],
+)
+def test_a_text_that_is_not_utf8_leaves_out_its_job_only(
+    rated: JobStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    column: str,
+) -> None:
+    rated.close()
+    photo = "filename" if table == "jobs" else "photo_sha256"
+    condition = f"{photo} = 'uploads/0.jpg'"
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        text = f"CAST({column} || x'ff' AS TEXT)"
+        if column == "id":  # of a job with thumbs in its own row
+            connection.execute(f"UPDATE jobs SET thumbs = 1 WHERE {condition}")
+        connection.execute(f"UPDATE {table} SET {column} = {text} WHERE {condition}")
+        connection.commit()
+    rows = run(rated, tmp_path / "out")
+    assert [row["provenance"]["why"] for row in rows] == ["thumbs"]
+    output = capsys.readouterr().out
+    assert "4 rated critiques → 1 pairs" in output
+    assert "left out: not_utf8 1 · photo_missing 1" in output
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--format", "trl"], "--format was removed; rows have one form now"),
