@@ -65,9 +65,10 @@ def _staging_file(path: Path) -> Iterator[Path]:
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of `path` that a killed run left; no program may be writing it.
 
-    Only files with the name and the mode that tempfile gives are removed.
+    Only files with the mode and the name that tempfile gives, which has a digit or `_` as a rule,
+    are removed: `.NAME.original` stays.
     """
-    pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
+    pattern = re.compile(re.escape(f".{path.name}.") + "(?=.*[0-9_])[a-z0-9_]{8}")
     with suppress(OSError):
         for file in path.parent.iterdir():
             if pattern.fullmatch(file.name) and file.lstat().st_mode == S_IFREG | 0o600:
@@ -93,7 +94,8 @@ def suggest_path(path: Path) -> str:
     if not missing:
         return ""
     with suppress(OSError):
-        names = [n for n in os.listdir(missing[-1].parent) if not n.startswith(".")]
+        is_hidden = missing[-1].name.startswith(".")
+        names = [n for n in os.listdir(missing[-1].parent) if n.startswith(".") == is_hidden]
         if matches := get_close_matches(missing[-1].name, names, n=1):
             return f"; there is {missing[-1].parent / matches[0]}"
     return f"; there is no {missing[-1]}" if len(missing) > 1 else ""

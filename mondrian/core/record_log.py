@@ -24,8 +24,8 @@ class LogContent(Generic[Record]):
 def read_log(path: Path, model: type[Record], explanation: str) -> LogContent[Record]:
     """Return the content of a log, none if there is no file.
 
-    A last line that a kill cut short, without a line end and no record, is left out. Raises
-    DataError with the explanation if the file has complete lines and none is a record.
+    A last record that a kill cut short, without its line end, is left out. Raises DataError with
+    the explanation if the file has complete lines and none is a record.
     """
     lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     content, num_complete = LogContent[Record]([], []), len(lines) - 1
@@ -33,7 +33,7 @@ def read_log(path: Path, model: type[Record], explanation: str) -> LogContent[Re
         try:
             content.records.append(model.model_validate_json(line))
         except ValidationError:
-            if line.strip() and i < num_complete:
+            if line.strip() and (i < num_complete or not line.startswith(b"{")):
                 content.other_lines.append(line)
     if num_complete and not content.records:
         raise DataError(f"{path} {explanation}")

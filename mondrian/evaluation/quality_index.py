@@ -32,7 +32,7 @@ class ArmIndex:
 
     parts: dict[str, FloatArray]
     index: FloatArray
-    aligned_score_index: FloatArray  # what scores at the references' level contribute to it
+    aligned_score_index: FloatArray  # scores and grounding after align_scores, in its points
 
     def summarize(self) -> dict[str, Any]:
         """Return means over the answers, each compared with its own reference."""
@@ -73,13 +73,17 @@ def align_scores(scores: Sequence[Scores | None], photos: Entries) -> list[Score
 
     Only the order of the photos is left: the score of rank k becomes the reference of rank k, and
     equal scores become the mean of theirs. Answers to photos without reference stay as they are.
+    If some answers have no scores, the others get the quantiles of all references.
     """
     aligned = list(scores)
-    both = [i for i, photo in enumerate(photos) if photo["reference_scores"] and scores[i]]
+    known = [i for i, photo in enumerate(photos) if photo["reference_scores"] is not None]
+    both = [i for i in known if scores[i] is not None]
     if both:
-        references = np.sort([photos[i]["reference_scores"] for i in both], axis=0)
+        references = np.sort([photos[i]["reference_scores"] for i in known], axis=0)
+        ranks, positions = ((np.arange(n) + 0.5) / n for n in (len(both), len(known)))
+        targets = [np.interp(ranks, positions, column) for column in references.T]
         columns = np.array([scores[i] for i in both], float).T
-        rows = np.column_stack(list(map(_take_ranks, columns, references.T)))
+        rows = np.column_stack(list(map(_take_ranks, columns, targets)))
         for i, row in zip(both, rows, strict=True):
             aligned[i] = row
     return aligned

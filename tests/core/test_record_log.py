@@ -28,7 +28,7 @@ def test_records_are_read_without_a_line_that_was_cut_short(tmp_path: Path) -> N
 
 def test_lines_that_are_no_records_stay_in_a_rewritten_log(tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
-    path.write_bytes(b'{"text": "a"}\n\n{"text": 5, "mine": "\xff"}\n{"text": "b"}\n# a note\n')
+    path.write_bytes(b'{"text": "a"}\n\n{"text": 5, "mine": "\xff"}\n{"text": "b"}\n# a note')
     content = read_log(path, Note, "has no notes")
     rewrite_log(path, [content.records[1].model_dump_json()], content.other_lines)
     assert path.read_bytes() == b'{"text":"b"}\n{"text": 5, "mine": "\xff"}\n# a note\n'

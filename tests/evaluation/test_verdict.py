@@ -208,6 +208,8 @@ def test_aligned_scores_have_the_distribution_of_the_references() -> None:
     aligned = align_scores(scores, photos)
     assert np.array(aligned, float)[:, 0].tolist() == [8.5, 2, 8.5, 4, 7]
     assert align_scores([None, *scores[1:]], photos)[0] is None
+    alone = align_scores([None, None, scores[2], None, None], photos)
+    assert np.array(alone[2]).tolist() == [6.0] * 7  # the middle, not its own reference
 
 
 def test_gates_are_named_and_a_file_without_them_is_refused(

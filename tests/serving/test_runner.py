@@ -79,6 +79,22 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def test_a_loop_that_is_cancelled_as_a_job_ends_stops(service: Service, engine: SlowEngine) -> None:
+    async def run() -> bool:
+        engine.state.adapters_scanned = False  # nothing is claimed
+        task = asyncio.create_task(service.job_runner.run())
+        await asyncio.sleep(0.05)
+        service.job_runner.notify_queued()
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        service.job_runner.draining = True
+        await asyncio.gather(task, return_exceptions=True)
+        service.store.close()
+        return bool(done)
+
+    assert asyncio.run(run())
+
+
 def test_a_stop_before_a_claimed_job_has_a_task_is_honored(
     service: Service, engine: SlowEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

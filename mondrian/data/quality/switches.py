@@ -98,16 +98,20 @@ def list_switches(params: LinkParams) -> list[tuple[str, str]]:
 def format_switches(counts: SwitchCounts) -> list[str]:
     """Return at most one line: values of `link` to set, and the pairs that they would add.
 
-    Of values that add the same pairs, the line has the most careful one.
+    Of a setting the line has the value that adds most, of equal ones the most careful.
     """
-    alone = [f"{s.name}: {s.values[0]} +{s.alone}" for s in counts.switches if s.alone]
-    if alone:
-        end = f"; all +{counts.together}" if len(counts.switches) > 1 else ""
-        return [_fit_line("  more pairs if params.yaml has link.", alone, end)]
+    values: dict[str, str] = {}
+    for switch in counts.switches:  # the largest first
+        if switch.alone:
+            values.setdefault(switch.name, f"{switch.values[0]} +{switch.alone}")
+    if values:
+        items = [f"{name}: {value}" for name, value in values.items()]
+        end = f"; all +{counts.together}" if len(values) > 1 else ""
+        return [_fit_line("  more pairs if params.yaml has link.", items, end)]
     if not counts.together:
         return []
-    items = [f"{switch.name}: {switch.values[0]}" for switch in counts.switches]
-    return [_fit_line(f"  {counts.together} more pairs only if params.yaml has link.", items, "")]
+    names = dict.fromkeys(switch.name for switch in counts.switches)
+    return [f"  {counts.together} more pairs only by several settings: link.{', '.join(names)}"]
 
 
 def _fit_line(start: str, items: Sequence[str], end: str) -> str:

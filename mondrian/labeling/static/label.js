@@ -1,10 +1,11 @@
 // The form of a critique: what is typed is sent to be kept at once, and keys do everything.
 import { listenToKeys } from "./keys.js";
-import { setUp } from "./page.js";
+import { recall, remember, setUp } from "./page.js";
 
 const PAUSE_MS = 300; // without typing, until it is sent
 const RETRY_MS = 3000; // after a failure; the program may be started again meanwhile
 const DRAFT_MS = 3000;
+const LEFT_MS = 10_000; // after the page was left; what it sent has arrived by then
 const KEEPALIVE_BYTES = 60_000; // browsers allow 64 KiB when the page is left
 const click = (selector) => document.querySelector(selector)?.click();
 const bodyOf = (form) => {
@@ -37,7 +38,7 @@ function keepInput(form) {
     const body = String(bodyOf(form));
     if ((sending && !isLast) || body === kept) return;
     sending = body;
-    if (isLast) sessionStorage.setItem(path, body);
+    if (isLast) remember(path, JSON.stringify([Date.now(), body]), "sessionStorage");
     try {
       const response = await post(body);
       const answer = await response.json();
@@ -65,10 +66,12 @@ function keepInput(form) {
   window.addEventListener("pagehide", () => send(true));
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   // What this tab sent when it left the page may have arrived after the page was rendered again.
-  const last = sessionStorage.getItem(path);
-  sessionStorage.removeItem(path);
-  if (last && fieldsOf(last) !== fieldsOf(kept)) {
-    post(last).then((response) => { if (response.ok) location.reload(); }, () => {});
+  const [leftAt, last] = JSON.parse(recall(path, "sessionStorage") || "[0]");
+  remember(path, "[0]", "sessionStorage");
+  if (Date.now() - leftAt < LEFT_MS && fieldsOf(last) !== fieldsOf(kept)) {
+    post(last).then((response) => {
+      if (response.ok && String(bodyOf(form)) === kept) location.reload();
+    }, () => {});
   }
 }
 

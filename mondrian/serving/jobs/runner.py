@@ -167,8 +167,9 @@ class JobRunner(ServiceThreads):
                 self._tasks[task] = job["id"]
                 task.add_done_callback(self._handle_task_end)
             else:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake_up.wait(), IDLE_POLL_INTERVAL)
+                with suppress(TimeoutError):  # wait_for of Python 3.11 can lose a cancellation
+                    async with asyncio.timeout(IDLE_POLL_INTERVAL):
+                        await self._wake_up.wait()
 
     def _handle_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)

@@ -161,6 +161,8 @@ def test_the_printed_line_fits_a_terminal_and_names_setting_value_and_pairs() ->
     assert line == f"{start}shared_text: keep +14 · unscored: text_only +3; all +17"
     assert len(line) <= 100
     assert format_switches(SwitchCounts([], 0, {})) == []
+    both = [Switch("unscored", ("keep",), 5, 5), Switch("unscored", ("text_only",), 3, 3)]
+    assert format_switches(SwitchCounts(both, 5, {})) == [f"{start}unscored: keep +5"]
     alone = SwitchCounts([Switch("shared_text", ("keep",), 4, 4)], 4, {})
     assert format_switches(alone) == [f"{start}shared_text: keep +4"]
 
@@ -168,7 +170,7 @@ def test_the_printed_line_fits_a_terminal_and_names_setting_value_and_pairs() ->
 def test_settings_that_add_pairs_only_together_are_named() -> None:
     pair = [Switch("shared_text", ("keep",), 0, 4), Switch("dimension_twice", ("keep",), 0, 4)]
     assert format_switches(SwitchCounts(pair, 4, {})) == [
-        "  4 more pairs only if params.yaml has link.shared_text: keep · dimension_twice: keep"
+        "  4 more pairs only by several settings: link.shared_text, dimension_twice"
     ]
 
 
