@@ -14,6 +14,16 @@ from tests.conftest import ROOT
 from tests.labeling.report_photos import make_photo
 
 
+def make_project(root: Path) -> Path:
+    """Make a project with an evaluation of ansel; return the folder of its metrics."""
+    for name in ("params.yaml", "dvc.yaml", "models"):
+        (root / name).symlink_to(ROOT / name)
+    folder = root / "metrics" / "ansel"
+    evaluation = {"verdict": "BETTER", "photographs": 1, "photograph_groups": 1}
+    write_json(folder / "evaluate.json", evaluation)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [
@@ -31,11 +41,7 @@ from tests.labeling.report_photos import make_photo
 def test_a_missing_or_older_report_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: object, message: str
 ) -> None:
-    for name in ("params.yaml", "dvc.yaml", "models"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder = tmp_path / "metrics" / "ansel"
-    evaluation = {"verdict": "BETTER", "photographs": 1, "photograph_groups": 1}
-    write_json(folder / "evaluate.json", evaluation)
+    folder = make_project(tmp_path)
     if report is not None:
         (folder / "comparison_report.json").write_text(json.dumps(report))
     monkeypatch.chdir(tmp_path)
@@ -47,11 +53,7 @@ def test_a_missing_or_older_report_is_explained(
 def test_the_end_says_to_commit_votes_with_the_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("params.yaml", "dvc.yaml", "models"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder = tmp_path / "metrics" / "ansel"
-    evaluation = {"verdict": "BETTER", "photographs": 1, "photograph_groups": 1}
-    write_json(folder / "evaluate.json", evaluation)
+    folder = make_project(tmp_path)
     report = {"adapter": {"version": "a1"}, "photographs": [make_photo(1)]}
     write_json(folder / "comparison_report.json", report)
     (tmp_path / "1.png").touch()
