@@ -112,4 +112,6 @@ def test_the_page_is_accessible_and_a_session_continues(
     with run_local_page(*JUDGE, cwd=project) as judge, open_page(browser, judge.url) as (page, _):
         page.goto("/")
         expect_photo(page, 2)
-        assert judge.interrupt().endswith("19 photos are left to compare\n")
+        *_, rest, commit = judge.interrupt().splitlines()
+    assert rest == "mondrian summary shows them; 19 photos are left to compare"
+    assert commit == "commit them with the metrics: git add metrics/ansel/votes.jsonl"
