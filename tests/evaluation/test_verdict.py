@@ -191,10 +191,9 @@ def test_the_base_scores_at_another_level_are_manner_alone(
     report = make_report(critique, base=0.7, tuned=0.7)
     for photo in report["photographs"]:
         photo["fine_tuned_constrained"] = photo["base_constrained"]
-        low = photo["base_constrained"]["scores"]
-        scores = [score / 3 for score in low]
-        text = critique_text(critique, scores)
-        photo["base_constrained"] = answer_record(text) | {"scores": scores}
+        low_scores = [score / 3 for score in photo["base_constrained"]["scores"]]
+        text = critique_text(critique, low_scores)
+        photo["base_constrained"] = answer_record(text) | {"scores": low_scores}
     comparisons = build_evaluation(report, params.evaluate)["comparisons"]
     assert comparisons["score_error"]["low"] > 0
     assert comparisons["judgement"]["mean"] == pytest.approx(0, abs=1e-9)

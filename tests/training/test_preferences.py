@@ -114,6 +114,7 @@ def test_two_critiques_in_one_pass_have_the_gradients_of_two_passes(
     assert ours.keys() == theirs.keys()
     differences = [np.square(to_numpy(ours[k]) - to_numpy(theirs[k])).sum() for k in ours]
     norms = [np.square(to_numpy(value)).sum() for value in theirs.values()]
+    # In float16 the two passes are 0.0070 from those in float32, and the packed pass 0.0030.
     assert np.sqrt(sum(differences) / sum(norms)) < by_type(1e-4, 1e-2, 4e-2)
 
 
