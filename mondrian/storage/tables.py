@@ -73,7 +73,8 @@ _INDEXES = (
     sa.Index("mondrian_jobs_key", jobs.c.idempotency_key, unique=True),
     sa.Index("mondrian_jobs_waiting", jobs.c.status, jobs.c.queued_at),
     sa.Index("mondrian_jobs_newest", jobs.c.queued_at, jobs.c.id, jobs.c.kind),
-    sa.Index("mondrian_jobs_pair", jobs.c.pair_of),
+    # with kind: of two indexes that fit as well, SQLite takes one by the order of their creation
+    sa.Index("mondrian_jobs_second", jobs.c.pair_of, jobs.c.kind),
     sa.Index("mondrian_jobs_rollout", jobs.c.rollout),
     sa.Index("mondrian_jobs_history", jobs.c.kind, jobs.c.queued_at, jobs.c.id, jobs.c.pair_of),
 )
@@ -151,6 +152,7 @@ def migrate(engine: sa.Engine) -> list[str]:
                 changes.append(f"table {table.name}")
         for index in _INDEXES:
             index.create(connection, checkfirst=True)
+        connection.execute(sa.text("DROP INDEX IF EXISTS mondrian_jobs_pair"))  # of older versions
         if "column jobs.score" in changes:
             _fill_scores(connection)
         now = datetime.now(UTC).isoformat(timespec="seconds")

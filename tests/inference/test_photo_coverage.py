@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -48,7 +49,7 @@ def test_distances_fall_and_are_those_of_the_nearest(
             assert not len(critiqued)
         else:
             length = np.linalg.norm(points[choice.nearest] - candidates[choice.index])
-            assert choice.distance == length
+            assert choice.distance == pytest.approx(length)
     distances = [choice.distance for choice in choices]
     assert distances == sorted(distances, reverse=True)
 
