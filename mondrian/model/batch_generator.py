@@ -101,13 +101,15 @@ class BatchGenerator:
 
     All share their sampling parameters and the attached adapter. A sequence may be inserted
     whenever `has_free_slot`. Unused slots are dropped, because attention runs over all slots.
+
+    prefix  keys and values of the first tokens of all sequences
     """
 
-    def __init__(self, vlm: Vlm, max_sequences: int) -> None:
+    def __init__(self, vlm: Vlm, max_sequences: int, prefix: PrefixCache | None = None) -> None:
         self.vlm, self.max_sequences = vlm, max_sequences
         self.decoder = language.Decoder(vlm.model.language_model.model)
         mx.eval(self.decoder.arrays)  # by this thread, before the one that takes the steps
-        self.cache = BatchKVCache(vlm.model.language_model.model.layers, max_sequences)
+        self.cache = BatchKVCache(vlm.model.language_model.model.layers, max_sequences, prefix)
         self.slots: list[SequenceState | None] = [None] * max_sequences
 
     @property
@@ -119,7 +121,10 @@ class BatchGenerator:
         return len(self.active_sequences) < self.max_sequences
 
     def insert(self, seq: SequenceState, prefix: PrefixCache | None = None) -> None:
-        """Give a sequence a free slot; `prefix` holds the keys and values of its first tokens."""
+        """Give a sequence a free slot.
+
+        prefix  keys and values of its first tokens, if none were given for all sequences
+        """
         if None not in self.slots:
             count = min(len(self.slots), self.max_sequences - len(self.slots))
             self.cache.add_slots(count)

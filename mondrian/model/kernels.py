@@ -18,6 +18,7 @@ from mondrian.model.device import DEVICE
 EXP_SCALE = cpu.LOG2_E if DEVICE.own_kernels else 1.0
 MASK_VALUE = cpu_attention.MASK_VALUE
 Span = tuple[int, int]  # first index, end
+KeysValues = tuple[mx.array, mx.array]  # each (batch, kv heads, tokens, width)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class AttentionSpan:
     keys: tuple[Span, ...]
 
 
-Mask = Literal["causal"] | Sequence[AttentionSpan] | mx.array | None
+Mask = Literal["causal"] | Sequence[AttentionSpan] | None
 
 
 power: Any = cpu.power_of_two if DEVICE.own_kernels else mx.exp  # x -> e ** (x / EXP_SCALE)
@@ -74,11 +75,10 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -
 
     q     (batch, heads, queries, width)
     k, v  (batch, kv heads, keys, width)
-    mask  "causal" aligns the last query with the last key; None attends to every key; an array
-          (batch, keys) is added to the scores of a single query; spans are those of one packed
-          sequence (batch 1) in the order of their queries, each causal
+    mask  "causal" aligns the last query with the last key; None attends to every key; spans are
+          those of one packed sequence (batch 1) in the order of their queries, each causal
     """
-    if mask is None or isinstance(mask, str | mx.array):
+    if mask is None or isinstance(mask, str):
         return _attend(q, k, v, scale, mask)
     outputs = []
     for span in mask:
@@ -93,13 +93,33 @@ def _join(pieces: list[mx.array]) -> mx.array:
 
 
 def _attend(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | None
 ) -> mx.array:
     if DEVICE.own_kernels:
         return cpu_attention.attention(q, k, v, scale, mask)
     if mask == "causal":
         return stock_causal_attention(q, k, v, scale, DEVICE.query_multiple)
-    sdpa_mask = mask[:, None, None].astype(q.dtype) if isinstance(mask, mx.array) else mask
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def attend_cached(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    scale: float,
+    mask: mx.array | None,
+    prefix: KeysValues | None,
+) -> mx.array:
+    """Return grouped-query attention of a few queries per row, without a gradient.
+
+    q       (batch, heads, queries, width)
+    k, v    (batch, kv heads, keys, width)
+    mask    (batch, queries, keys), added to the scores
+    prefix  keys and values (batch 1) that all queries attend to besides; on a CPU only
+    """
+    if DEVICE.own_kernels:
+        return cpu_attention.attend_cached(q, k, v, scale, mask, prefix)
+    sdpa_mask = None if mask is None else mask[:, None].astype(q.dtype)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=sdpa_mask)
 
 

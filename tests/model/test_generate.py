@@ -51,8 +51,21 @@ def inputs(tiny: Vlm) -> Inputs:
 
 @pytest.mark.device
 @pytest.mark.slow
-def test_batched_completions_equal_single_ones(base_vlm: Vlm, inputs: Inputs) -> None:
+@pytest.mark.parametrize("has_one_persona", [False, True])  # the prompts then share its tokens
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_batched_completions_equal_single_ones(
+    base_vlm: Vlm,
+    inputs: Inputs,
+    num_streams: int,
+    has_one_persona: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if num_streams > 1:
+        monkeypatch.setattr(generation, "_STREAM_WORK", 1)
     prompts, features = inputs
+    if has_one_persona:
+        messages = build_row_messages("You are Ansel Adams. " * 40, "")[:-1]
+        prompts = [tokenize_prompt(base_vlm, messages, photo) for photo in features]
     single = [
         generate(base_vlm, [p], [f], SamplingParams(120))[0].text
         for p, f in zip(prompts, features, strict=True)
@@ -60,6 +73,11 @@ def test_batched_completions_equal_single_ones(base_vlm: Vlm, inputs: Inputs) ->
     for rows in (1, 3, 6):  # sequences start as others end, or all at once
         batched = generate(base_vlm, prompts, features, SamplingParams(120, rows))
         assert [completion.text for completion in batched] == single
+
+
+def test_only_batches_with_enough_work_are_split_over_streams(tiny: Vlm) -> None:
+    counts = [generation._count_streams(tiny, sequences) for sequences in (1, 32, 64, 1000)]
+    assert counts == [1, 1, DEVICE.num_streams, DEVICE.num_streams]
 
 
 @pytest.mark.slow

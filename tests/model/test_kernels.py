@@ -173,7 +173,7 @@ def test_attention_keeps_no_scores_of_a_long_row_for_its_gradient() -> None:
 @pytest.mark.parametrize("past", [0, 37, 999])
 def test_attention_of_one_query_equals_mlxs(past: int) -> None:
     q, k, v = make_qkv(1, past + 1)
-    ours = kernels.attention(q, k, v, 0.25, None)
+    ours = kernels.attend_cached(q, k, v, 0.25, None, None)
     assert is_close(ours, stock_attention([q, k, v], None), 1e-5)
 
 

@@ -12,8 +12,9 @@ from mondrian.model.kernels import attention
 from mondrian.model.kv_cache import BatchKVCache
 
 HEADS, KV_HEADS, WIDTH, SLOTS = 4, 2, 8, 3
+COUNTS = st.one_of(st.integers(0, 4), st.integers(63, 66))  # up to 64 are padded
 STEPS = st.lists(
-    st.lists(st.integers(0, 4), min_size=SLOTS, max_size=SLOTS).filter(any), min_size=1, max_size=8
+    st.lists(COUNTS, min_size=SLOTS, max_size=SLOTS).filter(any), min_size=1, max_size=8
 )
 
 
@@ -22,16 +23,18 @@ def random_vectors(rng: Any, heads: int, tokens: int) -> mx.array:
 
 
 @pytest.mark.device
-@given(STEPS, st.integers(0, 5))
+@given(STEPS, st.integers(0, 5), st.booleans())
 @settings(max_examples=60)
-def test_each_slot_attends_to_its_own_sequence_only(steps: list[list[int]], shared: int) -> None:
+def test_each_slot_attends_to_its_own_sequence_only(
+    steps: list[list[int]], shared: int, is_given_once: bool
+) -> None:
     rng = np.random.default_rng(7)
     prefix = None
     if shared:
         prefix = [(random_vectors(rng, KV_HEADS, shared), random_vectors(rng, KV_HEADS, shared))]
-    cache = BatchKVCache([None], SLOTS)
+    cache = BatchKVCache([None], SLOTS, prefix if is_given_once else None)
     for slot in range(SLOTS):
-        cache.assign_slot(slot, prefix)
+        assert cache.assign_slot(slot, None if is_given_once else prefix) == shared
     pasts = [list(prefix[0]) if prefix else None for _ in range(SLOTS)]
     for counts in steps:
         cache.prepare_step(counts)

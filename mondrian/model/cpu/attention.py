@@ -26,25 +26,55 @@ _Tile = tuple[slice, mx.array | None]  # keys, and what is added to their scores
 
 
 def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | mx.array | None
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Literal["causal"] | None
 ) -> mx.array:
     """Return attention; arguments as in mondrian.model.kernels."""
-    if q.shape[2] == 1:
-        return _attend_one(q, k, v, scale, mask if isinstance(mask, mx.array) else None)
     output: mx.array = _make_attention(scale, mask is not None)(q, k, v)[0]
     return output.swapaxes(1, 2)
 
 
-def _attend_one(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
+def attend_cached(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    scale: float,
+    mask: mx.array | None,
+    prefix: tuple[mx.array, mx.array] | None,
 ) -> mx.array:
-    """Return the attention of a single query: the heads of a group form one matrix."""
+    """Return attention without a gradient; arguments as in mondrian.model.kernels.
+
+    OpenBLAS copies both matrices of a product, so the queries of all heads in a group form one
+    matrix, and for the prefix the queries of all rows too.
+    """
     batch, kv_heads, _, width = k.shape
-    scores = (q * scale).reshape(batch, kv_heads, -1, width) @ _transpose(k)
+    queries = (q * scale).reshape(batch, kv_heads, -1, width)
+    scores = _transpose(k @ _transpose(queries))
     if mask is not None:
-        scores = scores + mask[:, None, None]
-    weights: Any = mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
-    return (weights @ v).reshape(q.shape)
+        by_head = scores.reshape(batch, q.shape[1], *mask.shape[1:])
+        scores = (by_head + mask[:, None]).reshape(scores.shape)
+    if prefix is None:
+        return (_normalize(scores) @ v).reshape(q.shape)
+    prefix_keys, prefix_values = prefix
+    count = prefix_keys.shape[2]
+    prefix_scores = _join_rows(queries) @ _transpose(prefix_keys)
+    scores = mx.concatenate([_split_rows(prefix_scores, batch), scores], axis=-1)
+    weights = _normalize(scores)
+    from_prefix = _join_rows(weights[..., :count]) @ prefix_values
+    return (_split_rows(from_prefix, batch) + weights[..., count:] @ v).reshape(q.shape)
+
+
+def _normalize(scores: mx.array) -> Any:
+    return mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
+
+
+def _join_rows(x: mx.array) -> mx.array:
+    """Return x (batch, kv heads, queries, width) as (1, kv heads, batch x queries, width)."""
+    return x.swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
+
+
+def _split_rows(x: mx.array, batch: int) -> mx.array:
+    """Return what `_join_rows` returned as (batch, kv heads, queries, width) again."""
+    return x.reshape(x.shape[1], batch, -1, x.shape[3]).swapaxes(0, 1)
 
 
 @cache
