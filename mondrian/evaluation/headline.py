@@ -42,7 +42,7 @@ def can_crossvalidate(critiques: int, method: str | None) -> bool:
 def can_crossvalidate_report(report: dict[str, Any]) -> bool:
     """Return `can_crossvalidate` of the adapter and the critiques of an evaluation's report."""
     recipe = report["adapter"]["recipe"]
-    critiques = recipe["train_rows"] + len(report["photographs"])
+    critiques = recipe.get("train_rows", 0) + len(report["photographs"])
     return can_crossvalidate(critiques, recipe.get("train", {}).get("method"))
 
 

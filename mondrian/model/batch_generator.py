@@ -121,10 +121,7 @@ class BatchGenerator:
         return len(self.active_sequences) < self.max_sequences
 
     def insert(self, seq: SequenceState, prefix: PrefixCache | None = None) -> None:
-        """Give a sequence a free slot.
-
-        prefix  keys and values of its first tokens, if none were given for all sequences
-        """
+        """Give a sequence a free slot; `prefix` is of its own first tokens, see `assign_slot`."""
         if None not in self.slots:
             count = min(len(self.slots), self.max_sequences - len(self.slots))
             self.cache.add_slots(count)

@@ -39,7 +39,9 @@ class CritiqueGrammar:
     def __init__(self, tokenizer: Any, vocabulary_size: int, max_tokens: int) -> None:
         self.tokens = from_tokenizer(tokenizer, n_vocab=vocabulary_size)
         schema = LLMatcher.grammar_from_json_schema(json.dumps(json_schema()))
-        self.matcher = LLMatcher(self.tokens, schema)  # copied: compiling takes 25 times as long
+        # Completions copy it in 1/25 of the time. The copies share its lexer, whose states stay: up
+        # to 26 MB after thousands of critiques.
+        self.matcher = LLMatcher(self.tokens, schema)
         self.mask_words = -(-vocabulary_size // 32)
         self.max_tokens = max_tokens
         self.token_bytes = lru_cache(None)(lambda token: self.tokens.decode_bytes([token]))

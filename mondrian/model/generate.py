@@ -17,8 +17,8 @@ from mondrian.model.language import Features, run_decoder_layers, shared_prefix_
 from mondrian.model.streams import run_parallel
 from mondrian.model.vlm import Generation, Vlm
 
-# Weights times sequences of a stream: below 2e7, two streams took as long as one or longer with
-# mondrian-tiny on two cores; above, up to 14 % less.
+# Weights times sequences that a stream should have: with fewer, two streams took as long as one or
+# longer with mondrian-tiny on two cores, with more up to 14 % less.
 _STREAM_WORK = 20_000_000
 Prompts = Sequence[Sequence[int]]
 
@@ -62,9 +62,10 @@ def stream_generate(
 
 
 def _count_streams(vlm: Vlm, sequences: int) -> int:
-    """Return the streams of a batch, each with the work of a step that is worth a thread.
+    """Return the number of streams that a batch is split over.
 
-    Python builds the steps of one stream at a time.
+    Only one thread at a time runs Python, to build its step. If MLX computes a step in less time
+    than Python takes to build it, a second stream would wait for the first.
     """
     parameters: Any = tree_flatten(vlm.model.language_model.parameters())
     num_weights = sum(array.size for _, array in parameters)

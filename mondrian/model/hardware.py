@@ -75,7 +75,10 @@ def _time(compute: Callable[[], Any]) -> float:
 
 
 def bytes_per_sequence(vlm: Vlm, tokens: int) -> int:
-    """Return the memory of a sequence: KV cache, a layer's prefill, and one row of logits."""
+    """Return the memory of a sequence: KV cache, a layer's prefill, and one row of logits.
+
+    A prefix that sequences share on a CPU is counted for each of them.
+    """
     text, float_bytes = vlm.model.config.text_config, vlm.float_type.size
     kv_width = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
     mlp_width = _MLP_COPIES * text.intermediate_size

@@ -13,12 +13,12 @@ import mlx.nn as nn
 
 from mondrian.model.cpu import attention as cpu_attention
 from mondrian.model.cpu import kernels as cpu
+from mondrian.model.cpu.attention import Past
 from mondrian.model.device import DEVICE
 
 EXP_SCALE = cpu.LOG2_E if DEVICE.own_kernels else 1.0
 MASK_VALUE = cpu_attention.MASK_VALUE
 Span = tuple[int, int]  # first index, end
-KeysValues = tuple[mx.array, mx.array]  # each (batch, kv heads, tokens, width)
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,14 @@ def _attend(
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
-def attend_cached(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    scale: float,
-    mask: mx.array | None,
-    prefix: KeysValues | None,
-) -> mx.array:
-    """Return grouped-query attention of a few queries per row, without a gradient.
+def attend_cached(q: mx.array, past: Past, scale: float) -> mx.array:
+    """Return grouped-query attention (batch, heads, queries, width) of q, of the same shape.
 
-    q       (batch, heads, queries, width)
-    k, v    (batch, kv heads, keys, width)
-    mask    (batch, queries, keys), added to the scores
-    prefix  keys and values (batch 1) that all queries attend to besides; on a CPU only
+    A row has few queries, and there is no gradient.
     """
     if DEVICE.own_kernels:
-        return cpu_attention.attend_cached(q, k, v, scale, mask, prefix)
+        return cpu_attention.attend_cached(q, past, scale)
+    (k, v), mask, _ = past
     sdpa_mask = None if mask is None else mask[:, None].astype(q.dtype)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=sdpa_mask)
 

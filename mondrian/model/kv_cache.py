@@ -3,7 +3,7 @@
 One pass takes any number of new tokens per sequence, laid out one after the other: linear layers
 see one long sequence, attention sees each token with its own sequence's past. Slots with one new
 token attend together, and so do those with a few, padded to the same number. On a CPU, a prefix
-that all sequences share is kept, and read by a pass, once.
+that all sequences share is kept once, and a pass reads it once; a long prompt gets a copy of it.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mondrian.model.cpu.attention import KeysValues, Past
 from mondrian.model.device import DEVICE
-from mondrian.model.kernels import MASK_VALUE, KeysValues, attend_cached, attention
+from mondrian.model.kernels import MASK_VALUE, attend_cached, attention
 
 _GROWTH = 256  # columns that the cache grows by
 _FEW_TOKENS = 64  # new tokens up to which slots attend together; a longer prompt does so alone
@@ -44,6 +45,56 @@ class _Group:
         return cls(slots, tokens, mask, num_columns)
 
 
+class _Grouping:
+    """Groups of a pass, and the index of each token in their outputs, which are joined.
+
+    counts  new tokens of each slot
+    before  columns that each slot uses already
+    """
+
+    def __init__(self, counts: Sequence[int], before: Sequence[int]) -> None:
+        self.counts, self.before = np.array(counts), np.array(before)
+        self.firsts = np.cumsum([0, *counts])[:-1]
+        self.groups: list[_Group] = []
+        self.order = np.zeros(sum(counts), np.int64)
+        self.num_outputs = 0
+
+    def add_single_tokens(self) -> None:
+        """Add all slots, because selecting those with one token would copy keys and values."""
+        is_single = self.counts == 1
+        tokens = None
+        if not is_single.all():
+            tokens = mx.array(np.where(is_single, self.firsts, 0)[:, None])
+        columns = np.where(is_single, self.before, 0)[:, None]
+        self.groups.append(_Group.build(None, tokens, columns))
+        self.order[self.firsts[is_single]] = np.flatnonzero(is_single)
+        self.num_outputs += len(is_single)
+
+    def add_few_tokens(self) -> None:
+        """Add the slots with a few tokens; they are padded by repeating the last one."""
+        slots = np.flatnonzero((self.counts > 1) & (self.counts <= _FEW_TOKENS))
+        counts = self.counts[slots, None]
+        query = np.arange(counts.max())
+        index = np.minimum(query, counts - 1)
+        tokens, is_padding = self.firsts[slots, None] + index, query >= counts
+        selected = None if len(slots) == len(self.counts) else mx.array(slots)
+        columns = self.before[slots, None] + index
+        self.groups.append(_Group.build(selected, mx.array(tokens), columns))
+        self.order[tokens[~is_padding]] = self.num_outputs + np.flatnonzero(~is_padding)
+        self.num_outputs += tokens.size
+
+    def add_prompt(self, slot: int) -> tuple[int, int, int, int]:
+        """Add a slot that attends alone; return slot, first token, end, columns."""
+        first, count = int(self.firsts[slot]), int(self.counts[slot])
+        self.order[first : first + count] = self.num_outputs + np.arange(count)
+        self.num_outputs += count
+        return slot, first, first + count, int(self.before[slot]) + count
+
+    def output_order(self) -> mx.array | None:
+        is_ordered = np.array_equal(self.order, np.arange(self.num_outputs))
+        return None if is_ordered else mx.array(self.order)
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Where the tokens of one pass belong."""
@@ -51,50 +102,28 @@ class _Layout:
     token_slots: mx.array  # (tokens,) slot of each token
     token_columns: mx.array  # (tokens,) its column in the cache
     num_columns: int  # that any slot uses
-    groups: tuple[_Group, ...]
-    prompts: tuple[tuple[int, int, int, int], ...]  # slot, first token, end, columns
+    groups: Sequence[_Group]
+    prompts: Sequence[tuple[int, int, int, int]]  # slot, first token, end, columns
     output_order: mx.array | None  # (tokens,) from groups and prompts to the pass's; None if equal
 
     @classmethod
     def build(cls, counts: Sequence[int], before: list[int], lengths: list[int]) -> Self:
         """Lay out `counts` new tokens per slot that grow slots from `before` to `lengths`."""
-        firsts, starts = np.cumsum([0, *counts])[:-1], np.array(before)
-        groups: list[_Group] = []
-        order = np.zeros(sum(counts), np.int64)
-        num_outputs = 0
-        if 1 in counts:  # all slots: selecting some would copy their keys and values
-            is_single = np.array([count == 1 for count in counts])
-            tokens = None if is_single.all() else mx.array(np.where(is_single, firsts, 0)[:, None])
-            columns = np.where(is_single, starts, np.maximum(lengths, 1) - 1)
-            groups.append(_Group.build(None, tokens, columns[:, None]))
-            order[firsts[is_single]] = np.flatnonzero(is_single)
-            num_outputs = len(counts)
-        if few := [slot for slot, count in enumerate(counts) if 1 < count <= _FEW_TOKENS]:
-            few_counts = np.array([counts[slot] for slot in few])[:, None]
-            query = np.arange(few_counts.max())
-            index = np.minimum(query, few_counts - 1)  # padded by repeating the last token
-            tokens = firsts[few][:, None] + index
-            group = _Group.build(mx.array(few), mx.array(tokens), starts[few][:, None] + index)
-            groups.append(group)
-            is_padding = query >= few_counts
-            order[tokens[~is_padding]] = num_outputs + np.flatnonzero(~is_padding)
-            num_outputs += tokens.size
-        prompts = []
-        for slot, count in enumerate(counts):
-            if count > _FEW_TOKENS:
-                first = int(firsts[slot])
-                prompts.append((slot, first, first + count, lengths[slot]))
-                order[first : first + count] = num_outputs + np.arange(count)
-                num_outputs += count
-        is_ordered = num_outputs == len(order) and bool((order == np.arange(num_outputs)).all())
+        grouping = _Grouping(counts, before)
+        if 1 in counts:
+            grouping.add_single_tokens()
+        if any(1 < count <= _FEW_TOKENS for count in counts):
+            grouping.add_few_tokens()
+        long_slots = [slot for slot, count in enumerate(counts) if count > _FEW_TOKENS]
+        prompts = [grouping.add_prompt(slot) for slot in long_slots]
         spans = [np.arange(a, b) for a, b in zip(before, lengths, strict=True)]
         return cls(
             token_slots=mx.array(np.repeat(np.arange(len(counts)), counts)),
             token_columns=mx.array(np.concatenate(spans)),
             num_columns=max(lengths),
-            groups=tuple(groups),
-            prompts=tuple(prompts),
-            output_order=None if is_ordered else mx.array(order),
+            groups=grouping.groups,
+            prompts=prompts,
+            output_order=grouping.output_order(),
         )
 
 
@@ -107,10 +136,12 @@ class BatchKVCache:
     def __init__(
         self, layers: Sequence[Any], num_slots: int, prefix: PrefixCache | None = None
     ) -> None:
-        self.prefix, self._shares_prefix = prefix, DEVICE.own_kernels and prefix is not None
+        self.prefix, self._shares_prefix = prefix, bool(prefix) and DEVICE.own_kernels
         self.lengths = [0] * num_slots  # without a shared prefix
-        shared = prefix if prefix and self._shares_prefix else [None] * len(layers)
-        self.layers = [_LayerKVCache(num_slots, of_layer) for of_layer in shared]
+        self.layers = [
+            _LayerKVCache(num_slots, prefix[i] if prefix and self._shares_prefix else None)
+            for i in range(len(layers))
+        ]
 
     def prepare_step(self, counts: Sequence[int]) -> None:
         """Set how many new tokens of each slot the next pass takes."""
@@ -125,7 +156,7 @@ class BatchKVCache:
 
         prefix  of this sequence, if none was given for all
         """
-        prefix = prefix or self.prefix
+        prefix = self.prefix or prefix
         length = prefix[0][0].shape[2] if prefix else 0
         self.lengths[slot] = 0 if self._shares_prefix else length
         if not self._shares_prefix:
@@ -199,8 +230,8 @@ class _LayerKVCache:
             (x if group.slots is None else x[group.slots])[:, :, : group.num_columns]
             for x in (self.keys, self.values)
         )
-        queries = queries.swapaxes(1, 2)
-        out = attend_cached(queries, keys, values, scale, group.mask, self.prefix)
+        past = Past((keys, values), group.mask, self.prefix)
+        out = attend_cached(queries.swapaxes(1, 2), past, scale)
         return out.swapaxes(0, 1).reshape(1, q.shape[1], -1, q.shape[3])
 
     def reserve(self, k: mx.array, columns: int) -> None:

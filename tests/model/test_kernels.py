@@ -10,7 +10,7 @@ import pytest
 
 from mondrian.model import kernels
 from mondrian.model.cpu import kernels as cpu_kernels
-from mondrian.model.cpu.attention import KEPT_SCORES, QUERY_BLOCK_SIZE
+from mondrian.model.cpu.attention import KEPT_SCORES, QUERY_BLOCK_SIZE, Past
 from mondrian.model.cpu.attention import attention as cpu_attention
 from mondrian.model.kernels import AttentionSpan
 
@@ -124,7 +124,8 @@ BLOCK = QUERY_BLOCK_SIZE
 @pytest.mark.parametrize("kept_scores", [0, KEPT_SCORES])
 @pytest.mark.parametrize("mask", ["causal", None])
 @pytest.mark.parametrize(
-    ("past", "length"), [(0, 2), (0, 2 * BLOCK), (0, 2 * BLOCK + 1), (37, BLOCK + 20), (999, 3)]
+    ("past", "length"),
+    [(0, 1), (37, 1), (0, 2), (0, 2 * BLOCK), (0, 2 * BLOCK + 1), (37, BLOCK + 20), (999, 3)],
 )
 def test_cpu_attention_and_its_gradients_equal_mlxs(
     past: int, length: int, mask: Any, kept_scores: int, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +174,7 @@ def test_attention_keeps_no_scores_of_a_long_row_for_its_gradient() -> None:
 @pytest.mark.parametrize("past", [0, 37, 999])
 def test_attention_of_one_query_equals_mlxs(past: int) -> None:
     q, k, v = make_qkv(1, past + 1)
-    ours = kernels.attend_cached(q, k, v, 0.25, None, None)
+    ours = kernels.attend_cached(q, Past((k, v)), 0.25)
     assert is_close(ours, stock_attention([q, k, v], None), 1e-5)
 
 

@@ -59,26 +59,26 @@ def test_each_slot_attends_to_its_own_sequence_only(
 
 
 @pytest.mark.device
-def test_released_slots_are_reused_by_other_sequences() -> None:
+@pytest.mark.parametrize("shared", [0, 3])
+def test_released_slots_are_reused_by_other_sequences(shared: int) -> None:
     rng = np.random.default_rng(1)
-    cache = BatchKVCache([None], 3)
+    before = [random_vectors(rng, KV_HEADS, shared) for _ in range(2)]
+    cache = BatchKVCache([None], 3, [(before[0], before[1])] if shared else None)
+    for slot in range(3):
+        cache.assign_slot(slot)
     cache.prepare_step([4, 2, 5])
     q, k, v = (random_vectors(rng, n, 11) for n in (HEADS, KV_HEADS, KV_HEADS))
     cache.layers[0].attend(q, k, v, 0.3)
     cache.retain_slots([2])
     cache.add_slots(1)
-    cache.assign_slot(1)
+    assert cache.assign_slot(1) == shared
     cache.prepare_step([1, 2])
     q, new_k, new_v = (random_vectors(rng, n, 3) for n in (HEADS, KV_HEADS, KV_HEADS))
     attn_out = cache.layers[0].attend(q, new_k, new_v, 0.3)
-    keys, values = (
-        mx.concatenate([old[:, :, 6:], new[:, :, :1]], 2) for old, new in ((k, new_k), (v, new_v))
-    )
-    for actual, expected in (
-        (attn_out[:, :, :1], attention(q[:, :, :1], keys, values, 0.3, None)),
-        (
-            attn_out[:, :, 1:],
-            attention(q[:, :, 1:], new_k[:, :, 1:], new_v[:, :, 1:], 0.3, "causal"),
-        ),
-    ):
-        np.testing.assert_allclose(np.array(actual), np.array(expected), atol=1e-5)
+    old_and_new = list(zip(before, (k, v), (new_k, new_v), strict=True))
+    third = [[first, old[:, :, 6:], new[:, :, :1]] for first, old, new in old_and_new]
+    fourth = [[first, new[:, :, 1:]] for first, _, new in old_and_new]
+    for parts, span in ((third, slice(0, 1)), (fourth, slice(1, 3))):
+        keys, values = (mx.concatenate(part, 2) for part in parts)
+        expected = attention(q[:, :, span], keys, values, 0.3, "causal")
+        np.testing.assert_allclose(np.array(attn_out[:, :, span]), np.array(expected), atol=1e-5)

@@ -98,20 +98,23 @@ def list_switches(params: LinkParams) -> list[tuple[str, str]]:
 def format_switches(counts: SwitchCounts) -> list[str]:
     """Return at most one line: values of `link` to set, and the pairs that they would add.
 
-    Of a setting the line has the value that adds most, of equal ones the most careful.
+    Of a setting the line has the value that adds most, of equal ones the most careful. A setting
+    that adds pairs only with others is not named next to settings that add some alone.
     """
+    names = dict.fromkeys(switch.name for switch in counts.switches)
     values: dict[str, str] = {}
     for switch in counts.switches:  # the largest first
         if switch.alone:
             values.setdefault(switch.name, f"{switch.values[0]} +{switch.alone}")
     if values:
         items = [f"{name}: {value}" for name, value in values.items()]
-        end = f"; all +{counts.together}" if len(values) > 1 else ""
+        what = "all" if names.keys() == values.keys() else "every setting"
+        end = f"; {what} +{counts.together}" if len(names) > 1 else ""
         return [_fit_line("  more pairs if params.yaml has link.", items, end)]
     if not counts.together:
         return []
-    names = dict.fromkeys(switch.name for switch in counts.switches)
-    return [f"  {counts.together} more pairs only by several settings: link.{', '.join(names)}"]
+    start = f"  {counts.together} more pairs only by several settings: link."
+    return [_fit_line(start, list(names), "")]
 
 
 def _fit_line(start: str, items: Sequence[str], end: str) -> str:

@@ -23,6 +23,15 @@ KEPT_SCORES = 2**20  # scores of a call up to which the gradient keeps the weigh
 MASK_VALUE = -1e9  # added to the score of a masked key
 _LN_2 = log(2)
 _Tile = tuple[slice, mx.array | None]  # keys, and what is added to their scores
+KeysValues = tuple[mx.array, mx.array]  # each (batch, kv heads, tokens, width)
+
+
+class Past(NamedTuple):
+    """What the queries of each row attend to in a KV cache."""
+
+    keys_values: KeysValues
+    mask: mx.array | None = None  # (batch, queries, keys), added to the scores
+    prefix: KeysValues | None = None  # of batch 1: what all queries attend to besides; CPU only
 
 
 def attention(
@@ -33,19 +42,13 @@ def attention(
     return output.swapaxes(1, 2)
 
 
-def attend_cached(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    scale: float,
-    mask: mx.array | None,
-    prefix: tuple[mx.array, mx.array] | None,
-) -> mx.array:
+def attend_cached(q: mx.array, past: Past, scale: float) -> mx.array:
     """Return attention without a gradient; arguments as in mondrian.model.kernels.
 
     OpenBLAS copies both matrices of a product, so the queries of all heads in a group form one
     matrix, and for the prefix the queries of all rows too.
     """
+    (k, v), mask, prefix = past
     batch, kv_heads, _, width = k.shape
     queries = (q * scale).reshape(batch, kv_heads, -1, width)
     scores = _transpose(k @ _transpose(queries))

@@ -1,6 +1,6 @@
 """Worker threads for generation on a CPU.
 
-An MLX step on a small model is bound by the thread that issues it, so each stream gets a thread.
+The thread that issues a step waits until it is computed, so each stream gets a thread.
 MLX_BFS_MAX_WIDTH (mondrian/model/cpu/openblas.py) lets the streams run at the same time.
 """
 

@@ -170,8 +170,15 @@ def test_the_printed_line_fits_a_terminal_and_names_setting_value_and_pairs() ->
 def test_settings_that_add_pairs_only_together_are_named() -> None:
     pair = [Switch("shared_text", ("keep",), 0, 4), Switch("dimension_twice", ("keep",), 0, 4)]
     assert format_switches(SwitchCounts(pair, 4, {})) == [
-        "  4 more pairs only by several settings: link.shared_text, dimension_twice"
+        "  4 more pairs only by several settings: link.shared_text · dimension_twice"
     ]
+    names = ("template_scores", "made_by_adapter", "wrong_picture", "repeated_advice", "unscored")
+    many = SwitchCounts([Switch(name, ("keep",), 0, 4) for name in names], 4, {})
+    (line,) = format_switches(many)
+    assert line.endswith("link.template_scores · made_by_adapter · 3 more")
+    assert len(line) <= 100
+    (line,) = format_switches(SwitchCounts([Switch("unscored", ("keep",), 5, 9), *pair], 9, {}))
+    assert line == "  more pairs if params.yaml has link.unscored: keep +5; every setting +9"
 
 
 def test_no_printed_line_without_a_pair(params: Params) -> None:
