@@ -26,7 +26,8 @@ from mondrian.data.critique_lookup import read_critique
 from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import PHOTO_KEYS, Job, Review
 from mondrian.data.link_context import LinkContext
-from mondrian.data.link_store import ExaminedJob, LinkStore, open_link_store
+from mondrian.data.link_store import LinkStore, open_link_store
+from mondrian.data.link_tables import ExaminedJob
 from mondrian.data.manifest import write_manifest
 from mondrian.data.photos.near_duplicates import group_near_duplicates
 from mondrian.data.photos.photo_conflicts import find_conflicts

@@ -20,7 +20,8 @@ from mondrian.data.critique_lookup import ApplicationFolders, read_critique
 from mondrian.data.job_counts import JobCounts
 from mondrian.data.jobs import Job
 from mondrian.data.link_context import LinkContext
-from mondrian.data.link_store import LinkStore, OtherText
+from mondrian.data.link_store import LinkStore
+from mondrian.data.link_tables import OtherText
 from mondrian.data.photos.photo_index import PhotoIndex
 from mondrian.data.quality.quality_flags import is_made_by_adapter, words_hash
 from mondrian.data.sources import open_source
