@@ -1,5 +1,5 @@
 # make            install, run the pipeline, show the results
-# make serve      the advisor service with the sample's adapters, and a page to try it
+# make serve      the advisor service with the sample's adapters, and a page to try it; PORT=5100
 # make test       unit tests, the pipeline on few photos, the service, and a page if there is Chromium
 # make test-all   all other tests: what takes longer, every page, PostgreSQL if MONDRIAN_POSTGRES is set,
 #                 and the model's tests in float16 and bfloat16 with the kernels that a GPU uses
@@ -15,6 +15,7 @@
 # command of a recipe in the PATH that it was started with. PATH is for the stages, which call `python`.
 
 PYTHON ?= python3
+PORT ?= 5100
 VENV := .venv
 BIN := $(VENV)/bin
 DEVICES := cpu cuda12 cuda13
@@ -37,8 +38,8 @@ repro: $(VENV)/run
 	@$(BIN)/dvc repro
 
 serve: repro
-	@echo "open http://127.0.0.1:5100 in a browser; Ctrl-C ends it"
-	@$(BIN)/mondrian serve --lora_path models --model_mode ab_test
+	@echo "open http://127.0.0.1:$(PORT) in a browser; Ctrl-C ends it"
+	@$(BIN)/mondrian serve --lora_path models --model_mode ab_test --port $(PORT)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 DEVICE_TESTS := tests/model tests/training tests/evaluation tests/serving/test_worker.py

@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
 from mondrian.core.errors import EvaluationError, run_command
 from mondrian.core.files import check_output_file, read_json, write_csv, write_json, write_text
 from mondrian.core.params import Params, load_params
@@ -28,7 +30,9 @@ from mondrian.model.vision_cache import FeatureCache
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate base and adapter on the validation set.")
+    parser = argparse.ArgumentParser(
+        description="Evaluate base and adapter on the validation set.", allow_abbrev=False
+    )
     check_only = "--check" in sys.argv
     full = not check_only and not any(arg.startswith("--recompute_from") for arg in sys.argv)
     add = parser.add_argument
@@ -56,6 +60,8 @@ def check_paths(args: argparse.Namespace) -> None:
     """Raise EvaluationError or OSError before any work if outputs cannot be written."""
     if args.max_examples is not None and args.max_examples < 1:
         raise EvaluationError(f"--max_examples is {args.max_examples}; it must be 1 or more")
+    if args.max_examples is not None and args.recompute_from:
+        raise EvaluationError("--recompute_from uses every answer; leave out --max_examples")
     report = None if args.recompute_from else args.output_report
     plots = (args.score_error_csv, args.loss_csv)
     files = (report, args.details, args.timing, args.metrics, args.html, *plots)
@@ -67,6 +73,18 @@ def check_paths(args: argparse.Namespace) -> None:
         if paths.count(path.resolve()) > 1:
             raise EvaluationError(f"{path} is named twice; give every output its own file")
         check_output_file(path)
+
+
+# what a report of another version, or a damaged one, may raise
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    IndexError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    UndefinedError,
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ def write_outputs(args: argparse.Namespace, report: Any, params: Params) -> str:
     crossvalidation = read_crossvalidation(args.crossvalidation)  # of adapters trained here
     try:
         outputs = build_outputs(report, params, crossvalidation, with_page=bool(args.html))
-    except (KeyError, TypeError, IndexError, ValueError, ArithmeticError, AttributeError) as error:
+    except _DAMAGE as error:
         if not args.recompute_from:
             raise
         raise EvaluationError(

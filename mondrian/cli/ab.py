@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
     else:
         name = f" of {args.advisor}" if args.advisor else ""
         print(f"no A/B critiques{name} yet; `mondrian serve --model_mode ab_test` makes them")
+        print("critiques of a rollout are in `mondrian rollout report`")
 
 
 def _load(db: str, advisor: str) -> list[AbOutcome]:

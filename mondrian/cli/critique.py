@@ -9,7 +9,7 @@ from mondrian.cli.parser import add_params, add_serving_dir, command_parser, pat
 from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError, ParamsError
 from mondrian.core.files import write_text
-from mondrian.core.params import Params, load_params
+from mondrian.core.params import DEMO_NOTE, Params, load_params
 from mondrian.inference.critic import Critic
 from mondrian.inference.critique_log import CritiqueLog
 from mondrian.inference.gallery import Gallery
@@ -50,8 +50,10 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
     critiques = PhotoCritiques(critic, args.advisor, listing)
     critiques.run(log, previews, params.image)
     write_table(folder / "critiques.csv", critiques.photos, listing.skipped)
-    gallery = folder / "gallery.html"
-    page = Gallery(params.profile(args.advisor).name, critic.describe(), previews, folder)
+    source, gallery = critic.describe(), folder / "gallery.html"
+    if params.base.is_demo:
+        source += f". {DEMO_NOTE}"
+    page = Gallery(params.profile(args.advisor).name, source, previews, folder)
     write_text(gallery, page.render(critiques.photos, listing.skipped))
     lines = describe_skipped(listing.skipped)
     if args.sidecar:
@@ -62,7 +64,7 @@ def critique(args: argparse.Namespace, params: Params, adapter: Path | None, fol
         )
     if lines:
         print("\n".join(lines))
-    print(critic.describe())
+    print(source)
     print(
         f"{len(critiques.photos)} photos critiqued, {critiques.num_new} new critiques, "
         f"{len(listing.skipped)} files skipped: {gallery}"

@@ -29,14 +29,16 @@ def main(argv: list[str]) -> None:
     report_path, details = find_report(args.advisor, params)
     report, votes = read_json(report_path), report_path.with_name(VOTES_FILE)
     check_output_file(votes)
+    read_path = details
     try:
+        headline, *_ = describe_verdicts(read_json(details))
+        read_path = report_path
         if not isinstance(adapter := report["adapter"]["version"], str):
             raise TypeError("version is not a text")
         pairs, left_out = build_pairs(report["photographs"])
-        headline, *_ = describe_verdicts(read_json(details))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{report_path} is not a report of this version ({type(error).__name__}: {error}); "
+            f"{read_path} is not a report of this version ({type(error).__name__}: {error}); "
             f"{_RUN_EVALUATE}"
         ) from None
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())

@@ -18,7 +18,7 @@ from mondrian.cli.parser import (
 from mondrian.core.advisor_id import advisor_id
 from mondrian.core.errors import DataError, join_first, one_line
 from mondrian.core.files import remove_leftovers
-from mondrian.core.params import Params, load_params
+from mondrian.core.params import DEMO_NOTE, Params, load_params
 from mondrian.inference.photo_files import PhotoFile, PhotoListing, check_folder
 from mondrian.labeling.critique_list import CritiqueList
 from mondrian.labeling.draft_process import DraftProcess, DraftRequest
@@ -131,6 +131,8 @@ def start_drafts(
     args: argparse.Namespace, params: Params, photos: list[LabelPhoto]
 ) -> DraftProcess:
     params.persona(args.advisor)  # raises if there is none
+    if params.base.is_demo:
+        print(f"note: {DEMO_NOTE}")
     is_base = args.draft == "base"
     adapter = None if is_base else find_adapter(args.advisor, params, args.serving_dir)
     request = DraftRequest(

@@ -20,7 +20,7 @@ from mondrian.labeling.critique_list import CritiqueList
 from mondrian.model import vlm
 from mondrian.model.memory_limits import set_memory_limits
 
-_CACHE = Path(".cache")
+_CACHE, _SAMPLE = Path(".cache"), Path("data/sample")
 
 
 def main(argv: list[str]) -> None:
@@ -67,6 +67,8 @@ def find_critiqued(args: argparse.Namespace, params: Params) -> list[Path]:
     manifest = find_manifest(args.advisor, params)
     if manifest and manifest.is_file():
         paths += [Path(record.photo.path) for record in Manifest(manifest).records()]
+    if not args.folder.resolve().is_relative_to(_SAMPLE.resolve()):  # rendered photos, not yours
+        paths = [path for path in paths if not path.resolve().is_relative_to(_SAMPLE.resolve())]
     list_path = args.list or args.folder / "critiques.jsonl"
     if args.list and not list_path.is_file():
         raise DataError(f"--list is {list_path}, which does not exist{suggest_path(list_path)}")

@@ -22,8 +22,8 @@ from mondrian.evaluation.timing import format_overhead_warning
 
 _COMMITTED = ("params.yaml", "dvc.lock", "data/sample/dvc.lock", "metrics")
 _LEGEND = """\
-quality: 100 is the advisor's own critique, 0 chance (docs/evaluation.md). Score MAE: mean distance
-from the advisor's scores, of 10; raw: before calibration.
+quality: 100 is the advisor's own critique, 0 chance, below 0 worse (docs/evaluation.md). Score MAE:
+mean distance from the advisor's scores, of 10; raw: before calibration.
 constant: predicts the median scores of the training critiques. Score bias above 0: too kind."""
 
 

@@ -54,7 +54,7 @@ def _staging_file(path: Path) -> Iterator[Path]:
     try:
         yield staging
         fsync_path(staging)
-        staging.chmod(0o644)
+        staging.chmod(path.stat().st_mode & 0o777 if path.is_file() else 0o644)
         staging.replace(path)
         fsync_path(path.parent)
     except BaseException as error:

@@ -167,7 +167,8 @@ def _open_image(
         detail = "its decoding needs too much memory; export it smaller, as JPEG"
         raise PhotoError("image_unreadable", detail) from None
     except Exception as error:  # decoders and EXIF readers raise anything on damaged files
-        detail = str(error)[:200] or f"a damaged {header.format} file ({type(error).__name__})"
+        cause = str(error)[:200] or type(error).__name__
+        detail = f"a damaged {header.format} file ({cause}); export it again"
         raise PhotoError("image_unreadable", detail) from None
 
 

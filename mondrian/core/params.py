@@ -43,9 +43,20 @@ class ApplicationParams(Section):
     html_dir: PathText
 
 
+DEMO_NOTE = (
+    "mondrian-tiny is a small demo model that knows only rendered landscapes: its critiques of "
+    "other photos mean nothing"
+)
+_DEMO_BASE = "mondrian-tiny"
+
+
 class BaseParams(Section):
     name: PathName
     source: Annotated[PathText, AfterValidator(check_base_source)]
+
+    @property
+    def is_demo(self) -> bool:
+        return Path(self.source).name == _DEMO_BASE
 
 
 class ImageParams(Section):

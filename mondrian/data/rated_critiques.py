@@ -20,7 +20,7 @@ from mondrian.core.errors import DataError
 from mondrian.core.fields import is_for_advisor
 from mondrian.core.parallel import split_into_batches
 from mondrian.critique.rejection import Rejection
-from mondrian.critique.schema import serialize_critique
+from mondrian.critique.schema import is_schema_valid, serialize_critique
 from mondrian.data.critique_lookup import ApplicationFolders, read_critique
 from mondrian.data.jobs import Job
 from mondrian.data.preferences import RatedCritique
@@ -71,6 +71,10 @@ def load_rated_critiques(
                         counts["no_critique"] += 1
                         continue
                     matching = _find_matching(newest, row, critique)
+                    correction = matching.get("critique")
+                    if correction and not is_schema_valid(correction):
+                        counts["no_critique"] += 1
+                        continue
                     rating = _to_rated_critique(row, critique, matching)
                     yield replace(
                         rating,
@@ -193,7 +197,7 @@ def _find_matching(newest: FeedbackRow | None, row: JobRow, critique: str) -> Fe
 def _to_rated_critique(row: JobRow, critique: str, feedback_row: FeedbackRow) -> RatedCritique:
     thumbs = feedback_row.get("thumbs")
     return RatedCritique(
-        job=row["id"],
+        job=str(row["id"]),
         photo=str(row["photo_sha256"] or row["filename"] or ""),
         filename=str(row["filename"] or ""),
         critique=critique,

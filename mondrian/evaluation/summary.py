@@ -23,11 +23,11 @@ _COLUMNS = {
     "tokens_per_critique": ("tokens", ".0f"),
 }
 COMPARISON_LABELS = {
-    "index": "quality index above base (of 100)",
-    "manner": "gain by manner, without the photo (of 100)",
-    "judgement": "gain by judgement of the photo (of 100)",
-    "index_few_shot": "quality index above few-shot base (of 100)",
-    "score_error": "score error below base (of 10)",
+    "index": "quality index above base (points)",
+    "manner": "gain by manner, without the photo (points)",
+    "judgement": "gain by judgement of the photo (points)",
+    "index_few_shot": "quality index above few-shot base (points)",
+    "score_error": "raw score error below base (of 10)",
     "constant": "score error below constant (of 10)",
     "vs_shuffled": "score error below shuffled (of 10)",
 }

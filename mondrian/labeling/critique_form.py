@@ -61,6 +61,9 @@ class _StoredCritique(BaseModel):
     def _check_names(self) -> Self:
         if len({dimension.name for dimension in self.dimensions}) < len(self.dimensions):
             raise ValueError("a dimension occurs twice")
+        for items in (self.key_strengths, self.priority_improvements):
+            if isinstance(items, list) and any("\n" in item for item in items):
+                raise ValueError("an item has several lines")
         return self
 
 

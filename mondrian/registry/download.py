@@ -38,7 +38,13 @@ def fetch_tags(source: VersionSource, advisor: str, folder: Path) -> None:
     git.git("init", "-q", root=folder)
     tags = [f"+refs/tags/{advisor}{mark}*:refs/tags/{advisor}{mark}*" for mark in "@#"]
     tip = "+HEAD:refs/heads/tip"  # without it, git fails if there are no tags
-    git.git("fetch", "-q", "--depth=1", "--no-tags", "--", repository, tip, *tags, root=folder)
+    fetch = ("fetch", "-q", "--depth=1", "--no-tags", "--", repository)
+    try:
+        git.git(*fetch, tip, *tags, root=folder)
+    except ReleaseError as error:
+        if "remote ref HEAD" not in str(error):
+            raise
+        git.git(*fetch, *tags, root=folder)  # its HEAD names a branch that was never pushed
 
 
 def download(

@@ -116,7 +116,7 @@ def describe_final_test(test: FinalTest | None) -> str:
     )
     if test.photograph_groups < MIN_GROUPS:
         return f"{text}, too few for a verdict: at least {MIN_GROUPS}"
-    labels = {"index": "quality index above base", "score_error": "score error below base"}
+    labels = {"index": "quality index above base", "score_error": "raw score error below base"}
     figures = (
         f"{label} {format_mean_interval(test.comparisons[name].model_dump())}"
         for name, label in labels.items()

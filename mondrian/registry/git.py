@@ -47,6 +47,11 @@ def git_bytes(
     if process.returncode:
         lines = process.stderr.decode(errors="replace").splitlines()
         lines = [line for line in lines if line.strip() and not line.startswith(_NOISE)]
+        if any("tell me who you are" in line for line in lines):
+            raise ReleaseError(
+                'git does not know your name; run: git config --global user.name "Your Name", and '
+                "git config --global user.email you@example.com"
+            )
         message = "; ".join(line.removeprefix("fatal: ").strip() for line in lines)[:300]
         raise ReleaseError(f"git {args[0]}: {message or 'failed without a reason'}")
     return process.stdout

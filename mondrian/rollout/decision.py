@@ -62,7 +62,7 @@ def decide(
         return RolloutVerdict(RolloutStatus.REPLACED, "", reason)
     if violations := _describe_violations(assessment):
         return RolloutVerdict(RolloutStatus.FAILING, "roll back", violations)
-    if not assessment.candidate.jobs:
+    if not assessment.candidate.jobs and record.state != HELD:
         return RolloutVerdict(RolloutStatus.NO_DATA, "", "no critique was requested yet")
     hours = max(0.0, now - record.step_started_at) / 3600
     if assessment.assignment.error and record.state != HELD:

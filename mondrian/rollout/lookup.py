@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mondrian.core.errors import DataError
 from mondrian.rollout.store import RolloutRecord, RolloutStore
-from mondrian.storage.engine import format_database_error, open_engine, redact_url
+from mondrian.storage.engine import engine_name, format_database_error, open_engine, redact_url
 from mondrian.storage.tables import decisions, feedback, jobs, rollouts
 
 _REQUIRED_TABLES = {table.name for table in (jobs, rollouts, decisions, feedback)}
-_NO_ROLLOUTS_HINT = "start the service with --rollout"
+_NO_ROLLOUTS_HINT = "give the --db of the service, or start it with --rollout"
 
 
 class NoRolloutsError(DataError):
@@ -68,7 +68,9 @@ def select_rollouts(
     known = sorted({record.advisor for record in store.list_rollouts()})
     if advisor and known:
         raise DataError(f"{advisor!r} has no rollout; there are rollouts of {', '.join(known)}")
-    raise DataError(f"no rollout has started yet; {_NO_ROLLOUTS_HINT}")
+    raise DataError(
+        f"no rollout has started in --db {engine_name(store.engine)}; {_NO_ROLLOUTS_HINT}"
+    )
 
 
 def find_rollout(records: list[RolloutRecord], version: str) -> RolloutRecord:

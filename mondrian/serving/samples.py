@@ -13,13 +13,12 @@ SAMPLES = {  # file in templates/static -> description
     "sample-2.jpg": "a violet sky with a moon over a meadow",
     "sample-3.jpg": "the sun over sand, out of focus",
 }
-_DEMO_BASE = "mondrian-tiny"
 _FOLDER = Path(__file__).parent / "templates" / "static"
 
 
 def is_demo(settings: ServiceSettings) -> bool:
     """Return whether the base knows only rendered landscapes."""
-    return not settings.engine_url and Path(settings.params.base.source).name == _DEMO_BASE
+    return not settings.engine_url and settings.params.base.is_demo
 
 
 def read_sample(name: str) -> bytes:

@@ -143,6 +143,8 @@ def _create_engine(address: str | URL, **execution_options: Any) -> Engine:
 
 def _configure_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins the transactions
+    # another program may write text that is not UTF-8: it must not hide the other rows
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 

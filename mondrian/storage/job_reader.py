@@ -106,7 +106,7 @@ def read_rows(result: Result[Any]) -> list[JobRow]:
 def select_queued_ids() -> Select[str]:
     """Select the queued jobs in the order in which they are claimed."""
     is_shadow = case((jobs.c.kind == "shadow", 1), else_=0)
-    query = select(jobs.c.id).where(jobs.c.status == "queued")
+    query = select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.id.is_not(None))
     query = query.where(jobs.c.kind.in_(("upload", "shadow")))
     return query.order_by(is_shadow, jobs.c.queued_at, jobs.c.id)
 

@@ -40,7 +40,7 @@ metadata = sa.MetaData()
 jobs = sa.Table(
     "jobs",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("id", StoredText, primary_key=True),
     *_columns(
         StoredText,
         "filename advisor mode status created_at started_at completed_at current_step prompt "
@@ -102,7 +102,7 @@ feedback = sa.Table(  # rows are only added; the newest row of a job and advisor
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     # verdict is accepted, corrected or NULL; critique is the corrected one, original the served one
     *_columns(
-        sa.Text,
+        StoredText,
         "job advisor photo_sha256 side model_used adapter_version rollout note verdict critique "
         "original who",
     ),
@@ -115,7 +115,7 @@ preferences = sa.Table(  # rows are only added; the newest row of a pair counts
     metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     # left and right are ids of jobs about the same photo; choice is left, right or equal
-    *_columns(sa.Text, "advisor left_job right_job choice"),
+    *_columns(StoredText, "advisor left_job right_job choice"),
     sa.Column("at", sa.Double),
     sa.Index("mondrian_preferences_jobs", "left_job", "right_job"),
 )

@@ -24,6 +24,16 @@ def make_project(root: Path) -> Path:
     return folder
 
 
+def test_a_damaged_evaluation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_project(tmp_path)
+    report = {"adapter": {"version": "a1"}, "photographs": []}
+    (folder / "comparison_report.json").write_text(json.dumps(report))
+    (folder / "evaluate.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MondrianError, match=r"evaluate.json is not a report of this version"):
+        main(["--advisor=ansel", "--no-browser", "--port=0"])
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [

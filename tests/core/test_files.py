@@ -36,6 +36,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["counts.json"]
 
 
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    private, new = tmp_path / "private.jsonl", tmp_path / "new.jsonl"
+    private.touch(mode=0o600)
+    for path in (private, new):
+        write_text(path, "text")
+    assert [path.stat().st_mode & 0o777 for path in (private, new)] == [0o600, 0o644]
+
+
 def test_a_folder_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     with open_atomic_folder(folder, ["*"]) as staging:

@@ -206,6 +206,22 @@ def test_feedback_that_another_program_damaged_gives_no_pair(
     assert [row["provenance"]["why"] for row in rows] == ["corrected"]
 
 
+@pytest.mark.parametrize("damaged", ['{"a": 1}', "cut {"])
+def test_a_damaged_correction_leaves_out_its_job(
+    rated: JobStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    rated.close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute(
+            "UPDATE mondrian_feedback SET critique = ? WHERE critique IS NOT NULL", [damaged]
+        )
+        connection.execute("UPDATE mondrian_feedback SET who = x'ff'")
+        connection.commit()
+    rows = run(rated, tmp_path / "out")
+    assert "corrected" not in [row["provenance"]["why"] for row in rows]
+    assert "no_critique" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("table", "column"),
     [("jobs", "llm_outputs"), ("jobs", "id"), ("mondrian_feedback", "critique")],

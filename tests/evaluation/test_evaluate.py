@@ -173,8 +173,13 @@ def test_metrics_are_recomputed_from_a_report(
     report = json.loads((evaluated / "report.json").read_text())
     del report["cost"]
     (tmp_path / "old.json").write_text(json.dumps(report))
+    damaged = json.loads((evaluated / "report.json").read_text()) | {"packages": "x"}
+    (tmp_path / "bad.json").write_text(json.dumps(damaged))
+    bad = ["--recompute_from", tmp_path / "bad.json", "--html", tmp_path / "bad.html"]
     for flags, message in (
         (["--recompute_from", tmp_path / "old.json"], "is not a report of this version (KeyError"),
+        (bad, "is not a report of this version (UndefinedError"),
+        ([*recompute, "--max_examples", 3], "leave out --max_examples"),
         (["--recompute_from", tmp_path / "new.json"], "is named twice"),
         (
             ["--max_examples", 0, *evaluation_flags(trained, prepared_dir, tmp_path)[:-6]],

@@ -116,7 +116,7 @@ def test_copies_count_once_and_few_photos_conclude_nothing(
     )
     assert few["photographs"] == 40
     assert few["photograph_groups"] == 4
-    assert "above base (of 100) has 4 photo groups, a verdict needs at least 8" in describe_verdict(
+    assert "above base (points) has 4 photo groups, a verdict needs at least 8" in describe_verdict(
         few
     )
     assert few["verdict"] == "INCONCLUSIVE"
@@ -181,7 +181,7 @@ def test_the_base_scores_in_another_voice_are_manner_alone(
     assert metrics["comparisons"]["judgement"]["mean"] == 0
     assert metrics["comparisons"]["vs_shuffled"]["low"] > 0
     assert metrics["verdict"] != "BETTER"
-    assert "gain by judgement of the photo (of 100) may be 0" in describe_verdict(metrics)
+    assert "gain by judgement of the photo (points) may be 0" in describe_verdict(metrics)
 
 
 def test_the_base_scores_at_another_level_are_manner_alone(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from mondrian.cli.label import select_photos
-from mondrian.cli.suggest import main
+from mondrian.cli.suggest import find_critiqued, main
 from mondrian.core.errors import DataError
+from mondrian.core.params import load_params
 from mondrian.inference.photo_files import PhotoListing
 from mondrian.sample.photos import write_copy, write_photo
 from tests.conftest import ROOT
@@ -94,7 +96,9 @@ def test_without_any_critique_the_first_one_is_typical(folder: Path, capsys: Any
     assert f"{NUM_PHOTOS} suggested, 0 other photos" in table
 
 
-def test_photos_of_the_last_link_are_critiqued(folder: Path, capsys: Any) -> None:
+def test_photos_of_the_last_link_are_critiqued_unless_they_are_of_the_sample(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(ROOT / "dvc.yaml", ".")
     photos = sorted(folder.rglob("*.jpg"))
     records = [record(i, f"g{i}") for i in range(len(photos) + 1)]
@@ -108,6 +112,12 @@ def test_photos_of_the_last_link_are_critiqued(folder: Path, capsys: Any) -> Non
     write_records(manifest, linked)
     with pytest.raises(DataError, match=f"left to critique: {NUM_PHOTOS} are critiqued"):
         suggest(folder, capsys)
+    args = Namespace(folder=folder, advisor="ansel", list=None)
+    assert find_critiqued(args, load_params(Path("params.yaml"))) == paths
+    monkeypatch.setattr("mondrian.cli.suggest._SAMPLE", folder)
+    other = Namespace(folder=folder.parent, advisor="ansel", list=None)
+    assert find_critiqued(other, load_params(Path("params.yaml"))) == []  # of the sample
+    assert find_critiqued(args, load_params(Path("params.yaml"))) == paths
 
 
 def test_a_folder_without_an_open_photo_is_an_error(folder: Path, capsys: Any) -> None:

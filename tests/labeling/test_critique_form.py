@@ -56,6 +56,7 @@ def test_dimensions_in_another_order_keep_their_scores(
         ({"my_note": "of a person"}, False),
         ({"technical_notes": {"f": 8}}, False),
         ({"key_strengths": [["a"]]}, False),
+        ({"key_strengths": ["one\ntwo"]}, False),
         ({"dimensions": [{"name": "Composition"}, {"name": "Composition"}]}, False),
         ({"dimensions": [{"name": "Mood", "score": 5}]}, False),
         ({"dimensions": [{"score": 5}]}, False),

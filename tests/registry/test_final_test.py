@@ -34,7 +34,7 @@ def test_too_few_photos_are_said_to_be_too_few() -> None:
     assert describe_final_test(make_final_test(groups=5)) == line
     assert describe_final_test(make_final_test("BETTER")) == (
         "test: BETTER on 12 critiques of 11 photos: quality index above base +9.50 (-1.25 to "
-        "+20.00), score error below base +9.50 (-1.25 to +20.00)"
+        "+20.00), raw score error below base +9.50 (-1.25 to +20.00)"
     )
 
 

@@ -84,8 +84,8 @@ def test_the_card_has_verdict_intervals_and_counts(tmp_path: Path) -> None:
     assert "| | val | cross-validation | test |\n|---|---|---|---|\n" in card
     assert "| verdict | BETTER | BETTER_MANNER | INCONCLUSIVE |\n| photos | 21 | 88 | 11 |" in card
     interval = "+80.00 (+75.00 to +85.00)"
-    assert f"of 100) | {interval} | {interval} | +9.50 (-1.25 to +20.00) |\n" in card
-    assert f"few-shot base (of 100) | {interval} | {interval} | - |\n" in card
+    assert f"(points) | {interval} | {interval} | +9.50 (-1.25 to +20.00) |\n" in card
+    assert f"few-shot base (points) | {interval} | {interval} | - |\n" in card
     assert "| train | 76 | 2 |\n| val | 21 | 0 |\n| test | 12 | 0 |\n" in card
     assert "test was read once, at this release, and selected nothing" in card
     assert "test chose nothing" in card

@@ -13,7 +13,7 @@ from mondrian.core.adapter_folder import adapter_version
 from mondrian.core.errors import AdapterError, MondrianError, ReleaseError
 from mondrian.core.files import file_hash
 from mondrian.core.params import Params
-from mondrian.registry.download import VersionSource
+from mondrian.registry.download import VersionSource, fetch_tags
 from mondrian.registry.local_store import LocalStore
 from mondrian.registry.pull import VersionSelector, activate_previous, pull
 from mondrian.registry.version import parse_version
@@ -104,6 +104,17 @@ def test_the_version_of_a_stage_is_the_last_that_was_promoted_to_it(mac: Mac) ->
         pull(mac.store, dev, mac.source, mac.params, pass_smoke_test)
     with pytest.raises(ReleaseError, match="no version v9.0.0 .it has v1.0.0, v1.1.0, v2"):
         mac.pull("v9")
+
+
+def test_a_repository_whose_head_names_a_branch_that_was_never_pushed(
+    released: Project, tmp_path: Path
+) -> None:
+    bare = tmp_path / "share.git"
+    released.run("git", "init", "-q", "--bare", bare)
+    released.run("git", "-C", bare, "symbolic-ref", "HEAD", "refs/heads/other")
+    released.run("git", "push", "-q", bare, "HEAD:refs/heads/main", "ansel@v1.0.0")
+    fetch_tags(VersionSource(str(bare)), "ansel", tmp_path / "tags")
+    assert released.run("git", "-C", tmp_path / "tags", "tag") == "ansel@v1.0.0\n"
 
 
 def test_the_service_finds_the_pulled_version(mac: Mac) -> None:

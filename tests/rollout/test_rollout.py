@@ -129,6 +129,9 @@ def test_a_step_ends_after_its_hours_and_jobs(config: RolloutConfig) -> None:
     counts = np.cumsum([obs.is_candidate for obs in observations])
     enough = observations[: int(np.argmax(counts == 20)) + 1]
     assert get_verdict([], config).status == RolloutStatus.NO_DATA
+    held = get_verdict([], config, replace(RECORD, state=HELD, reason="guests"))
+    assert held.status == RolloutStatus.HOLDING
+    assert held.reason == "held until a person resumes it: guests"
     assert get_verdict(enough[:-1], config, now=25 * HOUR).status == RolloutStatus.HEALTHY
     assert "19 of 20" in get_verdict(enough[:-1], config, now=25 * HOUR).reason
     assert get_verdict(enough, config, now=23 * HOUR).status == RolloutStatus.HEALTHY

@@ -5,6 +5,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,6 +54,23 @@ def test_an_old_database_gets_columns_and_other_programs_still_work(
     old.close()
     with open_database(path) as database:  # it can still be linked
         assert [job.id for job in database.iter_finished("ansel")] == ["job-0"]
+
+
+@pytest.mark.parametrize("id", ["NULL", "x'ff00'", "CAST(x'ff41' AS TEXT)", "'a'"])
+def test_a_damaged_row_of_another_program_does_not_hold_up_the_queue(
+    make_db: Callable[..., Path], id: str
+) -> None:
+    path = make_db({"filename": "a.jpg"}, name="mondrian.db")
+    store = JobStore(open_engine(str(path)), RULES)
+    store.add(new_job(id="good"))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(
+            "INSERT INTO jobs (id, kind, status, filename, note) "
+            f"VALUES ({id}, 'upload', 'queued', 'b.jpg', CAST(x'ff41' AS TEXT))"
+        )
+        other.commit()
+    claimed = [row["id"] for _ in range(3) if (row := store.claim())]
+    assert claimed == (["a", "good"] if id == "'a'" else ["good"])
 
 
 def test_scores_are_filled_in_from_readable_critiques_of_an_older_version(tmp_path: Path) -> None:

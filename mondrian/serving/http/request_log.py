@@ -1,4 +1,4 @@
-"""Logs as JSON lines, each with the id of its request."""
+"""Logs as JSON lines, each with the id of its request; on a terminal as plain lines."""
 
 import json
 import logging
@@ -38,10 +38,22 @@ class JsonLinesFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
+class TerminalFormatter(logging.Formatter):
+    """Time, level if it is not info, message, and the record's `more`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        level = "" if record.levelno == logging.INFO else f" {record.levelname.lower()}:"
+        more = "".join(f" {name}={value}" for name, value in getattr(record, "more", {}).items())
+        text = f"{time}{level} {record.getMessage()}{more}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
 def configure_logging() -> None:
-    """Write all logs to stderr as JSON lines, including uvicorn's."""
+    """Write all logs to stderr, including uvicorn's."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLinesFormatter())
+    is_terminal = sys.stderr.isatty()
+    handler.setFormatter(TerminalFormatter() if is_terminal else JsonLinesFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in ("httpx2", "httpcore2", "httpx", "multipart", "python_multipart"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -124,6 +124,21 @@ def _serialize_feedback(row: FeedbackRow) -> dict[str, Any]:
         "photo_sha256 number",
     )
     for name in ("critique", "original"):
-        payload[name] = json.loads(row[name]) if row[name] else None
-    created_at = datetime.fromtimestamp(row["at"], UTC).isoformat(timespec="milliseconds")
-    return payload | {"created_at": created_at}
+        payload[name] = _parse_json(row[name])
+    return payload | {"created_at": _format_time(row["at"])}
+
+
+def _parse_json(text: str | None) -> Any:
+    """Return the value; None for what another program damaged."""
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _format_time(seconds: Any) -> str | None:
+    """Return seconds since 1970 as ISO time; None if another program wrote something else."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
