@@ -13,7 +13,7 @@ from mondrian.model import lora
 from mondrian.model.batch_generator import BatchGenerator, SamplingParams, SequenceState
 from mondrian.model.vlm import Vlm, encode_image
 
-TOKENS_PER_MEASUREMENT = 64
+TOKENS_PER_MEASUREMENT = 32
 ROUNDS = 3  # measurements per photo and arm
 
 ImagePrompt = tuple[Image.Image, Sequence[int]]  # a photo as the model sees it, and its prompt

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mondrian.model.cpu.kernels import LOG2_E, SMALL_ARRAY_SIZE, power_of_two, softmax
+from mondrian.model.cpu.kernels import LOG2_E, power_of_two
 
 QUERY_BLOCK_SIZE = 128  # queries of a block: small costs calls, large masked work
 KEPT_SCORES = 2**20  # scores of a call up to which the gradient keeps the weights: 4 MiB
@@ -50,24 +50,22 @@ def attend_cached(q: mx.array, past: Past, scale: float) -> mx.array:
     """
     (k, v), mask, prefix = past
     batch, kv_heads, _, width = k.shape
-    queries = (q * scale).reshape(batch, kv_heads, -1, width)
+    queries = (q * (scale * LOG2_E)).reshape(batch, kv_heads, -1, width)
     scores = _transpose(k @ _transpose(queries))
     if mask is not None:
         by_head = scores.reshape(batch, q.shape[1], *mask.shape[1:])
         scores = (by_head + mask[:, None]).reshape(scores.shape)
+    highest = scores.max(-1, keepdims=True)
     if prefix is None:
-        return (_normalize(scores) @ v).reshape(q.shape)
-    prefix_keys, prefix_values = prefix
-    count = prefix_keys.shape[2]
-    prefix_scores = _join_rows(queries) @ _transpose(prefix_keys)
-    scores = mx.concatenate([_split_rows(prefix_scores, batch), scores], axis=-1)
-    weights = _normalize(scores)
-    from_prefix = _join_rows(weights[..., :count]) @ prefix_values
-    return (_split_rows(from_prefix, batch) + weights[..., count:] @ v).reshape(q.shape)
-
-
-def _normalize(scores: mx.array) -> Any:
-    return mx.softmax(scores, -1) if scores.size < SMALL_ARRAY_SIZE else softmax(scores)
+        powers = power_of_two(scores - highest)
+        return (powers @ v / powers.sum(-1, keepdims=True)).reshape(q.shape)
+    keys, values = prefix
+    prefix_scores = _split_rows(_join_rows(queries) @ _transpose(keys), batch)
+    highest = mx.maximum(highest, prefix_scores.max(-1, keepdims=True))
+    powers, prefix_powers = power_of_two(scores - highest), power_of_two(prefix_scores - highest)
+    norm = powers.sum(-1, keepdims=True) + prefix_powers.sum(-1, keepdims=True)
+    from_prefix = _split_rows(_join_rows(prefix_powers) @ values, batch)
+    return ((powers @ v + from_prefix) / norm).reshape(q.shape)
 
 
 def _join_rows(x: mx.array) -> mx.array:
