@@ -65,7 +65,8 @@ def test_a_report_is_of_the_newest_version_unless_all_are_requested(
 @pytest.mark.parametrize("first", ["report", "ansel"])
 def test_a_missing_database_is_not_created(first: str, tmp_path: Path) -> None:
     missing = tmp_path / "none" / "mondrian.db"
-    with pytest.raises(DataError, match="does not exist; give the --db of the service"):
+    hint = "give the --db of the service, or start it with --rollout"
+    with pytest.raises(DataError, match=f"does not exist; {hint}"):
         rollout.main([first, "--db", str(missing)])
     assert not missing.parent.exists()
 

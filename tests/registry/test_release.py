@@ -251,7 +251,6 @@ def test_an_adapter_that_is_worse_on_test_is_refused_unless_there_is_a_reason(
     assert "| verdict | BETTER | WORSE |" in Path("releases/ansel/v1.0.0.md").read_text()
 
 
-@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="there is no ssh-keygen")
 def test_a_release_by_somebody_whom_git_does_not_know_is_refused(built: Project) -> None:
     (built.folder / "anonymous.sh").write_text(
         "unset GIT_AUTHOR_NAME GIT_AUTHOR_EMAIL GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL\n"
@@ -267,6 +266,7 @@ def test_a_release_by_somebody_whom_git_does_not_know_is_refused(built: Project)
     assert built.tags() == []
 
 
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="there is no ssh-keygen")
 def test_a_key_that_cannot_sign_is_refused_before_anything_is_done(built: Project) -> None:
     key = make_key(built.folder.parent / "key", "a passphrase")
     with pytest.raises(ReleaseError, match="it has a passphrase"):

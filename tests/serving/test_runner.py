@@ -146,17 +146,28 @@ def test_a_job_that_is_stopped_and_started_again_at_once_keeps_its_new_lease(
     assert get_row(service.store, "a")["status"] == "queued"
 
 
-@pytest.mark.parametrize("column", ["advisor", "filename", "queued_at"])
+@pytest.mark.parametrize(
+    ("column", "is_restarted"),
+    [("advisor", True), ("filename", True), ("queued_at", False)],  # a restart sets the time
+)
 def test_a_job_with_a_damaged_row_fails_with_one_line_in_the_log(
-    service: Service, engine: SlowEngine, caplog: pytest.LogCaptureFixture, column: str
+    service: Service,
+    engine: SlowEngine,
+    caplog: pytest.LogCaptureFixture,
+    column: str,
+    is_restarted: bool,
 ) -> None:
     def has_failed() -> bool:
         return bool(get_row(service.store, "a")["status"] == "failed")
 
     async def run() -> None:
+        if is_restarted:
+            assert await service.job_runner.stop("a")
         with service.store.engine.begin() as connection:
             connection.execute(jobs.update().values({column: None}))
         async with running(service, engine):
+            if is_restarted:
+                assert await service.restart_job("a")
             await until(has_failed)
 
     asyncio.run(run())
