@@ -8,7 +8,6 @@ run alone; if it dies alone too often, it fails.
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import count
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Update, and_, or_, select
@@ -82,14 +81,12 @@ class JobStore(JobReader):
         """Lease the job that has waited longest, shadow jobs last; None if no job is queued."""
         next_id = select_queued_ids().limit(1).with_for_update(skip_locked=True)
         started = {"status": "analyzing", "started_at": utc_timestamp(), **self._lease_values()}
+        num_skipped = 0  # whose id, by another program, is no text or not UTF-8: no query finds it
         with self.engine.begin() as connection:
-            for num_skipped in count():
-                id = connection.execute(next_id.offset(num_skipped)).scalar()
-                if id is None:
-                    return None
+            while (id := connection.execute(next_id.offset(num_skipped)).scalar()) is not None:
                 if connection.execute(jobs.update().where(jobs.c.id == id), started).rowcount:
                     return read_rows(connection.execute(select(jobs).where(jobs.c.id == id)))[0]
-                # another program wrote an id that is no text, or not UTF-8: no query finds it
+                num_skipped += 1
         return None
 
     def holds_lease(self, row: JobRow) -> bool:
